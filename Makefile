@@ -1,0 +1,34 @@
+# `make run` and `make test` do all their own set-up; a second call skips what is done.
+.PHONY: help run test lint setup compile clean constraints
+.DEFAULT_GOAL := help
+
+export TF_USE_LEGACY_KERAS := 1
+BIN := .venv/bin
+IMAGE ?= two-tower-tfx:latest
+
+help:  ## Say what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+run: setup  ## Simulate a data set, train, evaluate and push a recommender, and show what it recommends
+	@$(BIN)/two-tower demo --output runs/demo
+
+test: setup  ## Run all tests
+	@$(BIN)/python -m pytest
+
+lint: setup  ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+setup:  ## Build .venv from constraints.txt, if it is not built from it already
+	@scripts/setup_environment.sh
+
+compile: setup  ## Write the Kubeflow/Vertex job of IMAGE to build/two-tower.json
+	@mkdir -p build
+	@$(BIN)/two-tower compile --image $(IMAGE) -o build/two-tower.json
+
+constraints: setup  ## Resolve the ranges of setup.py anew into constraints.txt
+	@scripts/resolve_constraints.sh
+
+clean:  ## Delete .venv, caches and the demo's run
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache runs/demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

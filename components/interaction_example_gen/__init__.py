@@ -1,0 +1,1 @@
+"""InteractionExampleGen: raw listening events to packed windows with a temporal split."""

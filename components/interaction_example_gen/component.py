@@ -1,0 +1,50 @@
+"""InteractionExampleGen: what it takes and gives."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.interaction_example_gen import executor
+
+
+class InteractionExampleGenSpec(types.ComponentSpec):
+    """Parameters are what the cache keys on: same digests and settings, same Examples."""
+
+    PARAMETERS = {
+        "data": ExecutionParameter(type=str),
+        "data_digest": ExecutionParameter(type=str),
+        "split": ExecutionParameter(type=str),
+        "windows": ExecutionParameter(type=str),
+        "source_digest": ExecutionParameter(type=str),
+    }
+    INPUTS = {}
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
+
+
+class InteractionExampleGen(base_beam_component.BaseBeamComponent):
+    """Listening events to packed windows, split at one point in time into train, eval and test."""
+
+    SPEC_CLASS = InteractionExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+
+    def __init__(self, data: str, data_digest: str, split: str, windows: str, source_digest: str) -> None:
+        """Args:
+        data: the data directory.
+        data_digest: its manifest's digest: changed data runs again, the same bytes written twice do not.
+        split: SplitConfig as JSON.
+        windows: WindowConfig as JSON.
+        source_digest: digest of the sources, so that edited code runs again.
+        """
+        super().__init__(
+            spec=InteractionExampleGenSpec(
+                data=data,
+                data_digest=data_digest,
+                split=split,
+                windows=windows,
+                source_digest=source_digest,
+                examples=types.Channel(type=standard_artifacts.Examples),
+            )
+        )

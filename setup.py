@@ -1,0 +1,57 @@
+"""Package metadata: the ranges. The one tested set of versions is constraints.txt."""
+
+from __future__ import annotations
+
+import sys
+
+from setuptools import find_packages, setup
+
+if sys.version_info[:2] != (3, 10):
+    sys.exit(
+        f"two-tower-tfx needs Python 3.10 and this is Python {sys.version.split()[0]} ({sys.executable}): "
+        "TFX 1.16 has no release for it. Run `make setup`, which finds a Python 3.10 or has uv provide one."
+    )
+
+setup(
+    name="two-tower-tfx",
+    version="0.1.0",
+    description="From raw events to a gated, served two-tower recommender, on TFX, TFRS and ScaNN",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.11",
+    packages=find_packages(
+        include=[
+            "pipeline",
+            "pipeline.*",
+            "components",
+            "components.*",
+            "trainer",
+            "trainer.*",
+            "schema",
+        ]
+    ),
+    package_data={"schema": ["*.pbtxt"]},
+    install_requires=[
+        "tfx[kfp]>=1.16.0,<1.17",
+        "tensorflow>=2.16.2,<2.17",
+        # TFRS and TensorFlow Transform need Keras 2: TF_USE_LEGACY_KERAS=1 selects this package.
+        "tf-keras>=2.16.0,<2.17",
+        "tensorflow-recommenders>=0.7.7,<0.8",
+        # 1.3.3 is built for TensorFlow 2.17.
+        "scann>=1.3.2,<1.3.3",
+        # From 2.68 on another local runner is the default.
+        "apache-beam[gcp]>=2.59,<2.68",
+        "numpy>=1.26,<2",
+        "pyarrow>=10,<11",
+        "pyyaml>=6",
+        "rich>=13",
+        # tensorflow-hub, under TFX, imports pkg_resources, which later versions no longer have.
+        "setuptools<81",
+    ],
+    extras_require={
+        "test": ["pytest>=8,<9", "hypothesis>=6.100"],
+        "lint": ["ruff>=0.5", "mypy>=1.10"],
+        # The installer: `make setup` fetches it by pip where the machine has none.
+        "setup": ["uv>=0.5"],
+    },
+    entry_points={"console_scripts": ["two-tower = pipeline.command_line:main"]},
+)

@@ -1,0 +1,1 @@
+"""The two towers: features, preprocessing, loss, training and what is served."""

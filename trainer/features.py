@@ -1,0 +1,70 @@
+"""The one home of feature names.
+
+Raw names are those of a window's Example and, but for the label's, of a serving request. Transformed names
+are what Transform writes and the towers read.
+"""
+
+from __future__ import annotations
+
+SPLITS = ("train", "eval", "test")
+
+# A window: one user, and parallel lists over its events, oldest first.
+USER_ID = "user_id"
+HISTORY_ITEM_ID = "history_item_id"
+HISTORY_TIMESTAMP = "history_timestamp"
+HISTORY_EVENT_TYPE = "history_event_type"
+HISTORY_PLAY_RATIO = "history_play_ratio"  # 1.0 = whole item; UNKNOWN where not recorded
+HISTORY_IS_ORGANIC = "history_is_organic"  # 1, 0, or UNKNOWN
+# When the next track was asked for: the label's time at a query position, else the event's own.
+REQUEST_TIMESTAMP = "request_timestamp"
+# At a query position of this split: how many events ahead its label is. Elsewhere 0.
+LABEL_STEP = "label_step"
+# What the user had before the window, where items that were had are not recommended again.
+SEEN_ITEM_ID = "seen_item_id"
+
+# Serving only.
+EXCLUDE_ITEM_ID = "exclude_item_id"
+K = "k"
+
+# A catalog item.
+ITEM_ID = "item_id"
+ARTIST_ID = "artist_id"
+ALBUM_ID = "album_id"
+ITEM_LENGTH = "item_length"
+
+# Fills places that hold no item, and stands for play ratios and flags that nobody recorded.
+PADDING = -1
+UNKNOWN = -1
+
+# Transformed, a value per window.
+USER = "user"
+# Transformed, a value per position.
+IS_LISTEN = "is_listen"
+EXAMPLE_AGE = "example_age"
+# History aggregates over the last N events at each position; z-scored by train's query positions.
+LISTEN_COUNT = "listen_count"
+MEAN_PLAY_RATIO = "mean_play_ratio"
+ORGANIC_SHARE = "organic_share"
+REACTION_SHARE = "reaction_share"
+SECONDS_SINCE_PREVIOUS = "seconds_since_previous"
+IDLE_SECONDS = "idle_seconds"
+AGGREGATES = (
+    LISTEN_COUNT,
+    MEAN_PLAY_RATIO,
+    ORGANIC_SHARE,
+    REACTION_SHARE,
+    SECONDS_SINCE_PREVIOUS,
+    IDLE_SECONDS,
+)
+
+# Transformed, per catalog item.
+ARTIST = "artist"
+ALBUM = "album"
+LENGTH = "length"
+
+# Vocabularies that Transform writes.
+USER_VOCABULARY = "user"
+ITEM_VOCABULARY = "item"
+LABEL_VOCABULARY = "label_item"
+ARTIST_VOCABULARY = "artist"
+ALBUM_VOCABULARY = "album"
