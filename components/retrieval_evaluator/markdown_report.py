@@ -1,0 +1,155 @@
+"""The evaluation as a page for someone who has never seen the project: was the model pushed, and why not?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from components.retrieval_evaluator.gate import BLESSED, NO_BLESSED_MODEL
+
+_MEANINGS = {
+    "min_recall_at_100": "Recall@100 of the served model",
+    "min_ann_recall_at_100": "share of exact search's first 100 that the served index returns",
+    "min_lift_over_best_baseline": "the model's Recall@100 minus the best baseline's",
+    "min_change_against_blessed": "the model's Recall@100 minus that of the latest blessed model",
+}
+_BASELINES = {
+    "most_popular": "most popular",
+    "decayed_popularity": "decayed popularity",
+    "personal_history": "personal history",
+}
+
+
+def render(evaluation: Mapping[str, Any]) -> str:
+    """Renders evaluation.json as Markdown: verdict, thresholds, metrics beside the baselines, and the rest.
+
+    Args:
+        evaluation: as in evaluation.json; a value that could not be measured is null.
+    """
+    sections = [
+        _verdict(evaluation),
+        _thresholds(evaluation),
+        _metrics(evaluation),
+        _index(evaluation),
+        _blessed_model(evaluation),
+        _oracle(evaluation),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _verdict(evaluation: Mapping[str, Any]) -> str:
+    failed = [t for t in evaluation["thresholds"] if not t["ok"]]
+    if evaluation["verdict"] != BLESSED:
+        text = (f"# Refused\n\n**This model was not pushed**: {'; '.join(map(_shortfall, failed))}. "
+                "What was pushed before stays in service.")
+    elif evaluation.get("unchanged"):
+        text = ("# Blessed, and not pushed again\n\nEvery threshold holds, but **the latest blessed model is "
+                "this very model**: it is already in service, so nothing was pushed.")
+    else:
+        text = "# Blessed\n\nEvery threshold holds: **this model may be pushed**."
+    queries, (begin, end) = evaluation["queries"], evaluation["split"]["test"]
+    sampled = (f", sampled by user from {queries['available']:,}"
+               if queries.get("available", queries["test"]) > queries["test"] else "")
+    dropped = (f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
+               if queries.get("dropped_repeats") else "")
+    return (f"{text}\n\nData set `{evaluation['dataset']}`. Each of {queries['test']:,} test queries "
+            f"({queries['users']:,} users{sampled}) asks for the one item that its user turned to next, "
+            f"between {_time(begin)} and {_time(end)}. The model has seen nothing from "
+            f"{_time(evaluation['split']['train_end'])} on in training.{dropped}")
+
+
+def _thresholds(evaluation: Mapping[str, Any]) -> str:
+    rows = [[f"`{t['name']}`", _meaning(t), _number(t["value"]), f"≥ {_number(t['limit'])}",
+             "holds" if t["ok"] else "**fails**"] for t in evaluation["thresholds"]]
+    notes = "".join(f"\n\n{note}" for note in evaluation.get("notes", []))
+    return "## Thresholds\n\n" + _table(["threshold", "what it is", "value", "limit", ""], rows, 2) + notes
+
+
+def _metrics(evaluation: Mapping[str, Any]) -> str:
+    columns = {"model": evaluation["metrics"]["test"]}
+    if "test_exact" in evaluation["metrics"]:
+        columns["model, exact search"] = evaluation["metrics"]["test_exact"]
+    columns |= {_BASELINES.get(name, name): values for name, values in evaluation["baselines"].items()}
+    settings = [f"{_BASELINES.get(name, name)} has a half-life of {values[key]:g} {key.rsplit('_', 1)[1]}"
+                for name, values in evaluation["baselines"].items()
+                for key in values if key.startswith("half_life_")]
+    rows = [[name, *(_number(values.get(name)) for values in columns.values())] for name in columns["model"]]
+    absent = ("" if "personal_history" in evaluation["baselines"] else
+              " There is no personal history among them: an item that a user already had is not recommended.")
+    return (
+        "## Metrics\n\nRecall@k is the share of queries whose item is among the first k. Names with `user_` "
+        "are means over users, the others over queries. Coverage is the share of the catalog that at least "
+        "one query is shown.\n\n"
+        + _table(["metric", *columns], rows, 1)
+        + "\n\nThe baselines are trained on the train split alone"
+        + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".") + absent
+    )
+
+
+def _index(evaluation: Mapping[str, Any]) -> str:
+    ann = evaluation["ann"]
+    if ann.get("kind") == "exact":
+        how = "Search is exact: the catalog is small enough that an approximate index gains nothing."
+    else:
+        how = "Search is approximate (ScaNN)."
+    recalls = ", ".join(f"{_number(value)} of the first {name.split('@')[1]}"
+                        for name, value in ann.items() if name.startswith("recall@"))
+    return f"## Index\n\n{how} Of what exact search finds it returns: {recalls}."
+
+
+def _blessed_model(evaluation: Mapping[str, Any]) -> str:
+    blessed = evaluation.get("blessed_model")
+    text = f"## Latest blessed model\n\n{blessed['reason'] if blessed else NO_BLESSED_MODEL}"
+    if not blessed or not blessed["eligible"]:
+        return f"{text} So there is no model to compare this one with."
+    ours = evaluation["metrics"]["test"]
+    rows = [[name, _number(ours[name]), _number(theirs),
+             _number(None if ours[name] is None or theirs is None else ours[name] - theirs)]
+            for name, theirs in blessed["metrics"].items() if name in ours]
+    return (f"{text} Both answered the same queries.\n\n"
+            + _table(["metric", "this model", "latest blessed", "change"], rows, 1)
+            + (f"\n\nIt is at `{blessed['uri']}`." if blessed.get("uri") else ""))
+
+
+def _oracle(evaluation: Mapping[str, Any]) -> str:
+    oracle = evaluation.get("oracle")
+    if not oracle:
+        return ""
+    names = ["best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap"]
+    rows = [[cutoff, *(_number(values.get(name)) for name in names)]
+            for cutoff, values in oracle.items() if cutoff.startswith("recall@")]
+    header = ["", "best baseline", "model", "oracle without the hidden state", "oracle",
+              "share of the way to the oracle without it", "share of the way to the oracle"]
+    return (
+        "## Against the oracle\n\nThe data is simulated, so the best possible ranking is known: the oracle "
+        "ranks by the simulator's own probabilities, with and without the user's hidden state. On the "
+        f"{oracle['queries']:,} test queries that it answered too, the share is how far the model gets from "
+        "the best baseline (0) to the oracle (1).\n\n" + _table(header, rows, 1)
+    )
+
+
+def _shortfall(threshold: Mapping[str, Any]) -> str:
+    if threshold["value"] is None or math.isnan(threshold["value"]):
+        return f"{_meaning(threshold)} could not be measured"
+    value, limit = _number(threshold["value"]), _number(threshold["limit"])
+    return f"{_meaning(threshold)} is {value}, below the limit of {limit}"
+
+
+def _meaning(threshold: Mapping[str, Any]) -> str:
+    meaning = _MEANINGS.get(threshold["name"], threshold["name"])
+    return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
+    rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

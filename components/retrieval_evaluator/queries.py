@@ -1,0 +1,254 @@
+"""A split's windows in flat NumPy arrays, the queries in them, and the requests those queries make."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import features
+
+Ints = npt.NDArray[np.int64]
+
+PADDING = features.PADDING
+# Feature name in the Examples ▶ field of Windows.
+_EVENT_FEATURES = {
+    features.HISTORY_ITEM_ID: "item_id",
+    features.HISTORY_TIMESTAMP: "timestamp",
+    features.HISTORY_EVENT_TYPE: "event_type",
+    features.HISTORY_PLAY_RATIO: "play_ratio",
+    features.HISTORY_IS_ORGANIC: "is_organic",
+    features.LABEL_STEP: "label_step",
+}
+_WINDOWS_PER_BATCH = 4_096
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The windows of one split: window `w` holds the events `offsets[w]:offsets[w + 1]`, oldest first.
+
+    Attributes:
+        user_id: [W] int64.
+        offsets: [W + 1] int64.
+        item_id: [n] int64.
+        timestamp: [n] int64, seconds.
+        event_type: [n] bytes.
+        play_ratio: [n] float32, -1 where unknown.
+        is_organic: [n] int64, -1 where unknown.
+        label_step: [n] int64. Where it is positive the event is a query, and its label lies that many
+            events ahead.
+        seen_offsets: [W + 1] int64, into `seen_item_id`.
+        seen_item_id: items of the user before the window; empty where repeats may be recommended.
+    """
+
+    user_id: Ints
+    offsets: Ints
+    item_id: Ints
+    timestamp: Ints
+    event_type: npt.NDArray[np.bytes_]
+    play_ratio: npt.NDArray[np.float32]
+    is_organic: Ints
+    label_step: Ints
+    seen_offsets: Ints
+    seen_item_id: Ints
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def lengths(self) -> Ints:
+        """Events of each window, [W]."""
+        return np.diff(self.offsets)
+
+    @property
+    def window_of_event(self) -> Ints:
+        """The window of each event, [n]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def start_timestamp(self) -> Ints:
+        """Time of each window's first event, [W]. Windows are never empty."""
+        return self.timestamp[self.offsets[:-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """One row per query. A query sees its window up to and including `event`, and asks for its label.
+
+    Attributes:
+        user_id: [Q] int64.
+        window: [Q] index of the window.
+        position: [Q] index of the query's event within its window.
+        event: [Q] index of the query's event among all events of the `Windows`.
+        label_event: [Q] index of the label's event, likewise.
+        label_item_id: [Q] int64.
+        label_timestamp: [Q] int64, seconds.
+    """
+
+    user_id: Ints
+    window: Ints
+    position: Ints
+    event: Ints
+    label_event: Ints
+    label_item_id: Ints
+    label_timestamp: Ints
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def request_timestamp(self) -> Ints:
+        """When the query is asked: as its label begins to play, [Q]."""
+        return self.label_timestamp
+
+    def take(self, rows: npt.ArrayLike) -> Queries:
+        """The queries at `rows` (indices or a mask), in that order."""
+        chosen = np.asarray(rows)
+        return Queries(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
+
+
+def read_windows(pattern_or_dir: str) -> Windows:
+    """Reads the windows of one split of InteractionExampleGen's Examples.
+
+    Args:
+        pattern_or_dir: the split's directory, or a pattern of gzipped TFRecord files.
+
+    Raises:
+        FileNotFoundError: no file matches.
+    """
+    import tensorflow as tf
+
+    is_directory = tf.io.gfile.isdir(pattern_or_dir)
+    pattern = os.path.join(pattern_or_dir, "data_tfrecord-*.gz") if is_directory else pattern_or_dir
+    files = sorted(tf.io.gfile.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"No windows to evaluate: no file matches {pattern}.")
+
+    types = {features.HISTORY_EVENT_TYPE: tf.string, features.HISTORY_PLAY_RATIO: tf.float32}
+    ragged = [*_EVENT_FEATURES, features.SEEN_ITEM_ID]
+    spec: dict[str, Any] = {name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64)
+                            for name in ragged}
+    spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
+    batches = tf.data.TFRecordDataset(files, "GZIP").batch(_WINDOWS_PER_BATCH)
+    parsed = list(batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).prefetch(2))
+
+    def flat(name: str) -> npt.NDArray[Any]:
+        # Event types become fixed-width bytes batch by batch: a Python object each would cost 10 times more.
+        parts = [batch[name].flat_values.numpy() for batch in parsed]
+        return np.concatenate([part.astype(np.bytes_) if part.dtype == object else part for part in parts])
+
+    def offsets(name: str) -> Ints:
+        lengths = [batch[name].row_lengths().numpy() for batch in parsed]
+        return np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+
+    return Windows(
+        user_id=np.concatenate([batch[features.USER_ID].numpy() for batch in parsed]),
+        offsets=offsets(features.HISTORY_ITEM_ID),
+        seen_offsets=offsets(features.SEEN_ITEM_ID),
+        seen_item_id=flat(features.SEEN_ITEM_ID),
+        **{field: flat(name) for name, field in _EVENT_FEATURES.items()},
+    )
+
+
+def all_queries(windows: Windows) -> Queries:
+    """Every query of the split, in the order of its windows."""
+    event = np.flatnonzero(windows.label_step > 0)
+    window = windows.window_of_event[event]
+    label_event = event + windows.label_step[event]
+    return Queries(
+        user_id=windows.user_id[window],
+        window=window,
+        position=event - windows.offsets[window],
+        event=event,
+        label_event=label_event,
+        label_item_id=windows.item_id[label_event],
+        label_timestamp=windows.timestamp[label_event],
+    )
+
+
+def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Queries:
+    """All queries of users drawn at random, as many users as stay within `max_queries`, but at least one.
+
+    Whole users, because a sample of single queries would thin out the users with few of them less than
+    evenly, and per-user means would no longer be means over users.
+    """
+    if len(queries) <= max_queries:
+        return queries
+    users, user_index, counts = np.unique(queries.user_id, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(users))
+    within = np.cumsum(counts[order]) <= max_queries
+    within[0] = True
+    chosen = np.zeros(len(users), bool)
+    chosen[order[within]] = True
+    return queries.take(chosen[user_index])
+
+
+def history_batch(
+    windows: Windows, queries: Queries, rows: npt.ArrayLike, history_length: int, exclude: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of the served model's signature for some queries.
+
+    A request holds the last `history_length` events up to and including the query's own, oldest first,
+    padded at the end. The play ratio of the query's own event is unknown: it is still playing.
+
+    Args:
+        windows: the split's windows.
+        queries: queries in them.
+        rows: [B] indices into `queries`.
+        history_length: T.
+        exclude: whether to exclude the items that the user already had (`excluded_items`).
+
+    Returns:
+        user_id [B], request_timestamp [B], history_* [B, T] and exclude_item_id [B, E] by name.
+    """
+    batch = queries.take(rows)
+    length = np.minimum(batch.position + 1, history_length)
+    steps = np.arange(history_length)
+    known = steps < length[:, None]
+    index = np.where(known, (batch.event - length + 1)[:, None] + steps, 0)
+
+    def gather(values: npt.NDArray[Any], padding: Any) -> npt.NDArray[Any]:
+        return np.where(known, values[index], np.asarray(padding, values.dtype))
+
+    play_ratio = gather(windows.play_ratio, -1.0)
+    play_ratio[np.arange(len(batch)), length - 1] = -1.0
+    nothing = np.full([len(batch), 1], PADDING, np.int64)
+    return {
+        features.USER_ID: batch.user_id,
+        features.HISTORY_ITEM_ID: gather(windows.item_id, PADDING),
+        features.HISTORY_TIMESTAMP: gather(windows.timestamp, PADDING),
+        features.HISTORY_EVENT_TYPE: gather(windows.event_type, b"").astype(object),
+        features.HISTORY_PLAY_RATIO: play_ratio,
+        features.HISTORY_IS_ORGANIC: gather(windows.is_organic, PADDING),
+        features.REQUEST_TIMESTAMP: batch.request_timestamp,
+        features.EXCLUDE_ITEM_ID: excluded_items(windows, batch) if exclude else nothing,
+    }
+
+
+def excluded_items(windows: Windows, queries: Queries) -> Ints:
+    """What each query's user already had: seen before the window, or in it up to the query.
+
+    Returns:
+        [Q, E] int64, padded with -1; an item may occur twice.
+    """
+    first_seen = windows.seen_offsets[queries.window]
+    seen = padded(windows.seen_item_id, first_seen, windows.seen_offsets[queries.window + 1] - first_seen)
+    return np.hstack([seen, padded(windows.item_id, windows.offsets[queries.window], queries.position + 1)])
+
+
+def padded(values: Ints, start: Ints, length: Ints) -> Ints:
+    """Rows `values[start:start + length]`, padded with -1 to the longest: [len(start), max(length)]."""
+    steps = np.arange(length.max(initial=0))
+    known = steps < length[:, None]
+    rows = np.full(known.shape, PADDING, np.int64)
+    rows[known] = values[(start[:, None] + steps)[known]]
+    return rows
+
+
+def ragged_index(start: Ints, length: Ints) -> Ints:
+    """The indices `start[i], ..., start[i] + length[i] - 1` of every i in turn, [sum(length)]."""
+    ends = np.cumsum(length)
+    return np.arange(length.sum()) + np.repeat(start - (ends - length), length)
