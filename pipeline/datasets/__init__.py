@@ -18,8 +18,8 @@ def _reader(module: str) -> Callable[..., Manifest]:
     return ingest
 
 
-# Format name → ingest(source, out, name=None): writes the data directory `out`, returns its manifest and raises
-# pipeline.errors.UserError for input that cannot be read. `name` overrides the data set's identity.
+# Format name → ingest(source, out, name=None): writes the data directory `out`, returns its manifest and
+# raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data set's identity.
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movietweetings": _reader("movietweetings"),
     "yambda": _reader("yambda"),

@@ -1,4 +1,4 @@
-"""Columns of a Parquet file or a text file as NumPy arrays, or an error that names file, column, value and row.
+"""Columns of a Parquet file as NumPy arrays, or an error that names file, column, value and row.
 
 Rows of a Parquet file are counted from 0, as every data frame library counts them.
 """
@@ -57,7 +57,9 @@ def open_parquet(path: str) -> pq.ParquetFile:
 
 def _damaged(path: str, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
-    return UserError(f"{path}: not a whole Parquet file (cut off or damaged? {reason}). Fetch or write it again.")
+    return UserError(
+        f"{path}: not a whole Parquet file (cut off or damaged? {reason}). Fetch or write it again."
+    )
 
 
 def check_kinds(file: pq.ParquetFile, path: str, kinds: Mapping[str, str]) -> None:

@@ -129,21 +129,27 @@ class Manifest:
                 content = json.load(file)
         except FileNotFoundError:
             raise UserError(
-                f"{directory} is not a data directory: it has no {MANIFEST}. Write one with `two-tower ingest`."
+                f"{directory} is not a data directory: it has no {MANIFEST}. "
+                "Write one with `two-tower ingest`."
             ) from None
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again.") from error
+            raise UserError(
+                f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again."
+            ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{path}: format_version is {version!r}, and this release reads {FORMAT_VERSION}. "
                 "Run `two-tower ingest` again."
             )
-        values = {field.name: _plain(content, field.name, str(field.type), path) for field in dataclasses.fields(cls)}
+        values = {
+            field.name: _plain(content, field.name, str(field.type), path)
+            for field in dataclasses.fields(cls)
+        }
         manifest = cls(**values)
         if content.get("digest") != manifest.digest:
             raise UserError(
-                f"{path}: key 'digest' does not match the rest of the manifest, which was edited after ingest. "
+                f"{path}: key 'digest' does not match the rest of the manifest, which was edited. "
                 "Run `two-tower ingest` again."
             )
         return manifest
@@ -154,7 +160,9 @@ def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
     try:
         value = content[key]
         if kind == "tuple[DataFile, ...]":
-            return tuple(DataFile(str(f["path"]), int(f["rows"]), int(f["bytes"]), str(f["digest"])) for f in value)
+            return tuple(
+                DataFile(str(f["path"]), int(f["rows"]), int(f["bytes"]), str(f["digest"])) for f in value
+            )
         if kind == "tuple[int, int]":
             first, last = value
             return int(first), int(last)
@@ -166,36 +174,41 @@ def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
     except KeyError as error:
         raise UserError(f"{path}: key {error} is missing. Run `two-tower ingest` again.") from error
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: key '{key}' is not as it should be ({error}). Run `two-tower ingest` again.") from error
+        raise UserError(
+            f"{path}: key '{key}' is not as it should be ({error}). Run `two-tower ingest` again."
+        ) from error
 
 
-class GroupCounts:
+class KeyCounts:
     """Counts rows per distinct key over many batches, in memory that grows with the keys, not the rows."""
 
-    def __init__(self, *keys: str) -> None:
-        self._keys = list(keys)
-        self._parts: list[pa.Table] = []
+    def __init__(self) -> None:
+        # Each: the key columns and, last, the count of rows; keys sorted and distinct.
+        self._parts: list[tuple[np.ndarray, ...]] = []
         self._pending = 0
 
-    def add(self, table: pa.Table) -> None:
-        """Counts the rows of a table that has the key columns."""
-        rows = table.select(self._keys).append_column("rows", pa.array(np.ones(table.num_rows, np.int64)))
-        self._parts.append(self._grouped(rows))
-        self._pending += self._parts[-1].num_rows
-        if self._pending > max(4_000_000, 2 * self._parts[0].num_rows):
-            self._parts = [self._grouped(pa.concat_tables(self._parts))]
+    def add(self, *keys: np.ndarray) -> None:
+        """Counts rows by their key: one or more columns [n] of numbers."""
+        self._parts.append(_grouped((*keys, np.ones(len(keys[0]), np.int64))))
+        self._pending += len(self._parts[-1][0])
+        if self._pending > max(4_000_000, len(self._parts[0][0])):
+            self._parts = [self.result()]
             self._pending = 0
 
-    def _grouped(self, table: pa.Table) -> pa.Table:
-        counted = table.group_by(self._keys).aggregate([("rows", "sum")])
-        return counted.rename_columns(["rows", *self._keys])
+    def result(self) -> tuple[np.ndarray, ...]:
+        """The key columns, each key once and sorted, and last the count of its rows."""
+        return _grouped(tuple(np.concatenate(column) for column in zip(*self._parts, strict=True)))
 
-    def result(self) -> pa.Table:
-        """The keys, each once, sorted, with the count of their rows in `rows`."""
-        if not self._parts:
-            return pa.table({name: pa.array([], pa.int64()) for name in ["rows", *self._keys]})
-        table = self._grouped(pa.concat_tables(self._parts))
-        return table.sort_by([(key, "ascending") for key in self._keys])
+
+def _grouped(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    *keys, rows = columns
+    order = np.lexsort(keys[::-1])
+    if not len(order):
+        return columns
+    keys = [key[order] for key in keys]
+    new = np.append(True, np.logical_or.reduce([np.diff(key) != 0 for key in keys]))
+    first = np.flatnonzero(new)
+    return (*(key[first] for key in keys), np.add.reduceat(rows[order], first))
 
 
 class DataDirectoryWriter:
@@ -203,7 +216,7 @@ class DataDirectoryWriter:
 
     ```python
     with DataDirectoryWriter("data", DatasetProperties("mine", "listen", True)) as writer:
-        writer.write("events", pa.table({"user_id": [1], "item_id": [7], "timestamp": [0], "event_type": ["listen"]}))
+        writer.write("events", pa.table({"user_id": [1], "item_id": [7], "timestamp": [0]}))
         writer.write("items", pa.table({"item_id": [7]}))
     print(writer.manifest.digest)
     ```
@@ -229,7 +242,7 @@ class DataDirectoryWriter:
         self.label_events = 0
         self._staging = os.path.join(os.path.dirname(self.out), f".{os.path.basename(self.out)}.partial")
         self._tables: dict[str, _TableWriter] = {}
-        self._users = GroupCounts("user_id")
+        self._users = KeyCounts()
         self._time_range = (0, 0)
         self._manifest: Manifest | None = None
 
@@ -272,7 +285,7 @@ class DataDirectoryWriter:
     def write(self, table: str, rows: pa.Table | pa.RecordBatch) -> None:
         """Appends rows to the table "events", "items" or "users".
 
-        Columns with a meaning (`COLUMNS`) are cast to their type. All calls for a table pass the same columns.
+        Columns with a meaning (`COLUMNS`) are cast to their type; all calls for a table pass the same ones.
         """
         rows = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
         rows = _in_order(table, rows)
@@ -289,7 +302,7 @@ class DataDirectoryWriter:
         shutil.copyfile(source, target)
 
     def _count_events(self, rows: pa.Table) -> None:
-        self._users.add(rows)
+        self._users.add(rows["user_id"].to_numpy())
         times = rows["timestamp"]
         if "event_type" in rows.column_names:
             times = times.filter(pc.equal(rows["event_type"], self.properties.label_event))
@@ -304,11 +317,11 @@ class DataDirectoryWriter:
     def _summary(self) -> Manifest:
         if not self.label_events:
             raise UserError(
-                f"The data set '{self.properties.dataset}' has no event of type '{self.properties.label_event}', "
-                "which is what is learned: check the source's event types."
+                f"The data set '{self.properties.dataset}' has no event of type "
+                f"'{self.properties.label_event}', which is what is learned: check the source's event types."
             )
-        users = self._users.result()
-        self.noted["users_with_one_event"] += pc.sum(pc.equal(users["rows"], 1)).as_py() or 0
+        users, events_of_user = self._users.result()
+        self.noted["users_with_one_event"] += int((events_of_user == 1).sum())
         items = self._tables.get("items")
         events = self._tables["events"]
         return Manifest(
@@ -317,7 +330,7 @@ class DataDirectoryWriter:
             counts={
                 "events": events.rows,
                 "label_events": self.label_events,
-                "users": users.num_rows,
+                "users": len(users),
                 "items": items.rows if items else 0,
             },
             has_embedding=_embedding_width(items.schema) if items else 0,
@@ -374,7 +387,7 @@ class _TableWriter:
         self._written += rows.num_rows
 
     def close(self, write: bool) -> None:
-        if write and (self._pending and self._pending[0].num_rows or not self._file_count):
+        if write and (self._pending[0].num_rows or not self._file_count):
             self._write_group(self._pending[0])
         if self._file is not None:
             self._file.close()
@@ -397,7 +410,7 @@ def _in_order(table: str, rows: pa.Table) -> pa.Table:
 
 
 def _check_replaceable(out: str) -> None:
-    """Only an empty directory or a data directory, and nothing that someone keeps beside its files, is replaced."""
+    """Only an empty directory or a data directory with no other files in it may be replaced."""
     if not os.path.exists(out):
         return
     if not os.path.isdir(out):
@@ -407,7 +420,8 @@ def _check_replaceable(out: str) -> None:
     if entries and (foreign or MANIFEST not in entries):
         example = min(foreign or entries)
         raise UserError(
-            f"{out} exists and is not a data directory (it holds '{example}'): it is left as it is. Name another place."
+            f"{out} exists and is not a data directory (it holds '{example}'): it is left as it is. "
+            "Name another place."
         )
 
 
@@ -465,8 +479,8 @@ def verify(directory: str) -> Manifest:
 
     Raises:
       UserError: a file is missing, was added or edited after ingest, or is cut off; a column is missing or of
-        the wrong type; an id is null, negative or (of an item) not unique; a time is negative or not in seconds;
-        a content embedding has another width than the manifest says, or a value that is not finite.
+        the wrong type; an id is null, negative or (of an item) not unique; a time is negative or not in
+        seconds; a content embedding has another width than the manifest says, or a value that is not finite.
     """
     manifest = Manifest.load(directory)
     again = "Run `two-tower ingest` again."
@@ -474,11 +488,15 @@ def verify(directory: str) -> Manifest:
     for path in sorted(listed - present):
         raise UserError(f"{os.path.join(directory, path)}: the manifest lists it and it is missing. {again}")
     for path in sorted(present - listed):
-        raise UserError(f"{os.path.join(directory, path)}: not in the manifest, so it was added after ingest. {again}")
+        raise UserError(
+            f"{os.path.join(directory, path)}: not in the manifest, so it was added after ingest. {again}"
+        )
     for file in manifest.files:
         full = os.path.join(directory, file.path)
         if os.path.getsize(full) != file.bytes or _digest(full) != file.digest:
-            raise UserError(f"{full}: its content is not what the manifest says: edited or cut off after ingest. {again}")
+            raise UserError(
+                f"{full}: its content is not what the manifest says: edited or cut off after ingest. {again}"
+            )
     for table in ("events", "items"):
         rows = _verify_table(directory, table, manifest)
         if rows != manifest.counts.get(table):
@@ -500,14 +518,18 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
         _verify_types(file, path, table, manifest.has_embedding)
         schema = schema or file.schema_arrow
         if not file.schema_arrow.equals(schema):
-            raise UserError(f"{path}: its columns differ from those of {paths[0]}: {file.schema_arrow.names}.")
+            raise UserError(
+                f"{path}: its columns differ from those of {paths[0]}: {file.schema_arrow.names}."
+            )
         for column in (name for name in ("user_id", "timestamp") if name in schema.names):
             _verify_range(file, path, column)
         if table == "items":
             seen = np.concatenate([seen, *_item_ids(path)])
             if manifest.has_embedding:
                 for first_row, batch in checked_columns.read_batches(path, ["embedding"], 50_000):
-                    checked_columns.embeddings(batch["embedding"], path, "embedding", manifest.has_embedding, first_row)
+                    checked_columns.embeddings(
+                        batch["embedding"], path, "embedding", manifest.has_embedding, first_row
+                    )
         else:
             _verify_range(file, path, "item_id")
         rows += file.metadata.num_rows
@@ -535,7 +557,9 @@ def _verify_types(file: pq.ParquetFile, path: str, table: str, embedding_width: 
             if column in required:
                 raise UserError(f"{path}: column '{column}' is missing; it has {', '.join(schema.names)}.")
         elif schema.field(column).type != kind:
-            raise UserError(f"{path}: column '{column}' is of type {schema.field(column).type}, where {kind} is needed.")
+            raise UserError(
+                f"{path}: column '{column}' is of type {schema.field(column).type}, where {kind} is needed."
+            )
 
 
 def _verify_range(file: pq.ParquetFile, path: str, column: str) -> None:

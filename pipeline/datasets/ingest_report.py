@@ -14,10 +14,12 @@ _OLDEST_DATE = 631_152_000
 def render(manifest: Manifest) -> str:
     """A few lines for the terminal."""
     counts = manifest.counts
-    content = f"content embeddings of width {manifest.has_embedding}" if manifest.has_embedding else "no content"
+    content = (
+        f"content embeddings of width {manifest.has_embedding}" if manifest.has_embedding else "no content"
+    )
     lines = [
         f"Data set   {manifest.dataset} ({manifest.digest[7:19]})",
-        f"Events     {counts['events']:,}, of which {counts['label_events']:,} of type '{manifest.label_event}'",
+        f"Events     {counts['events']:,}, {counts['label_events']:,} of type '{manifest.label_event}'",
         f"Users      {counts['users']:,}",
         f"Items      {counts['items']:,}, {content}; an item may be recommended to a user "
         + ("again" if manifest.repeats_recommendable else "only once"),

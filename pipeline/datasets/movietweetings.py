@@ -77,7 +77,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
                 text = line.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{path}:{number}: byte {error.start} of the line (0x{line[error.start]:02x}) is not UTF-8; "
+                    f"{path}:{number}: byte {error.start} (0x{line[error.start]:02x}) is not UTF-8; "
                     "convert the file, as with `iconv -f latin1 -t utf-8`."
                 ) from error
             if text.strip():
@@ -90,7 +90,9 @@ def _read_ratings(path: str, writer: DataDirectoryWriter) -> np.ndarray:
     for number, line in _lines(path):
         parts = _RATING.fullmatch(line)
         if parts is None:
-            raise UserError(f"{path}:{number}: {line!r} is not of the form user::movie::rating::unix seconds.")
+            raise UserError(
+                f"{path}:{number}: {line!r} is not of the form user::movie::rating::unix seconds."
+            )
         user, item, rating, time = map(int, parts.groups())
         if rating > _BEST_RATING:
             raise UserError(f"{path}:{number}: column 'rating': {rating} is outside 0 to {_BEST_RATING}.")
