@@ -65,7 +65,7 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
             raise UserError(
                 f"{next(iter(_event_files(source)))}: no listens in it, which are what is learned."
             )
-        heard, length = _most_frequent_length(*lengths.result(), writer)
+        heard, length = _most_frequent_length(lengths.result(), writer)
         _write_items(source, heard, length, writer)
         for path in sorted(glob.glob(os.path.join(source, ORACLE, "*"))):
             writer.copy(path, f"{ORACLE}/{os.path.basename(path)}")
@@ -317,9 +317,10 @@ def _write_items(source: str, heard: np.ndarray, length: np.ndarray, writer: Dat
 
 
 def _most_frequent_length(
-    item: np.ndarray, length: np.ndarray, events: np.ndarray, writer: DataDirectoryWriter
+    counts: tuple[np.ndarray, ...], writer: DataDirectoryWriter
 ) -> tuple[np.ndarray, np.ndarray]:
     """Item ids, sorted, and the length each occurs with most often: 0 only where no event tells it."""
+    item, length, events = counts
     order = np.lexsort((length, -events, length == 0, item))
     items, first = np.unique(item[order], return_index=True)
     lengths_of_item = np.unique(item[length > 0], return_counts=True)[1]
@@ -421,7 +422,7 @@ def _embedded_items(path: str) -> np.ndarray:
 
 
 def _read_embeddings(path: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of item ids int64[n] and content embeddings float32[n, d], normalized where the file has such."""
+    """Batches of item ids int64[n] and content embeddings float32[n, d], the normalized ones if there are."""
     file = checked_columns.open_parquet(path)
     column = "normalized_embed" if "normalized_embed" in file.schema_arrow.names else "embed"
     checked_columns.check_kinds(file, path, {"item_id": "integer", column: "list of numbers"})
