@@ -40,11 +40,11 @@ ENV PATH=/venv/bin:$PATH \
     RUN_PYTHON_SDK_IN_DEFAULT_ENVIRONMENT=1
 
 FROM base AS train
-# Beam's worker starts here when a runner (Dataflow, Flink) asks for this image; the version is that of
-# constraints.txt. Kubeflow and Vertex give their own command.
+# The version is that of apache-beam in constraints.txt. Dataflow starts a worker by the image's entry point;
+# Kubeflow and Vertex give the command of each step themselves.
 COPY --from=apache/beam_python3.10_sdk:2.65.0 /opt/apache/beam /opt/apache/beam
 WORKDIR /app
-CMD ["two-tower", "--help"]
+ENTRYPOINT ["/opt/apache/beam/boot"]
 
 FROM base AS serve
 RUN useradd --create-home --uid 1000 serve

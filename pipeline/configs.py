@@ -1,24 +1,28 @@
 """Every setting of a run: frozen dataclasses, a few presets, and overrides by dotted name.
 
-A setting is named as in `trainer.learning_rate`. Presets are code; a YAML file and `--set` lay single
-values over one. Nothing here imports TensorFlow, so that the command line stays quick.
+A setting is named as in `trainer.learning_rate`. Presets are code; a YAML or JSON file and `--set` lay
+single values over one. Nothing here imports TensorFlow, so that the command line stays quick.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-import types
+import functools
+import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from pipeline.errors import UserError
 
-DAY = 86_400
+HOUR = 3_600
+DAY = 24 * HOUR
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,331 @@ class PipelineConfig:
     # Passed to Beam as they are, for example ["--runner=DataflowRunner", ...].
     beam_args: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises UserError for a value outside its setting's range, or two settings that contradict."""
+        for name, value in settings(self).items():
+            _check_range(name, value)
+        if max(self.evaluation.cutoffs) > self.index.max_k:
+            raise UserError(
+                f"evaluation.cutoffs asks for Recall@{max(self.evaluation.cutoffs)} and the served model "
+                f"answers with at most index.max_k = {self.index.max_k} items: raise index.max_k."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as YAML and JSON hold them."""
         return typing.cast(dict[str, Any], _plain(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PipelineConfig:
+        """The inverse of `to_dict`; a setting that is not named keeps its default.
+
+        Raises:
+          UserError: an unknown setting, or a value of the wrong type or out of range.
+        """
+        return from_plain(cls, values)
+
+
+# The least and the greatest value of a number, both allowed; for a tuple, of each of its numbers. Whatever
+# is not here need only be finite.
+_RANGES: dict[str, tuple[float, float]] = {
+    "split.eval_seconds": (1, math.inf),
+    "split.test_seconds": (1, math.inf),
+    "split.gap_seconds": (0, math.inf),
+    "windows.history_length": (1, 10_000),
+    "windows.positions": (1, 100_000),
+    "windows.events_per_shard": (1, math.inf),
+    "trainer.embedding_dim": (2, 4_096),
+    "trainer.query_hidden_units": (1, 65_536),
+    "trainer.temperature": (1e-4, 100),
+    "trainer.epochs": (1, 10_000),
+    "trainer.learning_rate": (0, 100),
+    "trainer.windows_per_step": (1, 1_000_000),
+    # In-batch negatives: a position alone would have none.
+    "trainer.positions_per_step": (2, 1_000_000),
+    "trainer.id_dropout": (0, 0.99),
+    "trainer.history_dropout": (0, 0.99),
+    "trainer.dropout": (0, 0.99),
+    "trainer.play_ratio_floor": (0, 1),
+    "trainer.patience": (1, 10_000),
+    "trainer.seed": (0, 2**31 - 1),
+    "index.exact_below": (0, math.inf),
+    "index.num_leaves": (0, 10_000_000),
+    "index.search_fraction": (1e-6, 1),
+    "index.reordering_candidates": (1, 1_000_000),
+    "index.max_k": (1, 100_000),
+    "evaluation.cutoffs": (1, 100_000),
+    "evaluation.max_queries": (1, math.inf),
+    "evaluation.seed": (0, 2**31 - 1),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {"trainer.sampling_correction": ("logq", "none")}
+# Tuples that may hold nothing.
+_MAY_BE_EMPTY = ("trainer.query_hidden_units", "beam_args")
+
+@dataclasses.dataclass(frozen=True)
+class RunFile:
+    """A config file: where a run's data and output are, its preset, and settings laid over that."""
+
+    data: str | None = None
+    output: str | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_run_file(path: str) -> RunFile:
+    """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
+
+    Raises:
+      UserError: the file is missing, is not YAML, or one of the three keys is not a text. The settings
+        are looked at by `load`.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"{path}: the config file cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a config file holds keys and values, and this one is a {_kind(content)}.")
+    places: dict[str, str | None] = {}
+    for key in ("data", "output", "preset"):
+        places[key] = content.pop(key, None)
+        if not isinstance(places[key], str | None):
+            raise UserError(f"{path}: {key} takes a text, and is {places[key]!r}.")
+    return RunFile(**places, settings=content)
+
+
+def load(preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """The settings of a preset, with those of a config file laid over, and `key=value` overrides over both.
+
+    Args:
+      preset: a name in PRESETS; None takes the file's `preset`, or else "default".
+      file: a YAML or JSON file, see `read_run_file`.
+      overrides: as in "trainer.learning_rate=0.01"; a tuple's values are separated by commas.
+
+    Raises:
+      UserError: an unknown preset or setting, naming the nearest valid one, or a value that its setting
+        does not take.
+    """
+    run_file = read_run_file(file) if file else RunFile()
+    values = _preset(preset or run_file.preset or "default").to_dict()
+    try:
+        _lay_over(values, run_file.settings, "")
+        # Checked before the overrides, so that a complaint names the right one of the two.
+        PipelineConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        name = name.strip()
+        if not equals:
+            raise UserError(f"--set takes key=value, as in trainer.learning_rate=0.01, and got {override!r}.")
+        *path, last = _known(name).split(".")
+        section = functools.reduce(lambda values, part: values[part], path, values)
+        section[last] = _parse(name, text.strip())
+    return PipelineConfig.from_dict(values)
+
+
+def settings(config: PipelineConfig) -> dict[str, Any]:
+    """Every setting by its dotted name, in the order of their declaration."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            for inner in dataclasses.fields(value):
+                found[f"{field.name}.{inner.name}"] = getattr(value, inner.name)
+        else:
+            found[field.name] = value
+    return found
+
+
+def from_plain(cls: type[T], values: Mapping[str, Any], section: str = "") -> T:
+    """One of this module's dataclasses from plain values, such as JSON holds: lists become tuples again.
+
+    Args:
+      cls: PipelineConfig or the class of one of its sections.
+      values: by field name; a field that is not there keeps its default.
+      section: the section's name, for messages.
+
+    Raises:
+      UserError: an unknown key or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    taken: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{section}.{key}" if section else str(key)
+        hint = hints.get(key)
+        if hint is None:
+            raise _unknown(name)
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name} is a section of settings, and was given {value!r}.")
+            taken[key] = from_plain(typing.cast(type, hint), value, name)
+        else:
+            taken[key] = _typed(name, hint, value)
+    return cls(**taken)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _preset(name: str) -> PipelineConfig:
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
+        raise UserError(f"there is no preset {name!r}; the nearest is {nearest!r} of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+@functools.cache
+def _hints() -> dict[str, Any]:
+    """The type of every setting, by its dotted name."""
+    hints: dict[str, Any] = {}
+    for key, hint in typing.get_type_hints(PipelineConfig).items():
+        if dataclasses.is_dataclass(hint):
+            hints.update({f"{key}.{inner}": kind for inner, kind in typing.get_type_hints(hint).items()})
+        else:
+            hints[key] = hint
+    return hints
+
+
+def _known(name: str) -> str:
+    if name in _hints():
+        return name
+    if any(known.startswith(f"{name}.") for known in _hints()):
+        raise UserError(f"{name} is a section of settings: name one of them, as in {name}.<setting>=<value>.")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> UserError:
+    # The last part alone decides where the section was left out or mistaken.
+    last = name.rpartition(".")[2]
+    same_last = [known for known in _hints() if known.rpartition(".")[2] == last]
+    nearest = same_last or difflib.get_close_matches(name, _hints(), n=1, cutoff=0)
+    return UserError(f"there is no setting {name}; the nearest is {' or '.join(nearest)}.")
+
+
+def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _lay_over(values[key], value, f"{section}{key}.")
+        elif key in values:
+            values[key] = value
+        else:
+            raise _unknown(f"{section}{key}")
+
+
+def _kind(value: Any) -> str:
+    return {"str": "text"}.get(type(value).__name__, type(value).__name__)
+
+
+def _describe(hint: Any) -> str:
+    of = {int: "whole number", float: "number", bool: "true or false", str: "text"}
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {of[typing.get_args(hint)[0]]}s"
+    return of[hint] if hint is bool else f"a {of[hint]}"
+
+
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """`value` as the setting's type; YAML reads 1e-3 as a text, hence the numbers in texts."""
+    if typing.get_origin(hint) is tuple:
+        if isinstance(value, list | tuple):
+            return tuple(_typed(name, typing.get_args(hint)[0], one) for one in value)
+    elif hint is float:
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise UserError(f"{name} takes {_describe(_hints().get(name, hint))}, and was given {value!r}.")
+
+
+def _parse(name: str, text: str) -> Any:
+    """A value of `--set` as YAML would hold it; whether it is one is for `_typed` to say."""
+    hint = _hints()[name]
+    if typing.get_origin(hint) is tuple:
+        if text.startswith("["):
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise UserError(f"{name}: {text!r} is not a list: separate the values by commas.") from None
+        return [_scalar(typing.get_args(hint)[0], part.strip()) for part in text.split(",")] if text else []
+    return _scalar(hint, text)
+
+
+def _scalar(hint: Any, text: str) -> Any:
+    if hint is int:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return text
+
+
+def _check_range(name: str, value: Any) -> None:
+    values = value if isinstance(value, tuple) else (value,)
+    if not values and name not in _MAY_BE_EMPTY:
+        raise UserError(f"{name} needs at least one value.")
+    least, greatest = _RANGES.get(name, (-math.inf, math.inf))
+    for one in values:
+        if isinstance(one, int | float) and not (math.isfinite(one) and least <= one <= greatest):
+            limits = f"from {least:g}" + (f" to {greatest:g}" if math.isfinite(greatest) else "")
+            wanted = f"a value {limits}" if math.isfinite(least) else "a finite value"
+            raise UserError(f"{name} takes {wanted}, and was given {one!r}.")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        nearest = difflib.get_close_matches(str(value), _CHOICES[name], n=1, cutoff=0)[0]
+        choices = ", ".join(_CHOICES[name])
+        raise UserError(f"{name} takes one of {choices}, and was given {value!r}; the nearest is {nearest}.")
+
+
+# What each preset is for stands in the command line's help.
+PRESETS: dict[str, PipelineConfig] = {
+    "default": PipelineConfig(),
+    "small": PipelineConfig(
+        # Ratings come by the handful a day: a day's would be too few to tell two models apart.
+        split=SplitConfig(eval_seconds=14 * DAY, test_seconds=14 * DAY, gap_seconds=HOUR),
+        windows=WindowConfig(history_length=30, positions=100),
+        trainer=TrainerConfig(
+            embedding_dim=32,
+            query_hidden_units=(64,),
+            epochs=20,
+            windows_per_step=512,
+            positions_per_step=1_024,
+            id_dropout=0.2,
+            history_dropout=0.1,
+            dropout=0.3,
+            patience=3,
+        ),
+        # A few thousand queries: Recall@100 of one and the same model wanders by about a point.
+        gate=GateConfig(min_change_against_blessed=-0.01),
+    ),
+    "smoke": PipelineConfig(
+        windows=WindowConfig(history_length=20, positions=50),
+        trainer=TrainerConfig(
+            embedding_dim=16,
+            query_hidden_units=(32,),
+            epochs=3,
+            learning_rate=0.01,
+            windows_per_step=64,
+            positions_per_step=512,
+        ),
+        evaluation=EvaluationConfig(max_queries=2_000),
+        # So little training is not expected to beat a user's own favourites.
+        gate=GateConfig(
+            min_recall_at_100=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05
+        ),
+    ),
+}
+PRESET_HELP: dict[str, str] = {
+    "default": "a million events and more, of a few weeks or longer",
+    "small": "a hundred thousand events over months: a day for evaluation becomes two weeks",
+    "smoke": "seconds of training, to see that everything works",
+}
