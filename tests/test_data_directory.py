@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.datasets import data_directory
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, verify
+from pipeline.datasets.ingest_report import render
+from pipeline.errors import UserError
+
+PROPERTIES = DatasetProperties("small", "listen", True)
+
+
+def events(**columns: Any) -> pa.Table:
+    """Four events of two users; columns given replace these."""
+    return pa.table(
+        {
+            "user_id": [1, 1, 1, 2],
+            "item_id": [10, 11, 10, 11],
+            "timestamp": [100, 200, 200, 50],
+            "event_type": ["listen", "listen", "like", "listen"],
+            "play_ratio": pa.array([0.5, 1.25, None, 1.0], pa.float32()),
+        }
+        | columns
+    )
+
+
+def items(**columns: Any) -> pa.Table:
+    vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32(), 2))
+    return pa.table({"item_id": [10, 11], "embedding": vectors} | columns)
+
+
+def write(
+    out: pathlib.Path,
+    event_tables: list[pa.Table] | None = None,
+    item_table: pa.Table | None = None,
+    properties: DatasetProperties = PROPERTIES,
+) -> Manifest:
+    with DataDirectoryWriter(str(out), properties) as writer:
+        for table in [events()] if event_tables is None else event_tables:
+            writer.write("events", table)
+        writer.write("items", items() if item_table is None else item_table)
+    return writer.manifest
+
+
+def test_manifest_says_what_was_written(tmp_path: pathlib.Path) -> None:
+    manifest = write(tmp_path / "data")
+    assert manifest.counts == {"events": 4, "label_events": 3, "users": 2, "items": 2}
+    assert manifest.time_range == (50, 200)
+    assert manifest.has_embedding == 2
+    assert manifest.noted == {"play_ratio_over_1": 1, "users_with_one_event": 1}
+    assert Manifest.load(str(tmp_path / "data")) == manifest == verify(str(tmp_path / "data"))
+    assert [os.path.basename(path) for path in data_directory.event_files(str(tmp_path / "data"))] == [
+        "part-00000.parquet"
+    ]
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_same_rows_give_the_same_digest_however_they_are_cut(tmp_path: pathlib.Path) -> None:
+    whole = write(tmp_path / "a")
+    cut = write(tmp_path / "b" / "c", [events().slice(0, 1), events().slice(1)])
+    assert whole.digest == cut.digest
+    assert str(tmp_path) not in (tmp_path / "a" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"event_tables": [events(timestamp=[100, 200, 201, 50])]},
+        {"item_table": items(embedding=pa.array([[1, 0], [0, 2]], pa.list_(pa.float32(), 2)))},
+        {"properties": DatasetProperties("small", "listen", False)},
+        {"properties": DatasetProperties("other", "listen", True)},
+    ],
+)
+def test_one_changed_value_changes_the_digest(tmp_path: pathlib.Path, other: dict[str, Any]) -> None:
+    assert write(tmp_path / "a").digest != write(tmp_path / "b", **other).digest
+
+
+def test_files_and_row_groups_are_full_and_keep_the_order(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(data_directory._GROUP_ROWS, "events", 10)
+    monkeypatch.setitem(data_directory._FILE_ROWS, "events", 20)
+    times = np.arange(47)
+    table = pa.table({"user_id": times % 3, "item_id": 10 + times % 2, "timestamp": times})
+    write(tmp_path / "data", [table.slice(start, 7) for start in range(0, 47, 7)])
+    files = [pq.ParquetFile(path) for path in data_directory.event_files(str(tmp_path / "data"))]
+    assert [[f.metadata.row_group(g).num_rows for g in range(f.num_row_groups)] for f in files] == [
+        [10, 10],
+        [10, 10],
+        [7],
+    ]
+    assert np.concatenate([f.read()["timestamp"].to_numpy() for f in files]).tolist() == times.tolist()
+    assert verify(str(tmp_path / "data")).counts["label_events"] == 47
+
+
+def test_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: pathlib.Path) -> None:
+    before = write(tmp_path / "data")
+    for out in (tmp_path / "data", tmp_path / "new" / "data"):
+        with pytest.raises(KeyboardInterrupt), DataDirectoryWriter(str(out), PROPERTIES) as writer:
+            writer.write("events", events())
+            raise KeyboardInterrupt
+    with pytest.raises(UserError, match="no event of type 'listen'"):
+        write(tmp_path / "data", [events(event_type=["like"] * 4)])
+    assert os.listdir(tmp_path) == ["data"]
+    assert verify(str(tmp_path / "data")) == before
+
+
+def test_an_existing_data_directory_is_replaced(tmp_path: pathlib.Path) -> None:
+    write(tmp_path / "data", [events()] * 2)
+    assert write(tmp_path / "data").digest == verify(str(tmp_path / "data")).digest
+    assert os.listdir(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("foreign", ["thesis.txt", "data/thesis.txt"])
+def test_what_is_no_data_directory_is_never_replaced(tmp_path: pathlib.Path, foreign: str) -> None:
+    if foreign.startswith("data/"):
+        write(tmp_path / "data")
+    path = tmp_path / foreign
+    path.write_text("years of work")
+    out = path.parent
+    with pytest.raises(UserError, match=r"thesis\.txt"):
+        write(out)
+    with pytest.raises(UserError, match="is a file"):
+        write(path)
+    assert path.read_text() == "years of work"
+
+
+def test_events_without_times_are_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="timestamp"):
+        write(tmp_path / "data", [events().drop(["timestamp"])])
+
+
+def test_edits_after_ingest_are_named(tmp_path: pathlib.Path) -> None:
+    data = tmp_path / "data"
+    part = data / "events" / "part-00000.parquet"
+
+    def complaint() -> str:
+        with pytest.raises(UserError) as error:
+            verify(str(data))
+        write(data)
+        return str(error.value)
+
+    write(data)
+    pq.write_table(events(timestamp=[100, 200, 200, 51]), part)
+    assert str(part) in complaint()
+    part.write_bytes(part.read_bytes()[:-100])
+    assert str(part) in complaint()
+    part.unlink()
+    assert "missing" in complaint()
+    pq.write_table(events(), data / "events" / "part-00001.parquet")
+    assert "part-00001.parquet" in complaint()
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps(manifest | {"label_event": "like"}))
+    assert "digest" in complaint()
+    (data / "manifest.json").write_text(json.dumps(manifest | {"counts": None}))
+    assert "'counts'" in complaint()
+    del manifest["dataset"]
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert "'dataset'" in complaint()
+    (data / "manifest.json").write_text("{")
+    assert "JSON" in complaint()
+    (data / "manifest.json").unlink()
+    with pytest.raises(UserError, match="two-tower ingest"):
+        verify(str(data))
+
+
+def by_hand(data: pathlib.Path, table: str, content: pa.Table) -> None:
+    """Replaces a table by one with other rows and writes the manifest that belongs to it."""
+    old = write(data)
+    pq.write_table(content, data / table / "part-00000.parquet")
+    files = tuple(data_directory._describe(str(data), file.path) for file in old.files)
+    dataclasses.replace(old, files=files).save(str(data))
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "complaint"),
+    [
+        ("events", events().drop(["item_id"]), "column 'item_id' is missing"),
+        ("events", events(item_id=pa.array([1, 2, 3, 4], pa.int32())), "'item_id' is of type int32.* int64"),
+        ("events", events(user_id=[1, None, 1, 2]), "column 'user_id', row 1: null"),
+        ("events", events(item_id=[10, 11, -1, 11]), "column 'item_id', row 2: -1"),
+        ("events", events(timestamp=[100, 200, 200, -5]), "column 'timestamp', row 3: -5"),
+        (
+            "events",
+            events(timestamp=[1_600_000_000_000] * 4),
+            r"row 0: 1600000000000 .*milliseconds.* 1,000\.",
+        ),
+        ("events", events().slice(1), "'counts.events' is 4 and the files have 3 rows"),
+        ("items", items(item_id=[10, 10]), "'item_id': 10 has more than one row"),
+        ("items", items().drop(["embedding"]), "column 'embedding' is missing"),
+        ("items", items(embedding=pa.array([[1], [2]], pa.list_(pa.float32(), 1))), r"embedding.*\[1\]"),
+        (
+            "items",
+            items(embedding=pa.array([[1, 0], [0, float("nan")]], pa.list_(pa.float32(), 2))),
+            "'embedding', row 1: nan",
+        ),
+    ],
+)
+def test_tables_written_by_hand_are_checked(
+    tmp_path: pathlib.Path, table: str, content: pa.Table, complaint: str
+) -> None:
+    by_hand(tmp_path / "data", table, content)
+    with pytest.raises(UserError, match=complaint) as error:
+        verify(str(tmp_path / "data"))
+    assert str(tmp_path / "data") in str(error.value)
+
+
+def test_key_counts_are_those_of_all_rows() -> None:
+    generator = np.random.default_rng(5)
+    user, item = generator.integers(0, 20, (2, 1000))
+    counts = data_directory.KeyCounts()
+    for start in range(0, 1000, 130):
+        counts.add(user[start : start + 130], item[start : start + 130])
+    pairs, rows = np.unique(np.stack([user, item]), axis=1, return_counts=True)
+    for found, expected in zip(counts.result(), (*pairs, rows), strict=True):
+        assert found.tolist() == expected.tolist()
+
+
+def test_report_tells_counts_days_and_what_was_dropped(tmp_path: pathlib.Path) -> None:
+    with DataDirectoryWriter(str(tmp_path / "data"), PROPERTIES) as writer:
+        writer.write("events", events(timestamp=[0, 86_400, 864_000, 864_000]))
+        writer.write("items", items())
+        writer.dropped["duplicate_events"] += 1234
+    text = render(writer.manifest)
+    assert "10.0 days" in text
+    assert "1,234 duplicate events" in text
+    assert "1 play ratio over 1" in text
