@@ -134,6 +134,12 @@ def test_what_is_no_data_directory_is_never_replaced(tmp_path: pathlib.Path, for
     assert path.read_text() == "years of work"
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/data: cannot be written"):
+        write(tmp_path / "file" / "data")
+
+
 def test_events_without_times_are_refused(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="timestamp"):
         write(tmp_path / "data", [events().drop(["timestamp"])])

@@ -208,7 +208,8 @@ def test_identity_and_oracle_come_from_the_simulation(source: pathlib.Path, tmp_
 
 def test_one_changed_value_changes_the_digest(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     before = ingest(source, tmp_path / "a").digest
-    assert ingest(source, tmp_path / "b").digest == before
+    again = FORMATS["yambda"](f"{source}{os.sep}", str(tmp_path / "b"))
+    assert again.digest == before
     pq.write_table(vectors(EMBEDDINGS | {10: [0.0, 0.5]}), source / "embeddings.parquet")
     assert ingest(source, tmp_path / "b").digest != before
 

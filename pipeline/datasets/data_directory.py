@@ -230,7 +230,8 @@ class DataDirectoryWriter:
       properties: what holds for the whole data set.
 
     Raises:
-      UserError: `out` is something else than a data directory; at the end: there is no label event.
+      UserError: `out` is something else than a data directory or cannot be written; at the end: there is no
+        label event.
     """
 
     def __init__(self, out: str, properties: DatasetProperties) -> None:
@@ -262,7 +263,10 @@ class DataDirectoryWriter:
             parent = os.path.dirname(parent)
         # What a killed ingest left behind.
         shutil.rmtree(self._staging, ignore_errors=True)
-        os.makedirs(self._staging)
+        try:
+            os.makedirs(self._staging)
+        except OSError as error:
+            raise UserError(f"{self.out}: cannot be written there ({error}). Name another place.") from error
         return self
 
     def __exit__(

@@ -52,7 +52,7 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
       UserError: a file or column is missing, of the wrong type, or damaged; an id is null or negative; a time
         is negative or not in seconds; a content embedding is of another width than the others or not finite.
     """
-    source = _events_folder(source)
+    source = _events_folder(os.path.normpath(source))
     properties = DatasetProperties(name or _simulation_name(source) or "yambda", "listen", True)
     with DataDirectoryWriter(out, properties) as writer:
         lengths = KeyCounts()
