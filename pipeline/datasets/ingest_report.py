@@ -15,7 +15,9 @@ def render(manifest: Manifest) -> str:
     """A few lines for the terminal."""
     counts = manifest.counts
     content = (
-        f"content embeddings of width {manifest.has_embedding}" if manifest.has_embedding else "no content"
+        f"content embeddings of width {manifest.has_embedding}"
+        if manifest.has_embedding
+        else "no content embeddings"
     )
     lines = [
         f"Data set   {manifest.dataset} ({manifest.digest[7:19]})",

@@ -10,9 +10,9 @@ Yambda: Ploshkin et al., "Yambda-5B: A Large-Scale Multi-modal Dataset for Ranki
 
 from __future__ import annotations
 
-import glob
 import json
 import os
+import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -67,8 +67,8 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
             )
         heard, length = _most_frequent_length(lengths.result(), writer)
         _write_items(source, heard, length, writer)
-        for path in sorted(glob.glob(os.path.join(source, ORACLE, "*"))):
-            writer.copy(path, f"{ORACLE}/{os.path.basename(path)}")
+        for file in sorted(pathlib.Path(source, ORACLE).glob("*")):
+            writer.copy(str(file), f"{ORACLE}/{file.name}")
     return writer.manifest
 
 
@@ -77,7 +77,7 @@ def _events_folder(source: str) -> str:
     if _event_files(source):
         return source
     sizes = [
-        folder for folder in sorted(glob.glob(os.path.join(source, "flat", "*"))) if _event_files(folder)
+        str(folder) for folder in sorted(pathlib.Path(source, "flat").glob("*")) if _event_files(str(folder))
     ]
     if len(sizes) == 1:
         return sizes[0]
@@ -270,18 +270,12 @@ def _write_items(source: str, heard: np.ndarray, length: np.ndarray, writer: Dat
       heard: int64[n], sorted, the items of the events.
       length: float32[n], their lengths in seconds, 0 where unknown.
     """
-    listed = {
-        name: _find(source, name + ".parquet") for name in ("artist_item_mapping", "album_item_mapping")
-    }
-    paths = {
-        **listed,
-        "embeddings": _find(source, "embeddings.parquet"),
-        "names": _find(source, "names.parquet"),
-    }
+    files = ("artist_item_mapping", "album_item_mapping", "embeddings", "names")
+    paths = {file: _find(source, f"{file}.parquet") for file in files}
     owners = {
-        name.split("_")[0] + "_id": _Owners(path, name.split("_")[0] + "_id", writer)
-        for name, path in listed.items()
-        if path
+        f"{owner}_id": _Owners(path, f"{owner}_id", writer)
+        for owner in ("artist", "album")
+        if (path := paths[f"{owner}_item_mapping"])
     }
     names = _Names(paths["names"]) if paths["names"] else None
     embedded = _embedded_items(paths["embeddings"]) if paths["embeddings"] else np.zeros(0, np.int64)
@@ -305,8 +299,10 @@ def _write_items(source: str, heard: np.ndarray, length: np.ndarray, writer: Dat
     without = np.setdiff1d(catalog, embedded, assume_unique=True)
     width = 0
     if paths["embeddings"]:
+        in_catalog, row = np.isin(embedded, catalog), 0
         for items, vectors in _read_embeddings(paths["embeddings"]):
-            width, wanted = vectors.shape[1], np.isin(items, catalog)
+            width, wanted = vectors.shape[1], in_catalog[row : row + len(items)]
+            row += len(items)
             writer.write("items", pa.table(rows(items[wanted]) | {"embedding": _vectors(vectors[wanted])}))
         # Parquet as Arrow 10 writes it has no null among fixed-size lists: zeros are "no content known".
         writer.noted["items_without_embedding"] += len(without)
