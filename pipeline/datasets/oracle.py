@@ -28,7 +28,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.datasets.simulated_listening import Listeners, ListeningLog
-from pipeline.datasets.simulated_world import DAY, Bools, Floats, Ints, Memory, World, next_listen_probabilities
+from pipeline.datasets.simulated_world import (
+    DAY,
+    Bools,
+    Floats,
+    Ints,
+    Memory,
+    World,
+    next_listen_probabilities,
+)
 
 CUTOFFS = (10, 50, 100)
 # Strength of the prior and fading of the evidence, in the observed oracle's estimate of tastes.
@@ -105,7 +113,8 @@ def sample_queries(log: ListeningLog, about: int, seed: int) -> Ints:
 
     Users are added until there are at least `about` queries.
     """
-    candidates = np.flatnonzero((log.user[:-1] == log.user[1:]) & (log.time[1:] > log.time.max(initial=0) - DAY))
+    last_day = log.time > log.time.max(initial=0) - DAY
+    candidates = np.flatnonzero((log.user[:-1] == log.user[1:]) & last_day[1:])
     users = np.random.default_rng([seed, 5]).permutation(np.unique(log.user[candidates]))
     number = np.bincount(log.user[candidates], minlength=len(log.start))[users]
     enough = int(np.searchsorted(number.cumsum(), about)) + 1
@@ -231,10 +240,10 @@ class _Filter:
         even = known / np.maximum(known.sum(axis=2, keepdims=True), 1)
         to_artist = np.zeros(len(user))
         for slot in (0, 1):
-            to_artist += world.artists.share[slot, day, track] * (even * (their == artists[:, slot, None, None])).sum(axis=(1, 2))
-        own_style = (
-            p.repeat_share * (remembered == track[:, None]).sum(axis=1) + p.remembered_artist_share * to_artist
-        ) / size
+            chance = (even * (their == artists[:, slot, None, None])).sum(axis=(1, 2))
+            to_artist += chance * world.artists.share[slot, day, track]
+        repeats = (remembered == track[:, None]).sum(axis=1)
+        own_style = (p.repeat_share * repeats + p.remembered_artist_share * to_artist) / size
 
         empty = ~(self.memory.track[user] >= 0).any(axis=2)
         discovery = p.discovery_share + np.where(empty, p.repeat_share + p.remembered_artist_share, 0.0)

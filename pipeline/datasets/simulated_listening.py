@@ -13,15 +13,26 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.simulated_world import DAY, Bools, Floats, Groups, Ints, Memory, SimulationParameters, World
+from pipeline.datasets.simulated_world import (
+    DAY,
+    Bools,
+    Floats,
+    Groups,
+    Ints,
+    Memory,
+    SimulationParameters,
+    World,
+)
 
 # Between sessions at least this long, and within one never: so times alone tell sessions apart.
 SESSION_GAP = 1_800
 # Chance that a listen is the user's own choice rather than a recommendation, by how it came about.
 _REPEAT, _REMEMBERED_ARTIST, _SAME_ALBUM, _SAME_ARTIST, _DISCOVERY = range(5)
 _ORGANIC = np.array([0.95, 0.80, 0.90, 0.75, 0.40])
-# Listens begin at these hours; the rest of the day gets the last entry's weight.
-_HOURS = np.array([2, 1, 0.5, 0.3, 0.3, 0.5, 1.5, 3, 4, 3.5, 3, 3, 3.5, 3.5, 3, 3, 3.5, 4.5, 5, 5, 5, 4.5, 4, 3])
+# How often sessions begin in each hour from midnight.
+_HOURS = np.array(
+    [2, 1, 0.5, 0.3, 0.3, 0.5, 1.5, 3, 4, 3.5, 3, 3, 3.5, 3.5, 3, 3, 3.5, 4.5, 5, 5, 5, 4.5, 4, 3]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +94,7 @@ def make_listeners(world: World) -> Listeners:
 
     late = random.random(p.users) < p.late_user_share
     joined = np.where(late, random.integers(0, p.seconds - DAY // 2, p.users), 0)
-    activity = np.exp(random.normal(-p.activity_sigma**2 / 2, p.activity_sigma, p.users))
+    activity = np.exp(random.normal(-(p.activity_sigma**2) / 2, p.activity_sigma, p.users))
     activity *= p.listens_per_user * (1 - joined / p.seconds)
     listens = random.poisson(np.minimum(activity, 5 * p.listens_per_user))
     return Listeners(np.maximum(listens, 1), joined, personal, taste_style, weight)
@@ -129,6 +140,7 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
     free_from = np.zeros(p.users, np.int64)
     # The previous listen enters the memory only once the next is chosen: nobody can know yet how it went.
     to_remember = np.zeros(p.users, np.int64)
+    style_reach = world.style_kernel.cumsum(axis=1)
     reach = np.cumsum([p.repeat_share, p.remembered_artist_share, p.same_album_share, p.same_artist_share])
 
     for step in range(int(listens[0])):
@@ -164,11 +176,12 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
             membership = _membership(groups, previous[there], uniform[4, there])
             possible = groups.released[day[there], groups.group[membership]] > 1
             there, membership = there[possible], membership[possible]
-            chosen[there] = groups.draw(groups.group[membership], day[there], uniform[5, there], but=membership)
+            chosen[there] = groups.draw(
+                groups.group[membership], day[there], uniform[5, there], but=membership
+            )
         discovers = np.flatnonzero(chosen < 0)
         choice[discovers] = _DISCOVERY
-        # The kernel's rows are summed once more each step: they are few.
-        strays = world.style_kernel.cumsum(axis=1)[style[discovers]]
+        strays = style_reach[style[discovers]]
         towards = np.minimum((uniform[3, discovers, None] >= strays).sum(axis=1), p.styles - 1)
         chosen[discovers] = world.styles.draw(towards, day[discovers], uniform[5, discovers])
 
@@ -219,7 +232,8 @@ def _membership(groups: Groups, track: Ints, uniform: Floats) -> Ints:
 def _played_percent(affinity: Floats, uniform: Floats, how_far: Floats) -> Ints:
     """Tracks one likes are heard to their end; 100 means all of it, more that parts were played again."""
     ends = uniform < 1 / (1 + np.exp(-1.2 - 4 * (affinity - 1)))
-    whole = np.where(how_far < 0.03, 101 + how_far * 2_500, np.where(how_far < 0.85, 100, 100 - 100 * (how_far - 0.85)))
+    whole = np.where(how_far < 0.85, 100, 100 - 100 * (how_far - 0.85))
+    whole = np.where(how_far < 0.03, 101 + how_far * 2_500, whole)
     return np.where(ends, whole, 85 * how_far**2).astype(np.int64)
 
 
@@ -250,6 +264,8 @@ def _until(log: ListeningLog, end: int) -> ListeningLog:
     keep = log.time < end
     start = np.concatenate([[0], np.cumsum(keep)])[log.start]
     columns = {
-        field.name: getattr(log, field.name)[keep] for field in dataclasses.fields(log) if field.name != "start"
+        field.name: getattr(log, field.name)[keep]
+        for field in dataclasses.fields(log)
+        if field.name != "start"
     }
     return ListeningLog(start=start, **columns)

@@ -21,6 +21,10 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
+# What parameters must be, beyond what their names and types say.
+_POSITIVE = ("taste_concentration", "listens_per_user", "trend_fade_days")
+_AT_LEAST = {"days": 2, "session_listens": 1, "tracks_per_artist": 1, "tracks_per_album": 1}
+
 
 @dataclasses.dataclass(frozen=True)
 class SimulationParameters:
@@ -59,7 +63,7 @@ class SimulationParameters:
     # rank ** -style_decay.
     artist_sigma: float = 1.0
     track_sigma: float = 0.75
-    style_decay: float = 0.75
+    style_decay: float = 0.85
     # Share of tracks released during the log; each rises in about a day and fades.
     release_share: float = 0.12
     # Share of older tracks that have their moment once in the log.
@@ -69,7 +73,7 @@ class SimulationParameters:
     trend_fade_days: float = 4.0
 
     # Users: number of tastes, evenness of their weights (Dirichlet), daily random walk of log-weights.
-    tastes: int = 4
+    tastes: int = 5
     taste_concentration: float = 1.5
     taste_drift: float = 0.12
 
@@ -78,8 +82,8 @@ class SimulationParameters:
     switch_share: float = 0.05
 
     # What the next listen is. The rest of 1 is a discovery in the session's style.
-    repeat_share: float = 0.12
-    remembered_artist_share: float = 0.08
+    repeat_share: float = 0.11
+    remembered_artist_share: float = 0.07
     same_album_share: float = 0.18
     same_artist_share: float = 0.12
     # Share of discoveries outside the session's style, most of them in similar ones.
@@ -99,16 +103,17 @@ class SimulationParameters:
                 wrong = "" if _number(value) and 0 <= value < 1 else "at least 0 and below 1"
             elif field.type == "int":
                 wrong = "" if _whole(value) and value >= 1 else "a whole number of at least 1"
-            elif field.name in ("tracks_per_artist", "tracks_per_album", "session_listens", "taste_concentration",
-                                "listens_per_user", "trend_peak", "trend_fade_days"):
+            elif field.name in _POSITIVE:
                 wrong = "" if _number(value) and 0 < value < np.inf else "above 0"
             else:
                 wrong = "" if _number(value) and 0 <= value < np.inf else "at least 0"
             if wrong:
                 raise UserError(f"The simulator's {field.name} is {value!r}; it must be {wrong}.")
-        for name, limit in (("days", 2), ("session_listens", 1), ("tracks_per_artist", 1), ("tracks_per_album", 1)):
+        for name, limit in _AT_LEAST.items():
             if getattr(self, name) < limit:
-                raise UserError(f"The simulator's {name} is {getattr(self, name)}; it must be at least {limit}.")
+                raise UserError(
+                    f"The simulator's {name} is {getattr(self, name)}; it must be at least {limit}."
+                )
         for small, large in (("genres", "styles"), ("tastes", "styles"), ("styles", "tracks")):
             if getattr(self, small) > getattr(self, large):
                 raise UserError(
@@ -117,8 +122,8 @@ class SimulationParameters:
                 )
         if self.discovery_share <= 0:
             raise UserError(
-                "The simulator's repeat_share, remembered_artist_share, same_album_share and same_artist_share "
-                "add up to 1 or more; nothing would be discovered. Lower one of them."
+                "The simulator's repeat_share, remembered_artist_share, same_album_share and "
+                "same_artist_share add up to 1 or more; nothing would be discovered. Lower one of them."
             )
 
     @property
@@ -196,7 +201,7 @@ class Groups:
 
     @cached_property
     def share(self) -> NDArray[np.float32]:
-        """[2, days, tracks] probability of a track within its first and its second group; 0 if it has none."""
+        """[2, days, tracks] probability of a track within its first and second group; 0 if it has none."""
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.nan_to_num(self.weight / self.total[:, self.group], nan=0.0).astype(np.float32)
         both = np.stack([share[:, self.memberships[:, 0]], share[:, self.memberships[:, 1]]])
@@ -204,7 +209,11 @@ class Groups:
         return both
 
     def add(self, mass: Floats, day: Ints, probability: NDArray[np.float32]) -> None:
-        """Adds `mass` [n, groups], spread over each group's tracks as on `day` [n], to `probability` [n, tracks]."""
+        """Spreads `mass` [n, groups] over each group's tracks as on `day` [n].
+
+        Args:
+            probability: [n, tracks], added to in place.
+        """
         row, group = np.nonzero(mass)
         first, number = self.start[group], self.start[group + 1] - self.start[group]
         # The memberships of all those groups, one after another.
@@ -258,7 +267,9 @@ def make_world(parameters: SimulationParameters) -> World:
 
     # Styles lie about genres; a discovery strays to similar styles first.
     genre = random.normal(size=(p.genres, p.latent_dim))
-    style_latent = _unit(_unit(genre)[np.arange(p.styles) % p.genres] + 0.6 * _noise(random, p.styles, p.latent_dim))
+    style_latent = _unit(
+        _unit(genre)[np.arange(p.styles) % p.genres] + 0.6 * _noise(random, p.styles, p.latent_dim)
+    )
     style_popularity = (1.0 + random.permutation(p.styles)) ** -p.style_decay
     style_popularity /= style_popularity.sum()
     kernel = np.eye(p.styles)
@@ -291,7 +302,9 @@ def make_world(parameters: SimulationParameters) -> World:
 
     new = random.random(albums) < p.release_share
     # The first day has no releases: what is there when the log begins is the old catalog.
-    release = np.where(new, random.integers(1, p.days, albums), -random.integers(1, 3_000, albums))[track_album]
+    release = np.where(new, random.integers(1, p.days, albums), -random.integers(1, 3_000, albums))[
+        track_album
+    ]
     # No style begins the log empty.
     has_old = np.isin(track_style, track_style[release < 0])
     release = np.where(has_old, release, -1)
@@ -304,7 +317,7 @@ def make_world(parameters: SimulationParameters) -> World:
     weights[np.arange(p.days)[:, None] < release] = 0.0
 
     everything = np.arange(p.tracks)
-    # A second artist is of the same style, where that has another; a second album is a compilation of a style.
+    # A second artist is another of the same style; a second album is a compilation of a style.
     featured = np.flatnonzero(random.random(p.tracks) < p.featured_share)
     guest = _another_of_style(random, artist_style, track_artist[featured])
     featured, guest = featured[guest != track_artist[featured]], guest[guest != track_artist[featured]]
@@ -352,21 +365,23 @@ def _noise(random: np.random.Generator, rows: int, dim: int) -> Floats:
 def _runs(
     random: np.random.Generator, size: int, mean: float, within: Ints | None = None
 ) -> tuple[Ints, int]:
-    """Cuts 0..size into runs of about `mean`, also cut where `within` changes: (run of each, their number)."""
+    """Cuts 0..size into runs of about `mean`, and where `within` changes: (run of each, their number)."""
     if size == 0:
         return np.zeros(0, np.int64), 0
     cut = random.random(size) < 1 / mean
     if within is not None:
         cut |= np.diff(within, prepend=within[0]) != 0
     cut[0] = False
-    run = np.cumsum(cut)
+    run: Ints = np.cumsum(cut, dtype=np.int64)
     return run, int(run[-1]) + 1
 
 
 def _another_of_style(random: np.random.Generator, artist_style: Ints, artist: Ints) -> Ints:
     """An artist of the same style as each `artist` [n]; it may be the same one."""
     order = np.argsort(artist_style, kind="stable")
-    low, high = (np.searchsorted(artist_style[order], artist_style[artist], side) for side in ("left", "right"))
+    low, high = (
+        np.searchsorted(artist_style[order], artist_style[artist], side) for side in ("left", "right")
+    )
     return order[low + (random.random(len(artist)) * (high - low)).astype(np.int64)]
 
 
@@ -452,14 +467,14 @@ def next_listen_probabilities(
         within[name] = mass
 
     # Memory: each filled slot of a style is as likely as its others.
-    query, slot_style, slot = np.nonzero(filled & (style > 0)[:, :, None])
-    remembered = memory[query, slot_style, slot].astype(np.int64)
+    query, slot_style, filled_slot = np.nonzero(filled & (style > 0)[:, :, None])
+    remembered = memory[query, slot_style, filled_slot].astype(np.int64)
     chance = style[query, slot_style] / size[query, slot_style]
     memberships = world.artists.memberships[remembered]
     number = (memberships >= 0).sum(axis=1)
-    for slot_of_artist in (0, 1):
-        has = memberships[:, slot_of_artist] >= 0
-        artist = world.artists.group[memberships[has, slot_of_artist]]
+    for which in (0, 1):
+        has = memberships[:, which] >= 0
+        artist = world.artists.group[memberships[has, which]]
         within["artists"] += np.bincount(
             query[has] * within["artists"].shape[1] + artist,
             p.remembered_artist_share * chance[has] / number[has],

@@ -64,7 +64,8 @@ def simulate(
         raise UserError(f"{out} is a file; name a directory for the simulation.")
     if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _MARK)):
         raise UserError(
-            f"{out} is not empty and holds no {_MARK}, so it is not an earlier simulation; name another directory."
+            f"{out} is not empty and holds no {_MARK}, so it is not an earlier simulation; "
+            "name another directory."
         )
     tell = progress or (lambda line: None)
     tell(f"catalog of {parameters.tracks:,} tracks")
@@ -120,7 +121,7 @@ def write_simulation(
 
 
 def _events(world: World, log: ListeningLog) -> dict[str, Ints]:
-    """All events in Yambda's order, by user and time; a reaction comes after its listen. `kind` numbers the types."""
+    """All events by user and time, listens first; `kind` is the place of the type in _EVENT_TYPES."""
     random = np.random.default_rng([world.parameters.seed, 6])
     played = log.played_percent * world.track_seconds[log.track] // 100
     kinds = [np.zeros(len(log.track), np.int64)]
@@ -164,7 +165,9 @@ def _columns(events: dict[str, Ints], rows: Bools | slice) -> dict[str, pa.Array
 def _plays(events: dict[str, Ints], rows: Bools | slice, unknown: Bools | None) -> dict[str, pa.Array]:
     return {
         "played_ratio_pct": pa.array(events["played_ratio_pct"][rows].astype(np.uint16), mask=unknown),
-        "track_length_seconds": pa.array(events["track_length_seconds"][rows].astype(np.uint32), mask=unknown),
+        "track_length_seconds": pa.array(
+            events["track_length_seconds"][rows].astype(np.uint32), mask=unknown
+        ),
     }
 
 
@@ -175,7 +178,9 @@ def _of_kind(events: dict[str, Ints], kind: int) -> pa.Table:
 
 def _multi_event(events: dict[str, Ints]) -> pa.Table:
     everything = slice(None)
-    event_type = pa.DictionaryArray.from_arrays(pa.array(events["kind"].astype(np.int8)), pa.array(_EVENT_TYPES))
+    event_type = pa.DictionaryArray.from_arrays(
+        pa.array(events["kind"].astype(np.int8)), pa.array(_EVENT_TYPES)
+    )
     columns = _columns(events, everything) | _plays(events, everything, events["kind"] != 0)
     return pa.table(columns | {"event_type": event_type})
 
