@@ -143,14 +143,14 @@ class Popularity:
         free = np.ones([rows, len(popular)], bool)
         if len(popular):
             rank = by_id[np.minimum(np.searchsorted(popular, taken, sorter=by_id), len(popular) - 1)]
-            free[np.nonzero(popular[rank] == taken)[0], rank[popular[rank] == taken]] = False
+            row, column = np.nonzero(popular[rank] == taken)
+            free[row, rank[row, column]] = False
+        offered = np.hstack([chosen, np.tile(popular, [rows, 1])])
         usable = np.hstack([chosen >= 0, free])
         place = np.cumsum(usable, axis=1) - 1
         row, column = np.nonzero(usable & (place < k))
         filled = np.full([rows, k], PADDING)
-        filled[row, place[row, column]] = np.where(
-            column < k, chosen[row, np.minimum(column, k - 1)], np.append(popular, PADDING)[column - k]
-        )
+        filled[row, place[row, column]] = offered[row, column]
         return filled
 
 
@@ -207,6 +207,7 @@ class PersonalHistory:
         # Score of a slot as the window begins; a query with n listens in its window decays it n times.
         plays_ago = np.repeat(past_start + past_length, past_length) - past - 1
         at_start = np.bincount(past_slot, self._decay(plays_ago), minlength=len(slots))
+        known_at_start = np.bincount(past_slot, minlength=len(slots)) > 0
         heard = np.searchsorted(listens, batch.event, side="right") - inner_start[window]
         inner_begin = (np.cumsum(inner_length) - inner_length)[window]
 
@@ -215,9 +216,12 @@ class PersonalHistory:
             count, begin, n = slot_count[window[block]], slot_start[window[block]], heard[block]
             row = np.repeat(np.arange(len(block)), count)
             index = ragged_index(begin, count)
-            scores = np.full([len(block), max(k, count.max(initial=0))], -1.0)
+            # A window's slots hold its later items too: only what the query has heard is a candidate.
+            scores = np.zeros([len(block), max(k, count.max(initial=0))])
+            known = np.zeros(scores.shape, bool)
             column = index - begin[row]
             scores[row, column] = at_start[index] * self._decay(n)[row]
+            known[row, column] = known_at_start[index]
 
             row = np.repeat(np.arange(len(block)), n)
             index = ragged_index(inner_begin[block], n)
@@ -225,8 +229,11 @@ class PersonalHistory:
             cell = row * scores.shape[1] + inner_slot[index] - begin[row]
             scores += np.bincount(cell, self._decay(age), minlength=scores.size).reshape(scores.shape)
 
+            known.ravel()[cell] = True
+
+            scores[~known] = -1.0
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            exists = np.arange(k) < count[:, None]
+            exists = np.take_along_axis(known, best, axis=1)
             top = np.where(exists, slot_item[np.where(exists, begin[:, None] + best, 0)], PADDING)
             recommended[block] = self._popularity.fill_up(top, _none(len(block)))
         return recommended

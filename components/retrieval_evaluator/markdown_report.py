@@ -54,9 +54,11 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
                if queries.get("available", queries["test"]) > queries["test"] else "")
     dropped = (f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
                if queries.get("dropped_repeats") else "")
+    strangers = (f" {queries['by_users_unknown_to_train']:,} of them are by users whom train has not seen."
+                 if queries.get("by_users_unknown_to_train") else "")
     return (f"{text}\n\nData set `{evaluation['dataset']}`. Each of {queries['test']:,} test queries "
             f"({queries['users']:,} users{sampled}) asks for the one item that its user turned to next, "
-            f"between {_time(begin)} and {_time(end)}. The model has seen nothing from "
+            f"between {_time(begin)} and {_time(end)}.{strangers} The model has seen nothing from "
             f"{_time(evaluation['split']['train_end'])} on in training.{dropped}")
 
 

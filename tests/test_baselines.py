@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from components.interaction_example_gen.windows import Events, TimeSplit, WindowCutter
+from components.retrieval_evaluator.baselines import (
+    DAY,
+    LabelEvents,
+    PersonalHistory,
+    Popularity,
+    fit_baselines,
+)
+from components.retrieval_evaluator.queries import Queries, Windows, all_queries
+
+K = 12
+
+
+def log_of(rows: Sequence[tuple[int, int, int]]) -> Events:
+    """Listens of (user, item, time), in file order."""
+    user, item, time = np.array(rows, np.int64).T
+    n = len(rows)
+    listen = np.full(n, b"listen")
+    return Events(user, item, time, listen, np.ones(n, np.float32), np.ones(n, np.int64), np.arange(n))
+
+
+def cut(log: Events, split: TimeSplit, repeats: bool = True) -> dict[str, Windows]:
+    batches, _ = WindowCutter(split, repeats, history_length=5, positions=7).cut(log)
+    return {name: to_windows(batch) for name, batch in batches.items()}
+
+
+def to_windows(batch) -> Windows:  # type: ignore[no-untyped-def]  # a pyarrow.RecordBatch
+    def flat(name: str) -> np.ndarray:
+        return np.array(batch[name].flatten().to_pylist())
+
+    offsets = np.asarray(batch["history_item_id"].offsets).astype(np.int64)
+    has_seen = "seen_item_id" in batch.schema.names
+    return Windows(
+        user_id=flat("user_id"),
+        offsets=offsets,
+        item_id=flat("history_item_id"),
+        timestamp=flat("history_timestamp"),
+        event_type=flat("history_event_type").astype(np.bytes_),
+        play_ratio=flat("history_play_ratio").astype(np.float32),
+        is_organic=flat("history_is_organic"),
+        label_step=flat("label_step"),
+        seen_offsets=np.asarray(batch["seen_item_id"].offsets).astype(np.int64) if has_seen else 0 * offsets,
+        seen_item_id=flat("seen_item_id").astype(np.int64) if has_seen else np.empty(0, np.int64),
+    )
+
+
+def random_log(seed: int = 3, users: int = 12, size: int = 1_200) -> Events:
+    """Users with favourites, long histories, and likes in between; times repeat; new items late on."""
+    rng = np.random.default_rng(seed)
+    user = rng.integers(0, users, size)
+    item = 100 * rng.integers(0, 2, size) * (1 + user % 3) + rng.integers(0, 9, size)
+    event_type = np.where(rng.random(size) < 0.2, b"like", b"listen")
+    time = np.sort(rng.integers(0, 400, size))
+    item += 1_000 * ((time >= 320) & (rng.random(size) < 0.3))
+    ones = np.ones(size, np.int64)
+    return Events(user, item, time, event_type, ones.astype(np.float32), ones, np.arange(size))
+
+
+LOG = random_log()
+SPLIT = TimeSplit(train_end=250, eval=(260, 320), test=(330, 400))
+WINDOWS = cut(LOG, SPLIT)
+
+
+def listens_before(log: Events, time: int) -> list[tuple[int, int, int]]:
+    chosen = (log.event_type == b"listen") & (log.timestamp < time)
+    return sorted(zip(log.user_id[chosen], log.item_id[chosen], log.timestamp[chosen], strict=True))
+
+
+def test_every_train_listen_is_counted_once_although_windows_overlap() -> None:
+    assert len(WINDOWS["train"]) > 2 * 12  # long histories are in several windows
+    events = LabelEvents.of(WINDOWS["train"], "listen")
+    counted = zip(events.user_id, events.item_id, events.timestamp, strict=True)
+    assert sorted(counted) == listens_before(LOG, 250)
+
+
+def test_no_baseline_sees_anything_after_train() -> None:
+    later = LOG.timestamp >= 330
+    changed = Events(LOG.user_id, np.where(later, 77, LOG.item_id), LOG.timestamp, LOG.event_type,
+                     LOG.play_ratio, LOG.is_organic, LOG.order)  # fmt: skip
+    ours, theirs = (
+        fit_baselines(cut(log, SPLIT)["train"], cut(log, SPLIT)["eval"], repeats_recommendable=True,
+                      label_event="listen", seed=1)
+        for log in (LOG, changed)
+    )  # fmt: skip
+    queries = all_queries(WINDOWS["test"])
+    first_of_window = np.flatnonzero(WINDOWS["test"].timestamp[queries.event] < 330)
+    assert len(first_of_window)
+    for name, baseline in ours.items():
+        assert baseline.settings == theirs[name].settings
+        np.testing.assert_array_equal(
+            baseline.recommend(WINDOWS["test"], queries, first_of_window, K, exclude=False),
+            theirs[name].recommend(cut(changed, SPLIT)["test"], queries, first_of_window, K, exclude=False),
+        )
+
+
+def test_popular_items_stand_in_order_of_their_counts() -> None:
+    train = cut(log_of([(1, 5, 10), (1, 6, 20), (1, 6, 30), (2, 6, 10), (2, 7, 20), (2, 5, 30)]),
+                TimeSplit(100, (0, 100), (0, 100)))["train"]  # fmt: skip
+    popular = Popularity(LabelEvents.of(train, "listen"))
+    assert popular.ranked.tolist() == [6, 5, 7]
+    recommended = popular.recommend(train, all_queries(train), [0, 1], 4, exclude=False)
+    assert recommended.tolist() == [[6, 5, 7, -1]] * 2
+
+
+def test_a_short_half_life_prefers_what_is_heard_lately() -> None:
+    rows = [(1, 5, 0), (1, 5, 10), (1, 5, 20), (1, 6, 10 * DAY), (1, 6, 10 * DAY + 10)]
+    train = cut(log_of(rows), TimeSplit(20 * DAY, (0, 20 * DAY), (0, 20 * DAY)))["train"]
+    events = LabelEvents.of(train, "listen")
+    assert Popularity(events, half_life_days=1.0).ranked.tolist() == [6, 5]
+    # 3 * 0.5^(10 / 30) = 2.38 of item 5, and 2 of item 6.
+    assert Popularity(events, half_life_days=30.0).ranked.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_popular_lists_leave_out_exactly_what_the_user_had(repeats: bool) -> None:
+    windows = cut(LOG, SPLIT, repeats=repeats)
+    queries = all_queries(windows["test"])
+    popular = Popularity(LabelEvents.of(windows["train"], "listen"))
+    recommended = popular.recommend(windows["test"], queries, np.arange(len(queries)), K, exclude=not repeats)
+    assert len(queries)
+    for row in range(len(queries)):
+        had = set() if repeats else had_before(LOG, queries, row)
+        expected = [item for item in popular.ranked if item not in had][:K]
+        assert recommended[row].tolist() == expected + [-1] * (K - len(expected))
+
+
+def had_before(log: Events, queries: Queries, row: int) -> set[int]:
+    """Items of the user's events up to the query: by time, and then by place in the test window."""
+    windows = cut(log, SPLIT, repeats=False)["test"]
+    window = queries.window[row]
+    begin = windows.offsets[window]
+    inside = windows.item_id[begin : queries.event[row] + 1].tolist()
+    # The window's own events are the user's last ones: all earlier ones were had.
+    events = log.sorted()
+    own = np.flatnonzero(events.user_id == queries.user_id[row])
+    times = list(zip(events.timestamp[own], events.item_id[own], events.event_type[own], strict=True))
+    first = times.index((windows.timestamp[begin], windows.item_id[begin], windows.event_type[begin]))
+    return {item for _, item, _ in times[:first]} | set(inside)
+
+
+@pytest.mark.parametrize("half_life", [1.0, 20.0, 1_000_000.0])
+def test_personal_history_scores_every_visible_listen_once(half_life: float) -> None:
+    events = LabelEvents.of(WINDOWS["train"], "listen")
+    popular = Popularity(events)
+    queries = all_queries(WINDOWS["test"])
+    test = WINDOWS["test"]
+    recommended = PersonalHistory(events, popular, "listen", half_life).recommend(
+        test, queries, np.arange(len(queries)), K, exclude=False
+    )
+    for row in range(len(queries)):
+        begin, end = test.offsets[queries.window[row]], queries.event[row] + 1
+        old = (events.user_id == queries.user_id[row]) & (events.timestamp < test.timestamp[begin])
+        inside = test.item_id[begin:end][test.event_type[begin:end] == b"listen"]
+        scores: dict[int, float] = defaultdict(float)
+        for ago, item in enumerate([*events.item_id[old], *inside][::-1]):
+            scores[item] += 0.5 ** (ago / half_life)
+        own = sorted(scores, key=lambda item: -scores[item])[:K]
+        expected = own + [item for item in popular.ranked if item not in scores][: K - len(own)]
+        assert recommended[row].tolist() == expected + [-1] * (K - len(expected))
+
+
+def test_a_user_whom_train_has_not_seen_gets_the_window_and_then_popular_items() -> None:
+    log = log_of([(1, 5, 10), (1, 6, 20), (1, 5, 30), (9, 40, 210), (9, 41, 220), (9, 42, 230)])
+    windows = cut(log, TimeSplit(100, (200, 300), (200, 300)))
+    events = LabelEvents.of(windows["train"], "listen")
+    baseline = PersonalHistory(events, Popularity(events), "listen", 5.0)
+    recommended = baseline.recommend(windows["test"], all_queries(windows["test"]), [0, 1], 4, exclude=False)
+    assert recommended.tolist() == [[40, 5, 6, -1], [41, 40, 5, 6]]
+
+
+def test_the_half_life_is_the_one_that_does_best_on_eval() -> None:
+    # 200 old hits, then in every later week 200 others: only a short half-life knows this week's.
+    rng = np.random.default_rng(0)
+    rows = [(int(rng.integers(0, 50)), 1_000 * (week > 7) + 200 * week + int(rng.integers(0, 120)), t)
+            for week in range(10) for t in sorted(rng.integers(week * 7 * DAY, (week + 1) * 7 * DAY, 800))]
+    split = TimeSplit(train_end=66 * DAY, eval=(66 * DAY, 68 * DAY), test=(68 * DAY, 70 * DAY))
+    windows = cut(log_of(rows), split)
+    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=True,
+                              label_event="listen", seed=1)  # fmt: skip
+    assert list(baselines) == ["most_popular", "decayed_popularity", "personal_history"]
+    assert baselines["decayed_popularity"].settings["half_life_days"] <= 7
+
+
+def test_where_repeats_are_not_recommended_personal_history_is_absent() -> None:
+    windows = cut(LOG, SPLIT, repeats=False)
+    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=False,
+                              label_event="listen", seed=1)  # fmt: skip
+    assert list(baselines) == ["most_popular", "decayed_popularity"]
+    events = LabelEvents.of(windows["train"], "listen")
+    with pytest.raises(ValueError, match="already had"):
+        PersonalHistory(events, Popularity(events), "listen", 5.0).recommend(
+            windows["test"], all_queries(windows["test"]), [0], K, exclude=True
+        )

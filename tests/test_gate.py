@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.retrieval_evaluator.gate import (
+    BLESSED,
+    REFUSED,
+    ModelIdentity,
+    best_baseline,
+    eligibility,
+    judge,
+)
+from components.retrieval_evaluator.markdown_report import render
+from components.retrieval_evaluator.oracle_comparison import matching_rows, oracle_share
+from components.retrieval_evaluator.queries import Queries
+from pipeline.configs import GateConfig
+
+LIMITS = GateConfig(
+    min_recall_at_100=0.1,
+    min_ann_recall_at_100=0.95,
+    min_lift_over_best_baseline=0.0,
+    min_change_against_blessed=-0.01,
+)
+
+
+def evaluation(recall: float | None = 0.5, ann: float | None = 0.99, baseline: float | None = 0.3,
+               blessed: float | None = None) -> dict[str, Any]:  # fmt: skip
+    metrics = {"recall@1": 0.05, "recall@100": recall}
+    return {
+        "dataset": "simulated-7",
+        "unchanged": False,
+        "split": {"train_end": 0, "eval": [1_000, 2_000], "test": [3_000, 4_000]},
+        "queries": {"test": 100, "users": 10, "available": 1_000, "by_users_unknown_to_train": 30},
+        "metrics": {"test": metrics, "test_exact": metrics},
+        "baselines": {
+            "most_popular": {"recall@1": 0.01, "recall@100": 0.2},
+            "personal_history": {"recall@1": 0.02, "recall@100": baseline, "half_life_plays": 20.0},
+        },
+        "ann": {"recall@100": ann, "kind": "scann"},
+        "blessed_model": blessed and {
+            "eligible": True, "reason": "It is.", "uri": "runs/1",
+            "metrics": {"recall@1": 0.05, "recall@100": blessed},
+        },
+        "oracle": None,
+    }  # fmt: skip
+
+
+def judged(measured: dict[str, Any]) -> dict[str, Any]:
+    judgement = judge(measured, LIMITS)
+    return {**measured, "verdict": judgement.verdict, "notes": list(judgement.notes),
+            "thresholds": [threshold.to_dict() for threshold in judgement.thresholds]}  # fmt: skip
+
+
+def failing(measured: dict[str, Any]) -> list[str]:
+    return [threshold.name for threshold in judge(measured, LIMITS).thresholds if not threshold.ok]
+
+
+def test_a_model_that_holds_every_threshold_is_blessed() -> None:
+    judgement = judge(evaluation(), LIMITS)
+    assert judgement.verdict == BLESSED
+    values = {threshold.name: threshold.value for threshold in judgement.thresholds}
+    assert values == pytest.approx(
+        {"min_recall_at_100": 0.5, "min_ann_recall_at_100": 0.99, "min_lift_over_best_baseline": 0.2}
+    )
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        (evaluation(recall=0.05, baseline=0.01), ["min_recall_at_100", "min_lift_over_best_baseline"]),
+        (evaluation(ann=0.94), ["min_ann_recall_at_100"]),
+        (evaluation(baseline=0.51), ["min_lift_over_best_baseline"]),
+        (evaluation(recall=0.1, baseline=0.0), ["min_lift_over_best_baseline"]),  # the other baseline has 0.2
+        (evaluation(blessed=0.52), ["min_change_against_blessed"]),
+        (evaluation(blessed=0.505), []),
+        (evaluation(recall=0.3), []),  # a limit that is just reached holds
+    ],
+)
+def test_a_threshold_that_fails_refuses_the_model(measured: dict[str, Any], expected: list[str]) -> None:
+    assert failing(measured) == expected
+    assert judge(measured, LIMITS).verdict == (REFUSED if expected else BLESSED)
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
+def test_a_value_that_is_no_number_never_passes(missing: float | None) -> None:
+    assert failing(evaluation(recall=missing, blessed=0.4)) == [
+        "min_recall_at_100", "min_lift_over_best_baseline", "min_change_against_blessed"
+    ]  # fmt: skip
+    assert failing(evaluation(ann=missing)) == ["min_ann_recall_at_100"]
+    assert failing(evaluation(baseline=missing)) == ["min_lift_over_best_baseline"]
+
+
+def test_without_any_baseline_there_is_no_lift() -> None:
+    assert failing({**evaluation(), "baselines": {}}) == ["min_lift_over_best_baseline"]
+
+
+def test_what_was_compared_with_is_named() -> None:
+    assert best_baseline(evaluation()["baselines"], "recall@100") == ("personal_history", 0.3)
+    notes = {threshold.name: threshold.note for threshold in judge(evaluation(), LIMITS).thresholds}
+    assert notes["min_lift_over_best_baseline"] == "best baseline: personal_history"
+
+
+def test_a_threshold_that_does_not_apply_is_left_out_and_said_so() -> None:
+    first = judge(evaluation(), LIMITS)
+    assert "min_change_against_blessed" not in [threshold.name for threshold in first.thresholds]
+    assert "No model has been blessed yet." in first.notes[0]
+    other = {"eligible": False, "reason": "It comes from other data.", "metrics": {}}
+    assert "It comes from other data." in judge({**evaluation(), "blessed_model": other}, LIMITS).notes[0]
+
+
+def test_thresholds_are_valid_json_even_without_a_value() -> None:
+    threshold = judge(evaluation(recall=None), LIMITS).thresholds[0].to_dict()
+    assert json.loads(json.dumps(threshold, allow_nan=False))["value"] is None
+
+
+CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", train_newest_timestamp=2_900)
+EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", train_newest_timestamp=1_900)
+
+
+@pytest.mark.parametrize(
+    ("blessed", "eligible", "reason"),
+    [
+        (EARLIER, True, "same data set"),
+        (None, False, "No model has been blessed yet"),
+        (CANDIDATE, False, "this very model"),
+        (dataclasses.replace(EARLIER, dataset="yambda"), False, "other data: yambda"),
+        (dataclasses.replace(EARLIER, train_newest_timestamp=3_000), False, "today's test period"),
+        (dataclasses.replace(EARLIER, train_newest_timestamp=2_999), True, "same data set"),
+    ],
+)
+def test_a_model_is_compared_with_only_if_that_is_fair(
+    blessed: ModelIdentity | None, eligible: bool, reason: str
+) -> None:
+    verdict, why = eligibility(CANDIDATE, blessed, test_start=3_000)
+    assert verdict is eligible
+    assert reason in why
+
+
+def test_an_identity_is_read_from_the_model_s_own_record() -> None:
+    provenance = {"dataset": "yambda", "data_digest": "sha256:d", "train_newest_timestamp": 5, "items": 3}
+    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5)
+    assert ModelIdentity.from_provenance(provenance, "sha256:m") == expected
+
+
+def test_oracle_and_model_are_compared_on_the_same_queries() -> None:
+    filler = np.arange(4)
+    queries = Queries(user_id=np.array([1, 1, 2, 2]), window=filler, position=filler, event=filler,
+                      label_event=filler, label_item_id=np.array([5, 6, 5, 5]),
+                      label_timestamp=np.array([10, 20, 10, 10]))  # fmt: skip
+    oracle = {"user_id": np.array([9, 2, 1]), "label_timestamp": np.array([10, 10, 20]),
+              "label_item_id": np.array([5, 5, 6])}  # fmt: skip
+    query_rows, oracle_rows = matching_rows(queries, oracle)
+    assert sorted(zip(query_rows.tolist(), oracle_rows.tolist(), strict=True)) == [(1, 2), (2, 1)]
+
+
+def test_the_share_of_the_gap_is_measured_from_the_best_baseline_to_the_oracle() -> None:
+    far = math.inf
+    share = oracle_share(
+        model=np.array([1.0, 1.0, far, far]),
+        baselines={"most_popular": np.array([far] * 4), "personal_history": np.array([1.0, far, far, far])},
+        oracle=np.array([1.0, 2.0, 3.0, far]),
+        oracle_observed=np.array([1.0, far, far, far]),
+        cutoffs=(10,),
+    )
+    assert share == {
+        "queries": 4,
+        "recall@10": {"model": 0.5, "best_baseline": 0.25, "oracle": 0.75, "oracle_observed": 0.25,
+                      "share_of_gap": 0.5, "share_of_gap_observed": None},
+    }  # fmt: skip
+
+
+def test_the_report_of_a_refused_model_opens_with_why() -> None:
+    report = render(judged(evaluation(baseline=0.51)))
+    assert report.startswith("# Refused")
+    opening = report.split("## ")[0]
+    assert "was not pushed" in opening
+    assert "best baseline: personal_history" in opening and "is -0.0100, below the limit of 0.0000" in opening
+    assert "Recall@100 of the served model" not in opening  # which holds
+
+
+def test_the_report_says_what_could_not_be_measured() -> None:
+    assert "Recall@100 of the served model could not be measured" in render(judged(evaluation(recall=None)))
+
+
+def test_the_report_puts_baselines_and_the_blessed_model_beside_the_model() -> None:
+    report = render(judged(evaluation(blessed=0.45)))
+    assert report.startswith("# Blessed")
+    assert "| recall@100 | 0.5000 | 0.5000 | 0.2000 | 0.3000 |" in report
+    assert "| recall@100 | 0.5000 | 0.4500 | 0.0500 |" in report
+    assert "half-life of 20 plays" in report
+    assert "30 of them are by users whom train has not seen." in report
+
+
+def test_the_report_of_a_first_run_says_that_there_is_nothing_to_compare_with() -> None:
+    assert "No model has been blessed yet." in render(judged(evaluation()))
+
+
+def test_the_report_of_an_unchanged_model_says_why_nothing_is_pushed() -> None:
+    assert "nothing was pushed" in render({**judged(evaluation()), "unchanged": True})
+
+
+def test_the_report_shows_the_oracle_where_the_data_has_one() -> None:
+    oracle = {"queries": 50, "recall@10": {"model": 0.2, "best_baseline": 0.1, "oracle": 0.4,
+              "oracle_observed": 0.3, "share_of_gap": 1 / 3, "share_of_gap_observed": 0.5}}  # fmt: skip
+    assert "| recall@10 | 0.1000 | 0.2000 | 0.3000 | 0.4000 | 0.5000 | 0.3333 |" in render(
+        {**judged(evaluation()), "oracle": oracle}
+    )
+    assert "oracle" not in render(judged(evaluation()))

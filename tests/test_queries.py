@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.retrieval_evaluator.queries import (
+    Queries,
+    Windows,
+    all_queries,
+    excluded_items,
+    history_batch,
+    padded,
+    ragged_index,
+    read_windows,
+    sample_by_user,
+)
+
+# Of user 7: item, time, type, play ratio and label step. The like of 11 is hidden from the query at 11.
+FIRST = [(10, 100, b"listen", 1.0, 1), (11, 200, b"listen", 0.5, 2), (11, 205, b"like", -1.0, 0),
+         (12, 300, b"listen", 0.25, 0)]  # fmt: skip
+# Of user 8, whose first two events are context alone.
+SECOND = [(20, 400, b"listen", 0.1, 0), (21, 500, b"listen", 0.2, 0), (22, 600, b"listen", 0.3, 1),
+          (23, 700, b"listen", 0.4, 0)]  # fmt: skip
+
+
+def split_of(
+    users: Sequence[int], windows: Sequence[Sequence[tuple]], seen: Sequence[Sequence[int]]
+) -> Windows:
+    item, timestamp, event_type, play_ratio, label_step = zip(*[e for w in windows for e in w], strict=True)
+    return Windows(
+        user_id=np.array(users),
+        offsets=np.cumsum([0, *map(len, windows)]),
+        item_id=np.array(item),
+        timestamp=np.array(timestamp),
+        event_type=np.array(event_type),
+        play_ratio=np.array(play_ratio, np.float32),
+        is_organic=np.ones(len(item), np.int64),
+        label_step=np.array(label_step),
+        seen_offsets=np.cumsum([0, *map(len, seen)]),
+        seen_item_id=np.array([item for items in seen for item in items], np.int64),
+    )
+
+
+WINDOWS = split_of([7, 8], [FIRST, SECOND], seen=[[], [1, 2]])
+QUERIES = all_queries(WINDOWS)
+
+
+def test_every_marked_position_is_a_query_for_the_event_its_step_ahead() -> None:
+    assert QUERIES.user_id.tolist() == [7, 7, 8]
+    assert QUERIES.window.tolist() == [0, 0, 1]
+    assert QUERIES.position.tolist() == [0, 1, 2]
+    assert QUERIES.label_item_id.tolist() == [11, 12, 23]
+    assert QUERIES.request_timestamp.tolist() == [200, 300, 700]
+
+
+def test_a_request_holds_the_last_events_up_to_the_query_and_nothing_after_it() -> None:
+    batch = history_batch(WINDOWS, QUERIES, [0, 1, 2], history_length=2)
+    assert batch["user_id"].tolist() == [7, 7, 8]
+    assert batch["history_item_id"].tolist() == [[10, -1], [10, 11], [21, 22]]
+    assert batch["history_timestamp"].tolist() == [[100, -1], [100, 200], [500, 600]]
+    assert batch["history_event_type"].tolist() == [[b"listen", b""], [b"listen"] * 2, [b"listen"] * 2]
+    assert batch["history_is_organic"].tolist() == [[1, -1], [1, 1], [1, 1]]
+    assert batch["request_timestamp"].tolist() == [200, 300, 700]
+    assert batch["exclude_item_id"].tolist() == [[-1]] * 3
+
+
+def test_the_play_ratio_of_the_event_that_still_plays_is_unknown() -> None:
+    batch = history_batch(WINDOWS, QUERIES, [2, 1, 0], history_length=3)
+    assert batch["history_play_ratio"] == pytest.approx(np.array([[0.1, 0.2, -1], [1, -1, -1], [-1, -1, -1]]))
+    # The windows themselves are left as they were.
+    assert WINDOWS.play_ratio[1] == 0.5
+
+
+def test_no_later_event_changes_a_request() -> None:
+    later = np.arange(len(WINDOWS.item_id)) > QUERIES.event[1]
+    changed = dataclasses.replace(
+        WINDOWS,
+        item_id=np.where(later, 99, WINDOWS.item_id),
+        play_ratio=np.where(later, 0.9, WINDOWS.play_ratio).astype(np.float32),
+        event_type=np.where(later, b"dislike", WINDOWS.event_type),
+    )
+    before = history_batch(WINDOWS, QUERIES, [0, 1], 50, exclude=True)
+    after = history_batch(changed, QUERIES, [0, 1], 50, exclude=True)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values, after[name], err_msg=name)
+
+
+def test_what_the_user_had_before_the_window_and_in_it_is_excluded() -> None:
+    excluded = excluded_items(WINDOWS, QUERIES)
+    assert [set(row[row >= 0]) for row in excluded] == [{10}, {10, 11}, {1, 2, 20, 21, 22}]
+    batch = history_batch(WINDOWS, QUERIES, [0, 1, 2], history_length=1, exclude=True)
+    np.testing.assert_array_equal(batch["exclude_item_id"], excluded)
+
+
+def test_a_sample_keeps_users_whole_and_follows_its_seed() -> None:
+    users = np.repeat(np.arange(40), np.arange(1, 41))
+    row = np.arange(len(users))
+    queries = Queries(users, row, row, row, row, row, row)
+    sample = sample_by_user(queries, 300, seed=5)
+    assert 260 < len(sample) <= 300
+    kept, counts = np.unique(sample.user_id, return_counts=True)
+    assert counts.tolist() == (kept + 1).tolist()
+    np.testing.assert_array_equal(sample.event, sample_by_user(queries, 300, seed=5).event)
+    assert not np.array_equal(sample.event, sample_by_user(queries, 300, seed=6).event)
+    assert len(sample_by_user(queries, 10_000, seed=5)) == len(queries)
+    # A user is never cut, so one is taken even if it is too many.
+    assert len(np.unique(sample_by_user(queries, 0, seed=5).user_id)) == 1
+
+
+def test_ragged_rows() -> None:
+    start, length = np.array([4, 0, 2]), np.array([2, 0, 1])
+    assert ragged_index(start, length).tolist() == [4, 5, 2]
+    assert padded(np.arange(10, 16), start, length).tolist() == [[14, 15], [-1, -1], [12, -1]]
+    assert padded(np.empty(0, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)).shape == (2, 0)
+
+
+def test_windows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def example(window: int) -> bytes:
+        at = slice(WINDOWS.offsets[window], WINDOWS.offsets[window + 1])
+        seen = slice(WINDOWS.seen_offsets[window], WINDOWS.seen_offsets[window + 1])
+        ints = {
+            "user_id": WINDOWS.user_id[[window]],
+            "history_item_id": WINDOWS.item_id[at],
+            "history_timestamp": WINDOWS.timestamp[at],
+            "history_is_organic": WINDOWS.is_organic[at],
+            "label_step": WINDOWS.label_step[at],
+        }
+        if seen.stop > seen.start:  # otherwise the feature is absent, as it is where repeats are welcome
+            ints["seen_item_id"] = WINDOWS.seen_item_id[seen]
+        feature = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for name, v in ints.items()}
+        feature["history_event_type"] = tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=WINDOWS.event_type[at].tolist())
+        )
+        feature["history_play_ratio"] = tf.train.Feature(
+            float_list=tf.train.FloatList(value=WINDOWS.play_ratio[at])
+        )
+        return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+    for window in range(2):
+        path = str(tmp_path / f"data_tfrecord-0000{window}-of-00002.gz")
+        with tf.io.TFRecordWriter(path, "GZIP") as writer:
+            writer.write(example(window))
+
+    read = read_windows(str(tmp_path))
+    for field in dataclasses.fields(Windows):
+        actual, expected = getattr(read, field.name), getattr(WINDOWS, field.name)
+        np.testing.assert_array_equal(actual, expected, err_msg=field.name)
+        assert actual.dtype == expected.dtype, field.name
+
+
+def test_a_split_without_files_is_an_error_that_names_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
+        read_windows(str(tmp_path))
