@@ -50,7 +50,7 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
     else:
         text = "# Blessed\n\nEvery threshold holds: **this model may be pushed**."
     queries, (begin, end) = evaluation["queries"], evaluation["split"]["test"]
-    sampled = (f", sampled by user from {queries['available']:,}"
+    sampled = (f", sampled by user from {queries['available']:,} queries"
                if queries.get("available", queries["test"]) > queries["test"] else "")
     dropped = (f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
                if queries.get("dropped_repeats") else "")
