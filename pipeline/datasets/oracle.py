@@ -13,8 +13,7 @@ chosen) and the moment at which `b` is chosen, hence its day and whether it begi
   probable that track was in each style. The tastes are estimated beside it, online: the prior
   `_PRIOR_SESSIONS * popularity of styles` plus, for each earlier listen, the probability per style that
   the listen was a draw from the tastes; older ones fade with a half-life of `_HALF_LIFE_DAYS`, since
-  tastes drift. Tracks reached through a remembered second artist of another style are left out of the
-  filter's likelihood (not of the ranking).
+  tastes drift. Given the tastes, the filter is exact.
 
 Ranks are 0-based; of equally probable tracks, those numbered lower come first.
 """
@@ -102,7 +101,7 @@ def ask_oracle(
             probabilities = query_probabilities(world, log, queries, style, part)
             ranks[name].append(rank_of(probabilities, log.track[queries.label[part]]))
         if progress and chunk // _CHUNK % 10 == 9:
-            progress(f"oracle: {(chunk + _CHUNK) / len(seed):.0%}")
+            progress(f"oracle: {min(chunk + _CHUNK, len(seed)):,} of {len(seed):,} queries")
     return OracleAnswers(
         queries.seed, queries.label, *(np.concatenate([np.zeros(0, np.int64), *r]) for r in ranks.values())
     )
@@ -140,7 +139,8 @@ def rank_of(probabilities: NDArray[np.float32], track: Ints) -> Ints:
     """0-based rank of `track` [n] among all tracks by `probabilities` [n, tracks]."""
     own = probabilities[np.arange(len(track)), track][:, None]
     higher = (probabilities > own).sum(axis=1)
-    tied, tie = np.nonzero(probabilities == own)
+    # Ties are few: found in one flat pass, which NumPy does faster than in two dimensions.
+    tied, tie = np.divmod(np.flatnonzero(probabilities == own), probabilities.shape[1])
     return higher + np.bincount(tied, tie < track[tied], len(track)).astype(np.int64)
 
 
@@ -153,7 +153,7 @@ def replay(world: World, listeners: Listeners, log: ListeningLog, seed: Ints) ->
     p = world.parameters
     users, user_of_query = np.unique(log.user[seed], return_inverse=True)
     step_of_query = seed - log.start[log.user[seed]]
-    state = _Filter(world, len(users))
+    state = StyleFilter(world, len(users))
     # Queries in order of their steps.
     order = np.argsort(step_of_query, kind="stable")
     edges = np.searchsorted(step_of_query[order], np.arange(step_of_query.max(initial=-1) + 2))
@@ -182,8 +182,11 @@ def _steps(log: ListeningLog, users: Ints) -> Iterator[tuple[int, Ints, Ints]]:
         yield step, user, start[user] + step
 
 
-class _Filter:
-    """What an observer believes about each of some users after each of their listens."""
+class StyleFilter:
+    """What an observer believes about each of some users after each of their listens.
+
+    `user` is a row of the filter, not of the log.
+    """
 
     def __init__(self, world: World, users: int) -> None:
         p = world.parameters
@@ -207,7 +210,7 @@ class _Filter:
     def observe(self, user: Ints, log: ListeningLog, at: Ints) -> None:
         """Takes in the listens `at` [n] of `user` [n], who are distinct."""
         time, track = log.time[at], log.track[at]
-        likelihood = self._likelihood(user, self._previous[user], log, at)
+        likelihood = self.likelihood(user, log, at)
         self._draws[user] *= 0.5 ** ((time - self._time[user]) / (DAY * _HALF_LIFE_DAYS))[:, None]
         redraw = np.where(log.session_start[at], 1.0, self._world.parameters.switch_share)[:, None]
         drawn = redraw * self._tastes(user) * likelihood
@@ -225,9 +228,15 @@ class _Filter:
             self.memory.remember(earlier[slots >= slot], log.track[before[slots >= slot]])
         self._previous[user] = track
 
-    def _likelihood(self, user: Ints, previous: Ints, log: ListeningLog, at: Ints) -> Floats:
-        """[n, styles] probability of the listens `at` had they been chosen in each style."""
+    def likelihood(self, user: Ints, log: ListeningLog, at: Ints) -> Floats:
+        """[n, styles] probability of the listens `at` [n] of `user` [n], had they been chosen in each style.
+
+        This is `next_listen_probabilities` at one track and in all styles: a remembered track lies in its
+        own style's memory, and so do all remembered tracks of its artists, since second artists are of the
+        same style as the first.
+        """
         world, p = self._world, self._world.parameters
+        previous = self._previous[user]
         track, day, begins = log.track[at], log.time[at] // DAY, log.session_start[at]
         style = world.track_style[track]
         artists = world.artists.groups_of(track)

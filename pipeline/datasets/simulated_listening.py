@@ -24,7 +24,8 @@ from pipeline.datasets.simulated_world import (
     World,
 )
 
-# Between sessions at least this long, and within one never: so times alone tell sessions apart.
+# Silence of at least this many seconds lies between sessions, and never within one: so times, lengths and
+# play ratios tell sessions apart.
 SESSION_GAP = 1_800
 # Chance that a listen is the user's own choice rather than a recommendation, by how it came about.
 _REPEAT, _REMEMBERED_ARTIST, _SAME_ALBUM, _SAME_ARTIST, _DISCOVERY = range(5)
@@ -143,6 +144,7 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
     style_reach = world.style_kernel.cumsum(axis=1)
     reach = np.cumsum([p.repeat_share, p.remembered_artist_share, p.same_album_share, p.same_artist_share])
 
+    done = 0
     for step in range(int(listens[0])):
         active = int(np.searchsorted(-listens, -step))
         user = np.arange(active)
@@ -201,8 +203,9 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
         log.style[at], log.affinity[at] = style[:active], affinity
         log.played_percent[at], log.reaction[at] = percent, reaction
         log.organic[at] = random.random(active) < _ORGANIC[choice]
-        if progress and step % 200 == 199:
-            progress(f"listens of {p.users:,} users: {np.minimum(listens, step + 1).sum() / size:.0%}")
+        done += active
+        if progress and done * 5 // size > (done - active) * 5 // size:
+            progress(f"listens of {p.users:,} users: {done / size:.0%}")
     return _until(log, p.seconds)
 
 

@@ -214,7 +214,7 @@ class Groups:
         Args:
             probability: [n, tracks], added to in place.
         """
-        row, group = np.nonzero(mass)
+        row, group = np.divmod(np.flatnonzero(mass), mass.shape[1])
         first, number = self.start[group], self.start[group + 1] - self.start[group]
         # The memberships of all those groups, one after another.
         membership = np.repeat(first - number.cumsum() + number, number) + np.arange(number.sum())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 
@@ -75,19 +74,15 @@ def simulate(
     tell(f"oracle: {parameters.oracle_queries:,} queries")
     answers = ask_oracle(world, listeners, log, progress)
     tell("writing")
-    parent = os.path.dirname(os.path.abspath(out))
+    parent, base = os.path.split(os.path.abspath(out))
     os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=f".{os.path.basename(os.path.abspath(out))}-", dir=parent)
-    try:
-        # What mkdtemp makes is its owner's alone; data is as readable as any new directory.
-        os.chmod(temporary, 0o777 & ~_umask())
-        summary = write_simulation(temporary, world, log, answers)
+    with tempfile.TemporaryDirectory(prefix=f".{base}-", dir=parent) as temporary:
+        new, old = os.path.join(temporary, "new"), os.path.join(temporary, "old")
+        os.mkdir(new)
+        summary = write_simulation(new, world, log, answers)
         if os.path.isdir(out):
-            shutil.rmtree(out)
-        os.rename(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            os.rename(out, old)
+        os.rename(new, out)
     return summary
 
 
@@ -260,9 +255,3 @@ def _write_json(folder: str, file: str, value: object) -> None:
     with open(os.path.join(folder, file), "w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=2)
         stream.write("\n")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
