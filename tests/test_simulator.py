@@ -253,7 +253,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_an_impossible_parameter_is_named(name: str, value: object) -> None:
     with pytest.raises(UserError, match=name):
-        dataclasses.replace(SMALL, **{name: value})
+        SimulationParameters(**{**dataclasses.asdict(SMALL), name: value})
 
 
 def test_too_few_tracks_for_the_styles_are_refused() -> None:
@@ -271,8 +271,8 @@ def test_draws_within_a_group_follow_the_days_weights_and_leave_out_the_excluded
         (0, 0, 1, [1 / 4, 0, 3 / 4, 0]),
         (1, 1, 3, [0, 0, 0, 1]),
     ):
-        full = [np.full(len(uniform), n) for n in (group, day)]
-        drawn = groups.draw(*full, uniform, None if but is None else np.full(len(uniform), but))
+        excluded = None if but is None else np.full(len(uniform), but)
+        drawn = groups.draw(np.full(len(uniform), group), np.full(len(uniform), day), uniform, excluded)
         share = np.bincount(drawn, minlength=4) / len(uniform)
         np.testing.assert_allclose(share, expected, atol=0.01)
         assert not share[np.array(expected) == 0].any()
