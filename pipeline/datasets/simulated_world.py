@@ -68,7 +68,8 @@ class SimulationParameters:
     release_share: float = 0.12
     # Share of older tracks that have their moment once in the log.
     revival_share: float = 0.01
-    # At its height, a trending track's weight is about this many times its usual one.
+    # A trend multiplies a track's weight by 1 + trend_peak * (1 - e^-(age + 1)) * e^-(age / trend_fade_days),
+    # age in days: by about 11 at its height. Trends vary about this by a factor.
     trend_peak: float = 15.0
     trend_fade_days: float = 4.0
 
