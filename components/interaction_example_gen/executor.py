@@ -21,6 +21,7 @@ from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
 from components.interaction_example_gen import windows
+from components.interaction_example_gen.facts import DataFacts
 from pipeline.configs import SplitConfig, WindowConfig
 from pipeline.datasets.data_directory import Manifest, event_files
 from trainer import features
@@ -42,12 +43,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         data = exec_properties["data"]
         manifest = Manifest.load(data)
         window_config = WindowConfig(**json.loads(exec_properties["windows"]))
-        split = windows.TimeSplit.before(
-            manifest.time_range[1], SplitConfig(**json.loads(exec_properties["split"]))
-        )
+        facts = DataFacts.of(data, manifest, SplitConfig(**json.loads(exec_properties["split"])))
         cutter = windows.WindowCutter(
-            split=split,
-            label_event=manifest.label_event,
+            split=facts.split,
             repeats_recommendable=manifest.repeats_recommendable,
             history_length=window_config.history_length,
             positions=window_config.positions,
@@ -79,9 +77,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | beam.io.WriteToText(counts_file)
             )
         counts = dict(_read_json_lines(counts_file))
-        windows.check_not_empty(counts, split)
+        windows.check_not_empty(counts, facts.split)
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
-        # Small facts that later components and the report read off the artifact.
+        facts.write(examples)
         for key, value in counts.items():
             examples.set_int_custom_property(key, value)
 
@@ -114,7 +112,7 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
             "user_id": table["user_id"].cast(pa.int64()),
             "item_id": table["item_id"].cast(pa.int64()),
             "timestamp": table["timestamp"].cast(pa.int64()),
-            "event_type": column("event_type", pa.string(), label_event),
+            "event_type": _called_listen(column("event_type", pa.string(), label_event), label_event),
             "play_ratio": column("play_ratio", pa.float32(), features.UNKNOWN),
             "is_organic": column("is_organic", pa.int64(), features.UNKNOWN),
             "order": np.arange(first_row, first_row + rows),
@@ -125,6 +123,11 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
         chosen = table.filter(pa.array(shard == number)).combine_chunks()
         for batch in chosen.to_batches():
             yield int(number), batch
+
+
+def _called_listen(event_type: pa.Array, label_event: str) -> pa.Array:
+    """From here on the label event has one name, whatever the data set calls it."""
+    return pc.if_else(pc.equal(event_type, label_event), features.LISTEN, event_type)
 
 
 def _hash(ids: np.ndarray) -> np.ndarray:

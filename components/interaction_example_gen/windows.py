@@ -65,9 +65,9 @@ class Events:
         columns = {name: table[name].to_numpy() for name in table.column_names if name != "event_type"}
         return cls(event_type=event_type, **columns)
 
-    def sorted(self, label_event: str) -> Events:
+    def sorted(self) -> Events:
         """By user and time. At equal times a listen comes before reactions to it, then file order."""
-        reaction = self.event_type != label_event.encode()
+        reaction = self.event_type != features.LISTEN.encode()
         by = np.lexsort((self.order, reaction, self.timestamp, self.user_id))
         return Events(**{f.name: getattr(self, f.name)[by] for f in dataclasses.fields(self)})
 
@@ -80,21 +80,20 @@ class WindowCutter:
     """
 
     split: TimeSplit
-    label_event: str
     repeats_recommendable: bool
     history_length: int
     positions: int
 
     def cut(self, unsorted: Events) -> tuple[dict[str, pa.RecordBatch], dict[str, int]]:
         """One record batch of windows a split, and counts of what did not become a query."""
-        events = unsorted.sorted(self.label_event)
+        events = unsorted.sorted()
         size = len(events.user_id)
         index = np.arange(size)
         user_change = np.flatnonzero(np.diff(events.user_id)) + 1
         user_starts = np.concatenate([[0], user_change])
         user_start = np.repeat(user_starts, np.diff(np.append(user_starts, size)))
 
-        is_listen = events.event_type == self.label_event.encode()
+        is_listen = events.event_type == features.LISTEN.encode()
         listens = index[is_listen]
         # A listen's query is the listen before it by the same user, the seed then playing. Reactions
         # between the two are hidden from it: they may be reactions to the seed itself.
@@ -125,10 +124,10 @@ class WindowCutter:
         opens = is_first.copy()
         opens[1:] |= chunk[1:] != chunk[:-1]
         opening = np.flatnonzero(opens)
-        closing = np.append(opening[1:], len(query)) - 1
+        closing = np.append(opening, len(query))[1:] - 1
 
         start = np.maximum(owner[opening], query[opening] - self.history_length + 1)
-        stop = label[closing] + 1 if len(closing) else closing
+        stop = label[closing] + 1
         offsets = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
         rows = _ranges(start, stop)
 

@@ -1,0 +1,1 @@
+"""AnomalyGate: stops the run on anomalies that ExampleValidator only records."""

@@ -1,0 +1,34 @@
+"""AnomalyGate: ExampleValidator records anomalies, this component stops the run on them.
+
+(`@component` reads annotations: no postponed evaluation in this module.)
+"""
+
+from tfx.dsl.component.experimental.annotations import InputArtifact
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types import artifact_utils
+from tfx.types.standard_artifacts import ExampleAnomalies
+
+from components.anomaly_gate import anomalies
+from pipeline.errors import UserError
+
+
+@component
+def AnomalyGate(
+    interactions: InputArtifact[ExampleAnomalies],  # type: ignore[valid-type]
+    catalog: InputArtifact[ExampleAnomalies],  # type: ignore[valid-type]
+) -> None:
+    """Raises UserError with every anomaly of the interactions and of the catalog, by feature."""
+    found = [
+        f"{name} / {line}"
+        for name, artifact in (("interactions", interactions), ("catalog", catalog))
+        for line in anomalies.describe(
+            artifact.uri,  # type: ignore[attr-defined]
+            artifact_utils.decode_split_names(artifact.split_names),  # type: ignore[attr-defined]
+        )
+    ]
+    if found:
+        raise UserError(
+            "The data does not match its schema (schema/interactions.pbtxt, schema/catalog.pbtxt):\n  "
+            + "\n  ".join(found)
+            + "\nMend the data and ingest it again, or change the schema if it is the schema that is wrong."
+        )

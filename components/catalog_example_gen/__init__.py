@@ -1,0 +1,1 @@
+"""CatalogExampleGen: one Example per item of the catalog."""

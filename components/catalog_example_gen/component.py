@@ -1,0 +1,44 @@
+"""CatalogExampleGen: what it takes and gives."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.catalog_example_gen import executor
+
+
+class CatalogExampleGenSpec(types.ComponentSpec):
+    """Parameters are what the cache keys on."""
+
+    PARAMETERS = {
+        "data": ExecutionParameter(type=str),
+        "data_digest": ExecutionParameter(type=str),
+        "source_digest": ExecutionParameter(type=str),
+    }
+    INPUTS = {}
+    OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
+
+
+class CatalogExampleGen(base_beam_component.BaseBeamComponent):
+    """The items table to Examples, one per item, in one split named "catalog"."""
+
+    SPEC_CLASS = CatalogExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
+
+    def __init__(self, data: str, data_digest: str, source_digest: str) -> None:
+        """Args:
+        data: the data directory.
+        data_digest: its manifest's digest.
+        source_digest: digest of the sources, so that edited code runs again.
+        """
+        super().__init__(
+            spec=CatalogExampleGenSpec(
+                data=data,
+                data_digest=data_digest,
+                source_digest=source_digest,
+                examples=types.Channel(type=standard_artifacts.Examples),
+            )
+        )

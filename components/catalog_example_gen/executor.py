@@ -1,0 +1,97 @@
+"""Encodes the items table: record batches in, one tf.Example per item out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tfx import types
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils
+from tfx_bsl.coders import example_coder
+
+from pipeline.datasets.data_directory import item_files
+from trainer import features
+
+SPLIT = "catalog"
+_LISTS = (features.ARTIST_ID, features.ALBUM_ID)
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads `items/`, writes one split named "catalog"."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Withdrawn items (`available` false) are left out: they can be neither indexed nor recommended."""
+        examples = artifact_utils.get_single_instance(output_dict["examples"])
+        examples.split_names = artifact_utils.encode_split_names([SPLIT])
+        with self._make_beam_pipeline() as pipeline:
+            _ = (
+                pipeline
+                | "Files" >> beam.Create(item_files(exec_properties["data"]))
+                | "Encode" >> beam.FlatMap(_encode_items)
+                | "Write"
+                >> beam.io.WriteToTFRecord(
+                    os.path.join(artifact_utils.get_split_uri([examples], SPLIT), "data_tfrecord"),
+                    file_name_suffix=".gz",
+                    coder=beam.coders.BytesCoder(),
+                )
+            )
+        examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
+
+
+def _encode_items(path: str) -> Iterator[bytes]:
+    parquet = pq.ParquetFile(path)
+    present = set(parquet.schema_arrow.names)
+    wanted = [features.ITEM_ID, *_LISTS, features.ITEM_LENGTH, "available"]
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    for batch in parquet.iter_batches(columns=[name for name in wanted if name in present]):
+        table = pa.Table.from_batches([batch])
+        if "available" in present:
+            table = table.filter(pc.fill_null(table["available"], True))
+        rows = table.num_rows
+        columns = {features.ITEM_ID: _lists_of_one(table[features.ITEM_ID].cast(pa.int64()))}
+        for name in _LISTS:
+            # An item without artists holds an empty list; a table without the column, only empty ones.
+            columns[name] = (
+                _filled(table[name], pa.list_(pa.int64()))
+                if name in present
+                else pa.array([[]] * rows, pa.list_(pa.int64()))
+            )
+        length = (
+            pc.fill_null(table[features.ITEM_LENGTH].cast(pa.float32()), features.UNKNOWN)
+            if features.ITEM_LENGTH in present
+            else pa.array([features.UNKNOWN] * rows, pa.float32())
+        )
+        columns[features.ITEM_LENGTH] = _lists_of_one(length)
+        yield from encoder.encode(pa.RecordBatch.from_pydict(columns))
+
+
+def _joined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    if not isinstance(values, pa.ChunkedArray):
+        return values
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+
+
+def _filled(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """Null lists become empty ones; null members are dropped with them."""
+    lists = _joined(values.cast(kind))
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    offsets = pa.array([0, *lengths.cumsum().tolist()], pa.int32())
+    return pa.ListArray.from_arrays(offsets, lists.flatten())
+
+
+def _lists_of_one(values: pa.Array | pa.ChunkedArray) -> pa.ListArray:
+    joined = _joined(values)
+    return pa.ListArray.from_arrays(pa.array(range(len(joined) + 1), pa.int32()), joined)

@@ -1,0 +1,1 @@
+"""CuratedSchema: the schema that people keep, as an artifact of the run."""

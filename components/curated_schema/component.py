@@ -1,0 +1,19 @@
+"""CuratedSchema: writes a schema's text as a Schema artifact.
+
+TFX's ImportSchemaGen caches on the file's path, so that an edited schema would not run again; here the
+text itself is the parameter. (`@component` reads annotations: no postponed evaluation in this module.)
+"""
+
+import os
+
+from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types.standard_artifacts import Schema
+
+
+@component
+def CuratedSchema(schema: OutputArtifact[Schema], text: Parameter[str]) -> None:  # type: ignore[valid-type]
+    """Writes `text`, a Schema in text format, as schema.pbtxt."""
+    with fileio.open(os.path.join(schema.uri, "schema.pbtxt"), "w") as file:  # type: ignore[attr-defined]
+        file.write(text)

@@ -1,0 +1,1 @@
+"""Pusher: a blessed model into the directory that servers watch, once."""

@@ -1,0 +1,191 @@
+"""Evaluates what would be pushed, beside baselines and the latest blessed model, and judges it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from tfx import types
+from tfx.components.evaluator import constants
+from tfx.components.evaluator import executor as tfx_evaluator
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.interaction_example_gen.facts import DataFacts
+from components.pusher.versions import digest_of
+from components.retrieval_evaluator import gate, measure
+from components.retrieval_evaluator.baselines import fit_baselines
+from components.retrieval_evaluator.markdown_report import render
+from components.retrieval_evaluator.metrics import Ints, ann_recall, ranks_of, summarize
+from components.retrieval_evaluator.oracle_comparison import KEY, matching_rows, oracle_share
+from components.retrieval_evaluator.queries import Queries, all_queries, read_windows
+from components.scann_indexer.executor import PROVENANCE
+from pipeline.configs import EvaluationConfig, GateConfig
+from trainer import features
+
+
+# TFX resolves a baseline model on Vertex only for executors that derive from its own evaluator's.
+class Executor(tfx_evaluator.Executor):
+    """Writes evaluation.json, report.md and the blessing."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Refusing a model is a result, not an error: the run goes on, and Pusher pushes nothing."""
+        config = EvaluationConfig(**json.loads(exec_properties["evaluation_config"]))
+        interactions = artifact_utils.get_single_instance(input_dict["examples"])
+        facts = DataFacts.read(interactions)
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        windows = {
+            split: read_windows(artifact_utils.get_split_uri([interactions], split)) for split in features.SPLITS
+        }
+        queries = measure.sampled_queries(windows["test"], config.max_queries, config.seed)
+        k = max(config.cutoffs)
+        exclude = not facts.repeats_recommendable
+        model_path = path_utils.serving_model_path(model.uri)
+
+        def ask(path: str) -> tuple[Ints, Ints, int]:
+            return measure.answers(
+                path,
+                artifact_utils.get_split_uri([interactions], "test"),
+                max_queries=config.max_queries,
+                seed=config.seed,
+                k=k,
+                history_length=exec_properties["history_length"],
+                exclude=exclude,
+            )
+
+        served, exact, catalog_size = ask(model_path)
+
+        def summary(recommended: Ints) -> dict[str, float]:
+            return summarize(recommended, queries.label_item_id, queries.user_id, config.cutoffs, catalog_size)
+
+        baselines = fit_baselines(
+            windows["train"],
+            windows["eval"],
+            repeats_recommendable=facts.repeats_recommendable,
+            label_event=features.LISTEN,
+            seed=config.seed,
+        )
+        rows = np.arange(len(queries))
+        recommended = {
+            name: baseline.recommend(windows["test"], queries, rows, k, exclude)
+            for name, baseline in baselines.items()
+        }
+        provenance = _provenance(model_path)
+        digest = digest_of(model_path)
+        blessed = self._blessed(input_dict, gate.ModelIdentity.from_provenance(provenance, digest), facts)
+        if blessed and blessed["eligible"]:
+            blessed["metrics"] = summary(ask(path_utils.serving_model_path(blessed["uri"]))[0])
+
+        evaluation: dict[str, Any] = {
+            "dataset": facts.dataset,
+            "model": {"uri": model.uri, "digest": digest, "index": provenance["index"]},
+            "split": {
+                "train_end": facts.train_end,
+                "eval": [facts.eval_from, facts.eval_to],
+                "test": [facts.test_from, facts.test_to],
+            },
+            "queries": {
+                "test": len(queries),
+                "users": len(np.unique(queries.user_id)),
+                "available": len(all_queries(windows["test"])),
+                "by_users_unknown_to_train": int((~np.isin(queries.user_id, windows["train"].user_id)).sum()),
+                "dropped_repeats": interactions.get_int_custom_property("repeated_labels") or 0,
+            },
+            "metrics": {"test": summary(served), "test_exact": summary(exact)},
+            "baselines": {
+                name: {**summary(items), **baselines[name].settings} for name, items in recommended.items()
+            },
+            "ann": {"recall@100": ann_recall(served[:, :100], exact[:, :100]), "kind": provenance["index"]["kind"]},
+            "blessed_model": blessed,
+            "oracle": _oracle(facts.data, queries, served, recommended),
+        }
+        judgement = gate.judge(evaluation, GateConfig(**json.loads(exec_properties["gate_config"])))
+        evaluation = {
+            "verdict": judgement.verdict,
+            "unchanged": bool(blessed and blessed["digest"] == digest),
+            "thresholds": [threshold.to_dict() for threshold in judgement.thresholds],
+            "notes": list(judgement.notes),
+            **evaluation,
+        }
+        self._write(output_dict, evaluation, model, input_dict)
+
+    def _blessed(
+        self, input_dict: dict[str, list[types.Artifact]], candidate: gate.ModelIdentity, facts: DataFacts
+    ) -> dict[str, Any] | None:
+        """The latest blessed model, and whether it may be compared with."""
+        if not input_dict.get("baseline_model"):
+            return None
+        model = artifact_utils.get_single_instance(input_dict["baseline_model"])
+        path = path_utils.serving_model_path(model.uri)
+        if not fileio.exists(os.path.join(path, PROVENANCE)):
+            reason = f"The files of the latest blessed model are gone: {model.uri}."
+            return {"eligible": False, "reason": reason, "uri": model.uri, "digest": None, "metrics": {}}
+        identity = gate.ModelIdentity.from_provenance(_provenance(path), digest_of(path))
+        eligible, reason = gate.eligibility(candidate, identity, facts.test_from)
+        return {
+            "eligible": eligible,
+            "reason": reason,
+            "uri": model.uri,
+            "digest": identity.digest,
+            "metrics": {},
+        }
+
+    def _write(
+        self,
+        output_dict: dict[str, list[types.Artifact]],
+        evaluation: dict[str, Any],
+        model: types.Artifact,
+        input_dict: dict[str, list[types.Artifact]],
+    ) -> None:
+        output = artifact_utils.get_single_instance(output_dict["evaluation"])
+        with fileio.open(os.path.join(output.uri, "evaluation.json"), "w") as file:
+            file.write(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
+        with fileio.open(os.path.join(output.uri, "report.md"), "w") as file:
+            file.write(render(evaluation))
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        # What TFX's resolver of the latest blessed model reads.
+        blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+        if input_dict.get("baseline_model"):
+            baseline = artifact_utils.get_single_instance(input_dict["baseline_model"])
+            blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
+            blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
+        is_blessed = evaluation["verdict"] == gate.BLESSED
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(is_blessed))
+        name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
+        with fileio.open(os.path.join(blessing.uri, name), "w") as file:
+            file.write("")
+
+
+def _provenance(model_path: str) -> dict[str, Any]:
+    with fileio.open(os.path.join(model_path, PROVENANCE)) as file:
+        return dict(json.loads(file.read()))
+
+
+def _oracle(data: str, queries: Queries, served: Ints, baselines: dict[str, Ints]) -> dict[str, Any] | None:
+    """The comparison with the oracle, where the data is simulated and has one."""
+    path = os.path.join(data, "oracle", "queries.parquet")
+    if not fileio.exists(path):
+        return None
+    table = pq.read_table(path)
+    oracle = {name: table[name].to_numpy() for name in (*KEY, "rank_hidden", "rank_observed")}
+    rows, known = matching_rows(queries, oracle)
+    if not len(rows):
+        return None
+    labels = queries.label_item_id[rows]
+    return oracle_share(
+        ranks_of(served[rows], labels),
+        {name: ranks_of(items[rows], labels) for name, items in baselines.items()},
+        # The oracle's file counts ranks from 0.
+        oracle["rank_hidden"][known] + 1.0,
+        oracle["rank_observed"][known] + 1.0,
+    )

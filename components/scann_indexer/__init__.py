@@ -1,0 +1,1 @@
+"""ScannIndexer: the catalog's embeddings behind one served signature."""

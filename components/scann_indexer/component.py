@@ -1,0 +1,58 @@
+"""ScannIndexer: what it takes and gives."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.scann_indexer import executor
+
+
+class ScannIndexerSpec(types.ComponentSpec):
+    """Parameters are what the cache keys on."""
+
+    PARAMETERS = {
+        "index": ExecutionParameter(type=str),
+        "history_length": ExecutionParameter(type=int),
+        "source_digest": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "interactions": ChannelParameter(type=standard_artifacts.Examples),
+        "towers": ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
+
+
+class ScannIndexer(base_component.BaseComponent):
+    """Towers to a servable model with its index over the whole catalog."""
+
+    SPEC_CLASS = ScannIndexerSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        interactions: types.BaseChannel,
+        towers: types.BaseChannel,
+        index: str,
+        history_length: int,
+        source_digest: str,
+    ) -> None:
+        """Args:
+        interactions: the windows, for the facts that they carry: the model records what it was trained on.
+        towers: the Trainer's model.
+        index: IndexConfig as JSON.
+        history_length: events that a query sees, recorded for those who send requests.
+        source_digest: digest of the sources, so that edited code runs again.
+        """
+        super().__init__(
+            spec=ScannIndexerSpec(
+                interactions=interactions,
+                towers=towers,
+                index=index,
+                history_length=history_length,
+                source_digest=source_digest,
+                model=types.Channel(type=standard_artifacts.Model),
+            )
+        )

@@ -1,0 +1,144 @@
+"""What is served: raw ids in, recommended ids out, in one SavedModel.
+
+It needs TensorFlow and `import scann` (for the custom ops) to load, and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from components.scann_indexer.index import ExactIndex, ScannIndex
+from trainer import features
+from trainer.serving import NO_EVENT_TYPE, NO_ORGANIC, NO_PLAY_RATIO, NOW_PLAYING, QUERY_SPECS
+
+DEFAULT_K = tf.constant(100)
+NO_EXCLUSION = tf.constant([[features.PADDING]], tf.int64)
+_SPECS = [
+    *QUERY_SPECS.values(),
+    tf.TensorSpec([None, None], tf.int64, features.EXCLUDE_ITEM_ID),
+    tf.TensorSpec([], tf.int32, features.K),
+]
+
+
+class RetrievalModel(tf.Module):
+    """The towers, the index over the catalog, and the signature that joins them."""
+
+    def __init__(self, towers: Any, index: ExactIndex | ScannIndex, item_id: tf.Tensor, max_k: int) -> None:
+        """`towers`: the Trainer's SavedModel, loaded. `item_id`: int64 [items], in the index's row order."""
+        super().__init__(name="retrieval_model")
+        self.towers = towers
+        self.index = index
+        self._item_id = tf.Variable(item_id, trainable=False, name="index_item_id")
+        self._max_k = max_k
+
+    @tf.function(input_signature=_SPECS)
+    def recommend(
+        self,
+        user_id: tf.Tensor,
+        history_item_id: tf.Tensor,
+        history_timestamp: tf.Tensor,
+        history_play_ratio: tf.Tensor = NO_PLAY_RATIO,
+        history_event_type: tf.Tensor = NO_EVENT_TYPE,
+        history_is_organic: tf.Tensor = NO_ORGANIC,
+        request_timestamp: tf.Tensor = NOW_PLAYING,
+        exclude_item_id: tf.Tensor = NO_EXCLUSION,
+        k: tf.Tensor = DEFAULT_K,
+    ) -> dict[str, tf.Tensor]:
+        """The k best items for each history.
+
+        Args:
+          user_id: int64 [queries]; any id, known or not.
+          history_item_id: int64 [queries, events], oldest first; negative ids are padding. The last listen is
+            the seed now playing. An empty history is answered too.
+          history_timestamp: int64 [queries, events], seconds.
+          history_play_ratio: float32, 1.0 = whole item, -1 unknown.
+          history_event_type: "listen" or "" for a listen, anything else is a reaction.
+          history_is_organic: 1, 0, or -1 unknown.
+          request_timestamp: int64 [queries], seconds; -1: while the seed plays.
+          exclude_item_id: int64 [queries, items] that must not be returned; negative ids are padding.
+          k: how many, up to the built maximum.
+
+        Returns:
+          `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where the index finds no more.
+        """
+        tf.debugging.assert_less_equal(
+            k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
+        )
+        query = self.towers.query_embedding(
+            user_id,
+            history_item_id,
+            history_timestamp,
+            history_play_ratio,
+            history_event_type,
+            history_is_organic,
+            request_timestamp,
+        )["embedding"]
+        # As many more as could be excluded, so that k are left.
+        excluded = tf.reduce_max(tf.reduce_sum(tf.cast(exclude_item_id >= 0, tf.int32), axis=1))
+        wanted = tf.minimum(k + excluded, tf.size(self._item_id))
+        rows, scores = self.index.search(query, wanted)
+        missing = tf.math.is_nan(scores) | (rows < 0)
+        item_id = tf.where(missing, tf.cast(features.PADDING, tf.int64), tf.gather(self._item_id, tf.maximum(rows, 0)))
+        hidden = missing | _is_among(item_id, exclude_item_id)
+        # Every query has k places, whatever the index found.
+        item_id = tf.pad(tf.where(hidden, tf.cast(features.PADDING, tf.int64), item_id), [[0, 0], [0, k]], constant_values=-1)
+        scores = tf.pad(tf.where(hidden, -float("inf"), scores), [[0, 0], [0, k]], constant_values=-float("inf"))
+        best = tf.math.top_k(scores, k=k)
+        return {"item_id": tf.gather(item_id, best.indices, batch_dims=1), "score": best.values}
+
+    @tf.function(input_signature=list(QUERY_SPECS.values()))
+    def query_embedding(
+        self,
+        user_id: tf.Tensor,
+        history_item_id: tf.Tensor,
+        history_timestamp: tf.Tensor,
+        history_play_ratio: tf.Tensor = NO_PLAY_RATIO,
+        history_event_type: tf.Tensor = NO_EVENT_TYPE,
+        history_is_organic: tf.Tensor = NO_ORGANIC,
+        request_timestamp: tf.Tensor = NOW_PLAYING,
+    ) -> dict[str, tf.Tensor]:
+        """Histories to `embedding` [queries, embedding_dim]; see `recommend`."""
+        return self.towers.query_embedding(
+            user_id,
+            history_item_id,
+            history_timestamp,
+            history_play_ratio,
+            history_event_type,
+            history_is_organic,
+            request_timestamp,
+        )
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
+    def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Item ids to `embedding` [items, embedding_dim]."""
+        return self.towers.candidate_embedding(item_id)
+
+    @tf.function(input_signature=[])
+    def catalog(self) -> dict[str, tf.Tensor]:
+        """`item_id` int64 [items]: all that the index holds."""
+        return {features.ITEM_ID: self._item_id.read_value()}
+
+    def save(self, path: str) -> None:
+        """Writes the SavedModel, allowing ScaNN's custom ops in it."""
+        tf.saved_model.save(
+            self,
+            path,
+            signatures={
+                "serving_default": self.recommend,
+                "query_embedding": self.query_embedding,
+                "candidate_embedding": self.candidate_embedding,
+                "catalog": self.catalog,
+            },
+            options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
+        )
+
+
+def _is_among(item_id: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+    """Whether each id [queries, n] stands in its query's row of `others` [queries or 1, m], by binary search."""
+    others = tf.sort(tf.broadcast_to(others, [tf.shape(item_id)[0], tf.shape(others)[1]]), axis=1)
+    # One column more, so that a row without exclusions can be searched too.
+    others = tf.pad(others, [[0, 0], [0, 1]], constant_values=tf.int64.max)
+    place = tf.searchsorted(others, item_id)
+    return (tf.gather(others, place, batch_dims=1) == item_id) & (item_id >= 0)

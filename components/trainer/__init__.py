@@ -1,0 +1,1 @@
+"""Trainer: the two towers, trained on windows and catalog together."""

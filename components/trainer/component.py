@@ -1,0 +1,74 @@
+"""Trainer: what it takes and gives. TFX's own takes one Examples channel; this one needs the catalog too."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.trainer import executor
+
+
+class TrainerSpec(types.ComponentSpec):
+    """Parameters are what the cache keys on."""
+
+    PARAMETERS = {
+        "trainer": ExecutionParameter(type=str),
+        "history_length": ExecutionParameter(type=int),
+        "source_digest": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "interactions": ChannelParameter(type=standard_artifacts.Examples),
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+        "catalog": ChannelParameter(type=standard_artifacts.Examples),
+        "catalog_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+    }
+    OUTPUTS = {
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "model_run": ChannelParameter(type=standard_artifacts.ModelRun),
+    }
+
+
+class Trainer(base_component.BaseComponent):
+    """Transformed windows and catalog to the towers' SavedModel; TensorBoard logs go to `model_run`."""
+
+    SPEC_CLASS = TrainerSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        interactions: types.BaseChannel,
+        examples: types.BaseChannel,
+        transform_graph: types.BaseChannel,
+        catalog: types.BaseChannel,
+        catalog_graph: types.BaseChannel,
+        trainer: str,
+        history_length: int,
+        source_digest: str,
+    ) -> None:
+        """Args:
+        interactions: the windows before Transform, for the facts that they carry.
+        examples: Transform's Examples, splits train and eval.
+        transform_graph: Transform's graph, which goes into the served model.
+        catalog: CatalogTransform's Examples.
+        catalog_graph: CatalogTransform's graph.
+        trainer: TrainerConfig as JSON.
+        history_length: events that a query sees.
+        source_digest: digest of the sources, so that edited code runs again.
+        """
+        super().__init__(
+            spec=TrainerSpec(
+                interactions=interactions,
+                examples=examples,
+                transform_graph=transform_graph,
+                catalog=catalog,
+                catalog_graph=catalog_graph,
+                trainer=trainer,
+                history_length=history_length,
+                source_digest=source_digest,
+                model=types.Channel(type=standard_artifacts.Model),
+                model_run=types.Channel(type=standard_artifacts.ModelRun),
+            )
+        )

@@ -1,0 +1,188 @@
+"""The DAG: what is wired to what, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ml_metadata.proto import metadata_store_pb2
+from tfx.components import ExampleValidator, Pusher, StatisticsGen, Transform
+from tfx.dsl.components.base import executor_spec
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
+from tfx.orchestration import pipeline as tfx_pipeline
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.proto import pusher_pb2, transform_pb2
+from tfx.types import Channel
+from tfx.types.standard_artifacts import Model, ModelBlessing
+
+import schema
+from components.anomaly_gate.component import AnomalyGate
+from components.catalog_example_gen.component import CatalogExampleGen
+from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
+from components.curated_schema.component import CuratedSchema
+from components.interaction_example_gen.component import InteractionExampleGen
+from components.pusher.executor import Executor as PusherExecutor
+from components.retrieval_evaluator.component import RetrievalEvaluator
+from components.scann_indexer.component import ScannIndexer
+from components.trainer.component import Trainer
+from pipeline.configs import PipelineConfig
+from pipeline.source_digest import source_digest
+
+PIPELINE_NAME = "two-tower"
+
+# What each component does, for whoever watches a run.
+DESCRIPTIONS = {
+    "InteractionExampleGen": "cuts listening events into windows, split at one point in time",
+    "CatalogExampleGen": "encodes the items",
+    "StatisticsGen": "computes statistics of the windows",
+    "CatalogStatisticsGen": "computes statistics of the catalog",
+    "InteractionSchema": "brings the curated schema of the windows",
+    "CatalogSchema": "brings the curated schema of the catalog",
+    "ExampleValidator": "holds the windows against their schema",
+    "CatalogValidator": "holds the catalog against its schema",
+    "AnomalyGate": "stops the run on anomalies",
+    "Transform": "computes vocabularies, history aggregates and example age",
+    "CatalogTransform": "computes the catalog's vocabularies",
+    "Trainer": "trains the two towers",
+    "ScannIndexer": "embeds the catalog and builds the index",
+    "LatestBlessedModel": "looks for the model to compare with",
+    "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
+    "Pusher": "pushes the model if it was blessed",
+}
+
+
+def create_pipeline(
+    data: str | RuntimeParameter,
+    data_digest: str | RuntimeParameter,
+    pipeline_root: str,
+    push_directory: str,
+    config: PipelineConfig,
+    metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+) -> tfx_pipeline.Pipeline:
+    """The pipeline from a data directory to a pushed model.
+
+    Args:
+      data: the data directory.
+      data_digest: its manifest's digest, what the example generators' caching keys on.
+      pipeline_root: where artifacts go.
+      push_directory: where servers look for numbered versions.
+      config: the run's settings.
+      metadata_connection_config: the metadata store, for runners that need one.
+    """
+    directory = "pipeline/datasets/data_directory.py"
+    windowing = ("components/interaction_example_gen", "trainer/features.py", directory)
+    history_length = config.windows.history_length
+
+    interactions = InteractionExampleGen(
+        data, data_digest, _json(config.split), _json(config.windows), source_digest(*windowing)
+    )
+    catalog = CatalogExampleGen(
+        data, data_digest, source_digest("components/catalog_example_gen", "trainer/features.py", directory)
+    )
+
+    statistics = StatisticsGen(examples=interactions.outputs["examples"])
+    catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
+    interaction_schema = CuratedSchema(text=schema.read("interactions")).with_id("InteractionSchema")
+    catalog_schema = CuratedSchema(text=schema.read("catalog")).with_id("CatalogSchema")
+    validator = ExampleValidator(
+        statistics=statistics.outputs["statistics"], schema=interaction_schema.outputs["schema"]
+    )
+    catalog_validator = ExampleValidator(
+        statistics=catalog_statistics.outputs["statistics"], schema=catalog_schema.outputs["schema"]
+    ).with_id("CatalogValidator")
+    anomaly_gate = AnomalyGate(
+        interactions=validator.outputs["anomalies"], catalog=catalog_validator.outputs["anomalies"]
+    )
+
+    # Test windows are evaluated through the served model, which transforms them itself.
+    transform = Transform(
+        examples=interactions.outputs["examples"],
+        schema=interaction_schema.outputs["schema"],
+        preprocessing_fn="trainer.preprocessing.preprocessing_fn",
+        splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+        custom_config={
+            "history_length": history_length,
+            "source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py"),
+        },
+    )
+    catalog_transform = Transform(
+        examples=catalog.outputs["examples"],
+        schema=catalog_schema.outputs["schema"],
+        preprocessing_fn="trainer.preprocessing.catalog_preprocessing_fn",
+        splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
+        custom_config={"source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py")},
+    ).with_id("CatalogTransform")
+    for after_gate in (transform, catalog_transform):
+        after_gate.add_upstream_node(anomaly_gate)
+
+    trainer = Trainer(
+        interactions=interactions.outputs["examples"],
+        examples=transform.outputs["transformed_examples"],
+        transform_graph=transform.outputs["transform_graph"],
+        catalog=catalog_transform.outputs["transformed_examples"],
+        catalog_graph=catalog_transform.outputs["transform_graph"],
+        trainer=_json(config.trainer),
+        history_length=history_length,
+        source_digest=source_digest("trainer", "components/trainer"),
+    )
+    indexer = ScannIndexer(
+        interactions=interactions.outputs["examples"],
+        towers=trainer.outputs["model"],
+        index=_json(config.index),
+        history_length=history_length,
+        source_digest=source_digest("trainer", "components/scann_indexer"),
+    )
+    latest_blessed = Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=Model),
+        model_blessing=Channel(type=ModelBlessing),
+    ).with_id("LatestBlessedModel")
+    evaluator = RetrievalEvaluator(
+        examples=interactions.outputs["examples"],
+        model=indexer.outputs["model"],
+        baseline_model=latest_blessed.outputs["model"],
+        evaluation_config=_json(config.evaluation),
+        gate_config=_json(config.gate),
+        history_length=history_length,
+        source_digest=source_digest("components/retrieval_evaluator", "trainer/features.py"),
+    )
+    pusher = Pusher(
+        model=indexer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=push_directory)
+        ),
+        custom_executor_spec=executor_spec.ExecutorClassSpec(PusherExecutor),
+    )
+    return tfx_pipeline.Pipeline(
+        pipeline_name=PIPELINE_NAME,
+        pipeline_root=pipeline_root,
+        components=[
+            interactions,
+            catalog,
+            statistics,
+            catalog_statistics,
+            interaction_schema,
+            catalog_schema,
+            validator,
+            catalog_validator,
+            anomaly_gate,
+            transform,
+            catalog_transform,
+            trainer,
+            indexer,
+            latest_blessed,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(config.beam_args),
+    )
+
+
+def _json(config: Any) -> str:
+    """Settings as a parameter: equal settings are equal text, which caching relies on."""
+    return json.dumps(dataclasses.asdict(config), sort_keys=True)

@@ -1,0 +1,133 @@
+"""Runs the DAG on this machine, for `two-tower run` and for the TFX command line alike.
+
+`tfx pipeline create --engine=local --pipeline_path=pipeline/local_runner.py` and `tfx run create` execute this
+file without arguments: the settings come from the YAML file that TWO_TOWER_CONFIG names.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+from tfx.orchestration import metadata
+from tfx.orchestration.local import local_dag_runner, runner_utils
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+from pipeline import console
+from pipeline.configs import PipelineConfig, load_file
+from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
+from pipeline.datasets.data_directory import verify
+from pipeline.errors import UserError
+
+CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
+
+
+class ComponentFailed(Exception):
+    """A component stopped the run. `component` is its id; the cause is chained."""
+
+    def __init__(self, component: str, cause: BaseException) -> None:
+        super().__init__(f"{component} failed: {cause}")
+        self.component = component
+
+
+class LocalRunner(local_dag_runner.LocalDagRunner):
+    """TFX's LocalDagRunner, which also says which component it is at."""
+
+    def __init__(self, progress: console.Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def run_with_ir(
+        self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None
+    ) -> None:
+        """Launches the nodes in topological order. Raises ComponentFailed, or the UserError of a component."""
+        runtime_parameter_utils.substitute_runtime_parameter(
+            pipeline, {"pipeline-run-id": datetime.datetime.now().isoformat()}
+        )
+        deployment = runner_utils.extract_local_deployment_config(pipeline)
+        connection = deployment.metadata_connection_config.sqlite
+        store = metadata.Metadata(metadata.sqlite_metadata_connection_config(connection.filename_uri))
+        for node in pipeline.nodes:
+            name = node.pipeline_node.node_info.id
+            self._progress.start(name, DESCRIPTIONS[name])
+            began = time.monotonic()
+            try:
+                execution = launcher.Launcher(
+                    pipeline_node=node.pipeline_node,
+                    mlmd_connection=store,
+                    pipeline_info=pipeline.pipeline_info,
+                    pipeline_runtime_spec=pipeline.runtime_spec,
+                    executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+                ).launch()
+            except Exception as error:
+                self._progress.fail(name, error)
+                if isinstance(error, UserError):
+                    raise
+                raise ComponentFailed(name, error) from error
+            self._progress.finish(name, time.monotonic() - began, _was_cached(store, execution))
+
+
+def _was_cached(store: metadata.Metadata, execution: object) -> bool:
+    if execution is None:
+        return False
+    with store as handle:
+        (found,) = handle.store.get_executions_by_id([execution.execution_id])  # type: ignore[attr-defined]
+    return bool(found.last_known_state == found.CACHED)
+
+
+def run_local(data: str, output: str, config: PipelineConfig) -> str:
+    """Runs the pipeline and returns the log file's path.
+
+    Args:
+      data: a data directory.
+      output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one in the
+        same place stopped.
+      config: the settings.
+
+    Raises:
+      UserError: the data or the settings are at fault.
+      ComponentFailed: anything else went wrong.
+    """
+    data, output = os.path.abspath(data), os.path.abspath(output)
+    manifest = verify(data)
+    log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with console.quiet(str(log)) as progress:
+        pipeline = create_pipeline(
+            data=data,
+            data_digest=manifest.digest,
+            pipeline_root=os.path.join(output, "artifacts"),
+            push_directory=os.path.join(output, "pushed"),
+            config=config,
+            metadata_connection_config=metadata.sqlite_metadata_connection_config(
+                os.path.join(output, "metadata.sqlite")
+            ),
+        )
+        LocalRunner(progress).run(pipeline)
+    return str(log)
+
+
+def main() -> None:
+    """What the TFX command line executes."""
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        sys.exit(
+            f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output, and optionally preset and any "
+            "setting, such as trainer: {learning_rate: 0.001}."
+        )
+    try:
+        data, output, config = load_file(path)
+        run_local(data, output, config)
+    except (UserError, ComponentFailed) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

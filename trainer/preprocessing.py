@@ -1,0 +1,157 @@
+"""One preprocessing for training, evaluation and serving: Transform's graphs over windows and items.
+
+Every position of a window is treated as a query that sees its last N events. The same function runs over
+a request's history, which is one window read at its last position, so what is computed here in training is
+what is served.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from trainer import features
+
+# A request later than this after the seed's start begins a new session. Gaps below it would tell whether
+# the seed was skipped, which is not known while it plays.
+SESSION_GAP_SECONDS = 1_800
+
+Features = dict[str, Any]
+
+
+def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Features:
+    """Windows to tower inputs.
+
+    Args:
+      inputs: raw features, ragged [windows, (events)] but for `user_id` [windows, 1].
+      custom_config: "history_length" (N).
+
+    Returns:
+      `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
+      item ids, play ratios and label steps as they came; `is_listen`; `example_age` in days; aggregates.
+    """
+    item_id = inputs[features.HISTORY_ITEM_ID]
+    timestamp = inputs[features.HISTORY_TIMESTAMP]
+    request = inputs[features.REQUEST_TIMESTAMP]
+    label_step = inputs[features.LABEL_STEP]
+    is_query = label_step > 0
+
+    tft.vocabulary(item_id.flat_values, vocab_filename=features.ITEM_VOCABULARY)
+    flat_step = label_step.flat_values
+    at_query = tf.where(flat_step > 0)[:, 0]
+    label_item = tf.gather(item_id.flat_values, at_query + tf.gather(flat_step, at_query))
+    # Its counts are Q, the sampling probability of in-batch negatives.
+    tft.vocabulary(label_item, vocab_filename=features.LABEL_VOCABULARY, store_frequency=True)
+
+    outputs: Features = {
+        features.USER: tft.compute_and_apply_vocabulary(
+            inputs[features.USER_ID], vocab_filename=features.USER_VOCABULARY, num_oov_buckets=1
+        ),
+        features.HISTORY_ITEM_ID: item_id,
+        features.HISTORY_PLAY_RATIO: inputs[features.HISTORY_PLAY_RATIO],
+        features.LABEL_STEP: label_step,
+    }
+    newest_request = tft.max(tf.boolean_mask(request.flat_values, is_query.flat_values))
+    # Zero from the end of train on, before any scaling: the model is asked for "now".
+    age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
+    outputs[features.EXAMPLE_AGE] = request.with_flat_values(age)
+
+    is_listen, aggregates = history_aggregates(inputs, custom_config["history_length"])
+    outputs[features.IS_LISTEN] = timestamp.with_flat_values(tf.cast(is_listen, tf.int64))
+    for name, values in aggregates.items():
+        observed = tf.boolean_mask(values, is_query.flat_values)
+        spread = tf.sqrt(tft.var(observed))
+        scaled = tf.math.divide_no_nan(values - tft.mean(observed), tf.where(spread > 1e-6, spread, 0.0))
+        outputs[name] = timestamp.with_flat_values(scaled)
+    return outputs
+
+
+def history_aggregates(inputs: Features, history_length: int) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """What a query at each position knows of its last `history_length` events.
+
+    Args:
+      inputs: the raw ragged features of windows, [windows, (events)].
+      history_length: N; position p sees events (p - N, p].
+
+    Returns:
+      `is_listen` bool [events] and each aggregate float32 [events], over the flat values of all windows.
+      The play ratio at the query's own position is not known while it plays, and is not used.
+    """
+    timestamp = inputs[features.HISTORY_TIMESTAMP]
+    splits = tf.cast(timestamp.row_splits, tf.int64)
+    event_type = inputs[features.HISTORY_EVENT_TYPE].flat_values
+    play_ratio = inputs[features.HISTORY_PLAY_RATIO].flat_values
+    organic = inputs[features.HISTORY_IS_ORGANIC].flat_values
+    seconds = timestamp.flat_values
+    is_listen = is_label_event(event_type)
+
+    position = tf.range(tf.size(seconds, out_type=tf.int64))
+    window_start = tf.repeat(splits[:-1], splits[1:] - splits[:-1])
+    first = tf.maximum(window_start, position - history_length + 1)
+
+    def total(values: tf.Tensor, to: tf.Tensor) -> tf.Tensor:
+        # In double precision, so that a sum does not depend on what else is in the batch.
+        sums = tf.pad(tf.cumsum(tf.cast(values, tf.float64)), [[1, 0]])
+        return tf.cast(tf.gather(sums, to) - tf.gather(sums, first), tf.float32)
+
+    here = position + 1
+    events = tf.cast(here - first, tf.float32)
+    listens = total(is_listen, here)
+    played = is_listen & (play_ratio >= 0)
+    known_organic = is_listen & (organic >= 0)
+    previous = tf.maximum(position - 1, window_start)
+    idle = inputs[features.REQUEST_TIMESTAMP].flat_values - seconds
+    # Divided where nothing was recorded, an aggregate is zero.
+    return is_listen, {
+        features.LISTEN_COUNT: tf.math.log1p(listens),
+        features.MEAN_PLAY_RATIO: tf.math.divide_no_nan(
+            total(tf.where(played, play_ratio, 0.0), position), total(played, position)
+        ),
+        features.ORGANIC_SHARE: tf.math.divide_no_nan(
+            total(known_organic & (organic == 1), here), total(known_organic, here)
+        ),
+        features.REACTION_SHARE: tf.math.divide_no_nan(events - listens, events),
+        features.SECONDS_SINCE_PREVIOUS: _log_seconds(seconds - tf.gather(seconds, previous)),
+        features.IDLE_SECONDS: _log_seconds(idle - SESSION_GAP_SECONDS),
+    }
+
+
+def is_label_event(event_type: tf.Tensor) -> tf.Tensor:
+    """True where an event is a listen rather than a reaction."""
+    return (event_type == features.LISTEN) | (event_type == "")
+
+
+def _log_seconds(seconds: tf.Tensor) -> tf.Tensor:
+    return tf.math.log1p(tf.cast(tf.maximum(seconds, 0), tf.float32))
+
+
+def catalog_preprocessing_fn(inputs: Features) -> Features:
+    """Items to tower inputs.
+
+    Args:
+      inputs: `item_id` and `item_length` [items, 1], `artist_id` and `album_id` ragged [items, (ids)].
+
+    Returns:
+      `item_id` as it came, `artist` and `album` as rows of their vocabularies, and `length`: z-scored
+      logarithm of the seconds, zero where unknown.
+    """
+    seconds = inputs[features.ITEM_LENGTH]
+    known = seconds > 0
+    log_length = tf.math.log(tf.maximum(seconds, 1.0))
+    # A batch without any known length must not make the mean NaN: weighted sums, not a mask.
+    weight = tf.cast(known, tf.float32)
+    count = tft.sum(weight)
+    mean = tf.math.divide_no_nan(tft.sum(log_length * weight), count)
+    spread = tf.sqrt(tf.math.divide_no_nan(tft.sum(tf.square(log_length - mean) * weight), count))
+    return {
+        features.ITEM_ID: inputs[features.ITEM_ID],
+        features.ARTIST: tft.compute_and_apply_vocabulary(
+            inputs[features.ARTIST_ID], vocab_filename=features.ARTIST_VOCABULARY
+        ),
+        features.ALBUM: tft.compute_and_apply_vocabulary(
+            inputs[features.ALBUM_ID], vocab_filename=features.ALBUM_VOCABULARY
+        ),
+        features.LENGTH: tf.where(known, tf.math.divide_no_nan(log_length - mean, spread), 0.0),
+    }
