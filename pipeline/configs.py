@@ -225,6 +225,19 @@ def read_run_file(path: str) -> RunFile:
     return RunFile(**places, settings=content)
 
 
+def load_file(path: str) -> tuple[str, str, PipelineConfig]:
+    """The data directory, the output directory and the settings of a config file that names all of a run.
+
+    Raises:
+      UserError: as `read_run_file` and `load`, and where `data` or `output` is missing.
+    """
+    run_file = read_run_file(path)
+    if run_file.data is None or run_file.output is None:
+        missing = "data" if run_file.data is None else "output"
+        raise UserError(f"{path}: the key {missing} is missing: a run needs the directories data and output.")
+    return run_file.data, run_file.output, load(None, path)
+
+
 def load(preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()) -> PipelineConfig:
     """The settings of a preset, with those of a config file laid over, and `key=value` overrides over both.
 

@@ -1,0 +1,423 @@
+"""The console script `two-tower`.
+
+Only the standard library and the settings are imported here: `--help` answers at once, and TFX, whose
+import takes half a minute, is loaded by the commands that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import io
+import json
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline import configs
+from pipeline.errors import UserError
+
+EXIT_FAILURE = 1
+EXIT_USER_ERROR = 2
+EXIT_REFUSED = 3
+_EXIT_INTERRUPTED = 130
+_HELP_WIDTH = 79
+
+_OVERVIEW = """\
+Trains, checks and serves a recommender from a log of who listened to (or watched, or rated) what, when.
+
+From nothing to recommendations, with made-up listeners:
+
+  two-tower simulate runs/music                            write a simulated listening history
+  two-tower ingest yambda runs/music runs/data             bring it into this project's own form
+  two-tower run --data runs/data --output runs/first       train, evaluate, and publish if good enough
+  two-tower query --model runs/first --user 17             what would user 17 like next?
+
+`two-tower COMMAND --help` explains a command.
+"""
+
+_SETTINGS_HELP = """\
+settings:
+  A setting is named by its section: --set trainer.epochs=4 --set gate.min_recall_at_100=0.05
+  A list's values are separated by commas: --set trainer.query_hidden_units=256,128
+  A config file holds the same in YAML, and may name the preset, data and output:
+
+    preset: small
+    data: runs/data
+    output: runs/first
+    trainer:
+      epochs: 4
+
+  --set comes before the file, and the file before the preset. All settings, with the default preset's values:
+
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, or 1 failed, 2 wrong input, 3 refused, 130 interrupted."""
+    # What a terminal cannot show is shown as a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        return status
+    except UserError as error:
+        print(f"two-tower: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("two-tower: interrupted. A run that is started again continues here.", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="two-tower", description=_OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], summary: str, description: str, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=textwrap.fill(description, _HELP_WIDTH),
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        return added
+
+    simulate = command(
+        "simulate",
+        _simulate,
+        "write a made-up listening history, with its truth known",
+        "Writes listens, likes, artists and albums of made-up listeners, in the file layout of the Yambda "
+        "data set. The same options write the same files. Beside them, in oracle/, stands how well the "
+        "simulator itself predicts the next listen: the ceiling for any model.",
+    )
+    simulate.add_argument("out", metavar="OUT", help="directory to write; replaces an earlier simulation")
+    simulate.add_argument("--seed", type=int, help="another number makes another world (default: 7)")
+    simulate.add_argument("--users", type=int, metavar="N", help="how many listeners")
+    simulate.add_argument("--days", type=int, metavar="N", help="how many days the history covers")
+    simulate.add_argument("--tracks", type=int, metavar="N", help="how many tracks the catalog has")
+
+    ingest = command(
+        "ingest",
+        _ingest,
+        "turn a data set's own files into a data directory",
+        "Reads a data set in its own file format and writes a data directory: Parquet tables of events and "
+        "items that look the same for every data set. What is dropped or repaired on the way is counted and "
+        "printed.",
+        epilog="formats:\n"
+        "  yambda          Yambda's flat layout, of any size; `two-tower simulate` writes it too\n"
+        "  movietweetings  ratings.dat and movies.dat of MovieTweetings",
+    )
+    ingest.add_argument("format", metavar="FORMAT", help="yambda or movietweetings")
+    ingest.add_argument("source", metavar="SRC", help="directory with the data set's files")
+    ingest.add_argument("out", metavar="OUT", help="data directory to write; replaces an earlier one")
+    ingest.add_argument(
+        "--name",
+        help="the data set's identity, kept while it grows: models of different data sets are not compared "
+        "(default: the format's name, or the simulation's)",
+    )
+
+    run = command(
+        "run",
+        _run,
+        "train a model, measure it, and publish it if it is good enough",
+        "Takes a data directory through the whole pipeline: split by time, check, preprocess, train, build "
+        "the search index, measure on the newest part of the data, and publish the model to pushed/ of the "
+        "output directory if every threshold holds. What has not changed since the last run into the same "
+        "directory is not done again, and a run that was killed continues where it stopped. A model that "
+        "misses a threshold is refused: nothing is published, and what was published before stays.",
+        epilog=_all_settings(),
+    )
+    run.add_argument("--data", metavar="DIR", help="data directory, as `two-tower ingest` writes it")
+    run.add_argument("--output", metavar="DIR", help="directory for models, reports and logs")
+    _add_settings(run)
+    run.add_argument(
+        "--fail-on-refusal",
+        action="store_true",
+        help=f"exit with status {EXIT_REFUSED} if the model is refused, which is else no failure",
+    )
+
+    report = command(
+        "report",
+        _report,
+        "show what the latest run did and what it measured",
+        "Shows what ran and how long it took, the metrics beside those of simple baselines, every threshold "
+        "with its value and its limit, and where the results are.",
+    )
+    report.add_argument("--output", metavar="DIR", required=True, help="the --output of `two-tower run`")
+    report.add_argument("--json", action="store_true", help="print it as JSON")
+
+    query = command(
+        "query",
+        _query,
+        "ask a model for recommendations",
+        "Asks a published model what a user would like next, and shows it beside the user's last listens.",
+    )
+    query.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="the --output of `two-tower run`, for its newest published model, or one model's directory",
+    )
+    who = query.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", type=int, metavar="ID", help="a user of the data; a new one is answered too")
+    who.add_argument("--history", metavar="ID,ID,...", help='item ids instead, oldest first; "" for none')
+    query.add_argument("-k", type=int, default=10, metavar="N", help="how many recommendations (default: 10)")
+    query.add_argument("--data", metavar="DIR", help="data directory with users and titles, if it was moved")
+    query.add_argument("--json", action="store_true", help="print it as JSON")
+
+    compile_ = command(
+        "compile",
+        _compile,
+        "write the same pipeline as a job for Kubeflow Pipelines or Vertex AI",
+        "Writes the pipeline that `two-tower run` runs as a job for Kubeflow Pipelines or Vertex AI. Its "
+        "steps run in a container image: build it with `docker build --target train`.",
+        epilog=_all_settings(),
+    )
+    compile_.add_argument("--image", required=True, help="name of the container image, with its registry")
+    compile_.add_argument("-o", "--output-file", metavar="FILE", required=True, help="JSON file to write")
+    compile_.add_argument("--data", metavar="URI", help="data directory, as the steps see it (gs://...)")
+    compile_.add_argument("--root", metavar="URI", help="where the steps write (gs://...)")
+    _add_settings(compile_)
+
+    demo = command(
+        "demo",
+        _demo,
+        "simulate, ingest, run, report and query in one go",
+        "Simulates listeners, trains a recommender on them, and shows what it recommends to one of them. A "
+        "second call does only what is not done yet.",
+        epilog=_all_settings(),
+    )
+    demo.add_argument("--output", metavar="DIR", default="runs/demo", help="default: runs/demo")
+    _add_settings(demo)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    presets = "; ".join(f"{name}: {text}" for name, text in configs.PRESET_HELP.items())
+    # A help text's % starts a placeholder.
+    parser.add_argument("--preset", metavar="NAME", help=f"a set of settings. {presets}".replace("%", "%%"))
+    parser.add_argument("--config", metavar="FILE", help="YAML file with settings, see below")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="one setting; may be given several times",
+    )
+
+
+def _all_settings() -> str:
+    lines = []
+    for name, value in configs.settings(configs.PipelineConfig()).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        lines.append(f"    {name} = {text}")
+    return _SETTINGS_HELP + "\n".join(lines)
+
+
+def _config(options: argparse.Namespace) -> configs.PipelineConfig:
+    return configs.load(options.preset, options.config, options.overrides)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from pipeline.datasets.simulated_world import SimulationParameters
+    from pipeline.datasets.simulator import simulate
+
+    given = {name: getattr(options, name) for name in ("seed", "users", "days", "tracks")}
+    parameters = SimulationParameters(**{name: value for name, value in given.items() if value is not None})
+    summary = simulate(options.out, parameters, _tell)
+    counts = ", ".join(f"{count:,} {kind}s" for kind, count in summary.events.items())
+    print(
+        f"{options.out} holds '{summary.name}': {counts}\n"
+        f"of {summary.users:,} users; {summary.tracks:,} tracks, {summary.unheard_tracks:,} never heard.\n"
+        f"Next: two-tower ingest yambda {options.out} DIR"
+    )
+    return 0
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    from pipeline.datasets import FORMATS, ingest_report
+
+    if options.format not in FORMATS:
+        nearest = difflib.get_close_matches(options.format, FORMATS, n=1, cutoff=0)[0]
+        known = ", ".join(sorted(FORMATS))
+        raise UserError(f"there is no format '{options.format}'; the nearest is '{nearest}' of {known}.")
+    manifest = FORMATS[options.format](options.source, options.out, options.name)
+    print(ingest_report.render(manifest))
+    print(f"Next: two-tower run --data {options.out} --output DIR")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = _config(options)
+    run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
+    data, output = options.data or run_file.data, options.output or run_file.output
+    if not data or not output:
+        missing = "output" if data else "data"
+        raise UserError(f"run needs a directory in --{missing}, or as {missing} in the --config file.")
+    status = _run_pipeline(data, output, config)
+    if status:
+        return status
+
+    from pipeline.report import collect, render
+
+    report = collect(output)
+    print()
+    print(render(report), end="")
+    return EXIT_REFUSED if options.fail_on_refusal and report["verdict"] == "refused" else 0
+
+
+def _run_pipeline(data: str, output: str, config: configs.PipelineConfig) -> int:
+    """0, or EXIT_FAILURE after telling what failed and where its log is."""
+    from pipeline import console
+    from pipeline.datasets.data_directory import Manifest
+    from pipeline.report import newest_log
+
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise UserError(f"{output} is a file; --output takes a directory.")
+    # Before half a minute of imports; the run itself looks at the tables too.
+    Manifest.load(data)
+    _tell("Loading TFX (half a minute, the first time)")
+    with console.hushed():
+        from pipeline.local_runner import ComponentFailed, run_local
+    log_before = newest_log(output)
+    try:
+        run_local(data, output, config)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except Exception as error:
+        log = newest_log(output)
+        where = f"\nThe log is {log}." if log and log != log_before else ""
+        if isinstance(error, UserError):
+            raise UserError(f"{error}{where}") from error
+        named = str(error) if isinstance(error, ComponentFailed) else f"{type(error).__name__}: {error}"
+        print(f"two-tower: the run failed. {' '.join(named.split())}{where}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pipeline.report import collect, render
+
+    report = collect(options.output)
+    print(json.dumps(report, indent=2) if options.json else render(report).rstrip("\n"))
+    return 0
+
+
+def _query(options: argparse.Namespace) -> int:
+    from pipeline.query import recommend, render
+
+    history = None if options.history is None else _ids(options.history)
+    answer = recommend(options.model, options.user, history, options.k, options.data)
+    print(answer.to_json() if options.json else render(answer).rstrip("\n"))
+    return 0
+
+
+def _ids(text: str) -> list[int]:
+    ids = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ids.append(int(part))
+        except ValueError:
+            raise UserError(f"--history takes ids separated by commas, and '{part}' is no number.") from None
+    return ids
+
+
+def _compile(options: argparse.Namespace) -> int:
+    config = _config(options)
+    from pipeline import console
+
+    _tell("Loading TFX (half a minute, the first time)")
+    with console.hushed():
+        from pipeline.kubeflow_runner import compile_job
+
+        compile_job(options.image, options.output_file, config, options.data, options.root)
+    print(f"{options.output_file} holds the job: submit it to Kubeflow Pipelines or Vertex AI.")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pipeline.datasets import FORMATS, ingest_report
+    from pipeline.datasets.simulated_world import SimulationParameters
+    from pipeline.datasets.simulator import simulate
+    from pipeline.report import collect, render
+
+    config = _config(options)
+    source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
+    parameters = SimulationParameters()
+    if _was_simulated_with(source, dataclasses.asdict(parameters)):
+        _tell(f"1/3  {source} is simulated already")
+    else:
+        _tell(f"1/3  Simulating listeners: two-tower simulate {source}")
+        simulate(source, parameters, lambda line: _tell(f"     {line}"))
+    _tell(f"2/3  Reading their files: two-tower ingest yambda {source} {data}")
+    manifest = FORMATS["yambda"](source, data)
+    _tell("".join(f"     {line}\n" for line in ingest_report.render(manifest).splitlines()).rstrip("\n"))
+    _tell(f"3/3  Training a recommender: two-tower run --data {data} --output {output}")
+    status = _run_pipeline(data, output, config)
+    if status:
+        return status
+    report = collect(output)
+    print()
+    print(render(report))
+    user = _some_listener(data, manifest.label_event)
+    if report["in_service"]:
+        from pipeline import query
+
+        print(query.render(query.recommend(output, user, None, 10)))
+    print(
+        "Next:\n"
+        f"  two-tower query --model {output} --user {user + 1}            another listener\n"
+        f"  two-tower query --model {output} --history 1,2,3     someone new, who listened to these items\n"
+        f"  two-tower report --output {output} --json            the report, for programs\n"
+        f"  two-tower run --data {data} --output {output} --set trainer.epochs=2\n"
+        "                                                              the same with another setting\n"
+        "  two-tower ingest --help                                     your own data\n"
+        "The command is in .venv/bin; `source .venv/bin/activate` puts it on the PATH."
+    )
+    return 0
+
+
+def _was_simulated_with(source: str, parameters: dict[str, Any]) -> bool:
+    try:
+        with open(os.path.join(source, "simulation.json"), encoding="utf-8") as file:
+            return bool(json.load(file)["parameters"] == parameters)
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _some_listener(data: str, label_event: str) -> int:
+    """The lowest id of a user with a history worth looking at."""
+    import pyarrow.compute as pc
+    import pyarrow.dataset as pads
+
+    from pipeline.datasets.data_directory import event_files
+
+    events = pads.dataset(event_files(data), format="parquet")
+    listens = events.to_table(columns=["user_id"], filter=pads.field("event_type") == label_event)
+    counts = listens.group_by("user_id").aggregate([("user_id", "count")])
+    enough = min(20, pc.max(counts["user_id_count"]).as_py())
+    return int(pc.min(counts.filter(pc.greater_equal(counts["user_id_count"], enough))["user_id"]).as_py())
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,282 @@
+"""Asks a served model for one user's recommendations, and shows them beside the user's last listens."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import console as terminal
+from pipeline.errors import UserError
+from pipeline.report import newest_version
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHOWN_LISTENS = 10
+_WIDTH = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class Listen:
+    """An event of the past; `title` and `timestamp` (seconds) where they are known."""
+
+    item_id: int
+    title: str | None
+    timestamp: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendation:
+    """One place of the answer, from rank 1."""
+
+    rank: int
+    item_id: int
+    title: str | None
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model recommends, and to what history."""
+
+    # The model's directory, with the version that answered.
+    model: str
+    user: int | None
+    # Oldest first; reactions are left out.
+    last_listens: tuple[Listen, ...]
+    recommendations: tuple[Recommendation, ...]
+    # What the reader must know: the user is new, items are unknown, titles are not at hand.
+    notes: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """All of it, indented."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _History:
+    """Events up to the last listen, oldest first, and every item that the user has had."""
+
+    item_id: list[int]
+    timestamp: list[int]
+    event_type: list[str]
+    play_ratio: list[float]
+    is_organic: list[int]
+    seen: list[int]
+
+
+def find_model(directory: str) -> str:
+    """The SavedModel meant by a version's directory, by a push directory, or by a run's output directory.
+
+    Raises:
+      UserError: there is none.
+    """
+    for candidate in (
+        directory,
+        os.path.join(directory, "Format-Serving"),
+        newest_version(directory),
+        newest_version(os.path.join(directory, "pushed")),
+    ):
+        if candidate and os.path.isfile(os.path.join(candidate, "saved_model.pb")):
+            return candidate
+    raise UserError(
+        f"{directory} holds no served model: pass a run's output directory, its pushed/ or a version in it. "
+        "A run whose model was refused pushes nothing; `two-tower report` says so."
+    )
+
+
+def recommend(
+    model_dir: str, user: int | None, history: Sequence[int] | None, k: int, data: str | None = None
+) -> Answer:
+    """The k best items for a user of the data directory, or for a history of items.
+
+    Args:
+      model_dir: see `find_model`.
+      user: whose events are looked up in the data directory; unknown users are answered from no history.
+      history: item ids, oldest first, instead of a user's; may be empty.
+      k: how many.
+      data: the data directory; None is where the model was made from.
+
+    Raises:
+      UserError: no model, k out of the model's range, a negative id, or no data directory for a user.
+    """
+    path = find_model(model_dir)
+    provenance = _provenance(path)
+    if not 1 <= k <= provenance["max_k"]:
+        raise UserError(f"-k {k}: this model answers with 1 to {provenance['max_k']} items (index.max_k).")
+    if any(number < 0 for number in [*(history or []), *([] if user is None else [user])]):
+        raise UserError("Ids are not negative: a negative one stands for padding.")
+    data = data or provenance["data"]
+    notes: list[str] = []
+    has_data = os.path.isfile(os.path.join(data, "manifest.json"))
+    if user is not None:
+        if not has_data:
+            raise UserError(
+                f"{data}, where this model's data was, is not a data directory now: "
+                "pass --data DIR to look up the user, or --history with item ids."
+            )
+        events = _events_of(data, user, provenance)
+        if not events.item_id:
+            what = "no listens" if events.seen else "no events"
+            notes.append(f"User {user} has {what} in {data}: answered as a new user, from an empty history.")
+    else:
+        # Listened to at the end of training, for want of a time.
+        size = len(history or [])
+        at = int(provenance["train_newest_timestamp"])
+        items = list(history or [])
+        events = _History(items, [at] * size, [""] * size, [-1.0] * size, [-1] * size, items)
+        if not items:
+            notes.append("The history is empty: answered as a new user.")
+    exclude = [] if provenance["repeats_recommendable"] else sorted(set(events.seen))
+    item_ids, scores, unknown = _ask(path, user, events, exclude, k, provenance["history_length"])
+    if unknown:
+        listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
+        notes.append(f"{len(unknown)} items of the history are unknown to the model: {listed}.")
+    past = zip(events.item_id, events.timestamp, events.event_type, strict=True)
+    listens = [(item, time) for item, time, kind in past if not kind][-SHOWN_LISTENS:]
+    titles = _titles(data, {*item_ids, *(item for item, _ in listens)}) if has_data else {}
+    if not has_data:
+        notes.append(f"There are no titles: {data} is not a data directory. Pass --data DIR.")
+    if len(item_ids) < k:
+        notes.append(f"The model found {len(item_ids)} items that may be recommended, of {k} asked for.")
+    return Answer(
+        model=path,
+        user=user,
+        last_listens=tuple(
+            Listen(item, titles.get(item), None if user is None else time) for item, time in listens
+        ),
+        recommendations=tuple(
+            Recommendation(rank, item, titles.get(item), score)
+            for rank, (item, score) in enumerate(zip(item_ids, scores, strict=True), start=1)
+        ),
+        notes=tuple(notes),
+    )
+
+
+def render(answer: Answer) -> str:
+    """The answer as text: the last listens, and beside them what is recommended."""
+    page = io.StringIO()
+    console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
+    someone = "someone with this history" if answer.last_listens else "a new user"
+    who = someone if answer.user is None else f"user {answer.user}"
+    past = _table("Last listens, newest first" if answer.last_listens else "No listens")
+    past.add_column("item", justify="right")
+    past.add_column("title", max_width=44)
+    for listen in reversed(answer.last_listens):
+        past.add_row(str(listen.item_id), listen.title or "")
+    recommended = _table(f"Recommended to {who}")
+    recommended.add_column("", justify="right")
+    recommended.add_column("item", justify="right")
+    recommended.add_column("title", max_width=44)
+    recommended.add_column("score", justify="right")
+    for one in answer.recommendations:
+        recommended.add_row(str(one.rank), str(one.item_id), one.title or "", f"{one.score:.3f}")
+    side_by_side = Table.grid(padding=(0, 3))
+    side_by_side.add_row(past, recommended)
+    console.print(side_by_side)
+    for note in answer.notes:
+        console.print(note)
+    console.print(f"Model: {answer.model}", soft_wrap=True)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+
+
+def _provenance(path: str) -> dict[str, Any]:
+    file_path = os.path.join(path, "assets.extra", "provenance.json")
+    try:
+        with open(file_path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file_path} cannot be read ({error}): not a model of this pipeline, or not copied whole."
+        ) from error
+
+
+def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
+    import numpy as np
+    import pyarrow.dataset as pads
+
+    from pipeline.datasets.data_directory import event_files
+
+    events = pads.dataset(event_files(data), format="parquet")
+    names = ("item_id", "timestamp", "event_type", "play_ratio", "is_organic")
+    table = events.to_table(
+        columns=[name for name in names if name in events.schema.names], filter=pads.field("user_id") == user
+    )
+    label_event = provenance["label_event"]
+    has_types = "event_type" in table.column_names
+    kinds = table["event_type"].to_pylist() if has_types else [label_event] * len(table)
+    # As the windows of training: by time, at equal times listens before reactions, then as in the files.
+    is_reaction = np.array([kind != label_event for kind in kinds], dtype=bool)
+    order = np.lexsort((is_reaction, table["timestamp"].to_numpy()))
+    # The model's "" is the label event, whatever the data set calls it.
+    kinds = ["" if kinds[row] == label_event else kinds[row] or "unknown" for row in order]
+    last_listen = max((place for place, kind in enumerate(kinds) if not kind), default=-1)
+    recent = slice(max(0, last_listen + 1 - provenance["history_length"]), last_listen + 1)
+    taken = table.take(order[recent])
+    return _History(
+        item_id=taken["item_id"].to_pylist(),
+        timestamp=taken["timestamp"].to_pylist(),
+        event_type=kinds[recent],
+        play_ratio=[float(value) for value in _or_unknown(taken, "play_ratio")],
+        is_organic=[int(value) for value in _or_unknown(taken, "is_organic")],
+        seen=table["item_id"].to_pylist(),
+    )
+
+
+def _or_unknown(table: pa.Table, column: str) -> list[Any]:
+    values = table[column].to_pylist() if column in table.column_names else [None] * len(table)
+    return [-1 if value is None else value for value in values]
+
+
+def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
+    import pyarrow.dataset as pads
+
+    from pipeline.datasets.data_directory import item_files
+
+    items = pads.dataset(item_files(data), format="parquet")
+    if "title" not in items.schema.names:
+        return {}
+    found = items.to_table(columns=["item_id", "title"], filter=pads.field("item_id").isin(sorted(item_ids)))
+    return {row["item_id"]: row["title"] for row in found.to_pylist() if row["title"] is not None}
+
+
+def _ask(
+    path: str, user: int | None, events: _History, exclude: Sequence[int], k: int, history_length: int
+) -> tuple[list[int], list[float], list[int]]:
+    """Item ids and scores without padding, and the history's items that the model does not know."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    with terminal.hushed():
+        import scann  # noqa: F401  (registers the operations that the model is made of)
+        import tensorflow as tf
+
+        model = tf.saved_model.load(path)
+        recent = slice(-history_length, None)
+        answer = model.signatures["serving_default"](
+            user_id=tf.constant([-1 if user is None else user], tf.int64),
+            history_item_id=tf.constant([events.item_id[recent]], tf.int64),
+            history_timestamp=tf.constant([events.timestamp[recent]], tf.int64),
+            history_event_type=tf.constant([events.event_type[recent]], tf.string),
+            history_play_ratio=tf.constant([events.play_ratio[recent]], tf.float32),
+            history_is_organic=tf.constant([events.is_organic[recent]], tf.int64),
+            request_timestamp=tf.constant([-1], tf.int64),
+            exclude_item_id=tf.constant([exclude], tf.int64),
+            k=tf.constant(k, tf.int32),
+        )
+        known = set(model.catalog()["item_id"].numpy().tolist())
+    found = zip(answer["item_id"].numpy()[0].tolist(), answer["score"].numpy()[0].tolist(), strict=True)
+    pairs = [(item, score) for item, score in found if item >= 0]
+    unknown = sorted(set(events.item_id[recent]) - known)
+    return [item for item, _ in pairs], [score for _, score in pairs], unknown

@@ -1,0 +1,308 @@
+"""What the latest run in an output directory did, read from its metadata store and its evaluation.
+
+It reads ML Metadata alone, without TFX, whose import takes half a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import glob
+import io
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import UserError
+
+METADATA = "metadata.sqlite"
+EVALUATOR = "RetrievalEvaluator"
+PUSHER = "Pusher"
+# What is taken over from evaluation.json as it is.
+_EVALUATION_KEYS = (
+    "verdict",
+    "unchanged",
+    "dataset",
+    "split",
+    "queries",
+    "thresholds",
+    "metrics",
+    "baselines",
+    "ann",
+    "blessed_model",
+    "oracle",
+    "notes",
+)
+_WIDTH = 100
+
+
+def collect(output: str) -> dict[str, Any]:
+    """The latest run's report.
+
+    Args:
+      output: the directory that was given to `two-tower run --output`.
+
+    Returns:
+      `status` is "complete", "failed", or "unfinished" (killed, or still running), and `components` lists
+      what ran, in order: name, seconds, cached, state. The keys of evaluation.json are those of the run's
+      RetrievalEvaluator, from an earlier run where it was cached, and None if the run did not reach it.
+      `pushed_model` is where this run's model was pushed to, or None; `in_service` is the newest model
+      there. `artifacts` are URIs by component and output; `log` is the newest log file.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    nodes = _latest_run(output)
+    components = [
+        {
+            "name": name,
+            "seconds": node["seconds"],
+            "cached": node["state"] == "CACHED",
+            "state": node["state"],
+        }
+        for name, node in nodes.items()
+    ]
+    artifacts = {
+        name: {key: [artifact["uri"] for artifact in found] for key, found in node["outputs"].items()}
+        for name, node in nodes.items()
+    }
+    evaluation = _evaluation(artifacts.get(EVALUATOR, {}).get("evaluation", []))
+    (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
+    properties = pushed["properties"] if pushed else {}
+    return {
+        "output": output,
+        "run": next(iter(nodes.values()))["run"],
+        "status": _status(nodes),
+        **{key: evaluation.get(key) for key in _EVALUATION_KEYS},
+        "components": components,
+        "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
+        "in_service": newest_version(os.path.join(output, "pushed")),
+        "artifacts": artifacts,
+        "log": newest_log(output),
+    }
+
+
+def newest_log(output: str) -> str | None:
+    """The newest log file of the runs in `output`."""
+    logs = glob.glob(os.path.join(glob.escape(output), "logs", "*.log"))
+    return max(logs, key=os.path.getmtime, default=None)
+
+
+def newest_version(directory: str) -> str | None:
+    """The highest numbered model in a directory that Pusher writes to, which is the one that servers load."""
+    if not os.path.isdir(directory):
+        return None
+    versions = [name for name in os.listdir(directory) if name.isdigit()]
+    return os.path.join(directory, max(versions, key=int)) if versions else None
+
+
+def _latest_run(output: str) -> dict[str, dict[str, Any]]:
+    """state, seconds, run and outputs of each node of the latest run, in the order in which they began."""
+    path = os.path.join(output, METADATA)
+    nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
+    if not os.path.isfile(path):
+        raise UserError(nothing)
+
+    from ml_metadata import errors
+    from ml_metadata.metadata_store import MetadataStore
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    connection = pb.ConnectionConfig()
+    connection.sqlite.filename_uri = path
+    connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READONLY
+    try:
+        store = MetadataStore(connection)
+        runs = store.get_contexts_by_type("pipeline_run")
+    except (RuntimeError, errors.StatusError) as error:
+        raise UserError(f"{path} cannot be read as a metadata store: {error}") from error
+    if not runs:
+        raise UserError(nothing)
+    run = max(runs, key=lambda context: context.id)
+    executions = sorted(store.get_executions_by_context(run.id), key=lambda execution: execution.id)
+    events = store.get_events_by_execution_ids([execution.id for execution in executions])
+    outputs = [event for event in events if event.type == pb.Event.OUTPUT]
+    produced_ids = {event.artifact_id for event in outputs}
+    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id(produced_ids)}
+    nodes: dict[str, dict[str, Any]] = {}
+    for execution in executions:
+        contexts = store.get_contexts_by_execution(execution.id)
+        (node,) = (context.name for context in contexts if context.type == "node")
+        (pipeline,) = (context.name for context in contexts if context.type == "pipeline")
+        produced: dict[str, list[dict[str, Any]]] = {}
+        for event in outputs:
+            if event.execution_id == execution.id:
+                artifact = artifacts[event.artifact_id]
+                properties = {
+                    name: getattr(value, value.WhichOneof("value"))
+                    for name, value in artifact.custom_properties.items()
+                }
+                produced.setdefault(event.path.steps[0].key, []).append(
+                    {"uri": artifact.uri, "properties": properties}
+                )
+        duration = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        nodes[node.removeprefix(f"{pipeline}.")] = {
+            "run": run.name,
+            "state": pb.Execution.State.Name(execution.last_known_state),
+            "seconds": round(duration / 1000, 1),
+            "outputs": produced,
+        }
+    return nodes
+
+
+def _status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    states = {node["state"] for node in nodes.values()}
+    if "FAILED" in states:
+        return "failed"
+    return "complete" if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
+
+
+def _evaluation(uris: list[str]) -> dict[str, Any]:
+    if not uris:
+        return {}
+    path = os.path.join(uris[0], "evaluation.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: the run's evaluation cannot be read ({error}).") from error
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as text for a terminal of 100 columns."""
+    page = io.StringIO()
+    console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
+    console.print(_headline(report), soft_wrap=False)
+    console.print()
+    console.print(_component_table(report))
+    if report["verdict"]:
+        console.print(_threshold_table(report))
+        for note in report.get("notes") or ():
+            console.print(f"  {note}")
+        console.print(_metric_table(report))
+        _print_ann_and_baseline_model(console, report)
+        if report["oracle"]:
+            console.print(_oracle_table(report["oracle"]))
+    for line in _places(report):
+        console.print(line, soft_wrap=True)
+    # Tables are padded with blanks to the right.
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    if report["status"] == "failed":
+        failed = [component["name"] for component in report["components"] if component["state"] == "FAILED"]
+        text = f"FAILED: {', '.join(failed)} stopped the run."
+        return text if report["verdict"] else f"{text} It did not get as far as an evaluation."
+    if not report["verdict"]:
+        last = report["components"][-1]["name"]
+        return f"UNFINISHED: the run was killed, or still goes on; it is at {last}. Run it again to continue."
+    if report["verdict"] == "refused":
+        missed = [threshold["name"] for threshold in report["thresholds"] if not threshold["ok"]]
+        kept = f"{report['in_service']} stays in service" if report["in_service"] else "nothing is in service"
+        return f"REFUSED: the model is not pushed ({', '.join(missed)}); {kept}."
+    if report["status"] == "unfinished":
+        return "UNFINISHED: the model is blessed and not pushed, for the run was killed. Run it again."
+    if report["pushed_model"]:
+        return f"BLESSED: the model holds every threshold and is pushed to {report['pushed_model']}."
+    return f"BLESSED, and not pushed again: this very model is in service already, in {report['in_service']}."
+
+
+def _component_table(report: Mapping[str, Any]) -> Table:
+    started = report["run"]
+    with contextlib.suppress(ValueError):  # A run of another orchestrator has a name of another form.
+        started = f"{datetime.datetime.fromisoformat(started):%Y-%m-%d %H:%M:%S}"
+    table = _table(f"Components of the run of {started}")
+    table.add_column("component")
+    table.add_column("seconds", justify="right")
+    table.add_column("")
+    words = {"COMPLETE": "", "CACHED": "cached: nothing it depends on has changed", "FAILED": "failed"}
+    for component in report["components"]:
+        seconds = "" if component["cached"] else f"{component['seconds']:.1f}"
+        table.add_row(component["name"], seconds, words.get(component["state"], "unfinished"))
+    total = sum(component["seconds"] for component in report["components"])
+    table.add_row("total", f"{total:.1f}", "")
+    return table
+
+
+def _threshold_table(report: Mapping[str, Any]) -> Table:
+    table = _table("Thresholds")
+    for heading in ("threshold", "value", "limit", ""):
+        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
+    for threshold in report["thresholds"]:
+        held = "holds" if threshold["ok"] else "FAILS"
+        note = f" ({threshold['note']})" if threshold.get("note") else ""
+        table.add_row(
+            threshold["name"], _number(threshold["value"]), f"≥ {_number(threshold['limit'])}", held + note
+        )
+    return table
+
+
+def _metric_table(report: Mapping[str, Any]) -> Table:
+    queries = report["queries"] or {}
+    asked = f" ({queries['test']:,} queries by {queries['users']:,} users)" if queries else ""
+    table = _table(f"Test split{asked}")
+    columns = {"model": report["metrics"]["test"]}
+    if "test_exact" in report["metrics"]:
+        columns["exact search"] = report["metrics"]["test_exact"]
+    columns |= {name.replace("_", " "): values for name, values in report["baselines"].items()}
+    table.add_column("metric")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric in columns["model"]:
+        table.add_row(metric, *(_number(values.get(metric)) for values in columns.values()))
+    return table
+
+
+def _print_ann_and_baseline_model(console: Console, report: Mapping[str, Any]) -> None:
+    ann, blessed = report["ann"], report["blessed_model"]
+    measured = {name: value for name, value in ann.items() if name.startswith("recall@")}
+    recalls = ", ".join(f"{_number(value)} ({name})" for name, value in measured.items())
+    kind = {"exact": "exact search", "scann": "ScaNN"}.get(ann.get("kind", ""), "the index")
+    console.print(f"Of what exact search finds, {kind} returns {recalls}.")
+    if blessed and blessed.get("reason"):
+        console.print(f"Latest blessed model: {blessed['reason']}")
+    elif not blessed:
+        console.print("There was no blessed model before to compare with.")
+
+
+def _oracle_table(oracle: Mapping[str, Any]) -> Table:
+    table = _table(f"Against the simulator's own knowledge ({oracle['queries']:,} queries)")
+    names = {
+        "best_baseline": "best baseline",
+        "model": "model",
+        "oracle_observed": "oracle, observed state",
+        "oracle": "oracle",
+        "share_of_gap_observed": "way to observed",
+        "share_of_gap": "way to oracle",
+    }
+    table.add_column("")
+    for heading in names.values():
+        table.add_column(heading, justify="right")
+    for metric, values in oracle.items():
+        if metric.startswith("recall@"):
+            table.add_row(metric, *(_number(values.get(name)) for name in names))
+    return table
+
+
+def _places(report: Mapping[str, Any]) -> list[str]:
+    places = {
+        "Pushed models": os.path.dirname(report["in_service"]) if report["in_service"] else None,
+        "Evaluation": next(iter(report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])), None),
+        "Artifacts": os.path.join(report["output"], "artifacts"),
+        "Metadata": os.path.join(report["output"], METADATA),
+        "Log": report["log"],
+    }
+    return [f"{name:<14} {place}" for name, place in places.items() if place]
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
