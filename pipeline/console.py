@@ -122,7 +122,8 @@ def quiet(log_path: str) -> Iterator[Progress]:
         try:
             yield progress
         except BaseException:
-            traceback.print_exc()
+            # Not to sys.stderr, which need not be descriptor 2.
+            os.write(2, traceback.format_exc().encode())
             raise
         finally:
             logger.removeHandler(handler)

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import command_line, configs, console
+from pipeline.command_line import main
+from pipeline.configs import PipelineConfig
+from pipeline.errors import UserError
+
+COMMANDS = ("simulate", "ingest", "run", "report", "query", "compile", "demo")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("tensorflow", "tfx", "apache_beam", "pyarrow", "pandas", "numpy", "ml_metadata", "scann")
+    program = (
+        "import sys\n"
+        "from pipeline.command_line import main\n"
+        "try: main(['run', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"usage: two-tower {command}" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = capsys.readouterr().out
+    for name in configs.settings(PipelineConfig()):
+        assert f"    {name} = " in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ingest", "yambada", "a", "b"], "no format 'yambada'; the nearest is 'yambda'"),
+        (["run", "--output", "o"], "run needs a directory in --data"),
+        (["run", "--data", "d"], "run needs a directory in --output"),
+        (["run", "--data", "d", "--output", "o", "--preset", "smol"], "no preset 'smol'"),
+        (["run", "--data", "d", "--output", "o", "--set", "trainer.epoch=3"], "nearest is trainer.epochs"),
+        (["run", "--data", "no-such-data", "--output", "o"], "no-such-data is not a data directory"),
+        (["report", "--output", "no-such-run"], "no-such-run holds no run yet"),
+        (["query", "--model", "no-such-model", "--user", "1"], "no-such-model holds no served model"),
+        (["query", "--model", "m", "--history", "1,b"], "'b' is no number"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_status_2(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == command_line.EXIT_USER_ERROR
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+class ComponentFailed(Exception):
+    """Stands for pipeline.local_runner's."""
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
+    """A pipeline.local_runner that does nothing, on a data directory that is taken on trust."""
+    fake = types.ModuleType("pipeline.local_runner")
+    fake.ComponentFailed = ComponentFailed  # type: ignore[attr-defined]
+    fake.calls = []  # type: ignore[attr-defined]
+    fake.error = None  # type: ignore[attr-defined]
+
+    def run_local(data: str, output: str, config: PipelineConfig) -> None:
+        fake.calls.append((data, output, config))
+        logs = Path(output, "logs")
+        logs.mkdir(parents=True)
+        (logs / "now.log").write_text("chatter")
+        if fake.error:
+            raise fake.error
+
+    fake.run_local = run_local  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.local_runner", fake)
+    monkeypatch.setattr("pipeline.datasets.data_directory.Manifest.load", lambda directory: None)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def _report(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
+    monkeypatch.setattr("pipeline.report.collect", lambda output: {"verdict": verdict})
+    monkeypatch.setattr("pipeline.report.render", lambda report: f"the model is {report['verdict']}\n")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "flags", "status"),
+    [
+        ("blessed", ["--fail-on-refusal"], 0),
+        ("refused", [], 0),
+        ("refused", ["--fail-on-refusal"], command_line.EXIT_REFUSED),
+    ],
+)
+def test_a_refusal_is_told_and_is_a_failure_only_on_request(
+    verdict: str,
+    flags: list[str],
+    status: int,
+    runner: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _report(monkeypatch, verdict)
+    assert main(["run", "--data", "d", "--output", "o", *flags]) == status
+    assert f"the model is {verdict}" in capsys.readouterr().out
+
+
+def test_run_takes_everything_from_a_config_file(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _report(monkeypatch, "blessed")
+    Path("run.yaml").write_text("data: d\noutput: o\npreset: smoke\ntrainer: {epochs: 7}\n")
+    assert main(["run", "--config", "run.yaml", "--output", "elsewhere", "--set", "trainer.seed=5"]) == 0
+    ((data, output, config),) = runner.calls
+    assert (data, output) == ("d", "elsewhere")
+    assert config == configs.load("smoke", None, ["trainer.epochs=7", "trainer.seed=5"])
+
+
+def test_a_failed_component_is_named_with_its_log(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    runner.error = ComponentFailed("Trainer failed: out of\nmemory")
+    assert main(["run", "--data", "d", "--output", "o"]) == command_line.EXIT_FAILURE
+    message = capsys.readouterr().err
+    assert "Trainer failed: out of memory" in message
+    assert "o/logs/now.log" in message
+    assert "Traceback" not in message
+
+
+def test_wrong_data_in_a_component_is_status_2_with_its_log(
+    runner: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner.error = UserError("the eval split is empty")
+    assert main(["run", "--data", "d", "--output", "o"]) == command_line.EXIT_USER_ERROR
+    message = capsys.readouterr().err
+    assert "the eval split is empty" in message
+    assert "o/logs/now.log" in message
+
+
+def test_a_run_shows_components_and_keeps_all_else_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    program = f"""
+import logging, os, subprocess, sys
+from pipeline import console
+with console.quiet({str(log)!r}) as progress:
+    progress.start("Trainer", "trains the two towers")
+    print("from Python")
+    os.write(1, b"from C\\n")
+    os.write(2, b"from C's errors\\n")
+    subprocess.run(["echo", "from a child"])
+    logger = logging.getLogger("two_tower.progress")
+    for step in range(1, 101):
+        logger.info("epoch %d", step // 50, extra={{"step": step, "steps": 100}})
+    progress.finish("Trainer", 1.25, cached=False)
+    progress.start("Pusher", "pushes")
+    progress.finish("Pusher", 0.0, cached=True)
+print("after")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["Trainer:"] * 10 + ["Trainer", "Pusher", "after"]
+    assert lines[4].split(", ") == ["  Trainer: step 50 of 100", "epoch 1"]
+    assert lines[10].split() == ["Trainer", "trains", "the", "two", "towers", "1.2", "s"]
+    assert lines[11].endswith("cached")
+    assert done.stderr == ""
+    chatter = log.read_text()
+    for origin in ("from Python", "from C", "from C's errors", "from a child"):
+        assert f"{origin}\n" in chatter
+
+
+def test_a_failed_run_leaves_its_trace_in_the_log_and_the_output_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "run.log"
+    with pytest.raises(ZeroDivisionError), console.quiet(str(log)) as progress:
+        progress.start("Trainer", "trains")
+        progress.fail("Trainer", ZeroDivisionError())
+        raise ZeroDivisionError
+    print("after")
+    shown = capfd.readouterr().out
+    assert "failed" in shown
+    assert "after" in shown
+    assert "ZeroDivisionError" in log.read_text()
+    assert "ZeroDivisionError" not in shown
+
+
+def test_a_demo_simulates_again_only_for_other_parameters(tmp_path: Path) -> None:
+    parameters = {"seed": 7, "users": 10}
+    assert not command_line._was_simulated_with(str(tmp_path), parameters)
+    (tmp_path / "simulation.json").write_text(json.dumps({"name": "simulated-7", "parameters": parameters}))
+    assert command_line._was_simulated_with(str(tmp_path), parameters)
+    assert not command_line._was_simulated_with(str(tmp_path), {**parameters, "users": 11})

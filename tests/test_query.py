@@ -1,0 +1,168 @@
+"""Everything but the model itself, which the end-to-end tests ask."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import query
+from pipeline.errors import UserError
+
+LAST_TIME = 1_000
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """User 1: three listens over two files, a like at the time of the second, a like after the last."""
+    directory = tmp_path / "data"
+    (directory / "events").mkdir(parents=True)
+    (directory / "manifest.json").write_text("{}")
+    columns = ["user_id", "item_id", "timestamp", "event_type", "play_ratio", "is_organic"]
+    files: list[list[tuple[Any, ...]]] = [
+        [
+            (1, 30, 300, "listen", None, None),
+            (1, 20, 200, "like", None, None),
+            (2, 99, 1, "listen", 1.0, True),
+        ],
+        [
+            (1, 20, 200, "listen", 0.5, True),
+            (1, 10, 100, "listen", 1.0, False),
+            (1, 30, 310, "like", None, None),
+        ],
+        [(3, 40, 100, "like", None, None)],
+    ]
+    paths = []
+    kinds = [pa.int64(), pa.int64(), pa.int64(), pa.string(), pa.float32(), pa.bool_()]
+    for number, rows in enumerate(files):
+        arrays = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(kinds)]
+        paths.append(str(directory / "events" / f"part-{number}.parquet"))
+        pq.write_table(pa.table(arrays, names=columns), paths[-1])
+    items = str(directory / "items.parquet")
+    titles = {"item_id": [10, 20, 30, 99], "title": ["Ten", "Twenty", None, "Ninety-nine"]}
+    pq.write_table(pa.table(titles), items)
+    monkeypatch.setattr("pipeline.datasets.data_directory.event_files", lambda _: paths)
+    monkeypatch.setattr("pipeline.datasets.data_directory.item_files", lambda _: [items])
+    return directory
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the model was asked; it answers items 99 and 10, and knows no item 77."""
+    questions: list[dict[str, Any]] = []
+
+    def ask(path: str, user: int | None, events: Any, exclude: list[int], k: int, history_length: int) -> Any:
+        questions.append({"path": path, "user": user, "events": events, "exclude": exclude, "k": k})
+        return [99, 10][:k], [0.9, 0.8][:k], [item for item in events.item_id if item == 77]
+
+    monkeypatch.setattr(query, "_ask", ask)
+    return questions
+
+
+def _model(directory: Path, data: Path | str, **changes: Any) -> Path:
+    provenance = {
+        "data": str(data),
+        "label_event": "listen",
+        "repeats_recommendable": True,
+        "train_newest_timestamp": LAST_TIME,
+        "history_length": 3,
+        "max_k": 50,
+    }
+    (directory / "assets.extra").mkdir(parents=True)
+    (directory / "saved_model.pb").write_bytes(b"")
+    (directory / "assets.extra" / "provenance.json").write_text(json.dumps({**provenance, **changes}))
+    return directory
+
+
+def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    answer = query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
+    events = asked[0]["events"]
+    # Of 10, 20, the like of 20 at the same time, 30: the last three.
+    assert events.item_id == [20, 20, 30]
+    assert events.timestamp == [200, 200, 300]
+    assert events.event_type == ["", "like", ""]
+    assert events.play_ratio == [0.5, -1.0, -1.0]
+    assert events.is_organic == [1, -1, -1]
+    assert asked[0]["exclude"] == []
+    assert [(one.item_id, one.title) for one in answer.last_listens] == [(20, "Twenty"), (30, None)]
+    assert [(one.rank, one.item_id, one.title) for one in answer.recommendations] == [
+        (1, 99, "Ninety-nine"),
+        (2, 10, "Ten"),
+    ]
+    assert answer.notes == ()
+    assert json.loads(answer.to_json())["recommendations"][0]["title"] == "Ninety-nine"
+    text = query.render(answer)
+    assert "Recommended to user 1" in text
+    assert "Ninety-nine" in text
+
+
+def test_where_repeats_make_no_sense_all_that_the_user_ever_had_is_excluded(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    model = str(_model(tmp_path / "m", data, repeats_recommendable=False))
+    query.recommend(model, 1, None, 2)
+    query.recommend(model, None, [99, 20], 2)
+    assert [question["exclude"] for question in asked] == [[10, 20, 30], [20, 99]]
+
+
+@pytest.mark.parametrize(("user", "note"), [(8, "User 8 has no events"), (3, "User 3 has no listens")])
+def test_a_user_without_listens_is_answered_as_new(
+    user: int, note: str, tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    answer = query.recommend(str(_model(tmp_path / "m", data)), user, None, 2)
+    assert asked[0]["events"].item_id == []
+    assert note in answer.notes[0]
+    assert "No listens" in query.render(answer)
+
+
+def test_a_history_needs_no_data_and_is_told_of_unknown_items(
+    tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    answer = query.recommend(str(_model(tmp_path / "m", "moved-away")), None, [5, 77], 2)
+    events = asked[0]["events"]
+    assert (events.item_id, events.timestamp) == ([5, 77], [LAST_TIME, LAST_TIME])
+    assert any("unknown to the model: 77" in note for note in answer.notes)
+    assert any("no titles" in note for note in answer.notes)
+    assert [one.timestamp for one in answer.last_listens] == [None, None]
+    assert "as a new user" in query.recommend(str(tmp_path / "m"), None, [], 2).notes[0]
+
+
+def test_a_user_of_data_that_was_moved_needs_to_be_told_where(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    model = str(_model(tmp_path / "m", "moved-away"))
+    with pytest.raises(UserError, match=r"moved-away.*pass --data"):
+        query.recommend(model, 1, None, 2)
+    assert query.recommend(model, 1, None, 2, str(data)).notes == ()
+
+
+def test_fewer_items_than_asked_for_are_told(tmp_path: Path, data: Path, asked: list[dict[str, Any]]) -> None:
+    answer = query.recommend(str(_model(tmp_path / "m", data)), 1, None, 5)
+    assert answer.notes == ("The model found 2 items that may be recommended, of 5 asked for.",)
+
+
+@pytest.mark.parametrize(
+    ("user", "history", "k", "message"),
+    [(1, None, 51, "1 to 50 items"), (1, None, 0, "1 to 50 items"), (None, [3, -1], 5, "not negative")],
+)
+def test_a_request_that_no_model_can_answer_is_refused(
+    user: int | None, history: list[int] | None, k: int, message: str, tmp_path: Path, data: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        query.recommend(str(_model(tmp_path / "m", data)), user, history, k)
+
+
+def test_a_model_is_found_by_its_run_its_push_directory_and_its_version(tmp_path: Path) -> None:
+    _model(tmp_path / "out" / "pushed" / "2", "d")
+    newest = str(_model(tmp_path / "out" / "pushed" / "10", "d"))
+    (tmp_path / "out" / "pushed" / ".incoming-11").mkdir()
+    for named in ("out", "out/pushed", "out/pushed/10"):
+        assert query.find_model(str(tmp_path / named)) == newest
+    with pytest.raises(UserError, match="holds no served model"):
+        query.find_model(str(tmp_path))

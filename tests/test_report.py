@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ml_metadata.metadata_store import MetadataStore
+from ml_metadata.proto import metadata_store_pb2 as pb
+
+from pipeline.errors import UserError
+from pipeline.report import collect, newest_version, render
+
+METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "mrr": 0.09}
+EVALUATION: dict[str, Any] = {
+    "verdict": "blessed",
+    "unchanged": False,
+    "dataset": "simulated-7",
+    "split": {"train_end": 10, "eval": [10, 20], "test": [20, 30]},
+    "queries": {"test": 1200, "users": 80, "available": 1200},
+    "thresholds": [
+        {"name": "min_recall_at_100", "value": 0.4, "limit": 0.01, "ok": True},
+        {"name": "min_change_against_blessed", "value": None, "limit": 0, "ok": True, "note": "the first"},
+    ],
+    "metrics": {"test": METRICS, "test_exact": METRICS},
+    "baselines": {"most_popular": {"recall@100": 0.1}, "personal_history": {"recall@100": 0.35}},
+    "ann": {"recall@100": 0.987, "kind": "scann"},
+    "blessed_model": None,
+    "oracle": {
+        "queries": 50,
+        "recall@10": {"model": 0.2, "best_baseline": 0.1, "oracle": 0.3, "share_of_gap": 0.5},
+    },
+}
+
+
+class Store:
+    """Writes what TFX's local runner leaves in a metadata store: contexts, executions, output artifacts."""
+
+    def __init__(self, output: Path) -> None:
+        connection = pb.ConnectionConfig()
+        connection.sqlite.filename_uri = str(output / "metadata.sqlite")
+        connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+        self._store = MetadataStore(connection)
+        self._pipeline = self._context("pipeline", "two-tower")
+        self._run = 0
+        self._nodes: dict[str, int] = {}
+
+    def begin(self, name: str) -> None:
+        self._run = self._context("pipeline_run", name)
+
+    def execution(
+        self, node: str, state: str, artifacts: dict[str, int] | None = None, seconds: float = 0
+    ) -> None:
+        if node not in self._nodes:
+            self._nodes[node] = self._context("node", f"two-tower.{node}")
+        execution = pb.Execution(
+            type_id=self._store.put_execution_type(pb.ExecutionType(name=node)),
+            last_known_state=pb.Execution.State.Value(state),
+        )
+        (execution_id,) = self._store.put_executions([execution])
+        if seconds:  # The store keeps the times itself: of the first write and of the last.
+            time.sleep(seconds)
+            (written,) = self._store.get_executions_by_id([execution_id])
+            written.custom_properties["done"].int_value = 1
+            self._store.put_executions([written])
+        contexts = (self._pipeline, self._run, self._nodes[node])
+        self._store.put_attributions_and_associations(
+            [], [pb.Association(execution_id=execution_id, context_id=context) for context in contexts]
+        )
+        for key, artifact_id in (artifacts or {}).items():
+            event = pb.Event(artifact_id=artifact_id, execution_id=execution_id, type=pb.Event.OUTPUT)
+            event.path.steps.add().key = key
+            event.path.steps.add().index = 0
+            self._store.put_events([event])
+
+    def artifact(self, kind: str, uri: Path, **properties: int | str) -> int:
+        type_id = self._store.put_artifact_type(pb.ArtifactType(name=kind))
+        artifact = pb.Artifact(type_id=type_id, uri=str(uri))
+        for name, value in properties.items():
+            if isinstance(value, int):
+                artifact.custom_properties[name].int_value = value
+            else:
+                artifact.custom_properties[name].string_value = value
+        (artifact_id,) = self._store.put_artifacts([artifact])
+        return int(artifact_id)
+
+    def _context(self, kind: str, name: str) -> int:
+        type_id = self._store.put_context_type(pb.ContextType(name=kind))
+        (context_id,) = self._store.put_contexts([pb.Context(type_id=type_id, name=name)])
+        return int(context_id)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def _evaluation(output: Path, evaluation: dict[str, Any]) -> Path:
+    folder = output / "artifacts" / "RetrievalEvaluator" / "evaluation" / "7"
+    folder.mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return folder
+
+
+def _whole_run(store: Store, output: Path, evaluation: dict[str, Any], **pushed: int | str) -> None:
+    judged = store.artifact("ModelEvaluation", _evaluation(output, evaluation))
+    push = store.artifact("PushedModel", output / "artifacts" / "Pusher" / "pushed_model" / "8", **pushed)
+    store.begin("2026-01-02T03:04:05.000001")
+    store.execution("Trainer", "COMPLETE")
+    store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": judged})
+    store.execution("Pusher", "COMPLETE", {"pushed_model": push})
+    # The second run found everything unchanged.
+    store.begin("2026-01-02T04:04:05.000001")
+    store.execution("Trainer", "CACHED")
+    store.execution("RetrievalEvaluator", "CACHED", {"evaluation": judged})
+    store.execution("Pusher", "CACHED", {"pushed_model": push})
+
+
+def test_a_cached_run_reports_what_it_took_over(store: Store, tmp_path: Path) -> None:
+    version = tmp_path / "pushed" / "1"
+    version.mkdir(parents=True)
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination=str(version))
+    report = collect(str(tmp_path))
+    assert report["status"] == "complete"
+    assert [(one["name"], one["cached"]) for one in report["components"]] == [
+        ("Trainer", True),
+        ("RetrievalEvaluator", True),
+        ("Pusher", True),
+    ]
+    for key in ("verdict", "thresholds", "metrics", "baselines", "ann", "oracle"):
+        assert report[key] == EVALUATION[key]
+    assert report["pushed_model"] == report["in_service"] == str(version)
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_a_component_reports_its_own_time(store: Store, tmp_path: Path) -> None:
+    store.begin("run")
+    store.execution("Trainer", "COMPLETE", seconds=0.12)
+    store.execution("ScannIndexer", "RUNNING")
+    report = collect(str(tmp_path))
+    trainer, indexer = report["components"]
+    assert trainer["seconds"] > 0
+    assert indexer["seconds"] == 0
+    assert report["status"] == "unfinished"
+    assert "it is at ScannIndexer" in render(report)
+
+
+def test_a_run_that_failed_early_says_where_and_names_its_log(store: Store, tmp_path: Path) -> None:
+    store.begin("first")
+    store.execution("Trainer", "COMPLETE")
+    store.begin("second")
+    store.execution("Trainer", "CACHED")
+    store.execution("AnomalyGate", "FAILED")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").write_text("")
+    report = collect(str(tmp_path))
+    assert (report["status"], report["verdict"], report["pushed_model"]) == ("failed", None, None)
+    text = render(report)
+    assert "FAILED: AnomalyGate stopped the run. It did not get as far as an evaluation." in text
+    assert str(tmp_path / "logs" / "a.log") in text
+
+
+def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path) -> None:
+    refused = copy.deepcopy(EVALUATION)
+    refused["verdict"] = "refused"
+    refused["thresholds"][0] |= {"value": 0.001, "ok": False}
+    (tmp_path / "pushed" / "3").mkdir(parents=True)
+    _whole_run(store, tmp_path, refused, pushed=0)
+    report = collect(str(tmp_path))
+    assert report["pushed_model"] is None
+    text = render(report)
+    assert "REFUSED: the model is not pushed (min_recall_at_100)" in text
+    assert "stays in service" in text
+
+
+def test_the_same_model_again_is_not_reported_as_pushed(store: Store, tmp_path: Path) -> None:
+    version = tmp_path / "pushed" / "2"
+    version.mkdir(parents=True)
+    _whole_run(store, tmp_path, {**EVALUATION, "unchanged": True}, pushed=0, pushed_destination=str(version))
+    report = collect(str(tmp_path))
+    assert report["pushed_model"] is None
+    assert "not pushed again" in render(report)
+
+
+def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path) -> None:
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
+    lines = render(collect(str(tmp_path))).splitlines()
+    shown = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
+    assert shown["min_recall_at_100"] == ["0.4000", "≥", "0.0100", "holds"]
+    assert shown["min_change_against_blessed"][0] == "–"
+    assert "(the first)" in next(line for line in lines if "min_change" in line)
+    # model, exact search, most popular, personal history
+    metric_row = next(line for line in lines if line.split()[:1] == ["recall@100"])
+    assert metric_row.split()[1:] == ["0.4000", "0.4000", "0.1000", "0.3500"]
+    assert shown["mrr"] == ["0.0900", "0.0900", "–", "–"]
+    assert any("ScaNN returns 0.9870 (recall@100)" in line for line in lines)
+    with_oracle = ["recall@10", "0.1000", "0.2000", "–", "0.3000", "–", "0.5000"]
+    assert any(line.split() == with_oracle for line in lines)
+
+
+def test_without_a_run_there_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run yet"):
+        collect(str(tmp_path))
+    Store(tmp_path)
+    with pytest.raises(UserError, match="holds no run yet"):
+        collect(str(tmp_path))
+
+
+def test_a_broken_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.sqlite").write_text("not a database")
+    with pytest.raises(UserError, match=r"metadata\.sqlite cannot be read"):
+        collect(str(tmp_path))
+
+
+def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
+    for name in ("9", "10", ".incoming-11"):
+        (tmp_path / name).mkdir()
+    assert newest_version(str(tmp_path)) == str(tmp_path / "10")
+    assert newest_version(str(tmp_path / "none")) is None
