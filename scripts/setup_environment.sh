@@ -58,7 +58,10 @@ if ! { is_python_3_10 .venv/bin/python && has_headers .venv/bin/python; }; then
   echo "setup: making .venv with ${python:-a Python 3.10 from uv}"
   rm -rf .venv
   if [[ -n $uv ]]; then
-    "$uv" venv --quiet --seed --python "${python:-3.10}" .venv ||
+    # Without one of the machine's own that will do, only uv's.
+    wanted=(--python "$python")
+    [[ -n $python ]] || wanted=(--python 3.10 --python-preference only-managed)
+    "$uv" venv --quiet "${wanted[@]}" .venv ||
       stop "uv could not provide a Python 3.10: install one with its headers (Debian, Ubuntu: python3.10-dev)."
   else
     "$python" -m venv .venv
@@ -70,18 +73,20 @@ rm -f "$stamp"
 
 # uv does not read pip's settings: hand over those for which it has none of its own. In pip the variables
 # of the environment come before its files.
-pip_settings=$(.venv/bin/python -m pip config list 2>/dev/null || true)
+pip_settings=
+for candidate in .venv/bin/python "${python:-python3}"; do
+  if pip_settings=$("$candidate" -m pip config list 2>/dev/null); then break; fi
+done
 hand_over() { # hand_over PIP_SETTING UV_VARIABLE
-  local section value
+  local variable=PIP_${1//-/_} section value
   [[ -z ${!2:-} ]] || return 0
-  for section in :env: install global; do
-    value=$(sed -n "s/^$section\.$1='\(.*\)'$/\1/p" <<<"$pip_settings")
-    if [[ -n $value ]]; then
-      value=${value//\\n/ }
-      export "$2=${value# }"
-      return 0
-    fi
+  variable=${variable^^}
+  value=${!variable:-}
+  for section in install global; do
+    [[ -n $value ]] || value=$(sed -n "s/^$section\.$1='\(.*\)'$/\1/p" <<<"$pip_settings")
   done
+  value=${value//\\n/ }
+  [[ -z $value ]] || export "$2=${value# }"
 }
 if [[ -z ${UV_INDEX_URL:-}${UV_DEFAULT_INDEX:-}${UV_INDEX:-}${UV_EXTRA_INDEX_URL:-} ]]; then
   for kind in index:UV_DEFAULT_INDEX extra-index:UV_EXTRA_INDEX_URL; do
