@@ -42,7 +42,7 @@ ENV PATH=/venv/bin:$PATH \
 FROM base AS train
 # The version is that of apache-beam in constraints.txt. Dataflow starts a worker by the image's entry point;
 # Kubeflow and Vertex give the command of each step themselves.
-COPY --from=apache/beam_python3.10_sdk:2.65.0 /opt/apache/beam /opt/apache/beam
+COPY --from=apache/beam_python3.10_sdk:2.59.0 /opt/apache/beam /opt/apache/beam
 WORKDIR /app
 ENTRYPOINT ["/opt/apache/beam/boot"]
 
