@@ -7,13 +7,12 @@ import json
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
-from tfx.components import ExampleValidator, Pusher, StatisticsGen, Transform
-from tfx.dsl.components.base import executor_spec
+from tfx.components import ExampleValidator, StatisticsGen, Transform
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
-from tfx.proto import pusher_pb2, transform_pb2
+from tfx.proto import transform_pb2
 from tfx.types import Channel
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
@@ -23,7 +22,7 @@ from components.catalog_example_gen.component import CatalogExampleGen
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from components.curated_schema.component import CuratedSchema
 from components.interaction_example_gen.component import InteractionExampleGen
-from components.pusher.executor import Executor as PusherExecutor
+from components.pusher.component import Pusher
 from components.retrieval_evaluator.component import RetrievalEvaluator
 from components.scann_indexer.component import ScannIndexer
 from components.trainer.component import Trainer
@@ -57,7 +56,7 @@ def create_pipeline(
     data: str | RuntimeParameter,
     data_digest: str | RuntimeParameter,
     pipeline_root: str,
-    push_directory: str,
+    push_directory: str | RuntimeParameter,
     config: PipelineConfig,
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> tfx_pipeline.Pipeline:
@@ -151,10 +150,8 @@ def create_pipeline(
     pusher = Pusher(
         model=indexer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=push_directory)
-        ),
-        custom_executor_spec=executor_spec.ExecutorClassSpec(PusherExecutor),
+        push_directory=push_directory,
+        source_digest=source_digest("components/pusher"),
     )
     return tfx_pipeline.Pipeline(
         pipeline_name=PIPELINE_NAME,

@@ -7,9 +7,7 @@ from typing import Any
 
 from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
-from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils
-from tfx.utils import proto_utils
 
 from components.pusher.versions import digest_of, publish, versions
 
@@ -28,9 +26,7 @@ class Executor(tfx_pusher.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        destination = pusher_pb2.PushDestination()
-        proto_utils.json_to_proto(exec_properties["push_destination"], destination)
-        directory = destination.filesystem.base_directory
+        directory = exec_properties["push_directory"]
         model_path = self.GetModelPath(input_dict)
         published = versions(directory)
         newest = os.path.join(directory, str(published[-1])) if published else ""

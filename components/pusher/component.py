@@ -1,0 +1,50 @@
+"""Pusher: what it takes and gives."""
+
+from __future__ import annotations
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ExecutionParameter
+
+from components.pusher import executor
+
+
+class PusherSpec(types.ComponentSpec):
+    """Parameters are what the cache keys on."""
+
+    PARAMETERS = {
+        "push_directory": ExecutionParameter(type=str),
+        "source_digest": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "model_blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+    OUTPUTS = {"pushed_model": ChannelParameter(type=standard_artifacts.PushedModel)}
+
+
+class Pusher(base_component.BaseComponent):
+    """A blessed model to the directory that servers watch, under the next number."""
+
+    SPEC_CLASS = PusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self, model: types.BaseChannel, model_blessing: types.BaseChannel, push_directory: str, source_digest: str
+    ) -> None:
+        """Args:
+        model: the ScannIndexer's model.
+        model_blessing: the RetrievalEvaluator's verdict on it.
+        push_directory: holds numbered versions.
+        source_digest: digest of the sources, so that edited code runs again.
+        """
+        super().__init__(
+            spec=PusherSpec(
+                model=model,
+                model_blessing=model_blessing,
+                push_directory=push_directory,
+                source_digest=source_digest,
+                pushed_model=types.Channel(type=standard_artifacts.PushedModel),
+            )
+        )

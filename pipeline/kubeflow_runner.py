@@ -1,0 +1,64 @@
+"""Writes the same DAG as a job for Kubeflow Pipelines (v2) or Vertex AI Pipelines."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+
+from pipeline.configs import PipelineConfig
+from pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
+from pipeline.datasets.data_directory import Manifest
+from pipeline.errors import UserError
+
+# Asked for when the job is submitted, unless it was compiled with --data and --root.
+DATA_PARAMETER = "data"
+DIGEST_PARAMETER = "data_digest"
+PUSH_PARAMETER = "push_directory"
+
+
+def compile_job(
+    image: str, output_file: str, config: PipelineConfig, data: str | None = None, root: str | None = None
+) -> None:
+    """Writes the job's specification (a PipelineJob, in JSON).
+
+    Args:
+      image: the container image that the steps run in, the Dockerfile's `train`.
+      output_file: ends in .json.
+      config: the settings, which become the job's.
+      data: the data directory as the steps will see it. Without one the job takes it as its parameter `data`,
+        and the digest that caching keys on, which stands in manifest.json, as `data_digest`.
+      root: where artifacts and `pushed/` go. Without one the job takes the pipeline root that it is submitted
+        with, and the directory for pushed models as its parameter `push_directory`.
+
+    Raises:
+      UserError: the file's name does not end in .json, or its folder does not exist.
+    """
+    folder = os.path.dirname(os.path.abspath(output_file))
+    if not output_file.endswith(".json"):
+        raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
+    if not os.path.isdir(folder):
+        raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
+    pipeline = create_pipeline(
+        data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),
+        data_digest=_digest(data) if data else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str),
+        pipeline_root=root or "",
+        push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
+        config=config,
+    )
+    kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            display_name=PIPELINE_NAME,
+            default_image=image,
+        ),
+        output_dir=folder,
+        output_filename=os.path.basename(output_file),
+    ).run(pipeline)
+
+
+def _digest(data: str) -> str:
+    """Of a directory that this machine can read; one that only the steps can reach is known by its address."""
+    return Manifest.load(data).digest if os.path.isdir(data) else data
