@@ -262,12 +262,12 @@ def _print_ann_and_baseline_model(console: Console, report: Mapping[str, Any]) -
     ann, blessed = report["ann"], report["blessed_model"]
     measured = {name: value for name, value in ann.items() if name.startswith("recall@")}
     recalls = ", ".join(f"{_number(value)} ({name})" for name, value in measured.items())
-    kind = {"exact": "exact search", "scann": "ScaNN"}.get(ann.get("kind", ""), "the index")
-    console.print(f"Of what exact search finds, {kind} returns {recalls}.")
+    if ann.get("kind") == "exact":
+        console.print("Search is exact: the catalog is small.")
+    else:
+        console.print(f"Of what exact search finds, ScaNN returns {recalls}.")
     if blessed and blessed.get("reason"):
         console.print(f"Latest blessed model: {blessed['reason']}")
-    elif not blessed:
-        console.print("There was no blessed model before to compare with.")
 
 
 def _oracle_table(oracle: Mapping[str, Any]) -> Table:
