@@ -139,7 +139,7 @@ def recommend(
     item_ids, scores, unknown = _ask(path, user, events, exclude, k, provenance["history_length"])
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
-        notes.append(f"{len(unknown)} items of the history are unknown to the model: {listed}.")
+        notes.append(f"Of the history, these items are unknown to the model: {listed}.")
     past = zip(events.item_id, events.timestamp, events.event_type, strict=True)
     listens = [(item, time) for item, time, kind in past if not kind][-SHOWN_LISTENS:]
     titles = _titles(data, {*item_ids, *(item for item, _ in listens)}) if has_data else {}
