@@ -100,7 +100,7 @@ class CatalogTable(tf.Module):
 
 
 def _touched_rows(ids: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, int]:
-    """Embedding rows [items + 1, MAX_IDS_PER_ITEM] of vocabulary ids (-1: none), and how many rows there are."""
+    """Embedding rows [items + 1, MAX_IDS_PER_ITEM] of vocabulary ids (-1: none), and their number."""
     touched = np.unique(ids[trained])
     touched = touched[touched >= 0]
     row_of = np.zeros(max(ids.max(initial=-1), -1) + 2, np.int32)  # the last place is what -1 reads

@@ -32,7 +32,8 @@ ARTIST_ID = "artist_id"
 ALBUM_ID = "album_id"
 ITEM_LENGTH = "item_length"
 
-# The label event's name in windows and requests, whatever the data set calls it; "" in a request means it too.
+# The label event's name in windows and requests, whatever the data set calls it; in a request "" means it
+# too.
 LISTEN = "listen"
 
 # Fills places that hold no item, and stands for play ratios and flags that nobody recorded.

@@ -23,7 +23,7 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         )
         self._softmax_temperature = temperature
 
-    def call(  # type: ignore[override]
+    def call(
         self,
         query_embeddings: tf.Tensor,
         candidate_embeddings: tf.Tensor,

@@ -15,8 +15,9 @@ from trainer.catalog_table import CatalogTable
 from trainer.preprocessing import is_label_event
 from trainer.towers import CandidateTower, Positions, QueryTower, windows_of
 
-# A request's inputs by name. All but the first three may be left out (TensorFlow Serving fills in a signature's
-# defaults; in Python call the method of the same name) or given with dimensions of 1, which are broadcast.
+# A request's inputs by name. All but the first three may be left out (TensorFlow Serving fills in a
+# signature's defaults; in Python call the method of the same name) or given with dimensions of 1, which are
+# broadcast.
 QUERY_SPECS = {
     features.USER_ID: tf.TensorSpec([None], tf.int64, features.USER_ID),
     features.HISTORY_ITEM_ID: tf.TensorSpec([None, None], tf.int64, features.HISTORY_ITEM_ID),
@@ -102,7 +103,7 @@ class Towers(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Item ids to `embedding` [items, embedding_dim]; an unknown id reads as an item of which nothing is known."""
+        """Item ids to `embedding` [items, embedding_dim]; an unknown id is an item of unknown features."""
         return {"embedding": self._candidate_tower(self._table.rows_of(item_id))}
 
     @tf.function(input_signature=[])

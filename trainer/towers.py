@@ -50,7 +50,8 @@ class ItemEmbedding(tf.keras.layers.Layer):
 
         def embeddings(rows: int, width: int, name: str) -> tf.Variable:
             # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
-            initial = tf.random.stateless_normal([rows, width], seed=[config.seed, len(name)], stddev=width**-0.5)
+            seed = [config.seed, len(name)]
+            initial = tf.random.stateless_normal([rows, width], seed=seed, stddev=width**-0.5)
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
@@ -140,11 +141,12 @@ class QueryTower(tf.keras.layers.Layer):
 
         listens = tf.cast(windows.is_listen, tf.float32)[..., tf.newaxis]
         embedded = self._items(windows.rows, training=training)
-        sums = tf.pad(tf.cumsum(tf.concat([embedded * listens, listens], axis=-1), axis=1), [[0, 0], [1, 0], [0, 0]])
+        sums = tf.cumsum(tf.concat([embedded * listens, listens], axis=-1), axis=1)
+        sums = tf.pad(sums, [[0, 0], [1, 0], [0, 0]])
 
         def mean_of_last(count: int) -> tf.Tensor:
             begin = tf.stack([positions.window, tf.maximum(event + 1 - count, 0)], axis=-1)
-            total = tf.gather_nd(sums, at + [[0, 1]]) - tf.gather_nd(sums, begin)
+            total = tf.gather_nd(sums, at + tf.constant([[0, 1]])) - tf.gather_nd(sums, begin)
             return tf.math.divide_no_nan(total[:, :-1], total[:, -1:]) * keep
 
         unknown_item = tf.fill(tf.shape(event), self._items.table.size)

@@ -61,7 +61,8 @@ class TwoTowerModel(tfrs.Model):
         self.task = CorrectedRetrieval(config.temperature)
         self._table = table
         self._config = config
-        self._log_q = tf.Variable(log_q if config.sampling_correction == "logq" else 0 * log_q, trainable=False)
+        corrected = config.sampling_correction == "logq"
+        self._log_q = tf.Variable(log_q if corrected else np.zeros_like(log_q), trainable=False)
 
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
         """`inputs`: a batch of transformed windows."""
@@ -90,7 +91,10 @@ def _label_index(label_step: tf.Tensor) -> tf.Tensor:
 
 
 def labels_of(inputs: dict[str, tf.RaggedTensor], windows: Windows) -> tuple[tf.Tensor, tf.Tensor]:
-    """`label_step` int64 and the label's catalog row int32, both [windows, events]; read where label_step > 0."""
+    """`label_step` int64 and the label's catalog row int32, both [windows, events].
+
+    The row means something where `label_step` > 0.
+    """
     label_step = padded(inputs[features.LABEL_STEP])
     return label_step, tf.gather(windows.rows, _label_index(label_step), batch_dims=1)
 
@@ -102,12 +106,14 @@ class ValidationRecall(tf.keras.callbacks.Callback):
     drawn, the same ones each time.
     """
 
-    def __init__(self, eval_batches: tf.data.Dataset, table: CatalogTable, data: TrainingData, seed: int) -> None:
+    def __init__(
+        self, eval_batches: tf.data.Dataset, table: CatalogTable, data: TrainingData, seed: int
+    ) -> None:
         super().__init__()
         self._table = table
         self._exclude_window = not data.repeats_recommendable
         batches = list(eval_batches)
-        labelled = sum(int(tf.reduce_sum(tf.cast(b[features.LABEL_STEP].flat_values > 0, tf.int32))) for b in batches)
+        labelled = sum(np.count_nonzero(batch[features.LABEL_STEP].flat_values) for batch in batches)
         keep = min(1.0, VALIDATION_QUERIES / max(labelled, 1))
         draw = np.random.default_rng(seed)
         self._queries: list[tuple[Windows, Positions, np.ndarray, np.ndarray | None]] = []
@@ -136,9 +142,8 @@ class ValidationRecall(tf.keras.callbacks.Callback):
     def ranks(self) -> np.ndarray:
         """0-based rank of each query's label among the whole catalog."""
         size = self._table.size
-        catalog = np.concatenate(
-            [self.model.candidate_tower(tf.range(i, min(i + 65_536, size))).numpy() for i in range(0, size, 65_536)]
-        )
+        batches = [tf.range(begin, min(begin + 65_536, size)) for begin in range(0, size, 65_536)]
+        catalog = np.concatenate([self.model.candidate_tower(rows).numpy() for rows in batches])
         ranks = []
         for windows, at, labels, had in self._queries:
             scores = tf.matmul(self.model.query_tower(windows, at), catalog, transpose_b=True).numpy()
@@ -168,8 +173,8 @@ class Watch(tf.keras.callbacks.Callback):
         loss = (logs or {}).get("loss", math.nan)
         if not math.isfinite(loss):
             raise UserError(
-                f"Training stopped at step {self._step}: the loss is {loss}. Lower trainer.learning_rate, or raise "
-                "trainer.temperature."
+                f"Training stopped at step {self._step}: the loss is {loss}. Lower trainer.learning_rate, or "
+                "raise trainer.temperature."
             )
         if time.monotonic() - self._reported > 0.5:
             self._reported = time.monotonic()
@@ -189,14 +194,15 @@ class Watch(tf.keras.callbacks.Callback):
 def train(data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: str) -> dict[str, float]:
     """Trains, restores the epoch of the best validation Recall@100, and saves the towers to `model_dir`.
 
-    TensorBoard logs go to `log_dir`. Returns the best epoch's validation recalls, the number of epochs, steps and
-    parameters. Raises UserError when the loss becomes NaN.
+    TensorBoard logs go to `log_dir`. Returns the best epoch, its loss and validation recalls, and the numbers
+    of epochs and parameters. Raises UserError when the loss becomes NaN.
     """
     tf.keras.utils.set_random_seed(config.seed)
     transform_output = tft.TFTransformOutput(data.transform_graph)
     catalog_output = tft.TFTransformOutput(data.catalog_graph)
     catalog = CatalogArrays.read(data.catalog_files, catalog_output.transformed_feature_spec())
-    train_items = np.array([int(i) for i in transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)], np.int64)
+    vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
+    train_items = np.array([int(item) for item in vocabulary], np.int64)
     table = CatalogTable(catalog, train_items)
     model = TwoTowerModel(
         table,
@@ -249,7 +255,9 @@ def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:
     return {int(item): int(count) for count, item in pairs}
 
 
-def _batches(files: list[str], spec: dict[str, Any], windows: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
+def _batches(
+    files: list[str], spec: dict[str, Any], windows: int, shuffle_seed: int | None = None
+) -> tf.data.Dataset:
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     if shuffle_seed is not None:
         dataset = dataset.shuffle(_SHUFFLED_WINDOWS, seed=shuffle_seed)

@@ -14,16 +14,16 @@ from pipeline.errors import UserError
 
 @component
 def AnomalyGate(
-    interactions: InputArtifact[ExampleAnomalies],  # type: ignore[valid-type]
-    catalog: InputArtifact[ExampleAnomalies],  # type: ignore[valid-type]
+    interactions: InputArtifact[ExampleAnomalies],
+    catalog: InputArtifact[ExampleAnomalies],
 ) -> None:
     """Raises UserError with every anomaly of the interactions and of the catalog, by feature."""
     found = [
         f"{name} / {line}"
         for name, artifact in (("interactions", interactions), ("catalog", catalog))
         for line in anomalies.describe(
-            artifact.uri,  # type: ignore[attr-defined]
-            artifact_utils.decode_split_names(artifact.split_names),  # type: ignore[attr-defined]
+            artifact.uri,
+            artifact_utils.decode_split_names(artifact.split_names),
         )
     ]
     if found:

@@ -18,7 +18,7 @@ class CatalogExampleGenSpec(types.ComponentSpec):
         "data_digest": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
-    INPUTS = {}
+    INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
 
 

@@ -13,7 +13,7 @@ from tfx.types.standard_artifacts import Schema
 
 
 @component
-def CuratedSchema(schema: OutputArtifact[Schema], text: Parameter[str]) -> None:  # type: ignore[valid-type]
+def CuratedSchema(schema: OutputArtifact[Schema], text: Parameter[str]) -> None:
     """Writes `text`, a Schema in text format, as schema.pbtxt."""
-    with fileio.open(os.path.join(schema.uri, "schema.pbtxt"), "w") as file:  # type: ignore[attr-defined]
+    with fileio.open(os.path.join(schema.uri, "schema.pbtxt"), "w") as file:
         file.write(text)

@@ -20,7 +20,7 @@ class InteractionExampleGenSpec(types.ComponentSpec):
         "windows": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
-    INPUTS = {}
+    INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {"examples": ChannelParameter(type=standard_artifacts.Examples)}
 
 

@@ -38,12 +38,13 @@ class TimeSplit:
 
     def bounds(self, split: str) -> tuple[int, int]:
         """[from, to) of a split's label times."""
-        return {"train": (np.iinfo(np.int64).min, self.train_end), "eval": self.eval, "test": self.test}[split]
+        train = (np.iinfo(np.int64).min, self.train_end)
+        return {"train": train, "eval": self.eval, "test": self.test}[split]
 
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Columns of one shard's events, all of one length, any order; `order` is the row's place in the files."""
+    """Columns of one shard's events, of one length, in any order; `order` is a row's place in the files."""
 
     user_id: Array
     item_id: Array
@@ -61,7 +62,8 @@ class Events:
         names = table["event_type"].combine_chunks().dictionary_encode()
         if isinstance(names, pa.ChunkedArray):
             names = names.chunk(0)
-        event_type = np.array([name.encode() for name in names.dictionary.to_pylist()])[names.indices.to_numpy()]
+        distinct = np.array([name.encode() for name in names.dictionary.to_pylist()])
+        event_type = distinct[names.indices.to_numpy()]
         columns = {name: table[name].to_numpy() for name in table.column_names if name != "event_type"}
         return cls(event_type=event_type, **columns)
 
@@ -116,7 +118,9 @@ class WindowCutter:
         counts["gap_labels"] = in_no_split
         return batches, counts
 
-    def _windows(self, events: Events, user_start: Array, query: Array, label: Array, split: str) -> pa.RecordBatch:
+    def _windows(
+        self, events: Events, user_start: Array, query: Array, label: Array, split: str
+    ) -> pa.RecordBatch:
         owner = user_start[query]
         is_first = np.concatenate([[True], owner[1:] != owner[:-1]])[: len(query)]
         first_query = np.repeat(query[is_first], np.diff(np.append(np.flatnonzero(is_first), len(query))))
@@ -196,6 +200,7 @@ def check_not_empty(counts: dict[str, int], split: TimeSplit) -> None:
             begin, end = split.bounds(name)
             span = f"before {end}" if name == "train" else f"from {begin} to {end}"
             raise UserError(
-                f"The {name} split is empty: no user has a label event {span} (seconds) with an earlier one to "
-                "predict it from. Change split.eval_seconds, split.test_seconds or split.gap_seconds, or bring more data."
+                f"The {name} split is empty: no user has a label event {span} (seconds) with an earlier one "
+                "to predict it from. Change split.eval_seconds, split.test_seconds or split.gap_seconds, or "
+                "bring more data."
             )

@@ -31,7 +31,11 @@ class Pusher(base_component.BaseComponent):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
 
     def __init__(
-        self, model: types.BaseChannel, model_blessing: types.BaseChannel, push_directory: str, source_digest: str
+        self,
+        model: types.BaseChannel,
+        model_blessing: types.BaseChannel,
+        push_directory: str,
+        source_digest: str,
     ) -> None:
         """Args:
         model: the ScannIndexer's model.

@@ -21,7 +21,7 @@ class Executor(tfx_pusher.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """The `pushed_model` artifact says whether it was pushed, and `pushed_destination` what is in service."""
+        """`pushed_model` says whether it was pushed, and its `pushed_destination` what is in service."""
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)

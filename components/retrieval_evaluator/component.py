@@ -31,7 +31,7 @@ class RetrievalEvaluatorSpec(types.ComponentSpec):
 
 
 class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
-    """Recall@k of the served model, exact and through its index, against baselines; a blessing or a refusal."""
+    """Recall@k of the served model, exact and through its index, against baselines; blessed or refused."""
 
     SPEC_CLASS = RetrievalEvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)

@@ -43,18 +43,18 @@ class Executor(base_executor.BaseExecutor):
         towers = tf.saved_model.load(path_utils.serving_model_path(trained.uri))
         item_id = towers.catalog()["item_id"].numpy()
         if not len(item_id):
-            raise UserError("The catalog is empty: items/ of the data directory holds no available item to index.")
+            raise UserError(
+                "The catalog is empty: items/ of the data directory holds no available item to index."
+            )
+        batches = [item_id[i : i + _ITEMS_PER_BATCH] for i in range(0, len(item_id), _ITEMS_PER_BATCH)]
         embeddings = np.concatenate(
-            [
-                towers.candidate_embedding(tf.constant(item_id[begin : begin + _ITEMS_PER_BATCH]))["embedding"].numpy()
-                for begin in range(0, len(item_id), _ITEMS_PER_BATCH)
-            ]
+            [towers.candidate_embedding(tf.constant(batch))["embedding"].numpy() for batch in batches]
         )
         broken = ~np.isfinite(embeddings).all(axis=1)
         if broken.any():
             raise UserError(
-                f"The embeddings of {broken.sum()} items are not numbers, item {item_id[broken][0]} for one. Train again "
-                "with a lower trainer.learning_rate."
+                f"The embeddings of {broken.sum()} items are not numbers, item {item_id[broken][0]} for one. "
+                "Train again with a lower trainer.learning_rate."
             )
         index = build_index(tf.constant(embeddings), config)
 
@@ -65,7 +65,7 @@ class Executor(base_executor.BaseExecutor):
             tf.constant([0], tf.int64), tf.zeros([1, 0], tf.int64), tf.zeros([1, 0], tf.int64)
         )  # called once, so that ScaNN's handle is traced into what is saved
         retrieval.save(path)
-        described = {"kind": index.kind}
+        described: dict[str, Any] = {"kind": index.kind}
         if index.kind == "scann":
             described |= {"num_leaves": index.num_leaves, "leaves_to_search": index.leaves_to_search}
         provenance = {

@@ -61,7 +61,7 @@ class RetrievalModel(tf.Module):
           k: how many, up to the built maximum.
 
         Returns:
-          `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where the index finds no more.
+          `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where there are no more.
         """
         tf.debugging.assert_less_equal(
             k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
@@ -80,11 +80,13 @@ class RetrievalModel(tf.Module):
         wanted = tf.minimum(k + excluded, tf.size(self._item_id))
         rows, scores = self.index.search(query, wanted)
         missing = tf.math.is_nan(scores) | (rows < 0)
-        item_id = tf.where(missing, tf.cast(features.PADDING, tf.int64), tf.gather(self._item_id, tf.maximum(rows, 0)))
+        item_id = tf.gather(self._item_id, tf.maximum(rows, 0))
         hidden = missing | _is_among(item_id, exclude_item_id)
+        padding, worst = tf.cast(features.PADDING, tf.int64), -float("inf")
         # Every query has k places, whatever the index found.
-        item_id = tf.pad(tf.where(hidden, tf.cast(features.PADDING, tf.int64), item_id), [[0, 0], [0, k]], constant_values=-1)
-        scores = tf.pad(tf.where(hidden, -float("inf"), scores), [[0, 0], [0, k]], constant_values=-float("inf"))
+        places = [[0, 0], [0, k]]
+        item_id = tf.pad(tf.where(hidden, padding, item_id), places, constant_values=padding)
+        scores = tf.pad(tf.where(hidden, worst, scores), places, constant_values=worst)
         best = tf.math.top_k(scores, k=k)
         return {"item_id": tf.gather(item_id, best.indices, batch_dims=1), "score": best.values}
 
@@ -136,7 +138,7 @@ class RetrievalModel(tf.Module):
 
 
 def _is_among(item_id: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Whether each id [queries, n] stands in its query's row of `others` [queries or 1, m], by binary search."""
+    """Whether each id [queries, n] stands in its query's row of `others` [queries or 1, m]."""
     others = tf.sort(tf.broadcast_to(others, [tf.shape(item_id)[0], tf.shape(others)[1]]), axis=1)
     # One column more, so that a row without exclusions can be searched too.
     others = tf.pad(others, [[0, 0], [0, 1]], constant_values=tf.int64.max)
