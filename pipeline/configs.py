@@ -56,10 +56,10 @@ class TrainerConfig:
     query_hidden_units: tuple[int, ...] = (256,)
     # Softmax temperature of L2-normalised embeddings.
     temperature: float = 0.07
-    epochs: int = 8
+    epochs: int = 3
     learning_rate: float = 0.002
     # Windows read per step, and labelled positions drawn at random across them.
-    windows_per_step: int = 128
+    windows_per_step: int = 64
     positions_per_step: int = 2_048
     # Chance that an item's id (or a user's) is replaced by its out-of-vocabulary row in training: it
     # is what places a new release, or a new user, by everything else that is known.

@@ -101,6 +101,8 @@ def create_pipeline(
         schema=interaction_schema.outputs["schema"],
         preprocessing_fn="trainer.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+        # Of what goes in there are statistics already; those of what comes out would double its time.
+        disable_statistics=True,
         custom_config={
             "history_length": history_length,
             "source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py"),
@@ -111,6 +113,7 @@ def create_pipeline(
         schema=catalog_schema.outputs["schema"],
         preprocessing_fn="trainer.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
+        disable_statistics=True,
         custom_config={"source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py")},
     ).with_id("CatalogTransform")
     for after_gate in (transform, catalog_transform):

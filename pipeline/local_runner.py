@@ -51,8 +51,8 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             pipeline, {"pipeline-run-id": datetime.datetime.now().isoformat()}
         )
         deployment = runner_utils.extract_local_deployment_config(pipeline)
-        connection = deployment.metadata_connection_config.sqlite
-        store = metadata.Metadata(metadata.sqlite_metadata_connection_config(connection.filename_uri))
+        connection = deployment.metadata_connection_config
+        store = metadata.Metadata(getattr(connection, connection.WhichOneof("connection_config")))
         for node in pipeline.nodes:
             name = node.pipeline_node.node_info.id
             self._progress.start(name, DESCRIPTIONS[name])
@@ -68,10 +68,19 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
                 ).launch()
             except Exception as error:
                 self._progress.fail(name, error)
-                if isinstance(error, UserError):
-                    raise
-                raise ComponentFailed(name, error) from error
+                root = _root_cause(error)
+                if isinstance(root, UserError):
+                    raise root from error
+                raise ComponentFailed(name, root) from error
             self._progress.finish(name, time.monotonic() - began, _was_cached(store, execution))
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Beam and TFX wrap what went wrong; a UserError anywhere below is what its author should read."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return next((one for one in chain if isinstance(one, UserError)), chain[-1])
 
 
 def _was_cached(store: metadata.Metadata, execution: object) -> bool:
