@@ -76,7 +76,7 @@ def listens_before(log: Events, time: int) -> list[tuple[int, int, int]]:
 
 def test_every_train_listen_is_counted_once_although_windows_overlap() -> None:
     assert len(WINDOWS["train"]) > 2 * 12  # long histories are in several windows
-    events = LabelEvents.of(WINDOWS["train"], "listen")
+    events = LabelEvents.of(WINDOWS["train"])
     counted = zip(events.user_id, events.item_id, events.timestamp, strict=True)
     assert sorted(counted) == listens_before(LOG, 250)
 
@@ -86,8 +86,7 @@ def test_no_baseline_sees_anything_after_train() -> None:
     changed = Events(LOG.user_id, np.where(later, 77, LOG.item_id), LOG.timestamp, LOG.event_type,
                      LOG.play_ratio, LOG.is_organic, LOG.order)  # fmt: skip
     ours, theirs = (
-        fit_baselines(cut(log, SPLIT)["train"], cut(log, SPLIT)["eval"], repeats_recommendable=True,
-                      label_event="listen", seed=1)
+        fit_baselines(cut(log, SPLIT)["train"], cut(log, SPLIT)["eval"], repeats_recommendable=True, seed=1)
         for log in (LOG, changed)
     )  # fmt: skip
     queries = all_queries(WINDOWS["test"])
@@ -104,7 +103,7 @@ def test_no_baseline_sees_anything_after_train() -> None:
 def test_popular_items_stand_in_order_of_their_counts() -> None:
     train = cut(log_of([(1, 5, 10), (1, 6, 20), (1, 6, 30), (2, 6, 10), (2, 7, 20), (2, 5, 30)]),
                 TimeSplit(100, (0, 100), (0, 100)))["train"]  # fmt: skip
-    popular = Popularity(LabelEvents.of(train, "listen"))
+    popular = Popularity(LabelEvents.of(train))
     assert popular.ranked.tolist() == [6, 5, 7]
     recommended = popular.recommend(train, all_queries(train), [0, 1], 4, exclude=False)
     assert recommended.tolist() == [[6, 5, 7, -1]] * 2
@@ -113,7 +112,7 @@ def test_popular_items_stand_in_order_of_their_counts() -> None:
 def test_a_short_half_life_prefers_what_is_heard_lately() -> None:
     rows = [(1, 5, 0), (1, 5, 10), (1, 5, 20), (1, 6, 10 * DAY), (1, 6, 10 * DAY + 10)]
     train = cut(log_of(rows), TimeSplit(20 * DAY, (0, 20 * DAY), (0, 20 * DAY)))["train"]
-    events = LabelEvents.of(train, "listen")
+    events = LabelEvents.of(train)
     assert Popularity(events, half_life_days=1.0).ranked.tolist() == [6, 5]
     # 3 * 0.5^(10 / 30) = 2.38 of item 5, and 2 of item 6.
     assert Popularity(events, half_life_days=30.0).ranked.tolist() == [5, 6]
@@ -123,7 +122,7 @@ def test_a_short_half_life_prefers_what_is_heard_lately() -> None:
 def test_popular_lists_leave_out_exactly_what_the_user_had(repeats: bool) -> None:
     windows = cut(LOG, SPLIT, repeats=repeats)
     queries = all_queries(windows["test"])
-    popular = Popularity(LabelEvents.of(windows["train"], "listen"))
+    popular = Popularity(LabelEvents.of(windows["train"]))
     recommended = popular.recommend(windows["test"], queries, np.arange(len(queries)), K, exclude=not repeats)
     assert len(queries)
     for row in range(len(queries)):
@@ -148,11 +147,11 @@ def had_before(log: Events, queries: Queries, row: int) -> set[int]:
 
 @pytest.mark.parametrize("half_life", [1.0, 20.0, 1_000_000.0])
 def test_personal_history_scores_every_visible_listen_once(half_life: float) -> None:
-    events = LabelEvents.of(WINDOWS["train"], "listen")
+    events = LabelEvents.of(WINDOWS["train"])
     popular = Popularity(events)
     queries = all_queries(WINDOWS["test"])
     test = WINDOWS["test"]
-    recommended = PersonalHistory(events, popular, "listen", half_life).recommend(
+    recommended = PersonalHistory(events, popular, half_life).recommend(
         test, queries, np.arange(len(queries)), K, exclude=False
     )
     for row in range(len(queries)):
@@ -170,8 +169,8 @@ def test_personal_history_scores_every_visible_listen_once(half_life: float) -> 
 def test_a_user_whom_train_has_not_seen_gets_the_window_and_then_popular_items() -> None:
     log = log_of([(1, 5, 10), (1, 6, 20), (1, 5, 30), (9, 40, 210), (9, 41, 220), (9, 42, 230)])
     windows = cut(log, TimeSplit(100, (200, 300), (200, 300)))
-    events = LabelEvents.of(windows["train"], "listen")
-    baseline = PersonalHistory(events, Popularity(events), "listen", 5.0)
+    events = LabelEvents.of(windows["train"])
+    baseline = PersonalHistory(events, Popularity(events), 5.0)
     recommended = baseline.recommend(windows["test"], all_queries(windows["test"]), [0, 1], 4, exclude=False)
     assert recommended.tolist() == [[40, 5, 6, -1], [41, 40, 5, 6]]
 
@@ -183,19 +182,17 @@ def test_the_half_life_is_the_one_that_does_best_on_eval() -> None:
             for week in range(10) for t in sorted(rng.integers(week * 7 * DAY, (week + 1) * 7 * DAY, 800))]
     split = TimeSplit(train_end=66 * DAY, eval=(66 * DAY, 68 * DAY), test=(68 * DAY, 70 * DAY))
     windows = cut(log_of(rows), split)
-    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=True,
-                              label_event="listen", seed=1)  # fmt: skip
+    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=True, seed=1)
     assert list(baselines) == ["most_popular", "decayed_popularity", "personal_history"]
     assert baselines["decayed_popularity"].settings["half_life_days"] <= 7
 
 
 def test_where_repeats_are_not_recommended_personal_history_is_absent() -> None:
     windows = cut(LOG, SPLIT, repeats=False)
-    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=False,
-                              label_event="listen", seed=1)  # fmt: skip
+    baselines = fit_baselines(windows["train"], windows["eval"], repeats_recommendable=False, seed=1)
     assert list(baselines) == ["most_popular", "decayed_popularity"]
-    events = LabelEvents.of(windows["train"], "listen")
+    events = LabelEvents.of(windows["train"])
     with pytest.raises(ValueError, match="already had"):
-        PersonalHistory(events, Popularity(events), "listen", 5.0).recommend(
+        PersonalHistory(events, Popularity(events), 5.0).recommend(
             windows["test"], all_queries(windows["test"]), [0], K, exclude=True
         )

@@ -3,9 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.retrieval_evaluator.gate import (
@@ -17,8 +20,8 @@ from components.retrieval_evaluator.gate import (
     judge,
 )
 from components.retrieval_evaluator.markdown_report import render
-from components.retrieval_evaluator.oracle_comparison import matching_rows, oracle_share
-from components.retrieval_evaluator.queries import Queries
+from components.retrieval_evaluator.oracle_comparison import OracleAnswers, matching_rows, oracle_share
+from components.retrieval_evaluator.queries import Queries, sample_by_user
 from pipeline.configs import GateConfig
 
 LIMITS = GateConfig(
@@ -157,6 +160,31 @@ def test_oracle_and_model_are_compared_on_the_same_queries() -> None:
               "label_item_id": np.array([5, 5, 6])}  # fmt: skip
     query_rows, oracle_rows = matching_rows(queries, oracle)
     assert sorted(zip(query_rows.tolist(), oracle_rows.tolist(), strict=True)) == [(1, 2), (2, 1)]
+
+
+def test_all_of_the_oracles_queries_are_compared_whoever_is_in_the_sample(tmp_path: Path) -> None:
+    at = np.arange(6)
+    queries = Queries(user_id=at // 2, window=at, position=at, event=at, label_event=at,
+                      label_item_id=100 + at, label_timestamp=10 * at)  # fmt: skip
+    assert OracleAnswers.read(str(tmp_path), queries) is None
+    known = np.array([4, 1, 5])  # in the oracle's own order, which is not the split's
+    (tmp_path / "oracle").mkdir()
+    answers = {"user_id": known // 2, "label_timestamp": 10 * known, "label_item_id": 100 + known,
+               "rank_hidden": np.array([0, 49, 49]), "rank_observed": np.array([9, 99, 99])}  # fmt: skip
+    pq.write_table(pa.table(answers), tmp_path / "oracle" / "queries.parquet")
+    oracle = OracleAnswers.read(str(tmp_path), queries)
+    assert oracle is not None and oracle.rows.tolist() == [1, 4, 5]
+    assert oracle.rank.tolist() == [50, 1, 50] and oracle.rank_observed.tolist() == [100, 10, 100]
+
+    asked = np.union1d(sample_by_user(queries, 2, seed=0), oracle.rows)
+    right, wrong = 100 + asked[:, None], np.zeros([len(asked), 1], np.int64)
+    only_4 = np.where(asked[:, None] == 4, right, wrong)
+    compared = oracle.compare(queries, asked, right, {"most_popular": wrong, "personal_history": only_4})
+    assert compared["queries"] == 3
+    assert compared["recall@10"]["model"] == 1
+    assert compared["recall@10"]["best_baseline"] == pytest.approx(1 / 3)
+    assert compared["recall@10"]["oracle"] == pytest.approx(1 / 3)
+    assert compared["recall@50"]["oracle"] == 1
 
 
 def test_the_share_of_the_gap_is_measured_from_the_best_baseline_to_the_oracle() -> None:

@@ -23,8 +23,10 @@ from components.retrieval_evaluator.queries import (
     ragged_index,
     sample_by_user,
 )
+from trainer import features
 
 DAY = 86_400
+_LISTEN = features.LISTEN.encode()
 HALF_LIVES_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0, 365.0)
 # A million plays is plain frequency, with ties going to the item played last.
 HALF_LIVES_PLAYS = (5.0, 20.0, 100.0, 500.0, 2_000.0, 1_000_000.0)
@@ -63,7 +65,7 @@ class LabelEvents:
     timestamp: Ints
 
     @classmethod
-    def of(cls, train: Windows, label_event: str) -> LabelEvents:
+    def of(cls, train: Windows) -> LabelEvents:
         """Counts each event once, although a long history's windows overlap.
 
         Each label event but a user's first is the label of exactly one query. The first one is no query's
@@ -72,7 +74,7 @@ class LabelEvents:
         by_user = np.lexsort((train.start_timestamp, train.user_id))
         users, first = np.unique(train.user_id[by_user], return_index=True)
         earliest = by_user[first]
-        listens = np.flatnonzero(train.event_type == label_event.encode())
+        listens = np.flatnonzero(train.event_type == _LISTEN)
         nearest = np.searchsorted(listens, train.offsets[earliest])
         first_listen = np.append(listens, len(train.item_id))[nearest]
         exists = first_listen < train.offsets[earliest + 1]
@@ -162,13 +164,10 @@ class PersonalHistory:
     ranks by recency, a long one by frequency. Lists shorter than k are filled up with popular items.
     """
 
-    def __init__(
-        self, events: LabelEvents, popularity: Popularity, label_event: str, half_life_plays: float
-    ) -> None:
+    def __init__(self, events: LabelEvents, popularity: Popularity, half_life_plays: float) -> None:
         self.settings = {"half_life_plays": half_life_plays}
         self._events = events
         self._popularity = popularity
-        self._label_event = label_event.encode()
         self._half_life = half_life_plays
 
     def recommend(
@@ -185,7 +184,7 @@ class PersonalHistory:
         used, window = np.unique(batch.window, return_inverse=True)
 
         # Listens of each window in use: those in train before it, then those in it.
-        listens = np.flatnonzero(windows.event_type == self._label_event)
+        listens = np.flatnonzero(windows.event_type == _LISTEN)
         inner_start = np.searchsorted(listens, windows.offsets[used])
         inner_length = np.searchsorted(listens, windows.offsets[used + 1]) - inner_start
         past_start, past_length = self._events.before(windows.user_id[used], windows.start_timestamp[used])
@@ -243,21 +242,23 @@ class PersonalHistory:
 
 
 def fit_baselines(
-    train: Windows, evaluation: Windows, *, repeats_recommendable: bool, label_event: str, seed: int
+    train: Windows, evaluation: Windows, *, repeats_recommendable: bool, seed: int
 ) -> dict[str, Baseline]:
     """The baselines by name, with half-lives chosen by Recall@100 on a sample of eval queries.
 
     Where repeats may not be recommended, personal history has nothing to say and is absent.
     """
-    events = LabelEvents.of(train, label_event)
-    queries = sample_by_user(all_queries(evaluation), TUNING_QUERIES, seed)
+    events = LabelEvents.of(train)
+    queries = all_queries(evaluation)
+    sampled = sample_by_user(queries, TUNING_QUERIES, seed)
+    labels = queries.label_item_id[sampled]
 
     def best(candidates: Sequence[Baseline]) -> Baseline:
         def recall(baseline: Baseline) -> float:
             recommended = baseline.recommend(
-                evaluation, queries, np.arange(len(queries)), TUNING_CUTOFF, not repeats_recommendable
+                evaluation, queries, sampled, TUNING_CUTOFF, not repeats_recommendable
             )
-            return mean(recall_at_k(ranks_of(recommended, queries.label_item_id), TUNING_CUTOFF))
+            return mean(recall_at_k(ranks_of(recommended, labels), TUNING_CUTOFF))
 
         return max(candidates, key=recall)
 
@@ -266,7 +267,7 @@ def fit_baselines(
     baselines: dict[str, Baseline] = {"most_popular": most_popular, "decayed_popularity": decayed}
     if repeats_recommendable:
         baselines["personal_history"] = best(
-            [PersonalHistory(events, most_popular, label_event, plays) for plays in HALF_LIVES_PLAYS]
+            [PersonalHistory(events, most_popular, plays) for plays in HALF_LIVES_PLAYS]
         )
     return baselines
 

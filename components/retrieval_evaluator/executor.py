@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.components.evaluator import executor as tfx_evaluator
@@ -20,9 +19,9 @@ from components.pusher.versions import digest_of
 from components.retrieval_evaluator import gate, measure
 from components.retrieval_evaluator.baselines import fit_baselines
 from components.retrieval_evaluator.markdown_report import render
-from components.retrieval_evaluator.metrics import Ints, ann_recall, ranks_of, summarize
-from components.retrieval_evaluator.oracle_comparison import KEY, matching_rows, oracle_share
-from components.retrieval_evaluator.queries import Queries, all_queries, read_windows
+from components.retrieval_evaluator.metrics import Ints, ann_recall, summarize
+from components.retrieval_evaluator.oracle_comparison import OracleAnswers
+from components.retrieval_evaluator.queries import all_queries, read_windows, sample_by_user
 from components.scann_indexer.executor import PROVENANCE
 from pipeline.configs import EvaluationConfig, GateConfig
 from trainer import features
@@ -44,46 +43,52 @@ class Executor(tfx_evaluator.Executor):
         facts = DataFacts.read(interactions)
         model = artifact_utils.get_single_instance(input_dict["model"])
         windows = {
-            split: read_windows(artifact_utils.get_split_uri([interactions], split)) for split in features.SPLITS
+            split: read_windows(artifact_utils.get_split_uri([interactions], split))
+            for split in features.SPLITS
         }
-        queries = measure.sampled_queries(windows["test"], config.max_queries, config.seed)
+        available = all_queries(windows["test"])
+        sampled = sample_by_user(available, config.max_queries, config.seed)
+        queries = available.take(sampled)
+        # The oracle's queries are all asked, in the sample or not; the metrics are over the sample alone.
+        oracle = OracleAnswers.read(facts.data, available)
+        rows = np.union1d(sampled, oracle.rows) if oracle else sampled
+        in_sample = np.searchsorted(rows, sampled)
         k = max(config.cutoffs)
         exclude = not facts.repeats_recommendable
         model_path = path_utils.serving_model_path(model.uri)
 
-        def ask(path: str) -> tuple[Ints, Ints, int]:
+        def ask(path: str, rows: Ints) -> tuple[Ints, Ints, int]:
             return measure.answers(
                 path,
                 artifact_utils.get_split_uri([interactions], "test"),
-                max_queries=config.max_queries,
-                seed=config.seed,
+                rows,
                 k=k,
                 history_length=exec_properties["history_length"],
                 exclude=exclude,
             )
 
-        served, exact, catalog_size = ask(model_path)
+        asked, asked_exactly, catalog_size = ask(model_path, rows)
+        served, exact = asked[in_sample], asked_exactly[in_sample]
 
         def summary(recommended: Ints) -> dict[str, float]:
-            return summarize(recommended, queries.label_item_id, queries.user_id, config.cutoffs, catalog_size)
+            labels = queries.label_item_id
+            return summarize(recommended, labels, queries.user_id, config.cutoffs, catalog_size)
 
         baselines = fit_baselines(
             windows["train"],
             windows["eval"],
             repeats_recommendable=facts.repeats_recommendable,
-            label_event=features.LISTEN,
             seed=config.seed,
         )
-        rows = np.arange(len(queries))
         recommended = {
-            name: baseline.recommend(windows["test"], queries, rows, k, exclude)
+            name: baseline.recommend(windows["test"], available, rows, k, exclude)
             for name, baseline in baselines.items()
         }
         provenance = _provenance(model_path)
         digest = digest_of(model_path)
         blessed = self._blessed(input_dict, gate.ModelIdentity.from_provenance(provenance, digest), facts)
         if blessed and blessed["eligible"]:
-            blessed["metrics"] = summary(ask(path_utils.serving_model_path(blessed["uri"]))[0])
+            blessed["metrics"] = summary(ask(path_utils.serving_model_path(blessed["uri"]), sampled)[0])
 
         evaluation: dict[str, Any] = {
             "dataset": facts.dataset,
@@ -96,17 +101,21 @@ class Executor(tfx_evaluator.Executor):
             "queries": {
                 "test": len(queries),
                 "users": len(np.unique(queries.user_id)),
-                "available": len(all_queries(windows["test"])),
+                "available": len(available),
                 "by_users_unknown_to_train": int((~np.isin(queries.user_id, windows["train"].user_id)).sum()),
                 "dropped_repeats": interactions.get_int_custom_property("repeated_labels") or 0,
             },
             "metrics": {"test": summary(served), "test_exact": summary(exact)},
             "baselines": {
-                name: {**summary(items), **baselines[name].settings} for name, items in recommended.items()
+                name: {**summary(items[in_sample]), **baselines[name].settings}
+                for name, items in recommended.items()
             },
-            "ann": {"recall@100": ann_recall(served[:, :100], exact[:, :100]), "kind": provenance["index"]["kind"]},
+            "ann": {
+                "recall@100": ann_recall(served[:, :100], exact[:, :100]),
+                "kind": provenance["index"]["kind"],
+            },
             "blessed_model": blessed,
-            "oracle": _oracle(facts.data, queries, served, recommended),
+            "oracle": oracle.compare(available, rows, asked, recommended) if oracle else None,
         }
         judgement = gate.judge(evaluation, GateConfig(**json.loads(exec_properties["gate_config"])))
         evaluation = {
@@ -157,7 +166,8 @@ class Executor(tfx_evaluator.Executor):
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
         if input_dict.get("baseline_model"):
             baseline = artifact_utils.get_single_instance(input_dict["baseline_model"])
-            blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri)
+            uri_key = constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY
+            blessing.set_string_custom_property(uri_key, baseline.uri)
             blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
         is_blessed = evaluation["verdict"] == gate.BLESSED
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(is_blessed))
@@ -169,23 +179,3 @@ class Executor(tfx_evaluator.Executor):
 def _provenance(model_path: str) -> dict[str, Any]:
     with fileio.open(os.path.join(model_path, PROVENANCE)) as file:
         return dict(json.loads(file.read()))
-
-
-def _oracle(data: str, queries: Queries, served: Ints, baselines: dict[str, Ints]) -> dict[str, Any] | None:
-    """The comparison with the oracle, where the data is simulated and has one."""
-    path = os.path.join(data, "oracle", "queries.parquet")
-    if not fileio.exists(path):
-        return None
-    table = pq.read_table(path)
-    oracle = {name: table[name].to_numpy() for name in (*KEY, "rank_hidden", "rank_observed")}
-    rows, known = matching_rows(queries, oracle)
-    if not len(rows):
-        return None
-    labels = queries.label_item_id[rows]
-    return oracle_share(
-        ranks_of(served[rows], labels),
-        {name: ranks_of(items[rows], labels) for name, items in baselines.items()},
-        # The oracle's file counts ranks from 0.
-        oracle["rank_hidden"][known] + 1.0,
-        oracle["rank_observed"][known] + 1.0,
-    )

@@ -1,4 +1,4 @@
-"""Asks a served model all its test queries, in a process of its own.
+"""Asks a served model queries of a split, in a process of its own.
 
 What is loaded is what would be pushed, with nothing but TensorFlow and ScaNN beside it: no TFX, and no
 object of the process that built it. Run as `python -m components.retrieval_evaluator.measure REQUEST ANSWER`.
@@ -17,27 +17,24 @@ import numpy as np
 
 from components.retrieval_evaluator.queries import (
     Ints,
-    Queries,
-    Windows,
     all_queries,
     excluded_items,
     history_batch,
     read_windows,
-    sample_by_user,
 )
 
 _QUERIES_PER_BATCH = 256
 
 
 def answers(
-    model_path: str, windows_dir: str, *, max_queries: int, seed: int, k: int, history_length: int, exclude: bool
+    model_path: str, windows_dir: str, rows: Ints, *, k: int, history_length: int, exclude: bool
 ) -> tuple[Ints, Ints, int]:
-    """The model's recommendations for the sampled queries of a split, from a fresh process.
+    """The model's recommendations for queries of a split, from a fresh process.
 
     Args:
       model_path: the SavedModel.
       windows_dir: the split's Examples.
-      max_queries, seed: as in `sample_by_user`.
+      rows: [Q] which of the split's `all_queries`.
       k: how many items a query.
       history_length: events that a request carries.
       exclude: whether what a user had must not be recommended.
@@ -48,15 +45,14 @@ def answers(
     Raises:
       RuntimeError: the model does not load or answer; the message ends with what the process said.
     """
-    request = dict(
-        model_path=model_path,
-        windows_dir=windows_dir,
-        max_queries=max_queries,
-        seed=seed,
-        k=k,
-        history_length=history_length,
-        exclude=exclude,
-    )
+    request = {
+        "model_path": model_path,
+        "windows_dir": windows_dir,
+        "rows": rows.tolist(),
+        "k": k,
+        "history_length": history_length,
+        "exclude": exclude,
+    }
     with tempfile.TemporaryDirectory() as scratch:
         request_file, answer_file = os.path.join(scratch, "request.json"), os.path.join(scratch, "answer.npz")
         with open(request_file, "w", encoding="utf-8") as file:
@@ -75,11 +71,6 @@ def answers(
             return answer["served"], answer["exact"], int(answer["catalog_size"])
 
 
-def sampled_queries(windows: Windows, max_queries: int, seed: int) -> Queries:
-    """The queries that are asked; the same ones in every process."""
-    return sample_by_user(all_queries(windows), max_queries, seed)
-
-
 def _main(request_file: str, answer_file: str) -> None:
     import tensorflow as tf
     from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
@@ -88,7 +79,7 @@ def _main(request_file: str, answer_file: str) -> None:
         request: dict[str, Any] = json.load(file)
     k, exclude = request["k"], request["exclude"]
     windows = read_windows(request["windows_dir"])
-    queries = sampled_queries(windows, request["max_queries"], request["seed"])
+    queries = all_queries(windows).take(np.array(request["rows"], np.int64))
     model = tf.saved_model.load(request["model_path"])
     recommend = model.signatures["serving_default"]
     embed_query = model.signatures["query_embedding"]
@@ -110,19 +101,19 @@ def _main(request_file: str, answer_file: str) -> None:
             at = np.nonzero(rows >= 0)
             scores[at[0], rows[at]] = -np.inf
         best = tf.math.top_k(scores, k=min(k, len(catalog)))
-        items = tf.where(tf.math.is_inf(best.values), tf.constant(-1, tf.int64), tf.gather(catalog, best.indices))
+        found = tf.gather(catalog, best.indices)
+        items = tf.where(tf.math.is_inf(best.values), tf.constant(-1, tf.int64), found)
         return np.pad(items.numpy(), [(0, 0), (0, k - items.shape[1])], constant_values=-1)
 
     served_parts, exact_parts = [], []
     for begin in range(0, len(queries), _QUERIES_PER_BATCH):
         rows = np.arange(begin, min(begin + _QUERIES_PER_BATCH, len(queries)))
-        batch = {
-            name: tf.constant(values)
-            for name, values in history_batch(windows, queries, rows, request["history_length"], exclude).items()
-        }
+        inputs = history_batch(windows, queries, rows, request["history_length"], exclude)
+        batch = {name: tf.constant(values) for name, values in inputs.items()}
         served_parts.append(recommend(**batch, k=tf.constant(k))["item_id"].numpy())
         del batch["exclude_item_id"]
-        excluded = excluded_items(windows, queries.take(rows)) if exclude else np.empty([len(rows), 0], np.int64)
+        nothing = np.empty([len(rows), 0], np.int64)
+        excluded = excluded_items(windows, queries.take(rows)) if exclude else nothing
         exact_parts.append(exact(embed_query(**batch)["embedding"], excluded))
     np.savez(
         answer_file,

@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.parquet as pq
 
-from components.retrieval_evaluator.metrics import Floats, Ints, mean, recall_at_k
+from components.retrieval_evaluator.metrics import Floats, Ints, mean, ranks_of, recall_at_k
 from components.retrieval_evaluator.queries import Queries
 
 CUTOFFS = (10, 50, 100)
 KEY = ("user_id", "label_timestamp", "label_item_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleAnswers:
+    """What the oracle answered to queries of the test split.
+
+    Attributes:
+        rows: [M] the queries, in ascending order.
+        rank: [M] ranks of their labels, from 1, by the simulator's probabilities and the user's hidden state.
+        rank_observed: [M] likewise, without the hidden state.
+    """
+
+    rows: Ints
+    rank: Floats
+    rank_observed: Floats
+
+    @classmethod
+    def read(cls, data: str, queries: Queries) -> OracleAnswers | None:
+        """From a data directory; None where it has no oracle, or none of its queries is in the split."""
+        path = os.path.join(data, "oracle", "queries.parquet")
+        if not os.path.exists(path):
+            return None
+        table = pq.read_table(path)
+        rows, answered = matching_rows(queries, {name: table[name].to_numpy() for name in KEY})
+        if not len(rows):
+            return None
+        by = np.argsort(rows)
+
+        def ranks(name: str) -> Floats:
+            return table[name].to_numpy()[answered[by]] + 1.0  # the file counts from 0
+
+        return cls(rows[by], ranks("rank_hidden"), ranks("rank_observed"))
+
+    def compare(
+        self, queries: Queries, asked: Ints, model: Ints, baselines: Mapping[str, Ints]
+    ) -> dict[str, Any]:
+        """`oracle_share` over all of the oracle's queries.
+
+        Args:
+            queries: of the test split.
+            asked: [A] rows of the queries that were asked, ascending, the oracle's among them.
+            model: [A, k] what the model recommended.
+            baselines: likewise, by name.
+        """
+        at = np.searchsorted(asked, self.rows)
+        labels = queries.label_item_id[self.rows]
+        return oracle_share(
+            ranks_of(model[at], labels),
+            {name: ranks_of(items[at], labels) for name, items in baselines.items()},
+            self.rank,
+            self.rank_observed,
+        )
 
 
 def matching_rows(queries: Queries, oracle: Mapping[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:

@@ -169,21 +169,21 @@ def all_queries(windows: Windows) -> Queries:
     )
 
 
-def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Queries:
-    """All queries of users drawn at random, as many users as stay within `max_queries`, but at least one.
+def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Ints:
+    """Rows of all queries of users drawn at random: as many users as stay within `max_queries`, but one.
 
     Whole users, because a sample of single queries would thin out the users with few of them less than
     evenly, and per-user means would no longer be means over users.
     """
     if len(queries) <= max_queries:
-        return queries
+        return np.arange(len(queries))
     users, user_index, counts = np.unique(queries.user_id, return_inverse=True, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(users))
     within = np.cumsum(counts[order]) <= max_queries
     within[0] = True
     chosen = np.zeros(len(users), bool)
     chosen[order[within]] = True
-    return queries.take(chosen[user_index])
+    return np.flatnonzero(chosen[user_index])
 
 
 def history_batch(
