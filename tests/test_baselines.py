@@ -15,6 +15,7 @@ from components.retrieval_evaluator.baselines import (
     fit_baselines,
 )
 from components.retrieval_evaluator.queries import Queries, Windows, all_queries
+from tests.listening_logs import to_windows
 
 K = 12
 
@@ -30,26 +31,6 @@ def log_of(rows: Sequence[tuple[int, int, int]]) -> Events:
 def cut(log: Events, split: TimeSplit, repeats: bool = True) -> dict[str, Windows]:
     batches, _ = WindowCutter(split, repeats, history_length=5, positions=7).cut(log)
     return {name: to_windows(batch) for name, batch in batches.items()}
-
-
-def to_windows(batch) -> Windows:  # type: ignore[no-untyped-def]  # a pyarrow.RecordBatch
-    def flat(name: str) -> np.ndarray:
-        return np.array(batch[name].flatten().to_pylist())
-
-    offsets = np.asarray(batch["history_item_id"].offsets).astype(np.int64)
-    has_seen = "seen_item_id" in batch.schema.names
-    return Windows(
-        user_id=flat("user_id"),
-        offsets=offsets,
-        item_id=flat("history_item_id"),
-        timestamp=flat("history_timestamp"),
-        event_type=flat("history_event_type").astype(np.bytes_),
-        play_ratio=flat("history_play_ratio").astype(np.float32),
-        is_organic=flat("history_is_organic"),
-        label_step=flat("label_step"),
-        seen_offsets=np.asarray(batch["seen_item_id"].offsets).astype(np.int64) if has_seen else 0 * offsets,
-        seen_item_id=flat("seen_item_id").astype(np.int64) if has_seen else np.empty(0, np.int64),
-    )
 
 
 def random_log(seed: int = 3, users: int = 12, size: int = 1_200) -> Events:

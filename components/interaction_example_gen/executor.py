@@ -126,8 +126,10 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
 
 
 def _called_listen(event_type: pa.Array, label_event: str) -> pa.Array:
-    """From here on the label event has one name, whatever the data set calls it."""
-    return pc.if_else(pc.equal(event_type, label_event), features.LISTEN, event_type)
+    """From here on the label event, and it alone, has one name, whatever the data set calls it."""
+    is_label = pc.equal(event_type, label_event)
+    other = pc.if_else(pc.equal(event_type, features.LISTEN), f"other {features.LISTEN}", event_type)
+    return pc.if_else(is_label, features.LISTEN, other)
 
 
 def _hash(ids: np.ndarray) -> np.ndarray:

@@ -103,7 +103,8 @@ class WindowCutter:
         has_seed = query >= user_start[listens]
         counts = {"listens_without_seed": int((~has_seed).sum())}
         if not self.repeats_recommendable:
-            fresh = _first_of_its_user(events.user_id[listens], events.item_id[listens])
+            # What the user had, in a listen or in a reaction, is excluded from what the query is answered.
+            fresh = _first_places(events.user_id, events.item_id)[listens] > query
             counts["repeated_labels"] = int((has_seed & ~fresh).sum())
             has_seed &= fresh
         label, query = listens[has_seed], query[has_seed]
@@ -173,12 +174,14 @@ def _ranges(start: Array, stop: Array) -> Array:
     return np.arange(total) - np.repeat(ends - lengths, lengths) + np.repeat(start, lengths)
 
 
-def _first_of_its_user(user_id: Array, item_id: Array) -> Array:
-    """True where a (user, item) pair stands for the first time; rows are in time order within a user."""
-    by = np.lexsort((np.arange(len(user_id)), item_id, user_id))
-    repeated = (np.diff(user_id[by]) == 0) & (np.diff(item_id[by]) == 0)
-    first = np.ones(len(user_id), bool)
-    first[by[1:][repeated]] = False
+def _first_places(user_id: Array, item_id: Array) -> Array:
+    """For each event the place of its user's first event of the same item; rows are in time order."""
+    size = len(user_id)
+    by = np.lexsort((np.arange(size), item_id, user_id))
+    changes = (np.diff(user_id[by]) != 0) | (np.diff(item_id[by]) != 0)
+    begins = np.concatenate([[0], np.flatnonzero(changes) + 1])
+    first = np.empty(size, np.int64)
+    first[by] = np.repeat(by[begins[:size]], np.diff(np.append(begins, size)))
     return first
 
 
