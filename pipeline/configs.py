@@ -59,8 +59,8 @@ class TrainerConfig:
     epochs: int = 3
     learning_rate: float = 0.002
     # Windows read per step, and labelled positions drawn at random across them.
-    windows_per_step: int = 64
-    positions_per_step: int = 2_048
+    windows_per_step: int = 32
+    positions_per_step: int = 1_024
     # Chance that an item's id (or a user's) is replaced by its out-of-vocabulary row in training: it
     # is what places a new release, or a new user, by everything else that is known.
     id_dropout: float = 0.1
