@@ -42,6 +42,7 @@ setup(
         "apache-beam[gcp]>=2.59,<2.60",
         "numpy>=1.26,<2",
         "pyarrow>=10,<11",
+        "psutil>=5.9",
         "pyyaml>=6",
         "rich>=13",
         # tensorflow-hub, under TFX, imports pkg_resources, which later versions no longer have.

@@ -24,6 +24,8 @@ from pipeline.configs import PipelineConfig, load_file
 from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
 from pipeline.datasets.data_directory import verify
 from pipeline.errors import UserError
+from pipeline.peak_memory import PeakMemory
+from pipeline.report import PEAK_MEMORY
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -58,21 +60,23 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             self._progress.start(name, DESCRIPTIONS[name])
             began = time.monotonic()
             try:
-                execution = launcher.Launcher(
-                    pipeline_node=node.pipeline_node,
-                    mlmd_connection=store,
-                    pipeline_info=pipeline.pipeline_info,
-                    pipeline_runtime_spec=pipeline.runtime_spec,
-                    executor_spec=runner_utils.extract_executor_spec(deployment, name),
-                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
-                ).launch()
+                with PeakMemory() as memory:
+                    execution = launcher.Launcher(
+                        pipeline_node=node.pipeline_node,
+                        mlmd_connection=store,
+                        pipeline_info=pipeline.pipeline_info,
+                        pipeline_runtime_spec=pipeline.runtime_spec,
+                        executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                        custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+                    ).launch()
             except Exception as error:
                 self._progress.fail(name, error)
                 root = _root_cause(error)
                 if isinstance(root, UserError):
                     raise root from error
                 raise ComponentFailed(name, root) from error
-            self._progress.finish(name, time.monotonic() - began, _was_cached(store, execution))
+            seconds = time.monotonic() - began
+            self._progress.finish(name, seconds, _record(store, execution, memory.bytes))
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -83,12 +87,17 @@ def _root_cause(error: BaseException) -> BaseException:
     return next((one for one in chain if isinstance(one, UserError)), chain[-1])
 
 
-def _was_cached(store: metadata.Metadata, execution: object) -> bool:
-    if execution is None:
+def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) -> bool:
+    """Notes an execution's peak memory in the metadata store, and says whether it was cached."""
+    if execution_info is None:
         return False
     with store as handle:
-        (found,) = handle.store.get_executions_by_id([execution.execution_id])  # type: ignore[attr-defined]
-    return bool(found.last_known_state == found.CACHED)
+        (execution,) = handle.store.get_executions_by_id([execution_info.execution_id])  # type: ignore[attr-defined]
+        cached = bool(execution.last_known_state == execution.CACHED)
+        if not cached:
+            execution.custom_properties[PEAK_MEMORY].int_value = peak_memory
+            handle.store.put_executions([execution])
+    return cached
 
 
 def run_local(data: str, output: str, config: PipelineConfig) -> str:

@@ -20,6 +20,8 @@ from rich.table import Table
 
 from pipeline.errors import UserError
 
+# Custom property of an execution, in bytes.
+PEAK_MEMORY = "peak_memory_bytes"
 METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
 PUSHER = "Pusher"
@@ -64,6 +66,7 @@ def collect(output: str) -> dict[str, Any]:
             "seconds": node["seconds"],
             "cached": node["state"] == "CACHED",
             "state": node["state"],
+            "peak_memory_bytes": node["peak_memory_bytes"],
         }
         for name, node in nodes.items()
     ]
@@ -149,6 +152,7 @@ def _latest_run(output: str) -> dict[str, dict[str, Any]]:
             "run": run.name,
             "state": pb.Execution.State.Name(execution.last_known_state),
             "seconds": round(duration / 1000, 1),
+            "peak_memory_bytes": execution.custom_properties[PEAK_MEMORY].int_value or None,
             "outputs": produced,
         }
     return nodes
@@ -182,7 +186,7 @@ def render(report: Mapping[str, Any]) -> str:
     if report["verdict"]:
         console.print(_threshold_table(report))
         for note in report.get("notes") or ():
-            console.print(f"  {note}")
+            console.print(f"  {note}\n")
         console.print(_metric_table(report))
         _print_ann_and_baseline_model(console, report)
         if report["oracle"]:
@@ -219,13 +223,20 @@ def _component_table(report: Mapping[str, Any]) -> Table:
     table = _table(f"Components of the run of {started}")
     table.add_column("component")
     table.add_column("seconds", justify="right")
+    table.add_column("peak memory", justify="right")
     table.add_column("")
     words = {"COMPLETE": "", "CACHED": "cached: nothing it depends on has changed", "FAILED": "failed"}
     for component in report["components"]:
         seconds = "" if component["cached"] else f"{component['seconds']:.1f}"
-        table.add_row(component["name"], seconds, words.get(component["state"], "unfinished"))
+        memory = component.get("peak_memory_bytes")
+        table.add_row(
+            component["name"],
+            seconds,
+            f"{memory / 2**30:.1f} GiB" if memory else "",
+            words.get(component["state"], "unfinished"),
+        )
     total = sum(component["seconds"] for component in report["components"])
-    table.add_row("total", f"{total:.1f}", "")
+    table.add_row("total", f"{total:.1f}", "", "")
     return table
 
 
