@@ -101,7 +101,7 @@ def history_aggregates(inputs: Features, history_length: int) -> tuple[tf.Tensor
     listens = total(is_listen, here)
     played = is_listen & (play_ratio >= 0)
     known_organic = is_listen & (organic >= 0)
-    previous = tf.maximum(position - 1, window_start)
+    previous = tf.maximum(position - 1, first)
     idle = inputs[features.REQUEST_TIMESTAMP].flat_values - seconds
     # Divided where nothing was recorded, an aggregate is zero.
     return is_listen, {

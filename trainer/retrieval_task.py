@@ -41,14 +41,20 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
           sample_weight: [positions]; rescaled to a mean of one.
 
         Returns:
-          Scalar: the mean weighted cross-entropy.
+          Scalar: the mean weighted cross-entropy; zero without any position.
         """
         ones = tf.ones_like(log_sampling_probability)[:, tf.newaxis]
-        return super().call(
-            tf.concat([query_embeddings / self._softmax_temperature, ones], axis=1),
-            tf.concat([candidate_embeddings, -log_sampling_probability[:, tf.newaxis]], axis=1),
-            sample_weight=tf.math.divide_no_nan(sample_weight, tf.reduce_mean(sample_weight)),
-            score_mask=score_mask,
-            compute_metrics=False,
-            compute_batch_metrics=False,
-        )
+        uncorrected = super().call
+
+        def corrected() -> tf.Tensor:
+            return uncorrected(
+                tf.concat([query_embeddings / self._softmax_temperature, ones], axis=1),
+                tf.concat([candidate_embeddings, -log_sampling_probability[:, tf.newaxis]], axis=1),
+                sample_weight=tf.math.divide_no_nan(sample_weight, tf.reduce_mean(sample_weight)),
+                score_mask=score_mask,
+                compute_metrics=False,
+                compute_batch_metrics=False,
+            )
+
+        # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault).
+        return tf.cond(tf.size(sample_weight) > 0, corrected, lambda: tf.constant(0.0))

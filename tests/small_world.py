@@ -1,0 +1,195 @@
+"""A few hundred events through Transform, and a model of random weights over them.
+
+What it is made of is chosen for its edges: item id 0, play ratios of 0, unknown users and items, items
+without artists, and one that is in no catalog.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from components.interaction_example_gen.windows import Events, TimeSplit, WindowCutter
+from components.retrieval_evaluator.queries import Windows, read_windows
+from pipeline.configs import DAY, TrainerConfig
+from tests.listening_logs import Event, columns
+
+HISTORY_LENGTH = 7
+SPLIT = TimeSplit(train_end=8 * DAY, eval=(8 * DAY + 3_600, 9 * DAY), test=(9 * DAY + 3_600, 10 * DAY))
+CONFIG = TrainerConfig(embedding_dim=8, query_hidden_units=(16,))
+# From these on, only eval and test know them.
+FIRST_NEW_USER, FIRST_NEW_ITEM = 20, 50
+NOT_IN_CATALOG = 90
+
+
+def log() -> list[Event]:
+    """Some 1,200 events of 25 users."""
+    draw = np.random.default_rng(11)
+    events: list[tuple[int, int, int, bytes]] = []
+    for _ in range(1_200):
+        time = int(draw.integers(0, 10 * DAY)) // 600 * 600
+        is_late = time >= SPLIT.train_end
+        user = int(draw.integers(0, 25 if is_late else FIRST_NEW_USER))
+        known = [*range(60), NOT_IN_CATALOG] if is_late else [0, 0, 1, *range(FIRST_NEW_ITEM)]
+        item = int(draw.choice(known))
+        events.append((user, item, time, bytes(draw.choice([b"listen", b"listen", b"listen", b"like"]))))
+    return [Event(*event, row) for row, event in enumerate(events)]
+
+
+def events() -> Events:
+    """The log as arrays, a quarter of its play ratios unknown and a quarter 0."""
+    rows = log()
+    draw = np.random.default_rng(12)
+    return columns(rows, draw.choice([-1.0, 0.0, 0.5, 1.25], len(rows)))
+
+
+def catalog_items() -> dict[str, list[Any]]:
+    """Items 0 to 69: id, artists, albums and length."""
+    ids = list(range(70))
+    return {
+        "item_id": [[i] for i in ids],
+        "artist_id": [[i % 9] if i % 4 else [i % 9, 1_000, 7][: i % 5] for i in ids],
+        "album_id": [[i // 3] if i % 7 else [] for i in ids],
+        "item_length": [[-1.0 if i % 5 == 0 else 60.0 + i] for i in ids],
+    }
+
+
+def catalog_batch(items: dict[str, list[Any]]) -> pa.RecordBatch:
+    """Items as CatalogExampleGen encodes them."""
+    kinds = {"item_length": pa.float32()}
+    return pa.RecordBatch.from_pydict(
+        {name: pa.array(values, pa.list_(kinds.get(name, pa.int64()))) for name, values in items.items()}
+    )
+
+
+def write_examples(path: Path, batches: Iterable[pa.RecordBatch]) -> str:
+    """Record batches as a gzipped TFRecord file of Examples; returns its name."""
+    import tensorflow as tf
+    from tfx_bsl.coders import example_coder
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoder = example_coder.RecordBatchToExamplesEncoder()
+    with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+        for batch in batches:
+            for example in encoder.encode(batch):
+                writer.write(example)
+    return str(path)
+
+
+def transform(
+    out: Path, schema_name: str, splits: dict[str, str], preprocessing_fn: Callable[..., Any]
+) -> tuple[str, dict[str, str]]:
+    """Transform as TFX runs it: analyses the first split alone, transforms all.
+
+    Args:
+      out: a new directory.
+      schema_name: "interactions" or "catalog".
+      splits: file of Examples by split.
+      preprocessing_fn: of the raw tensors by name.
+
+    Returns:
+      The graph's directory, and the pattern of each split's transformed Examples.
+    """
+    import apache_beam as beam
+    import tensorflow_transform.beam as tft_beam
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+    from tfx_bsl.coders import example_coder
+    from tfx_bsl.tfxio import tf_example_record
+
+    import schema
+
+    proto = text_format.Parse(schema.read(schema_name), schema_pb2.Schema())
+    patterns = {}
+    with beam.Pipeline() as pipeline, tft_beam.Context(temp_dir=str(out / "scratch")):
+        raw = {}
+        for split, file in splits.items():
+            source = tf_example_record.TFExampleRecord(file, schema=proto, telemetry_descriptors=["tests"])
+            batches = pipeline | f"Read[{split}]" >> source.BeamSource()
+            raw[split] = (batches, source.TensorAdapterConfig())
+        graph = next(iter(raw.values())) | tft_beam.AnalyzeDataset(preprocessing_fn)
+        _ = graph | tft_beam.WriteTransformFn(str(out / "graph"))
+        for split, data in raw.items():
+            batches, metadata = (data, graph) | f"Transform[{split}]" >> tft_beam.TransformDataset(
+                output_record_batches=True
+            )
+            _ = (
+                batches
+                | f"Encode[{split}]"
+                >> beam.FlatMap(
+                    lambda pair, schema: example_coder.RecordBatchToExamplesEncoder(schema).encode(pair[0]),
+                    metadata.schema,
+                )
+                | f"Write[{split}]"
+                >> beam.io.WriteToTFRecord(
+                    str(out / split), file_name_suffix=".gz", coder=beam.coders.BytesCoder()
+                )
+            )
+            patterns[split] = str(out / f"{split}-*.gz")
+    return str(out / "graph"), patterns
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformed:
+    """Windows and a catalog after Transform.
+
+    `raw` are the windows by split as the evaluator reads them; `files` and `catalog_files` hold transformed
+    Examples.
+    """
+
+    raw: dict[str, Windows]
+    graph: str
+    files: dict[str, list[str]]
+    catalog_graph: str
+    catalog_files: list[str]
+
+    @classmethod
+    def of(cls, out: Path, events: Events, cutter: WindowCutter, items: dict[str, list[Any]]) -> Transformed:
+        """Cuts and transforms, with files below `out`."""
+        from functools import partial
+
+        import tensorflow as tf
+
+        from trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
+
+        batches, _ = cutter.cut(events)
+        windows = {
+            split: write_examples(out / f"Split-{split}" / "data_tfrecord-0.gz", [batch])
+            for split, batch in batches.items()
+        }
+        graph, patterns = transform(
+            out / "interactions",
+            "interactions",
+            windows,
+            partial(preprocessing_fn, custom_config={"history_length": cutter.history_length}),
+        )
+        catalog = write_examples(out / "catalog.gz", [catalog_batch(items)])
+        catalog_graph, catalog_patterns = transform(
+            out / "catalog", "catalog", {"catalog": catalog}, catalog_preprocessing_fn
+        )
+        return cls(
+            {split: read_windows(str(out / f"Split-{split}")) for split in batches},
+            graph,
+            {split: sorted(tf.io.gfile.glob(pattern)) for split, pattern in patterns.items()},
+            catalog_graph,
+            sorted(tf.io.gfile.glob(catalog_patterns["catalog"])),
+        )
+
+    def batch(self, split: str) -> dict[str, Any]:
+        """All transformed windows of a split, in the order of `raw`."""
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        spec = tft.TFTransformOutput(self.graph).transformed_feature_spec()
+        serialized = list(tf.data.TFRecordDataset(self.files[split], "GZIP"))
+        return dict(tf.io.parse_example(tf.stack(serialized), spec))
+
+
+def small_world(out: Path, repeats: bool = True) -> Transformed:
+    """The log of this module, transformed."""
+    return Transformed.of(out, events(), WindowCutter(SPLIT, repeats, HISTORY_LENGTH, 10), catalog_items())
