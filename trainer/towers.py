@@ -152,7 +152,8 @@ class QueryTower(tf.keras.layers.Layer):
         unknown_item = tf.fill(tf.shape(event), self._items.table.size)
         seed_rows = tf.where(has_history, tf.gather_nd(windows.rows, at), unknown_item)
         seed = self._items(seed_rows, training=training)
-        history = tf.concat([mean_of_last(self._history_length), mean_of_last(SHORT_HISTORY), seed], axis=-1)
+        counts = (self._history_length, min(SHORT_HISTORY, self._history_length))
+        history = tf.concat([*map(mean_of_last, counts), seed], axis=-1)
 
         user = tf.gather(windows.user, positions.window)
         if training and config.id_dropout:

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.configs import TrainerConfig
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows
+
+ITEMS, USERS, EVENTS, AGGREGATES = 30, 4, 9, 6
+N = 4
+CONFIG = TrainerConfig(
+    embedding_dim=8, query_hidden_units=(16,), id_dropout=0.5, history_dropout=0.5, dropout=0.5
+)
+ARTIST = np.stack([np.arange(ITEMS) // 3, np.full(ITEMS, -1)], axis=1).astype(np.int32)
+ARTIST[4] = [0, 5]
+# Train knows the items below 20; items 25 to 29 have no artist or album that train knows either.
+LENGTH = np.linspace(-1, 1, ITEMS).astype(np.float32)
+TABLE = CatalogTable(CatalogArrays(np.arange(ITEMS), ARTIST, ARTIST, LENGTH), np.arange(20))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    items: ItemEmbedding
+    query: QueryTower
+    candidate: CandidateTower
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """Random weights everywhere, so that every input matters."""
+    items = ItemEmbedding(TABLE, CONFIG)
+    model = Model(items, QueryTower(items, USERS, N, CONFIG), CandidateTower(items, CONFIG))
+    model.query(windows(), positions((0, 0)))
+    model.candidate(tf.constant([0]))
+    randomize([*model.query.trainable_weights, *model.candidate.trainable_weights])
+    return model
+
+
+def randomize(weights: list[Any]) -> None:
+    draw = np.random.default_rng(2)
+    for weight in weights:
+        weight.assign(draw.normal(0, 0.4, weight.shape))
+
+
+def windows(**changes: Any) -> Windows:
+    """Two windows of nine events, every third a reaction."""
+    draw = np.random.default_rng(1)
+    values = {
+        "user": np.array([1, USERS], np.int64),
+        "rows": draw.integers(0, 20, [2, EVENTS]).astype(np.int32),
+        "is_listen": np.arange(2 * EVENTS).reshape(2, EVENTS) % 3 != 2,
+        "example_age": np.zeros([2, EVENTS], np.float32),
+        "aggregates": draw.normal(size=[2, EVENTS, AGGREGATES]).astype(np.float32),
+    } | changes
+    return Windows(**{name: tf.constant(value) for name, value in values.items()})
+
+
+def positions(*at: tuple[int, int]) -> Positions:
+    window, event = np.array(at, np.int32).T
+    return Positions(tf.constant(window), tf.constant(event))
+
+
+def changed(values: tf.Tensor, at: Any, to: Any) -> np.ndarray:
+    copy = values.numpy().copy()
+    copy[at] = to
+    return copy
+
+
+def embedded(model: Model, windows: Windows, *at: tuple[int, int]) -> np.ndarray:
+    return model.query(windows, positions(*at)).numpy()
+
+
+def test_embeddings_have_length_one(model: Model) -> None:
+    every = [(w, e) for w in range(2) for e in range(EVENTS)]
+    for vectors in (embedded(model, windows(), *every), model.candidate(tf.range(ITEMS + 1)).numpy()):
+        assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+        assert vectors.shape[1] == CONFIG.embedding_dim
+
+
+def test_a_query_sees_its_last_n_events_and_no_other(model: Model) -> None:
+    base = windows()
+    before = embedded(model, base, (0, 5))
+    for event in range(EVENTS):
+        item = (int(base.rows[0, event]) + 7) % 20
+        after = embedded(model, base._replace(rows=tf.constant(changed(base.rows, (0, event), item))), (0, 5))
+        seen = 5 - N < event <= 5
+        # The seed is read whatever it is; before it, only listens are.
+        matters = event == 5 or (seen and bool(base.is_listen[0, event]))
+        assert np.allclose(before, after, atol=1e-6) is not matters, event
+    other = base._replace(rows=tf.constant(changed(base.rows, 1, 3)))
+    np.testing.assert_allclose(before, embedded(model, other, (0, 5)), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["user", "example_age", "aggregates", "is_listen"])
+def test_every_input_of_the_query_matters(model: Model, name: str) -> None:
+    base = windows()
+    value = getattr(base, name).numpy()
+    other = ~value if value.dtype == bool else (value + 1) % (USERS + 1) if name == "user" else value + 1
+    after = embedded(model, base._replace(**{name: tf.constant(other)}), (0, 5))
+    assert not np.allclose(embedded(model, base, (0, 5)), after, atol=1e-4)
+
+
+def test_an_empty_history_reads_nothing_of_event_0(model: Model) -> None:
+    base = windows()
+    rows = base._replace(rows=tf.constant(changed(base.rows, 0, 11)), aggregates=base.aggregates + 1)
+    empty = embedded(model, base, (0, -1))
+    assert np.isfinite(empty).all()
+    np.testing.assert_allclose(empty, embedded(model, rows, (0, -1)), atol=1e-6)
+    assert not np.allclose(empty, embedded(model, base, (0, 0)), atol=1e-4)
+    assert not np.allclose(empty, embedded(model, base, (1, -1)), atol=1e-4)  # another user's
+
+
+def test_what_train_never_touched_is_all_one_out_of_vocabulary_row(model: Model) -> None:
+    same_length = tf.Variable(tf.zeros_like(TABLE.length))
+    original, TABLE.length = TABLE.length, same_length
+    try:
+        new = model.candidate(tf.constant([25, 29, ITEMS])).numpy()
+        # Items 18, 19 and 20 are of one artist and album: 20 reads as they do but for its own id.
+        of_known_artist = model.candidate(tf.constant([20, 18])).numpy()
+    finally:
+        TABLE.length = original
+    np.testing.assert_array_equal(new[0], new[1])
+    np.testing.assert_array_equal(new[0], new[2])
+    assert not np.allclose(of_known_artist[0], new[0], atol=1e-4)
+    assert not np.allclose(of_known_artist[0], of_known_artist[1], atol=1e-4)
+
+
+def test_the_out_of_vocabulary_row_is_zero_until_id_dropout_trains_it() -> None:
+    rows = tf.constant([0, 1, 2, 25])
+    for id_dropout, trained in ((0.0, False), (0.5, True)):
+        config = dataclasses.replace(CONFIG, id_dropout=id_dropout)
+        items = ItemEmbedding(TABLE, config)
+        tf.random.set_seed(3)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(items(rows[:3], training=True) ** 2 + items(rows[:3], training=True))
+        gradient = tf.convert_to_tensor(tape.gradient(loss, items.item))
+        assert items.item[0].numpy().tolist() == [0.0] * CONFIG.embedding_dim
+        assert bool(tf.reduce_any(gradient[0] != 0)) is trained
+
+
+def test_items_of_several_artists_read_their_mean(model: Model) -> None:
+    width = CONFIG.embedding_dim // 2
+    begin = CONFIG.embedding_dim
+    # Items 0 and 15 are of artists 0 and 5, item 4 of both.
+    first, second, both = model.items(tf.constant([0, 15, 4])).numpy()[:, begin : begin + width]
+    np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
+
+
+def test_dropout_is_for_training_alone(model: Model) -> None:
+    at = [(0, 5), (1, 3)]
+    served = embedded(model, windows(), *at)
+    np.testing.assert_array_equal(served, embedded(model, windows(), *at))
+    trained = model.query(windows(), positions(*at), training=True).numpy()
+    assert not np.allclose(served, trained, atol=1e-4)
+
+
+def test_both_towers_share_their_tables(model: Model) -> None:
+    def ours(tower: Any) -> set[int]:
+        return {id(weight) for weight in tower.trainable_weights}
+
+    shared = {id(model.items.item), id(model.items.artist), id(model.items.album)}
+    assert shared <= ours(model.query) & ours(model.candidate)
