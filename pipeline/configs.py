@@ -433,17 +433,21 @@ PRESETS: dict[str, PipelineConfig] = {
     "small": PipelineConfig(
         # Ratings come by the handful a day: a day's would be too few to tell two models apart.
         split=SplitConfig(eval_seconds=14 * DAY, test_seconds=14 * DAY, gap_seconds=HOUR),
-        windows=WindowConfig(history_length=30, positions=100),
+        # Short windows: most users have a few events, and a batch is padded to its longest.
+        windows=WindowConfig(history_length=20, positions=20),
         trainer=TrainerConfig(
             embedding_dim=32,
             query_hidden_units=(64,),
+            # Of all settings tried on MovieTweetings' eval split the one that matters: Recall@100 was .327 at
+            # 0.07, .348 at 0.12, .360 at 0.2 and .369 at 0.3, where decayed popularity has .348.
+            temperature=0.3,
             epochs=20,
+            learning_rate=0.005,
             windows_per_step=512,
-            positions_per_step=1_024,
             id_dropout=0.2,
             history_dropout=0.1,
             dropout=0.3,
-            patience=3,
+            patience=4,
         ),
         # A few thousand queries: Recall@100 of one and the same model wanders by about a point.
         gate=GateConfig(min_change_against_blessed=-0.01),
