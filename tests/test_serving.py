@@ -1,0 +1,460 @@
+"""Serving equals training, and what is served is masked, ordered and complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.retrieval_evaluator import measure
+from components.retrieval_evaluator.queries import Queries, Windows, all_queries, history_batch
+from components.scann_indexer.index import ExactIndex, ScannIndex, build_index
+from components.scann_indexer.retrieval_model import RetrievalModel
+from pipeline.configs import IndexConfig
+from tests.small_world import CONFIG, HISTORY_LENGTH, NOT_IN_CATALOG, Transformed
+from trainer import features
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.sampling import log_sampling_probability
+from trainer.serving import Towers
+from trainer.towers import Positions, windows_of
+from trainer.training import TwoTowerModel
+
+K, MAX_K = 8, 40
+CATALOG_SIZE = 70
+# So few leaves are searched that fewer items are found than asked for.
+SPARSE = IndexConfig(
+    exact_below=0, num_leaves=20, search_fraction=0.05, reordering_candidates=10, max_k=MAX_K
+)
+# All leaves: as exact as ScaNN can be.
+DENSE = dataclasses.replace(SPARSE, num_leaves=4, search_fraction=1.0, reordering_candidates=70)
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A model of random weights, as it is trained and as it is saved."""
+
+    model: TwoTowerModel
+    table: CatalogTable
+    towers: Towers
+    towers_path: str
+    served_path: str
+
+
+@pytest.fixture(scope="module")
+def built(small_world: Transformed, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    output = tft.TFTransformOutput(small_world.graph)
+    catalog_output = tft.TFTransformOutput(small_world.catalog_graph)
+    catalog = CatalogArrays.read(small_world.catalog_files, catalog_output.transformed_feature_spec())
+    train_items = [int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)]
+    table = CatalogTable(catalog, np.array(train_items))
+    users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
+    log_q = log_sampling_probability(catalog, dict.fromkeys(train_items, 1))
+    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, CONFIG)
+    model.compute_loss(small_world.batch("train"))
+    draw = np.random.default_rng(4)
+    for weight in model.trainable_weights:
+        weight.assign(draw.normal(0, 0.4, weight.shape))
+    directory = tmp_path_factory.mktemp("served")
+    layer = output.transform_features_layer()
+    towers = Towers(layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH)
+    towers.save(str(directory / "towers"))
+    loaded = tf.saved_model.load(str(directory / "towers"))
+    retrieval = retrieval_model(loaded, IndexConfig(max_k=MAX_K))
+    retrieval.save(str(directory / "served"))
+    return Built(model, table, towers, str(directory / "towers"), str(directory / "served"))
+
+
+def retrieval_model(towers: Any, config: IndexConfig) -> RetrievalModel:
+    item_id = towers.catalog()["item_id"]
+    index = build_index(towers.candidate_embedding(item_id)["embedding"], config)
+    retrieval = RetrievalModel(towers, index, item_id, config.max_k)
+    no_history = tf.zeros([1, 0], tf.int64)
+    retrieval.recommend(tf.constant([0], tf.int64), no_history, no_history, k=tf.constant(1))
+    return retrieval
+
+
+@pytest.fixture(scope="module")
+def exact(built: Built) -> Any:
+    return tf.saved_model.load(built.served_path)
+
+
+@pytest.fixture(scope="module")
+def sparse(built: Built) -> RetrievalModel:
+    return retrieval_model(tf.saved_model.load(built.towers_path), SPARSE)
+
+
+def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, tf.Tensor]:
+    rows = np.arange(len(queries))
+    batch = history_batch(windows, queries, rows, HISTORY_LENGTH, exclude)
+    if not exclude:
+        del batch["exclude_item_id"]
+    return {name: tf.constant(values) for name, values in batch.items()}
+
+
+def request(**changes: Any) -> dict[str, tf.Tensor]:
+    """A user's history of three listens with a like between, at five-minute steps."""
+    kinds = {
+        "user_id": tf.int64,
+        "history_item_id": tf.int64,
+        "history_timestamp": tf.int64,
+        "history_play_ratio": tf.float32,
+        "history_event_type": tf.string,
+        "history_is_organic": tf.int64,
+        "request_timestamp": tf.int64,
+        "exclude_item_id": tf.int64,
+        "k": tf.int32,
+    }
+    values = {
+        "user_id": [3],
+        "history_item_id": [[5, 5, 12, 0]],
+        "history_timestamp": [[600, 700, 900, 1_200]],
+        "history_play_ratio": [[0.5, -1.0, 0.0, -1.0]],
+        "history_event_type": [["listen", "like", "listen", ""]],
+        "history_is_organic": [[1, -1, 0, 1]],
+        "request_timestamp": [5_000],
+    } | changes
+    return {name: tf.constant(value, kinds[name]) for name, value in values.items() if value is not None}
+
+
+def embedded(model: Any, **changes: Any) -> np.ndarray:
+    return model.query_embedding(**request(**changes))["embedding"].numpy()
+
+
+# Serving equals training.
+
+
+@pytest.mark.parametrize("split", ["eval", "test", "train"])
+def test_a_request_is_embedded_as_its_position_in_a_packed_window(
+    small_world: Transformed, built: Built, exact: Any, split: str
+) -> None:
+    batch = small_world.batch(split)
+    if split == "train":  # a model is asked for now, and trained with the age of its labels
+        batch[features.EXAMPLE_AGE] = tf.zeros_like(batch[features.EXAMPLE_AGE])
+    windows, queries = small_world.raw[split], all_queries(small_world.raw[split])
+    at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
+    trained = built.model.query_tower(windows_of(batch, built.table), at).numpy()
+    # There are new users, windows longer than N, and reactions in them.
+    assert len(queries) > 50 and queries.position.max() > HISTORY_LENGTH
+    assert trained.std(axis=0).min() > 0.05
+    by_name = requests(windows, queries)
+    for serve in (built.towers.query_embedding, exact.query_embedding, exact.signatures["query_embedding"]):
+        np.testing.assert_allclose(serve(**by_name)["embedding"], trained, atol=1e-5)
+
+
+def test_the_model_serves_in_a_process_without_tfx(
+    small_world: Transformed, built: Built, exact: Any, tmp_path: Path
+) -> None:
+    windows = small_world.raw["test"]
+    queries = all_queries(windows).take(np.arange(20))
+    inputs = {name: values.numpy() for name, values in requests(windows, queries).items()}
+    np.savez(
+        tmp_path / "inputs.npz", **inputs | {"history_event_type": inputs["history_event_type"].astype("S")}
+    )
+    script = """if True:
+        import sys
+        import numpy as np, scann, tensorflow as tf
+        path, directory = sys.argv[1:]
+        model = tf.saved_model.load(path)
+        inputs = {name: tf.constant(value) for name, value in np.load(directory + "/inputs.npz").items()}
+        answer = model.signatures["serving_default"](
+            **inputs, exclude_item_id=tf.constant([[-1]], tf.int64), k=tf.constant(8))
+        embedded = model.signatures["query_embedding"](**inputs)
+        ours = {"tfx", "tensorflow_transform", "tensorflow_recommenders", "trainer", "components"}
+        assert not ours & set(sys.modules)
+        np.savez(directory + "/outputs.npz", **answer, **embedded)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", script, built.served_path, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"},
+    )
+    assert done.returncode == 0, done.stderr[-2_000:]
+    outputs = np.load(tmp_path / "outputs.npz")
+    here = exact.recommend(**requests(windows, queries), k=tf.constant(K))
+    np.testing.assert_array_equal(outputs["item_id"], here["item_id"])
+    np.testing.assert_allclose(outputs["score"], here["score"], atol=1e-5)
+    embedding = exact.query_embedding(**requests(windows, queries))["embedding"]
+    np.testing.assert_allclose(outputs["embedding"], embedding, atol=1e-5)
+
+
+def test_the_evaluator_asks_the_model_that_is_served(
+    small_world: Transformed, built: Built, exact: Any, tmp_path: Path
+) -> None:
+    from tests.small_world import SPLIT, WindowCutter, events, write_examples
+
+    cutter = WindowCutter(SPLIT, repeats_recommendable=False, history_length=HISTORY_LENGTH, positions=10)
+    write_examples(tmp_path / "data_tfrecord-0.gz", [cutter.cut(events())[0]["test"]])
+    windows = measure.read_windows(str(tmp_path))
+    every = all_queries(windows)
+    rows = np.arange(len(every))[::3]
+    served, exactly, size = measure.answers(
+        built.served_path, str(tmp_path), rows, k=K, history_length=HISTORY_LENGTH, exclude=True
+    )
+    here = exact.recommend(**requests(windows, every.take(rows), exclude=True), k=tf.constant(K))
+    np.testing.assert_array_equal(served, here["item_id"])
+    np.testing.assert_array_equal(exactly, served)  # exact search both
+    assert size == CATALOG_SIZE
+
+
+# What a request may leave out or get wrong.
+
+
+def test_padding_changes_nothing_wherever_it_is(built: Built) -> None:
+    plain = embedded(built.towers)
+    padded: dict[str, Any] = {
+        "history_item_id": [[-1, 5, 5, -1, 12, 0, -1, -7]],
+        "history_timestamp": [[9, 600, 700, 9, 900, 1_200, 9, 9]],
+        "history_play_ratio": [[0.7, 0.5, -1.0, 0.7, 0.0, -1.0, 0.7, 0.7]],
+        "history_event_type": [["like", "listen", "like", "", "listen", "", "", "listen"]],
+        "history_is_organic": [[1, 1, -1, 0, 0, 1, 1, 1]],
+    }
+    np.testing.assert_allclose(embedded(built.towers, **padded), plain, atol=1e-6)
+
+
+def test_only_the_last_n_events_count(built: Built) -> None:
+    items = np.arange(2 * HISTORY_LENGTH)[np.newaxis]
+    full = {
+        "history_item_id": items,
+        "history_timestamp": 1_000 + 60 * items,
+        "history_play_ratio": items / 20,
+        "history_event_type": np.where(items % 3 == 2, "like", "listen"),
+        "history_is_organic": items % 2,
+    }
+    recent = {name: values[:, -HISTORY_LENGTH:] for name, values in full.items()}
+    np.testing.assert_allclose(embedded(built.towers, **full), embedded(built.towers, **recent), atol=1e-6)
+
+
+def test_reactions_after_the_seed_are_not_looked_at(built: Built) -> None:
+    more = {
+        "history_item_id": [[5, 5, 12, 0, 0, 12]],
+        "history_timestamp": [[600, 700, 900, 1_200, 1_210, 4_000]],
+        "history_play_ratio": [[0.5, -1.0, 0.0, -1.0, -1.0, -1.0]],
+        "history_event_type": [["listen", "like", "listen", "", "dislike", "like"]],
+        "history_is_organic": [[1, -1, 0, 1, -1, -1]],
+    }
+    np.testing.assert_allclose(embedded(built.towers, **more), embedded(built.towers), atol=1e-6)
+
+
+def test_the_play_ratio_of_the_seed_is_not_looked_at(built: Built) -> None:
+    plain = embedded(built.towers)
+    np.testing.assert_array_equal(embedded(built.towers, history_play_ratio=[[0.5, -1.0, 0.0, 0.9]]), plain)
+    assert not np.allclose(
+        embedded(built.towers, history_play_ratio=[[0.9, -1.0, 0.9, -1.0]]), plain, atol=1e-4
+    )
+
+
+def test_what_is_left_out_is_as_if_unknown_and_now(built: Built, exact: Any) -> None:
+    absent = ("history_play_ratio", "history_event_type", "history_is_organic", "request_timestamp")
+    short = {**dict.fromkeys(absent)}
+    spelt_out = {
+        "history_play_ratio": [[-1.0] * 4],
+        "history_event_type": [["listen"] * 4],
+        "history_is_organic": [[-1] * 4],
+        "request_timestamp": [1_200],  # as the seed plays
+    }
+    broadcast = {
+        "history_play_ratio": [[-1.0]],
+        "history_event_type": [[""]],
+        "history_is_organic": [[-1]],
+        "request_timestamp": [-1],
+    }
+    expected = embedded(built.towers, **spelt_out)
+    for model in (built.towers, exact):
+        np.testing.assert_allclose(embedded(model, **short), expected, atol=1e-6)
+        np.testing.assert_allclose(embedded(model, **broadcast), expected, atol=1e-6)
+    assert not np.allclose(
+        embedded(built.towers, **{**spelt_out, "request_timestamp": [90_000]}), expected, atol=1e-4
+    )
+
+
+def test_the_age_of_a_request_is_zero_whenever_it_is_made(built: Built) -> None:
+    """Half a year later, with the same gaps, the answer is the same."""
+    later = {
+        "history_timestamp": [[10_000_600, 10_000_700, 10_000_900, 10_001_200]],
+        "request_timestamp": [10_005_000],
+    }
+    np.testing.assert_allclose(embedded(built.towers, **later), embedded(built.towers), atol=1e-6)
+
+
+def test_empty_histories_unknown_users_and_unknown_items_are_answered(built: Built, exact: Any) -> None:
+    batch = request(
+        user_id=[3, 10**12, 3, -1],
+        history_item_id=[[-1, -1], [-1, -1], [NOT_IN_CATALOG, 10**15], [5, NOT_IN_CATALOG]],
+        history_timestamp=[[0, 0], [0, 0], [600, 700], [600, 700]],
+        history_play_ratio=None,
+        history_event_type=None,
+        history_is_organic=None,
+        request_timestamp=None,
+    )
+    answer = exact.recommend(**batch, k=tf.constant(K))
+    assert np.isfinite(answer["score"]).all() and (answer["item_id"].numpy() >= 0).all()
+    narrow = {
+        **batch,
+        "history_item_id": tf.zeros([4, 0], tf.int64),
+        "history_timestamp": tf.zeros([4, 0], tf.int64),
+    }
+    empty = exact.query_embedding(**narrow)["embedding"].numpy()
+    np.testing.assert_allclose(empty[:2], exact.query_embedding(**batch)["embedding"][:2], atol=1e-6)
+    assert not np.allclose(empty[0], empty[1], atol=1e-4)  # a user is known even without a history
+    # In one batch with others, or alone: the same.
+    assert np.isfinite(exact.query_embedding(**batch)["embedding"]).all()
+
+
+# What is returned.
+
+
+def random_requests(size: int = 30, **more: Any) -> dict[str, tf.Tensor]:
+    draw = np.random.default_rng(8)
+    absent = dict.fromkeys(
+        ["history_play_ratio", "history_event_type", "history_is_organic", "request_timestamp"]
+    )
+    return request(
+        user_id=draw.integers(0, 20, size),
+        history_item_id=draw.integers(0, 60, [size, 5]),
+        history_timestamp=np.cumsum(draw.integers(0, 500, [size, 5]), axis=1),
+        **absent,
+        **more,
+    )
+
+
+def check(answer: dict[str, tf.Tensor], k: int, excluded: np.ndarray | None = None) -> np.ndarray:
+    """What holds for every answer; returns how many items each query got."""
+    items, scores = answer["item_id"].numpy(), answer["score"].numpy()
+    assert items.shape == scores.shape and items.shape[1] == k
+    found = items >= 0
+    assert not np.isnan(scores).any()
+    np.testing.assert_array_equal(np.isfinite(scores), found)
+    assert (items[~found] == -1).all() and (scores[~found] == -np.inf).all()
+    assert (found[:, :-1] >= found[:, 1:]).all(), "padding is at the end"
+    assert (scores[:, :-1] >= scores[:, 1:]).all()
+    for row, own in enumerate(items):
+        own = own[own >= 0]
+        assert len(own) == len(set(own))
+        if excluded is not None:
+            assert not set(own) & set(excluded[row])
+    return found.sum(axis=1)
+
+
+@pytest.mark.parametrize("k", [1, K, MAX_K])
+def test_served_items_score_what_their_embeddings_say(exact: Any, sparse: RetrievalModel, k: int) -> None:
+    batch = random_requests()
+    for model in (exact, sparse):
+        answer = model.recommend(**batch, k=tf.constant(k))
+        check(answer, k)
+        query = model.query_embedding(**batch)["embedding"].numpy()
+        for row, (items, scores) in enumerate(
+            zip(answer["item_id"].numpy(), answer["score"].numpy(), strict=True)
+        ):
+            known = items >= 0
+            candidates = model.candidate_embedding(tf.constant(items[known]))["embedding"].numpy()
+            np.testing.assert_allclose(scores[known], candidates @ query[row], atol=1e-5)
+
+
+def test_exact_search_finds_the_best_and_scann_over_all_its_leaves_too(built: Built, exact: Any) -> None:
+    batch = random_requests()
+    query = exact.query_embedding(**batch)["embedding"].numpy()
+    candidates = exact.candidate_embedding(tf.range(CATALOG_SIZE, dtype=tf.int64))["embedding"].numpy()
+    best = -np.sort(-(query @ candidates.T), axis=1)[:, :K]
+    dense = retrieval_model(exact.towers, DENSE)
+    assert isinstance(dense.index, ScannIndex) and isinstance(
+        retrieval_model(exact.towers, IndexConfig()).index, ExactIndex
+    )
+    for model in (exact, dense):
+        answer = model.recommend(**batch, k=tf.constant(K))
+        assert (check(answer, K) == K).all()
+        np.testing.assert_allclose(answer["score"], best, atol=1e-5)
+
+
+def test_what_scann_does_not_find_is_padding_and_never_an_item(
+    sparse: RetrievalModel, tmp_path: Path
+) -> None:
+    batch = random_requests()
+    found = check(sparse.recommend(**batch, k=tf.constant(MAX_K)), MAX_K)
+    assert (found < MAX_K).any() and (found > 0).any()
+    # Its raw answer has the NaN that is masked.
+    query = sparse.query_embedding(**batch)["embedding"]
+    assert np.isnan(sparse.index.search(query, tf.constant(MAX_K))[1]).any()
+    # And it is masked in what is saved.
+    sparse.save(str(tmp_path / "sparse"))
+    saved = tf.saved_model.load(str(tmp_path / "sparse")).signatures["serving_default"]
+    unknown = {
+        "history_play_ratio": tf.constant([[-1.0]]),
+        "history_event_type": tf.constant([[""]]),
+        "history_is_organic": tf.constant([[-1]], tf.int64),
+        "request_timestamp": tf.constant([-1], tf.int64),
+    }
+    same = saved(**random_requests(exclude_item_id=[[-1]], k=MAX_K), **unknown)
+    np.testing.assert_array_equal(check(same, MAX_K), found)
+
+
+def test_excluded_items_are_not_returned_and_others_take_their_place(
+    exact: Any, sparse: RetrievalModel
+) -> None:
+    batch = random_requests()
+    unrestricted = exact.recommend(**batch, k=tf.constant(20))
+    # Half of what came first, in any order, beside padding, unknown ids and repetitions.
+    excluded = np.hstack(
+        [unrestricted["item_id"].numpy()[:, [6, 0, 2, 4, 4]], np.tile([[-1, 10**12, -1]], [30, 1])]
+    )
+    answer = exact.recommend(**batch, exclude_item_id=tf.constant(excluded), k=tf.constant(K))
+    assert (check(answer, K, excluded) == K).all()
+    for row in range(30):
+        left = [item for item in unrestricted["item_id"].numpy()[row] if item not in excluded[row]]
+        assert answer["item_id"].numpy()[row].tolist() == left[:K]
+    check(sparse.recommend(**batch, exclude_item_id=tf.constant(excluded), k=tf.constant(K)), K, excluded)
+    # One row for all, and rows of different lengths.
+    everything = np.arange(CATALOG_SIZE)[np.newaxis, 3:]
+    few = exact.recommend(**batch, exclude_item_id=tf.constant(everything), k=tf.constant(K))
+    assert (check(few, K, np.tile(everything, [30, 1])) == 3).all()
+    none = np.full([30, 2], -1)
+    none[7, 0] = int(unrestricted["item_id"][7, 0])
+    mixed = exact.recommend(**batch, exclude_item_id=tf.constant(none), k=tf.constant(K))
+    np.testing.assert_array_equal(mixed["item_id"][8], unrestricted["item_id"][8, :K])
+    assert int(mixed["item_id"][7, 0]) == int(unrestricted["item_id"][7, 1])
+
+
+def test_a_catalog_smaller_than_k_is_returned_whole(exact: Any) -> None:
+    retrieval = retrieval_model(exact.towers, IndexConfig(max_k=100))
+    found = check(retrieval.recommend(**random_requests(), k=tf.constant(100)), 100)
+    assert (found == CATALOG_SIZE).all()
+    retrieval = retrieval_model(exact.towers, dataclasses.replace(DENSE, max_k=100))
+    found = check(retrieval.recommend(**random_requests(), k=tf.constant(100)), 100)
+    assert (found == CATALOG_SIZE).all()
+
+
+def test_k_above_the_built_maximum_is_an_error_that_names_the_setting(exact: Any) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"index\.max_k"):
+        exact.recommend(**random_requests(), k=tf.constant(MAX_K + 1))
+
+
+def test_an_unknown_item_is_embedded_as_one_of_which_nothing_is_known(exact: Any) -> None:
+    unknown = exact.candidate_embedding(tf.constant([NOT_IN_CATALOG, 10**15, -1], tf.int64))[
+        "embedding"
+    ].numpy()
+    assert np.isfinite(unknown).all()
+    np.testing.assert_array_equal(unknown, np.tile(unknown[:1], [3, 1]))
+
+
+def test_signatures_have_the_names_that_clients_send(exact: Any) -> None:
+    inputs = set(exact.signatures["serving_default"].structured_input_signature[1])
+    assert inputs == {*request(exclude_item_id=[[1]], k=5)}
+    assert set(exact.signatures["query_embedding"].structured_input_signature[1]) == inputs - {
+        "exclude_item_id",
+        "k",
+    }
+    assert exact.signatures["catalog"]()["item_id"].numpy().tolist() == list(range(CATALOG_SIZE))
+    assert (
+        json.dumps(sorted(exact.signatures))
+        == '["candidate_embedding", "catalog", "query_embedding", "serving_default"]'
+    )
