@@ -209,8 +209,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     presets = "; ".join(f"{name}: {text}" for name, text in configs.PRESET_HELP.items())
-    # A help text's % starts a placeholder.
-    parser.add_argument("--preset", metavar="NAME", help=f"a set of settings. {presets}".replace("%", "%%"))
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"a set of settings; without one `run` takes that which suits the data. {presets}",
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings, see below")
     parser.add_argument(
         "--set",
@@ -230,8 +233,8 @@ def _all_settings() -> str:
     return _SETTINGS_HELP + "\n".join(lines)
 
 
-def _config(options: argparse.Namespace) -> configs.PipelineConfig:
-    return configs.load(options.preset, options.config, options.overrides)
+def _config(options: argparse.Namespace, fallback: str = "default") -> configs.PipelineConfig:
+    return configs.load(options.preset, options.config, options.overrides, fallback)
 
 
 def _simulate(options: argparse.Namespace) -> int:
@@ -264,12 +267,19 @@ def _ingest(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    config = _config(options)
+    from pipeline.datasets.data_directory import Manifest
+
     run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
     data, output = options.data or run_file.data, options.output or run_file.output
     if not data or not output:
         missing = "output" if data else "data"
         raise UserError(f"run needs a directory in --{missing}, or as {missing} in the --config file.")
+    _config(options)  # before the data is looked at: a mistake in the settings shows at once
+    events = Manifest.load(data).counts["label_events"]
+    suited = configs.suited_preset(events)
+    config = _config(options, suited)
+    if not (options.preset or run_file.preset):
+        _tell(f"Preset '{suited}', for {events:,} events; --preset names another")
     status = _run_pipeline(data, output, config)
     if status:
         return status
@@ -285,13 +295,10 @@ def _run(options: argparse.Namespace) -> int:
 def _run_pipeline(data: str, output: str, config: configs.PipelineConfig) -> int:
     """0, or EXIT_FAILURE after telling what failed and where its log is."""
     from pipeline import console
-    from pipeline.datasets.data_directory import Manifest
     from pipeline.report import newest_log
 
     if os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"{output} is a file; --output takes a directory.")
-    # Before half a minute of imports; the run itself looks at the tables too.
-    Manifest.load(data)
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
         from pipeline.local_runner import ComponentFailed, run_local

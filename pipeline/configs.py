@@ -225,33 +225,31 @@ def read_run_file(path: str) -> RunFile:
     return RunFile(**places, settings=content)
 
 
-def load_file(path: str) -> tuple[str, str, PipelineConfig]:
-    """The data directory, the output directory and the settings of a config file that names all of a run.
-
-    Raises:
-      UserError: as `read_run_file` and `load`, and where `data` or `output` is missing.
-    """
-    run_file = read_run_file(path)
-    if run_file.data is None or run_file.output is None:
-        missing = "data" if run_file.data is None else "output"
-        raise UserError(f"{path}: the key {missing} is missing: a run needs the directories data and output.")
-    return run_file.data, run_file.output, load(None, path)
+def suited_preset(label_events: int) -> str:
+    """The preset for data of that many label events, where none is named."""
+    return "small" if label_events < _SMALL_BELOW else "default"
 
 
-def load(preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()) -> PipelineConfig:
+def load(
+    preset: str | None = None,
+    file: str | None = None,
+    overrides: Sequence[str] = (),
+    fallback: str = "default",
+) -> PipelineConfig:
     """The settings of a preset, with those of a config file laid over, and `key=value` overrides over both.
 
     Args:
-      preset: a name in PRESETS; None takes the file's `preset`, or else "default".
+      preset: a name in PRESETS; None takes the file's `preset`, or else `fallback`.
       file: a YAML or JSON file, see `read_run_file`.
       overrides: as in "trainer.learning_rate=0.01"; a tuple's values are separated by commas.
+      fallback: the preset where neither of the two names one.
 
     Raises:
       UserError: an unknown preset or setting, naming the nearest valid one, or a value that its setting
         does not take.
     """
     run_file = read_run_file(file) if file else RunFile()
-    values = _preset(preset or run_file.preset or "default").to_dict()
+    values = _preset(preset or run_file.preset or fallback).to_dict()
     try:
         _lay_over(values, run_file.settings, "")
         # Checked before the overrides, so that a complaint names the right one of the two.
@@ -427,6 +425,8 @@ def _check_range(name: str, value: Any) -> None:
         raise UserError(f"{name} takes one of {choices}, and was given {value!r}; the nearest is {nearest}.")
 
 
+# Below this many label events a day holds too few of them to evaluate on.
+_SMALL_BELOW = 300_000
 # What each preset is for stands in the command line's help.
 PRESETS: dict[str, PipelineConfig] = {
     "default": PipelineConfig(),
@@ -471,6 +471,6 @@ PRESETS: dict[str, PipelineConfig] = {
 }
 PRESET_HELP: dict[str, str] = {
     "default": "a million events and more, of a few weeks or longer",
-    "small": "a hundred thousand events over months: a day for evaluation becomes two weeks",
+    "small": "a hundred thousand events over months: two weeks are held back for evaluation, not a day",
     "smoke": "seconds of training, to see that everything works",
 }

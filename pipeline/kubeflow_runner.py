@@ -60,5 +60,5 @@ def compile_job(
 
 
 def _digest(data: str) -> str:
-    """Of a directory that this machine can read; one that only the steps can reach is known by its address."""
+    """Of a directory that this machine can read; one that only the steps reach is known by its address."""
     return Manifest.load(data).digest if os.path.isdir(data) else data

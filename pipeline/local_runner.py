@@ -1,7 +1,7 @@
 """Runs the DAG on this machine, for `two-tower run` and for the TFX command line alike.
 
-`tfx pipeline create --engine=local --pipeline_path=pipeline/local_runner.py` and `tfx run create` execute this
-file without arguments: the settings come from the YAML file that TWO_TOWER_CONFIG names.
+`tfx pipeline create --engine=local --pipeline_path=pipeline/local_runner.py` and `tfx run create` execute
+this file without arguments: the settings come from the YAML file that TWO_TOWER_CONFIG names.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from pipeline import console
-from pipeline.configs import PipelineConfig, load_file
+from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
 from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
-from pipeline.datasets.data_directory import verify
+from pipeline.datasets.data_directory import Manifest, verify
 from pipeline.errors import UserError
 from pipeline.peak_memory import PeakMemory
-from pipeline.report import PEAK_MEMORY
+from pipeline.report import PEAK_MEMORY, newest_log
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -48,7 +48,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
     def run_with_ir(
         self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None
     ) -> None:
-        """Launches the nodes in topological order. Raises ComponentFailed, or the UserError of a component."""
+        """Launches the nodes in topological order. Raises ComponentFailed, or a component's UserError."""
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {"pipeline-run-id": datetime.datetime.now().isoformat()}
         )
@@ -105,8 +105,8 @@ def run_local(data: str, output: str, config: PipelineConfig) -> str:
 
     Args:
       data: a data directory.
-      output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one in the
-        same place stopped.
+      output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one
+        in the same place stopped.
       config: the settings.
 
     Raises:
@@ -137,14 +137,20 @@ def main() -> None:
     path = os.environ.get(CONFIG_VARIABLE)
     if not path:
         sys.exit(
-            f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output, and optionally preset and any "
-            "setting, such as trainer: {learning_rate: 0.001}."
+            f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output, and optionally preset and "
+            "any setting, such as trainer: {learning_rate: 0.001}."
         )
+    run_file = None
     try:
-        data, output, config = load_file(path)
-        run_local(data, output, config)
+        run_file = read_run_file(path)
+        if run_file.data is None or run_file.output is None:
+            missing = "data" if run_file.data is None else "output"
+            raise UserError(f"{path}: the key {missing} is missing: a run needs both data and output.")
+        events = Manifest.load(run_file.data).counts["label_events"]
+        run_local(run_file.data, run_file.output, load(None, path, fallback=suited_preset(events)))
     except (UserError, ComponentFailed) as error:
-        sys.exit(str(error))
+        log = newest_log(run_file.output) if run_file and run_file.output else None
+        sys.exit(f"{error}\nThe log is {log}." if log else str(error))
 
 
 if __name__ == "__main__":

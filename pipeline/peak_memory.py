@@ -13,8 +13,8 @@ _SECONDS_BETWEEN_SAMPLES = 0.2
 class PeakMemory:
     """Samples resident memory on a thread. `bytes` is the peak so far.
 
-    Components of a local run share one process: what an earlier one loaded (TensorFlow, for one) is in a later
-    one's figure.
+    Components of a local run share one process: what an earlier one loaded (TensorFlow, for one) is in a
+    later one's figure.
     """
 
     def __init__(self) -> None:

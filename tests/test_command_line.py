@@ -97,7 +97,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
     fake.run_local = run_local  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.local_runner", fake)
-    monkeypatch.setattr("pipeline.datasets.data_directory.Manifest.load", lambda directory: None)
+    manifest = types.SimpleNamespace(counts={"label_events": 1_000_000})
+    monkeypatch.setattr("pipeline.datasets.data_directory.Manifest.load", lambda directory: manifest)
     monkeypatch.chdir(tmp_path)
     return fake
 

@@ -96,8 +96,6 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
     path.write_text("preset: smoke\ndata: d\ntrainer:\n  learning_rate: 1e-3\n  epochs: 7\n")
     run = configs.read_run_file(str(path))
     assert (run.data, run.output, run.preset) == ("d", None, "smoke")
-    with pytest.raises(UserError, match="the key output is missing"):
-        configs.load_file(str(path))
     config = load(None, str(path), ["trainer.epochs=9"])
     smoke = PRESETS["smoke"]
     assert config == dataclasses.replace(
@@ -107,10 +105,13 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
     assert load("small", str(path)).windows == PRESETS["small"].windows
 
 
-def test_a_file_can_name_all_of_a_run(tmp_path: Path) -> None:
+def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("data: d\noutput: o\npreset: small\n")
-    assert configs.load_file(str(path)) == ("d", "o", PRESETS["small"])
+    path.write_text("data: d\n")
+    assert load(None, str(path), fallback=configs.suited_preset(100_000)) == PRESETS["small"]
+    assert load(None, str(path), fallback=configs.suited_preset(1_000_000)) == PRESETS["default"]
+    path.write_text("preset: smoke\n")
+    assert load(None, str(path), fallback="small") == PRESETS["smoke"]
 
 
 @pytest.mark.parametrize(
