@@ -83,8 +83,13 @@ def create_pipeline(
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"])
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
-    interaction_schema = CuratedSchema(text=schema.read("interactions")).with_id("InteractionSchema")
-    catalog_schema = CuratedSchema(text=schema.read("catalog")).with_id("CatalogSchema")
+    curated = source_digest("components/curated_schema")
+    interaction_schema = CuratedSchema(text=schema.read("interactions"), source_digest=curated).with_id(
+        "InteractionSchema"
+    )
+    catalog_schema = CuratedSchema(text=schema.read("catalog"), source_digest=curated).with_id(
+        "CatalogSchema"
+    )
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=interaction_schema.outputs["schema"]
     )
@@ -92,7 +97,9 @@ def create_pipeline(
         statistics=catalog_statistics.outputs["statistics"], schema=catalog_schema.outputs["schema"]
     ).with_id("CatalogValidator")
     anomaly_gate = AnomalyGate(
-        interactions=validator.outputs["anomalies"], catalog=catalog_validator.outputs["anomalies"]
+        interactions=validator.outputs["anomalies"],
+        catalog=catalog_validator.outputs["anomalies"],
+        source_digest=source_digest("components/anomaly_gate"),
     )
 
     # Test windows are evaluated through the served model, which transforms them itself.
@@ -148,7 +155,9 @@ def create_pipeline(
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
-        source_digest=source_digest("components/retrieval_evaluator", "trainer/features.py"),
+        source_digest=source_digest(
+            "components/retrieval_evaluator", "components/pusher/versions.py", "trainer/features.py"
+        ),
     )
     pusher = Pusher(
         model=indexer.outputs["model"],

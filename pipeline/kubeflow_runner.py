@@ -29,8 +29,9 @@ def compile_job(
       image: the container image that the steps run in, the Dockerfile's `train`.
       output_file: ends in .json.
       config: the settings, which become the job's.
-      data: the data directory as the steps will see it. Without one the job takes it as its parameter `data`,
-        and the digest that caching keys on, which stands in manifest.json, as `data_digest`.
+      data: the data directory as the steps will see it. Without one the job takes it as its parameter `data`.
+        If this machine cannot read it, the digest that caching keys on, which stands in its manifest.json, is
+        the job's parameter `data_digest`.
       root: where artifacts and `pushed/` go. Without one the job takes the pipeline root that it is submitted
         with, and the directory for pushed models as its parameter `push_directory`.
 
@@ -44,7 +45,11 @@ def compile_job(
         raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
     pipeline = create_pipeline(
         data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),
-        data_digest=_digest(data) if data else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str),
+        data_digest=(
+            Manifest.load(data).digest
+            if data and os.path.isdir(data)
+            else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str)
+        ),
         pipeline_root=root or "",
         push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
         config=config,
@@ -57,8 +62,3 @@ def compile_job(
         output_dir=folder,
         output_filename=os.path.basename(output_file),
     ).run(pipeline)
-
-
-def _digest(data: str) -> str:
-    """Of a directory that this machine can read; one that only the steps reach is known by its address."""
-    return Manifest.load(data).digest if os.path.isdir(data) else data

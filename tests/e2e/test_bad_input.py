@@ -1,0 +1,104 @@
+"""Data that cannot be learned from ends a run with a sentence, and nothing half-made in service."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import command_line
+from pipeline.configs import DAY
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, event_files
+from tests.e2e.runs import World, call
+
+pytestmark = pytest.mark.e2e
+
+
+def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -> World:
+    """A listen every 10 minutes for ten days; one event and one item have what is given."""
+    size = 10 * DAY // 600
+    ratios, lengths = np.full(size, 0.5), np.full(50, 100.0)
+    ratios[size // 2], lengths[7] = play_ratio, item_length
+    with DataDirectoryWriter(str(out / "data"), DatasetProperties("small", "listen", True)) as writer:
+        writer.write(
+            "events",
+            pa.table(
+                {
+                    "user_id": np.arange(size) % 20,
+                    "item_id": np.arange(size) % 49,
+                    "timestamp": np.arange(size) * 600,
+                    "event_type": ["listen"] * size,
+                    "play_ratio": ratios,
+                }
+            ),
+        )
+        writer.write("items", pa.table({"item_id": np.arange(50), "item_length": lengths}))
+    return World(out, out / "data", out / "output")
+
+
+def told(world: World, **changes: str) -> str:
+    """The message of a run that ends with the status of wrong input, having published nothing."""
+    status, _, message = call(world.run_arguments(**changes))
+    assert status == command_line.EXIT_USER_ERROR, message
+    assert "Traceback" not in message
+    assert not (world.output / "pushed").exists()
+    return message
+
+
+def test_a_truncated_file_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    world = small_data(tmp_path)
+    (path,) = event_files(str(world.data))
+    with open(path, "r+b") as file:
+        file.truncate(1_000)
+    assert path in told(world)
+    assert not world.output.exists()
+
+
+def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) -> None:
+    message = told(small_data(tmp_path), split__test_seconds=str(30 * DAY))
+    assert "train split" in message
+    assert "split.test_seconds" in message
+    (log,) = re.findall(r"The log is (.+)\.$", message.strip())
+    assert Path(log).is_file()
+
+
+def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
+    from pipeline.report import collect
+
+    world = small_data(tmp_path, play_ratio=float("nan"), item_length=-3.0)
+    message = told(world)
+    assert "interactions / train: history_play_ratio: " in message
+    assert "catalog / catalog: item_length: " in message
+    report = collect(str(world.output))
+    assert report["status"] == "failed"
+    assert [one["name"] for one in report["components"] if one["state"] == "FAILED"] == ["AnomalyGate"]
+    assert not {"Transform", "Trainer"} & {one["name"] for one in report["components"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "Set TWO_TOWER_CONFIG to a YAML file"),
+        ("output: o\n", "the key data is missing"),
+        ("data: d\noutput: o\ntrainer: {epoch: 3}\n", "nearest is trainer.epochs"),
+        ("data: nowhere\noutput: o\n", "nowhere is not a data directory"),
+    ],
+)
+def test_a_wrong_config_of_the_tfx_command_line_is_a_sentence(
+    content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import local_runner
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(local_runner.CONFIG_VARIABLE, raising=False)
+    if content is not None:
+        Path("run.yaml").write_text(content)
+        monkeypatch.setenv(local_runner.CONFIG_VARIABLE, "run.yaml")
+    # What Python prints of an exit with a text is the text alone.
+    with pytest.raises(SystemExit) as end:
+        local_runner.main()
+    assert message in str(end.value.code)
+    assert not Path("o").exists()
