@@ -60,11 +60,14 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     is_listen, aggregates = history_aggregates(inputs, custom_config["history_length"])
     outputs[features.IS_LISTEN] = timestamp.with_flat_values(tf.cast(is_listen, tf.int64))
-    for name, values in aggregates.items():
-        observed = tf.boolean_mask(values, is_query.flat_values)
-        spread = tf.sqrt(tft.var(observed))
-        scaled = tf.math.divide_no_nan(values - tft.mean(observed), tf.where(spread > 1e-6, spread, 0.0))
-        outputs[name] = timestamp.with_flat_values(scaled)
+    # All in one matrix: every analyzer costs Transform seconds, however little it has to look at.
+    values = tf.stack(list(aggregates.values()), axis=1)
+    observed = tf.boolean_mask(values, is_query.flat_values)
+    spread = tf.sqrt(tft.var(observed, reduce_instance_dims=False))
+    mean = tft.mean(observed, reduce_instance_dims=False)
+    scaled = tf.math.divide_no_nan(values - mean, tf.where(spread > 1e-6, spread, 0.0))
+    for column, name in enumerate(aggregates):
+        outputs[name] = timestamp.with_flat_values(scaled[:, column])
     return outputs
 
 
@@ -140,11 +143,16 @@ def catalog_preprocessing_fn(inputs: Features) -> Features:
     seconds = inputs[features.ITEM_LENGTH]
     known = seconds > 0
     log_length = tf.math.log(tf.maximum(seconds, 1.0))
-    # A batch without any known length must not make the mean NaN: weighted sums, not a mask.
-    weight = tf.cast(known, tf.float32)
-    count = tft.sum(weight)
-    mean = tf.math.divide_no_nan(tft.sum(log_length * weight), count)
-    spread = tf.sqrt(tf.math.divide_no_nan(tft.sum(tf.square(log_length - mean) * weight), count))
+    # A batch without any known length must not make the mean NaN: weighted sums, not a mask. All three at
+    # once, in double precision, since a variance from sums of squares cancels.
+    weight = tf.cast(known, tf.float64)
+    logs = tf.cast(log_length, tf.float64)
+    sums = tft.sum(tf.concat([weight, logs * weight, logs**2 * weight], axis=1), reduce_instance_dims=False)
+    mean = tf.math.divide_no_nan(sums[1], sums[0])
+    variance = tf.math.divide_no_nan(sums[2], sums[0]) - mean**2
+    # Lengths that are all alike say nothing; what is left of their variance is rounding.
+    spread = tf.cast(tf.where(variance > 1e-9, tf.sqrt(tf.maximum(variance, 0.0)), 0.0), tf.float32)
+    mean = tf.cast(mean, tf.float32)
     return {
         features.ITEM_ID: inputs[features.ITEM_ID],
         features.ARTIST: tft.compute_and_apply_vocabulary(
