@@ -140,20 +140,23 @@ class ValidationRecall(tf.keras.callbacks.Callback):
             logs.update(measured)
 
     def ranks(self) -> np.ndarray:
-        """0-based rank of each query's label among the whole catalog."""
+        """0-based rank of each query's label among the whole catalog, infinite where it is not in it.
+
+        Of equal scores the label's counts last: embeddings that are all the same have learnt nothing.
+        """
         size = self._table.size
         batches = [tf.range(begin, min(begin + 65_536, size)) for begin in range(0, size, 65_536)]
         catalog = np.concatenate([self.model.candidate_tower(rows).numpy() for rows in batches])
         ranks = []
         for windows, at, labels, had in self._queries:
             scores = tf.matmul(self.model.query_tower(windows, at), catalog, transpose_b=True).numpy()
-            known = labels < size
             own = scores[np.arange(len(labels)), np.minimum(labels, size - 1)]
+            known = (labels < size) & np.isfinite(own)
             if had is not None:
                 query, column = np.nonzero(had < size)
                 scores[query, had[query, column]] = -np.inf
-            rank = (scores > own[:, np.newaxis]).sum(axis=1)
-            ranks.append(np.where(known, rank, size))
+            rank = (scores >= own[:, np.newaxis]).sum(axis=1) - 1
+            ranks.append(np.where(known, rank, np.inf))
         return np.concatenate(ranks)
 
 

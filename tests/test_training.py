@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.interaction_example_gen.windows import Events, TimeSplit, WindowCutter
+from components.retrieval_evaluator.baselines import LabelEvents, Popularity
+from components.retrieval_evaluator.metrics import ranks_of, recall_at_k
+from components.retrieval_evaluator.queries import all_queries, history_batch
+from pipeline.configs import TrainerConfig
+from pipeline.errors import UserError
+from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from trainer import features, training
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.sampling import log_sampling_probability
+from trainer.towers import Positions, windows_of
+from trainer.training import TrainingData, TwoTowerModel, ValidationRecall, train
+
+# The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
+# finds every label among the first 10; chance and popularity find one in forty.
+CLASSES, ITEMS_OF_A_CLASS, USERS, PLAYS = 40, 10, 120, 60
+ITEMS = CLASSES * ITEMS_OF_A_CLASS
+CHANCE = 1 / CLASSES
+LEARNING = TrainerConfig(
+    embedding_dim=16,
+    query_hidden_units=(32,),
+    temperature=0.1,
+    learning_rate=0.02,
+    epochs=4,
+    windows_per_step=16,
+    positions_per_step=256,
+    id_dropout=0.05,
+    history_dropout=0.0,
+    dropout=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def checkerboard(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
+    draw = np.random.default_rng(6)
+    user = np.repeat(np.arange(USERS), PLAYS)
+    item = user % CLASSES + CLASSES * draw.integers(0, ITEMS_OF_A_CLASS, len(user))
+    time = np.tile(1_000 * np.arange(PLAYS), USERS)
+    ones = np.ones(len(user))
+    listens = np.full(len(user), b"listen")
+    log = Events(
+        user, item, time, listens, ones.astype(np.float32), ones.astype(np.int64), np.arange(len(user))
+    )
+    split = TimeSplit(train_end=44_000, eval=(45_000, 52_000), test=(53_000, 60_000))
+    # A catalog of ids alone: no artists, albums or lengths.
+    nothing: list[Any] = [[] for _ in range(ITEMS)]
+    catalog = {
+        "item_id": [[i] for i in range(ITEMS)],
+        "artist_id": nothing,
+        "album_id": nothing,
+        "item_length": [[-1.0]] * ITEMS,
+    }
+    cutter = WindowCutter(split, repeats_recommendable=True, history_length=8, positions=15)
+    return Transformed.of(tmp_path_factory.mktemp("checkerboard"), log, cutter, catalog)
+
+
+def data_of(world: Transformed, repeats: bool = True, history_length: int = 8) -> TrainingData:
+    return TrainingData(
+        world.files["train"],
+        world.files["eval"],
+        world.graph,
+        world.catalog_files,
+        world.catalog_graph,
+        history_length,
+        repeats,
+    )
+
+
+def test_a_checkerboard_is_learnt_and_saved(checkerboard: Transformed, tmp_path: Path) -> None:
+    result = train(data_of(checkerboard), LEARNING, str(tmp_path / "model"), str(tmp_path / "logs"))
+    assert result["val_recall@10"] > 0.8
+
+    test = checkerboard.raw["test"]
+    queries = all_queries(test)
+    rows = np.arange(len(queries))
+    popular = Popularity(LabelEvents.of(checkerboard.raw["train"])).recommend(test, queries, rows, 10, False)
+    assert recall_at_k(ranks_of(popular, queries.label_item_id), 10).mean() < 3 * CHANCE
+
+    towers = tf.saved_model.load(str(tmp_path / "model"))
+    inputs = history_batch(test, queries, rows, 8)
+    del inputs["exclude_item_id"]
+    query = towers.query_embedding(**{name: tf.constant(value) for name, value in inputs.items()})[
+        "embedding"
+    ]
+    items = towers.catalog()["item_id"]
+    assert items.numpy().tolist() == list(range(ITEMS))
+    candidates = towers.candidate_embedding(items)["embedding"]
+    best = tf.math.top_k(tf.matmul(query, candidates, transpose_b=True), k=10).indices.numpy()
+    assert recall_at_k(ranks_of(best, queries.label_item_id), 10).mean() > 0.8
+    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+
+
+def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed, tmp_path: Path) -> None:
+    config = dataclasses.replace(LEARNING, learning_rate=0.0, epochs=1)
+    result = train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"))
+    assert result["val_recall@10"] < 3 * CHANCE
+
+
+def test_a_loss_that_is_not_a_number_stops_training_with_the_setting_to_change(
+    checkerboard: Transformed, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(LEARNING, learning_rate=1e30)
+    with pytest.raises(UserError, match=r"the loss is .*trainer\.learning_rate"):
+        train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"))
+    assert not (tmp_path / "model").exists()
+
+
+# The loss over a batch of windows.
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """Untrained towers over the small world, and what they are made of."""
+
+    model: TwoTowerModel
+    table: CatalogTable
+    log_q: np.ndarray
+
+
+def small(world: Transformed, **changes: Any) -> Small:
+    output = tft.TFTransformOutput(world.graph)
+    catalog_output = tft.TFTransformOutput(world.catalog_graph)
+    catalog = CatalogArrays.read(world.catalog_files, catalog_output.transformed_feature_spec())
+    train_items = np.array([int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)])
+    table = CatalogTable(catalog, train_items)
+    log_q = log_sampling_probability(catalog, training._label_counts(output))
+    users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
+    config = dataclasses.replace(CONFIG, positions_per_step=10_000, **changes)
+    return Small(TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config), table, log_q)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Transformed) -> None:
+    """Weights are the play ratios of the labels, and not of the seeds."""
+    built = small(small_world)
+    batch = small_world.batch("train")
+    raw, queries = small_world.raw["train"], all_queries(small_world.raw["train"])
+    loss = float(built.model.compute_loss(batch))
+
+    at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
+    query = built.model.query_tower(windows_of(batch, built.table), at).numpy().astype(np.float64)
+    rows = built.table.rows_of(tf.constant(queries.label_item_id)).numpy()
+    candidates = built.model.candidate_tower(tf.constant(rows)).numpy().astype(np.float64)
+    logits = query @ candidates.T / CONFIG.temperature - built.log_q[rows]
+    no_negative = (rows[:, None] == rows) | (queries.window[:, None] == queries.window)
+    np.fill_diagonal(no_negative, False)
+    logits[no_negative] = -np.inf
+    positive = np.diag(logits)
+    highest = logits.max(axis=1)
+    losses = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)) - positive
+    ratio = raw.play_ratio[queries.label_event]
+    floor = CONFIG.play_ratio_floor
+    weight = np.where(ratio < 0, 1, floor + (1 - floor) * np.minimum(ratio, 1))
+    assert {-1, 0, 0.5, 1.25} == set(ratio.tolist())
+    assert loss == pytest.approx((weight * losses).sum() / weight.sum(), rel=1e-4)
+
+
+def test_without_the_correction_the_loss_is_another(small_world: Transformed) -> None:
+    batch = small_world.batch("train")
+    corrected, plain = small(small_world), small(small_world, sampling_correction="none")
+    corrected.model.compute_loss(batch)
+    uncorrected = float(plain.model.compute_loss(batch))
+    plain.model.set_weights(corrected.model.get_weights()[:-1] + plain.model.get_weights()[-1:])
+    assert math.isfinite(uncorrected)
+    assert float(plain.model.compute_loss(batch)) != pytest.approx(
+        float(corrected.model.compute_loss(batch)), abs=0.01
+    )
+
+
+# Recall while training.
+
+
+def stub(candidates: np.ndarray, query: np.ndarray) -> Any:
+    """Towers that answer every query with one embedding."""
+    return SimpleNamespace(
+        candidate_tower=lambda rows: tf.gather(tf.constant(candidates, tf.float32), rows),
+        query_tower=lambda windows, at: tf.tile(
+            tf.constant(query[None], tf.float32), [tf.size(at.window), 1]
+        ),
+    )
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_validation_ranks_labels_among_the_whole_catalog(small_world: Transformed, repeats: bool) -> None:
+    batches = tf.data.Dataset.from_tensors(small_world.batch("eval"))
+    table = small(small_world).table
+    validation = ValidationRecall(batches, table, data_of(small_world, repeats, HISTORY_LENGTH), seed=1)
+    order = np.random.default_rng(2).permutation(70)  # item i is recommended at place order[i]
+    validation.model = stub(-order[:, None].astype(float), np.ones(1))
+    raw, queries = small_world.raw["eval"], all_queries(small_world.raw["eval"])
+    expected: list[float | None] = []
+    for window, event, label in zip(queries.window, queries.event, queries.label_item_id, strict=True):
+        had = set() if repeats else set(raw.item_id[raw.offsets[window] : event + 1]) - {label}
+        if label >= 70:
+            expected.append(math.inf)
+        elif repeats or label not in raw.item_id[raw.offsets[window] : event + 1]:
+            expected.append(sum(order[item] < order[label] for item in set(range(70)) - had))
+        else:
+            expected.append(None)  # no query of data whose repeats are not recommended
+    pairs = [(a, b) for a, b in zip(validation.ranks().tolist(), expected, strict=True) if b is not None]
+    assert len(pairs) > 50 and all(a == b for a, b in pairs)
+
+
+@pytest.mark.parametrize("value", [1.0, math.nan])
+def test_embeddings_that_are_all_the_same_or_no_numbers_recall_nothing(
+    small_world: Transformed, value: float
+) -> None:
+    batches = tf.data.Dataset.from_tensors(small_world.batch("eval"))
+    validation = ValidationRecall(batches, small(small_world).table, data_of(small_world), seed=1)
+    validation.model = stub(np.full([70, 1], value), np.ones(1))
+    logs: dict[str, float] = {}
+    validation.on_epoch_end(0, logs)
+    assert logs["val_recall@10"] == 0
