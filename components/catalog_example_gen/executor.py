@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -85,11 +86,13 @@ def _joined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _filled(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """Null lists become empty ones; null members are dropped with them."""
+    """Null lists become empty ones, and null members are dropped: the encoder would write them as 0."""
     lists = _joined(values.cast(kind))
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array([0, *lengths.cumsum().tolist()], pa.int32())
-    return pa.ListArray.from_arrays(offsets, lists.flatten())
+    members = lists.flatten()
+    known_before = np.append(0, members.is_valid().to_numpy(zero_copy_only=False).cumsum())
+    offsets = pa.array(known_before[np.append(0, lengths.cumsum())], pa.int32())
+    return pa.ListArray.from_arrays(offsets, members.drop_null())
 
 
 def _lists_of_one(values: pa.Array | pa.ChunkedArray) -> pa.ListArray:

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+
+
+def encoded(path: Path, table: pa.Table, row_group_size: int = 2) -> list[dict[str, list]]:
+    """The Examples that an items file becomes, as plain values."""
+    import tensorflow as tf
+
+    from components.catalog_example_gen.executor import _encode_items
+
+    pq.write_table(table, path / "items.parquet", row_group_size=row_group_size)
+    rows = []
+    for serialized in _encode_items(str(path / "items.parquet")):
+        feature = tf.train.Example.FromString(serialized).features.feature
+        kinds = {name: values.WhichOneof("kind") for name, values in feature.items()}
+        rows.append(
+            {
+                name: list(getattr(values, kinds[name]).value)
+                for name, values in feature.items()
+                if kinds[name]
+            }
+        )
+    return rows
+
+
+def items(**changes: Any) -> pa.Table:
+    columns = {
+        "item_id": pa.array([0, 7, 5], pa.int64()),
+        "artist_id": pa.array([[0], [3, 0, 9], []], pa.list_(pa.int64())),
+        "album_id": pa.array([[4], None, [2, 4]], pa.list_(pa.int64())),
+        "item_length": pa.array([0.0, None, 181.5], pa.float32()),
+        "title": ["zero", "seven", "five"],
+    } | changes
+    return pa.table({name: values for name, values in columns.items() if values is not None})
+
+
+def test_every_item_is_one_example_and_zeros_survive(tmp_path: Path) -> None:
+    rows = encoded(tmp_path, items())
+    assert [row["item_id"] for row in rows] == [[0], [7], [5]]
+    assert [row.get("artist_id", []) for row in rows] == [[0], [3, 0, 9], []]
+    assert [row.get("album_id", []) for row in rows] == [[4], [], [2, 4]]
+    assert [row["item_length"] for row in rows] == [[0.0], [-1.0], [181.5]]
+    assert all("title" not in row for row in rows)
+
+
+def test_a_table_of_ids_alone_is_enough(tmp_path: Path) -> None:
+    rows = encoded(tmp_path, items(artist_id=None, album_id=None, item_length=None))
+    assert [(row["item_id"], row["item_length"]) for row in rows] == [
+        ([0], [-1.0]),
+        ([7], [-1.0]),
+        ([5], [-1.0]),
+    ]
+    assert all(not row.get("artist_id") and not row.get("album_id") for row in rows)
+
+
+def test_lists_without_members_and_members_without_ids_are_left_out(tmp_path: Path) -> None:
+    artists = pa.array([[None, 3], None, [None]], pa.list_(pa.int64()))
+    rows = encoded(tmp_path, items(artist_id=artists))
+    assert [row.get("artist_id", []) for row in rows] == [[3], [], []]
+
+
+def test_withdrawn_items_are_left_out(tmp_path: Path) -> None:
+    available = pa.array([False, None, True])
+    assert [row["item_id"] for row in encoded(tmp_path, items(available=available))] == [[7], [5]]
+    nothing = pa.array([False, False, False])
+    assert encoded(tmp_path, items(available=nothing)) == []
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.uint32(), pa.int64()])
+def test_ids_of_any_width_are_read(tmp_path: Path, kind: pa.DataType) -> None:
+    table = items(item_id=pa.array([0, 7, 5], kind), artist_id=pa.array([[1], [2], [3]], pa.list_(kind)))
+    assert [row["artist_id"] for row in encoded(tmp_path, table)] == [[1], [2], [3]]
+
+
+def test_the_component_writes_one_split_of_all_files(tmp_path: Path) -> None:
+    import tensorflow as tf
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.types import standard_artifacts
+
+    from components.catalog_example_gen.executor import Executor
+
+    data = str(tmp_path / "data")
+    ids = np.arange(0, 50, 5)
+    with DataDirectoryWriter(data, DatasetProperties("small", "listen", True)) as writer:
+        writer.write("events", pa.table({"user_id": [1], "item_id": [5], "timestamp": [9]}))
+        writer.write("items", pa.table({"item_id": ids}))
+    examples = standard_artifacts.Examples()
+    examples.uri = str(tmp_path / "out")
+    context = BaseBeamExecutor.Context(tmp_dir=str(tmp_path / "scratch") + "/", unique_id="1")
+    Executor(context).Do({}, {"examples": [examples]}, {"data": data})
+    assert examples.split_names == '["catalog"]'
+    records = tf.data.TFRecordDataset(
+        [str(f) for f in (tmp_path / "out" / "Split-catalog").glob("*.gz")], "GZIP"
+    )
+    found = [
+        tf.train.Example.FromString(r.numpy()).features.feature["item_id"].int64_list.value[0]
+        for r in records
+    ]
+    assert sorted(found) == ids.tolist()
