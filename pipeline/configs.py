@@ -138,6 +138,11 @@ class PipelineConfig:
                 f"evaluation.cutoffs asks for Recall@{max(self.evaluation.cutoffs)} and the served model "
                 f"answers with at most index.max_k = {self.index.max_k} items: raise index.max_k."
             )
+        if 100 not in self.evaluation.cutoffs:
+            listed = ", ".join(map(str, self.evaluation.cutoffs))
+            raise UserError(
+                f"evaluation.cutoffs is {listed}, without 100: the gate judges by Recall@100. Add 100 to it."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as YAML and JSON hold them."""

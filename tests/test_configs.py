@@ -79,6 +79,7 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.sampling_correction=logQ", "takes one of logq, none.*nearest is logq"),
         ("evaluation.cutoffs=", "needs at least one"),
         ("evaluation.cutoffs=1,500", "raise index.max_k"),
+        ("evaluation.cutoffs=1,10", "1, 10, without 100: the gate judges by Recall@100"),
     ],
 )
 def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) -> None:
