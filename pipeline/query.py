@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline import console as terminal
 from pipeline.errors import UserError
 from pipeline.report import newest_version
+from trainer import features
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -220,8 +221,9 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     # As the windows of training: by time, at equal times listens before reactions, then as in the files.
     is_reaction = np.array([kind != label_event for kind in kinds], dtype=bool)
     order = np.lexsort((is_reaction, table["timestamp"].to_numpy()))
-    # The model's "" is the label event, whatever the data set calls it.
-    kinds = ["" if kinds[row] == label_event else kinds[row] or "unknown" for row in order]
+    # The model's "" is the label event, whatever the data set calls it; no other may have a name for it.
+    other = {None: "unknown", "": "unknown", features.LISTEN: f"other {features.LISTEN}"}
+    kinds = ["" if kinds[row] == label_event else other.get(kinds[row], kinds[row]) for row in order]
     last_listen = max((place for place, kind in enumerate(kinds) if not kind), default=-1)
     recent = slice(max(0, last_listen + 1 - provenance["history_length"]), last_listen + 1)
     taken = table.take(order[recent])

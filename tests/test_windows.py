@@ -178,7 +178,7 @@ def random_columns(size: int = 3_000) -> dict[str, Any]:
         "user_id": rng.integers(0, 40, size),
         "item_id": rng.integers(0, 60, size),
         "timestamp": np.sort(rng.integers(0, 10 * DAY, size) // 3_600 * 3_600),
-        "event_type": rng.choice(["play", "play", "play", "like", "listen"], size),
+        "event_type": rng.choice(np.array(["play", "play", "play", "like", "listen", "", None]), size),
         "play_ratio": pa.array(np.arange(size), pa.float32()),
         "is_organic": pa.array(rng.random(size) < 0.5, mask=rng.random(size) < 0.2),
     }
@@ -221,7 +221,7 @@ def test_the_component_writes_the_same_windows_however_many_shards(tmp_path: Pat
     table = random_columns()
     data = data_directory(tmp_path / "data", table)
     # The label event has one name from here on, and an event that is called so by chance has another.
-    names = {"play": b"listen", "like": b"like", "listen": b"other listen"}
+    names = {"play": b"listen", "like": b"like", "listen": b"other listen", "": b"unknown", None: b"unknown"}
     kinds = [names[kind] for kind in table["event_type"]]
     ids = zip(table["user_id"].tolist(), table["item_id"].tolist(), table["timestamp"].tolist(), strict=True)
     log = [Event(*three, kind, row) for row, (three, kind) in enumerate(zip(ids, kinds, strict=True))]

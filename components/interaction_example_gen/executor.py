@@ -104,7 +104,7 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
 
     def column(name: str, kind: pa.DataType, missing: Any) -> pa.Array:
         if name not in optional:
-            return pa.array(np.full(rows, missing) if kind != pa.string() else [missing] * rows, kind)
+            return pa.array(np.full(rows, missing), kind)
         return pc.fill_null(table[name].cast(kind), pa.scalar(missing, kind)).combine_chunks()
 
     table = pa.table(
@@ -112,7 +112,11 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
             "user_id": table["user_id"].cast(pa.int64()),
             "item_id": table["item_id"].cast(pa.int64()),
             "timestamp": table["timestamp"].cast(pa.int64()),
-            "event_type": _called_listen(column("event_type", pa.string(), label_event), label_event),
+            "event_type": (
+                _called_listen(table["event_type"].cast(pa.string()).combine_chunks(), label_event)
+                if "event_type" in optional
+                else pa.array([features.LISTEN] * rows, pa.string())
+            ),
             "play_ratio": column("play_ratio", pa.float32(), features.UNKNOWN),
             "is_organic": column("is_organic", pa.int64(), features.UNKNOWN),
             "order": np.arange(first_row, first_row + rows),
@@ -127,8 +131,10 @@ def _read_row_group(group: _RowGroup, shards: int, label_event: str) -> Iterator
 
 def _called_listen(event_type: pa.Array, label_event: str) -> pa.Array:
     """From here on the label event, and it alone, has one name, whatever the data set calls it."""
-    is_label = pc.equal(event_type, label_event)
-    other = pc.if_else(pc.equal(event_type, features.LISTEN), f"other {features.LISTEN}", event_type)
+    is_label = pc.fill_null(pc.equal(event_type, label_event), False)
+    is_named = pc.fill_null(pc.greater(pc.binary_length(event_type), 0), False)
+    other = pc.if_else(is_named, event_type, "unknown")
+    other = pc.if_else(pc.equal(other, features.LISTEN), f"other {features.LISTEN}", other)
     return pc.if_else(is_label, features.LISTEN, other)
 
 
