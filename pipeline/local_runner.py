@@ -140,17 +140,18 @@ def main() -> None:
             f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output, and optionally preset and "
             "any setting, such as trainer: {learning_rate: 0.001}."
         )
-    run_file = None
+    run_file, log_before = None, None
     try:
         run_file = read_run_file(path)
         if run_file.data is None or run_file.output is None:
             missing = "data" if run_file.data is None else "output"
             raise UserError(f"{path}: the key {missing} is missing: a run needs both data and output.")
+        log_before = newest_log(run_file.output)
         events = Manifest.load(run_file.data).counts["label_events"]
         run_local(run_file.data, run_file.output, load(None, path, fallback=suited_preset(events)))
     except (UserError, ComponentFailed) as error:
         log = newest_log(run_file.output) if run_file and run_file.output else None
-        sys.exit(f"{error}\nThe log is {log}." if log else str(error))
+        sys.exit(str(error) if log == log_before else f"{error}\nThe log is {log}.")
 
 
 if __name__ == "__main__":

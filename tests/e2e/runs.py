@@ -61,20 +61,15 @@ class Run:
         return {component["name"] for component in self.report["components"] if not component["cached"]}
 
 
-def write_part(whole: Path, out: Path, before: int, **properties: Any) -> Manifest:
+def write_part(whole: Path, out: Path, before: int) -> None:
     """A data directory of all items and of the events before a time (seconds), without the oracle."""
     manifest = Manifest.load(str(whole))
-    kept = {
-        field.name: properties.get(field.name, getattr(manifest, field.name))
-        for field in dataclasses.fields(DatasetProperties)
-    }
-    events = pads.dataset(event_files(str(whole)), format="parquet").to_table(
-        filter=pc.field("timestamp") < before
-    )
-    with DataDirectoryWriter(str(out), DatasetProperties(**kept)) as writer:
-        writer.write("events", events)
-        writer.write("items", pads.dataset(item_files(str(whole)), format="parquet").to_table())
-    return writer.manifest
+    properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
+    events = pads.dataset(event_files(str(whole)), format="parquet")
+    items = pads.dataset(item_files(str(whole)), format="parquet")
+    with DataDirectoryWriter(str(out), properties) as writer:
+        writer.write("events", events.to_table(filter=pc.field("timestamp") < before))
+        writer.write("items", items.to_table())
 
 
 def environment() -> dict[str, str]:

@@ -83,7 +83,6 @@ def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
     [
         (None, "Set TWO_TOWER_CONFIG to a YAML file"),
         ("output: o\n", "the key data is missing"),
-        ("data: d\noutput: o\ntrainer: {epoch: 3}\n", "nearest is trainer.epochs"),
         ("data: nowhere\noutput: o\n", "nowhere is not a data directory"),
     ],
 )
@@ -102,3 +101,25 @@ def test_a_wrong_config_of_the_tfx_command_line_is_a_sentence(
         local_runner.main()
     assert message in str(end.value.code)
     assert not Path("o").exists()
+
+
+def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import local_runner
+
+    world = small_data(tmp_path)
+    (world.output / "logs").mkdir(parents=True)
+    (world.output / "logs" / "earlier.log").touch()
+    monkeypatch.setenv(local_runner.CONFIG_VARIABLE, str(tmp_path / "run.yaml"))
+    said = {}
+    for test_seconds in (-1, 30 * DAY):
+        (tmp_path / "run.yaml").write_text(
+            f"data: {world.data}\noutput: {world.output}\nsplit: {{test_seconds: {test_seconds}}}\n"
+        )
+        with pytest.raises(SystemExit) as end:
+            local_runner.main()
+        said[test_seconds] = str(end.value.code)
+    assert "split.test_seconds takes a value from 1" in said[-1]
+    assert "The log is" not in said[-1]
+    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", said[30 * DAY], re.DOTALL)

@@ -1,0 +1,150 @@
+"""The life of one output directory, which all whole-run tests share. Two of its runs begin at new data.
+
+Each fixture is one run into the same place and needs the one before it. What a run left is read when it ends,
+so that the order of tests does not matter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.configs import DAY
+from tests.e2e.runs import (
+    FIRST_DAYS,
+    ROOT,
+    Run,
+    World,
+    call,
+    environment,
+    left_by,
+    run_here,
+    script,
+    write_part,
+)
+
+NOTHING_LEARNED = {
+    "trainer__learning_rate": "0",
+    "trainer__epochs": "1",
+    "gate__min_lift_over_best_baseline": "0",
+}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory of 300 listeners' 20 days; its source is in `yambda` beside it."""
+    place = tmp_path_factory.mktemp("world")
+    size = ["--users", "300", "--tracks", "3000", "--days", "20"]
+    assert call(["simulate", str(place / "yambda"), *size])[0] == 0
+    assert call(["ingest", "yambda", str(place / "yambda"), str(place / "whole")])[0] == 0
+    return place / "whole"
+
+
+@pytest.fixture(scope="session")
+def world(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The data directory as it is before the first run."""
+    place = tmp_path_factory.mktemp("runs")
+    write_part(whole, place / "data", FIRST_DAYS * DAY)
+    return World(whole.parent / "yambda", place / "data", place / "output")
+
+
+@pytest.fixture(scope="session")
+def first(world: World) -> Run:
+    """The one whole run, by the console script."""
+    done = subprocess.run(
+        [script("two-tower"), *world.run_arguments()],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return left_by(world, done.returncode, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def unchanged(world: World, first: Run) -> Run:
+    """The same again."""
+    return run_here(world)
+
+
+@pytest.fixture(scope="session")
+def ingested_again(world: World, whole: Path, unchanged: Run) -> Run:
+    """The same, after the same events were written again."""
+    shutil.rmtree(world.data)
+    write_part(whole, world.data, FIRST_DAYS * DAY)
+    return run_here(world)
+
+
+@pytest.fixture(scope="session")
+def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same, by the TFX command line."""
+    place = tmp_path_factory.mktemp("home")
+    config = place / "run.yaml"
+    config.write_text(
+        f"data: {world.data}\noutput: {world.output}\npreset: smoke\n"
+        "index: {exact_below: 1000, search_fraction: 0.6}\n"
+    )
+    shown = ""
+    for command in (
+        ["pipeline", "create", "--engine=local", "--pipeline_path=pipeline/local_runner.py"],
+        ["run", "create", "--engine=local", "--pipeline_name=two-tower"],
+    ):
+        done = subprocess.run(
+            [script("tfx"), *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env={**environment(), "HOME": str(place), "TWO_TOWER_CONFIG": str(config)},
+            check=False,
+        )
+        shown += done.stdout
+        assert done.returncode == 0, shown
+    return left_by(world, 0, shown)
+
+
+@pytest.fixture(scope="session")
+def refused(world: World, through_tfx: Run) -> Run:
+    """A model that learned nothing, held against the best baseline."""
+    return run_here(world, "--fail-on-refusal", **NOTHING_LEARNED)
+
+
+@pytest.fixture(scope="session")
+def refused_again(world: World, refused: Run) -> Run:
+    """The same, by someone to whom a refusal is no failure."""
+    return run_here(world, **NOTHING_LEARNED)
+
+
+@pytest.fixture(scope="session")
+def killed(world: World, refused_again: Run) -> Run:
+    """Two days later, in the same data directory; the run is killed in the middle of training."""
+    assert call(["ingest", "yambda", str(world.source), str(world.data)])[0] == 0
+    shown = ""
+    with subprocess.Popen(
+        [script("two-tower"), *world.run_arguments()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    ) as process:
+        assert process.stdout
+        for line in process.stdout:
+            shown += line
+            if line.startswith("  Trainer: step"):
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, shown
+    return left_by(world, process.returncode, shown)
+
+
+@pytest.fixture(scope="session")
+def newer(world: World, killed: Run) -> Run:
+    """The killed run, started again."""
+    return run_here(world)

@@ -1,0 +1,168 @@
+"""What happens in one output directory from its first run on: see conftest.py for the order of events."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from components.pusher.versions import digest_of
+from components.retrieval_evaluator.gate import BLESSED, REFUSED, judge
+from pipeline import command_line, configs
+from pipeline.configs import DAY, GateConfig
+from tests.e2e.runs import FIRST_DAYS, SETTINGS, Run, World
+
+pytestmark = pytest.mark.e2e
+
+COMPONENTS = {
+    "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
+    "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator", "AnomalyGate",
+    "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "LatestBlessedModel",
+    "RetrievalEvaluator", "Pusher",
+}  # fmt: skip
+# It looks into the metadata store, which is what has changed.
+NEVER_CACHED = {"LatestBlessedModel"}
+
+
+def test_a_first_run_pushes_a_blessed_model_and_shows_every_component(first: Run, world: World) -> None:
+    assert first.ran == COMPONENTS
+    for name in COMPONENTS:
+        assert any(line.startswith(f"{name} ") and line.endswith(" s") for line in first.shown.splitlines())
+    assert first.report["verdict"] == BLESSED
+    assert first.pushed == ["1"]
+    pushed = str(world.output / "pushed" / "1")
+    told = f"BLESSED: the model holds every threshold and is pushed to {pushed}."
+    # Lines are broken where a long path does not fit.
+    assert "".join(told.split()) in "".join(first.shown.split())
+    assert first.report["pushed_model"] == first.report["in_service"] == pushed
+    assert "No model has been blessed yet." in first.report["notes"][0]
+
+
+def test_the_report_says_what_a_program_needs_to_know(first: Run) -> None:
+    report = first.report
+    metrics = {"recall@1", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "coverage@100"}
+    assert metrics <= set(report["metrics"]["test"])
+    assert metrics | {"user_recall@100"} <= set(report["metrics"]["test_exact"])
+    assert set(report["baselines"]) == {"most_popular", "decayed_popularity", "personal_history"}
+    for values in report["baselines"].values():
+        assert 0 < values["recall@100"] < 1
+    assert [threshold["name"] for threshold in report["thresholds"]] == [
+        "min_recall_at_100", "min_ann_recall_at_100", "min_lift_over_best_baseline"
+    ]  # fmt: skip
+    for threshold in report["thresholds"]:
+        assert threshold["ok"] == (threshold["value"] >= threshold["limit"])
+    for component in report["components"]:
+        assert component["seconds"] >= 0
+    assert report["dataset"] == "simulated-7"
+    assert report["oracle"] is None
+    assert report["split"]["test"][1] <= FIRST_DAYS * DAY
+
+
+def test_scann_finds_what_exact_search_finds(first: Run) -> None:
+    assert first.report["ann"]["kind"] == "scann"
+    assert first.report["ann"]["recall@100"] >= 0.95
+
+
+def test_what_was_evaluated_is_what_is_pushed_byte_for_byte(first: Run) -> None:
+    (uri,) = first.report["artifacts"]["ScannIndexer"]["model"]
+    assert digest_of(first.report["pushed_model"]) == digest_of(os.path.join(uri, "Format-Serving"))
+
+
+def test_an_unchanged_run_measures_nothing_new_and_pushes_nothing(unchanged: Run) -> None:
+    # There is a blessed model to compare with now; else all would be cached.
+    assert unchanged.ran <= NEVER_CACHED | {"RetrievalEvaluator", "Pusher"}
+    assert (unchanged.status, unchanged.report["verdict"], unchanged.report["unchanged"]) == (
+        0,
+        BLESSED,
+        True,
+    )
+    assert not unchanged.report["blessed_model"]["eligible"]
+    assert unchanged.report["pushed_model"] is None
+    assert unchanged.pushed == ["1"]
+    assert "not pushed again" in unchanged.shown
+
+
+def test_the_same_bytes_ingested_again_are_cached(ingested_again: Run) -> None:
+    assert ingested_again.ran == NEVER_CACHED
+    assert ingested_again.pushed == ["1"]
+
+
+def test_the_tfx_command_line_continues_what_two_tower_began(through_tfx: Run) -> None:
+    assert 'Pipeline "two-tower" created successfully.' in through_tfx.shown
+    assert through_tfx.ran == NEVER_CACHED
+    assert through_tfx.report["status"] == "complete"
+    assert through_tfx.pushed == ["1"]
+
+
+def test_a_model_that_learned_nothing_is_refused_and_the_one_before_it_stays(
+    refused: Run, first: Run, unchanged: Run
+) -> None:
+    assert refused.status == command_line.EXIT_REFUSED
+    assert refused.report["verdict"] == REFUSED
+    lift = next(t for t in refused.report["thresholds"] if t["name"] == "min_lift_over_best_baseline")
+    assert not lift["ok"]
+    assert refused.report["pushed_model"] is None
+    assert refused.pushed == ["1"]
+    assert refused.report["in_service"] == first.report["pushed_model"]
+    assert "REFUSED: the model is not pushed" in refused.shown
+    assert unchanged.report["artifacts"]["Pusher"]  # had been there all the time
+
+
+def test_a_setting_runs_only_what_depends_on_it(refused: Run) -> None:
+    assert refused.ran == NEVER_CACHED | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
+
+
+def test_a_refusal_is_no_failure_unless_one_asks_for_it(refused_again: Run) -> None:
+    assert refused_again.status == 0
+    assert refused_again.report["verdict"] == REFUSED
+    assert refused_again.ran == NEVER_CACHED
+
+
+def test_a_killed_run_is_told_as_unfinished_and_pushes_nothing(killed: Run) -> None:
+    assert killed.report["status"] == "unfinished"
+    assert killed.report["verdict"] is None
+    assert {"Transform", "CatalogTransform", "Trainer"} <= killed.ran
+    assert killed.pushed == ["1"]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(killed: Run, newer: Run) -> None:
+    assert newer.ran == NEVER_CACHED | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
+    assert (newer.status, newer.report["status"]) == (0, "complete")
+
+
+def test_a_run_on_newer_data_is_compared_with_the_model_before(newer: Run, first: Run) -> None:
+    assert newer.report["split"]["train_end"] > first.report["split"]["train_end"]
+    blessed = newer.report["blessed_model"]
+    # Not with the refused one, which is later.
+    assert [blessed["uri"]] == first.report["artifacts"]["ScannIndexer"]["model"]
+    assert blessed["eligible"]
+    assert blessed["metrics"]["recall@100"] != first.report["metrics"]["test"]["recall@100"]
+    (change,) = (t for t in newer.report["thresholds"] if t["name"] == "min_change_against_blessed")
+    assert change["value"] == pytest.approx(
+        newer.report["metrics"]["test"]["recall@100"] - blessed["metrics"]["recall@100"]
+    )
+    assert newer.report["verdict"] == BLESSED
+    assert newer.pushed == ["1", "2"]
+
+
+def test_with_its_truth_the_data_gives_the_model_a_ceiling(newer: Run) -> None:
+    oracle = newer.report["oracle"]
+    assert oracle["queries"] > 0
+    for cutoff in (10, 50, 100):
+        assert 0 < oracle[f"recall@{cutoff}"]["model"] < oracle[f"recall@{cutoff}"]["oracle"]
+
+
+def test_stored_metrics_judged_by_other_limits_are_refused_by_the_one_they_miss(newer: Run) -> None:
+    config = configs.load("smoke", None, [f"{name}={value}" for name, value in SETTINGS.items()]).gate
+    assert judge(newer.report, config).verdict == newer.report["verdict"]
+    for threshold in newer.report["thresholds"]:
+        stricter = GateConfig(**{**config.__dict__, threshold["name"]: threshold["value"] + 0.01})
+        judgement = judge(newer.report, stricter)
+        assert judgement.verdict == REFUSED
+        assert [t.name for t in judgement.thresholds if not t.ok] == [threshold["name"]]
+
+
+def test_logs_hold_what_the_console_does_not(first: Run, world: World) -> None:
+    assert "WARNING" not in first.shown
+    assert "WARNING" in "".join(path.read_text() for path in Path(world.output, "logs").iterdir())
