@@ -25,7 +25,7 @@ from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
 from pipeline.datasets.data_directory import Manifest, verify
 from pipeline.errors import UserError
 from pipeline.peak_memory import PeakMemory
-from pipeline.report import PEAK_MEMORY, newest_log
+from pipeline.report import PEAK_MEMORY, collect, newest_log, render
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -44,11 +44,13 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
     def __init__(self, progress: console.Progress) -> None:
         super().__init__()
         self._progress = progress
+        self.launched = False
 
     def run_with_ir(
         self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None
     ) -> None:
         """Launches the nodes in topological order. Raises ComponentFailed, or a component's UserError."""
+        self.launched = True
         runtime_parameter_utils.substitute_runtime_parameter(
             pipeline, {"pipeline-run-id": datetime.datetime.now().isoformat()}
         )
@@ -100,8 +102,8 @@ def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) 
     return cached
 
 
-def run_local(data: str, output: str, config: PipelineConfig) -> str:
-    """Runs the pipeline and returns the log file's path.
+def run_local(data: str, output: str, config: PipelineConfig) -> bool:
+    """Runs the pipeline; False if nothing was launched, as when `tfx pipeline create` only draws it.
 
     Args:
       data: a data directory.
@@ -128,8 +130,11 @@ def run_local(data: str, output: str, config: PipelineConfig) -> str:
                 os.path.join(output, "metadata.sqlite")
             ),
         )
-        LocalRunner(progress).run(pipeline)
-    return str(log)
+        runner = LocalRunner(progress)
+        runner.run(pipeline)
+    if not runner.launched:
+        log.unlink()
+    return runner.launched
 
 
 def main() -> None:
@@ -147,8 +152,11 @@ def main() -> None:
             missing = "data" if run_file.data is None else "output"
             raise UserError(f"{path}: the key {missing} is missing: a run needs both data and output.")
         log_before = newest_log(run_file.output)
+        load(None, path)  # a mistake in the settings shows before the data is looked at
         events = Manifest.load(run_file.data).counts["label_events"]
-        run_local(run_file.data, run_file.output, load(None, path, fallback=suited_preset(events)))
+        config = load(None, path, fallback=suited_preset(events))
+        if run_local(run_file.data, run_file.output, config):
+            print(f"\n{render(collect(run_file.output))}", end="")
     except (UserError, ComponentFailed) as error:
         log = newest_log(run_file.output) if run_file and run_file.output else None
         sys.exit(str(error) if log == log_before else f"{error}\nThe log is {log}.")

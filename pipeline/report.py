@@ -180,7 +180,7 @@ def render(report: Mapping[str, Any]) -> str:
     """The report as text for a terminal of 100 columns."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
-    console.print(_headline(report), soft_wrap=False)
+    console.print(_headline(report), soft_wrap=True)
     console.print()
     console.print(_component_table(report))
     if report["verdict"]:
