@@ -410,16 +410,15 @@ def _was_simulated_with(source: str, parameters: dict[str, Any]) -> bool:
 
 def _some_listener(data: str, label_event: str) -> int:
     """The lowest id of a user with a history worth looking at."""
-    import pyarrow.compute as pc
+    import numpy as np
     import pyarrow.dataset as pads
 
     from pipeline.datasets.data_directory import event_files
 
     events = pads.dataset(event_files(data), format="parquet")
     listens = events.to_table(columns=["user_id"], filter=pads.field("event_type") == label_event)
-    counts = listens.group_by("user_id").aggregate([("user_id", "count")])
-    enough = min(20, pc.max(counts["user_id_count"]).as_py())
-    return int(pc.min(counts.filter(pc.greater_equal(counts["user_id_count"], enough))["user_id"]).as_py())
+    users, counts = np.unique(listens["user_id"].to_numpy(), return_counts=True)
+    return int(users[counts >= min(20, counts.max())][0])
 
 
 def _tell(line: str) -> None:
