@@ -42,6 +42,9 @@ setup(
         "apache-beam[gcp]>=2.59,<2.60",
         "numpy>=1.26,<2",
         "pyarrow>=10,<11",
+        # Data directories and data sets may lie on gs:// and wherever else fsspec reaches.
+        "fsspec>=2024.2",
+        "gcsfs>=2024.2",
         "psutil>=5.9",
         "pyyaml>=6",
         "rich>=13",
@@ -50,6 +53,8 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8,<9", "hypothesis>=6.100"],
+        # What the data plane is measured against, and the plots.
+        "benchmarks": ["polars>=1", "matplotlib>=3.8"],
         "lint": ["ruff>=0.5", "mypy>=1.10"],
         # The installer: `make setup` fetches it by pip where the machine has none.
         "setup": ["uv>=0.5"],

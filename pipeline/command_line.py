@@ -41,7 +41,7 @@ From nothing to recommendations, with made-up listeners:
 
 _SETTINGS_HELP = """\
 settings:
-  A setting is named by its section: --set trainer.epochs=4 --set gate.min_recall_at_100=0.05
+  A setting is named by its section: --set trainer.epochs=4 --set gate.min_recall=0.05
   A list's values are separated by commas: --set trainer.query_hidden_units=256,128
   A config file holds the same in YAML, and may name the preset, data and output:
 

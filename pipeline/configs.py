@@ -22,17 +22,42 @@ from pipeline.errors import UserError
 HOUR = 3_600
 DAY = 24 * HOUR
 
+# Yambda's own split, by the names of its authors (Ploshkin et al., 2025): seconds of its clock.
+YAMBDA_LAST_TIMESTAMP = 26_000_000
+YAMBDA_TEST_FROM = 25_913_600
+YAMBDA_GAP_SECONDS = 1_800
+
+PROTOCOLS = ("next_event", "frozen", "leave_one_out", "split_column")
+
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitConfig:
-    """One global point in time: train | gap | eval | gap | test. All lengths in seconds."""
+    """What is predicted from what. The protocols (`PROTOCOLS`):
 
+    - next_event: one global point in time, train | gap | eval | gap | test; every label event of eval and
+      test is predicted from all that came before it.
+    - frozen: the same points in time, and the user's state stops where eval or test begins (before the gap);
+      one query a user, whose labels are the set of the period's items. Users unknown to train are left out.
+    - leave_one_out: each user's last label event is test's, the one before it eval's. Needs no times, and is
+      no split in time: what other users did later is known to train.
+    - split_column: the events' own column `split` (train, eval, test).
+    """
+
+    protocol: str = "next_event"
+    # All lengths in seconds.
     eval_seconds: int = DAY
     test_seconds: int = DAY
-    # Listens in a gap are context but never labels, so that no session straddles two splits.
+    # Listens in a gap are never labels, so that no session straddles two splits. They are context in the
+    # next_event protocol and invisible in the frozen one.
     gap_seconds: int = 1_800
+    # The time that test's length is counted back from; -1: the newest label event's.
+    last_timestamp: int = -1
+    # frozen: which events make labels. "listen": label events with a play ratio of at least
+    # `min_label_play_ratio`, or an unknown one; any other name: events of that type, such as "like".
+    frozen_labels: str = "listen"
+    min_label_play_ratio: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +70,38 @@ class WindowConfig:
     positions: int = 150
     # Events a shard holds in memory while its windows are cut (about 100 bytes an event).
     events_per_shard: int = 1_000_000
+    # Where the events lie in spans (`events/span-<number>/`): how many of the newest are read; 0: all.
+    spans: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturesConfig:
+    """Columns of the data directory's own that become features, and history aggregates.
+
+    A column is named alone, or as name:kind where its type does not tell the kind: categorical, multi_valued,
+    numeric, text or vector (see `pipeline.feature_specs`).
+    """
+
+    # Columns of users/, such as gender or occupation:categorical.
+    users: tuple[str, ...] = ()
+    # Columns of items/, such as tags, title:text or embedding.
+    items: tuple[str, ...] = ()
+    # History aggregates (see `trainer.history_aggregates`); auto: all that the data allows.
+    history: tuple[str, ...] = ("auto",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Limits on how far distributions may move before a run is stopped; 0 turns a check off.
+
+    Distances are the Jensen-Shannon divergence of numbers and the largest difference of any value's share
+    (L-infinity) of categories, both from 0 to 1.
+    """
+
+    # Train's statistics against those of the previous run.
+    max_drift: float = 0.3
+    # Train's statistics against test's.
+    max_skew: float = 0.3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +128,7 @@ class TrainerConfig:
     sampling_correction: str = "logq"
     # Loss weight of a label with play ratio r: floor + (1 - floor) * min(r, 1).
     play_ratio_floor: float = 0.3
-    # Stop when validation Recall@100 has not risen for this many epochs.
+    # Stop when validation recall (at gate.cutoff) has not risen for this many epochs.
     patience: int = 2
     seed: int = 17
 
@@ -106,13 +163,15 @@ class EvaluationConfig:
 class GateConfig:
     """Thresholds on the test split. A model is pushed only if all of them hold."""
 
-    # Absolute Recall@100 of the served model.
-    min_recall_at_100: float = 0.01
-    # Share of exact search's top 100 that the served index returns.
-    min_ann_recall_at_100: float = 0.95
-    # Model's Recall@100 minus the best baseline's.
+    # The k of the Recall@k that is judged, and that picks the best epoch; one of evaluation.cutoffs.
+    cutoff: int = 100
+    # Absolute Recall@k of the served model.
+    min_recall: float = 0.01
+    # Share of exact search's top k that the served index returns.
+    min_ann_recall: float = 0.95
+    # Model's Recall@k minus the best baseline's.
     min_lift_over_best_baseline: float = 0.0
-    # Model's Recall@100 minus that of the latest eligible blessed model, on the same queries.
+    # Model's Recall@k minus that of the latest eligible blessed model, on the same queries.
     min_change_against_blessed: float = -0.005
 
 
@@ -122,6 +181,8 @@ class PipelineConfig:
 
     split: SplitConfig = SplitConfig()
     windows: WindowConfig = WindowConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    validation: ValidationConfig = ValidationConfig()
     trainer: TrainerConfig = TrainerConfig()
     index: IndexConfig = IndexConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -138,10 +199,11 @@ class PipelineConfig:
                 f"evaluation.cutoffs asks for Recall@{max(self.evaluation.cutoffs)} and the served model "
                 f"answers with at most index.max_k = {self.index.max_k} items: raise index.max_k."
             )
-        if 100 not in self.evaluation.cutoffs:
-            listed = ", ".join(map(str, self.evaluation.cutoffs))
+        if self.gate.cutoff not in self.evaluation.cutoffs:
+            listed, judged = ", ".join(map(str, self.evaluation.cutoffs)), self.gate.cutoff
             raise UserError(
-                f"evaluation.cutoffs is {listed}, without 100: the gate judges by Recall@100. Add 100 to it."
+                f"evaluation.cutoffs is {listed}, without {judged}: the gate judges by Recall@{judged} "
+                f"(gate.cutoff). Add {judged} to the one or change the other."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,9 +226,14 @@ _RANGES: dict[str, tuple[float, float]] = {
     "split.eval_seconds": (1, math.inf),
     "split.test_seconds": (1, math.inf),
     "split.gap_seconds": (0, math.inf),
+    "split.last_timestamp": (-1, math.inf),
+    "split.min_label_play_ratio": (0, math.inf),
     "windows.history_length": (1, 10_000),
     "windows.positions": (1, 100_000),
     "windows.events_per_shard": (1, math.inf),
+    "windows.spans": (0, math.inf),
+    "validation.max_drift": (0, 1),
+    "validation.max_skew": (0, 1),
     "trainer.embedding_dim": (2, 4_096),
     "trainer.query_hidden_units": (1, 65_536),
     "trainer.temperature": (1e-4, 100),
@@ -189,10 +256,21 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluation.cutoffs": (1, 100_000),
     "evaluation.max_queries": (1, math.inf),
     "evaluation.seed": (0, 2**31 - 1),
+    "gate.cutoff": (1, 100_000),
 }
-_CHOICES: dict[str, tuple[str, ...]] = {"trainer.sampling_correction": ("logq", "none")}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "split.protocol": PROTOCOLS,
+    "trainer.sampling_correction": ("logq", "none"),
+}
 # Tuples that may hold nothing.
-_MAY_BE_EMPTY = ("trainer.query_hidden_units", "beam_args")
+_MAY_BE_EMPTY = (
+    "trainer.query_hidden_units",
+    "features.users",
+    "features.items",
+    "features.history",
+    "beam_args",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class RunFile:
@@ -457,6 +535,15 @@ PRESETS: dict[str, PipelineConfig] = {
         # A few thousand queries: Recall@100 of one and the same model wanders by about a point.
         gate=GateConfig(min_change_against_blessed=-0.01),
     ),
+    # The benchmark protocol of Yambda's authors, on any size of it.
+    "yambda": PipelineConfig(
+        split=SplitConfig(
+            protocol="frozen",
+            last_timestamp=YAMBDA_LAST_TIMESTAMP,
+            test_seconds=YAMBDA_LAST_TIMESTAMP - YAMBDA_TEST_FROM,
+            gap_seconds=YAMBDA_GAP_SECONDS,
+        ),
+    ),
     "smoke": PipelineConfig(
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
@@ -470,12 +557,13 @@ PRESETS: dict[str, PipelineConfig] = {
         evaluation=EvaluationConfig(max_queries=2_000),
         # So little training is not expected to beat a user's own favourites.
         gate=GateConfig(
-            min_recall_at_100=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05
+            min_recall=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05
         ),
     ),
 }
 PRESET_HELP: dict[str, str] = {
     "default": "a million events and more, of a few weeks or longer",
     "small": "a hundred thousand events over months: two weeks are held back for evaluation, not a day",
+    "yambda": "Yambda's own protocol: the state is frozen at the split, the labels are a day's items",
     "smoke": "seconds of training, to see that everything works",
 }

@@ -73,7 +73,7 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.epochs=0", "trainer.epochs takes a value from 1"),
         ("trainer.dropout=high", "trainer.dropout takes a number"),
         ("trainer.learning_rate=nan", "trainer.learning_rate takes a value from 0"),
-        ("gate.min_recall_at_100=inf", "takes a finite value"),
+        ("gate.min_recall=inf", "takes a finite value"),
         ("trainer.query_hidden_units=64,x", "takes a whole number|list of whole numbers"),
         ("trainer.query_hidden_units=[64", "not a list"),
         ("trainer.sampling_correction=logQ", "takes one of logq, none.*nearest is logq"),

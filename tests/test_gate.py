@@ -25,8 +25,8 @@ from components.retrieval_evaluator.queries import Queries, sample_by_user
 from pipeline.configs import GateConfig
 
 LIMITS = GateConfig(
-    min_recall_at_100=0.1,
-    min_ann_recall_at_100=0.95,
+    min_recall=0.1,
+    min_ann_recall=0.95,
     min_lift_over_best_baseline=0.0,
     min_change_against_blessed=-0.01,
 )
@@ -69,15 +69,15 @@ def test_a_model_that_holds_every_threshold_is_blessed() -> None:
     assert judgement.verdict == BLESSED
     values = {threshold.name: threshold.value for threshold in judgement.thresholds}
     assert values == pytest.approx(
-        {"min_recall_at_100": 0.5, "min_ann_recall_at_100": 0.99, "min_lift_over_best_baseline": 0.2}
+        {"min_recall": 0.5, "min_ann_recall": 0.99, "min_lift_over_best_baseline": 0.2}
     )
 
 
 @pytest.mark.parametrize(
     ("measured", "expected"),
     [
-        (evaluation(recall=0.05, baseline=0.01), ["min_recall_at_100", "min_lift_over_best_baseline"]),
-        (evaluation(ann=0.94), ["min_ann_recall_at_100"]),
+        (evaluation(recall=0.05, baseline=0.01), ["min_recall", "min_lift_over_best_baseline"]),
+        (evaluation(ann=0.94), ["min_ann_recall"]),
         (evaluation(baseline=0.51), ["min_lift_over_best_baseline"]),
         (evaluation(recall=0.1, baseline=0.0), ["min_lift_over_best_baseline"]),  # the other baseline has 0.2
         (evaluation(blessed=0.52), ["min_change_against_blessed"]),
@@ -93,9 +93,9 @@ def test_a_threshold_that_fails_refuses_the_model(measured: dict[str, Any], expe
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_a_value_that_is_no_number_never_passes(missing: float | None) -> None:
     assert failing(evaluation(recall=missing, blessed=0.4)) == [
-        "min_recall_at_100", "min_lift_over_best_baseline", "min_change_against_blessed"
+        "min_recall", "min_lift_over_best_baseline", "min_change_against_blessed"
     ]  # fmt: skip
-    assert failing(evaluation(ann=missing)) == ["min_ann_recall_at_100"]
+    assert failing(evaluation(ann=missing)) == ["min_ann_recall"]
     assert failing(evaluation(baseline=missing)) == ["min_lift_over_best_baseline"]
 
 

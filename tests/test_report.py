@@ -21,7 +21,7 @@ EVALUATION: dict[str, Any] = {
     "split": {"train_end": 10, "eval": [10, 20], "test": [20, 30]},
     "queries": {"test": 1200, "users": 80, "available": 1200},
     "thresholds": [
-        {"name": "min_recall_at_100", "value": 0.4, "limit": 0.01, "ok": True},
+        {"name": "min_recall", "value": 0.4, "limit": 0.01, "ok": True},
         {"name": "min_change_against_blessed", "value": None, "limit": 0, "ok": True, "note": "the first"},
     ],
     "metrics": {"test": METRICS, "test_exact": METRICS},
@@ -171,7 +171,7 @@ def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path)
     report = collect(str(tmp_path))
     assert report["pushed_model"] is None
     text = render(report)
-    assert "REFUSED: the model is not pushed (min_recall_at_100)" in text
+    assert "REFUSED: the model is not pushed (min_recall)" in text
     assert "stays in service" in text
 
 
@@ -188,7 +188,7 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     lines = render(collect(str(tmp_path))).splitlines()
     shown = {line.split()[0]: line.split()[1:] for line in lines if line.strip()}
-    assert shown["min_recall_at_100"] == ["0.4000", "≥", "0.0100", "holds"]
+    assert shown["min_recall"] == ["0.4000", "≥", "0.0100", "holds"]
     assert shown["min_change_against_blessed"][0] == "–"
     assert "(the first)" in next(line for line in lines if "min_change" in line)
     # model, exact search, most popular, personal history

@@ -95,9 +95,9 @@ def judge(evaluation: Mapping[str, Any], config: GateConfig) -> Judgement:
     recall = _number(evaluation["metrics"]["test"].get(JUDGED))
     baseline, baseline_recall = best_baseline(evaluation["baselines"], JUDGED)
     thresholds = [
-        Threshold("min_recall_at_100", recall, config.min_recall_at_100),
-        Threshold("min_ann_recall_at_100", _number(evaluation["ann"].get(JUDGED)),
-                  config.min_ann_recall_at_100),
+        Threshold("min_recall", recall, config.min_recall),
+        Threshold("min_ann_recall", _number(evaluation["ann"].get(JUDGED)),
+                  config.min_ann_recall),
         Threshold("min_lift_over_best_baseline", recall - baseline_recall,
                   config.min_lift_over_best_baseline, f"best baseline: {baseline}"),
     ]

@@ -10,8 +10,8 @@ from typing import Any
 from components.retrieval_evaluator.gate import BLESSED, NO_BLESSED_MODEL
 
 _MEANINGS = {
-    "min_recall_at_100": "Recall@100 of the served model",
-    "min_ann_recall_at_100": "share of exact search's first 100 that the served index returns",
+    "min_recall": "Recall@100 of the served model",
+    "min_ann_recall": "share of exact search's first 100 that the served index returns",
     "min_lift_over_best_baseline": "the model's Recall@100 minus the best baseline's",
     "min_change_against_blessed": "the model's Recall@100 minus that of the latest blessed model",
 }

@@ -48,7 +48,7 @@ def test_the_report_says_what_a_program_needs_to_know(first: Run) -> None:
     for values in report["baselines"].values():
         assert 0 < values["recall@100"] < 1
     assert [threshold["name"] for threshold in report["thresholds"]] == [
-        "min_recall_at_100", "min_ann_recall_at_100", "min_lift_over_best_baseline"
+        "min_recall", "min_ann_recall", "min_lift_over_best_baseline"
     ]  # fmt: skip
     for threshold in report["thresholds"]:
         assert threshold["ok"] == (threshold["value"] >= threshold["limit"])
