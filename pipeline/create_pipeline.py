@@ -72,6 +72,9 @@ def create_pipeline(
     """
     directory = "pipeline/datasets/data_directory.py"
     windowing = ("components/interaction_example_gen", "trainer/features.py", directory)
+    preprocessing = source_digest(
+        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py"
+    )
     history_length = config.windows.history_length
 
     interactions = InteractionExampleGen(
@@ -110,10 +113,7 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # Of what goes in there are statistics already; those of what comes out would double its time.
         disable_statistics=True,
-        custom_config={
-            "history_length": history_length,
-            "source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py"),
-        },
+        custom_config={"history_length": history_length, "source_digest": preprocessing},
     )
     catalog_transform = Transform(
         examples=catalog.outputs["examples"],
@@ -121,7 +121,7 @@ def create_pipeline(
         preprocessing_fn="trainer.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
-        custom_config={"source_digest": source_digest("trainer/preprocessing.py", "trainer/features.py")},
+        custom_config={"source_digest": preprocessing},
     ).with_id("CatalogTransform")
     for after_gate in (transform, catalog_transform):
         after_gate.add_upstream_node(anomaly_gate)

@@ -140,7 +140,7 @@ def computed(windows: list[list[tuple]], history_length: int = N) -> list[dict[s
     """The aggregates at every event of all windows in turn."""
     import tensorflow as tf
 
-    from trainer.preprocessing import history_aggregates
+    from trainer.history_aggregates import history_aggregates
 
     lengths = [len(window) for window in windows]
     _, kind, ratio, organic, wait = zip(*(event for window in windows for event in window), strict=True)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer import features
 from trainer.catalog_table import CatalogTable
-from trainer.preprocessing import is_label_event
+from trainer.history_aggregates import is_label_event
 from trainer.towers import CandidateTower, Positions, QueryTower, windows_of
 
 # A request's inputs by name. All but the first three may be left out (TensorFlow Serving fills in a
