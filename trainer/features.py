@@ -60,6 +60,8 @@ AGGREGATES = (
     SECONDS_SINCE_PREVIOUS,
     IDLE_SECONDS,
 )
+# Those that need times: data that has only an order is without them.
+TIME_AGGREGATES = frozenset({SECONDS_SINCE_PREVIOUS, IDLE_SECONDS})
 
 # Transformed, per catalog item.
 ARTIST = "artist"
