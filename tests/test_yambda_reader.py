@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import FORMATS, yambda
+from pipeline.datasets import FORMATS, divided_by_user, yambda
 from pipeline.datasets.data_directory import Manifest, event_files, item_files, verify
 from pipeline.errors import UserError
 
@@ -152,13 +152,13 @@ def test_separate_files_give_the_same_events(source: pathlib.Path, tmp_path: pat
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 3, 1000])
-@pytest.mark.parametrize("bucket_rows", [4, 1000])
+@pytest.mark.parametrize("part_rows", [4, 1000])
 def test_batches_and_order_of_the_file_do_not_matter(
     source: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
     batch_rows: int,
-    bucket_rows: int,
+    part_rows: int,
 ) -> None:
     expected = ingest(source, tmp_path / "whole").digest
     read = yambda.checked_columns.read_batches
@@ -169,7 +169,7 @@ def test_batches_and_order_of_the_file_do_not_matter(
     monkeypatch.setattr(yambda.checked_columns, "read_batches", small)
     assert ingest(source, tmp_path / "sorted").digest == expected
 
-    monkeypatch.setattr(yambda, "_BUCKET_ROWS", bucket_rows)
+    monkeypatch.setattr(divided_by_user, "_PART_ROWS", part_rows)
     shuffled = [EVENTS[i] for i in np.random.default_rng(3).permutation(len(EVENTS))]
     pq.write_table(log(shuffled), source / "multi_event.parquet")
     manifest = ingest(source, tmp_path / "shuffled")

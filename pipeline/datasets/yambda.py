@@ -13,15 +13,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.datasets import checked_columns
+from pipeline.datasets import checked_columns, divided_by_user
 from pipeline.datasets.data_directory import (
     ORACLE,
     DataDirectoryWriter,
@@ -39,9 +37,6 @@ _FILES = {kind + "s.parquet": kind for kind in _EVENT_TYPES}
 _REQUIRED = {"uid": "integer", "item_id": "integer", "timestamp": "integer"}
 _OPTIONAL = {"is_organic": "boolean", "played_ratio_pct": "number", "track_length_seconds": "number"}
 
-# Rows sorted in memory at a time where a file is not in the order of its users.
-_BUCKET_ROWS = 4_000_000
-_MAX_BUCKETS = 256
 _ITEM_ROWS = 50_000
 
 
@@ -129,10 +124,21 @@ def _read_events(path: str, event_type: str | None, writer: DataDirectoryWriter)
         _convert(batch, path, first_row, event_type, writer)
         for first_row, batch in checked_columns.read_batches(path, list(kinds))
     )
-    if _is_sorted(path):
-        yield from _without_duplicates(_whole_instants(batches), writer)
-    else:
-        yield from _without_duplicates(_sorted_buckets(batches, file.metadata.num_rows, writer), writer)
+    is_sorted = divided_by_user.is_in_order(_instants(path), ("user_id", "timestamp"))
+    writer.noted["event_files_not_sorted_by_user"] += not is_sorted
+    ordered = divided_by_user.in_order(batches, ("user_id", "timestamp"), file.metadata.num_rows, is_sorted)
+    for table in ordered:
+        events, again = divided_by_user.without_duplicates(table)
+        writer.dropped["duplicate_events"] += again
+        yield events
+
+
+def _instants(path: str) -> Iterator[pa.Table]:
+    """Who and when of a file's events."""
+    for row, batch in checked_columns.read_batches(path, ["uid", "timestamp"]):
+        user = checked_columns.ids(batch["uid"], path, "uid", row)
+        time = checked_columns.timestamps(batch["timestamp"], path, "timestamp", row)
+        yield pa.table({"user_id": user, "timestamp": time})
 
 
 def _convert(
@@ -186,78 +192,6 @@ def _event_types(batch: pa.RecordBatch, path: str, row: int, event_type: str | N
             path, "event_type", row + at, value, f"is none of {', '.join(_EVENT_TYPES)}."
         )
     return values
-
-
-def _is_sorted(path: str) -> bool:
-    """Is the file in the order of (uid, timestamp), as Yambda's are? Reads these two columns."""
-    last = (-1, -1)
-    for row, batch in checked_columns.read_batches(path, ["uid", "timestamp"]):
-        user = np.append(last[0], checked_columns.ids(batch["uid"], path, "uid", row))
-        time = np.append(last[1], checked_columns.timestamps(batch["timestamp"], path, "timestamp", row))
-        step = np.diff(user)
-        if (step < 0).any() or ((step == 0) & (np.diff(time) < 0)).any():
-            return False
-        last = (user[-1], time[-1])
-    return True
-
-
-def _whole_instants(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Cuts a sorted stream anew, so that no (user, time) is divided between two tables."""
-    held: list[pa.Table] = []
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        user, time = (batch[name].to_numpy() for name in ("user_id", "timestamp"))
-        same = (user == user[-1]) & (time == time[-1])
-        start = len(same) - int(np.argmin(same[::-1])) if not same.all() else 0
-        if start:
-            yield pa.concat_tables([*held, batch.slice(0, start)])
-            held = []
-        held.append(batch.slice(start))
-    if held:
-        yield pa.concat_tables(held)
-
-
-def _sorted_buckets(
-    batches: Iterator[pa.Table], rows: int, writer: DataDirectoryWriter
-) -> Iterator[pa.Table]:
-    """Divides an unsorted stream by user into files, and sorts one at a time; ties keep the file's order."""
-    writer.noted["event_files_not_sorted_by_user"] += 1
-    count = min(_MAX_BUCKETS, rows // _BUCKET_ROWS + 1)
-    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as folder:
-        files: dict[int, pq.ParquetWriter] = {}
-        for batch in batches:
-            bucket = batch["user_id"].to_numpy() % count
-            for index in np.unique(bucket).tolist():
-                if index not in files:
-                    files[index] = pq.ParquetWriter(os.path.join(folder, f"{index}.parquet"), batch.schema)
-                files[index].write_table(batch.filter(pa.array(bucket == index)))
-        for index, file in sorted(files.items()):
-            file.close()
-            table = pq.read_table(os.path.join(folder, f"{index}.parquet"))
-            order = np.lexsort((table["timestamp"].to_numpy(), table["user_id"].to_numpy()))
-            yield table.take(pa.array(order))
-
-
-def _without_duplicates(tables: Iterator[pa.Table], writer: DataDirectoryWriter) -> Iterator[pa.Table]:
-    """Keeps the first event of each (user, item, time, type) in sorted tables that divide no instant."""
-    for table in tables:
-        user, time, item = (table[name].to_numpy() for name in ("user_id", "timestamp", "item_id"))
-        same = np.append(False, (np.diff(user) == 0) & (np.diff(time) == 0))
-        # Only events that share their instant with another can be duplicates: few are left to sort.
-        shared = np.flatnonzero(same | np.append(same[1:], False))
-        kind = (
-            table["event_type"].take(pa.array(shared)).combine_chunks().dictionary_encode().indices.to_numpy()
-        )
-        instant = np.cumsum(~same)[shared]
-        order = np.lexsort((kind, item[shared], instant))
-        repeats = np.ones(max(len(order) - 1, 0), bool)
-        for key in (instant, item[shared], kind):
-            repeats &= np.diff(key[order]) == 0
-        again = np.zeros(table.num_rows, bool)
-        again[shared[order[1:][repeats]]] = True
-        writer.dropped["duplicate_events"] += int(again.sum())
-        yield table.filter(pa.array(~again)) if again.any() else table
 
 
 # ── Items ───────────────────────────────────────────────────────────────────────────────────────────────
