@@ -6,6 +6,8 @@ are what Transform writes and the towers read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 SPLITS = ("train", "eval", "test")
 
 # A window: one user, and parallel lists over its events, oldest first.
@@ -45,13 +47,53 @@ USER = "user"
 # Transformed, a value per position.
 IS_LISTEN = "is_listen"
 EXAMPLE_AGE = "example_age"
-# History aggregates over the last N events at each position; z-scored by train's query positions.
+# History aggregates over the last N events at each position, see trainer/history_aggregates.py; z-scored by
+# train's query positions.
 LISTEN_COUNT = "listen_count"
 MEAN_PLAY_RATIO = "mean_play_ratio"
 ORGANIC_SHARE = "organic_share"
 REACTION_SHARE = "reaction_share"
+DISTINCT_ITEMS = "distinct_items"
+REPEAT_RATE = "repeat_rate"
 SECONDS_SINCE_PREVIOUS = "seconds_since_previous"
 IDLE_SECONDS = "idle_seconds"
+LISTENS_LAST_HOUR = "listens_last_hour"
+LISTENS_LAST_DAY = "listens_last_day"
+LISTENS_LAST_WEEK = "listens_last_week"
+LISTENS_LAST_30_DAYS = "listens_last_30_days"
+SESSION_POSITION = "session_position"
+SESSION_SECONDS = "session_seconds"
+HOUR_OF_DAY = "hour_of_day"
+DAY_OF_WEEK = "day_of_week"
+# Aggregates of the catalog's columns, computed in the model, where the catalog is.
+DISTINCT_ARTISTS = "distinct_artists"
+MEAN_ITEM_LENGTH = "mean_item_length"
+
+# Those that need times.
+TIME_AGGREGATES = (
+    SECONDS_SINCE_PREVIOUS,
+    IDLE_SECONDS,
+    LISTENS_LAST_HOUR,
+    LISTENS_LAST_DAY,
+    LISTENS_LAST_WEEK,
+    LISTENS_LAST_30_DAYS,
+    SESSION_POSITION,
+    SESSION_SECONDS,
+    HOUR_OF_DAY,
+    DAY_OF_WEEK,
+)
+CATALOG_AGGREGATES = (DISTINCT_ARTISTS, MEAN_ITEM_LENGTH)
+# All there are, by the names that settings select them by.
+HISTORY_AGGREGATES = (
+    LISTEN_COUNT,
+    MEAN_PLAY_RATIO,
+    ORGANIC_SHARE,
+    REACTION_SHARE,
+    DISTINCT_ITEMS,
+    REPEAT_RATE,
+    *TIME_AGGREGATES,
+    *CATALOG_AGGREGATES,
+)
 AGGREGATES = (
     LISTEN_COUNT,
     MEAN_PLAY_RATIO,
@@ -60,8 +102,26 @@ AGGREGATES = (
     SECONDS_SINCE_PREVIOUS,
     IDLE_SECONDS,
 )
-# Those that need times: data that has only an order is without them.
-TIME_AGGREGATES = frozenset({SECONDS_SINCE_PREVIOUS, IDLE_SECONDS})
+
+
+def available_aggregates(has_timestamps: bool) -> tuple[str, ...]:
+    """The history aggregates that data with or without times allows."""
+    return tuple(name for name in HISTORY_AGGREGATES if has_timestamps or name not in TIME_AGGREGATES)
+
+
+def aggregate_columns(names: Iterable[str]) -> tuple[str, ...]:
+    """What Transform writes for some aggregates: a column each, a sine and a cosine for what is cyclic.
+
+    Those of the catalog have none, since Transform does not see it.
+    """
+    columns: list[str] = []
+    for name in names:
+        if name in (HOUR_OF_DAY, DAY_OF_WEEK):
+            columns += [f"{name}_sin", f"{name}_cos"]
+        elif name not in CATALOG_AGGREGATES:
+            columns.append(name)
+    return tuple(columns)
+
 
 # Transformed, per catalog item.
 ARTIST = "artist"
