@@ -1,0 +1,172 @@
+"""Files on this machine and in object stores by the same calls: a path is local, or a URL that fsspec knows.
+
+`gs://bucket/folder` works with gcsfs, which is installed; `memory://folder` lives in this process, for tests;
+others (s3://, abfs://, ...) need their fsspec package. Whatever goes wrong is an OSError of the kind that the
+same mistake has on a local disk: FileNotFoundError, PermissionError, NotADirectoryError, ...
+
+An object store has no folders: one is there while a file lies in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_LOCAL = "file://"
+
+
+def is_local(path: str) -> bool:
+    """Does the path lie on this machine's disks?"""
+    return "://" not in path or path.startswith(_LOCAL)
+
+
+def absolute(path: str) -> str:
+    """The absolute path of a local one (file:// is taken off); a URL as it is, without a slash at its end."""
+    if not is_local(path):
+        scheme, _, rest = path.partition("://")
+        return f"{scheme}://{rest.rstrip('/')}"
+    return os.path.abspath(_on_disk(path))
+
+
+def join(folder: str, *parts: str) -> str:
+    """`folder` and what lies within it, as one path."""
+    if is_local(folder):
+        return os.path.join(folder, *parts)
+    return "/".join([absolute(folder), *(part.strip("/") for part in parts if part)])
+
+
+def open_file(path: str, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
+    """Opens a file for reading or writing ("rb", "wb", "r", "w"); text is UTF-8 unless `encoding` names another.
+
+    A local file's folder must exist. A remote file appears when it is closed, as a whole.
+
+    Raises:
+      OSError: there is no such file, or it cannot be read or written.
+    """
+    encoding = encoding if "b" in mode else encoding or "utf-8"
+    if is_local(path):
+        return open(_on_disk(path), mode, encoding=encoding)
+    with _remote(path) as (filesystem, name):
+        options = {} if encoding is None else {"encoding": encoding}
+        return filesystem.open(name, mode, **options)
+
+
+def exists(path: str) -> bool:
+    """Is there a file or a folder?"""
+    if is_local(path):
+        return os.path.exists(_on_disk(path))
+    with _remote(path) as (filesystem, name):
+        return bool(filesystem.exists(name))
+
+
+def is_file(path: str) -> bool:
+    """Is there a file?"""
+    if is_local(path):
+        return os.path.isfile(_on_disk(path))
+    with _remote(path) as (filesystem, name):
+        return bool(filesystem.isfile(name))
+
+
+def is_directory(path: str) -> bool:
+    """Is there a folder?"""
+    if is_local(path):
+        return os.path.isdir(_on_disk(path))
+    with _remote(path) as (filesystem, name):
+        return bool(filesystem.isdir(name))
+
+
+def size(path: str) -> int:
+    """The size of a file in bytes. Raises FileNotFoundError where there is none."""
+    if is_local(path):
+        return os.path.getsize(_on_disk(path))
+    with _remote(path) as (filesystem, name):
+        return int(filesystem.size(name))
+
+
+def list_files(folder: str) -> list[str]:
+    """Paths of all files in a folder and those below it, relative to it, with "/", sorted; [] where none is."""
+    return sorted(list_sizes(folder))
+
+
+def list_sizes(folder: str) -> dict[str, int]:
+    """The files of `list_files` and their sizes in bytes: of a remote folder, by one listing."""
+    if is_local(folder):
+        root = _on_disk(folder)
+        paths = [os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names]
+        return {os.path.relpath(path, root).replace(os.sep, "/"): os.path.getsize(path) for path in paths}
+    with _remote(folder) as (filesystem, name):
+        found = filesystem.find(name, detail=True)
+        prefix = name.rstrip("/") + "/"
+        return {
+            path[len(prefix) :]: int(info["size"]) for path, info in found.items() if path.startswith(prefix)
+        }
+
+
+def make_directories(path: str) -> None:
+    """Makes a folder and those above it where they are missing. Does nothing in an object store."""
+    if is_local(path):
+        os.makedirs(_on_disk(path), exist_ok=True)
+
+
+def upload(local: str, path: str) -> None:
+    """Copies a local file to `path`, which is complete or not there at all where it is remote."""
+    if is_local(path):
+        make_directories(os.path.dirname(_on_disk(path)))
+        shutil.copyfile(local, _on_disk(path))
+        return
+    with _remote(path) as (filesystem, name):
+        filesystem.put_file(local, name)
+
+
+def remove_file(path: str) -> None:
+    """Deletes a file; one that is not there is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_local(path):
+            os.remove(_on_disk(path))
+            return
+        with _remote(path) as (filesystem, name):
+            filesystem.rm_file(name)
+
+
+def _on_disk(path: str) -> str:
+    return path[len(_LOCAL) :] if path.startswith(_LOCAL) else path
+
+
+def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:
+    """fsspec's file system of a URL, and the URL's path in it. Listings are never taken from a cache.
+
+    Raises:
+      UserError: no installed package knows the URL's scheme.
+    """
+    import fsspec.core
+
+    try:
+        filesystem, name = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise UserError(
+            f"{url}: cannot be reached ({error}). Use a local path or gs://, or install what it takes."
+        ) from error
+    return filesystem, str(name)
+
+
+@contextlib.contextmanager
+def _remote(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+    """The file system and path of a URL; what its client raises becomes an OSError that names the URL."""
+    filesystem, name = filesystem_of(url)
+    try:
+        yield filesystem, name
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{url}: there is no such file") from error
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        # Clients have exceptions of their own for a refused request or missing credentials.
+        raise OSError(f"{url}: {type(error).__name__}: {error}") from error
