@@ -44,7 +44,7 @@ def join(folder: str, *parts: str) -> str:
 
 
 def open_file(path: str, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
-    """Opens a file for reading or writing ("rb", "wb", "r", "w"); text is UTF-8 unless `encoding` names another.
+    """Opens a file for reading or writing: "rb", "wb", "r", "w"; text is UTF-8 or in the `encoding` named.
 
     A local file's folder must exist. A remote file appears when it is closed, as a whole.
 
@@ -92,7 +92,7 @@ def size(path: str) -> int:
 
 
 def list_files(folder: str) -> list[str]:
-    """Paths of all files in a folder and those below it, relative to it, with "/", sorted; [] where none is."""
+    """All files in a folder and those below it, as paths relative to it, with "/" and sorted; [] for none."""
     return sorted(list_sizes(folder))
 
 
