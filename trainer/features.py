@@ -21,6 +21,8 @@ HISTORY_IS_ORGANIC = "history_is_organic"  # 1, 0, or UNKNOWN
 REQUEST_TIMESTAMP = "request_timestamp"
 # At a query position of this split: how many events ahead its label is. Elsewhere 0.
 LABEL_STEP = "label_step"
+# The set of labels of an eval or test window, in the frozen protocol: its query is the window's last listen.
+LABEL_ITEM_ID = "label_item_id"
 # What the user had before the window, where items that were had are not recommended again.
 SEEN_ITEM_ID = "seen_item_id"
 
