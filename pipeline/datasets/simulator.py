@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 
 __all__ = ["SimulationParameters", "SimulationSummary", "simulate", "write_simulation"]
 
-_EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
+EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
 _MARK = "simulation.json"
 # Of the likes and dislikes, how many are taken back, and after how many days on average.
 _REGRET_SHARE, _REGRET_DAYS = 0.08, 4.0
@@ -91,8 +91,8 @@ def write_simulation(
 ) -> SimulationSummary:
     """Writes all files of a simulation into the existing `folder`."""
     p = world.parameters
-    events = _events(world, log)
-    for name, kind in zip(_EVENT_TYPES, range(len(_EVENT_TYPES)), strict=True):
+    events = all_events(world, log)
+    for name, kind in zip(EVENT_TYPES, range(len(EVENT_TYPES)), strict=True):
         _write(folder, f"{name}s.parquet", _of_kind(events, kind))
     _write(folder, "multi_event.parquet", _multi_event(events))
     _write(folder, "embeddings.parquet", _embeddings(world))
@@ -101,7 +101,7 @@ def write_simulation(
     _write(folder, "names.parquet", _names(world))
     summary = SimulationSummary(
         name=f"simulated-{p.seed}",
-        events={name: int((events["kind"] == kind).sum()) for kind, name in enumerate(_EVENT_TYPES)},
+        events={name: int((events["kind"] == kind).sum()) for kind, name in enumerate(EVENT_TYPES)},
         users=len(np.unique(log.user)),
         tracks=p.tracks,
         unheard_tracks=p.tracks - len(np.unique(log.track)),
@@ -115,8 +115,8 @@ def write_simulation(
     return summary
 
 
-def _events(world: World, log: ListeningLog) -> dict[str, Ints]:
-    """All events by user and time, listens first; `kind` is the place of the type in _EVENT_TYPES."""
+def all_events(world: World, log: ListeningLog) -> dict[str, Ints]:
+    """All events by user and time, listens first; `kind` is the place of the type in EVENT_TYPES."""
     random = np.random.default_rng([world.parameters.seed, 6])
     played = log.played_percent * world.track_seconds[log.track] // 100
     kinds = [np.zeros(len(log.track), np.int64)]
@@ -174,7 +174,7 @@ def _of_kind(events: dict[str, Ints], kind: int) -> pa.Table:
 def _multi_event(events: dict[str, Ints]) -> pa.Table:
     everything = slice(None)
     event_type = pa.DictionaryArray.from_arrays(
-        pa.array(events["kind"].astype(np.int8)), pa.array(_EVENT_TYPES)
+        pa.array(events["kind"].astype(np.int8)), pa.array(EVENT_TYPES)
     )
     columns = _columns(events, everything) | _plays(events, everything, events["kind"] != 0)
     return pa.table(columns | {"event_type": event_type})
