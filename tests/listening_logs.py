@@ -112,7 +112,13 @@ def to_windows(batch: pa.RecordBatch) -> Windows:
         return np.array(batch[name].flatten().to_pylist(), dtype)
 
     offsets = np.asarray(batch["history_item_id"].offsets).astype(np.int64)
-    has_seen = "seen_item_id" in batch.schema.names
+    def optional(name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in batch.schema.names:
+            return 0 * offsets, np.empty(0, np.int64)
+        return np.asarray(batch[name].offsets).astype(np.int64), flat(name, np.int64)
+
+    label_offsets, label_item_id = optional("label_item_id")
+    seen_offsets, seen_item_id = optional("seen_item_id")
     return Windows(
         user_id=flat("user_id", np.int64),
         offsets=offsets,
@@ -121,7 +127,10 @@ def to_windows(batch: pa.RecordBatch) -> Windows:
         event_type=flat("history_event_type", np.bytes_),
         play_ratio=flat("history_play_ratio", np.float32),
         is_organic=flat("history_is_organic", np.int64),
+        request_timestamp=flat("request_timestamp", np.int64),
         label_step=flat("label_step", np.int64),
-        seen_offsets=np.asarray(batch["seen_item_id"].offsets).astype(np.int64) if has_seen else 0 * offsets,
-        seen_item_id=flat("seen_item_id", np.int64) if has_seen else np.empty(0, np.int64),
+        label_offsets=label_offsets,
+        label_item_id=label_item_id,
+        seen_offsets=seen_offsets,
+        seen_item_id=seen_item_id,
     )

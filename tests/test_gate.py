@@ -21,7 +21,7 @@ from components.retrieval_evaluator.gate import (
 )
 from components.retrieval_evaluator.markdown_report import render
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers, matching_rows, oracle_share
-from components.retrieval_evaluator.queries import Queries, sample_by_user
+from components.retrieval_evaluator.queries import LabelSets, Queries, sample_by_user
 from pipeline.configs import GateConfig
 
 LIMITS = GateConfig(
@@ -154,8 +154,8 @@ def test_an_identity_is_read_from_the_model_s_own_record() -> None:
 def test_oracle_and_model_are_compared_on_the_same_queries() -> None:
     filler = np.arange(4)
     queries = Queries(user_id=np.array([1, 1, 2, 2]), window=filler, position=filler, event=filler,
-                      label_event=filler, label_item_id=np.array([5, 6, 5, 5]),
-                      label_timestamp=np.array([10, 20, 10, 10]))  # fmt: skip
+                      label_event=filler, request_timestamp=np.array([10, 20, 10, 10]),
+                      labels=LabelSets.of_one([5, 6, 5, 5]))  # fmt: skip
     oracle = {"user_id": np.array([9, 2, 1]), "label_timestamp": np.array([10, 10, 20]),
               "label_item_id": np.array([5, 5, 6])}  # fmt: skip
     query_rows, oracle_rows = matching_rows(queries, oracle)
@@ -165,7 +165,7 @@ def test_oracle_and_model_are_compared_on_the_same_queries() -> None:
 def test_all_of_the_oracles_queries_are_compared_whoever_is_in_the_sample(tmp_path: Path) -> None:
     at = np.arange(6)
     queries = Queries(user_id=at // 2, window=at, position=at, event=at, label_event=at,
-                      label_item_id=100 + at, label_timestamp=10 * at)  # fmt: skip
+                      request_timestamp=10 * at, labels=LabelSets.of_one(100 + at))  # fmt: skip
     assert OracleAnswers.read(str(tmp_path), queries) is None
     known = np.array([4, 1, 5])  # in the oracle's own order, which is not the split's
     (tmp_path / "oracle").mkdir()

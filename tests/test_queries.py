@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from components.retrieval_evaluator.queries import (
+    LabelSets,
     Queries,
     Windows,
     all_queries,
@@ -28,8 +29,13 @@ SECOND = [(20, 400, b"listen", 0.1, 0), (21, 500, b"listen", 0.2, 0), (22, 600, 
 
 
 def split_of(
-    users: Sequence[int], windows: Sequence[Sequence[tuple]], seen: Sequence[Sequence[int]]
+    users: Sequence[int],
+    windows: Sequence[Sequence[tuple]],
+    seen: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    asked_at: Sequence[int],
 ) -> Windows:
+    """Windows of (item, time, type, play ratio, label step), each with a time at which it is asked."""
     item, timestamp, event_type, play_ratio, label_step = zip(*[e for w in windows for e in w], strict=True)
     return Windows(
         user_id=np.array(users),
@@ -39,13 +45,16 @@ def split_of(
         event_type=np.array(event_type),
         play_ratio=np.array(play_ratio, np.float32),
         is_organic=np.ones(len(item), np.int64),
+        request_timestamp=np.repeat(asked_at, [len(w) for w in windows]),
         label_step=np.array(label_step),
+        label_offsets=np.cumsum([0, *map(len, labels)]),
+        label_item_id=np.array([item for items in labels for item in items], np.int64),
         seen_offsets=np.cumsum([0, *map(len, seen)]),
         seen_item_id=np.array([item for items in seen for item in items], np.int64),
     )
 
 
-WINDOWS = split_of([7, 8], [FIRST, SECOND], seen=[[], [1, 2]])
+WINDOWS = split_of([7, 8], [FIRST, SECOND], seen=[[], [1, 2]], labels=[[], []], asked_at=[0, 0])
 QUERIES = all_queries(WINDOWS)
 
 
@@ -55,6 +64,56 @@ def test_every_marked_position_is_a_query_for_the_event_its_step_ahead() -> None
     assert QUERIES.position.tolist() == [0, 1, 2]
     assert QUERIES.label_item_id.tolist() == [11, 12, 23]
     assert QUERIES.request_timestamp.tolist() == [200, 300, 700]
+
+
+# The frozen protocol: no event is a label. User 8 has no labels, user 9 no listen.
+LIKE = [(30, 50, b"like", -1.0, 0)]
+FROZEN = split_of(
+    [7, 8, 9, 7],
+    [[(*event[:4], 0) for event in events] for events in (FIRST, SECOND, LIKE, FIRST[:3])],
+    seen=[[], [1, 2], [], []],
+    labels=[[11, 77, 78], [], [31], [5, 6]],
+    asked_at=[1_000, 1_000, 1_000, 2_000],
+)  # fmt: skip
+
+
+def test_a_window_with_a_set_of_labels_is_one_query_at_its_last_listen_as_the_split_begins() -> None:
+    queries = all_queries(FROZEN)
+    assert queries.user_id.tolist() == [7, 9, 7]
+    assert queries.window.tolist() == [0, 2, 3]
+    assert queries.position.tolist() == [3, 0, 1]  # not at the like that comes last
+    assert queries.request_timestamp.tolist() == [1_000, 1_000, 2_000]
+    assert queries.label_event.tolist() == [-1, -1, -1]
+    assert labels_of(queries) == [[11, 77, 78], [31], [5, 6]]
+
+    batch = history_batch(FROZEN, queries, [2, 0], history_length=3)
+    assert batch["history_item_id"].tolist() == [[10, 11, -1], [11, 11, 12]]
+    assert batch["request_timestamp"].tolist() == [2_000, 1_000]
+    # Training never shows what became of the seed.
+    assert batch["history_play_ratio"] == pytest.approx(np.array([[1, -1, -1], [0.5, -1, -1]]))
+
+
+def labels_of(queries: Queries) -> list[list[int]]:
+    return [part.tolist() for part in np.split(queries.labels.item_id, queries.labels.offsets[1:-1])]
+
+
+def test_labels_go_with_their_queries() -> None:
+    queries = all_queries(FROZEN)
+    assert labels_of(queries.take([2, 0, 2])) == [[5, 6], [11, 77, 78], [5, 6]]
+    assert labels_of(queries.take(np.array([False, True, False]))) == [[31]]
+    nobody = queries.take(np.zeros(3, bool))
+    assert len(nobody) == len(nobody.labels) == len(nobody.labels.item_id) == 0
+    assert queries.labels.counts.tolist() == [3, 1, 2]
+    assert queries.labels.query.tolist() == [0, 0, 0, 1, 2, 2]
+
+
+def test_sets_and_single_labels_are_told_apart_window_by_window() -> None:
+    mixed = split_of([7, 8, 7], [FIRST[:3], [(*e[:4], 0) for e in SECOND], FIRST],
+                     seen=[[], [], []], labels=[[], [3, 4], []], asked_at=[0, 900, 0])  # fmt: skip
+    mixed = dataclasses.replace(mixed, label_step=np.array([1, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0]))
+    queries = all_queries(mixed)
+    assert labels_of(queries) == [[11], [3, 4], [11], [12]]
+    assert queries.request_timestamp.tolist() == [200, 900, 200, 300]
 
 
 def test_a_request_holds_the_last_events_up_to_the_query_and_nothing_after_it() -> None:
@@ -99,7 +158,7 @@ def test_what_the_user_had_before_the_window_and_in_it_is_excluded() -> None:
 def test_a_sample_keeps_users_whole_and_follows_its_seed() -> None:
     users = np.repeat(np.arange(40), np.arange(1, 41))
     row = np.arange(len(users))
-    queries = Queries(users, row, row, row, row, row, row)
+    queries = Queries(users, row, row, row, row, row, LabelSets.of_one(row))
     rows = sample_by_user(queries, 300, seed=5)
     sample = queries.take(rows)
     assert 260 < len(sample) <= 300
@@ -119,38 +178,44 @@ def test_ragged_rows() -> None:
     assert padded(np.empty(0, np.int64), np.zeros(2, np.int64), np.zeros(2, np.int64)).shape == (2, 0)
 
 
-def test_windows_are_read_as_they_were_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("windows", [WINDOWS, FROZEN])
+def test_windows_are_read_as_they_were_written(tmp_path: Path, windows: Windows) -> None:
     import tensorflow as tf
 
     def example(window: int) -> bytes:
-        at = slice(WINDOWS.offsets[window], WINDOWS.offsets[window + 1])
-        seen = slice(WINDOWS.seen_offsets[window], WINDOWS.seen_offsets[window + 1])
+        at = slice(windows.offsets[window], windows.offsets[window + 1])
+        seen = slice(windows.seen_offsets[window], windows.seen_offsets[window + 1])
+        labels = slice(windows.label_offsets[window], windows.label_offsets[window + 1])
         ints = {
-            "user_id": WINDOWS.user_id[[window]],
-            "history_item_id": WINDOWS.item_id[at],
-            "history_timestamp": WINDOWS.timestamp[at],
-            "history_is_organic": WINDOWS.is_organic[at],
-            "label_step": WINDOWS.label_step[at],
+            "user_id": windows.user_id[[window]],
+            "history_item_id": windows.item_id[at],
+            "history_timestamp": windows.timestamp[at],
+            "history_is_organic": windows.is_organic[at],
+            "request_timestamp": windows.request_timestamp[at],
+            "label_step": windows.label_step[at],
         }
-        if seen.stop > seen.start:  # otherwise the feature is absent, as it is where repeats are welcome
-            ints["seen_item_id"] = WINDOWS.seen_item_id[seen]
+        # Else they are absent, as where repeats are welcome, or the next event is asked for.
+        if seen.stop > seen.start:
+            ints["seen_item_id"] = windows.seen_item_id[seen]
+        if labels.stop > labels.start:
+            ints["label_item_id"] = windows.label_item_id[labels]
         feature = {name: tf.train.Feature(int64_list=tf.train.Int64List(value=v)) for name, v in ints.items()}
         feature["history_event_type"] = tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=WINDOWS.event_type[at].tolist())
+            bytes_list=tf.train.BytesList(value=windows.event_type[at].tolist())
         )
         feature["history_play_ratio"] = tf.train.Feature(
-            float_list=tf.train.FloatList(value=WINDOWS.play_ratio[at])
+            float_list=tf.train.FloatList(value=windows.play_ratio[at])
         )
         return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
-    for window in range(2):
-        path = str(tmp_path / f"data_tfrecord-0000{window}-of-00002.gz")
+    for window in range(len(windows)):
+        path = str(tmp_path / f"data_tfrecord-0000{window}-of-00004.gz")
         with tf.io.TFRecordWriter(path, "GZIP") as writer:
             writer.write(example(window))
 
     read = read_windows(str(tmp_path))
     for field in dataclasses.fields(Windows):
-        actual, expected = getattr(read, field.name), getattr(WINDOWS, field.name)
+        actual, expected = getattr(read, field.name), getattr(windows, field.name)
         np.testing.assert_array_equal(actual, expected, err_msg=field.name)
         assert actual.dtype == expected.dtype, field.name
 

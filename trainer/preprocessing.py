@@ -23,11 +23,11 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     Args:
       inputs: raw features, ragged [windows, (events)] but for `user_id` [windows, 1].
-      custom_config: "history_length" (N).
+      custom_config: "history_length" (N); "aggregates", names of history aggregates (default: all).
 
     Returns:
       `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
-      item ids, play ratios and label steps as they came; `is_listen`; `example_age` in days; aggregates.
+      item ids, play ratios and labels as they came; `is_listen`; `example_age` in days; aggregates.
     """
     item_id = inputs[features.HISTORY_ITEM_ID]
     timestamp = inputs[features.HISTORY_TIMESTAMP]
@@ -49,14 +49,18 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         features.HISTORY_ITEM_ID: item_id,
         features.HISTORY_PLAY_RATIO: inputs[features.HISTORY_PLAY_RATIO],
         features.LABEL_STEP: label_step,
+        features.LABEL_ITEM_ID: inputs[features.LABEL_ITEM_ID],
     }
     newest_request = tft.max(tf.boolean_mask(request.flat_values, is_query.flat_values))
     # Zero from the end of train on, before any scaling: the model is asked for "now".
     age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
     outputs[features.EXAMPLE_AGE] = request.with_flat_values(age)
 
-    is_listen, aggregates = history_aggregates(inputs, custom_config["history_length"])
+    names = custom_config.get("aggregates", features.AGGREGATES)
+    is_listen, aggregates = history_aggregates(inputs, custom_config["history_length"], names)
     outputs[features.IS_LISTEN] = timestamp.with_flat_values(tf.cast(is_listen, tf.int64))
+    if not aggregates:
+        return outputs
     # All in one matrix: every analyzer costs Transform seconds, however little it has to look at.
     values = tf.stack(list(aggregates.values()), axis=1)
     observed = tf.boolean_mask(values, is_query.flat_values)

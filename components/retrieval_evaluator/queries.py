@@ -21,8 +21,10 @@ _EVENT_FEATURES = {
     features.HISTORY_EVENT_TYPE: "event_type",
     features.HISTORY_PLAY_RATIO: "play_ratio",
     features.HISTORY_IS_ORGANIC: "is_organic",
+    features.REQUEST_TIMESTAMP: "request_timestamp",
     features.LABEL_STEP: "label_step",
 }
+_LISTEN = features.LISTEN.encode()
 _WINDOWS_PER_BATCH = 4_096
 
 
@@ -38,8 +40,11 @@ class Windows:
         event_type: [n] bytes.
         play_ratio: [n] float32, -1 where unknown.
         is_organic: [n] int64, -1 where unknown.
+        request_timestamp: [n] int64, seconds. At a query's event: when the query is asked.
         label_step: [n] int64. Where it is positive the event is a query, and its label lies that many
             events ahead.
+        label_offsets: [W + 1] int64, into `label_item_id`.
+        label_item_id: the set of labels of each window's one query, in the frozen protocol; else empty.
         seen_offsets: [W + 1] int64, into `seen_item_id`.
         seen_item_id: items of the user before the window; empty where repeats may be recommended.
     """
@@ -51,7 +56,10 @@ class Windows:
     event_type: npt.NDArray[np.bytes_]
     play_ratio: npt.NDArray[np.float32]
     is_organic: Ints
+    request_timestamp: Ints
     label_step: Ints
+    label_offsets: Ints
+    label_item_id: Ints
     seen_offsets: Ints
     seen_item_id: Ints
 
@@ -75,17 +83,59 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelSets:
+    """The labels of each query: query `q` asks for the items `item_id[offsets[q]:offsets[q + 1]]`.
+
+    Attributes:
+        item_id: int64 [labels], each item once a query.
+        offsets: int64 [Q + 1].
+    """
+
+    item_id: Ints
+    offsets: Ints
+
+    @classmethod
+    def of_one(cls, item_id: npt.ArrayLike) -> LabelSets:
+        """One label a query: `item_id` [Q]."""
+        items = np.asarray(item_id, np.int64)
+        return cls(items, np.arange(len(items) + 1))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Ints:
+        """Labels of each query, [Q]."""
+        return np.diff(self.offsets)
+
+    @property
+    def query(self) -> Ints:
+        """The query of each label, [labels]."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def take(self, rows: npt.ArrayLike) -> LabelSets:
+        """The labels of the queries at `rows` (indices or a mask), in that order."""
+        counts = self.counts[rows]
+        chosen = self.item_id[ragged_index(self.offsets[:-1][rows], counts)]
+        return LabelSets(chosen, np.concatenate([[0], np.cumsum(counts)]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Queries:
-    """One row per query. A query sees its window up to and including `event`, and asks for its label.
+    """One row per query. A query sees its window up to and including `event`, and asks for its labels.
+
+    Where the next event is asked for, a query has one label, which is an event of its window. In the frozen
+    protocol it has a set of labels, which are no events of the window.
 
     Attributes:
         user_id: [Q] int64.
         window: [Q] index of the window.
         position: [Q] index of the query's event within its window.
         event: [Q] index of the query's event among all events of the `Windows`.
-        label_event: [Q] index of the label's event, likewise.
-        label_item_id: [Q] int64.
-        label_timestamp: [Q] int64, seconds.
+        label_event: [Q] index of the label's event, likewise; -1 where the labels are a set.
+        request_timestamp: [Q] int64, seconds: when the query is asked. As its label begins to play, or in the
+            frozen protocol as the split begins.
+        labels: of each query, one or more.
     """
 
     user_id: Ints
@@ -93,21 +143,29 @@ class Queries:
     position: Ints
     event: Ints
     label_event: Ints
-    label_item_id: Ints
-    label_timestamp: Ints
+    request_timestamp: Ints
+    labels: LabelSets
 
     def __len__(self) -> int:
         return len(self.user_id)
 
     @property
-    def request_timestamp(self) -> Ints:
-        """When the query is asked: as its label begins to play, [Q]."""
-        return self.label_timestamp
+    def label_item_id(self) -> Ints:
+        """All labels in the order of their queries, [labels]: one a query, unless they are sets."""
+        return self.labels.item_id
+
+    @property
+    def label_timestamp(self) -> Ints:
+        """When a query's one label began to play, which is when the query is asked: [Q]."""
+        return self.request_timestamp
 
     def take(self, rows: npt.ArrayLike) -> Queries:
         """The queries at `rows` (indices or a mask), in that order."""
         chosen = np.asarray(rows)
-        return Queries(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
+        return Queries(**{f.name: self._column(f.name, chosen) for f in dataclasses.fields(self)})
+
+    def _column(self, name: str, rows: npt.NDArray[Any]) -> Any:
+        return self.labels.take(rows) if name == "labels" else getattr(self, name)[rows]
 
 
 def read_windows(pattern_or_dir: str) -> Windows:
@@ -128,7 +186,7 @@ def read_windows(pattern_or_dir: str) -> Windows:
         raise FileNotFoundError(f"No windows to evaluate: no file matches {pattern}.")
 
     types = {features.HISTORY_EVENT_TYPE: tf.string, features.HISTORY_PLAY_RATIO: tf.float32}
-    ragged = [*_EVENT_FEATURES, features.SEEN_ITEM_ID]
+    ragged = [*_EVENT_FEATURES, features.SEEN_ITEM_ID, features.LABEL_ITEM_ID]
     spec: dict[str, Any] = {name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64)
                             for name in ragged}
     spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
@@ -147,6 +205,8 @@ def read_windows(pattern_or_dir: str) -> Windows:
     return Windows(
         user_id=np.concatenate([batch[features.USER_ID].numpy() for batch in parsed]),
         offsets=offsets(features.HISTORY_ITEM_ID),
+        label_offsets=offsets(features.LABEL_ITEM_ID),
+        label_item_id=flat(features.LABEL_ITEM_ID),
         seen_offsets=offsets(features.SEEN_ITEM_ID),
         seen_item_id=flat(features.SEEN_ITEM_ID),
         **{field: flat(name) for name, field in _EVENT_FEATURES.items()},
@@ -154,18 +214,39 @@ def read_windows(pattern_or_dir: str) -> Windows:
 
 
 def all_queries(windows: Windows) -> Queries:
-    """Every query of the split, in the order of its windows."""
-    event = np.flatnonzero(windows.label_step > 0)
+    """Every query of the split, in the order of its windows.
+
+    A window with a set of labels is one query, read at its last listen as a request is; if it holds none, at
+    its last event, and the served model answers as it does without a history. A window without labels is
+    none: nothing could be found.
+    """
+    step = windows.label_step
+    counts = np.diff(windows.label_offsets)
+    of_set = np.flatnonzero(counts)
+    # The last listen of each window: the newest listen so far at its last event, if it lies in the window.
+    place = np.where(windows.event_type == _LISTEN, np.arange(len(step)), -1)
+    last = windows.offsets[of_set + 1] - 1
+    newest = np.maximum.accumulate(place)[last] if len(of_set) else last
+    asked_at = np.where(newest < windows.offsets[of_set], last, newest)
+    event = np.sort(np.concatenate([np.flatnonzero(step > 0), asked_at]))
+    is_set = step[event] == 0
     window = windows.window_of_event[event]
-    label_event = event + windows.label_step[event]
+    label_event = event + step[event]
+
+    label_counts = np.where(is_set, counts[window], 1)
+    offsets = np.concatenate([[0], np.cumsum(label_counts)]).astype(np.int64)
+    items = np.empty(offsets[-1], np.int64)
+    items[offsets[:-1][~is_set]] = windows.item_id[label_event[~is_set]]
+    # Sets stand in the order of their windows, here as there.
+    items[np.repeat(is_set, label_counts)] = windows.label_item_id
     return Queries(
         user_id=windows.user_id[window],
         window=window,
         position=event - windows.offsets[window],
         event=event,
-        label_event=label_event,
-        label_item_id=windows.item_id[label_event],
-        label_timestamp=windows.timestamp[label_event],
+        label_event=np.where(is_set, -1, label_event),
+        request_timestamp=np.where(is_set, windows.request_timestamp[event], windows.timestamp[label_event]),
+        labels=LabelSets(items, offsets),
     )
 
 
