@@ -27,6 +27,7 @@ from components.retrieval_evaluator.component import RetrievalEvaluator
 from components.scann_indexer.component import ScannIndexer
 from components.trainer.component import Trainer
 from pipeline.configs import PipelineConfig
+from pipeline.feature_specs import ResolvedFeatures
 from pipeline.source_digest import source_digest
 
 PIPELINE_NAME = "two-tower"
@@ -58,6 +59,7 @@ def create_pipeline(
     pipeline_root: str,
     push_directory: str | RuntimeParameter,
     config: PipelineConfig,
+    resolved: ResolvedFeatures,
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
 ) -> tfx_pipeline.Pipeline:
     """The pipeline from a data directory to a pushed model.
@@ -68,6 +70,7 @@ def create_pipeline(
       pipeline_root: where artifacts go.
       push_directory: where servers look for numbered versions.
       config: the run's settings.
+      resolved: what `config.features` means for the data, by `feature_specs.resolve`.
       metadata_connection_config: the metadata store, for runners that need one.
     """
     directory = "pipeline/datasets/data_directory.py"
@@ -76,23 +79,29 @@ def create_pipeline(
         "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py"
     )
     history_length = config.windows.history_length
+    features = resolved.to_json()
 
     interactions = InteractionExampleGen(
         data, data_digest, _json(config.split), _json(config.windows), source_digest(*windowing)
     )
     catalog = CatalogExampleGen(
-        data, data_digest, source_digest("components/catalog_example_gen", "trainer/features.py", directory)
+        data,
+        data_digest,
+        features,
+        source_digest(
+            "components/catalog_example_gen", "pipeline/feature_specs.py", "trainer/features.py", directory
+        ),
     )
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"])
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
     curated = source_digest("components/curated_schema")
-    interaction_schema = CuratedSchema(text=schema.read("interactions"), source_digest=curated).with_id(
-        "InteractionSchema"
-    )
-    catalog_schema = CuratedSchema(text=schema.read("catalog"), source_digest=curated).with_id(
-        "CatalogSchema"
-    )
+    interaction_schema = CuratedSchema(
+        text=schema.read("interactions", resolved.users), source_digest=curated
+    ).with_id("InteractionSchema")
+    catalog_schema = CuratedSchema(
+        text=schema.read("catalog", resolved.items), source_digest=curated
+    ).with_id("CatalogSchema")
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=interaction_schema.outputs["schema"]
     )

@@ -12,15 +12,18 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.configs import FeaturesConfig
-from pipeline.datasets.data_directory import Manifest
 from pipeline.errors import UserError
 from trainer import features
+
+if TYPE_CHECKING:
+    from pipeline.datasets.data_directory import Manifest
 
 # What a column's values become in the towers:
 #   categorical   an embedding of the value
@@ -139,7 +142,8 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
     if has_width:
         if kind != VECTOR or not width_text.isdecimal() or int(width_text) < 1:
             raise UserError(
-                f"{setting}: {text}: after the kind stands only a vector's width, as in {column}:{VECTOR}:128."
+                f"{setting}: {text}: after the kind stands only a vector's width, as in "
+                f"{column}:{VECTOR}:128."
             )
         width = int(width_text)
     if types is None:
@@ -238,17 +242,17 @@ def _fixed_size(arrow_type: str) -> int:
 
 def _aggregates(names: Sequence[str], manifest: Manifest | None) -> tuple[str, ...]:
     """The named aggregates in the order of `features.AGGREGATES`; "auto" is all that the data allows."""
-    has_times = manifest is None or manifest.has_timestamps
+    available = features.available_aggregates(manifest is None or manifest.has_timestamps)
     chosen: set[str] = set()
     for name in names:
         if name == "auto":
-            chosen |= {one for one in features.AGGREGATES if has_times or one not in features.TIME_AGGREGATES}
+            chosen |= set(available)
         elif name not in features.AGGREGATES:
             nearest = difflib.get_close_matches(name, features.AGGREGATES, n=1, cutoff=0)[0]
             raise UserError(
                 f"features.history: there is no history aggregate {name}; the nearest is {nearest}."
             )
-        elif name in features.TIME_AGGREGATES and not has_times:
+        elif name not in available:
             raise UserError(
                 f"features.history: {name} is a feature of time, and the data has only an order: "
                 "leave it out."
@@ -258,25 +262,36 @@ def _aggregates(names: Sequence[str], manifest: Manifest | None) -> tuple[str, .
     return tuple(name for name in features.AGGREGATES if name in chosen)
 
 
+def check_columns(present: Iterable[str], specs: Iterable[FeatureSpec], path: str) -> None:
+    """Raises UserError where the file at `path`, whose columns are `present`, lacks one of the features'."""
+    names = tuple(present)
+    for spec in specs:
+        if spec.column not in names:
+            raise _missing(path, spec.column, names)
+
+
 def encode_columns(table: pa.Table, specs: Iterable[FeatureSpec], path: str) -> dict[str, pa.ListArray]:
     """The features of a table's rows by their names; see `encode`.
 
     Raises:
       UserError: `path`, from which the table was read, lacks a column, or a value is not of its kind.
     """
+    specs = tuple(specs)
+    check_columns(table.column_names, specs, path)
     encoded = {}
+    ids = next((table[name] for name in ("item_id", "user_id") if name in table.column_names), None)
     for spec in specs:
-        if spec.column not in table.column_names:
-            raise _missing(path, spec.column, table.column_names)
         try:
-            encoded[spec.name] = encode(table[spec.column], spec)
+            encoded[spec.name] = encode(table[spec.column], spec, ids)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return encoded
 
 
-def encode(column: pa.ChunkedArray | pa.Array, spec: FeatureSpec) -> pa.ListArray:
-    """A column's values as Examples hold them: one list a row.
+def encode(
+    column: pa.ChunkedArray | pa.Array, spec: FeatureSpec, ids: pa.ChunkedArray | None = None
+) -> pa.ListArray:
+    """A column's values as Examples hold them: one list a row. `ids` name the rows in errors.
 
     | kind | list of | |
     |---|---|---|
@@ -297,7 +312,7 @@ def encode(column: pa.ChunkedArray | pa.Array, spec: FeatureSpec) -> pa.ListArra
         raise _not_allowed("features", spec.column, spec.kind, str(values.type))
     rows = len(values)
     if spec.kind == VECTOR:
-        flat = _vectors(values, spec)
+        flat = _vectors(values, spec, ids)
         return pa.ListArray.from_arrays(
             pa.array(np.arange(rows + 1, dtype=np.int32) * spec.width), pa.array(flat.reshape(-1))
         )
@@ -357,23 +372,21 @@ def _lengths(values: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _vectors(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+def _vectors(values: pa.Array, spec: FeatureSpec, ids: pa.ChunkedArray | None) -> np.ndarray:
     """float32 [rows, width]"""
     vectors = np.zeros((len(values), spec.width), np.float32)
     if pa.types.is_null(values.type):
         return vectors
+
+    def broken(row: int, what: str) -> UserError:
+        whose = f"row {row}" if ids is None else f"id {ids[row].as_py()}"
+        return UserError(f"the column {spec.column}: the vector of {whose} has {what}.")
+
     lengths = _lengths(values)
     has_one = values.is_valid().to_numpy(zero_copy_only=False)
-    other = np.flatnonzero(has_one & (lengths != spec.width))
-    if len(other):
-        raise UserError(
-            f"the column {spec.column}: row {other[0]} has a vector of {lengths[other[0]]} values, where "
-            f"{spec.width} are expected."
-        )
+    for row in np.flatnonzero(has_one & (lengths != spec.width)):
+        raise broken(int(row), f"{lengths[row]} values, where {spec.width} are expected")
     vectors[has_one] = _numbers(values.flatten()).to_numpy(zero_copy_only=False).reshape(-1, spec.width)
-    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-    if len(broken):
-        raise UserError(
-            f"the column {spec.column}: row {broken[0]} has a vector with a value that is null or not finite."
-        )
+    for row in np.flatnonzero(~np.isfinite(vectors).all(axis=1)):
+        raise broken(int(row), "a value that is null or not finite")
     return vectors

@@ -13,6 +13,7 @@ from pipeline.configs import PipelineConfig
 from pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
 from pipeline.datasets.data_directory import Manifest
 from pipeline.errors import UserError
+from pipeline.feature_specs import resolve
 
 # Asked for when the job is submitted, unless it was compiled with --data and --root.
 DATA_PARAMETER = "data"
@@ -31,28 +32,27 @@ def compile_job(
       config: the settings, which become the job's.
       data: the data directory as the steps will see it. Without one the job takes it as its parameter `data`.
         If this machine cannot read it, the digest that caching keys on, which stands in its manifest.json, is
-        the job's parameter `data_digest`.
+        the job's parameter `data_digest`, and features must be named with their kinds.
       root: where artifacts and `pushed/` go. Without one the job takes the pipeline root that it is submitted
         with, and the directory for pushed models as its parameter `push_directory`.
 
     Raises:
-      UserError: the file's name does not end in .json, or its folder does not exist.
+      UserError: the file's name does not end in .json, its folder does not exist, or a feature's kind is
+        missing or does not suit its column.
     """
     folder = os.path.dirname(os.path.abspath(output_file))
     if not output_file.endswith(".json"):
         raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
     if not os.path.isdir(folder):
         raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
+    manifest = Manifest.load(data) if data and os.path.isdir(data) else None
     pipeline = create_pipeline(
         data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),
-        data_digest=(
-            Manifest.load(data).digest
-            if data and os.path.isdir(data)
-            else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str)
-        ),
+        data_digest=(manifest.digest if manifest else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str)),
         pipeline_root=root or "",
         push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
         config=config,
+        resolved=resolve(config.features, manifest),
     )
     kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(

@@ -24,6 +24,7 @@ from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
 from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
 from pipeline.datasets.data_directory import Manifest, verify
 from pipeline.errors import UserError
+from pipeline.feature_specs import resolve
 from pipeline.peak_memory import PeakMemory
 from pipeline.report import PEAK_MEMORY, collect, newest_log, render
 
@@ -117,6 +118,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
     """
     data, output = os.path.abspath(data), os.path.abspath(output)
     manifest = verify(data)
+    resolved = resolve(config.features, manifest)
     log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with console.quiet(str(log)) as progress:
@@ -126,6 +128,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
             pipeline_root=os.path.join(output, "artifacts"),
             push_directory=os.path.join(output, "pushed"),
             config=config,
+            resolved=resolved,
             metadata_connection_config=metadata.sqlite_metadata_connection_config(
                 os.path.join(output, "metadata.sqlite")
             ),

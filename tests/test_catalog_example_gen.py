@@ -9,17 +9,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from pipeline.errors import UserError
+from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 
 
-def encoded(path: Path, table: pa.Table, row_group_size: int = 2) -> list[dict[str, list]]:
+def encoded(path: Path, table: pa.Table, specs: tuple[FeatureSpec, ...] = ()) -> list[dict[str, list]]:
     """The Examples that an items file becomes, as plain values."""
     import tensorflow as tf
 
-    from components.catalog_example_gen.executor import _encode_items
+    from components.catalog_example_gen.executor import _encode_items, _row_groups
 
-    pq.write_table(table, path / "items.parquet", row_group_size=row_group_size)
+    pq.write_table(table, path / "items.parquet", row_group_size=2)
+    groups = _row_groups([str(path / "items.parquet")])
     rows = []
-    for serialized in _encode_items(str(path / "items.parquet")):
+    for serialized in (one for group in groups for one in _encode_items(group, specs)):
         feature = tf.train.Example.FromString(serialized).features.feature
         kinds = {name: values.WhichOneof("kind") for name, values in feature.items()}
         rows.append(
@@ -30,6 +33,12 @@ def encoded(path: Path, table: pa.Table, row_group_size: int = 2) -> list[dict[s
             }
         )
     return rows
+
+
+TAGS = FeatureSpec("tags", "tags", "multi_valued")
+TITLE = FeatureSpec("title", "title", "text")
+YEAR = FeatureSpec("year", "year", "numeric")
+VECTOR = FeatureSpec("embedding", "embedding", "vector", 2)
 
 
 def items(**changes: Any) -> pa.Table:
@@ -75,6 +84,31 @@ def test_withdrawn_items_are_left_out(tmp_path: Path) -> None:
     assert encoded(tmp_path, items(available=nothing)) == []
 
 
+def test_named_columns_join_the_example(tmp_path: Path) -> None:
+    table = items(
+        tags=pa.array([["a", "", None, "b"], None, []], pa.list_(pa.string())),
+        year=pa.array([0.0, None, 1999.0]),
+        embedding=pa.array([[0.0, 0.5], None, [1.0, 2.0]], pa.list_(pa.float32())),
+        available=pa.array([True, True, False]),
+    )
+    rows = encoded(tmp_path, table, (TAGS, TITLE, YEAR, VECTOR))
+    assert [row.get("tags", []) for row in rows] == [[b"a", b"b"], []]
+    assert [row["title"] for row in rows] == [[b"zero"], [b"seven"]]
+    assert [row.get("year", []) for row in rows] == [[0.0], []]  # zero is a value
+    assert [row["embedding"] for row in rows] == [[0.0, 0.5], [0.0, 0.0]]
+    assert set(encoded(tmp_path, table)[0]) == set(encoded(tmp_path, items())[0])
+
+
+def test_a_column_that_is_not_there_or_a_broken_value_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"items\.parquet: there is no column tags; the nearest is title"):
+        encoded(tmp_path, items(), (TAGS,))
+    with pytest.raises(UserError, match=r"items\.parquet: features: the column title is of type string"):
+        encoded(tmp_path, items(), (FeatureSpec("title", "title", "vector", 2),))
+    short = items(embedding=pa.array([[0.0, 0.5], None, [1.0]], pa.list_(pa.float32())))
+    with pytest.raises(UserError, match=r"the vector of id 5 has 1 values, where 2 are expected"):
+        encoded(tmp_path, short, (VECTOR,))
+
+
 @pytest.mark.parametrize("kind", [pa.int32(), pa.uint32(), pa.int64()])
 def test_ids_of_any_width_are_read(tmp_path: Path, kind: pa.DataType) -> None:
     table = items(item_id=pa.array([0, 7, 5], kind), artist_id=pa.array([[1], [2], [3]], pa.list_(kind)))
@@ -96,7 +130,8 @@ def test_the_component_writes_one_split_of_all_files(tmp_path: Path) -> None:
     examples = standard_artifacts.Examples()
     examples.uri = str(tmp_path / "out")
     context = BaseBeamExecutor.Context(tmp_dir=str(tmp_path / "scratch") + "/", unique_id="1")
-    Executor(context).Do({}, {"examples": [examples]}, {"data": data})
+    settings = {"data": data, "features": ResolvedFeatures().to_json()}
+    Executor(context).Do({}, {"examples": [examples]}, settings)
     assert examples.split_names == '["catalog"]'
     records = tf.data.TFRecordDataset(
         [str(f) for f in (tmp_path / "out" / "Split-catalog").glob("*.gz")], "GZIP"

@@ -16,6 +16,7 @@ class CatalogExampleGenSpec(types.ComponentSpec):
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
         "data_digest": ExecutionParameter(type=str),
+        "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS: dict[str, ChannelParameter] = {}
@@ -28,16 +29,18 @@ class CatalogExampleGen(base_beam_component.BaseBeamComponent):
     SPEC_CLASS = CatalogExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
-    def __init__(self, data: str, data_digest: str, source_digest: str) -> None:
+    def __init__(self, data: str, data_digest: str, features: str, source_digest: str) -> None:
         """Args:
         data: the data directory.
         data_digest: its manifest's digest.
+        features: ResolvedFeatures as JSON; those of the items join every Example.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
             spec=CatalogExampleGenSpec(
                 data=data,
                 data_digest=data_digest,
+                features=features,
                 source_digest=source_digest,
                 examples=types.Channel(type=standard_artifacts.Examples),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,11 +18,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
+from pipeline import storage
 from pipeline.datasets.data_directory import item_files
+from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, check_columns, encode_columns
 from trainer import features
 
 SPLIT = "catalog"
 _LISTS = (features.ARTIST_ID, features.ALBUM_ID)
+_RowGroup = tuple[str, int]  # file, row group
+# An item may carry a vector and a text.
+_ROWS_PER_BATCH = 8_192
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -34,14 +39,20 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Withdrawn items (`available` false) are left out: they can be neither indexed nor recommended."""
+        """Withdrawn items (`available` false) are left out: they can be neither indexed nor recommended.
+
+        Raises:
+          UserError: items/ lacks a column that the settings name, or a value in it is not of its kind.
+        """
+        specs = ResolvedFeatures.from_json(exec_properties["features"]).items
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         examples.split_names = artifact_utils.encode_split_names([SPLIT])
         with self._make_beam_pipeline() as pipeline:
             _ = (
                 pipeline
-                | "Files" >> beam.Create(item_files(exec_properties["data"]))
-                | "Encode" >> beam.FlatMap(_encode_items)
+                | "RowGroups" >> beam.Create(_row_groups(item_files(exec_properties["data"])))
+                | "Spread" >> beam.Reshuffle()
+                | "Encode" >> beam.FlatMap(_encode_items, specs)
                 | "Write"
                 >> beam.io.WriteToTFRecord(
                     os.path.join(artifact_utils.get_split_uri([examples], SPLIT), "data_tfrecord"),
@@ -52,31 +63,50 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
 
 
-def _encode_items(path: str) -> Iterator[bytes]:
-    parquet = pq.ParquetFile(path)
-    present = set(parquet.schema_arrow.names)
-    wanted = [features.ITEM_ID, *_LISTS, features.ITEM_LENGTH, "available"]
-    encoder = example_coder.RecordBatchToExamplesEncoder()
-    for batch in parquet.iter_batches(columns=[name for name in wanted if name in present]):
-        table = pa.Table.from_batches([batch])
-        if "available" in present:
-            table = table.filter(pc.fill_null(table["available"], True))
-        rows = table.num_rows
-        columns = {features.ITEM_ID: _lists_of_one(table[features.ITEM_ID].cast(pa.int64()))}
-        for name in _LISTS:
-            # An item without artists holds an empty list; a table without the column, only empty ones.
-            columns[name] = (
-                _filled(table[name], pa.list_(pa.int64()))
-                if name in present
-                else pa.array([[]] * rows, pa.list_(pa.int64()))
-            )
-        length = (
-            pc.fill_null(table[features.ITEM_LENGTH].cast(pa.float32()), features.UNKNOWN)
-            if features.ITEM_LENGTH in present
-            else pa.array([features.UNKNOWN] * rows, pa.float32())
+def _row_groups(paths: list[str]) -> list[_RowGroup]:
+    groups = []
+    for path in paths:
+        with storage.open_file(path) as file:
+            groups += [(path, group) for group in range(pq.read_metadata(file).num_row_groups)]
+    return groups
+
+
+def _encode_items(group: _RowGroup, specs: Sequence[FeatureSpec]) -> Iterator[bytes]:
+    path, row_group = group
+    with storage.open_file(path) as file:
+        parquet = pq.ParquetFile(file)
+        present = parquet.schema_arrow.names
+        check_columns(present, specs, path)
+        wanted = [features.ITEM_ID, *_LISTS, features.ITEM_LENGTH, "available"]
+        wanted += [spec.column for spec in specs if spec.column not in wanted]
+        columns = [name for name in wanted if name in present]
+        encoder = example_coder.RecordBatchToExamplesEncoder()
+        for batch in parquet.iter_batches(_ROWS_PER_BATCH, row_groups=[row_group], columns=columns):
+            table = pa.Table.from_batches([batch])
+            if "available" in present:
+                table = table.filter(pc.fill_null(table["available"], True))
+            own = encode_columns(table, specs, path)
+            yield from encoder.encode(pa.RecordBatch.from_pydict({**_built_in(table), **own}))
+
+
+def _built_in(table: pa.Table) -> dict[str, pa.ListArray]:
+    """The features that every catalog has; unknown where the table does not have the column."""
+    rows, present = table.num_rows, set(table.column_names)
+    columns = {features.ITEM_ID: _lists_of_one(table[features.ITEM_ID].cast(pa.int64()))}
+    for name in _LISTS:
+        # An item without artists holds an empty list; a table without the column, only empty ones.
+        columns[name] = (
+            _filled(table[name], pa.list_(pa.int64()))
+            if name in present
+            else pa.array([[]] * rows, pa.list_(pa.int64()))
         )
-        columns[features.ITEM_LENGTH] = _lists_of_one(length)
-        yield from encoder.encode(pa.RecordBatch.from_pydict(columns))
+    length = (
+        pc.fill_null(table[features.ITEM_LENGTH].cast(pa.float32()), features.UNKNOWN)
+        if features.ITEM_LENGTH in present
+        else pa.array([features.UNKNOWN] * rows, pa.float32())
+    )
+    columns[features.ITEM_LENGTH] = _lists_of_one(length)
+    return columns
 
 
 def _joined(values: pa.Array | pa.ChunkedArray) -> pa.Array:

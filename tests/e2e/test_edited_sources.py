@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import source_digest
 from pipeline.configs import PipelineConfig
+from pipeline.feature_specs import ResolvedFeatures
 from tests.e2e.runs import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -60,7 +61,7 @@ def keys() -> dict[str, str]:
     """Of each component of the DAG: its parameters, which its cache keys on."""
     from pipeline.create_pipeline import create_pipeline
 
-    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig())
+    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), ResolvedFeatures())
     return {node.id: json.dumps(node.exec_properties, sort_keys=True, default=str) for node in dag.components}
 
 
@@ -68,7 +69,7 @@ def our_code() -> dict[str, tuple[str, set[str]]]:
     """Of each component with code of ours: the file that it runs, and the components before it."""
     from pipeline.create_pipeline import create_pipeline
 
-    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig())
+    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), ResolvedFeatures())
     before: dict[str, set[str]] = {}
     code = {}
     for node in dag.components:
@@ -114,7 +115,7 @@ def test_an_edited_schema_is_read_again(tree: Path, monkeypatch: pytest.MonkeyPa
 
     original = keys()
     read = schema.read
-    monkeypatch.setattr(schema, "read", lambda name: read(name) + "# edited\n")
+    monkeypatch.setattr(schema, "read", lambda *named: read(*named) + "# edited\n")
     edited = keys()
     assert {name for name in original if edited[name] != original[name]} == {
         "InteractionSchema",
