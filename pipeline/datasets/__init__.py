@@ -21,6 +21,7 @@ def _reader(module: str) -> Callable[..., Manifest]:
 # Format name → ingest(source, out, name=None): writes the data directory `out`, returns its manifest and
 # raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data set's identity.
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
+    "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
     "yambda": _reader("yambda"),
 }
