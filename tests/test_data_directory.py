@@ -53,7 +53,7 @@ def write(
 
 def test_manifest_says_what_was_written(tmp_path: pathlib.Path) -> None:
     manifest = write(tmp_path / "data")
-    assert manifest.counts == {"events": 4, "label_events": 3, "users": 2, "items": 2}
+    assert manifest.counts == {"events": 4, "label_events": 3, "users": 2, "items": 2, "user_rows": 0}
     assert manifest.time_range == (50, 200)
     assert manifest.has_embedding == 2
     assert manifest.noted == {"play_ratio_over_1": 1, "users_with_one_event": 1}

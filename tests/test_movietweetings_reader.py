@@ -43,7 +43,7 @@ def test_ratings_become_events_and_films_the_catalog(source: pathlib.Path, tmp_p
         "rating",
         False,
     )
-    assert manifest.counts == {"events": 4, "label_events": 4, "users": 3, "items": 4}
+    assert manifest.counts == {"events": 4, "label_events": 4, "users": 3, "items": 4, "user_rows": 0}
     assert manifest.time_range == (1381006850, 1587593109)
     # Of user 2's two ratings of Species the earlier is kept, although it comes later in the file.
     assert manifest.dropped == {"duplicate_events": 1, "repeated_ratings": 1}

@@ -100,7 +100,7 @@ def test_events_keep_order_and_lose_duplicates(source: pathlib.Path, tmp_path: p
         True,
     )
     assert keys_of(out) == UNIQUE
-    assert manifest.counts == {"events": 10, "label_events": 7, "users": 3, "items": 6}
+    assert manifest.counts == {"events": 10, "label_events": 7, "users": 3, "items": 6, "user_rows": 0}
     assert manifest.time_range == (0, 15)
     events = rows_of(event_files(str(out)))
     assert [row["play_ratio"] for row in events[:4]] == pytest.approx([1.0, 1.5, np.float32(0.3), None])

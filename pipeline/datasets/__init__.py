@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.datasets.data_directory import Manifest
 
 
 def _reader(module: str) -> Callable[..., Manifest]:
-    def ingest(source: str, out: str, name: str | None = None) -> Manifest:
+    def ingest(source: str, out: str, name: str | None = None, **options: Any) -> Manifest:
         reader = importlib.import_module(f"pipeline.datasets.{module}")
-        return reader.ingest(source, out, name)
+        given = {option: value for option, value in options.items() if value is not None}
+        return reader.ingest(source, out, name, **given)
 
     return ingest
 
 
-# Format name → ingest(source, out, name=None): writes the data directory `out`, returns its manifest and
-# raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data set's identity.
+# Format name → ingest(source, out, name=None, span=None): writes the data directory `out`, returns its
+# manifest and raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data
+# set's identity; `span` is DataDirectoryWriter's. The format "table" also takes `columns`, its column map.
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
     "yambda": _reader("yambda"),
+}
+
+# What each of them reads, in a line.
+FORMAT_HELP: Mapping[str, str] = {
+    "yambda": "Yambda, any size, flat or sequential; `two-tower simulate` writes it too",
+    "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
+    "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
+    "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
+    "table": "any Parquet or CSV files; --columns FILE says what their columns are",
 }

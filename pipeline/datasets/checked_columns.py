@@ -5,13 +5,16 @@ Rows of a Parquet file are counted from 0, as every data frame library counts th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.errors import UserError
 
 # 2100-01-01: what lies beyond is not a time in seconds.
@@ -42,17 +45,35 @@ KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """Opens a Parquet file, of which only the footer is read.
+    """Opens a Parquet file, of which only the footer is read; `path` may be a URL.
 
     Raises:
       UserError: there is no such file, or it is not a whole Parquet file.
     """
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def opened_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """`open_parquet` for a `with` block, at whose end the file is closed."""
+    file = open_parquet(path)
+    try:
+        yield file
+    finally:
+        file.close(force=True)
+
+
+def open_dataset(paths: Sequence[str]) -> pads.Dataset:
+    """Parquet files, local or all on one remote file system, as one Arrow dataset, in their order."""
+    if all(map(storage.is_local, paths)):
+        return pads.dataset([storage.absolute(path) for path in paths], format="parquet")
+    found = [storage.filesystem_of(path) for path in paths]
+    return pads.dataset([name for _, name in found], format="parquet", filesystem=found[0][0])
 
 
 def _damaged(path: str, error: Exception) -> UserError:
@@ -85,13 +106,14 @@ def read_batches(
     Raises:
       UserError: the file ends early or is damaged.
     """
-    file, first_row = open_parquet(path), 0
-    try:
-        for batch in file.iter_batches(batch_size=rows, columns=columns):
-            yield first_row, batch
-            first_row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(path, error) from error
+    first_row = 0
+    with opened_parquet(path) as file:
+        try:
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
+                yield first_row, batch
+                first_row += batch.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:
@@ -124,6 +146,19 @@ def ids(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarra
     if len(values) and values.min() < 0:
         row = int(np.argmax(values < 0))
         raise refuse(path, name, first_row + row, values[row], "is no id: ids are 0 or more.")
+    return values
+
+
+def ranks(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
+    """A column of places in an order as int64[n]: none null, none negative.
+
+    Raises:
+      UserError: the first value that is no rank, with its row.
+    """
+    values = integers(column, path, name, first_row)
+    if len(values) and values.min() < 0:
+        row = int(np.argmax(values < 0))
+        raise refuse(path, name, first_row + row, values[row], "is no rank: an order counts from 0.")
     return values
 
 
