@@ -164,8 +164,12 @@ def create_pipeline(
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
+        features=features,
         source_digest=source_digest(
-            "components/retrieval_evaluator", "components/pusher/versions.py", "trainer/features.py"
+            "components/retrieval_evaluator",
+            "components/pusher/versions.py",
+            "pipeline/feature_specs.py",
+            "trainer/features.py",
         ),
     )
     pusher = Pusher(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -38,6 +39,8 @@ CATEGORICAL, MULTI_VALUED, NUMERIC, TEXT, VECTOR = KINDS = (
     "text",
     "vector",
 )
+# What a request carries where a value is absent; of a vector, in each place.
+ABSENT: dict[str, str | float] = {CATEGORICAL: "", MULTI_VALUED: "", NUMERIC: math.nan, TEXT: "", VECTOR: 0.0}
 # Columns whose kind their type does not tell and their meaning does.
 _KNOWN_KINDS = {"title": TEXT, "release_timestamp": NUMERIC}
 # Every model has these without being told.

@@ -27,9 +27,7 @@ def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:
 
 def _add(schema: schema_pb2.Schema, spec: FeatureSpec) -> None:
     is_number = spec.kind in (NUMERIC, VECTOR)
-    feature = schema.feature.add(
-        name=spec.name, type=schema_pb2.FLOAT if is_number else schema_pb2.BYTES
-    )
+    feature = schema.feature.add(name=spec.name, type=schema_pb2.FLOAT if is_number else schema_pb2.BYTES)
     feature.presence.min_fraction = 1 if spec.kind == VECTOR else 0
     if is_number:
         feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True

@@ -214,10 +214,58 @@ def test_windows_are_read_as_they_were_written(tmp_path: Path, windows: Windows)
             writer.write(example(window))
 
     read = read_windows(str(tmp_path))
+    assert read.user_features == {}
     for field in dataclasses.fields(Windows):
         actual, expected = getattr(read, field.name), getattr(windows, field.name)
+        if field.name == "user_features":
+            continue
         np.testing.assert_array_equal(actual, expected, err_msg=field.name)
         assert actual.dtype == expected.dtype, field.name
+
+
+def test_columns_of_users_go_from_examples_to_requests(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    from pipeline.feature_specs import FeatureSpec, encode_columns
+    from tests.small_world import write_examples
+
+    specs = [
+        FeatureSpec("user_country", "country", "categorical"),
+        FeatureSpec("user_tags", "tags", "multi_valued"),
+        FeatureSpec("user_age", "age", "numeric"),
+        FeatureSpec("user_bio", "bio", "text"),
+        FeatureSpec("user_taste", "taste", "vector", 2),
+    ]
+    # User 8 has no row of his own.
+    users = pa.table(
+        {
+            "country": ["Malmö", None, ""],
+            "tags": pa.array([["a", "b"], None, ["c"]], pa.list_(pa.string())),
+            "age": [0, None, 40],
+            "bio": [None, None, "likes rain"],
+            "taste": pa.array([[0.5, 0.0], None, [1.0, 2.0]], pa.list_(pa.float32())),
+        }
+    )
+    columns = {
+        "user_id": pa.array([[7], [8], [9]], pa.list_(pa.int64())),
+        "history_item_id": pa.array([[1, 2]] * 3, pa.list_(pa.int64())),
+        "history_timestamp": pa.array([[10, 20]] * 3, pa.list_(pa.int64())),
+        "history_event_type": pa.array([[b"listen"] * 2] * 3, pa.list_(pa.binary())),
+        "history_play_ratio": pa.array([[1.0, 1.0]] * 3, pa.list_(pa.float32())),
+        "history_is_organic": pa.array([[1, 1]] * 3, pa.list_(pa.int64())),
+        "request_timestamp": pa.array([[20, 20]] * 3, pa.list_(pa.int64())),
+        "label_step": pa.array([[1, 0]] * 3, pa.list_(pa.int64())),
+        "label_item_id": pa.array([[]] * 3, pa.list_(pa.int64())),
+    }
+    batch = pa.RecordBatch.from_pydict({**columns, **encode_columns(users, specs, "users")})
+    write_examples(tmp_path / "data_tfrecord-0.gz", [batch])
+    windows = read_windows(str(tmp_path), specs)
+    batch = history_batch(windows, all_queries(windows), [2, 0, 1], history_length=2)
+    assert batch["user_country"].tolist() == [b"", "Malmö".encode(), b""]
+    assert batch["user_tags"].tolist() == [[b"c", b""], [b"a", b"b"], [b"", b""]]
+    assert batch["user_age"].tolist()[:2] == [40, 0] and np.isnan(batch["user_age"][2])
+    assert batch["user_bio"].tolist() == [b"likes rain", b"", b""]
+    assert batch["user_taste"].tolist() == [[1, 2], [0.5, 0], [0, 0]]
 
 
 def test_a_split_without_files_is_an_error_that_names_where_it_looked(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ class RetrievalEvaluatorSpec(types.ComponentSpec):
         "evaluation_config": ExecutionParameter(type=str),
         "gate_config": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
+        "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -44,6 +45,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         evaluation_config: str,
         gate_config: str,
         history_length: int,
+        features: str,
         source_digest: str,
     ) -> None:
         """Args:
@@ -53,6 +55,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         evaluation_config: EvaluationConfig as JSON.
         gate_config: GateConfig as JSON.
         history_length: events that a query sees.
+        features: ResolvedFeatures as JSON; those of the users are part of the requests.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
@@ -63,6 +66,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
                 evaluation_config=evaluation_config,
                 gate_config=gate_config,
                 history_length=history_length,
+                features=features,
                 source_digest=source_digest,
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(type=standard_artifacts.ModelBlessing),

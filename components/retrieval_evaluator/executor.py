@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -21,9 +22,16 @@ from components.retrieval_evaluator.baselines import fit_baselines
 from components.retrieval_evaluator.markdown_report import render
 from components.retrieval_evaluator.metrics import Ints, ann_recall, summarize
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from components.retrieval_evaluator.queries import all_queries, read_windows, sample_by_user
+from components.retrieval_evaluator.queries import (
+    LabelSets,
+    Windows,
+    all_queries,
+    read_windows,
+    sample_by_user,
+)
 from components.scann_indexer.executor import PROVENANCE
 from pipeline.configs import EvaluationConfig, GateConfig
+from pipeline.feature_specs import ResolvedFeatures
 from trainer import features
 
 
@@ -39,6 +47,7 @@ class Executor(tfx_evaluator.Executor):
     ) -> None:
         """Refusing a model is a result, not an error: the run goes on, and Pusher pushes nothing."""
         config = EvaluationConfig(**json.loads(exec_properties["evaluation_config"]))
+        gate_config = GateConfig(**json.loads(exec_properties["gate_config"]))
         interactions = artifact_utils.get_single_instance(input_dict["examples"])
         facts = DataFacts.read(interactions)
         model = artifact_utils.get_single_instance(input_dict["model"])
@@ -55,6 +64,7 @@ class Executor(tfx_evaluator.Executor):
         in_sample = np.searchsorted(rows, sampled)
         k = max(config.cutoffs)
         exclude = not facts.repeats_recommendable
+        users = ResolvedFeatures.from_json(exec_properties["features"]).users
         model_path = path_utils.serving_model_path(model.uri)
 
         def ask(path: str, rows: Ints) -> tuple[Ints, Ints, int]:
@@ -65,18 +75,20 @@ class Executor(tfx_evaluator.Executor):
                 k=k,
                 history_length=exec_properties["history_length"],
                 exclude=exclude,
+                users=users,
             )
 
         asked, asked_exactly, catalog_size = ask(model_path, rows)
         served, exact = asked[in_sample], asked_exactly[in_sample]
 
-        def summary(recommended: Ints) -> dict[str, float]:
-            labels = queries.label_item_id
-            return summarize(recommended, labels, queries.user_id, config.cutoffs, catalog_size)
+        def summary(recommended: Ints) -> dict[str, float | None]:
+            metrics = summarize(recommended, queries.labels, queries.user_id, config.cutoffs, catalog_size)
+            return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
         baselines = fit_baselines(
             windows["train"],
             windows["eval"],
+            cutoff=gate_config.cutoff,
             repeats_recommendable=facts.repeats_recommendable,
             seed=config.seed,
         )
@@ -92,18 +104,23 @@ class Executor(tfx_evaluator.Executor):
 
         evaluation: dict[str, Any] = {
             "dataset": facts.dataset,
+            "protocol": facts.protocol,
+            "has_timestamps": facts.has_timestamps,
+            "cutoff": gate_config.cutoff,
             "model": {"uri": model.uri, "digest": digest, "index": provenance["index"]},
             "split": {
                 "train_end": facts.train_end,
                 "eval": [facts.eval_from, facts.eval_to],
                 "test": [facts.test_from, facts.test_to],
             },
+            "catalog": {"items": catalog_size},
             "queries": {
                 "test": len(queries),
                 "users": len(np.unique(queries.user_id)),
                 "available": len(available),
                 "by_users_unknown_to_train": int((~np.isin(queries.user_id, windows["train"].user_id)).sum()),
                 "dropped_repeats": interactions.get_int_custom_property("repeated_labels") or 0,
+                "labels": _labels(queries.labels, windows["train"]),
             },
             "metrics": {"test": summary(served), "test_exact": summary(exact)},
             "baselines": {
@@ -111,13 +128,13 @@ class Executor(tfx_evaluator.Executor):
                 for name, items in recommended.items()
             },
             "ann": {
-                "recall@100": ann_recall(served[:, :100], exact[:, :100]),
+                **{f"recall@{k}": _ann_recall(served[:, :k], exact[:, :k]) for k in config.cutoffs},
                 "kind": provenance["index"]["kind"],
             },
             "blessed_model": blessed,
-            "oracle": oracle.compare(available, rows, asked, recommended) if oracle else None,
+            "oracle": oracle.compare(available, rows, asked, recommended, config.cutoffs) if oracle else None,
         }
-        judgement = gate.judge(evaluation, GateConfig(**json.loads(exec_properties["gate_config"])))
+        judgement = gate.judge(evaluation, gate_config)
         evaluation = {
             "verdict": judgement.verdict,
             "unchanged": bool(blessed and blessed["digest"] == digest),
@@ -174,6 +191,23 @@ class Executor(tfx_evaluator.Executor):
         name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
         with fileio.open(os.path.join(blessing.uri, name), "w") as file:
             file.write("")
+
+
+def _labels(labels: LabelSets, train: Windows) -> dict[str, float]:
+    """How many labels the queries have, and how many of them are items that no train window holds."""
+    counts = labels.counts
+    return {
+        "total": len(labels.item_id),
+        "mean": float(counts.mean()) if len(counts) else 0.0,
+        "median": float(np.median(counts)) if len(counts) else 0.0,
+        "max": int(counts.max(initial=0)),
+        "unknown_to_train": int((~np.isin(labels.item_id, train.item_id)).sum()),
+    }
+
+
+def _ann_recall(served: Ints, exact: Ints) -> float | None:
+    recall = ann_recall(served, exact)
+    return recall if math.isfinite(recall) else None
 
 
 def _provenance(model_path: str) -> dict[str, Any]:

@@ -6,11 +6,13 @@ object of the process that built it. Run as `python -m components.retrieval_eval
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,20 @@ from components.retrieval_evaluator.queries import (
     history_batch,
     read_windows,
 )
+from pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
 
 _QUERIES_PER_BATCH = 256
 
 
 def answers(
-    model_path: str, windows_dir: str, rows: Ints, *, k: int, history_length: int, exclude: bool
+    model_path: str,
+    windows_dir: str,
+    rows: Ints,
+    *,
+    k: int,
+    history_length: int,
+    exclude: bool,
+    users: Sequence[FeatureSpec] = (),
 ) -> tuple[Ints, Ints, int]:
     """The model's recommendations for queries of a split, from a fresh process.
 
@@ -38,6 +48,7 @@ def answers(
       k: how many items a query.
       history_length: events that a request carries.
       exclude: whether what a user had must not be recommended.
+      users: the columns of users/ that the windows carry.
 
     Returns:
       Served and exact recommendations, int64 [Q, k], -1 where there are fewer, and the catalog's size.
@@ -52,6 +63,7 @@ def answers(
         "k": k,
         "history_length": history_length,
         "exclude": exclude,
+        "users": [dataclasses.asdict(spec) for spec in users],
     }
     with tempfile.TemporaryDirectory() as scratch:
         request_file, answer_file = os.path.join(scratch, "request.json"), os.path.join(scratch, "answer.npz")
@@ -78,7 +90,7 @@ def _main(request_file: str, answer_file: str) -> None:
     with open(request_file, encoding="utf-8") as file:
         request: dict[str, Any] = json.load(file)
     k, exclude = request["k"], request["exclude"]
-    windows = read_windows(request["windows_dir"])
+    windows = read_windows(request["windows_dir"], [FeatureSpec(**spec) for spec in request["users"]])
     queries = all_queries(windows).take(np.array(request["rows"], np.int64))
     model = tf.saved_model.load(request["model_path"])
     recommend = model.signatures["serving_default"]
@@ -109,18 +121,34 @@ def _main(request_file: str, answer_file: str) -> None:
     for begin in range(0, len(queries), _QUERIES_PER_BATCH):
         rows = np.arange(begin, min(begin + _QUERIES_PER_BATCH, len(queries)))
         inputs = history_batch(windows, queries, rows, request["history_length"], exclude)
-        batch = {name: tf.constant(values) for name, values in inputs.items()}
-        served_parts.append(recommend(**batch, k=tf.constant(k))["item_id"].numpy())
-        del batch["exclude_item_id"]
+        served_parts.append(recommend(**_taken(recommend, {**inputs, "k": k}))["item_id"].numpy())
         nothing = np.empty([len(rows), 0], np.int64)
         excluded = excluded_items(windows, queries.take(rows)) if exclude else nothing
-        exact_parts.append(exact(embed_query(**batch)["embedding"], excluded))
+        exact_parts.append(exact(embed_query(**_taken(embed_query, inputs))["embedding"], excluded))
     np.savez(
         answer_file,
         served=np.concatenate(served_parts),
         exact=np.concatenate(exact_parts),
         catalog_size=len(catalog),
     )
+
+
+def _taken(signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Of the inputs those that a signature takes, as tensors.
+
+    A model that was blessed earlier may know other columns of users/: what it knows and this data does not
+    have is absent.
+    """
+    import tensorflow as tf
+
+    taken = {}
+    for name, spec in signature.structured_input_signature[1].items():
+        if name in inputs:
+            taken[name] = tf.constant(inputs[name], spec.dtype)
+        else:
+            kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
+            taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
+    return taken
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.feature_specs import ABSENT, MULTI_VALUED, NUMERIC, VECTOR, FeatureSpec
 from trainer import features
 
 Ints = npt.NDArray[np.int64]
@@ -47,6 +49,7 @@ class Windows:
         label_item_id: the set of labels of each window's one query, in the frozen protocol; else empty.
         seen_offsets: [W + 1] int64, into `seen_item_id`.
         seen_item_id: items of the user before the window; empty where repeats may be recommended.
+        user_features: the user's columns by feature name, as requests carry them, [W] or [W, values].
     """
 
     user_id: Ints
@@ -62,6 +65,7 @@ class Windows:
     label_item_id: Ints
     seen_offsets: Ints
     seen_item_id: Ints
+    user_features: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -168,11 +172,12 @@ class Queries:
         return self.labels.take(rows) if name == "labels" else getattr(self, name)[rows]
 
 
-def read_windows(pattern_or_dir: str) -> Windows:
+def read_windows(pattern_or_dir: str, users: Sequence[FeatureSpec] = ()) -> Windows:
     """Reads the windows of one split of InteractionExampleGen's Examples.
 
     Args:
         pattern_or_dir: the split's directory, or a pattern of gzipped TFRecord files.
+        users: the columns of users/ that the windows carry.
 
     Raises:
         FileNotFoundError: no file matches.
@@ -190,6 +195,9 @@ def read_windows(pattern_or_dir: str) -> Windows:
     spec: dict[str, Any] = {name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64)
                             for name in ragged}
     spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
+    for feature in users:
+        kind = tf.float32 if feature.kind in (NUMERIC, VECTOR) else tf.string
+        spec[feature.name] = tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
     batches = tf.data.TFRecordDataset(files, "GZIP").batch(_WINDOWS_PER_BATCH)
     parsed = list(batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).prefetch(2))
 
@@ -209,8 +217,23 @@ def read_windows(pattern_or_dir: str) -> Windows:
         label_item_id=flat(features.LABEL_ITEM_ID),
         seen_offsets=offsets(features.SEEN_ITEM_ID),
         seen_item_id=flat(features.SEEN_ITEM_ID),
+        user_features={
+            feature.name: _as_requested([batch[feature.name] for batch in parsed], feature)
+            for feature in users
+        },
         **{field: flat(name) for name, field in _EVENT_FEATURES.items()},
     )
+
+
+def _as_requested(batches: Sequence[Any], feature: FeatureSpec) -> npt.NDArray[Any]:
+    """Ragged batches [windows, (values)] of a user feature to [W], or [W, values] for many and vectors."""
+    is_list = feature.kind in (MULTI_VALUED, VECTOR)
+    width = feature.width or 1
+    if feature.kind == MULTI_VALUED:
+        width = max(width, *(int(batch.bounding_shape(axis=1)) for batch in batches))
+    absent = ABSENT[feature.kind]
+    rows = np.concatenate([batch.to_tensor(absent, shape=[None, width]).numpy() for batch in batches])
+    return rows if is_list else rows[:, 0]
 
 
 def all_queries(windows: Windows) -> Queries:
@@ -283,7 +306,8 @@ def history_batch(
         exclude: whether to exclude the items that the user already had (`excluded_items`).
 
     Returns:
-        user_id [B], request_timestamp [B], history_* [B, T] and exclude_item_id [B, E] by name.
+        user_id [B], request_timestamp [B], history_* [B, T], exclude_item_id [B, E], and user features [B]
+        or [B, values], by name.
     """
     batch = queries.take(rows)
     length = np.minimum(batch.position + 1, history_length)
@@ -306,6 +330,7 @@ def history_batch(
         features.HISTORY_IS_ORGANIC: gather(windows.is_organic, PADDING),
         features.REQUEST_TIMESTAMP: batch.request_timestamp,
         features.EXCLUDE_ITEM_ID: excluded_items(windows, batch) if exclude else nothing,
+        **{name: values[batch.window] for name, values in windows.user_features.items()},
     }
 
 
