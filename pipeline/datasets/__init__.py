@@ -25,6 +25,7 @@ def _reader(module: str) -> Callable[..., Manifest]:
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
+    "spotify-mpd": _reader("spotify_mpd"),
     "yambda": _reader("yambda"),
 }
 
