@@ -7,19 +7,30 @@ import json
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
-from tfx.components import ExampleValidator, StatisticsGen, Transform
-from tfx.dsl.components.common.resolver import Resolver
+from tfx.components import DistributionValidator, ExampleValidator, StatisticsGen, Transform
+from tfx.dsl.components.common.resolver import Resolver, ResolverStrategy
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import transform_pb2
 from tfx.types import Channel
+from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 import schema
 from components.anomaly_gate.component import AnomalyGate
+from components.approved_statistics.approved import LatestIfAny
+from components.approved_statistics.component import ApprovedStatistics
 from components.catalog_example_gen.component import CatalogExampleGen
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
+from components.comparable_statistics.component import ComparableStatistics
+from components.comparable_statistics.distributions import (
+    DRIFT_PAIR,
+    SKEW_PAIR,
+    compared_for_drift,
+    compared_for_skew,
+    validator_config,
+)
 from components.curated_schema.component import CuratedSchema
 from components.interaction_example_gen.component import InteractionExampleGen
 from components.pusher.component import Pusher
@@ -42,7 +53,12 @@ DESCRIPTIONS = {
     "CatalogSchema": "brings the curated schema of the catalog",
     "ExampleValidator": "holds the windows against their schema",
     "CatalogValidator": "holds the catalog against its schema",
+    "LatestApprovedStatistics": "looks for the statistics to compare with",
+    "ComparableStatistics": "puts what is compared into the same bins",
+    "DriftValidator": "holds train against that of the run before",
+    "SkewValidator": "holds test against train",
     "AnomalyGate": "stops the run on anomalies",
+    "ApprovedStatistics": "keeps the statistics for the next run",
     "Transform": "computes vocabularies, history aggregates and example age",
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
@@ -61,6 +77,7 @@ def create_pipeline(
     config: PipelineConfig,
     resolved: ResolvedFeatures,
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
+    latest_strategy: type[ResolverStrategy] = LatestIfAny,
 ) -> tfx_pipeline.Pipeline:
     """The pipeline from a data directory to a pushed model.
 
@@ -72,6 +89,7 @@ def create_pipeline(
       config: the run's settings.
       resolved: what `config.features` means for the data, by `feature_specs.resolve`.
       metadata_connection_config: the metadata store, for runners that need one.
+      latest_strategy: how the runner knows the latest artifact of a type.
     """
     directory = "pipeline/datasets/data_directory.py"
     windowing = ("components/interaction_example_gen", "trainer/features.py", directory)
@@ -108,10 +126,56 @@ def create_pipeline(
     catalog_validator = ExampleValidator(
         statistics=catalog_statistics.outputs["statistics"], schema=catalog_schema.outputs["schema"]
     ).with_id("CatalogValidator")
+    latest_approved = Resolver(strategy_class=latest_strategy, approved=Channel(type=Statistics)).with_id(
+        "LatestApprovedStatistics"
+    )
+    # Statistics are compared where these are the same: what else changes them is the data.
+    made_with = json.dumps(
+        {
+            "split.protocol": config.split.protocol,
+            "windows.history_length": config.windows.history_length,
+            "windows.positions": config.windows.positions,
+            "features.users": [f"{spec.column}:{spec.kind}" for spec in resolved.users],
+        },
+        sort_keys=True,
+    )
+    comparable = ComparableStatistics(
+        examples=interactions.outputs["examples"],
+        statistics=statistics.outputs["statistics"],
+        approved_before=latest_approved.outputs["approved"].as_optional(),
+        features=features,
+        made_with=made_with,
+        source_digest=source_digest("components/comparable_statistics", "components/approved_statistics"),
+    )
+    drift, skew = (
+        DistributionValidator(
+            statistics=comparable.outputs["comparable"],
+            baseline_statistics=comparable.outputs["comparable"],
+            config=validator_config(compared, limit),
+            include_split_pairs=[pair],
+        ).with_id(name)
+        for name, compared, limit, pair in (
+            ("DriftValidator", compared_for_drift(resolved), config.validation.max_drift, DRIFT_PAIR),
+            ("SkewValidator", compared_for_skew(resolved), config.validation.max_skew, SKEW_PAIR),
+        )
+    )
     anomaly_gate = AnomalyGate(
         interactions=validator.outputs["anomalies"],
         catalog=catalog_validator.outputs["anomalies"],
-        source_digest=source_digest("components/anomaly_gate"),
+        statistics=statistics.outputs["statistics"],
+        catalog_statistics=catalog_statistics.outputs["statistics"],
+        comparable=comparable.outputs["comparable"],
+        drift=drift.outputs["anomalies"],
+        skew=skew.outputs["anomalies"],
+        validation=_json(config.validation),
+        features=features,
+        source_digest=source_digest("components/anomaly_gate", "components/comparable_statistics"),
+    )
+    approved = ApprovedStatistics(
+        examples=interactions.outputs["examples"],
+        statistics=statistics.outputs["statistics"],
+        made_with=made_with,
+        source_digest=source_digest("components/approved_statistics"),
     )
 
     # Test windows are evaluated through the served model, which transforms them itself.
@@ -132,7 +196,7 @@ def create_pipeline(
         disable_statistics=True,
         custom_config={"source_digest": preprocessing},
     ).with_id("CatalogTransform")
-    for after_gate in (transform, catalog_transform):
+    for after_gate in (approved, transform, catalog_transform):
         after_gate.add_upstream_node(anomaly_gate)
 
     trainer = Trainer(
@@ -190,7 +254,12 @@ def create_pipeline(
             catalog_schema,
             validator,
             catalog_validator,
+            latest_approved,
+            comparable,
+            drift,
+            skew,
             anomaly_gate,
+            approved,
             transform,
             catalog_transform,
             trainer,

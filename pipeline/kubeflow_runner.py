@@ -6,9 +6,11 @@ import os
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestArtifactStrategy
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
+from pipeline import storage
 from pipeline.configs import PipelineConfig
 from pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
 from pipeline.datasets.data_directory import Manifest
@@ -19,6 +21,14 @@ from pipeline.feature_specs import resolve
 DATA_PARAMETER = "data"
 DIGEST_PARAMETER = "data_digest"
 PUSH_PARAMETER = "push_directory"
+
+
+def _is_readable(data: str) -> bool:
+    """Can this machine read the data directory? One in a bucket may be for the job's eyes alone."""
+    try:
+        return storage.is_directory(data)
+    except (OSError, UserError):
+        return False
 
 
 def compile_job(
@@ -45,7 +55,7 @@ def compile_job(
         raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
     if not os.path.isdir(folder):
         raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
-    manifest = Manifest.load(data) if data and os.path.isdir(data) else None
+    manifest = Manifest.load(data) if data and _is_readable(data) else None
     pipeline = create_pipeline(
         data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),
         data_digest=(manifest.digest if manifest else RuntimeParameter(name=DIGEST_PARAMETER, ptype=str)),
@@ -53,6 +63,8 @@ def compile_job(
         push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
         config=config,
         resolved=resolve(config.features, manifest),
+        # The only one that TFX can write into a job; there it finds nothing where there is nothing.
+        latest_strategy=LatestArtifactStrategy,
     )
     kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(

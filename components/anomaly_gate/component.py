@@ -1,39 +1,68 @@
-"""AnomalyGate: ExampleValidator records anomalies, this component stops the run on them.
+"""AnomalyGate: the validators record what they find, this component stops the run on it.
 
 (`@component` reads annotations: no postponed evaluation in this module.)
 """
 
-from tfx.dsl.component.experimental.annotations import InputArtifact, Parameter
+import json
+
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils
-from tfx.types.standard_artifacts import ExampleAnomalies
+from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
-from components.anomaly_gate import anomalies
-from pipeline.errors import UserError
+from components.anomaly_gate import verdict
+from components.comparable_statistics.distributions import NO_DRIFT_REASON
+from pipeline.configs import ValidationConfig
+from pipeline.feature_specs import ResolvedFeatures
 
 
 @component
 def AnomalyGate(
     interactions: InputArtifact[ExampleAnomalies],
     catalog: InputArtifact[ExampleAnomalies],
+    statistics: InputArtifact[ExampleStatistics],
+    catalog_statistics: InputArtifact[ExampleStatistics],
+    comparable: InputArtifact[ExampleStatistics],
+    drift: InputArtifact[ExampleAnomalies],
+    skew: InputArtifact[ExampleAnomalies],
+    report: OutputArtifact[ExampleAnomalies],
+    validation: Parameter[str],
+    features: Parameter[str],
     source_digest: Parameter[str],
 ) -> None:
-    """Raises UserError with every anomaly of the interactions and of the catalog, by feature.
+    """Raises UserError with all that is wrong, in words; else `report` says what was checked.
 
-    `source_digest` is for the cache alone: edited code runs again.
+    Args:
+      interactions, catalog: what ExampleValidator found of the windows and of the items.
+      statistics, catalog_statistics: of which splits, and what values there are.
+      comparable: what the DistributionValidators compared (see ComparableStatistics).
+      drift, skew: what they measured.
+      report: gets `report.json`, see `verdict.Report`.
+      validation: ValidationConfig as JSON.
+      features: ResolvedFeatures as JSON.
+      source_digest: for the cache alone: edited code runs again.
     """
     del source_digest
-    found = [
-        f"{name} / {line}"
-        for name, artifact in (("interactions", interactions), ("catalog", catalog))
-        for line in anomalies.describe(
-            artifact.uri,
-            artifact_utils.decode_split_names(artifact.split_names),
-        )
-    ]
-    if found:
-        raise UserError(
-            "The data does not match its schema (schema/interactions.pbtxt, schema/catalog.pbtxt):\n  "
-            + "\n  ".join(found)
-            + "\nMend the data and ingest it again, or change the schema if it is the schema that is wrong."
-        )
+
+    def of_splits(artifact, names=None):  # type: ignore[no-untyped-def]
+        return {
+            split: stats_artifact_utils.load_statistics(artifact, split).proto().datasets[0]
+            for split in names or artifact_utils.decode_split_names(artifact.split_names)
+        }
+
+    found = verdict.Report.of(
+        tables={
+            "interactions": (interactions.uri, of_splits(statistics)),
+            "catalog": (catalog.uri, of_splits(catalog_statistics)),
+        },
+        comparable=of_splits(comparable),
+        no_drift_reason=comparable.get_string_custom_property(NO_DRIFT_REASON),
+        drift_uri=drift.uri,
+        skew_uri=skew.uri,
+        validation=ValidationConfig(**json.loads(validation)),
+        resolved=ResolvedFeatures.from_json(features),
+    )
+    found.raise_if_stopped()
+    report.split_names = artifact_utils.encode_split_names([])
+    found.write(report.uri)

@@ -1,0 +1,157 @@
+"""Drift and skew, judged: TFX's DistributionValidator measures distances, this says what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
+
+from components.anomaly_gate.anomalies import shares, values_of
+from components.comparable_statistics.distributions import (
+    L_INFINITY,
+    WINDOW_EVENTS,
+    Compared,
+    of_feature,
+)
+
+HOLDS, EXCEEDS, NOT_JUDGED = "holds", "exceeds", "not judged"
+# Of fewer windows a distance is chance as much as change: of 30, a share of a half is measured to ±0.09.
+LEAST_WINDOWS = 30
+# A value that this share of the baseline had is missed where there is none of it, though its share is below
+# any sensible limit, if there should have been so many: that all of them are missing is no chance then.
+_LEAST_SHARE, _LEAST_EXPECTED = 0.005, 100
+# How many of a feature's values are told, those that moved most.
+_TOLD = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """The two sides of a comparison: what they are called, and the setting that limits their distance."""
+
+    kind: str  # drift or skew
+    examined: str
+    baseline: str
+    setting: str
+
+
+DRIFT = Sides("drift", "train", "train of the run before", "validation.max_drift")
+SKEW = Sides("skew", "test", "train", "validation.max_skew")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A feature's distance between two sides; `words` say what differs, and are empty where it holds."""
+
+    kind: str
+    feature: str
+    measure: str
+    distance: float | None
+    limit: float
+    verdict: str
+    words: str = ""
+
+    @property
+    def line(self) -> str:
+        """As it stands in a report."""
+        if self.distance is None:
+            return f"{self.kind}: {self.feature}: {self.words}"
+        found = f"{self.kind}: {self.feature}: {self.measure} {self.distance:.2f}, limit {self.limit:g}"
+        return f"{found}. {self.words}" if self.words else found
+
+
+def judge(
+    sides: Sides,
+    anomalies: anomalies_pb2.Anomalies,
+    baseline: statistics_pb2.DatasetFeatureStatistics,
+    examined: statistics_pb2.DatasetFeatureStatistics,
+    compared: list[Compared],
+    limit: float,
+) -> Iterator[Comparison]:
+    """Yields each compared feature's verdict; nothing where the limit is 0.
+
+    Args:
+      sides: what is compared with what.
+      anomalies: what DistributionValidator wrote; its measurements count, whether it found an anomaly or not.
+      baseline, examined: the statistics that it compared.
+      compared: the features.
+      limit: the greatest distance that is let pass.
+    """
+    if not limit:
+        return
+    distances = {
+        ".".join(info.path.step): info.drift_measurements[0].value
+        for info in anomalies.drift_skew_info
+        if info.drift_measurements
+    }
+    few = min(baseline.num_examples, examined.num_examples)
+    for one in compared:
+        before, after = of_feature(baseline, one.name), of_feature(examined, one.name)
+        distance = distances.get(one.name)
+        verdict, words = HOLDS, ""
+        if before is None and after is None:
+            continue  # a column without any value, which the schema allows
+        if before is None or after is None:
+            verdict, words = EXCEEDS, _absent(sides, before, after)
+        elif distance is not None and distance > limit:
+            verdict, words = EXCEEDS, _difference(sides, one, before, after)
+        elif one.measure == L_INFINITY and (gone := _gone(before, after)):
+            verdict, words = EXCEEDS, f"Of {sides.baseline} {gone}, and none of {sides.examined}."
+        if verdict == EXCEEDS and few < LEAST_WINDOWS:
+            verdict = NOT_JUDGED
+            words = f"There are too few windows to tell ({few}; {LEAST_WINDOWS} are needed). {words}"
+        yield Comparison(sides.kind, one.name, one.measure, distance, limit, verdict, words.strip())
+
+
+def _gone(before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics) -> str:
+    """Values that the baseline has and the examined side has none of, or ""."""
+    then, now = shares(before.string_stats), shares(after.string_stats)
+    values = after.string_stats.common_stats.tot_num_values
+    gone = [
+        f"{share:.1%} are {label!r}"
+        for label, share in then.items()
+        if label not in now and share >= _LEAST_SHARE and share * values >= _LEAST_EXPECTED
+    ]
+    return " and ".join(gone)
+
+
+def _absent(
+    sides: Sides,
+    before: statistics_pb2.FeatureNameStatistics | None,
+    after: statistics_pb2.FeatureNameStatistics | None,
+) -> str:
+    """One of the two has no value at all."""
+    having, lacking, feature = sides.baseline, sides.examined, before
+    if feature is None:
+        having, lacking, feature = sides.examined, sides.baseline, after
+    assert feature is not None
+    return f"No window of {lacking} has a value, and of {having} many: {values_of(feature, 0)}"
+
+
+def _difference(
+    sides: Sides,
+    compared: Compared,
+    before: statistics_pb2.FeatureNameStatistics,
+    after: statistics_pb2.FeatureNameStatistics,
+) -> str:
+    if compared.measure == L_INFINITY:
+        then, now = shares(before.string_stats), shares(after.string_stats)
+        change = {label: now.get(label, 0) - then.get(label, 0) for label in then.keys() | now.keys()}
+        moved = sorted(change, key=lambda label: -abs(change[label]))[:_TOLD]
+        told = ", ".join(
+            f"{label!r} from {then.get(label, 0):.1%} to {now.get(label, 0):.1%}" for label in moved
+        )
+        return f"From {sides.baseline} to {sides.examined} the shares moved most of {told}."
+    parts = []
+    for side, feature in ((sides.baseline, before), (sides.examined, after)):
+        sentences = values_of(feature, feature.num_stats.common_stats.num_non_missing)
+        parts.append(f"In {side}: {sentences[0].lower()}{sentences[1:]}")
+    then_median, now_median = before.num_stats.median, after.num_stats.median
+    hint = ""
+    if compared.name != WINDOW_EVENTS and then_median > 0 and now_median > 0:
+        factor = now_median / then_median
+        for power in (100, 1_000):
+            for ratio, name in ((factor, f"{power}"), (1 / factor, f"1/{power}")):
+                if 0.5 * power <= ratio <= 2 * power:
+                    hint = f" The medians differ by a factor of about {name}: another unit?"
+    return " ".join(parts) + hint

@@ -1,0 +1,1 @@
+"""ComparableStatistics: statistics with the same bins on both sides, for TFX's DistributionValidator."""

@@ -1,0 +1,70 @@
+"""ComparableStatistics: puts beside each other what is to be compared, in the same bins.
+
+(`@component` reads annotations: no postponed evaluation in this module.)
+"""
+
+import json
+
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.types.experimental.simple_artifacts import Statistics
+from tfx.types.standard_artifacts import Examples, ExampleStatistics
+
+from components.approved_statistics import approved
+from components.comparable_statistics import distributions
+from components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
+from components.interaction_example_gen.facts import DataFacts
+from pipeline.feature_specs import ResolvedFeatures
+
+
+@component
+def ComparableStatistics(
+    examples: InputArtifact[Examples],
+    statistics: InputArtifact[ExampleStatistics],
+    comparable: OutputArtifact[ExampleStatistics],
+    features: Parameter[str],
+    made_with: Parameter[str],
+    source_digest: Parameter[str],
+    approved_before: InputArtifact[Statistics] = None,
+) -> None:
+    """Writes the splits `before` and `now` (train of the last approved run and this one's), `train`, `test`.
+
+    Args:
+      examples: the windows, which know their data set's name.
+      statistics: theirs.
+      comparable: what TFX's DistributionValidator compares.
+      features: ResolvedFeatures as JSON.
+      made_with: the settings that shape a window, as JSON: statistics of windows that were made with others,
+        or of another data set, are not compared with. `now` then stands on both sides.
+      source_digest: for the cache alone: edited code runs again.
+      approved_before: statistics of the last run that the gate let pass, where there is one.
+    """
+    del source_digest
+    resolved = ResolvedFeatures.from_json(features)
+    train, test = (
+        stats_artifact_utils.load_statistics(statistics, split).proto().datasets[0]
+        for split in ("train", "test")
+    )
+    reason, before = approved.baseline_of(
+        approved_before, DataFacts.read(examples).dataset, json.loads(made_with)
+    )
+    pairs = {
+        DRIFT_PAIR: distributions.comparable(
+            train if before is None else before, train, distributions.compared_for_drift(resolved)
+        ),
+        SKEW_PAIR: distributions.comparable(train, test, distributions.compared_for_skew(resolved)),
+    }
+    comparable.split_names = artifact_utils.encode_split_names([*DRIFT_PAIR, *SKEW_PAIR])
+    comparable.set_string_custom_property(NO_DRIFT_REASON, reason)
+    for (examined_split, baseline_split), (baseline, examined) in pairs.items():
+        for split, content in ((examined_split, examined), (baseline_split, baseline)):
+            folder = artifact_utils.get_split_uri([comparable], split)
+            fileio.makedirs(folder)
+            with fileio.open(f"{folder}/{stats_artifact_utils.BINARY_PB_BASENAME}", "wb") as file:
+                file.write(
+                    statistics_pb2.DatasetFeatureStatisticsList(datasets=[content]).SerializeToString()
+                )

@@ -1,0 +1,193 @@
+"""What is compared between two sets of windows, and how: see docs/decisions/0008-comparable-statistics.md.
+
+Not compared: item ids and user ids (which items are played changes every day, and is what the model learns),
+absolute times (they move on by nature), texts and vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from tensorflow_metadata.proto.v0 import statistics_pb2
+from tfx.proto import distribution_validator_pb2
+
+from pipeline.feature_specs import CATEGORICAL, MULTI_VALUED, NUMERIC, ResolvedFeatures
+from trainer import features
+
+Array = np.ndarray
+Statistics = statistics_pb2.DatasetFeatureStatistics
+FeatureStatistics = statistics_pb2.FeatureNameStatistics
+
+# The largest difference of any value's share, of categories; the Jensen-Shannon divergence (to base 2), of
+# numbers. Both lie between 0 (the same) and 1.
+L_INFINITY = "L-infinity distance"
+JENSEN_SHANNON = "Jensen-Shannon divergence"
+
+# Not a feature of a window but its number of events.
+WINDOW_EVENTS = "window_events"
+
+# Pairs of splits of what is compared, as a DistributionValidator names them: what is examined, its baseline.
+DRIFT_PAIR = ("now", "before")
+SKEW_PAIR = ("test", "train")
+# Custom property of what is compared: why drift is not looked for, or "".
+NO_DRIFT_REASON = "no_drift_reason"
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """A feature and how its distributions are compared."""
+
+    name: str
+    measure: str
+
+
+def compared_for_skew(resolved: ResolvedFeatures) -> list[Compared]:
+    """What train and test must agree on.
+
+    Neither label_step nor the number of events a window: test windows are made differently (few queries after
+    much context; one query a user in the frozen and leave-one-out protocols).
+    """
+    return [
+        Compared(features.HISTORY_EVENT_TYPE, L_INFINITY),
+        Compared(features.HISTORY_PLAY_RATIO, JENSEN_SHANNON),
+        Compared(features.HISTORY_IS_ORGANIC, JENSEN_SHANNON),
+        *(
+            Compared(spec.name, JENSEN_SHANNON if spec.kind == NUMERIC else L_INFINITY)
+            for spec in resolved.users
+            if spec.kind in (CATEGORICAL, MULTI_VALUED, NUMERIC)
+        ),
+    ]
+
+
+def compared_for_drift(resolved: ResolvedFeatures) -> list[Compared]:
+    """What train must agree on with the train split of the run before."""
+    return [
+        *compared_for_skew(resolved),
+        Compared(features.LABEL_STEP, JENSEN_SHANNON),
+        Compared(WINDOW_EVENTS, JENSEN_SHANNON),
+    ]
+
+
+def validator_config(
+    compared: list[Compared], limit: float
+) -> distribution_validator_pb2.DistributionValidatorConfig:
+    """The settings of a DistributionValidator; with the limit 0 it compares nothing."""
+    config = distribution_validator_pb2.DistributionValidatorConfig()
+    for one in compared if limit else []:
+        feature = config.default_slice_config.feature.add()
+        feature.path.step.append(one.name)
+        if one.measure == L_INFINITY:
+            feature.distribution_comparator.infinity_norm.threshold = limit
+        else:
+            feature.distribution_comparator.jensen_shannon_divergence.threshold = limit
+    return config
+
+
+def comparable(
+    baseline: Statistics, examined: Statistics, compared: list[Compared]
+) -> tuple[Statistics, Statistics]:
+    """Both sides' statistics of the compared features, numbers counted in the same bins.
+
+    TFDV's Jensen-Shannon divergence reads the histogram of 10 equal-width buckets between a side's own least
+    and greatest value. One play ratio of 100 among 10,000 puts all others into one bucket: TFDV finds 0.80
+    between two samples of the same distribution, and 0.00 where all other values became 0. Here the bins lie
+    between the baseline's deciles (and each value that makes up two tenths or more of it has its own), which
+    are TFDV's quantiles; the histogram that is compared has the bins' numbers for values.
+
+    A feature without any value on a side is left out of that side.
+    """
+    sides = [_with_window_events(baseline), _with_window_events(examined)]
+    results = [Statistics(name=side.name, num_examples=side.num_examples) for side in (baseline, examined)]
+    for one in compared:
+        found = [of_feature(side, one.name) for side in sides]
+        edges = None
+        if one.measure == JENSEN_SHANNON:
+            known = next((feature for feature in found if feature is not None), None)
+            if known is None:
+                continue
+            edges = bin_edges(quantiles(known))
+        for result, feature in zip(results, found, strict=True):
+            if feature is None:
+                continue
+            copy = result.features.add()
+            copy.CopyFrom(feature)
+            copy.ClearField("name")
+            copy.path.step[:] = [one.name]
+            if edges is not None:
+                _replace_histogram(copy, masses(quantiles(feature), edges))
+    return results[0], results[1]
+
+
+def of_feature(statistics: Statistics, name: str) -> FeatureStatistics | None:
+    """A feature's statistics; None where no window has a value of it."""
+    for feature in statistics.features:
+        if feature.name == name or list(feature.path.step) == [name]:
+            kind = feature.WhichOneof("stats")
+            return feature if kind and getattr(feature, kind).common_stats.num_non_missing else None
+    return None
+
+
+def quantiles(feature: FeatureStatistics) -> statistics_pb2.Histogram:
+    """A numeric feature's histogram of equal counts."""
+    for histogram in feature.num_stats.histograms:
+        if histogram.type == statistics_pb2.Histogram.QUANTILES:
+            return histogram
+    raise ValueError(f"{feature.path.step}: the statistics have no quantiles; StatisticsGen computes them.")
+
+
+def bin_edges(histogram: statistics_pb2.Histogram) -> Array:
+    """Upper edges (inclusive) of the bins, ascending; above the last one is another bin.
+
+    The inner quantiles, and for a value that two neighbouring quantiles agree on also the number just below
+    it, so that this value alone is a bin.
+    """
+    buckets = histogram.buckets
+    bounds = np.array([buckets[0].low_value, *(bucket.high_value for bucket in buckets)])
+    repeated = bounds[1:][np.diff(bounds) == 0]
+    return np.unique(np.concatenate([bounds[1:-1], repeated, np.nextafter(repeated, -np.inf)]))
+
+
+def masses(histogram: statistics_pb2.Histogram, edges: Array) -> Array:
+    """Number of values in each bin, [len(edges) + 1]; within a bucket they are taken to lie evenly."""
+    below = np.zeros(len(edges))
+    total = 0.0
+    for bucket in histogram.buckets:
+        width = bucket.high_value - bucket.low_value
+        if width > 0:
+            share = np.clip((edges - bucket.low_value) / width, 0, 1)
+        else:
+            share = edges >= bucket.high_value
+        below += bucket.sample_count * share
+        total += bucket.sample_count
+    return np.maximum(np.diff(np.concatenate([[0.0], below, [total]])), 0)
+
+
+def _with_window_events(statistics: Statistics) -> Statistics:
+    """Adds the number of events a window as if it were a feature: TFDV compares values alone."""
+    result = Statistics()
+    result.CopyFrom(statistics)
+    items = of_feature(statistics, features.HISTORY_ITEM_ID)
+    if items is not None:
+        common = items.num_stats.common_stats
+        added = result.features.add(type=FeatureStatistics.INT)
+        added.path.step.append(WINDOW_EVENTS)
+        added.num_stats.common_stats.num_non_missing = common.num_non_missing
+        added.num_stats.common_stats.tot_num_values = common.num_non_missing
+        added.num_stats.common_stats.min_num_values = added.num_stats.common_stats.max_num_values = 1
+        added.num_stats.mean = common.avg_num_values
+        added.num_stats.min, added.num_stats.max = common.min_num_values, common.max_num_values
+        lengths = added.num_stats.histograms.add()
+        lengths.CopyFrom(common.num_values_histogram)
+        lengths.type = statistics_pb2.Histogram.QUANTILES
+        added.num_stats.median = lengths.buckets[len(lengths.buckets) // 2].low_value
+    return result
+
+
+def _replace_histogram(feature: FeatureStatistics, counts: Array) -> None:
+    kept = quantiles(feature)
+    binned = statistics_pb2.Histogram(type=statistics_pb2.Histogram.STANDARD)
+    for number, count in enumerate(counts):
+        binned.buckets.add(low_value=number, high_value=number + 1, sample_count=count)
+    del feature.num_stats.histograms[:]
+    feature.num_stats.histograms.extend([binned, kept])
