@@ -7,7 +7,9 @@ import takes half a minute, is loaded by the commands that need it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import datetime
 import difflib
 import io
 import json
@@ -18,6 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline import configs
+from pipeline.datasets import FORMAT_HELP
 from pipeline.errors import UserError
 
 EXIT_FAILURE = 1
@@ -25,6 +28,8 @@ EXIT_USER_ERROR = 2
 EXIT_REFUSED = 3
 _EXIT_INTERRUPTED = 130
 _HELP_WIDTH = 79
+# The one format whose columns the user names.
+_TABLE = "table"
 
 _OVERVIEW = """\
 Trains, checks and serves a recommender from a log of who listened to (or watched, or rated) what, when.
@@ -115,20 +120,43 @@ def _parser() -> argparse.ArgumentParser:
         "ingest",
         _ingest,
         "turn a data set's own files into a data directory",
-        "Reads a data set in its own file format and writes a data directory: Parquet tables of events and "
-        "items that look the same for every data set. What is dropped or repaired on the way is counted and "
-        "printed.",
-        epilog="formats:\n"
-        "  yambda          Yambda's flat layout, of any size; `two-tower simulate` writes it too\n"
-        "  movietweetings  ratings.dat and movies.dat of MovieTweetings",
+        "Reads a data set in its own file format and writes a data directory: Parquet tables of events, "
+        "items and users that look the same for every data set. What is dropped or repaired on the way is "
+        "counted and printed. With --describe it shows what a data directory holds.",
+        epilog=_formats(),
     )
-    ingest.add_argument("format", metavar="FORMAT", help="yambda or movietweetings")
-    ingest.add_argument("source", metavar="SRC", help="directory with the data set's files")
-    ingest.add_argument("out", metavar="OUT", help="data directory to write; replaces an earlier one")
+    ingest.usage = (
+        "two-tower ingest FORMAT SRC OUT [--name NAME] [--span N] [--columns FILE]\n"
+        "       two-tower ingest --describe DIR"
+    )
+    ingest.add_argument("format", metavar="FORMAT", nargs="?", help="one of those listed below")
+    ingest.add_argument("source", metavar="SRC", nargs="?", help="directory with the data set's files")
+    ingest.add_argument(
+        "out",
+        metavar="OUT",
+        nargs="?",
+        help="data directory to write, a path or URL (gs://...); replaces an earlier one, or a span of it",
+    )
     ingest.add_argument(
         "--name",
         help="the data set's identity, kept while it grows: models of different data sets are not compared "
         "(default: the format's name, or the simulation's)",
+    )
+    ingest.add_argument(
+        "--span",
+        metavar="N",
+        help="write SRC as one span of OUT, beside the spans that are there: a number of days since "
+        "1970-01-01 on the data's own clock, a date (2024-05-31), or auto, the day of the newest event",
+    )
+    ingest.add_argument(
+        "--columns",
+        metavar="FILE",
+        help=f"YAML file that says what the source's columns are; for the format {_TABLE} only",
+    )
+    ingest.add_argument(
+        "--describe",
+        metavar="DIR",
+        help="show what the data directory DIR holds: counts, time, users, items, repeats, columns",
     )
 
     run = command(
@@ -142,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
         "misses a threshold is refused: nothing is published, and what was published before stays.",
         epilog=_all_settings(),
     )
-    run.add_argument("--data", metavar="DIR", help="data directory, as `two-tower ingest` writes it")
+    run.add_argument(
+        "--data", metavar="DIR", help="data directory, as `two-tower ingest` writes it; a path or gs://..."
+    )
     run.add_argument("--output", metavar="DIR", help="directory for models, reports and logs")
     _add_settings(run)
     run.add_argument(
@@ -207,6 +237,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _formats() -> str:
+    width = max(map(len, FORMAT_HELP))
+    return "formats:\n" + "\n".join(f"  {name:<{width}}  {text}" for name, text in FORMAT_HELP.items())
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     presets = "; ".join(f"{name}: {text}" for name, text in configs.PRESET_HELP.items())
     parser.add_argument(
@@ -254,16 +289,51 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _ingest(options: argparse.Namespace) -> int:
+    positions = {"FORMAT": options.format, "SRC": options.source, "OUT": options.out}
+    if options.describe is not None:
+        others = {**positions, "--name": options.name, "--span": options.span, "--columns": options.columns}
+        if extra := [name for name, value in others.items() if value is not None]:
+            raise UserError(
+                f"--describe DIR shows a data directory and ingests nothing: leave out {extra[0]}."
+            )
+        from pipeline.datasets import description
+
+        print(description.render(description.describe(options.describe, _tell_progress)))
+        return 0
+    if missing := [name for name, value in positions.items() if value is None]:
+        raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")
+
     from pipeline.datasets import FORMATS, ingest_report
 
     if options.format not in FORMATS:
         nearest = difflib.get_close_matches(options.format, FORMATS, n=1, cutoff=0)[0]
         known = ", ".join(sorted(FORMATS))
         raise UserError(f"there is no format '{options.format}'; the nearest is '{nearest}' of {known}.")
-    manifest = FORMATS[options.format](options.source, options.out, options.name)
+    given: dict[str, Any] = {"span": _span(options.span)}
+    if options.columns is not None:
+        if options.format != _TABLE:
+            raise UserError(
+                f"--columns is for the format '{_TABLE}'; the columns of '{options.format}' are known."
+            )
+        given["columns"] = options.columns
+    manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
     print(ingest_report.render(manifest))
     print(f"Next: two-tower run --data {options.out} --output DIR")
     return 0
+
+
+def _span(text: str | None) -> int | str | None:
+    """--span as the writer takes it."""
+    if text is None or text == "auto":
+        return text
+    with contextlib.suppress(ValueError):
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return (datetime.date.fromisoformat(text) - datetime.date(1970, 1, 1)).days
+    raise UserError(
+        f"--span {text}: a span is a number of days since 1970-01-01 on the data's own clock, a date such as "
+        "2024-05-31, or auto, the day of the newest event."
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -413,12 +483,19 @@ def _some_listener(data: str, label_event: str) -> int:
     import numpy as np
     import pyarrow.dataset as pads
 
+    from pipeline.datasets.checked_columns import open_dataset
     from pipeline.datasets.data_directory import event_files
 
-    events = pads.dataset(event_files(data), format="parquet")
+    events = open_dataset(event_files(data))
     listens = events.to_table(columns=["user_id"], filter=pads.field("event_type") == label_event)
     users, counts = np.unique(listens["user_id"].to_numpy(), return_counts=True)
     return int(users[counts >= min(20, counts.max())][0])
+
+
+def _tell_progress(line: str) -> None:
+    """What is shown while one waits, and is no part of the output."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _tell(line: str) -> None:

@@ -19,7 +19,7 @@ from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from pipeline import console
+from pipeline import console, storage
 from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
 from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
 from pipeline.datasets.data_directory import Manifest, verify
@@ -107,7 +107,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
     """Runs the pipeline; False if nothing was launched, as when `tfx pipeline create` only draws it.
 
     Args:
-      data: a data directory.
+      data: a data directory, a path or URL.
       output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one
         in the same place stopped.
       config: the settings.
@@ -116,7 +116,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
       UserError: the data or the settings are at fault.
       ComponentFailed: anything else went wrong.
     """
-    data, output = os.path.abspath(data), os.path.abspath(output)
+    data, output = storage.absolute(data), os.path.abspath(output)
     manifest = verify(data)
     resolved = resolve(config.features, manifest)
     log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import console as terminal
+from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.report import newest_version
 from trainer import features
@@ -117,7 +118,7 @@ def recommend(
         raise UserError("Ids are not negative: a negative one stands for padding.")
     data = data or provenance["data"]
     notes: list[str] = []
-    has_data = os.path.isfile(os.path.join(data, "manifest.json"))
+    has_data = storage.is_file(storage.join(data, "manifest.json"))
     if user is not None:
         if not has_data:
             raise UserError(
@@ -208,9 +209,10 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     import numpy as np
     import pyarrow.dataset as pads
 
+    from pipeline.datasets.checked_columns import open_dataset
     from pipeline.datasets.data_directory import event_files
 
-    events = pads.dataset(event_files(data), format="parquet")
+    events = open_dataset(event_files(data))
     names = ("item_id", "timestamp", "event_type", "play_ratio", "is_organic")
     table = events.to_table(
         columns=[name for name in names if name in events.schema.names], filter=pads.field("user_id") == user
@@ -245,9 +247,10 @@ def _or_unknown(table: pa.Table, column: str) -> list[Any]:
 def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
     import pyarrow.dataset as pads
 
+    from pipeline.datasets.checked_columns import open_dataset
     from pipeline.datasets.data_directory import item_files
 
-    items = pads.dataset(item_files(data), format="parquet")
+    items = open_dataset(item_files(data))
     if "title" not in items.schema.names:
         return {}
     found = items.to_table(columns=["item_id", "title"], filter=pads.field("item_id").isin(sorted(item_ids)))

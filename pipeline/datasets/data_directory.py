@@ -909,9 +909,11 @@ def user_files(directory: str) -> list[str]:
 
 def oracle_file(directory: str, name: str) -> str | None:
     """The path of a file of oracle/, such as "queries.parquet"; None where there is none."""
-    wanted = f"{ORACLE}/{name}"
+    if storage.is_local(directory):
+        path = storage.join(directory, ORACLE, name)
+        return path if storage.is_file(path) else None
     for file in Manifest.load(directory).files:
-        if file.path == wanted or _plain_path(file.path) == wanted:
+        if _plain_path(file.path) == f"{ORACLE}/{name}":
             return storage.join(directory, file.path)
     return None
 

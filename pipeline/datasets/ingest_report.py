@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 
-from pipeline.datasets.data_directory import Manifest
+from pipeline.datasets.data_directory import DAY, Manifest
 
-_DAY = 86_400
+_SHOWN_SPANS = 3
 # Times of data sets such as Yambda count from an origin of their own; what lies after 1990 is a date.
 _OLDEST_DATE = 631_152_000
 
@@ -25,8 +25,26 @@ def render(manifest: Manifest) -> str:
         f"Users      {counts['users']:,}",
         f"Items      {counts['items']:,}, {content}; an item may be recommended to a user "
         + ("again" if manifest.repeats_recommendable else "only once"),
-        f"Time       {_time_range(*manifest.time_range)}",
+        "Time       "
+        + (
+            time_range(*manifest.time_range)
+            if manifest.has_timestamps
+            else "none: the events have an order within their user"
+        ),
     ]
+    if counts["user_rows"]:
+        columns = ", ".join(name for name in manifest.columns["users"] if name != "user_id")
+        lines.insert(3, f"           {counts['user_rows']:,} in users/ ({columns or 'no columns'})")
+    if manifest.has_splits:
+        lines.append("Splits     the events' own (split: train, eval, test)")
+    if manifest.spans:
+        shown = manifest.spans[-_SHOWN_SPANS:]
+        told = ", ".join(
+            f"{span_name(span)} with {manifest.span_counts[str(span)]['events']:,} events"
+            for span in shown
+        )
+        earlier = f"; {len(manifest.spans) - len(shown)} earlier" if len(manifest.spans) > len(shown) else ""
+        lines.append(f"Spans      {told}{earlier}")
     for heading, found in (
         ("Dropped", manifest.dropped),
         ("Repaired", manifest.repaired),
@@ -37,9 +55,21 @@ def render(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _time_range(first: int, last: int) -> str:
-    days = f"{(last - first) / _DAY:,.1f} days"
+def time_range(first: int, last: int) -> str:
+    """The time from one second to another, in words."""
+    days = f"{(last - first) / DAY:,.1f} days"
     if first < _OLDEST_DATE:
-        return f"{days} (from day {first / _DAY:,.1f} to day {last / _DAY:,.1f} of the data set's own clock)"
-    dates = (datetime.datetime.fromtimestamp(time, datetime.timezone.utc).date() for time in (first, last))
-    return f"{days} ({' to '.join(map(str, dates))})"
+        return f"{days} (from day {first / DAY:,.1f} to day {last / DAY:,.1f} of the data set's own clock)"
+    return f"{days} ({day_name(first // DAY)} to {day_name(last // DAY)})"
+
+
+def span_name(span: int) -> str:
+    """A span's number, and its date where the clock tells dates."""
+    return f"{span} ({day_name(span)})" if span * DAY >= _OLDEST_DATE else str(span)
+
+
+def day_name(day: int) -> str:
+    """A day by its date, or by its number where the clock does not tell dates."""
+    if day * DAY < _OLDEST_DATE:
+        return f"day {day:,}"
+    return str(datetime.date(1970, 1, 1) + datetime.timedelta(days=int(day)))

@@ -67,5 +67,5 @@ def test_data_and_root_are_written_into_the_job(tmp_path: Path, whole: Path) -> 
 
 def test_the_digest_of_data_that_only_the_steps_can_read_is_asked_for(tmp_path: Path) -> None:
     # Its address stays while it grows: as a key of the cache it would hide new data.
-    _, spec = compiled(tmp_path, "--data", "gs://bucket/data", "--root", "gs://bucket/root")
+    _, spec = compiled(tmp_path, "--data", "memory://bucket/data", "--root", "gs://bucket/root")
     assert set(spec.root.input_definitions.parameters) == {"data_digest"}
