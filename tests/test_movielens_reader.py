@@ -331,6 +331,19 @@ def test_a_release_is_read_from_a_url(tmp_path: pathlib.Path) -> None:
     assert FORMATS["movielens"]("memory://ml-1m", str(tmp_path / "b")).digest == digest
 
 
+def test_ratings_of_another_day_become_a_span_of_the_same_directory(tmp_path: pathlib.Path) -> None:
+    out, later = tmp_path / "data", [(1, 2, 4.0, 978300760 + 3 * 86_400)]
+    FORMATS["movielens"](str(folder_of(tmp_path, "1m", RATINGS)), str(out), span="auto")
+    source = folder_of(tmp_path, "1m", later)
+    (source / "users.dat").write_text(USERS_1M.replace("48067", "11111"))
+    manifest = FORMATS["movielens"](str(source), str(out), span="auto")
+    assert verify(str(out)) == manifest
+    assert manifest.spans == (978300760 // 86_400, 978300760 // 86_400 + 3)
+    assert sorted(events_of(out)) == sorted(expected([*RATINGS, *later]))
+    assert manifest.counts["items"] == 4
+    assert [row["zip_code"] for row in users_of(out)] == ["11111", "70072", "55117-1234"]
+
+
 # ── Bad input ───────────────────────────────────────────────────────────────────────────────────────────
 
 HEADER = "userId,movieId,rating,timestamp\n"

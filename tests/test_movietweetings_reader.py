@@ -81,6 +81,21 @@ def test_same_files_give_the_same_digest_and_a_changed_rating_another(
     assert ingest(str(source), str(tmp_path / "a")).digest != first.digest
 
 
+def test_the_order_of_the_lines_does_not_matter(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    def content(out: pathlib.Path) -> list[tuple[object, ...]]:
+        table = pq.read_table(event_files(str(out))[0])
+        return sorted(zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+    ingest = FORMATS["movietweetings"]
+    first = ingest(str(source), str(tmp_path / "a"))
+    lines = RATINGS.splitlines(keepends=True)
+    for shuffled in (lines[::-1], lines[3:] + lines[:3], sorted(lines, key=lambda line: line[-11:])):
+        (source / "ratings.dat").write_text("".join(shuffled), "utf-8")
+        manifest = ingest(str(source), str(tmp_path / "b"))
+        assert content(tmp_path / "b") == content(tmp_path / "a")
+        assert (manifest.counts, manifest.dropped) == (first.counts, first.dropped)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "complaint"),
     [
@@ -90,6 +105,13 @@ def test_same_files_give_the_same_digest_and_a_changed_rating_another(
         ("ratings.dat", RATINGS + "4::17::11::1587593109\n", "ratings.dat:7: column 'rating': 11"),
         ("ratings.dat", RATINGS + "4::17::8::-3\n", "ratings.dat:7: column 'timestamp': -3"),
         ("ratings.dat", "1::17::8::1587593109000\n", r"ratings.dat:1: .*milliseconds.* 1,000\."),
+        ("ratings.dat", RATINGS + "::17::8::1587593109\n", "ratings.dat:7: column 'user': '' is no id"),
+        (
+            "ratings.dat",
+            RATINGS + "4::17::8.5::1587593109\n",
+            "ratings.dat:7: column 'rating': '8.5' is no rat",
+        ),
+        ("ratings.dat", RATINGS + "4::17::8::15875931", r"ratings.dat:7: .*15875931 .*cut off"),
         ("ratings.dat", "", "ratings.dat: no ratings"),
         ("ratings.dat", None, "ratings.dat: there is no such file"),
         ("movies.dat", None, "movies.dat: there is no such file"),

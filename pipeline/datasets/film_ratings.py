@@ -236,8 +236,8 @@ def write_ratings(
         kept, at_one_time, later = divided_by_user.earliest_of_each_item(table)
         writer.dropped["duplicate_events"] += at_one_time
         writer.dropped["repeated_ratings"] += later
-        users.append(np.unique(kept["user_id"].to_numpy()))
-        items = np.union1d(items, kept["item_id"].to_numpy())
+        users.append(pc.unique(kept["user_id"]).to_numpy())
+        items = np.union1d(items, pc.unique(kept["item_id"]).to_numpy())
         writer.write(
             "events",
             pa.table(

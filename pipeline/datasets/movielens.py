@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.datasets import checked_columns, film_ratings, text_lines
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, Span
 from pipeline.datasets.film_ratings import Film, RatingLines
 from pipeline.errors import UserError
 
@@ -109,7 +109,7 @@ class _Release:
     read_films: Callable[[str], Iterator[Film]]
 
 
-def ingest(source: str, out: str, name: str | None = None) -> Manifest:
+def ingest(source: str, out: str, name: str | None = None, span: Span = None) -> Manifest:
     """Writes the data directory `out` from the folder `source` of one release.
 
     Raises:
@@ -118,7 +118,7 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
     """
     release = _recognised(source)
     properties = DatasetProperties(name or release.name, film_ratings.EVENT_TYPE, False)
-    with DataDirectoryWriter(out, properties) as writer:
+    with DataDirectoryWriter(out, properties, span) as writer:
         path, read, rows = _ratings(source, release)
         rating_users, rated = film_ratings.write_ratings(read, rows, _LINES_100K.best, writer)
         if not len(rated):

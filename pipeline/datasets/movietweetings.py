@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.datasets import film_ratings, text_lines
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, Span
 from pipeline.errors import UserError
 
 _RATINGS = film_ratings.RatingLines(
@@ -30,7 +30,7 @@ _RATINGS = film_ratings.RatingLines(
 _MOVIE = re.compile(r"(.*?)::(.*)::(.*)")
 
 
-def ingest(source: str, out: str, name: str | None = None) -> Manifest:
+def ingest(source: str, out: str, name: str | None = None, span: Span = None) -> Manifest:
     """Writes the data directory `out` from the folder `source`.
 
     Raises:
@@ -38,7 +38,7 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
     """
     ratings, movies = (_file(source, file) for file in ("ratings.dat", "movies.dat"))
     properties = DatasetProperties(name or "movietweetings", film_ratings.EVENT_TYPE, False)
-    with DataDirectoryWriter(out, properties) as writer:
+    with DataDirectoryWriter(out, properties, span) as writer:
         _, rated = film_ratings.write_ratings(
             lambda: film_ratings.read_ratings(ratings, _RATINGS),
             film_ratings.about_rows(ratings),
