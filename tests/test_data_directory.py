@@ -4,6 +4,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -140,9 +143,128 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None
         write(tmp_path / "file" / "data")
 
 
-def test_events_without_times_are_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="timestamp"):
+def test_events_need_times_or_an_order_and_not_both(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="no column timestamp or order"):
         write(tmp_path / "data", [events().drop(["timestamp"])])
+    with pytest.raises(UserError, match="both timestamp and order"):
+        write(tmp_path / "data", [events(order=[0, 1, 2, 0])])
+    assert os.listdir(tmp_path) == []
+
+
+def test_events_without_times_are_told_apart(tmp_path: pathlib.Path) -> None:
+    table = events(order=pa.array([0, 1, 2, 0], pa.int32())).drop(["timestamp"])
+    manifest = write(tmp_path / "data", [table])
+    assert not manifest.has_timestamps
+    assert manifest.time_range == (0, 0)
+    assert manifest.counts["label_events"] == 3
+    assert verify(str(tmp_path / "data")) == manifest
+    assert "order within their user" in render(manifest)
+
+
+def test_the_events_own_splits_are_known_by_name(tmp_path: pathlib.Path) -> None:
+    manifest = write(tmp_path / "data", [events(split=["train", "train", "eval", "test"])])
+    assert manifest.has_splits
+    assert verify(str(tmp_path / "data")) == manifest
+    assert not write(tmp_path / "other").has_splits
+    for value, shown in (("valid", "'valid'"), (None, "null")):
+        # Rows are counted over all tables that were written.
+        with pytest.raises(UserError, match=f"column 'split', row 6: {shown} is none of train, eval, test"):
+            write(
+                tmp_path / "data",
+                [events(split=["train"] * 4), events(split=["train", "eval", value, "test"])],
+            )
+    assert verify(str(tmp_path / "data")) == manifest
+
+
+def test_users_are_a_table_and_all_columns_are_listed(tmp_path: pathlib.Path) -> None:
+    with DataDirectoryWriter(str(tmp_path / "data"), PROPERTIES) as writer:
+        writer.write("events", events())
+        writer.write("items", items(available=[True, False], tags=[["a", "b"], []]))
+        writer.write("users", pa.table({"user_id": [2, 1, 5], "gender": ["F", "M", None]}))
+    manifest = writer.manifest
+    assert manifest.counts == {"events": 4, "label_events": 3, "users": 2, "items": 2, "user_rows": 3}
+    assert manifest.columns == {
+        "events": {
+            "user_id": "int64",
+            "item_id": "int64",
+            "timestamp": "int64",
+            "event_type": "string",
+            "play_ratio": "float",
+        },
+        "items": {
+            "item_id": "int64",
+            "tags": "list<item: string>",
+            "available": "bool",
+            "embedding": "fixed_size_list<item: float>[2]",
+        },
+        "users": {"user_id": "int64", "gender": "string"},
+    }
+    assert verify(str(tmp_path / "data")) == manifest
+    (path,) = data_directory.user_files(str(tmp_path / "data"))
+    assert pq.read_table(path)["gender"].to_pylist() == ["F", "M", None]
+    write(tmp_path / "other")
+    assert data_directory.user_files(str(tmp_path / "other")) == []
+
+
+def test_one_content_has_one_form(tmp_path: pathlib.Path) -> None:
+    """Dictionaries, large types and lists of any width are stored as what they hold."""
+    plain = items(genre=["a", "b"], moods=[["x"], ["y"]])
+    other = pa.table(
+        {
+            "item_id": pa.array([10, 11], pa.uint16()),
+            "embedding": pa.array([[1.0, 0.0], [0.0, 1.0]], pa.large_list(pa.float64())),
+            "genre": pa.array(["a", "b"], pa.large_string()).dictionary_encode(),
+            "moods": pa.array([["x"], ["y"]], pa.large_list(pa.field("element", pa.large_string()))),
+        }
+    )
+    assert (
+        write(tmp_path / "a", item_table=plain).digest
+        == write(
+            tmp_path / "b", [events(event_type=events()["event_type"].dictionary_encode())], other
+        ).digest
+    )
+
+
+@pytest.mark.parametrize(
+    ("tables", "complaint"),
+    [
+        (
+            [events(), events(timestamp=["a"] * 4)],
+            "'timestamp' of the events is string and cannot be made int64",
+        ),
+        (
+            [events(mood=["a"] * 4), events(mood=[1] * 4)],
+            "'mood' of the events is string .* int64 from row 4",
+        ),
+        ([events(mood=["a"] * 4), events()], "'mood' of the events is string .* missing from row 4"),
+    ],
+)
+def test_a_columns_type_stays(tmp_path: pathlib.Path, tables: list[pa.Table], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        write(tmp_path / "data", tables)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("vectors", "complaint"),
+    [
+        (pa.array([[1.0], [1.0, 2.0]]), "row 1: an embedding of width 2"),
+        (pa.array([[1.0, float("inf")], [1.0, 2.0]]), "row 0: inf is not a finite number"),
+        (pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)), "row 1: null"),
+        (pa.array(["a", "b"]), "is string, where lists of numbers are needed"),
+    ],
+)
+def test_embeddings_that_are_none_are_refused(
+    tmp_path: pathlib.Path, vectors: pa.Array, complaint: str
+) -> None:
+    with pytest.raises(UserError, match=f"embedding.*{complaint}"):
+        write(tmp_path / "data", item_table=items(embedding=vectors))
+
+
+def test_events_of_items_without_a_row_are_counted(tmp_path: pathlib.Path) -> None:
+    noted = write(tmp_path / "data", [events(item_id=[10, 77, 77, 78])]).noted
+    assert noted["items_without_row_in_catalog"] == 2
+    assert noted["events_of_items_not_in_catalog"] == 3
 
 
 def test_edits_after_ingest_are_named(tmp_path: pathlib.Path) -> None:
@@ -179,12 +301,17 @@ def test_edits_after_ingest_are_named(tmp_path: pathlib.Path) -> None:
         verify(str(data))
 
 
-def by_hand(data: pathlib.Path, table: str, content: pa.Table) -> None:
+def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> None:
     """Replaces a table by one with other rows and writes the manifest that belongs to it."""
-    old = write(data)
+    with DataDirectoryWriter(str(data), PROPERTIES) as writer:
+        writer.write("events", events())
+        writer.write("items", items())
+        writer.write("users", pa.table({"user_id": [1, 2], "age": [30, 40]}))
+    old = writer.manifest
     pq.write_table(content, data / table / "part-00000.parquet")
     files = tuple(data_directory._describe(str(data), file.path) for file in old.files)
-    dataclasses.replace(old, files=files).save(str(data))
+    columns = old.columns | {table: {field.name: str(field.type) for field in content.schema}}
+    dataclasses.replace(old, **{"files": files, "columns": columns} | facts).save(str(data))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +328,20 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table) -> None:
             r"row 0: 1600000000000 .*milliseconds.* 1,000\.",
         ),
         ("events", events().slice(1), "'counts.events' is 4 and the files have 3 rows"),
+        ("events", events(order=[0, 1, -2, 0]).drop(["timestamp"]), "'order', row 2: -2 is no rank"),
+        ("events", events(order=[0, 1, 2, 0]).drop(["timestamp"]), "'has_timestamps' is True"),
+        ("events", events(split=["train", "eval", "dev", "test"]), "'split', row 2: 'dev' is none of train"),
+        ("events", events(split=["train"] * 4), "'has_splits' is False and the files have True"),
+        ("users", pa.table({"user_id": [1, 1], "age": [1, 2]}), "column 'user_id': 1 has more than one row"),
+        ("users", pa.table({"user_id": [1, -1], "age": [1, 2]}), "column 'user_id', row 1: -1"),
+        ("users", pa.table({"user_id": [1, None], "age": [1, 2]}), "column 'user_id', row 1: null"),
+        ("users", pa.table({"age": [1, 2]}), "column 'user_id' is missing"),
+        (
+            "users",
+            pa.table({"user_id": [1], "age": [1]}),
+            "'counts.user_rows' is 2 and the files have 1 rows",
+        ),
+        ("items", items(available=[1, 0]), "'available' is of type int64, where bool"),
         ("items", items(item_id=[10, 10]), "'item_id': 10 has more than one row"),
         ("items", items().drop(["embedding"]), "column 'embedding' is missing"),
         ("items", items(embedding=pa.array([[1], [2]], pa.list_(pa.float32(), 1))), r"embedding.*\[1\]"),
@@ -218,6 +359,55 @@ def test_tables_written_by_hand_are_checked(
     with pytest.raises(UserError, match=complaint) as error:
         verify(str(tmp_path / "data"))
     assert str(tmp_path / "data") in str(error.value)
+
+
+def test_the_manifest_knows_the_columns(tmp_path: pathlib.Path) -> None:
+    users = pa.table({"user_id": [1, 2], "age": ["30", "40"]})
+    by_hand(tmp_path / "data", "users", users, columns=write(tmp_path / "other").columns)
+    with pytest.raises(UserError, match=r"'columns\.users\.user_id' is missing"):
+        verify(str(tmp_path / "data"))
+
+
+def test_a_column_of_two_types_is_named_with_both_files(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(data_directory._GROUP_ROWS, "events", 2)
+    monkeypatch.setitem(data_directory._FILE_ROWS, "events", 2)
+    data = tmp_path / "data"
+    old = write(data, [events(mood=[1, 2, 3, 4])])
+    part = data / "events" / "part-00001.parquet"
+    pq.write_table(events(mood=["a", "b", "c", "d"]).slice(2), part)
+    files = tuple(data_directory._describe(str(data), file.path) for file in old.files)
+    dataclasses.replace(old, files=files).save(str(data))
+    with pytest.raises(UserError) as error:
+        verify(str(data))
+    assert str(error.value) == (
+        f"{part}: column 'mood' is string, and in {data}/events/part-00000.parquet it is int64."
+    )
+
+
+def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Killed while it writes, it leaves the old one; between the two renames, one that is found again."""
+    data, partial = tmp_path / "data", tmp_path / ".data.partial"
+    before = write(data)
+    program = """
+import os, signal, sys
+import pyarrow as pa
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) as writer:
+    writer.write("events", pa.table({"user_id": [1], "item_id": [1], "timestamp": [1]}))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(data)]).returncode == -signal.SIGKILL
+    assert verify(str(data)) == before
+    assert partial.exists()
+    data.rename(tmp_path / ".data.partial.old")
+    with pytest.raises(KeyboardInterrupt), DataDirectoryWriter(str(data), PROPERTIES):
+        raise KeyboardInterrupt
+    assert verify(str(data)) == before
+    assert os.listdir(tmp_path) == ["data"]
 
 
 def test_key_counts_are_those_of_all_rows() -> None:
