@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 
 # Records of this logger carry `step` and `steps` beside their message; the trainer writes them.
 PROGRESS_LOGGER = "two_tower.progress"
-_NAME_WIDTH = 22
+_NAME_WIDTH = 25
 _TIME_WIDTH = 9
 
 
