@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from components.interaction_example_gen.windows import Events, TimeSplit
 from components.retrieval_evaluator.queries import Windows
+from trainer import features
 
 # Few users, items and times, so that ties and repeats are common; all splits and gaps lie within them.
 SPLIT = TimeSplit(train_end=20, eval=(22, 30), test=(32, 40))
@@ -51,23 +52,45 @@ def logs(draw: st.DrawFn, most: int = 60) -> list[Event]:
     return [Event(*values, number) for number, values in enumerate(rows)]
 
 
+def events_of(
+    user: Any, item: Any, time: Any, kind: Any, play_ratio: Any, is_organic: Any = 1, split: Any = None
+) -> Events:
+    """Columns, or one value for all rows, as Events; `kind` are the event types' names as bytes."""
+    names = np.broadcast_to(np.asarray(kind, "S"), len(user))
+    others = {name.decode() for name in names.tolist()} - {features.LISTEN}
+    types = (features.LISTEN, *sorted(others))
+    codes = {name.encode(): code for code, name in enumerate(types)}
+    return Events(
+        user_id=np.asarray(user, np.int64),
+        item_id=np.asarray(item, np.int64),
+        timestamp=np.asarray(time, np.int64),
+        event_type=np.array([codes[name] for name in names.tolist()], np.int8),
+        play_ratio=np.broadcast_to(np.asarray(play_ratio, np.float32), len(user)),
+        is_organic=np.broadcast_to(np.asarray(is_organic, np.int8), len(user)),
+        event_types=types,
+        split=None if split is None else np.asarray(split, np.int8),
+    )
+
+
 def columns(log: list[Event], play_ratio: np.ndarray | None = None) -> Events:
     """The log as arrays. Without play ratios, an event's is its row, by which it is known again."""
     rows = np.arange(len(log))
-    return Events(
-        user_id=np.array([e.user for e in log], np.int64),
-        item_id=np.array([e.item for e in log], np.int64),
-        timestamp=np.array([e.time for e in log], np.int64),
-        event_type=np.array([e.kind for e in log], "S7"),
-        play_ratio=(rows if play_ratio is None else play_ratio).astype(np.float32),
-        is_organic=rows % 3 - 1,
-        order=rows,
+    return events_of(
+        [e.user for e in log],
+        [e.item for e in log],
+        [e.time for e in log],
+        [e.kind for e in log],
+        rows if play_ratio is None else play_ratio,
+        rows % 3 - 1,
     )
 
 
 def of_user(log: list[Event], user: int) -> list[Event]:
-    """A user's events in time order, listens before reactions, then as in the files."""
-    return sorted((e for e in log if e.user == user), key=lambda e: (e.time, e.kind != b"listen", e.row))
+    """A user's events in time order, listens before reactions, then as in the files; none of them twice."""
+    once: dict[tuple[int, int, bytes], Event] = {}
+    for event in (e for e in log if e.user == user):
+        once.setdefault((event.item, event.time, event.kind), event)
+    return sorted(once.values(), key=lambda e: (e.time, e.kind != b"listen", e.row))
 
 
 def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
@@ -112,6 +135,7 @@ def to_windows(batch: pa.RecordBatch) -> Windows:
         return np.array(batch[name].flatten().to_pylist(), dtype)
 
     offsets = np.asarray(batch["history_item_id"].offsets).astype(np.int64)
+
     def optional(name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in batch.schema.names:
             return 0 * offsets, np.empty(0, np.int64)

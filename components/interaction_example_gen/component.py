@@ -18,6 +18,7 @@ class InteractionExampleGenSpec(types.ComponentSpec):
         "data_digest": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
         "windows": ExecutionParameter(type=str),
+        "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS: dict[str, ChannelParameter] = {}
@@ -25,18 +26,21 @@ class InteractionExampleGenSpec(types.ComponentSpec):
 
 
 class InteractionExampleGen(base_beam_component.BaseBeamComponent):
-    """Listening events to packed windows, split at one point in time into train, eval and test."""
+    """Listening events to packed windows, split into train, eval and test."""
 
     SPEC_CLASS = InteractionExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
 
-    def __init__(self, data: str, data_digest: str, split: str, windows: str, source_digest: str) -> None:
+    def __init__(
+        self, data: str, data_digest: str, split: str, windows: str, source_digest: str, features: str = ""
+    ) -> None:
         """Args:
         data: the data directory.
         data_digest: its manifest's digest: changed data runs again, the same bytes written twice do not.
         split: SplitConfig as JSON.
         windows: WindowConfig as JSON.
         source_digest: digest of the sources, so that edited code runs again.
+        features: ResolvedFeatures as JSON, of which the users' are written into each window; "": none.
         """
         super().__init__(
             spec=InteractionExampleGenSpec(
@@ -44,6 +48,7 @@ class InteractionExampleGen(base_beam_component.BaseBeamComponent):
                 data_digest=data_digest,
                 split=split,
                 windows=windows,
+                features=features,
                 source_digest=source_digest,
                 examples=types.Channel(type=standard_artifacts.Examples),
             )

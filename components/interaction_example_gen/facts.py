@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import Any
 
 from tfx import types
 
-from components.interaction_example_gen.windows import TimeSplit
+from components.interaction_example_gen.splits import FrozenSplit, TimeSplit, event_split
 from pipeline.configs import SplitConfig
 from pipeline.datasets.data_directory import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """The data's identity, its properties and where its splits lie (seconds; see TimeSplit)."""
+    """The data's identity, its properties and where its splits lie.
+
+    Times are in seconds (see `splits.TimeSplit`), and 0 where the protocol is no split in time.
+    `split_digest` is that of all settings of the split: of equal data and settings the splits are equal.
+    """
 
     data: str
     data_digest: str
     dataset: str
     label_event: str
     repeats_recommendable: bool
+    has_timestamps: bool
+    protocol: str
+    split_digest: str
     train_end: int
     eval_from: int
     eval_to: int
@@ -29,23 +38,22 @@ class DataFacts:
 
     @classmethod
     def of(cls, data: str, manifest: Manifest, config: SplitConfig) -> DataFacts:
-        """From a data directory's manifest and the split's settings."""
-        split = TimeSplit.before(manifest.time_range[1], config)
+        """From a manifest and the split's settings. Raises UserError where the data lacks what they need."""
+        split = event_split(data, manifest, config)
+        times = split.times if isinstance(split, FrozenSplit) else split
+        bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5
+        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
         return cls(
             data,
             manifest.digest,
             manifest.dataset,
             manifest.label_event,
             manifest.repeats_recommendable,
-            split.train_end,
-            *split.eval,
-            *split.test,
+            manifest.has_timestamps,
+            config.protocol,
+            "sha256:" + hashlib.sha256(settings.encode()).hexdigest(),
+            *bounds,
         )
-
-    @property
-    def split(self) -> TimeSplit:
-        """The label times of each split."""
-        return TimeSplit(self.train_end, (self.eval_from, self.eval_to), (self.test_from, self.test_to))
 
     def write(self, artifact: types.Artifact) -> None:
         """Records the facts on an artifact."""

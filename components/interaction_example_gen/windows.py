@@ -1,209 +1,535 @@
-"""Packed windows: from a shard's events to a record batch of windows per split, without a Python loop.
+"""Packed windows: from a shard's events to record batches of windows per split, without a Python loop a row.
 
 A window is up to `positions` consecutive query positions of one user, after up to `history_length - 1`
 events of context, and ends with the label of its last query. Every listen is a query (it is the seed
 track then playing) and the user's next listen is its label. An event is stored once however many
 queries see it, and each label is used by exactly one query of one split.
+
+In the frozen protocol an eval or test window is one query: it ends with the user's last listen before the
+state froze, and its labels are a list of items.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.configs import SplitConfig
-from pipeline.errors import UserError
+from components.interaction_example_gen.splits import (
+    EVAL,
+    NONE,
+    TEST,
+    TRAIN,
+    EventSplit,
+    FrozenSplit,
+    Placement,
+    TimeSplit,
+    check_not_empty,
+)
 from trainer import features
 
+__all__ = ["Events", "Histories", "TimeSplit", "WindowCutter", "check_not_empty"]
+
 Array = np.ndarray
+# Columns of user features, by name, for users [windows].
+UserColumns = Callable[[Array], dict[str, pa.ListArray]]
 
-
-@dataclasses.dataclass(frozen=True)
-class TimeSplit:
-    """The label times of each split, in seconds: train < `train_end`; eval and test are [from, to)."""
-
-    train_end: int
-    eval: tuple[int, int]
-    test: tuple[int, int]
-
-    @classmethod
-    def before(cls, last_timestamp: int, config: SplitConfig) -> TimeSplit:
-        """Counts back from the newest label event: train | gap | eval | gap | test."""
-        test_from = last_timestamp + 1 - config.test_seconds
-        eval_to = test_from - config.gap_seconds
-        eval_from = eval_to - config.eval_seconds
-        return cls(eval_from - config.gap_seconds, (eval_from, eval_to), (test_from, last_timestamp + 1))
-
-    def bounds(self, split: str) -> tuple[int, int]:
-        """[from, to) of a split's label times."""
-        train = (np.iinfo(np.int64).min, self.train_end)
-        return {"train": train, "eval": self.eval, "test": self.test}[split]
+_NUMBERS = {"train": TRAIN, "eval": EVAL, "test": TEST}
+# Events of the windows that are built, and so encoded, at once.
+_SLICE_EVENTS = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Events:
-    """Columns of one shard's events, of one length, in any order; `order` is a row's place in the files."""
+    """Columns of one shard's events, of one length; where nothing else tells two apart, in their order.
+
+    Integers are of any width.
+
+    Attributes:
+        user_id, item_id: ids, 0 or more.
+        timestamp: seconds; the rank within the user where the data has an order instead of times.
+        event_type: index into `event_types`, 0 for the label event.
+        play_ratio: float32, -1 where unknown.
+        is_organic: 1, 0, or -1 where unknown.
+        event_types: names as windows hold them, "listen" the first.
+        split: the column `split` as a split's number (see splits.py), where the protocol reads it.
+    """
 
     user_id: Array
     item_id: Array
     timestamp: Array
-    event_type: Array  # bytes
-    play_ratio: Array  # float32, -1 where unknown
-    is_organic: Array  # int64, -1 where unknown
-    order: Array
+    event_type: Array
+    play_ratio: Array
+    is_organic: Array
+    event_types: tuple[str, ...] = (features.LISTEN,)
+    split: Array | None = None
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+
+@dataclasses.dataclass(frozen=True)
+class Histories:
+    """Events by user and time, none of them twice, in the columns of `Events` and these.
+
+    At equal times a listen comes before reactions to it, then file order.
+
+    Attributes:
+        user: int64 [n], users numbered from 0 without a gap.
+        starts: int64 [users + 1], where each user's events begin.
+        is_listen: bool [n].
+    """
+
+    user_id: Array
+    item_id: Array
+    timestamp: Array
+    event_type: Array
+    play_ratio: Array
+    is_organic: Array
+    event_types: tuple[str, ...]
+    split: Array | None
+    user: Array
+    starts: Array
+    is_listen: Array
 
     @classmethod
-    def from_batches(cls, batches: list[pa.RecordBatch]) -> Events:
-        """Joins record batches that hold these columns."""
-        table = pa.Table.from_batches(batches).combine_chunks()
-        # A dictionary's few distinct names, rather than a Python object a row.
-        names = table["event_type"].combine_chunks().dictionary_encode()
-        if isinstance(names, pa.ChunkedArray):
-            names = names.chunk(0)
-        distinct = np.array([name.encode() for name in names.dictionary.to_pylist()])
-        event_type = distinct[names.indices.to_numpy()]
-        columns = {name: table[name].to_numpy() for name in table.column_names if name != "event_type"}
-        return cls(event_type=event_type, **columns)
+    def of(cls, events: Events) -> Histories:
+        """Sorts the events and drops all but the first of those that agree in user, item, time and type."""
+        user = _numbered(events.user_id)
+        order = _order(user, events.timestamp, events.event_type != 0)
+        columns = {name: getattr(events, name)[order] for name in _EVENT_COLUMNS}
+        split, user = None if events.split is None else events.split[order], user[order]
+        is_listen = columns["event_type"] == 0
+        sorted_events = cls(
+            **columns,
+            event_types=events.event_types,
+            split=split,
+            user=user,
+            starts=np.searchsorted(user, np.arange(user[-1] + 2)) if len(user) else np.zeros(1, np.int64),
+            is_listen=is_listen,
+        )
+        keys = (user, columns["timestamp"], is_listen)
+        twice = _repetitions(keys, columns["item_id"], columns["event_type"])
+        if not len(twice):
+            return sorted_events
+        once = np.ones(len(user), bool)
+        once[twice] = False
+        return sorted_events.where(once)
 
-    def sorted(self) -> Events:
-        """By user and time. At equal times a listen comes before reactions to it, then file order."""
-        reaction = self.event_type != features.LISTEN.encode()
-        by = np.lexsort((self.order, reaction, self.timestamp, self.user_id))
-        return Events(**{f.name: getattr(self, f.name)[by] for f in dataclasses.fields(self)})
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def users(self) -> int:
+        """How many there are."""
+        return len(self.starts) - 1
+
+    def where(self, chosen: Array) -> Histories:
+        """The chosen events alone (bool [n]); users keep their numbers."""
+        return Histories(
+            **{name: getattr(self, name)[chosen] for name in _EVENT_COLUMNS},
+            event_types=self.event_types,
+            split=None if self.split is None else self.split[chosen],
+            user=self.user[chosen],
+            starts=np.append(0, np.cumsum(chosen))[self.starts],
+            is_listen=self.is_listen[chosen],
+        )
+
+    def first_of_item(self) -> Array:
+        """For each event the place of its user's first event of the same item, [n]."""
+        order = _order(self.user, self.item_id)
+        user, item = self.user[order], self.item_id[order]
+        begins = _run_starts(user, item)
+        first = np.empty(len(self), np.int64)
+        first[order] = np.repeat(order[begins], np.diff(np.append(begins, len(self))))
+        return first
+
+
+_EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event_type", "play_ratio", "is_organic")
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowCutter:
     """Cuts the windows of every split from a shard.
 
-    `history_length` (N): a query sees events (p - N, p]. `positions`: query positions a window.
+    Attributes:
+        split: the protocol.
+        repeats_recommendable: whether an item that the user has had can be a label.
+        history_length: N: a query sees its last N events.
+        positions: query positions a window.
+        has_timestamps: where the data has an order instead, all times in windows are 0.
     """
 
-    split: TimeSplit
+    split: EventSplit
     repeats_recommendable: bool
     history_length: int
     positions: int
+    has_timestamps: bool = True
 
-    def cut(self, unsorted: Events) -> tuple[dict[str, pa.RecordBatch], dict[str, int]]:
-        """One record batch of windows a split, and counts of what did not become a query."""
-        events = unsorted.sorted()
-        size = len(events.user_id)
-        index = np.arange(size)
-        user_change = np.flatnonzero(np.diff(events.user_id)) + 1
-        user_starts = np.concatenate([[0], user_change])
-        user_start = np.repeat(user_starts, np.diff(np.append(user_starts, size)))
+    def cut(
+        self, events: Events, user_columns: UserColumns | None = None
+    ) -> tuple[dict[str, pa.RecordBatch], Counter[str]]:
+        """One record batch of windows a split, and counts; see `slices`."""
+        counts: Counter[str] = Counter()
+        found: dict[str, list[pa.RecordBatch]] = {name: [] for name in features.SPLITS}
+        for name, batch in self.slices(events, counts, user_columns):
+            found[name].append(batch)
+        tables = {name: pa.Table.from_batches(batches).combine_chunks() for name, batches in found.items()}
+        return {name: (table.to_batches() or found[name])[0] for name, table in tables.items()}, counts
 
-        is_listen = events.event_type == features.LISTEN.encode()
-        listens = index[is_listen]
+    def slices(
+        self, events: Events, counts: Counter[str], user_columns: UserColumns | None = None
+    ) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Yields (split, some of its windows); at least one batch a split, which may be empty.
+
+        Args:
+          events: of whole users.
+          counts: is added to. For each split: `<split>_labels`, `<split>_queries`, `<split>_users` that ask,
+            and `<split>_users_unknown_to_train` who have no label event in train, and are left out in the
+            frozen protocol alone. Over all: `duplicate_events`, and label events that are no label because
+            there was none before (`listens_without_seed`), because the user had the item
+            (`repeated_labels`), or because they belong to no split (`gap_labels`).
+          user_columns: features of users that each window carries.
+        """
+        histories = Histories.of(events)
+        counts["duplicate_events"] += len(events) - len(histories)
+        placed = self.split.place(histories)
+        known = np.zeros(histories.users, bool)
+        known[histories.user[histories.is_listen & (placed.label_split == TRAIN)]] = True
+
+        for seen, at, names in self._views(histories, placed):
+            label, query = self._label_events(seen, at, names, counts)
+            for name in names:
+                chosen = at.label_split[label] == _NUMBERS[name]
+                asked = self._next_event_windows(seen, query[chosen], label[chosen])
+                _count_users(counts, name, known, seen.user[label[chosen]])
+                counts[f"{name}_labels"] += len(asked.query)
+                counts[f"{name}_queries"] += len(asked.query)
+                for batch in self._batches(seen, asked, name, user_columns):
+                    yield name, batch
+        if isinstance(self.split, FrozenSplit):
+            for name in features.SPLITS:
+                if name not in self.split.next_event_splits:
+                    asked = self._frozen_windows(histories, placed, self.split, name, known, counts)
+                    for batch in self._batches(histories, asked, name, user_columns):
+                        yield name, batch
+
+    def _views(
+        self, histories: Histories, placed: Placement
+    ) -> Iterator[tuple[Histories, Placement, Sequence[str]]]:
+        """The events as each split sees them, and the splits that see them so.
+
+        Where no event is followed by one that an earlier split sees, all that a query must not see comes
+        after it: one view does for all splits.
+        """
+        names = self.split.next_event_splits
+        visible = placed.visible_from
+        goes_back = visible[1:] < visible[:-1]
+        if not (goes_back & (histories.user[1:] == histories.user[:-1])).any():
+            yield histories, placed, names
+            return
+        for name in names:
+            chosen = visible <= _NUMBERS[name]
+            yield histories.where(chosen), Placement(placed.label_split[chosen], visible[chosen]), (name,)
+
+    def _label_events(
+        self, seen: Histories, placed: Placement, names: Sequence[str], counts: Counter[str]
+    ) -> tuple[Array, Array]:
+        """Places of the label events that have a query, and of their queries: the listens before them."""
+        listens = np.flatnonzero(seen.is_listen)
+        owner = seen.user[listens]
         # A listen's query is the listen before it by the same user, the seed then playing. Reactions
         # between the two are hidden from it: they may be reactions to the seed itself.
-        query = np.concatenate([[-1], listens[:-1]])
-        has_seed = query >= user_start[listens]
-        counts = {"listens_without_seed": int((~has_seed).sum())}
+        has_seed = np.append(False, owner[1:] == owner[:-1])[: len(owner)]
+        label, query = listens, np.append(-1, listens)[:-1]
+        # Those of another split than this view's are labels in another view, or in a set.
+        counted = np.isin(placed.label_split[label], [NONE, *(_NUMBERS[name] for name in names)])
+        counts["listens_without_seed"] += int((counted & ~has_seed).sum())
+        eligible = counted & has_seed
         if not self.repeats_recommendable:
             # What the user had, in a listen or in a reaction, is excluded from what the query is answered.
-            fresh = _first_places(events.user_id, events.item_id)[listens] > query
-            counts["repeated_labels"] = int((has_seed & ~fresh).sum())
-            has_seed &= fresh
-        label, query = listens[has_seed], query[has_seed]
+            fresh = seen.first_of_item()[label] > query
+            counts["repeated_labels"] += int((eligible & ~fresh).sum())
+            eligible &= fresh
+        in_gap = placed.label_split[label] == NONE
+        counts["gap_labels"] += int((eligible & in_gap).sum())
+        eligible &= ~in_gap
+        return label[eligible], query[eligible]
 
-        batches = {}
-        for split in features.SPLITS:
-            begin, end = self.split.bounds(split)
-            inside = (events.timestamp[label] >= begin) & (events.timestamp[label] < end)
-            batches[split] = self._windows(events, user_start, query[inside], label[inside], split)
-            counts[f"{split}_labels"] = int(inside.sum())
-        in_no_split = len(label) - sum(counts[f"{split}_labels"] for split in features.SPLITS)
-        counts["gap_labels"] = in_no_split
-        return batches, counts
-
-    def _windows(
-        self, events: Events, user_start: Array, query: Array, label: Array, split: str
-    ) -> pa.RecordBatch:
-        owner = user_start[query]
-        is_first = np.concatenate([[True], owner[1:] != owner[:-1]])[: len(query)]
+    def _next_event_windows(self, seen: Histories, query: Array, label: Array) -> _Windows:
+        owner = seen.starts[seen.user[query]]
+        is_first = np.append(True, owner[1:] != owner[:-1])[: len(query)]
         first_query = np.repeat(query[is_first], np.diff(np.append(np.flatnonzero(is_first), len(query))))
         chunk = (query - first_query) // self.positions
-        opens = is_first.copy()
+        opens = is_first
         opens[1:] |= chunk[1:] != chunk[:-1]
         opening = np.flatnonzero(opens)
         closing = np.append(opening, len(query))[1:] - 1
-
         start = np.maximum(owner[opening], query[opening] - self.history_length + 1)
-        stop = label[closing] + 1
-        offsets = np.concatenate([[0], np.cumsum(stop - start)]).astype(np.int64)
-        rows = _ranges(start, stop)
+        before = None if self.repeats_recommendable else (owner[opening], start)
+        return _Windows(start, label[closing] + 1, opening, query, label, before)
 
-        window = np.cumsum(opens) - 1
-        at = offsets[window] + query - start[window]
+    def _frozen_windows(
+        self,
+        histories: Histories,
+        placed: Placement,
+        split: FrozenSplit,
+        name: str,
+        known: Array,
+        counts: Counter[str],
+    ) -> _Windows:
+        """One window a user that train knows and that has labels: the state when it froze, and their set."""
+        begin, frozen_at = split.times.bounds(name)[0], split.frozen_at(name)
+        label = np.flatnonzero((placed.label_split == _NUMBERS[name]) & _makes_label(histories, split))
+        _count_users(counts, name, known, histories.user[label], only_known=True)
+        label = label[known[histories.user[label]]]
+        # Each item once a user.
+        label = label[_order(histories.user[label], histories.item_id[label])]
+        label = label[_run_starts(histories.user[label], histories.item_id[label])]
+        # Where each user's state ends: the first event at or after the freezing.
+        frozen = np.cumsum(np.append(0, histories.timestamp < frozen_at))[histories.starts]
+        frozen_end = histories.starts[:-1] + np.diff(frozen)
+        if not self.repeats_recommendable:
+            fresh = histories.first_of_item()[label] >= frozen_end[histories.user[label]]
+            counts["repeated_labels"] += int((~fresh).sum())
+            label = label[fresh]
+        # Known users have a listen before train's end, and so before any freezing.
+        listens = np.flatnonzero(histories.is_listen & (histories.timestamp < frozen_at))
+        query_of_user = np.full(histories.users, -1)
+        query_of_user[histories.user[listens]] = listens
+
+        opens = _run_starts(histories.user[label])
+        user = histories.user[label[opens]]
+        query = query_of_user[user]
+        start = np.maximum(histories.starts[user], query - self.history_length + 1)
+        counts[f"{name}_labels"] += len(label)
+        counts[f"{name}_queries"] += len(query)
+        elsewhere = None
+        if not self.repeats_recommendable:
+            # What the state holds and the window does not: what came before it, and reactions to its seed.
+            elsewhere = (
+                np.stack([histories.starts[user], query + 1], axis=1).ravel(),
+                np.stack([start, frozen_end[user]], axis=1).ravel(),
+            )
+        return _Windows(
+            start,
+            query + 1,
+            np.arange(len(user)),
+            query,
+            None,
+            elsewhere,
+            begin,
+            label,
+            np.append(opens, len(label)),
+        )
+
+    def _batches(
+        self, seen: Histories, asked: _Windows, name: str, user_columns: UserColumns | None
+    ) -> Iterator[pa.RecordBatch]:
+        """The windows a slice at a time; one empty batch where there are none."""
+        events_before = np.append(0, np.cumsum(asked.stop - asked.start))
+        begin = 0
+        while True:
+            full = int(np.searchsorted(events_before, events_before[begin] + _SLICE_EVENTS, side="right")) - 1
+            end = min(max(full, begin + 1), len(asked.start))
+            columns = self._columns(seen, asked.slice(begin, end), name)
+            if user_columns is not None:
+                columns.update(user_columns(seen.user_id[asked.start[begin:end]]))
+            yield pa.RecordBatch.from_pydict(columns)
+            begin = end
+            if begin >= len(asked.start):
+                return
+
+    def _columns(self, seen: Histories, asked: _Windows, name: str) -> dict[str, pa.ListArray]:
+        rows = _ranges(asked.start, asked.stop)
+        before = np.append(0, np.cumsum(asked.stop - asked.start))
+        offsets = pa.array(before, pa.int32())
+        # The window of each query, and the query's place in the slice.
+        window = np.repeat(np.arange(len(asked.start)), np.diff(np.append(asked.opening, len(asked.query))))
+        at = asked.query + (before[:-1] - asked.start)[window]
         label_step = np.zeros(len(rows), np.int64)
-        label_step[at] = label - query
-        request_timestamp = events.timestamp[rows].copy()
-        request_timestamp[at] = events.timestamp[label]
+        timestamp = seen.timestamp[rows] if self.has_timestamps else np.zeros(len(rows), np.int64)
+        request_timestamp = timestamp.astype(np.int64)
+        if asked.label is not None:
+            label_step[at] = asked.label - asked.query
+            if self.has_timestamps:
+                request_timestamp[at] = seen.timestamp[asked.label]
+        else:
+            request_timestamp[at] = asked.request_timestamp
 
-        def packed(values: Array) -> pa.ListArray:
-            return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values))
+        def packed(values: Array | pa.Array) -> pa.ListArray:
+            return pa.ListArray.from_arrays(
+                offsets, values if isinstance(values, pa.Array) else pa.array(values)
+            )
 
+        types = pa.array([one.encode() for one in seen.event_types], pa.binary())
         columns = {
-            features.USER_ID: _singletons(events.user_id[start]),
-            features.HISTORY_ITEM_ID: packed(events.item_id[rows]),
-            features.HISTORY_TIMESTAMP: packed(events.timestamp[rows]),
-            features.HISTORY_EVENT_TYPE: pa.ListArray.from_arrays(
-                pa.array(offsets, pa.int32()), _binary(events.event_type[rows])
-            ),
-            features.HISTORY_PLAY_RATIO: packed(events.play_ratio[rows]),
-            features.HISTORY_IS_ORGANIC: packed(events.is_organic[rows]),
+            features.USER_ID: _singletons(seen.user_id[asked.start].astype(np.int64)),
+            features.HISTORY_ITEM_ID: packed(seen.item_id[rows].astype(np.int64, copy=False)),
+            features.HISTORY_TIMESTAMP: packed(timestamp.astype(np.int64, copy=False)),
+            features.HISTORY_EVENT_TYPE: packed(types.take(pa.array(seen.event_type[rows]))),
+            features.HISTORY_PLAY_RATIO: packed(seen.play_ratio[rows].astype(np.float32, copy=False)),
+            features.HISTORY_IS_ORGANIC: packed(seen.is_organic[rows].astype(np.int64, copy=False)),
             features.REQUEST_TIMESTAMP: packed(request_timestamp),
             features.LABEL_STEP: packed(label_step),
         }
-        if split != "train" and not self.repeats_recommendable:
-            before = np.concatenate([[0], np.cumsum(start - owner[opening])])
-            columns[features.SEEN_ITEM_ID] = pa.ListArray.from_arrays(
-                pa.array(before, pa.int32()), pa.array(events.item_id[_ranges(owner[opening], start)])
+        if asked.labels is not None and asked.label_offsets is not None:
+            columns[features.LABEL_ITEM_ID] = pa.ListArray.from_arrays(
+                pa.array(asked.label_offsets, pa.int32()),
+                pa.array(seen.item_id[asked.labels].astype(np.int64)),
             )
-        return pa.RecordBatch.from_pydict(columns)
+        if name != "train" and asked.elsewhere is not None:
+            begin, end = asked.elsewhere
+            # One range of events a window, or two.
+            ranges_a_window = len(begin) // max(1, len(asked.start))
+            seen_before = np.append(0, np.cumsum(end - begin))[:: max(1, ranges_a_window)]
+            columns[features.SEEN_ITEM_ID] = pa.ListArray.from_arrays(
+                pa.array(seen_before, pa.int32()),
+                pa.array(seen.item_id[_ranges(begin, end)].astype(np.int64)),
+            )
+        return columns
+
+
+@dataclasses.dataclass(frozen=True)
+class _Windows:
+    """Windows as places in Histories; what they hold is gathered a slice at a time.
+
+    Attributes:
+        start, stop: [W] each window's events.
+        opening: [W] its first query.
+        query: [Q] places of the query events, in the order of their windows.
+        label: [Q] places of their labels; None where labels are sets.
+        elsewhere: begin and end of the ranges of events whose items the user had outside the window: one
+            range a window or two, [W] or [2 W]; None where repeats are recommendable.
+        request_timestamp: when frozen queries are asked.
+        labels, label_offsets: [labels] an event of each label item, [W + 1] into it; None but where frozen.
+    """
+
+    start: Array
+    stop: Array
+    opening: Array
+    query: Array
+    label: Array | None
+    elsewhere: tuple[Array, Array] | None
+    request_timestamp: int = 0
+    labels: Array | None = None
+    label_offsets: Array | None = None
+
+    def slice(self, begin: int, end: int) -> _Windows:
+        """The windows from `begin` to before `end`."""
+        bounds = np.append(self.opening, len(self.query))[[begin, end]]
+        queries = slice(*bounds)
+        elsewhere, labels, label_offsets = self.elsewhere, self.labels, self.label_offsets
+        if elsewhere is not None:
+            ranges = len(elsewhere[0]) // max(1, len(self.start))
+            elsewhere = (
+                elsewhere[0][begin * ranges : end * ranges],
+                elsewhere[1][begin * ranges : end * ranges],
+            )
+        if labels is not None and label_offsets is not None:
+            label_offsets = label_offsets[begin : end + 1]
+            labels = labels[label_offsets[0] : label_offsets[-1]]
+            label_offsets = label_offsets - label_offsets[0]
+        return _Windows(
+            self.start[begin:end],
+            self.stop[begin:end],
+            self.opening[begin:end] - bounds[0],
+            self.query[queries],
+            None if self.label is None else self.label[queries],
+            elsewhere,
+            self.request_timestamp,
+            labels,
+            label_offsets,
+        )
+
+
+def _makes_label(histories: Histories, split: FrozenSplit) -> Array:
+    """Is the event one whose item a frozen query asks for? bool [n]"""
+    if split.labels == features.LISTEN:
+        unknown = histories.play_ratio < 0
+        return histories.is_listen & (unknown | (histories.play_ratio >= np.float32(split.min_play_ratio)))
+    if split.labels not in histories.event_types:
+        return np.zeros(len(histories), bool)
+    return histories.event_type == histories.event_types.index(split.labels)
+
+
+def _count_users(
+    counts: Counter[str], name: str, known: Array, asking: Array, only_known: bool = False
+) -> None:
+    asks = np.zeros(len(known), bool)
+    asks[asking] = True
+    counts[f"{name}_users_unknown_to_train"] += int((asks & ~known).sum())
+    counts[f"{name}_users"] += int((asks & known).sum() if only_known else asks.sum())
+
+
+def _numbered(ids: Array) -> Array:
+    """Ids as numbers from 0 without a gap, in the order in which they come."""
+    # A hash table, where np.unique would sort.
+    encoded = pa.array(ids).dictionary_encode()
+    return encoded.indices.to_numpy()
+
+
+def _order(*columns: Array) -> Array:
+    """The order that sorts rows by the columns, the first being the most significant; ties stay as they are.
+
+    Where all columns and the row's number fit into 64 bits they are sorted as one number, several times as
+    fast as column by column.
+    """
+    rows = len(columns[0])
+    if not rows:
+        return np.zeros(0, np.int64)
+    row_bits = max(1, int(rows - 1).bit_length())
+    lows = [int(column.min()) for column in columns]
+    widths = [int(int(column.max()) - low).bit_length() for column, low in zip(columns, lows, strict=True)]
+    if sum(widths) + row_bits > 64:
+        return np.lexsort(columns[::-1])
+    packed = np.zeros(rows, np.uint64)
+    for column, low, width in zip(columns, lows, widths, strict=True):
+        packed <<= np.uint64(width)
+        packed |= (column.astype(np.int64) - low).astype(np.uint64)
+    if (packed[1:] >= packed[:-1]).all():
+        return np.arange(rows)
+    packed <<= np.uint64(row_bits)
+    packed |= np.arange(rows, dtype=np.uint64)
+    packed.sort()
+    packed &= np.uint64((1 << row_bits) - 1)
+    return packed.astype(np.int64)
+
+
+def _run_starts(*columns: Array) -> Array:
+    """Where a row differs from the one before it in any of the columns."""
+    if not len(columns[0]):
+        return np.zeros(0, np.int64)
+    changes = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        changes |= column[1:] != column[:-1]
+    return np.append(0, np.flatnonzero(changes) + 1)
+
+
+def _repetitions(keys: tuple[Array, ...], item: Array, event_type: Array) -> Array:
+    """Rows that an earlier one equals in keys, item and type; rows are sorted by the keys."""
+    # Few events share user and time with another: only they are looked at.
+    begins = _run_starts(*keys)
+    lengths = np.diff(np.append(begins, len(item)))
+    shared = lengths > 1
+    rows = _ranges(begins[shared], begins[shared] + lengths[shared])
+    run = np.repeat(np.arange(int(shared.sum())), lengths[shared])
+    order = _order(run, item[rows], event_type[rows])
+    again = np.ones(len(rows), bool)
+    again[_run_starts(run[order], item[rows][order], event_type[rows][order])] = False
+    return rows[order[again]]
 
 
 def _ranges(start: Array, stop: Array) -> Array:
     """Concatenation of range(start[i], stop[i])."""
     lengths = stop - start
-    total = int(lengths.sum())
     ends = np.cumsum(lengths)
-    return np.arange(total) - np.repeat(ends - lengths, lengths) + np.repeat(start, lengths)
-
-
-def _first_places(user_id: Array, item_id: Array) -> Array:
-    """For each event the place of its user's first event of the same item; rows are in time order."""
-    size = len(user_id)
-    by = np.lexsort((np.arange(size), item_id, user_id))
-    changes = (np.diff(user_id[by]) != 0) | (np.diff(item_id[by]) != 0)
-    begins = np.concatenate([[0], np.flatnonzero(changes) + 1])
-    first = np.empty(size, np.int64)
-    first[by] = np.repeat(by[begins[:size]], np.diff(np.append(begins, size)))
-    return first
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(start - (ends - lengths), lengths)
 
 
 def _singletons(values: Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1), pa.int32()), pa.array(values))
-
-
-def _binary(values: Array) -> pa.Array:
-    """Few distinct byte strings, many rows: expanded by Arrow rather than row by row."""
-    distinct, codes = np.unique(values, return_inverse=True)
-    names = pa.array([bytes(name) for name in distinct], pa.binary())
-    return names.take(pa.array(codes))
-
-
-def check_not_empty(counts: dict[str, int], split: TimeSplit) -> None:
-    """Raises UserError where a split has no label: there would be nothing to train, tune or test on."""
-    for name in features.SPLITS:
-        if not counts.get(f"{name}_labels"):
-            begin, end = split.bounds(name)
-            span = f"before {end}" if name == "train" else f"from {begin} to {end}"
-            raise UserError(
-                f"The {name} split is empty: no user has a label event {span} (seconds) with an earlier one "
-                "to predict it from. Change split.eval_seconds, split.test_seconds or split.gap_seconds, or "
-                "bring more data."
-            )
