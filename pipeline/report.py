@@ -18,10 +18,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
 from pipeline.errors import UserError
 
-# Custom property of an execution, in bytes.
+# Custom properties of an execution: bytes, and why it failed.
 PEAK_MEMORY = "peak_memory_bytes"
+ERROR = "error"
+# Begins the name of a run that stops on the way, as `two-tower validate` does: reports are of whole runs.
+PARTIAL_RUN = "partial "
 METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
 PUSHER = "Pusher"
@@ -30,6 +34,10 @@ _EVALUATION_KEYS = (
     "verdict",
     "unchanged",
     "dataset",
+    "protocol",
+    "has_timestamps",
+    "cutoff",
+    "catalog",
     "split",
     "queries",
     "thresholds",
@@ -51,8 +59,9 @@ def collect(output: str) -> dict[str, Any]:
 
     Returns:
       `status` is "complete", "failed", or "unfinished" (killed, or still running), and `components` lists
-      what ran, in order: name, seconds, cached, state. The keys of evaluation.json are those of the run's
-      RetrievalEvaluator, from an earlier run where it was cached, and None if the run did not reach it.
+      what ran, in order: name, seconds, cached, state, and error, why it failed. The keys of
+      evaluation.json are those of the run's RetrievalEvaluator, from an earlier run where it was cached, and
+      None if the run did not reach it.
       `pushed_model` is where this run's model was pushed to, or None; `in_service` is the newest model
       there. `artifacts` are URIs by component and output; `log` is the newest log file.
 
@@ -67,6 +76,7 @@ def collect(output: str) -> dict[str, Any]:
             "cached": node["state"] == "CACHED",
             "state": node["state"],
             "peak_memory_bytes": node["peak_memory_bytes"],
+            "error": node["error"],
         }
         for name, node in nodes.items()
     ]
@@ -90,6 +100,16 @@ def collect(output: str) -> dict[str, Any]:
     }
 
 
+def latest_artifacts(output: str, component: str, partial: bool = False) -> dict[str, list[str]]:
+    """URIs of what a component of the latest run gave, by output; `partial`: of the latest partial run.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    found = _latest_run(output, partial).get(component, {"outputs": {}})["outputs"]
+    return {key: [artifact["uri"] for artifact in artifacts] for key, artifacts in found.items()}
+
+
 def newest_log(output: str) -> str | None:
     """The newest log file of the runs in `output`."""
     logs = glob.glob(os.path.join(glob.escape(output), "logs", "*.log"))
@@ -104,8 +124,8 @@ def newest_version(directory: str) -> str | None:
     return os.path.join(directory, max(versions, key=int)) if versions else None
 
 
-def _latest_run(output: str) -> dict[str, dict[str, Any]]:
-    """state, seconds, run and outputs of each node of the latest run, in the order in which they began."""
+def _latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
+    """What each node of the latest run did, in the order in which they began; see `collect`."""
     path = os.path.join(output, METADATA)
     nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
     if not os.path.isfile(path):
@@ -123,6 +143,7 @@ def _latest_run(output: str) -> dict[str, dict[str, Any]]:
         runs = store.get_contexts_by_type("pipeline_run")
     except (RuntimeError, errors.StatusError) as error:
         raise UserError(f"{path} cannot be read as a metadata store: {error}") from error
+    runs = [run for run in runs if run.name.startswith(PARTIAL_RUN) == partial]
     if not runs:
         raise UserError(nothing)
     run = max(runs, key=lambda context: context.id)
@@ -153,6 +174,7 @@ def _latest_run(output: str) -> dict[str, dict[str, Any]]:
             "state": pb.Execution.State.Name(execution.last_known_state),
             "seconds": round(duration / 1000, 1),
             "peak_memory_bytes": execution.custom_properties[PEAK_MEMORY].int_value or None,
+            "error": execution.custom_properties[ERROR].string_value or None,
             "outputs": produced,
         }
     return nodes
@@ -188,6 +210,10 @@ def render(report: Mapping[str, Any]) -> str:
         for note in report.get("notes") or ():
             console.print(f"  {note}\n")
         console.print(_metric_table(report))
+        console.print(question(report))
+        for name, meaning in definitions(report).items():
+            console.print(f"  {name}: {meaning}")
+        console.print()
         _print_ann_and_baseline_model(console, report)
         if report["oracle"]:
             console.print(_oracle_table(report["oracle"]))
@@ -199,9 +225,10 @@ def render(report: Mapping[str, Any]) -> str:
 
 def _headline(report: Mapping[str, Any]) -> str:
     if report["status"] == "failed":
-        failed = [component["name"] for component in report["components"] if component["state"] == "FAILED"]
-        text = f"FAILED: {', '.join(failed)} stopped the run."
-        return text if report["verdict"] else f"{text} It did not get as far as an evaluation."
+        failed = [component for component in report["components"] if component["state"] == "FAILED"]
+        text = f"FAILED: {', '.join(component['name'] for component in failed)} stopped the run."
+        text = text if report["verdict"] else f"{text} It did not get as far as an evaluation."
+        return "\n".join([text, *filter(None, (component.get("error") for component in failed))])
     if not report["verdict"]:
         last = report["components"][-1]["name"]
         return f"UNFINISHED: the run was killed, or still goes on; it is at {last}. Run it again to continue."
@@ -241,7 +268,7 @@ def _component_table(report: Mapping[str, Any]) -> Table:
 
 
 def _threshold_table(report: Mapping[str, Any]) -> Table:
-    table = _table("Thresholds")
+    table = _table(f"Thresholds, judged by Recall@{report.get('cutoff') or DEFAULT_CUTOFF}")
     for heading in ("threshold", "value", "limit", ""):
         table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
     for threshold in report["thresholds"]:
@@ -264,7 +291,7 @@ def _metric_table(report: Mapping[str, Any]) -> Table:
     table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
-    for metric in columns["model"]:
+    for metric in shown_metrics(report):
         table.add_row(metric, *(_number(values.get(metric)) for values in columns.values()))
     return table
 

@@ -45,7 +45,8 @@ def random_log(seed: int = 3, users: int = 12, size: int = 1_200) -> Events:
     item += 1_000 * ((time >= 320) & (rng.random(size) < 0.3))
     # Nothing comes twice.
     once = dict.fromkeys(zip(user, item, time, event_type, strict=True))
-    return events_of(*zip(*once, strict=True), play_ratio=1.0)
+    user, item, time, event_type = (np.array(column) for column in zip(*once, strict=True))
+    return events_of(user, item, time, event_type, play_ratio=1.0)
 
 
 LOG = random_log()
@@ -199,7 +200,7 @@ PROTOCOLS = [
 
 
 def rows_log(seed: int) -> Events:
-    """Events at times of their own; an event's play ratio is its row, by which it is known again in windows."""
+    """Events at times of their own. A play ratio is the event's row, by which windows show it again."""
     rng = np.random.default_rng(seed)
     size = 600
     user = rng.integers(0, 10, size)

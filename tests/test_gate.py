@@ -20,6 +20,7 @@ from components.retrieval_evaluator.gate import (
     judge,
 )
 from components.retrieval_evaluator.markdown_report import render
+from components.retrieval_evaluator.metrics import summarize
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers, matching_rows, oracle_share
 from components.retrieval_evaluator.queries import LabelSets, Queries, sample_by_user
 from pipeline.configs import GateConfig
@@ -37,6 +38,10 @@ def evaluation(recall: float | None = 0.5, ann: float | None = 0.99, baseline: f
     metrics = {"recall@1": 0.05, "recall@100": recall}
     return {
         "dataset": "simulated-7",
+        "protocol": "next_event",
+        "has_timestamps": True,
+        "cutoff": 100,
+        "catalog": {"items": 5_000},
         "unchanged": False,
         "split": {"train_end": 0, "eval": [1_000, 2_000], "test": [3_000, 4_000]},
         "queries": {"test": 100, "users": 10, "available": 1_000, "by_users_unknown_to_train": 30},
@@ -54,8 +59,8 @@ def evaluation(recall: float | None = 0.5, ann: float | None = 0.99, baseline: f
     }  # fmt: skip
 
 
-def judged(measured: dict[str, Any]) -> dict[str, Any]:
-    judgement = judge(measured, LIMITS)
+def judged(measured: dict[str, Any], limits: GateConfig = LIMITS) -> dict[str, Any]:
+    judgement = judge(measured, limits)
     return {**measured, "verdict": judgement.verdict, "notes": list(judgement.notes),
             "thresholds": [threshold.to_dict() for threshold in judgement.thresholds]}  # fmt: skip
 
@@ -122,8 +127,36 @@ def test_thresholds_are_valid_json_even_without_a_value() -> None:
     assert json.loads(json.dumps(threshold, allow_nan=False))["value"] is None
 
 
-CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", train_newest_timestamp=2_900)
-EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", train_newest_timestamp=1_900)
+def test_the_judged_cutoff_is_a_setting() -> None:
+    """Every threshold is of it, and names it."""
+
+    def measured(recall: float) -> dict[str, float]:
+        return {"recall@1": 0.05, "recall@20": recall, "recall@100": 0.9}
+
+    at_20 = {**evaluation(), "cutoff": 20, "metrics": {"test": measured(0.3)},
+             "baselines": {"most_popular": measured(0.2)}, "ann": {"recall@20": 0.96, "recall@100": 0.1},
+             "blessed_model": {"eligible": True, "reason": "It is.", "metrics": measured(0.32)}}  # fmt: skip
+    limits = dataclasses.replace(LIMITS, cutoff=20)
+    values = {threshold.name: threshold.value for threshold in judge(at_20, limits).thresholds}
+    expected = {"min_recall": 0.3, "min_ann_recall": 0.96, "min_lift_over_best_baseline": 0.1,
+                "min_change_against_blessed": -0.02}  # fmt: skip
+    assert values == pytest.approx(expected)
+    report = render(judged(at_20, limits))
+    opening = report.split("## ")[0]
+    assert "the model's Recall@20 minus that of the latest blessed model is -0.0200" in opening
+    assert "Recall@100" not in report
+    assert "first 20 that the served index returns" in report
+
+
+def test_a_catalog_that_is_no_larger_than_the_cutoff_is_said_to_tell_nothing() -> None:
+    for items in (3, 100):
+        (first, *_) = judge({**evaluation(), "catalog": {"items": items}}, LIMITS).notes
+        assert f"The catalog holds {items} items" in first and "gate.cutoff" in first
+    assert not any("catalog" in note for note in judge(evaluation(), LIMITS).notes)
+
+
+CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event")
+EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "next_event")
 
 
 @pytest.mark.parametrize(
@@ -145,10 +178,43 @@ def test_a_model_is_compared_with_only_if_that_is_fair(
     assert reason in why
 
 
+@pytest.mark.parametrize("protocol", ["frozen", "leave_one_out", "split_column"])
+def test_a_model_of_another_protocol_may_have_seen_the_labels(protocol: str) -> None:
+    # In whatever order they came.
+    for ours, theirs in ((protocol, "next_event"), ("next_event", protocol)):
+        candidate = dataclasses.replace(CANDIDATE, protocol=ours)
+        verdict, why = eligibility(candidate, dataclasses.replace(EARLIER, protocol=theirs), test_start=3_000)
+        assert not verdict
+        assert ours in why and theirs in why
+
+
+def test_a_frozen_model_is_judged_by_its_times() -> None:
+    candidate, earlier = (dataclasses.replace(model, protocol="frozen") for model in (CANDIDATE, EARLIER))
+    assert eligibility(candidate, earlier, test_start=3_000)[0]
+    assert not eligibility(candidate, earlier, test_start=1_900)[0]
+
+
+@pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
+def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> None:
+    """A user's last event of yesterday is train's today."""
+    candidate, earlier = (
+        dataclasses.replace(model, protocol=protocol, train_newest_timestamp=0)
+        for model in (CANDIDATE, EARLIER)
+    )
+    verdict, why = eligibility(candidate, earlier, test_start=0)
+    assert not verdict and "another version of the data" in why
+    same_data = dataclasses.replace(earlier, data_digest=candidate.data_digest)
+    assert eligibility(candidate, same_data, test_start=0)[0]
+    assert not eligibility(candidate, candidate, test_start=0)[0]
+
+
 def test_an_identity_is_read_from_the_model_s_own_record() -> None:
     provenance = {"dataset": "yambda", "data_digest": "sha256:d", "train_newest_timestamp": 5, "items": 3}
-    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5)
+    # From before there was a second protocol.
+    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5, "next_event")
     assert ModelIdentity.from_provenance(provenance, "sha256:m") == expected
+    frozen = dataclasses.replace(expected, protocol="frozen")
+    assert ModelIdentity.from_provenance({**provenance, "protocol": "frozen"}, "sha256:m") == frozen
 
 
 def test_oracle_and_model_are_compared_on_the_same_queries() -> None:
@@ -179,12 +245,15 @@ def test_all_of_the_oracles_queries_are_compared_whoever_is_in_the_sample(tmp_pa
     asked = np.union1d(sample_by_user(queries, 2, seed=0), oracle.rows)
     right, wrong = 100 + asked[:, None], np.zeros([len(asked), 1], np.int64)
     only_4 = np.where(asked[:, None] == 4, right, wrong)
-    compared = oracle.compare(queries, asked, right, {"most_popular": wrong, "personal_history": only_4})
+    baselines = {"most_popular": wrong, "personal_history": only_4}
+    compared = oracle.compare(queries, asked, right, baselines, cutoffs=(10, 50))
     assert compared["queries"] == 3
     assert compared["recall@10"]["model"] == 1
     assert compared["recall@10"]["best_baseline"] == pytest.approx(1 / 3)
     assert compared["recall@10"]["oracle"] == pytest.approx(1 / 3)
     assert compared["recall@50"]["oracle"] == 1
+    # It says what is played next, and nothing of sets of labels.
+    assert OracleAnswers.read(str(tmp_path), dataclasses.replace(queries, label_event=at - 1)) is None
 
 
 def test_the_share_of_the_gap_is_measured_from_the_best_baseline_to_the_oracle() -> None:
@@ -222,7 +291,7 @@ def test_the_report_puts_baselines_and_the_blessed_model_beside_the_model() -> N
     assert "| recall@100 | 0.5000 | 0.5000 | 0.2000 | 0.3000 |" in report
     assert "| recall@100 | 0.5000 | 0.4500 | 0.0500 |" in report
     assert "half-life of 20 plays" in report
-    assert "30 of them are by users whom train has not seen." in report
+    assert "30 queries are by users whom train has not seen." in report
 
 
 def test_the_report_of_a_first_run_says_that_there_is_nothing_to_compare_with() -> None:
@@ -240,3 +309,64 @@ def test_the_report_shows_the_oracle_where_the_data_has_one() -> None:
         {**judged(evaluation()), "oracle": oracle}
     )
     assert "oracle" not in render(judged(evaluation()))
+
+
+def frozen_evaluation(users: int = 100) -> dict[str, Any]:
+    queries = np.arange(4)
+    found = summarize(
+        np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 8, 3]]),
+        LabelSets(np.array([1, 2, 10, 5, 6, 7, 8]), np.array([0, 3, 5, 6, 7])), queries, (1, 3), 20)
+    labels = {"total": 700, "mean": 7.0, "median": 5.0, "max": 90, "unknown_to_train": 33}
+    return {**evaluation(), "protocol": "frozen", "cutoff": 3, "metrics": {"test": found},
+            "queries": {"test": 100, "users": users, "available": 100, "labels": labels},
+            "baselines": {"most_popular": found}, "ann": {"recall@3": 1.0, "kind": "exact"}}  # fmt: skip
+
+
+FROZEN_LIMITS = dataclasses.replace(LIMITS, cutoff=3)
+
+
+def test_the_report_of_the_frozen_protocol_says_what_is_asked_and_names_both_recalls_and_ndcgs() -> None:
+    report = render(judged(frozen_evaluation(), FROZEN_LIMITS))
+    assert report.startswith("# Blessed")
+    assert "Protocol `frozen`" in report
+    assert "asks for the set of items" in report
+    assert "A query has 7.0 labels on average (median 5, at most 90)" in report
+    assert "of all 700, 33 are items that train has not seen" in report
+    for definition in (
+        "`recall`: hits among the first k / number of labels.",
+        "`clipped_recall`: hits among the first k / min(k, number of labels).",
+        "`ndcg`: mean over queries of DCG / ideal DCG.",
+        "`pooled_ndcg`: mean DCG / mean ideal DCG (Yambda's NDCG).",
+    ):
+        assert definition in report
+    # (2/3 + 1 + 1 + 1) / 4, per query and per user.
+    assert "| recall@3 | 0.9167 | 0.9167 |" in report
+    assert "| user_recall@3 | 0.9167 | 0.9167 |" in report
+
+
+def test_what_says_nothing_new_is_left_out_of_the_report_and_not_of_the_json() -> None:
+    def rows(measured: dict[str, Any]) -> set[str]:
+        table = render(judged(measured, FROZEN_LIMITS)).split("## Metrics")[1].split("## ")[0]
+        names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")]
+        return {name.partition("@")[0] for name in names}
+
+    always = {"metric", "---", "recall", "ndcg", "mrr", "coverage", "user_recall"}
+    of_sets = {"clipped_recall", "hit_rate", "pooled_ndcg"}
+    of_users = {"user_ndcg", "user_mrr"}
+    users_of_sets = {f"user_{name}" for name in of_sets}
+    # A query a user: means over users are those over queries.
+    assert rows(frozen_evaluation()) == always | of_sets
+    assert rows(frozen_evaluation(users=50)) == always | of_sets | of_users | users_of_sets
+    assert rows({**frozen_evaluation(), "protocol": "leave_one_out"}) == always
+    assert rows({**frozen_evaluation(users=50), "protocol": "next_event"}) == always | of_users
+    assert {name.partition("@")[0] for name in frozen_evaluation()["metrics"]["test"]} >= of_sets
+
+
+@pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
+def test_a_split_that_is_none_in_time_names_no_times(protocol: str) -> None:
+    measured = {**evaluation(), "protocol": protocol, "has_timestamps": False,
+                "split": {"train_end": 0, "eval": [0, 0], "test": [0, 0]}}  # fmt: skip
+    report = render(judged(measured))
+    assert f"Protocol `{protocol}`" in report
+    assert "1970" not in report
+    assert "There is no decayed popularity among them: the data has no times." in report

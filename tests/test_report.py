@@ -13,11 +13,16 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 from pipeline.errors import UserError
 from pipeline.report import collect, newest_version, render
 
-METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "mrr": 0.09}
+METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "hit_rate@10": 0.2,
+           "mrr": 0.09, "user_recall@10": 0.15}  # fmt: skip
 EVALUATION: dict[str, Any] = {
     "verdict": "blessed",
     "unchanged": False,
     "dataset": "simulated-7",
+    "protocol": "next_event",
+    "has_timestamps": True,
+    "cutoff": 100,
+    "catalog": {"items": 4000},
     "split": {"train_end": 10, "eval": [10, 20], "test": [20, 30]},
     "queries": {"test": 1200, "users": 80, "available": 1200},
     "thresholds": [
@@ -129,7 +134,7 @@ def test_a_cached_run_reports_what_it_took_over(store: Store, tmp_path: Path) ->
         ("RetrievalEvaluator", True),
         ("Pusher", True),
     ]
-    for key in ("verdict", "thresholds", "metrics", "baselines", "ann", "oracle"):
+    for key in EVALUATION.keys() - {"queries"}:
         assert report[key] == EVALUATION[key]
     assert report["pushed_model"] == report["in_service"] == str(version)
     assert json.loads(json.dumps(report)) == report
@@ -196,6 +201,12 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
     assert metric_row.split()[1:] == ["0.4000", "0.4000", "0.1000", "0.3500"]
     assert shown["mrr"] == ["0.0900", "0.0900", "–", "–"]
     assert any("ScaNN returns 0.9870 (recall@100)" in line for line in lines)
+    assert shown["user_recall@10"] == ["0.1500", "0.1500", "–", "–"]
+    assert "hit_rate@10" not in shown  # with one label a query, recall is
+    assert "judged by Recall@100" in "\n".join(lines)
+    assert any(line.strip() == "recall: share of queries whose item is among the first k" for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "Protocol `next_event`: each of 1,200 test queries (80 users) asks for the one item" in text
     with_oracle = ["recall@10", "0.1000", "0.2000", "–", "0.3000", "–", "0.5000"]
     assert any(line.split() == with_oracle for line in lines)
 

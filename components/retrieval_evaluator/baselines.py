@@ -1,6 +1,7 @@
 """What a model has to beat: popularity, popularity that decays, and the user's own history.
 
 All are trained from the train windows alone; a half-life, where there is one, is chosen on eval queries.
+Under every protocol: what is asked for, one label or a set of them, changes the metric alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.metrics import mean, ranks_of, recall_at_k
+from components.retrieval_evaluator.metrics import hits_of, mean, recall_at_k
 from components.retrieval_evaluator.queries import (
     PADDING,
     Ints,
@@ -31,7 +32,8 @@ HALF_LIVES_DAYS = (0.25, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0, 365.0)
 # A million plays is plain frequency, with ties going to the item played last.
 HALF_LIVES_PLAYS = (5.0, 20.0, 100.0, 500.0, 2_000.0, 1_000_000.0)
 TUNING_QUERIES = 5_000
-TUNING_CUTOFF = 100
+# Any odd number: sums are modulo 2^64.
+_HASH_BASE = np.uint64(0x9E3779B97F4A7C15)
 # Cells of the dense blocks that rows are worked on in: 32 MB of float64.
 _BLOCK_CELLS = 4_000_000
 
@@ -57,7 +59,8 @@ class LabelEvents:
     """Label events (listens) of the train split, each once, by user and then in time order.
 
     Attributes:
-        user_id, item_id, timestamp: [m] int64.
+        user_id, item_id, timestamp: [m] int64. Times are all 0 where the data has none; then the order is
+            that of the windows.
     """
 
     user_id: Ints
@@ -86,19 +89,70 @@ class LabelEvents:
         order = np.lexsort((event, train.timestamp[event], user_id))
         return cls(user_id[order], train.item_id[event[order]], train.timestamp[event[order]])
 
-    def before(self, users: Ints, timestamps: Ints) -> tuple[Ints, Ints]:
-        """Start and length of the events of each user that are older than a time: [Q], [Q]."""
-        known, begin = np.unique(self.user_id, return_index=True)
+    @property
+    def has_times(self) -> bool:
+        """Whether the data has times."""
+        return bool(self.timestamp.any())
+
+    def before(self, windows: Windows, chosen: Ints) -> tuple[Ints, Ints]:
+        """Start and length of those of a window's user that precede the window: [C], [C].
+
+        By time where there are times: the events older than the window's first. Else by order: a window
+        begins with the end of its user's train events, or after them, so what it repeats is left out.
+
+        Args:
+            windows: of any split.
+            chosen: [C] which of them.
+        """
+        known, begin, count = np.unique(self.user_id, return_index=True, return_counts=True)
         if not len(known):
-            return np.zeros_like(users), np.zeros_like(users)
+            return np.zeros_like(chosen), np.zeros_like(chosen)
+        user = np.minimum(np.searchsorted(known, windows.user_id[chosen]), len(known) - 1)
+        is_known = known[user] == windows.user_id[chosen]
+        start, length = begin[user], np.where(is_known, count[user], 0)
+        if not self.has_times:
+            return start, length - self._repeated(windows, chosen, start, length)
         # User and time as one sorted number.
         oldest, newest = self.timestamp.min(), self.timestamp.max()
         span = newest - oldest + 2
         keys = np.searchsorted(known, self.user_id) * span + (self.timestamp - oldest)
-        user = np.minimum(np.searchsorted(known, users), len(known) - 1)
-        start = begin[user]
-        end = np.searchsorted(keys, user * span + (np.clip(timestamps, oldest, newest + 1) - oldest))
-        return start, np.where(known[user] == users, end - start, 0)
+        time = np.clip(windows.start_timestamp[chosen], oldest, newest + 1) - oldest
+        return start, np.where(is_known, np.searchsorted(keys, user * span + time) - start, 0)
+
+    def _repeated(self, windows: Windows, chosen: Ints, start: Ints, length: Ints) -> Ints:
+        """How many of its user's last events each window begins with, the most that there can be: [C].
+
+        The first c listens of the window and the user's last c events are equal if their polynomial hashes
+        are, which are differences of prefix sums: one pass for all windows and all c.
+        """
+        # Up to the first query: what follows is a label of the window's own split.
+        is_query = np.append(windows.label_step > 0, True)
+        queries = np.flatnonzero(is_query)
+        first = queries[np.searchsorted(queries, windows.offsets[chosen])]
+        listens = np.flatnonzero(windows.event_type == _LISTEN)
+        inner_start = np.searchsorted(listens, windows.offsets[chosen])
+        inner = np.searchsorted(listens, np.minimum(first + 1, windows.offsets[chosen + 1])) - inner_start
+
+        ids, number = np.unique(np.concatenate([self.item_id, windows.item_id[listens]]), return_inverse=True)
+        code = np.random.default_rng(0).integers(0, 2**63, len(ids)).astype(np.uint64)[number]
+        longest = max(len(self.item_id), len(listens))
+        powers = np.cumprod(np.append(np.uint64(1), np.full(longest, _HASH_BASE)))
+
+        def prefix_sums(codes: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+            return np.append(np.uint64(0), np.cumsum(codes * powers[: len(codes)]))
+
+        ours, theirs = prefix_sums(code[: len(self.item_id)]), prefix_sums(code[len(self.item_id) :])
+        most = np.minimum(inner, length)
+        row = np.repeat(np.arange(len(chosen)), most)
+        size = ragged_index(np.ones_like(most), most)
+        end, begin = (start + length)[row], inner_start[row]
+        # Each sum has the powers of where its events stand: multiplied by the other's, both have the same.
+        equal = (ours[end] - ours[end - size]) * powers[begin] == (
+            theirs[begin + size] - theirs[begin]
+        ) * powers[end - size]
+        repeated = np.zeros(len(chosen), np.int64)
+        np.maximum.at(repeated, row[equal], size[equal])
+        return repeated
 
 
 class Popularity:
@@ -187,7 +241,7 @@ class PersonalHistory:
         listens = np.flatnonzero(windows.event_type == _LISTEN)
         inner_start = np.searchsorted(listens, windows.offsets[used])
         inner_length = np.searchsorted(listens, windows.offsets[used + 1]) - inner_start
-        past_start, past_length = self._events.before(windows.user_id[used], windows.start_timestamp[used])
+        past_start, past_length = self._events.before(windows, used)
         past = ragged_index(past_start, past_length)
         inner = ragged_index(inner_start, inner_length)
 
@@ -242,29 +296,29 @@ class PersonalHistory:
 
 
 def fit_baselines(
-    train: Windows, evaluation: Windows, *, repeats_recommendable: bool, seed: int
+    train: Windows, evaluation: Windows, *, cutoff: int, repeats_recommendable: bool, seed: int
 ) -> dict[str, Baseline]:
-    """The baselines by name, with half-lives chosen by Recall@100 on a sample of eval queries.
+    """The baselines by name, with half-lives chosen by Recall@cutoff on a sample of eval queries.
 
-    Where repeats may not be recommended, personal history has nothing to say and is absent.
+    Where repeats may not be recommended, personal history has nothing to say and is absent; where the data
+    has no times, decayed popularity is.
     """
     events = LabelEvents.of(train)
     queries = all_queries(evaluation)
     sampled = sample_by_user(queries, TUNING_QUERIES, seed)
-    labels = queries.label_item_id[sampled]
+    labels = queries.labels.take(sampled)
 
     def best(candidates: Sequence[Baseline]) -> Baseline:
         def recall(baseline: Baseline) -> float:
-            recommended = baseline.recommend(
-                evaluation, queries, sampled, TUNING_CUTOFF, not repeats_recommendable
-            )
-            return mean(recall_at_k(ranks_of(recommended, labels), TUNING_CUTOFF))
+            recommended = baseline.recommend(evaluation, queries, sampled, cutoff, not repeats_recommendable)
+            return mean(recall_at_k(hits_of(recommended, labels), labels.counts, cutoff))
 
         return max(candidates, key=recall)
 
     most_popular = Popularity(events)
-    decayed = best([Popularity(events, days) for days in HALF_LIVES_DAYS])
-    baselines: dict[str, Baseline] = {"most_popular": most_popular, "decayed_popularity": decayed}
+    baselines: dict[str, Baseline] = {"most_popular": most_popular}
+    if events.has_times:
+        baselines["decayed_popularity"] = best([Popularity(events, days) for days in HALF_LIVES_DAYS])
     if repeats_recommendable:
         baselines["personal_history"] = best(
             [PersonalHistory(events, most_popular, plays) for plays in HALF_LIVES_PLAYS]

@@ -98,7 +98,8 @@ class Executor(tfx_evaluator.Executor):
         }
         provenance = _provenance(model_path)
         digest = digest_of(model_path)
-        blessed = self._blessed(input_dict, gate.ModelIdentity.from_provenance(provenance, digest), facts)
+        candidate = gate.ModelIdentity.from_provenance(provenance, digest)
+        blessed = self._blessed(input_dict, candidate, facts, k)
         if blessed and blessed["eligible"]:
             blessed["metrics"] = summary(ask(path_utils.serving_model_path(blessed["uri"]), sampled)[0])
 
@@ -145,9 +146,13 @@ class Executor(tfx_evaluator.Executor):
         self._write(output_dict, evaluation, model, input_dict)
 
     def _blessed(
-        self, input_dict: dict[str, list[types.Artifact]], candidate: gate.ModelIdentity, facts: DataFacts
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        candidate: gate.ModelIdentity,
+        facts: DataFacts,
+        k: int,
     ) -> dict[str, Any] | None:
-        """The latest blessed model, and whether it may be compared with."""
+        """The latest blessed model, and whether it may be compared with: asked for its first k."""
         if not input_dict.get("baseline_model"):
             return None
         model = artifact_utils.get_single_instance(input_dict["baseline_model"])
@@ -155,8 +160,13 @@ class Executor(tfx_evaluator.Executor):
         if not fileio.exists(os.path.join(path, PROVENANCE)):
             reason = f"The files of the latest blessed model are gone: {model.uri}."
             return {"eligible": False, "reason": reason, "uri": model.uri, "digest": None, "metrics": {}}
-        identity = gate.ModelIdentity.from_provenance(_provenance(path), digest_of(path))
+        provenance = _provenance(path)
+        identity = gate.ModelIdentity.from_provenance(provenance, digest_of(path))
         eligible, reason = gate.eligibility(candidate, identity, facts.test_from)
+        if eligible and provenance["max_k"] < k:
+            eligible = False
+            reason = (f"The latest blessed model answers with at most {provenance['max_k']} items "
+                      f"(index.max_k), and evaluation.cutoffs ask for {k}.")
         return {
             "eligible": eligible,
             "reason": reason,

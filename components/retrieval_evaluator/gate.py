@@ -11,8 +11,9 @@ from pipeline.configs import GateConfig
 
 BLESSED = "blessed"
 REFUSED = "refused"
-# The one metric that is judged.
-JUDGED = "recall@100"
+NO_BLESSED_MODEL = "No model has been blessed yet."
+# The protocols that split by time: who trained before a test period has not seen it, whatever the data was.
+_BY_TIME = ("next_event", "frozen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,19 +24,28 @@ class ModelIdentity:
         digest: of the model's files.
         dataset: the data set's name, which stays the same while the data grows.
         data_digest: of the data directory that it was trained on.
-        train_newest_timestamp: time of the newest event that it was trained on, seconds.
+        train_newest_timestamp: time of the newest event that it was trained on, seconds; 0 where the
+            protocol does not split by time.
+        protocol: what was train and what was test, see SplitConfig.
     """
 
     digest: str
     dataset: str
     data_digest: str
     train_newest_timestamp: int
+    protocol: str
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any], digest: str) -> ModelIdentity:
         """From the `provenance.json` that is kept in every model."""
-        return cls(digest, provenance["dataset"], provenance["data_digest"],
-                   int(provenance["train_newest_timestamp"]))
+        return cls(
+            digest,
+            provenance["dataset"],
+            provenance["data_digest"],
+            int(provenance["train_newest_timestamp"]),
+            # Models from before there were others do not name it.
+            provenance.get("protocol", "next_event"),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,42 +98,50 @@ def judge(evaluation: Mapping[str, Any], config: GateConfig) -> Judgement:
     """Judges a model by what was measured.
 
     Args:
-        evaluation: `metrics`, `baselines`, `ann` and `blessed_model` as in evaluation.json, so that a
-            stored evaluation can be judged again with other limits.
-        config: the limits.
+        evaluation: `metrics`, `baselines`, `ann`, `blessed_model` and `catalog` as in evaluation.json, so
+            that a stored evaluation can be judged again with other limits.
+        config: the limits, and the k of the Recall@k that they are of.
     """
-    recall = _number(evaluation["metrics"]["test"].get(JUDGED))
-    baseline, baseline_recall = best_baseline(evaluation["baselines"], JUDGED)
+    judged = f"recall@{config.cutoff}"
+    recall = _number(evaluation["metrics"]["test"].get(judged))
+    baseline, baseline_recall = best_baseline(evaluation["baselines"], judged)
     thresholds = [
         Threshold("min_recall", recall, config.min_recall),
-        Threshold("min_ann_recall", _number(evaluation["ann"].get(JUDGED)),
-                  config.min_ann_recall),
-        Threshold("min_lift_over_best_baseline", recall - baseline_recall,
-                  config.min_lift_over_best_baseline, f"best baseline: {baseline}"),
+        Threshold("min_ann_recall", _number(evaluation["ann"].get(judged)), config.min_ann_recall),
+        Threshold(
+            "min_lift_over_best_baseline",
+            recall - baseline_recall,
+            config.min_lift_over_best_baseline,
+            f"best baseline: {baseline}",
+        ),
     ]
+    notes = []
+    items = (evaluation.get("catalog") or {}).get("items", math.inf)
+    if items <= config.cutoff:
+        notes.append(
+            f"The catalog holds {items} items, so that the first {config.cutoff} are all of them: Recall@"
+            f"{config.cutoff} tells no model from another. Judge by a smaller k (gate.cutoff)."
+        )
     blessed = evaluation.get("blessed_model")
     if blessed and blessed["eligible"]:
-        change = recall - _number(blessed["metrics"].get(JUDGED))
-        thresholds.append(
-            Threshold("min_change_against_blessed", change, config.min_change_against_blessed)
-        )
-        return Judgement(tuple(thresholds))
-    reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
-    return Judgement(tuple(thresholds), (f"min_change_against_blessed does not apply: {reason}",))
+        change = recall - _number(blessed["metrics"].get(judged))
+        thresholds.append(Threshold("min_change_against_blessed", change, config.min_change_against_blessed))
+    else:
+        reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
+        notes.append(f"min_change_against_blessed does not apply: {reason}")
+    return Judgement(tuple(thresholds), tuple(notes))
 
 
-NO_BLESSED_MODEL = "No model has been blessed yet."
-
-
-def eligibility(
-    candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int
-) -> tuple[bool, str]:
+def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:
     """Whether the latest blessed model may be compared with, and why.
+
+    It must not have learned from a label that it would be asked for. Where the split is a point in time, what
+    it trained on must end before; where it is not, only a model of the very same data is known not to have.
 
     Args:
         candidate: the model that is judged.
         blessed: the latest blessed model, if there is one.
-        test_start: when today's test period begins, seconds.
+        test_start: when today's test period begins, seconds; where the protocol does not split by time, any.
     """
     if blessed is None:
         return False, NO_BLESSED_MODEL
@@ -132,6 +150,14 @@ def eligibility(
     if blessed.dataset != candidate.dataset:
         return False, (f"The latest blessed model comes from other data: {blessed.dataset}, "
                        f"where this one comes from {candidate.dataset}.")
+    if blessed.protocol != candidate.protocol:
+        return False, (f"The latest blessed model was trained under the protocol {blessed.protocol}, this "
+                       f"one under {candidate.protocol}: it may have learned from today's test labels.")
+    if candidate.protocol not in _BY_TIME:
+        if blessed.data_digest != candidate.data_digest:
+            return False, (f"The latest blessed model was trained on another version of the data: under "
+                           f"{candidate.protocol} it may have learned from today's test labels.")
+        return True, "The latest blessed model was trained on the same split of the same data."
     if blessed.train_newest_timestamp >= test_start:
         return False, (f"The latest blessed model was trained on today's test period: up to "
                        f"{blessed.train_newest_timestamp}, and the test period begins at {test_start}.")

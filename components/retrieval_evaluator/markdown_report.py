@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from components.retrieval_evaluator.gate import BLESSED, NO_BLESSED_MODEL
+from components.retrieval_evaluator.glossary import definitions, question, shown_metrics, threshold_meaning
 
-_MEANINGS = {
-    "min_recall": "Recall@100 of the served model",
-    "min_ann_recall": "share of exact search's first 100 that the served index returns",
-    "min_lift_over_best_baseline": "the model's Recall@100 minus the best baseline's",
-    "min_change_against_blessed": "the model's Recall@100 minus that of the latest blessed model",
-}
 _BASELINES = {
     "most_popular": "most popular",
     "decayed_popularity": "decayed popularity",
@@ -42,29 +36,25 @@ def render(evaluation: Mapping[str, Any]) -> str:
 def _verdict(evaluation: Mapping[str, Any]) -> str:
     failed = [t for t in evaluation["thresholds"] if not t["ok"]]
     if evaluation["verdict"] != BLESSED:
-        text = (f"# Refused\n\n**This model was not pushed**: {'; '.join(map(_shortfall, failed))}. "
-                "What was pushed before stays in service.")
+        why = "; ".join(_shortfall(threshold, evaluation) for threshold in failed)
+        text = f"# Refused\n\n**This model was not pushed**: {why}. What was pushed before stays in service."
     elif evaluation.get("unchanged"):
         text = ("# Blessed, and not pushed again\n\nEvery threshold holds, but **the latest blessed model is "
                 "this very model**: it is already in service, so nothing was pushed.")
     else:
         text = "# Blessed\n\nEvery threshold holds: **this model may be pushed**."
-    queries, (begin, end) = evaluation["queries"], evaluation["split"]["test"]
-    sampled = (f", sampled by user from {queries['available']:,} queries"
-               if queries.get("available", queries["test"]) > queries["test"] else "")
+    queries = evaluation["queries"]
     dropped = (f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
                if queries.get("dropped_repeats") else "")
-    strangers = (f" {queries['by_users_unknown_to_train']:,} of them are by users whom train has not seen."
+    strangers = (f" {queries['by_users_unknown_to_train']:,} queries are by users whom train has not seen."
                  if queries.get("by_users_unknown_to_train") else "")
-    return (f"{text}\n\nData set `{evaluation['dataset']}`. Each of {queries['test']:,} test queries "
-            f"({queries['users']:,} users{sampled}) asks for the one item that its user turned to next, "
-            f"between {_time(begin)} and {_time(end)}.{strangers} The model has seen nothing from "
-            f"{_time(evaluation['split']['train_end'])} on in training.{dropped}")
+    return f"{text}\n\nData set `{evaluation['dataset']}`. {question(evaluation)}{strangers}{dropped}"
 
 
 def _thresholds(evaluation: Mapping[str, Any]) -> str:
-    rows = [[f"`{t['name']}`", _meaning(t), _number(t["value"]), f"≥ {_number(t['limit'])}",
-             "holds" if t["ok"] else "**fails**"] for t in evaluation["thresholds"]]
+    rows = [[f"`{t['name']}`", threshold_meaning(t, evaluation), _number(t["value"]),
+             f"≥ {_number(t['limit'])}", "holds" if t["ok"] else "**fails**"]
+            for t in evaluation["thresholds"]]
     notes = "".join(f"\n\n{note}" for note in evaluation.get("notes", []))
     return "## Thresholds\n\n" + _table(["threshold", "what it is", "value", "limit", ""], rows, 2) + notes
 
@@ -77,14 +67,16 @@ def _metrics(evaluation: Mapping[str, Any]) -> str:
     settings = [f"{_BASELINES.get(name, name)} has a half-life of {values[key]:g} {key.rsplit('_', 1)[1]}"
                 for name, values in evaluation["baselines"].items()
                 for key in values if key.startswith("half_life_")]
-    rows = [[name, *(_number(values.get(name)) for values in columns.values())] for name in columns["model"]]
+    rows = [[name, *(_number(values.get(name)) for values in columns.values())]
+            for name in shown_metrics(evaluation)]
     absent = ("" if "personal_history" in evaluation["baselines"] else
               " There is no personal history among them: an item that a user already had is not recommended.")
+    if not evaluation.get("has_timestamps", True):
+        absent += " There is no decayed popularity among them: the data has no times."
     return (
-        "## Metrics\n\nRecall@k is the share of queries whose item is among the first k. Names with `user_` "
-        "are means over users, the others over queries. Coverage is the share of the catalog that at least "
-        "one query is shown.\n\n"
-        + _table(["metric", *columns], rows, 1)
+        "## Metrics\n\n"
+        + "\n".join(f"- `{name}`: {meaning}." for name, meaning in definitions(evaluation).items())
+        + "\n\n" + _table(["metric", *columns], rows, 1)
         + "\n\nThe baselines are trained on the train split alone"
         + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".") + absent
     )
@@ -109,7 +101,7 @@ def _blessed_model(evaluation: Mapping[str, Any]) -> str:
     ours = evaluation["metrics"]["test"]
     rows = [[name, _number(ours[name]), _number(theirs),
              _number(None if ours[name] is None or theirs is None else ours[name] - theirs)]
-            for name, theirs in blessed["metrics"].items() if name in ours]
+            for name, theirs in blessed["metrics"].items() if name in shown_metrics(evaluation)]
     return (f"{text} Both answered the same queries.\n\n"
             + _table(["metric", "this model", "latest blessed", "change"], rows, 1)
             + (f"\n\nIt is at `{blessed['uri']}`." if blessed.get("uri") else ""))
@@ -132,16 +124,12 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _shortfall(threshold: Mapping[str, Any]) -> str:
+def _shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    meaning = threshold_meaning(threshold, evaluation)
     if threshold["value"] is None or math.isnan(threshold["value"]):
-        return f"{_meaning(threshold)} could not be measured"
+        return f"{meaning} could not be measured"
     value, limit = _number(threshold["value"]), _number(threshold["limit"])
-    return f"{_meaning(threshold)} is {value}, below the limit of {limit}"
-
-
-def _meaning(threshold: Mapping[str, Any]) -> str:
-    meaning = _MEANINGS.get(threshold["name"], threshold["name"])
-    return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+    return f"{meaning} is {value}, below the limit of {limit}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
@@ -151,7 +139,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: i
 
 def _number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

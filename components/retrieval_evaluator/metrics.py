@@ -1,54 +1,107 @@
-"""Ranking metrics of next-item retrieval: each query has one label.
+"""Ranking metrics of retrieval: each query has one label or a set of them.
 
-Every metric follows from the label's rank, which `ranks_of` finds once. Functions of ranks return one
-value per query; `summarize` averages them per query and, under names of their own, per user.
+Every metric follows from `hits_of`, which finds once where the labels stand among the recommendations.
+Functions of hits return one value per query; `summarize` averages them per query and, under names of their
+own, per user. With one label a query, recall, clipped recall and hit rate are one number, and so are both
+NDCGs.
+
+Both kinds of recall and of NDCG are in use, and Yambda's benchmark (Ploshkin et al., 2025, "Yambda-5B",
+`benchmarks/yambda/evaluation/metrics.py` beside the data) has used all four:
+
+- Recall over the number of labels (`recall_at_k`) is the paper's; a later version of the file divides by at
+  most k (`clipped_recall_at_k`).
+- Mean DCG over mean ideal DCG (`pooled_ndcg_at_k`) is the paper's; the later version means to take the mean
+  of quotients (`ndcg_at_k`), but takes the DCG for its own ideal, which makes it a hit rate.
+- Queries are users of train who have an event in the test day, so none is without a label. Its targets are
+  events: an item that was played twice counts twice in the denominators. Here labels are sets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from components.retrieval_evaluator.queries import LabelSets
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
-NDCG_CUTOFF = 10
 
-
-def ranks_of(recommended: Ints, labels: Ints) -> Floats:
-    """The rank, counted from 1, at which each query's label is recommended.
+def hits_of(recommended: Ints, labels: LabelSets) -> Bools:
+    """Which recommendations are labels of their query.
 
     Args:
-        recommended: [Q, k] item ids, best first, -1 where there are fewer than k.
-        labels: [Q] item ids.
+        recommended: [Q, K] item ids, best first, -1 where there are fewer than K.
+        labels: of Q queries.
 
     Returns:
-        [Q] float64, infinite where the label is not recommended.
+        [Q, K]. Padding is never a hit, and of an item that is recommended twice the first place alone is.
     """
-    found = (recommended == labels[:, None]) & (recommended >= 0)
-    return np.where(found.any(axis=1), found.argmax(axis=1) + 1.0, np.inf)
+    shape = recommended.shape
+    ids, number = np.unique(np.concatenate([recommended.ravel(), labels.item_id]), return_inverse=True)
+    # Query and item as one number.
+    pairs = np.repeat(np.arange(shape[0]), shape[1]) * len(ids) + number[: recommended.size]
+    wanted = labels.query * len(ids) + number[recommended.size :]
+    hits = np.isin(pairs, wanted) & (recommended.ravel() >= 0)
+    places = np.flatnonzero(hits)
+    _, first = np.unique(pairs[places], return_index=True)
+    hits[:] = False
+    hits[places[first]] = True
+    return hits.reshape(shape)
 
 
-def hit(ranks: Floats, k: int) -> npt.NDArray[np.bool_]:
-    """Whether the label is among the first k, [Q]."""
-    return ranks <= k
+def ranks_of(hits: Bools) -> Floats:
+    """The rank, from 1, at which a query's first label is recommended; infinite where none is. [Q]."""
+    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1.0, np.inf)
 
 
-def recall_at_k(ranks: Floats, k: int) -> Floats:
-    """Share of the query's labels among the first k; with one label, 0 or 1. [Q]."""
-    return hit(ranks, k).astype(np.float64)
+def recall_at_k(hits: Bools, labels: Ints, k: int) -> Floats:
+    """Share of the query's labels that are among the first k: |hits| / |labels|. [Q].
+
+    Args:
+        hits: [Q, K].
+        labels: [Q] number of labels.
+        k: at most K.
+    """
+    return hits[:, :k].sum(axis=1) / labels
 
 
-def ndcg_at_k(ranks: Floats, k: int) -> Floats:
-    """Normalised discounted cumulative gain: 1 / log2(1 + rank) within the first k, else 0. [Q]."""
-    return np.where(hit(ranks, k), 1.0 / np.log2(1.0 + ranks), 0.0)
+def clipped_recall_at_k(hits: Bools, labels: Ints, k: int) -> Floats:
+    """Share of what k recommendations could find: |hits| / min(k, |labels|). [Q]; see `recall_at_k`."""
+    return hits[:, :k].sum(axis=1) / np.minimum(labels, k)
 
 
-def reciprocal_rank(ranks: Floats) -> Floats:
-    """1 / rank, and 0 where the label is not recommended at all. [Q]."""
-    return 1.0 / ranks
+def hit_rate_at_k(hits: Bools, k: int) -> Floats:
+    """1 where any label is among the first k, else 0. [Q]."""
+    return hits[:, :k].any(axis=1).astype(np.float64)
+
+
+def dcg_at_k(hits: Bools, k: int) -> Floats:
+    """Discounted cumulative gain of the first k: the sum of 1 / log2(1 + rank) over hits. [Q]."""
+    return np.asarray(hits[:, :k] @ _discounts(min(k, hits.shape[1])))
+
+
+def ideal_dcg_at_k(labels: Ints, k: int) -> Floats:
+    """The greatest DCG there can be: the first min(k, |labels|) places are all hits. [Q]."""
+    return np.asarray(np.concatenate([[0.0], np.cumsum(_discounts(k))])[np.minimum(labels, k)])
+
+
+def ndcg_at_k(hits: Bools, labels: Ints, k: int) -> Floats:
+    """Normalised DCG: each query's own DCG / ideal DCG (Järvelin and Kekäläinen, 2002). [Q]."""
+    return dcg_at_k(hits, k) / ideal_dcg_at_k(labels, k)
+
+
+def pooled_ndcg_at_k(hits: Bools, labels: Ints, k: int, average: Callable[[Floats], float]) -> float:
+    """Mean DCG / mean ideal DCG: queries with many labels weigh more. `average`: of a value per query."""
+    return average(dcg_at_k(hits, k)) / average(ideal_dcg_at_k(labels, k))
+
+
+def reciprocal_rank(hits: Bools) -> Floats:
+    """1 / rank of the first label, and 0 where none is recommended. [Q]."""
+    return 1.0 / ranks_of(hits)
 
 
 def coverage_at_k(recommended: Ints, k: int, catalog_size: int) -> float:
@@ -79,53 +132,67 @@ def ann_recall(served: Ints, exact: Ints) -> float:
         exact: [Q, k] item ids, likewise.
     """
     _check_queries(served=len(served), exact=len(exact))
-    ids, inverse = np.unique(np.concatenate([served.ravel(), exact.ravel()]), return_inverse=True)
-
-    def pairs(recommended: Ints, item: Ints) -> Ints:
-        # One number for each pair of query and item.
-        row = np.repeat(np.arange(len(recommended)), recommended.shape[1])
-        return np.unique((row * len(ids) + item)[recommended.ravel() >= 0])
-
-    wanted = pairs(exact, inverse[served.size :])
-    found = np.isin(wanted, pairs(served, inverse[: served.size]), assume_unique=True)
-    row = wanted // max(len(ids), 1)
-    total = np.bincount(row, minlength=len(exact))
-    return mean(np.bincount(row, found, minlength=len(exact))[total > 0] / total[total > 0])
+    found = exact >= 0
+    wanted = LabelSets(exact[found], np.concatenate([[0], np.cumsum(found.sum(axis=1))]))
+    hits, total = hits_of(served, wanted).sum(axis=1), wanted.counts
+    return mean(hits[total > 0] / total[total > 0])
 
 
 def summarize(
-    recommended: Ints, labels: Ints, users: Ints, cutoffs: Sequence[int], catalog_size: int
+    recommended: Ints, labels: LabelSets, users: Ints, cutoffs: Sequence[int], catalog_size: int
 ) -> dict[str, float]:
     """All metrics of one set of recommendations.
 
     Args:
-        recommended: [Q, k] item ids, best first, -1 where there are fewer than k.
-        labels: [Q] item ids.
+        recommended: [Q, K] item ids, best first, -1 where there are fewer than K.
+        labels: of each query, at least one.
         users: [Q] user ids.
-        cutoffs: the k of Recall@k. Coverage is taken at the largest.
+        cutoffs: the k of the metrics.
         catalog_size: number of items that could be recommended.
 
     Returns:
-        `recall@k` for every cutoff, `ndcg@10` and `mrr`, means over queries; the same with the prefix
-        `user_`, means over users; and `coverage@k`.
+        For every cutoff k `recall@k`, `clipped_recall@k`, `hit_rate@k`, `ndcg@k` and `pooled_ndcg@k`, and
+        `mrr`, over queries; the same with the prefix `user_`, over users, a user's value being the mean over
+        their queries; and `coverage@k`. `pooled_ndcg@k` is mean DCG over mean ideal DCG, each mean over
+        queries or users as its name says.
 
     Raises:
-        ValueError: there are fewer recommendations than a cutoff asks for, or the lengths differ.
+        ValueError: there are fewer recommendations than a cutoff asks for, a query has no label, or the
+            lengths differ.
     """
     _check_queries(recommended=len(recommended), labels=len(labels), users=len(users))
     largest = max(cutoffs)
-    needed = max(largest, NDCG_CUTOFF)
-    if recommended.shape[1] < needed:
-        raise ValueError(f"{recommended.shape[1]} recommendations a query, fewer than k={needed}.")
-    ranks = ranks_of(recommended, labels)
-    values = {f"recall@{k}": recall_at_k(ranks, k) for k in cutoffs}
-    values[f"ndcg@{NDCG_CUTOFF}"] = ndcg_at_k(ranks, NDCG_CUTOFF)
-    values["mrr"] = reciprocal_rank(ranks)
-    return {
-        **{name: mean(value) for name, value in values.items()},
-        **{f"user_{name}": user_mean(value, users) for name, value in values.items()},
-        f"coverage@{largest}": coverage_at_k(recommended, largest, catalog_size),
+    if recommended.shape[1] < largest:
+        raise ValueError(f"{recommended.shape[1]} recommendations a query, fewer than k={largest}.")
+    counts = labels.counts
+    if not counts.all():
+        raise ValueError(f"{(counts == 0).sum()} of {len(counts)} queries have no label.")
+    hits = hits_of(recommended, labels)
+    values = {
+        **{f"recall@{k}": recall_at_k(hits, counts, k) for k in cutoffs},
+        **{f"clipped_recall@{k}": clipped_recall_at_k(hits, counts, k) for k in cutoffs},
+        **{f"hit_rate@{k}": hit_rate_at_k(hits, k) for k in cutoffs},
+        **{f"ndcg@{k}": ndcg_at_k(hits, counts, k) for k in cutoffs},
     }
+
+    def averages(prefix: str, average: Callable[[Floats], float]) -> dict[str, float]:
+        named = {
+            **{name: average(value) for name, value in values.items()},
+            **{f"pooled_ndcg@{k}": pooled_ndcg_at_k(hits, counts, k, average) for k in cutoffs},
+            "mrr": average(reciprocal_rank(hits)),
+        }
+        return {prefix + name: value for name, value in named.items()}
+
+    return {
+        **averages("", mean),
+        **averages("user_", lambda value: user_mean(value, users)),
+        **{f"coverage@{k}": coverage_at_k(recommended, k, catalog_size) for k in cutoffs},
+    }
+
+
+def _discounts(k: int) -> Floats:
+    """1 / log2(1 + rank) of the ranks 1 to k."""
+    return 1.0 / np.log2(np.arange(2.0, k + 2.0))
 
 
 def _check_queries(**lengths: int) -> None:

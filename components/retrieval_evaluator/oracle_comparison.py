@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from components.retrieval_evaluator.metrics import Floats, Ints, mean, ranks_of, recall_at_k
+from components.retrieval_evaluator.metrics import Floats, Ints, hits_of, mean, ranks_of
 from components.retrieval_evaluator.queries import Queries
+from pipeline import storage
+from pipeline.datasets.data_directory import oracle_file
 
-CUTOFFS = (10, 50, 100)
 KEY = ("user_id", "label_timestamp", "label_item_id")
 
 
@@ -34,11 +34,15 @@ class OracleAnswers:
 
     @classmethod
     def read(cls, data: str, queries: Queries) -> OracleAnswers | None:
-        """From a data directory; None where it has no oracle, or none of its queries is in the split."""
-        path = os.path.join(data, "oracle", "queries.parquet")
-        if not os.path.exists(path):
+        """From a data directory; None where it has no oracle, or none of its queries is in the split.
+
+        It answers what is played next: queries for a set of labels are none of its own.
+        """
+        path = oracle_file(data, "queries.parquet")
+        if path is None or (queries.label_event < 0).any():
             return None
-        table = pq.read_table(path)
+        with storage.open_file(path) as file:
+            table = pq.read_table(file)
         rows, answered = matching_rows(queries, {name: table[name].to_numpy() for name in KEY})
         if not len(rows):
             return None
@@ -50,23 +54,30 @@ class OracleAnswers:
         return cls(rows[by], ranks("rank_hidden"), ranks("rank_observed"))
 
     def compare(
-        self, queries: Queries, asked: Ints, model: Ints, baselines: Mapping[str, Ints]
+        self,
+        queries: Queries,
+        asked: Ints,
+        model: Ints,
+        baselines: Mapping[str, Ints],
+        cutoffs: Sequence[int],
     ) -> dict[str, Any]:
         """`oracle_share` over all of the oracle's queries.
 
         Args:
             queries: of the test split.
             asked: [A] rows of the queries that were asked, ascending, the oracle's among them.
-            model: [A, k] what the model recommended.
+            model: [A, K] what the model recommended.
             baselines: likewise, by name.
+            cutoffs: the k of Recall@k, at most K.
         """
         at = np.searchsorted(asked, self.rows)
-        labels = queries.label_item_id[self.rows]
+        labels = queries.labels.take(self.rows)
         return oracle_share(
-            ranks_of(model[at], labels),
-            {name: ranks_of(items[at], labels) for name, items in baselines.items()},
+            ranks_of(hits_of(model[at], labels)),
+            {name: ranks_of(hits_of(items[at], labels)) for name, items in baselines.items()},
             self.rank,
             self.rank_observed,
+            cutoffs,
         )
 
 
@@ -95,7 +106,7 @@ def oracle_share(
     baselines: Mapping[str, Floats],
     oracle: Floats,
     oracle_observed: Floats,
-    cutoffs: Sequence[int] = CUTOFFS,
+    cutoffs: Sequence[int],
 ) -> dict[str, Any]:
     """Recall of model, best baseline and oracle on the same queries.
 
@@ -114,10 +125,10 @@ def oracle_share(
     """
     comparison: dict[str, Any] = {"queries": len(model)}
     for k in cutoffs:
-        recall = {"model": mean(recall_at_k(model, k)),
-                  "best_baseline": max(mean(recall_at_k(ranks, k)) for ranks in baselines.values()),
-                  "oracle": mean(recall_at_k(oracle, k)),
-                  "oracle_observed": mean(recall_at_k(oracle_observed, k))}
+        recall = {"model": _recall(model, k),
+                  "best_baseline": max(_recall(ranks, k) for ranks in baselines.values()),
+                  "oracle": _recall(oracle, k),
+                  "oracle_observed": _recall(oracle_observed, k)}
         gained = recall["model"] - recall["best_baseline"]
         comparison[f"recall@{k}"] = {
             **recall,
@@ -125,6 +136,10 @@ def oracle_share(
             "share_of_gap_observed": _share(gained, recall["oracle_observed"] - recall["best_baseline"]),
         }
     return comparison
+
+
+def _recall(ranks: Floats, k: int) -> float:
+    return mean((ranks <= k).astype(np.float64))
 
 
 def _share(gained: float, gap: float) -> float | None:

@@ -119,6 +119,7 @@ class LabelSets:
 
     def take(self, rows: npt.ArrayLike) -> LabelSets:
         """The labels of the queries at `rows` (indices or a mask), in that order."""
+        rows = np.asarray(rows)
         counts = self.counts[rows]
         chosen = self.item_id[ragged_index(self.offsets[:-1][rows], counts)]
         return LabelSets(chosen, np.concatenate([[0], np.cumsum(counts)]))

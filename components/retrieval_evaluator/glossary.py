@@ -1,0 +1,122 @@
+"""What an evaluation's figures are, in words: the protocol, the metrics, the thresholds. For both reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+DEFAULT_CUTOFF = 100
+
+_THRESHOLDS = {
+    "min_recall": "Recall@{k} of the served model",
+    "min_ann_recall": "share of exact search's first {k} that the served index returns",
+    "min_lift_over_best_baseline": "the model's Recall@{k} minus the best baseline's",
+    "min_change_against_blessed": "the model's Recall@{k} minus that of the latest blessed model",
+}
+# Where each query has one label, these say what recall and NDCG say.
+_OF_SETS = ("clipped_recall", "hit_rate", "pooled_ndcg")
+_DEFINITIONS = {
+    "recall": "hits among the first k / number of labels",
+    "clipped_recall": "hits among the first k / min(k, number of labels)",
+    "hit_rate": "share of queries with at least one hit among the first k",
+    "ndcg": "mean over queries of DCG / ideal DCG",
+    "pooled_ndcg": "mean DCG / mean ideal DCG (Yambda's NDCG)",
+    "mrr": "mean of 1 / rank of the first hit",
+    "coverage": "share of the catalog that at least one query is shown among its first k",
+}
+# Of one label.
+_DEFINITIONS_OF_ONE = {
+    "recall": "share of queries whose item is among the first k",
+    "ndcg": "mean of 1 / log2(1 + rank) of the item where it is among the first k, else 0",
+    "mrr": "mean of 1 / rank of the item",
+}
+
+
+def asks_for_sets(evaluation: Mapping[str, Any]) -> bool:
+    """Whether a query has a set of labels, and not one."""
+    return evaluation.get("protocol") == "frozen"
+
+
+def question(evaluation: Mapping[str, Any]) -> str:
+    """Sentences that say what the protocol is, and what a query knows and asks for."""
+    queries = evaluation["queries"]
+    asked = f"{queries['test']:,} test queries ({queries['users']:,} users{_sampled(queries)})"
+    begin, end = (_time(seconds) for seconds in evaluation["split"]["test"])
+    train_end = _time(evaluation["split"]["train_end"])
+    by_time = f" The model has seen nothing from {train_end} on in training."
+    protocol = evaluation.get("protocol", "next_event")
+    if protocol == "frozen":
+        return (
+            "Protocol `frozen`: each user's state stops before the test period, and is one query. Each of "
+            f"{asked} asks for the set of items that its user turned to between {begin} and {end}; users "
+            f"whom train does not know are left out.{_labels(queries)}{by_time}"
+        )
+    if protocol == "leave_one_out":
+        return (
+            f"Protocol `leave_one_out`: each of {asked} asks for the last item that its user turned to, and "
+            "knows all that the user did before. It is no split in time: train knows what others did later."
+        )
+    if protocol == "split_column":
+        return (
+            "Protocol `split_column`: the events' own column `split` says what is train, eval and test. Each "
+            f"of {asked} asks for the one item of a test event, and knows what its user did before it."
+        )
+    return (
+        f"Protocol `next_event`: each of {asked} asks for the one item that its user turned to next, between "
+        f"{begin} and {end}, and knows all that the user did before.{by_time}"
+    )
+
+
+def shown_metrics(evaluation: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics that say something new, in their order; evaluation.json holds all of them.
+
+    Where a query has one label, clipped recall and hit rate are its recall, and pooled NDCG its NDCG. Where a
+    user has one query, means over users are those over queries: of them, recall alone is shown.
+    """
+    one_query_each = evaluation["queries"]["test"] == evaluation["queries"]["users"]
+
+    def is_new(name: str) -> bool:
+        metric = name.removeprefix("user_").partition("@")[0]
+        if name.startswith("user_") and one_query_each and metric != "recall":
+            return False
+        return asks_for_sets(evaluation) or metric not in _OF_SETS
+
+    return [name for name in evaluation["metrics"]["test"] if is_new(name)]
+
+
+def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """A line for each metric that is shown, by name without cutoff."""
+    known = _DEFINITIONS if asks_for_sets(evaluation) else _DEFINITIONS | _DEFINITIONS_OF_ONE
+    shown = dict.fromkeys(name.partition("@")[0] for name in shown_metrics(evaluation))
+    lines = {name: known[name] for name in shown if name in known}
+    if any(name.startswith("user_") for name in shown):
+        lines["user_…"] = "the same, first a mean over each user's queries, then over users"
+    return lines
+
+
+def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """What a threshold is of, and what it was compared with."""
+    meaning = _THRESHOLDS.get(threshold["name"], threshold["name"])
+    meaning = meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF)
+    return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+
+
+def _sampled(queries: Mapping[str, Any]) -> str:
+    available = queries.get("available", queries["test"])
+    return f", sampled by user from {available:,} queries" if available > queries["test"] else ""
+
+
+def _labels(queries: Mapping[str, Any]) -> str:
+    labels = queries.get("labels")
+    if not labels:
+        return ""
+    return (
+        f" A query has {labels['mean']:.1f} labels on average (median {labels['median']:g}, at most "
+        f"{labels['max']:,}); of all {labels['total']:,}, {labels['unknown_to_train']:,} are items that "
+        "train has not seen."
+    )
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
