@@ -26,6 +26,7 @@ FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
     "spotify-mpd": _reader("spotify_mpd"),
+    "table": _reader("tabular"),
     "yambda": _reader("yambda"),
 }
 

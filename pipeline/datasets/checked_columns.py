@@ -78,6 +78,11 @@ def open_dataset(paths: Sequence[str]) -> pads.Dataset:
 
 def _damaged(path: str, error: Exception) -> UserError:
     reason = str(error).splitlines()[0]
+    if "Expected all lists to be of size" in reason:
+        return UserError(
+            f"{path}: a column of lists of a fixed size has a null, which Arrow 10 cannot read ({reason}). "
+            "Write it as a column of plain lists."
+        )
     return UserError(
         f"{path}: not a whole Parquet file (cut off or damaged? {reason}). Fetch or write it again."
     )

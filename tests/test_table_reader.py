@@ -1,0 +1,712 @@
+from __future__ import annotations
+
+import gzip
+import pathlib
+import re
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.datasets import FORMATS, data_directory, divided_by_user, table_files
+from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files, verify
+from pipeline.errors import UserError
+
+MAP = """
+dataset: my-films
+label_event: view
+repeats_recommendable: false
+events:
+  files: events/*.parquet
+  user_id: uid
+  item_id: film
+  timestamp: at
+  event_type: kind
+"""
+EVENTS = {
+    "uid": [3, 1, 1, 2, 1],
+    "film": [10, 10, 11, 12, 10],
+    "at": [50, 40, 20, 30, 40],
+    "kind": ["view", "view", "like", "view", "view"],
+}
+
+
+def ingest(folder: pathlib.Path, mapping: str = MAP, span: int | None = None) -> Manifest:
+    """Ingests `folder`/source with the column map into `folder`/data."""
+    path = folder / "columns.yaml"
+    path.write_text(textwrap.dedent(mapping))
+    return FORMATS["table"](str(folder / "source"), str(folder / "data"), columns=str(path), span=span)
+
+
+def write(folder: pathlib.Path, name: str, columns: dict[str, Any] | str | bytes) -> pathlib.Path:
+    """Writes a file of the source: columns as Parquet, text as it is."""
+    path = folder / "source" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(columns, str):
+        path.write_text(columns, newline="")
+    elif isinstance(columns, bytes):
+        path.write_bytes(columns)
+    else:
+        pq.write_table(pa.table(columns), path)
+    return path
+
+
+def csv(columns: dict[str, Any], delimiter: str = ",") -> str:
+    def field(value: Any) -> str:
+        text = "" if value is None else str(value)
+        return '"' + text.replace('"', '""') + '"' if set(text) & {delimiter, '"', "\n"} else text
+
+    rows = [list(columns), *zip(*columns.values(), strict=True)]
+    return "".join(delimiter.join(map(field, row)) + "\n" for row in rows)
+
+
+def rows_of(files: list[str]) -> list[dict[str, Any]]:
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def events_of(folder: pathlib.Path) -> list[dict[str, Any]]:
+    return rows_of(event_files(str(folder / "data")))
+
+
+def items_of(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
+    return {row["item_id"]: row for row in rows_of(item_files(str(folder / "data")))}
+
+
+def users_of(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
+    return {row["user_id"]: row for row in rows_of(user_files(str(folder / "data")))}
+
+
+def refused(folder: pathlib.Path, mapping: str = MAP) -> str:
+    """The error's text; nothing is left of the attempt."""
+    with pytest.raises(UserError) as found:
+        ingest(folder, mapping)
+    assert sorted(path.name for path in folder.iterdir()) == ["columns.yaml", "source"]
+    return str(found.value)
+
+
+# ── Events ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_events_are_sorted_and_told_once(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(tmp_path, "events/b.parquet", EVENTS)
+    manifest = ingest(tmp_path)
+    assert verify(str(tmp_path / "data")) == manifest
+    assert [tuple(row.values()) for row in events_of(tmp_path)] == [
+        (1, 11, 20, "like"),
+        (1, 10, 40, "view"),
+        (2, 12, 30, "view"),
+        (3, 10, 50, "view"),
+    ]
+    assert manifest.dropped == {"duplicate_events": 6}
+    assert manifest.noted == {"event_files_not_sorted_by_user": 2, "users_with_one_event": 2}
+    # Without a table of items the catalog is what occurs in the events; nothing was left out of one.
+    assert sorted(items_of(tmp_path)) == [10, 11, 12] and not manifest.repaired
+    assert manifest.counts["user_rows"] == 0
+
+
+def random_events(rows: int = 4_000) -> dict[str, Any]:
+    random = np.random.default_rng(3)
+    return {
+        "uid": random.integers(0, 60, rows),
+        "film": random.integers(0, 500, rows),
+        "at": random.integers(0, 10**6, rows),
+        "kind": random.choice(["view", "like"], rows),
+    }
+
+
+@pytest.mark.parametrize(
+    "form", ["one", "many", "csv", "semicolons", "gzip", "no header", "text types", "milliseconds", "iso"]
+)
+def test_the_form_of_the_files_makes_no_difference(form: str, tmp_path: pathlib.Path) -> None:
+    events = random_events()
+    in_order = np.lexsort((np.arange(4_000), events["at"], events["uid"]))
+    write(tmp_path / "a", "events/a.parquet", {name: column[in_order] for name, column in events.items()})
+    expected = ingest(tmp_path / "a")
+    assert "event_files_not_sorted_by_user" not in expected.noted
+    mapping, folder = MAP, tmp_path / "b"
+    text = MAP.replace("*.parquet", "e.csv")
+    if form == "one":
+        write(folder, "events/b.parquet", events)
+    elif form == "many":
+        # What occurs first among events of one instant decides over their order.
+        for part in range(4):
+            rows = slice(part * 1_000, part * 1_000 + 1_000)
+            write(folder, f"events/{part}.parquet", {name: column[rows] for name, column in events.items()})
+    elif form == "csv":
+        write(folder, "events/e.csv", csv(events))
+        mapping = text
+    elif form == "semicolons":
+        write(folder, "events/e.csv", csv(events, ";"))
+        mapping = text.replace("user_id: uid", "delimiter: ;\n  user_id: uid")
+    elif form == "gzip":
+        write(folder, "events/e.csv", gzip.compress(csv(events).encode()))
+        mapping = text
+    elif form == "no header":
+        write(folder, "events/e.csv", csv(events).partition("\n")[2])
+        mapping = text.replace("user_id: uid", "header: [uid, film, at, kind]\n  user_id: uid")
+    elif form == "text types":
+        kinds = pa.array(events["kind"]).dictionary_encode()
+        write(folder, "events/b.parquet", events | {"kind": kinds, "uid": events["uid"].astype(np.uint16)})
+    elif form == "milliseconds":
+        write(folder, "events/b.parquet", events | {"at": events["at"] * 1_000 + 999})
+        mapping = MAP.replace("timestamp: at", "timestamp: at\n  timestamp_unit: ms")
+    else:
+        write(folder, "events/e.csv", csv(events | {"at": events["at"].astype("datetime64[s]")}))
+        mapping = text
+    manifest = ingest(folder, mapping)
+    assert manifest.digest == expected.digest
+    assert manifest.dropped == expected.dropped
+
+
+def test_events_are_divided_in_bounded_memory(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No table that is written has more rows than a part of the temporary files, however many come in."""
+    monkeypatch.setattr(divided_by_user, "_PART_ROWS", 500)
+    monkeypatch.setattr(table_files, "_BATCH_ROWS", 200)
+    write(tmp_path, "events/a.csv", csv(random_events()))
+    read, written = [], []
+    batches, write_rows = table_files.TableFile.batches, data_directory.DataDirectoryWriter.write
+
+    def counted_batches(*args: Any) -> Any:
+        for row, batch in batches(*args):
+            read.append(batch.num_rows)
+            yield row, batch
+
+    def counted_write(self: Any, table: str, rows: Any) -> None:
+        written.append(rows.num_rows)
+        write_rows(self, table, rows)
+
+    monkeypatch.setattr(table_files.TableFile, "batches", counted_batches)
+    monkeypatch.setattr(data_directory.DataDirectoryWriter, "write", counted_write)
+    manifest = ingest(tmp_path, MAP.replace("parquet", "csv"))
+    assert manifest.counts["events"] + manifest.dropped.get("duplicate_events", 0) == 4_000
+    assert max(read) <= 200 and max(written) <= 1_000
+
+
+def test_all_columns_of_events(tmp_path: pathlib.Path) -> None:
+    columns = {"played": ["50", "", "150"], "own": ["true", "0", ""], "ms": ["1500", "0", ""]}
+    write(
+        tmp_path,
+        "e.csv",
+        csv({"u": [1, 1, 2], "i": [1, 2, 1], "r": [5, 2, 9], "s": ["train", "Valid", "test"]} | columns),
+    )
+    manifest = ingest(
+        tmp_path,
+        """
+        dataset: d
+        label_event: play
+        repeats_recommendable: true
+        events: {files: e.csv, user_id: u, item_id: i, order: r, play_ratio: played, play_ratio_whole: 100,
+                 is_organic: own, item_length: ms, item_length_unit: ms, split: s}
+        """,
+    )
+    assert not manifest.has_timestamps and manifest.has_splits and manifest.repeats_recommendable
+    assert [tuple(row.values()) for row in events_of(tmp_path)] == [
+        (1, 2, 2, None, False, None, "eval"),
+        (1, 1, 5, 0.5, True, 1.5, "train"),
+        (2, 1, 9, 1.5, None, None, "test"),
+    ]
+    assert manifest.repaired == {"item_length_zero_to_unknown": 1}
+    assert manifest.noted["play_ratio_over_1"] == 1
+
+
+def test_rows_can_be_the_order_and_files_the_split(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "train.txt", "1 7\n2 8\n1 6\n")
+    write(tmp_path, "test.txt", "2 7\n1 9\n")
+    mapping = """
+        dataset: d
+        label_event: play
+        repeats_recommendable: false
+        events: {files: {train: train.txt, test: test.txt}, header: [u, i], delimiter: " ",
+                 user_id: u, item_id: i, order_of_rows: true}
+        """
+    ingest(tmp_path, mapping)
+    events = [(row["user_id"], row["item_id"], row["split"]) for row in events_of(tmp_path)]
+    assert events == [(1, 7, "train"), (1, 6, "train"), (1, 9, "test"), (2, 8, "train"), (2, 7, "test")]
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"),
+    [
+        (["2021-03-04T05:06:07Z", "2021-03-04 07:06:07.9+02:00", "2021-03-04 05:06:07"], 1_614_834_367),
+        (["2021-03-04", "2021-03-04T00:00", "2021-03-03T23:00:00-01:00"], 1_614_816_000),
+        (["1614834367", "1614834367.5", "1.614834367e9"], 1_614_834_367),
+    ],
+)
+def test_times_as_text(times: list[str], seconds: int, tmp_path: pathlib.Path) -> None:
+    write(
+        tmp_path,
+        "events/e.csv",
+        csv({"uid": [1, 2, 3], "film": [1, 1, 1], "at": times, "kind": ["view"] * 3}),
+    )
+    ingest(tmp_path, MAP.replace("parquet", "csv"))
+    assert {row["timestamp"] for row in events_of(tmp_path)} == {seconds}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.timestamp("us"), pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("s"), pa.float64(), pa.date64()],
+)
+def test_times_as_parquet_has_them(kind: pa.DataType, tmp_path: pathlib.Path) -> None:
+    days = pa.array(np.array([1, 2, 3]) * 86_400)
+    days = days.cast(kind) if kind == pa.float64() else days.cast(pa.timestamp("s")).cast(kind)
+    write(tmp_path, "events/a.parquet", {"uid": [1, 2, 3], "film": [1] * 3, "at": days, "kind": ["view"] * 3})
+    ingest(tmp_path)
+    assert [row["timestamp"] for row in events_of(tmp_path)] == [86_400, 172_800, 259_200]
+
+
+# ── Ids ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEXT_MAP = """
+dataset: d
+label_event: view
+repeats_recommendable: true
+events: {files: events.csv, user_id: user, item_id: item, timestamp: at}
+items: {files: items.csv, item_id: id, title: name, artist_id: by, separator: "/"}
+users: {files: users.csv, user_id: name}
+"""
+
+
+def text_source(folder: pathlib.Path) -> None:
+    write(folder, "events.csv", "user,item,at\nzoe,b-2,5\nadam,a-1,6\nadam,b-2,7\n")
+    write(folder, "items.csv", "id,name,by,year\nc-3,Sea,X/Y,1999\na-1,Land,Y,\n")
+    write(folder, "users.csv", "name,age\nadam,33\nbill,44\n")
+
+
+def test_text_ids_become_numbers_by_first_appearance(tmp_path: pathlib.Path) -> None:
+    text_source(tmp_path)
+    manifest = ingest(tmp_path, TEXT_MAP)
+    assert verify(str(tmp_path / "data")) == manifest
+    assert [(row["user_id"], row["item_id"]) for row in events_of(tmp_path)] == [(0, 0), (1, 1), (1, 0)]
+    items = items_of(tmp_path)
+    assert {number: row["original_id"] for number, row in items.items()} == {0: "b-2", 1: "a-1", 2: "c-3"}
+    assert (items[2]["title"], items[2]["artist_id"], items[2]["original_artist_id"]) == (
+        "Sea",
+        [0, 1],
+        ["X", "Y"],
+    )
+    assert (items[1]["artist_id"], items[1]["year"], items[2]["year"]) == ([1], None, 1999)
+    assert (items[0]["title"], items[0]["artist_id"]) == (None, [])
+    assert users_of(tmp_path) == {
+        0: {"user_id": 0, "original_id": "zoe", "age": None},
+        1: {"user_id": 1, "original_id": "adam", "age": 33},
+        2: {"user_id": 2, "original_id": "bill", "age": 44},
+    }
+    assert manifest.repaired == {"items_added_to_catalog": 1}
+    assert manifest.noted["users_without_row"] == 1
+
+
+def test_a_later_span_goes_on_numbering(tmp_path: pathlib.Path) -> None:
+    text_source(tmp_path)
+    ingest(tmp_path, TEXT_MAP, span=0)
+    write(tmp_path, "events.csv", "user,item,at\neve,d-4,90000\nzoe,a-1,90001\n")
+    write(tmp_path, "items.csv", "id,name,by,year\nd-4,Sky,Z/X,2020\n")
+    write(tmp_path, "users.csv", "name,age\neve,55\n")
+    ingest(tmp_path, TEXT_MAP, span=1)
+    items, users = items_of(tmp_path), users_of(tmp_path)
+    assert {number: row["original_id"] for number, row in items.items()} == {
+        0: "b-2",
+        1: "a-1",
+        2: "c-3",
+        3: "d-4",
+    }
+    assert {number: row["original_id"] for number, row in users.items()} == {
+        0: "zoe", 1: "adam", 2: "bill", 3: "eve"
+    }  # fmt: skip
+    assert (items[1]["title"], items[3]["artist_id"]) == ("Land", [2, 0])
+    assert [(row["user_id"], row["item_id"]) for row in events_of(tmp_path)][-2:] == [(0, 1), (3, 3)]
+
+
+def test_ids_can_be_declared_text(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.csv", "uid,film,at\n007,1,5\n7,x,6\n")
+    mapping = MAP.replace("parquet", "csv").replace("  event_type: kind\n", "")
+    ingest(tmp_path, mapping)
+    assert [row["original_id"] for row in users_of(tmp_path).values()] == ["007", "7"]
+    write(tmp_path, "events/a.csv", "uid,film,at\n8,1,5\n7,2,6\n")
+    ingest(tmp_path, mapping + "user_id_type: text\n")
+    assert {number: row["original_id"] for number, row in users_of(tmp_path).items()} == {0: "8", 1: "7"}
+    assert "original_id" not in items_of(tmp_path)[1]
+
+
+# ── Items and users ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_other_columns_are_kept(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(
+        tmp_path,
+        "films/a.parquet",
+        {
+            "film": [10, 11],
+            "genres": [["Drama", " "], None],
+            "seconds": [0, 90],
+            "out": pa.array([0, -86_400], pa.timestamp("s")),
+            "there": [True, False],
+            "studio": pa.array(["A", "B"]).dictionary_encode(),
+            "stars": pa.array([3, 4], pa.int8()),
+            "profile": pa.array([[1, 2], [3, 4]], pa.list_(pa.float64(), 2)),
+            "nothing": pa.nulls(2),
+        },
+    )
+    # Another width of the same kind of number.
+    table = pq.read_table(tmp_path / "source/films/a.parquet")
+    write(
+        tmp_path,
+        "films/b.parquet",
+        {name: table[name] for name in table.column_names} | {"film": [11, 12], "stars": [300, 5]},
+    )
+    write(tmp_path, "people.csv", 'id,age,zip,score,note\n1,44,01234,2.5,"a, b\nc"\n2,,x,3,\n1,9,9,9,9\n')
+    mapping = (
+        MAP + "items: {files: films/*.parquet, item_id: film, tags: genres, item_length: seconds,"
+        " release_timestamp: out, available: there}\nusers: {files: people.csv, user_id: id}\n"
+    )
+    manifest = ingest(tmp_path, mapping)
+    assert verify(str(tmp_path / "data")) == manifest
+    items = items_of(tmp_path)
+    assert items[10] == {
+        "item_id": 10,
+        "item_length": None,
+        "release_timestamp": 0,
+        "tags": ["Drama"],
+        "available": True,
+        "studio": "A",
+        "stars": 3,
+        "profile": [1.0, 2.0],
+    }
+    assert (items[11]["tags"], items[11]["item_length"], items[11]["release_timestamp"]) == ([], 90, -86_400)
+    assert (items[11]["profile"], items[12]["stars"]) == ([3, 4], 5)
+    assert manifest.dropped == {"duplicate_events": 1, "duplicate_items": 1, "duplicate_users": 1}
+    assert manifest.noted["columns_without_values"] == 1
+    assert users_of(tmp_path) == {
+        1: {"user_id": 1, "age": 44, "zip": "01234", "score": 2.5, "note": "a, b\nc"},
+        2: {"user_id": 2, "age": None, "zip": "x", "score": 3.0, "note": None},
+    }
+    # A user of the events without a row stays without one.
+    assert manifest.noted["users_without_row"] == 1
+    ingest(tmp_path, mapping.replace("user_id: id", "user_id: id, keep: {age: text}"))
+    assert users_of(tmp_path)[1] == {"user_id": 1, "age": "44"}
+
+
+def embedded(folder: pathlib.Path, vectors: dict[int, Any] | str, mapping: str = "") -> Manifest:
+    """Events of films 10, 11 and 12, a list of 10 and 13, and vectors as a file of their own."""
+    write(folder, "events/a.parquet", EVENTS)
+    write(folder, "films.csv", "id,name\n13,Rope\n10,Vertigo\n")
+    if isinstance(vectors, str):
+        write(folder, "vectors.csv", vectors)
+    else:
+        values = pa.array(vectors.values(), pa.list_(pa.float32()))
+        write(folder, "vectors.parquet", {"id": list(vectors), "v": values})
+    name = "vectors.csv" if isinstance(vectors, str) else "vectors.parquet"
+    items = "items: {files: films.csv, item_id: id, title: name}\n"
+    return ingest(
+        folder, mapping or MAP + items + f"embeddings: {{files: {name}, item_id: id, embedding: v}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [{11: [1, 0], 99: [1, 1], 13: [0, 1], 12: None}, 'id,v\n11,"[1, 0]"\n99,"1,1"\n13,"[0,1.0]"\n12,\n'],
+)
+def test_items_that_miss_a_vector_are_counted(vectors: dict[int, Any] | str, tmp_path: pathlib.Path) -> None:
+    manifest = embedded(tmp_path, vectors)
+    assert verify(str(tmp_path / "data")) == manifest
+    items = {number: (row["title"], row["embedding"]) for number, row in items_of(tmp_path).items()}
+    assert items == {
+        11: (None, [1, 0]),
+        13: ("Rope", [0, 1]),
+        10: ("Vertigo", [0, 0]),
+        12: (None, [0, 0]),
+    }
+    assert manifest.has_embedding == 2
+    assert manifest.noted["items_without_embedding"] == 2
+    assert manifest.noted["embeddings_of_unknown_items"] == 1
+    assert manifest.repaired == {"items_added_to_catalog": 2}
+
+
+def test_vectors_among_the_items_are_the_same(tmp_path: pathlib.Path) -> None:
+    expected = embedded(tmp_path / "a", {13: [1, 0], 10: [0, 1]})
+    write(tmp_path / "b", "events/a.parquet", EVENTS)
+    write(tmp_path / "b", "films.csv", "id,name,v\n13,Rope,1 0\n10,Vertigo,0  1\n")
+    manifest = ingest(
+        tmp_path / "b",
+        MAP + 'items: {files: films.csv, item_id: id, title: name, embedding: v, separator: " "}\n',
+    )
+    assert manifest.digest == expected.digest
+    assert manifest.noted["items_without_embedding"] == expected.noted["items_without_embedding"] == 2
+
+
+def test_without_a_list_of_items_the_vectors_are_one(tmp_path: pathlib.Path) -> None:
+    text = MAP + "embeddings: {files: vectors.parquet, item_id: id, embedding: v}\n"
+    manifest = embedded(tmp_path, {99: [1, 1], 10: [0, 1]}, text)
+    assert sorted(items_of(tmp_path)) == [10, 11, 12, 99]
+    assert manifest.noted["items_without_embedding"] == 2 and not manifest.repaired
+
+
+@pytest.mark.parametrize(
+    ("vectors", "told"),
+    [
+        (
+            {1: [1, 0], 2: [1, 0], 3: [1]},
+            "column 'v', row 2: an embedding of width 1 where the others have width 2",
+        ),
+        ({1: [1, 0], 2: [1, float("nan")]}, "column 'v', row 1: nan is not a finite number"),
+        ({1: None, 2: [1, float("inf")]}, "column 'v', row 1: inf is not a finite number"),
+        ({1: None}, "column 'v' has no vectors in it"),
+        ('id,v\n1,"1,2"\n1,"3,4"\n', "column 'id', row 1: 1 has a 'v' already"),
+        ('id,v\n1,"1,2"\n2,"3,x"\n', "column 'v', row 1: 'x' is no number of a vector"),
+        ('id,v\n1,"1,2"\n,"3,4"\n', "column 'id', row 1: null is no value here"),
+    ],
+)
+def test_bad_vectors_are_named(vectors: dict[int, Any] | str, told: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match=told) as found:
+        embedded(tmp_path, vectors)
+    assert "vectors." in str(found.value)
+
+
+# ── Bad input ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def changed(**columns: Any) -> dict[str, Any]:
+    return EVENTS | columns
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        (
+            {"uid": [1], "film": [1], "ta": [1], "kind": ["view"]},
+            "'at' is missing; the nearest is 'ta' of uid, film, ta, kind",
+        ),
+        (
+            {"uid": [1], "film": [1], "at": [1], "kinds": ["view"]},
+            "'kind' is missing; the nearest is 'kinds'",
+        ),
+        (changed(uid=[1, None, 1, 1, 1]), "column 'uid', row 1: null is no value"),
+        (changed(film=[1, 1, -4, 1, 1]), "column 'film', row 2: -4 is no id: ids are 0 or more"),
+        (changed(uid=[1.0, 2.0, 3.0, 4.0, 5.0]), "column 'uid' holds number, where ids have to be"),
+        (
+            changed(uid=pa.array([2**63] * 5, pa.uint64())),
+            "9223372036854775808 is no whole number of at most 64",
+        ),
+        (changed(at=[1, None, 1, 1, 1]), "column 'at', row 1: null is no time"),
+        (changed(at=[1, 1, 1, -5, 1]), "column 'at', row 3: -5 is a negative time"),
+        (
+            changed(at=[1, 1, 1, 1, 1_614_834_367_000]),
+            "row 4: 1614834367000 looks like milli.* by 1,000, or say 'timestamp_unit: ms'",
+        ),
+        (
+            changed(at=[1, 1, 1, 1, 10**17 * 16]),
+            "looks like nano.* by 1,000,000,000, or say 'timestamp_unit: ns'",
+        ),
+        (changed(at=[1.0, float("nan"), 1.0, 1.0, 1.0]), "column 'at', row 1: nan is no time"),
+        (changed(at=[[1]] * 5), "column 'at' is of type list<item: int64>, where time is needed"),
+        (changed(kind=[1.5] * 5), "column 'kind' is of type double, where text is needed"),
+        (changed(kind=["seen"] * 5), "no event of type 'view'"),
+        (pa.table(EVENTS).slice(0, 0).to_pydict(), "no events in it"),
+    ],
+)
+def test_bad_events_are_named(events: dict[str, Any], told: str, tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, "events/a.parquet", events)
+    message = refused(tmp_path)
+    assert re.search(told, message), message
+    assert str(path) in message or "no event of type" in message
+
+
+def cut_parquet(folder: pathlib.Path) -> None:
+    path = write(folder, "events/a.parquet", random_events())
+    path.write_bytes(path.read_bytes()[:-2_000])
+
+
+def cut_gzip(folder: pathlib.Path) -> None:
+    write(folder, "events/a.csv", gzip.compress(csv(random_events()).encode())[:-2_000])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "Empty CSV file"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,2\n", "row 1: 3 fields, and there are 4 columns: '2,2,2'"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,2,view,5\n", "row 1: 5 fields, and there are 4 columns"),
+        ('uid,film,at,kind\n1,1,1,"vi\new"\n2,2,x,view\n', "column 'at', row 1: 'x' is no number"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,0x1F,view\n", "column 'at', row 1: '0x1F' is no number"),
+        ("uid,film,at,kind\n1,1,2020-01-01,view\n2,2,5,view\n", "row 1: '5' is no time: write ISO 8601"),
+        ("uid,film,at,kind\n1,1,2020-01-01,view\n2,2,2020-13-01,view\n", "row 1: '2020-13-01' is no time"),
+        ("uid,film,at,kind\n1,1,1,view\n,2,2,view\n", "column 'uid', row 1: null is no value"),
+        ("uid,film,at,kind\n1,1,1,view\n-2,2,2,view\n", "column 'uid', row 1: -2 is no id"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,,view\n", "column 'at', row 1: null is no time"),
+        (
+            "uid,film,at,kind\n1,1,1,view\n2,2,1614834367000,view\n",
+            "row 1: 1614834367000 looks like milli.* 1,000",
+        ),
+        ("uid;film;at;kind\n1;1;1;view\n", "'uid' is missing.* Is 'delimiter' in the column map right"),
+        ("uid,film,at,kind,at\n1,1,1,view,2\n", "two columns have the name 'at'"),
+        ('uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n', "its 1 quotes do not pair up"),
+        (b"uid,film,at,kind\n1,1,1,view\n2,2,2,vi\xebw\n", "column 'kind', row 1: not UTF-8: convert"),
+        (b"uid,film,at,k\xefnd\n1,1,1,view\n", "byte 0xef is not UTF-8"),
+    ],
+)
+def test_bad_csv_is_named(text: str | bytes, told: str, tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, "events/a.csv", text)
+    message = refused(tmp_path, MAP.replace("parquet", "csv"))
+    assert re.search(told, message), message
+    assert str(path) in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"), [(cut_parquet, "not a whole Parquet file"), (cut_gzip, "cannot be read to its end")]
+)
+def test_cut_files_are_named(
+    damage: Callable[[pathlib.Path], None], told: str, tmp_path: pathlib.Path
+) -> None:
+    damage(tmp_path)
+    message = refused(tmp_path, MAP.replace("*.parquet", "a.*"))
+    assert told in message and "events/a." in message
+
+
+def test_quotes_and_line_ends_within_fields_are_kept(tmp_path: pathlib.Path) -> None:
+    kinds = ["view", 'a "quoted", one', "two\nlines", "three\r\n\nlines", "view"]
+    write(tmp_path, "events/a.csv", csv(changed(kind=kinds, at=[1, 2, 3, 4, 5])))
+    ingest(tmp_path, MAP.replace("parquet", "csv"))
+    assert sorted(row["event_type"] for row in events_of(tmp_path)) == sorted(kinds)
+
+
+def test_rows_are_counted_over_batches(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "_BLOCK_BYTES", 4_096)
+    monkeypatch.setattr(table_files, "_BATCH_ROWS", 100)
+    events = random_events()
+    events["at"] = events["at"].astype(object)
+    events["at"][3_210] = "soon"
+    write(tmp_path, "events/a.csv", csv(events))
+    assert "column 'at', row 3210: 'soon' is no number" in refused(tmp_path, MAP.replace("parquet", "csv"))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"at": [1] * 5}, {"at": ["1"] * 5}, "column 'at' holds text, and integer in"),
+        ({"kind": ["view"] * 5}, {"kind": [1] * 5}, "column 'kind' holds integer, and text in"),
+        (
+            {"uid": [1] * 5},
+            {"uid": ["1"] * 5},
+            "column 'uid' holds text, and integer in .* say 'user_id_type: text'",
+        ),
+        ({"uid": [1] * 5}, "uid,film,at,kind\nx,1,1,view\n", "column 'uid' holds text, and integer in"),
+        (
+            "uid,film,at,kind\n1,1,1,view\n",
+            "uid,film,at,kind\n1,1,2020-01-01,view\n",
+            "'at' holds text, and number in",
+        ),
+    ],
+)
+def test_a_column_of_two_types_is_refused_with_both_files(
+    one: dict[str, Any] | str, other: dict[str, Any] | str, told: str, tmp_path: pathlib.Path
+) -> None:
+    paths = [
+        write(tmp_path, f"events/{name}", content if isinstance(content, str) else EVENTS | content)
+        for name, content in (("a", one), ("b", other))
+    ]
+    message = refused(tmp_path, MAP.replace("*.parquet", "*"))
+    assert re.search(told, message), message
+    assert all(str(path) in message for path in paths)
+
+
+def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(tmp_path, "people/a.csv", "id,zip\n1,123\n")
+    write(tmp_path, "people/b.csv", "id,zip\n2,SW1\n")
+    mapping = MAP + "users: {files: people/*.csv, user_id: id}\n"
+    message = refused(tmp_path, mapping)
+    assert "b.csv: column 'zip' holds text, and integer in" in message and "a.csv" in message
+    assert "'users.keep: {zip: text}'" in message
+    ingest(tmp_path, mapping.replace("user_id: id", "user_id: id, keep: {zip: text}"))
+    assert [row["zip"] for row in users_of(tmp_path).values()] == ["123", "SW1"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (
+            {"id": [1], "title": ["x"]},
+            "column 'title' has the name of a column with a meaning: say 'items.title: title'",
+        ),
+        ({"id": [1], "extra": [{"a": 1}]}, "column 'extra' holds no numbers, text, truth or times"),
+        ({"id": [1], "by": ["-1"]}, ""),
+    ],
+)
+def test_columns_that_cannot_be_kept(columns: dict[str, Any], told: str, tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(tmp_path, "films.parquet", columns)
+    mapping = MAP + "items: {files: films.parquet, item_id: id}\n"
+    if told:
+        assert told in refused(tmp_path, mapping)
+    else:
+        ingest(tmp_path, mapping)
+    assert not told or "films.parquet" in refused(tmp_path, mapping)
+
+
+def test_a_bad_value_of_an_item_is_named_with_its_row(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    for text, key, told in (
+        ("id,x\n1,5\n2,-5\n", "item_length", "column 'x', row 1: '-5' is not a finite number of 0 or more"),
+        ("id,x\n1,5|6\n2,7|-1\n", "artist_id", "column 'x', row 1: -1 is no id"),
+        ("id,x\n1,true\n2,perhaps\n", "available", "column 'x', row 1: 'perhaps' is none of true, false"),
+        ("id,x\n1,1999-01-01\n2,spring\n", "release_timestamp", "column 'x', row 1: 'spring' is no time"),
+        (
+            "id,x\n1,1\n2,99999999999\n",
+            "release_timestamp",
+            "column 'x', row 1: '99999999999' is after the year 2100",
+        ),
+    ):
+        write(tmp_path, "films.csv", text)
+        mapping = MAP + f"items: {{files: films.csv, item_id: id, {key}: x, separator: '|'}}\n"
+        assert told in refused(tmp_path, mapping)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("events/*.parquet", "event/*.parquet", r"event/\*.parquet: no file has such a name"),
+        ("events/*.parquet", "events/b.parquet", "events/b.parquet: there is no such file"),
+        ("events/*.parquet", "[events/*.parquet, events/a.parquet]", "names .*a.parquet twice"),
+        ("  files: events/*.parquet\n", "", "key 'events.files' is missing, and .* is not one file"),
+    ],
+)
+def test_missing_files_are_named(before: str, after: str, told: str, tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    assert re.search(told, refused(tmp_path, MAP.replace(before, after)))
+
+
+def test_the_source_can_be_the_one_file_of_the_events(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, "events/a.parquet", EVENTS)
+    expected = ingest(tmp_path).digest
+    mapping = tmp_path / "columns.yaml"
+    mapping.write_text(MAP.replace("  files: events/*.parquet\n", ""))
+    found = FORMATS["table"](str(path), str(tmp_path / "other"), columns=str(mapping))
+    assert found.digest == expected
+    with pytest.raises(UserError, match="needs a column map: --columns FILE"):
+        FORMATS["table"](str(tmp_path / "source"), str(tmp_path / "other"))
+    (tmp_path / "source/columns.yaml").write_text(MAP)
+    assert FORMATS["table"](str(tmp_path / "source"), str(tmp_path / "other")).digest == expected
+
+
+def test_patterns(tmp_path: pathlib.Path) -> None:
+    for name in ("a.csv", "x/b.csv", "x/y/c.csv", "x/y/c.csv.crc", "x/_a.csv"):
+        write(tmp_path, name, "a\n")
+    source = tmp_path / "source"
+
+    def found(pattern: str) -> list[str]:
+        return [
+            str(pathlib.Path(path).relative_to(source)) for path in table_files.find(str(source), pattern)
+        ]
+
+    assert found("*.csv") == ["a.csv"]
+    assert found("**/?.csv") == ["a.csv", "x/b.csv", "x/y/c.csv"]
+    assert found("x/**/c.csv") == ["x/y/c.csv"]
+    assert found("*/b.csv") == ["x/b.csv"]
+    assert found(f"{source}/x/b.*") == ["x/b.csv"]
