@@ -40,8 +40,7 @@ def render(manifest: Manifest) -> str:
     if manifest.spans:
         shown = manifest.spans[-_SHOWN_SPANS:]
         told = ", ".join(
-            f"{span_name(span)} with {manifest.span_counts[str(span)]['events']:,} events"
-            for span in shown
+            f"{span_name(span)} with {manifest.span_counts[str(span)]['events']:,} events" for span in shown
         )
         earlier = f"; {len(manifest.spans) - len(shown)} earlier" if len(manifest.spans) > len(shown) else ""
         lines.append(f"Spans      {told}{earlier}")

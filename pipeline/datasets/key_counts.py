@@ -25,7 +25,9 @@ class KeyCounts:
             self._pending = 0
 
     def result(self) -> tuple[np.ndarray, ...]:
-        """The key columns, each key once and sorted, and last the count of its rows."""
+        """The key columns, each key once and sorted, and last the count of its rows; () before any `add`."""
+        if not self._parts:
+            return ()
         return _grouped(tuple(np.concatenate(column) for column in zip(*self._parts, strict=True)))
 
 
