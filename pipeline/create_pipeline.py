@@ -92,23 +92,27 @@ def create_pipeline(
       latest_strategy: how the runner knows the latest artifact of a type.
     """
     directory = "pipeline/datasets/data_directory.py"
-    windowing = ("components/interaction_example_gen", "trainer/features.py", directory)
+    specs = "pipeline/feature_specs.py"
+    windowing = ("components/interaction_example_gen", specs, "trainer/features.py", directory)
     preprocessing = source_digest(
-        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py"
+        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py", specs
     )
     history_length = config.windows.history_length
     features = resolved.to_json()
 
     interactions = InteractionExampleGen(
-        data, data_digest, _json(config.split), _json(config.windows), source_digest(*windowing)
+        data,
+        data_digest,
+        _json(config.split),
+        _json(config.windows),
+        source_digest(*windowing),
+        features,
     )
     catalog = CatalogExampleGen(
         data,
         data_digest,
         features,
-        source_digest(
-            "components/catalog_example_gen", "pipeline/feature_specs.py", "trainer/features.py", directory
-        ),
+        source_digest("components/catalog_example_gen", specs, "trainer/features.py", directory),
     )
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"])
@@ -186,7 +190,12 @@ def create_pipeline(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # Of what goes in there are statistics already; those of what comes out would double its time.
         disable_statistics=True,
-        custom_config={"history_length": history_length, "source_digest": preprocessing},
+        custom_config={
+            "history_length": history_length,
+            "aggregates": list(resolved.history),
+            "users": [dataclasses.asdict(spec) for spec in resolved.users],
+            "source_digest": preprocessing,
+        },
     )
     catalog_transform = Transform(
         examples=catalog.outputs["examples"],
@@ -194,7 +203,10 @@ def create_pipeline(
         preprocessing_fn="trainer.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
-        custom_config={"source_digest": preprocessing},
+        custom_config={
+            "items": [dataclasses.asdict(spec) for spec in resolved.items],
+            "source_digest": preprocessing,
+        },
     ).with_id("CatalogTransform")
     for after_gate in (approved, transform, catalog_transform):
         after_gate.add_upstream_node(anomaly_gate)
@@ -207,14 +219,17 @@ def create_pipeline(
         catalog_graph=catalog_transform.outputs["transform_graph"],
         trainer=_json(config.trainer),
         history_length=history_length,
-        source_digest=source_digest("trainer", "components/trainer"),
+        features=features,
+        cutoff=config.gate.cutoff,
+        source_digest=source_digest("trainer", "components/trainer", specs),
     )
     indexer = ScannIndexer(
         interactions=interactions.outputs["examples"],
         towers=trainer.outputs["model"],
         index=_json(config.index),
         history_length=history_length,
-        source_digest=source_digest("trainer", "components/scann_indexer"),
+        features=features,
+        source_digest=source_digest("trainer", "components/scann_indexer", specs),
     )
     latest_blessed = Resolver(
         strategy_class=LatestBlessedModelStrategy,
@@ -232,7 +247,7 @@ def create_pipeline(
         source_digest=source_digest(
             "components/retrieval_evaluator",
             "components/pusher/versions.py",
-            "pipeline/feature_specs.py",
+            specs,
             "trainer/features.py",
         ),
     )

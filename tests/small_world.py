@@ -7,7 +7,7 @@ without artists, and one that is in no catalog.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ import pyarrow as pa
 from components.interaction_example_gen.windows import Events, TimeSplit, WindowCutter
 from components.retrieval_evaluator.queries import Windows, read_windows
 from pipeline.configs import DAY, TrainerConfig
+from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.listening_logs import Event, columns
+from trainer import features
 
 HISTORY_LENGTH = 7
+ALL_AGGREGATES = ResolvedFeatures(history=features.AGGREGATES)
 SPLIT = TimeSplit(train_end=8 * DAY, eval=(8 * DAY + 3_600, 9 * DAY), test=(9 * DAY + 3_600, 10 * DAY))
 CONFIG = TrainerConfig(embedding_dim=8, query_hidden_units=(16,))
 # From these on, only eval and test know them.
@@ -63,7 +66,12 @@ def catalog_batch(items: dict[str, list[Any]]) -> pa.RecordBatch:
     """Items as CatalogExampleGen encodes them."""
     kinds = {"item_length": pa.float32()}
     return pa.RecordBatch.from_pydict(
-        {name: pa.array(values, pa.list_(kinds.get(name, pa.int64()))) for name, values in items.items()}
+        {
+            name: values
+            if isinstance(values, pa.Array)
+            else pa.array(values, pa.list_(kinds.get(name, pa.int64())))
+            for name, values in items.items()
+        }
     )
 
 
@@ -82,7 +90,11 @@ def write_examples(path: Path, batches: Iterable[pa.RecordBatch]) -> str:
 
 
 def transform(
-    out: Path, schema_name: str, splits: dict[str, str], preprocessing_fn: Callable[..., Any]
+    out: Path,
+    schema_name: str,
+    splits: dict[str, str],
+    preprocessing_fn: Callable[..., Any],
+    specs: Sequence[FeatureSpec] = (),
 ) -> tuple[str, dict[str, str]]:
     """Transform as TFX runs it: analyses the first split alone, transforms all.
 
@@ -91,6 +103,7 @@ def transform(
       schema_name: "interactions" or "catalog".
       splits: file of Examples by split.
       preprocessing_fn: of the raw tensors by name.
+      specs: the named columns in the Examples.
 
     Returns:
       The graph's directory, and the pattern of each split's transformed Examples.
@@ -104,7 +117,7 @@ def transform(
 
     import schema
 
-    proto = text_format.Parse(schema.read(schema_name), schema_pb2.Schema())
+    proto = text_format.Parse(schema.read(schema_name, specs), schema_pb2.Schema())
     patterns = {}
     with beam.Pipeline() as pipeline, tft_beam.Context(temp_dir=str(out / "scratch")):
         raw = {}
@@ -147,17 +160,33 @@ class Transformed:
     files: dict[str, list[str]]
     catalog_graph: str
     catalog_files: list[str]
+    resolved: ResolvedFeatures
 
     @classmethod
-    def of(cls, out: Path, events: Events, cutter: WindowCutter, items: dict[str, list[Any]]) -> Transformed:
-        """Cuts and transforms, with files below `out`."""
+    def of(
+        cls,
+        out: Path,
+        events: Events,
+        cutter: WindowCutter,
+        items: dict[str, list[Any]],
+        resolved: ResolvedFeatures = ALL_AGGREGATES,
+        users: pa.Table | None = None,
+    ) -> Transformed:
+        """Cuts and transforms, with files below `out`; `resolved` names columns of `users` and `items`."""
         from functools import partial
 
         import tensorflow as tf
 
         from trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
 
-        batches, _ = cutter.cut(events)
+        def user_columns(user_id: np.ndarray) -> dict[str, pa.ListArray]:
+            known = (
+                {} if users is None else {user: row for row, user in enumerate(users["user_id"].to_pylist())}
+            )
+            rows = pa.array([known.get(user) for user in user_id.tolist()], pa.int32())
+            return encode_columns(users.take(rows), resolved.users, "users")
+
+        batches, _ = cutter.cut(events, user_columns if users is not None else None)
         windows = {
             split: write_examples(out / f"Split-{split}" / "data_tfrecord-0.gz", [batch])
             for split, batch in batches.items()
@@ -166,18 +195,34 @@ class Transformed:
             out / "interactions",
             "interactions",
             windows,
-            partial(preprocessing_fn, custom_config={"history_length": cutter.history_length}),
+            partial(
+                preprocessing_fn,
+                custom_config={
+                    "history_length": cutter.history_length,
+                    "aggregates": resolved.history,
+                    "users": [dataclasses.asdict(spec) for spec in resolved.users],
+                },
+            ),
+            resolved.users,
         )
         catalog = write_examples(out / "catalog.gz", [catalog_batch(items)])
         catalog_graph, catalog_patterns = transform(
-            out / "catalog", "catalog", {"catalog": catalog}, catalog_preprocessing_fn
+            out / "catalog",
+            "catalog",
+            {"catalog": catalog},
+            partial(
+                catalog_preprocessing_fn,
+                custom_config={"items": [dataclasses.asdict(spec) for spec in resolved.items]},
+            ),
+            resolved.items,
         )
         return cls(
-            {split: read_windows(str(out / f"Split-{split}")) for split in batches},
+            {split: read_windows(str(out / f"Split-{split}"), resolved.users) for split in batches},
             graph,
             {split: sorted(tf.io.gfile.glob(pattern)) for split, pattern in patterns.items()},
             catalog_graph,
             sorted(tf.io.gfile.glob(catalog_patterns["catalog"])),
+            resolved,
         )
 
     def batch(self, split: str) -> dict[str, Any]:

@@ -65,7 +65,9 @@ def built(small_world: Transformed, tmp_path_factory: pytest.TempPathFactory) ->
         weight.assign(draw.normal(0, 0.4, weight.shape))
     directory = tmp_path_factory.mktemp("served")
     layer = output.transform_features_layer()
-    towers = Towers(layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH)
+    towers = Towers(
+        layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH, small_world.resolved
+    )
     towers.save(str(directory / "towers"))
     loaded = tf.saved_model.load(str(directory / "towers"))
     retrieval = retrieval_model(loaded, IndexConfig(max_k=MAX_K))
@@ -141,7 +143,7 @@ def test_a_request_is_embedded_as_its_position_in_a_packed_window(
         batch[features.EXAMPLE_AGE] = tf.zeros_like(batch[features.EXAMPLE_AGE])
     windows, queries = small_world.raw[split], all_queries(small_world.raw[split])
     at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
-    trained = built.model.query_tower(windows_of(batch, built.table), at).numpy()
+    trained = built.model.query_tower(windows_of(batch, built.table, HISTORY_LENGTH), at).numpy()
     # There are new users, windows longer than N, and reactions in them.
     assert len(queries) > 50 and queries.position.max() > HISTORY_LENGTH
     assert trained.std(axis=0).min() > 0.05

@@ -56,8 +56,9 @@ def windows(**changes: Any) -> Windows:
         "is_listen": np.arange(2 * EVENTS).reshape(2, EVENTS) % 3 != 2,
         "example_age": np.zeros([2, EVENTS], np.float32),
         "aggregates": draw.normal(size=[2, EVENTS, AGGREGATES]).astype(np.float32),
+        "user_numbers": np.zeros([2, 0], np.float32),
     } | changes
-    return Windows(**{name: tf.constant(value) for name, value in values.items()})
+    return Windows(**{name: tf.constant(value) for name, value in values.items()}, user_values={})
 
 
 def positions(*at: tuple[int, int]) -> Positions:

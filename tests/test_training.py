@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from components.interaction_example_gen.splits import FrozenSplit
 from components.interaction_example_gen.windows import TimeSplit, WindowCutter
 from components.retrieval_evaluator.baselines import LabelEvents, Popularity
 from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of
@@ -18,7 +19,7 @@ from components.retrieval_evaluator.queries import all_queries, history_batch
 from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
 from tests.listening_logs import events_of
-from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
 from trainer import features, training
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.sampling import log_sampling_probability
@@ -210,6 +211,66 @@ def test_validation_ranks_labels_among_the_whole_catalog(small_world: Transforme
             expected.append(None)  # no query of data whose repeats are not recommended
     pairs = [(a, b) for a, b in zip(validation.ranks().tolist(), expected, strict=True) if b is not None]
     assert len(pairs) > 50 and all(a == b for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def frozen_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
+    split = FrozenSplit(SPLIT, gap_seconds=3_600, labels="listen", min_play_ratio=0.25)
+    cutter = WindowCutter(split, True, HISTORY_LENGTH, 10)
+    return Transformed.of(tmp_path_factory.mktemp("frozen"), events(), cutter, catalog_items())
+
+
+@pytest.mark.parametrize("at_once", [64_000_000, 150])
+@pytest.mark.parametrize("cutoff", [3, 10, 40, 100])
+def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
+    frozen_world: Transformed, cutoff: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_SCORES_AT_ONCE", at_once)  # 150: two queries
+    batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
+    data = data_of(frozen_world, history_length=HISTORY_LENGTH)
+    validation = ValidationRecall(batches, small(frozen_world).table, data, seed=1, cutoff=cutoff)
+    # Ten items share each score: of equal ones the label comes last.
+    scores = np.random.default_rng(3).permutation(70) // 10
+    validation.model = stub(scores[:, None].astype(float), np.ones(1))
+    logs: dict[str, float] = {}
+    validation.on_epoch_end(0, logs)
+
+    queries = all_queries(frozen_world.raw["eval"])
+    assert queries.labels.counts.max() > 3
+    assert (queries.label_item_id >= 70).any()  # in no catalog, and yet a label
+    recalls: dict[int, list[float]] = {10: [], cutoff: []}
+    for row in range(len(queries)):
+        labels = queries.take([row]).label_item_id.tolist()
+        for k, found in recalls.items():
+            hits = 0
+            for label in labels:
+                others = set(range(70)) - {label}
+                hits += label < 70 and sum(scores[item] >= scores[label] for item in others) < k
+            found.append(hits / len(labels))
+    assert logs == pytest.approx({f"val_recall@{k}": np.mean(found) for k, found in recalls.items()})
+    # In a catalog of 70 all models recall everything at 100.
+    assert validation.monitor == ("val_recall@10" if cutoff == 100 else f"val_recall@{cutoff}")
+
+
+def test_a_frozen_query_is_the_window_read_at_its_last_listen_at_the_split_s_start(
+    frozen_world: Transformed,
+) -> None:
+    """Validation reads the towers where the served model does."""
+    built = small(frozen_world)
+    batch, raw = frozen_world.batch("eval"), frozen_world.raw["eval"]
+    queries = all_queries(raw)
+    assert (queries.position == raw.lengths[queries.window] - 1).all()
+    assert set(queries.request_timestamp.tolist()) == {SPLIT.eval[0]}
+    validation = ValidationRecall(
+        tf.data.Dataset.from_tensors(batch),
+        built.table,
+        data_of(frozen_world, history_length=HISTORY_LENGTH),
+        seed=1,
+    )
+    (asked,) = validation._asked
+    assert asked.at.window.numpy().tolist() == queries.window.tolist()
+    assert asked.at.event.numpy().tolist() == queries.position.tolist()
+    assert asked.counts.tolist() == queries.labels.counts.tolist()
 
 
 @pytest.mark.parametrize("value", [1.0, math.nan])

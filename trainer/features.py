@@ -86,7 +86,7 @@ TIME_AGGREGATES = (
 )
 CATALOG_AGGREGATES = (DISTINCT_ARTISTS, MEAN_ITEM_LENGTH)
 # All there are, by the names that settings select them by.
-HISTORY_AGGREGATES = (
+AGGREGATES = (
     LISTEN_COUNT,
     MEAN_PLAY_RATIO,
     ORGANIC_SHARE,
@@ -96,19 +96,11 @@ HISTORY_AGGREGATES = (
     *TIME_AGGREGATES,
     *CATALOG_AGGREGATES,
 )
-AGGREGATES = (
-    LISTEN_COUNT,
-    MEAN_PLAY_RATIO,
-    ORGANIC_SHARE,
-    REACTION_SHARE,
-    SECONDS_SINCE_PREVIOUS,
-    IDLE_SECONDS,
-)
 
 
 def available_aggregates(has_timestamps: bool) -> tuple[str, ...]:
     """The history aggregates that data with or without times allows."""
-    return tuple(name for name in HISTORY_AGGREGATES if has_timestamps or name not in TIME_AGGREGATES)
+    return tuple(name for name in AGGREGATES if has_timestamps or name not in TIME_AGGREGATES)
 
 
 def aggregate_columns(names: Iterable[str]) -> tuple[str, ...]:
@@ -123,6 +115,15 @@ def aggregate_columns(names: Iterable[str]) -> tuple[str, ...]:
         elif name not in CATALOG_AGGREGATES:
             columns.append(name)
     return tuple(columns)
+
+
+# Columns of the data directory's own, transformed: all numbers in one matrix, every other column by itself.
+NUMBERS = "numbers"
+
+
+def transformed_column(name: str) -> str:
+    """What Transform writes for a feature of a named column, and its vocabulary."""
+    return f"column_{name}"
 
 
 # Transformed, per catalog item.

@@ -7,13 +7,19 @@ what is served.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from pipeline.feature_specs import NUMERIC, TEXT, VECTOR, FeatureSpec
 from trainer import features
 from trainer.history_aggregates import history_aggregates
+
+# Of the values of a column, as of the words of a text, so many of the most frequent are told apart.
+MAX_VALUES = 50_000
 
 Features = dict[str, Any]
 
@@ -23,11 +29,13 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     Args:
       inputs: raw features, ragged [windows, (events)] but for `user_id` [windows, 1].
-      custom_config: "history_length" (N); "aggregates", names of history aggregates (default: all).
+      custom_config: "history_length" (N); "aggregates", names of history aggregates (default: all); "users",
+        columns of users/ (FeatureSpec as dicts, default: none).
 
     Returns:
       `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
-      item ids, play ratios and labels as they came; `is_listen`; `example_age` in days; aggregates.
+      item ids, play ratios and labels as they came; `is_listen`; `example_age` in days; aggregates. And the
+      users' columns, see `_columns`.
     """
     item_id = inputs[features.HISTORY_ITEM_ID]
     timestamp = inputs[features.HISTORY_TIMESTAMP]
@@ -51,6 +59,10 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         features.LABEL_STEP: label_step,
         features.LABEL_ITEM_ID: inputs[features.LABEL_ITEM_ID],
     }
+    specs = [FeatureSpec(**spec) for spec in custom_config.get("users", ())]
+    outputs |= _columns(inputs, specs)
+    if numbers := _numbers(inputs, specs):
+        outputs[features.NUMBERS] = _z_scored(tf.concat(numbers, axis=1))
     newest_request = tft.max(tf.boolean_mask(request.flat_values, is_query.flat_values))
     # Zero from the end of train on, before any scaling: the model is asked for "now".
     age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
@@ -72,30 +84,22 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
     return outputs
 
 
-def catalog_preprocessing_fn(inputs: Features) -> Features:
+def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | None = None) -> Features:
     """Items to tower inputs.
 
     Args:
       inputs: `item_id` and `item_length` [items, 1], `artist_id` and `album_id` ragged [items, (ids)].
+      custom_config: "items", columns of items/ (FeatureSpec as dicts, default: none).
 
     Returns:
       `item_id` as it came, `artist` and `album` as rows of their vocabularies, and `length`: z-scored
-      logarithm of the seconds, zero where unknown.
+      logarithm of the seconds, zero where unknown. And the items' columns, see `_columns`.
     """
+    specs = [FeatureSpec(**spec) for spec in (custom_config or {}).get("items", ())]
     seconds = inputs[features.ITEM_LENGTH]
-    known = seconds > 0
-    log_length = tf.math.log(tf.maximum(seconds, 1.0))
-    # A batch without any known length must not make the mean NaN: weighted sums, not a mask. All three at
-    # once, in double precision, since a variance from sums of squares cancels.
-    weight = tf.cast(known, tf.float64)
-    logs = tf.cast(log_length, tf.float64)
-    sums = tft.sum(tf.concat([weight, logs * weight, logs**2 * weight], axis=1), reduce_instance_dims=False)
-    mean = tf.math.divide_no_nan(sums[1], sums[0])
-    variance = tf.math.divide_no_nan(sums[2], sums[0]) - mean**2
-    # Lengths that are all alike say nothing; what is left of their variance is rounding.
-    spread = tf.cast(tf.where(variance > 1e-9, tf.sqrt(tf.maximum(variance, 0.0)), 0.0), tf.float32)
-    mean = tf.cast(mean, tf.float32)
-    return {
+    log_length = tf.where(seconds > 0, tf.math.log(tf.maximum(seconds, 1.0)), math.nan)
+    numbers = _z_scored(tf.concat([log_length, *_numbers(inputs, specs)], axis=1))
+    outputs: Features = {
         features.ITEM_ID: inputs[features.ITEM_ID],
         features.ARTIST: tft.compute_and_apply_vocabulary(
             inputs[features.ARTIST_ID], vocab_filename=features.ARTIST_VOCABULARY
@@ -103,5 +107,62 @@ def catalog_preprocessing_fn(inputs: Features) -> Features:
         features.ALBUM: tft.compute_and_apply_vocabulary(
             inputs[features.ALBUM_ID], vocab_filename=features.ALBUM_VOCABULARY
         ),
-        features.LENGTH: tf.where(known, tf.math.divide_no_nan(log_length - mean, spread), 0.0),
+        features.LENGTH: numbers[:, :1],
+        **_columns(inputs, specs),
     }
+    if numbers.shape[1] > 1:
+        outputs[features.NUMBERS] = numbers[:, 1:]
+    return outputs
+
+
+def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
+    """Columns of the data directory's own, but for numbers, as what the towers read.
+
+    Returns:
+      By `features.transformed_column`: for values and words ragged [rows, (values)] rows of the column's
+      vocabulary, -1 for a value that is not among the MAX_VALUES most frequent of the analyzed rows; for
+      vectors [rows, width], as they came.
+    """
+    outputs: Features = {}
+    for spec in specs:
+        name = features.transformed_column(spec.name)
+        if spec.kind == VECTOR:
+            outputs[name] = inputs[spec.name]
+        elif spec.kind != NUMERIC:
+            values = _words(inputs[spec.name]) if spec.kind == TEXT else inputs[spec.name]
+            outputs[name] = tft.compute_and_apply_vocabulary(values, top_k=MAX_VALUES, vocab_filename=name)
+    return outputs
+
+
+def _words(texts: tf.RaggedTensor) -> tf.RaggedTensor:
+    """Lower-cased runs of letters and digits, of any script: ragged [rows, (texts)] to [rows, (words)]."""
+    lower = tf.strings.lower(texts.flat_values, encoding="utf-8")
+    apart = tf.strings.regex_replace(lower, r"[^\pL\pM\pN]+", " ")
+    return texts.with_flat_values(tf.strings.split(apart)).merge_dims(1, 2)
+
+
+def _numbers(inputs: Features, specs: Sequence[FeatureSpec]) -> list[tf.Tensor]:
+    """Each numeric column [rows, 1], NaN where absent."""
+    return [inputs[spec.name].to_tensor(math.nan, shape=[None, 1]) for spec in specs if spec.kind == NUMERIC]
+
+
+def _z_scored(values: tf.Tensor) -> tf.Tensor:
+    """Scales each column by the mean and the deviation of its numbers; NaN becomes zero.
+
+    All columns at once, since every analyzer costs Transform seconds, and by weighted sums, since a batch
+    without any number must not make the mean NaN.
+
+    Args:
+      values: float32 [rows, columns].
+    """
+    known = tf.logical_not(tf.math.is_nan(values))
+    weight = tf.cast(known, tf.float64)
+    # In double precision: a variance from sums of squares cancels.
+    exact = tf.cast(tf.where(known, values, 0.0), tf.float64)
+    sums = tft.sum(tf.stack([weight, exact, exact**2], axis=1), reduce_instance_dims=False)
+    mean = tf.math.divide_no_nan(sums[1], sums[0])
+    variance = tf.math.divide_no_nan(sums[2], sums[0]) - mean**2
+    # Numbers that are all alike say nothing; what is left of their variance is rounding.
+    spread = tf.where(variance > 1e-10 * mean**2, tf.sqrt(tf.maximum(variance, 0.0)), 0.0)
+    scaled = tf.math.divide_no_nan(exact - mean, spread)
+    return tf.cast(tf.where(known, scaled, 0.0), tf.float32)

@@ -6,31 +6,126 @@ read at its last listen.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from pipeline.feature_specs import (
+    ABSENT,
+    CATEGORICAL,
+    MULTI_VALUED,
+    NUMERIC,
+    VECTOR,
+    FeatureSpec,
+    ResolvedFeatures,
+)
 from trainer import features
 from trainer.catalog_table import CatalogTable
 from trainer.history_aggregates import is_label_event
 from trainer.towers import CandidateTower, Positions, QueryTower, windows_of
 
-# A request's inputs by name. All but the first three may be left out (TensorFlow Serving fills in a
-# signature's defaults; in Python call the method of the same name) or given with dimensions of 1, which are
-# broadcast.
-QUERY_SPECS = {
-    features.USER_ID: tf.TensorSpec([None], tf.int64, features.USER_ID),
-    features.HISTORY_ITEM_ID: tf.TensorSpec([None, None], tf.int64, features.HISTORY_ITEM_ID),
-    features.HISTORY_TIMESTAMP: tf.TensorSpec([None, None], tf.int64, features.HISTORY_TIMESTAMP),
-    features.HISTORY_PLAY_RATIO: tf.TensorSpec([None, None], tf.float32, features.HISTORY_PLAY_RATIO),
-    features.HISTORY_EVENT_TYPE: tf.TensorSpec([None, None], tf.string, features.HISTORY_EVENT_TYPE),
-    features.HISTORY_IS_ORGANIC: tf.TensorSpec([None, None], tf.int64, features.HISTORY_IS_ORGANIC),
-    features.REQUEST_TIMESTAMP: tf.TensorSpec([None], tf.int64, features.REQUEST_TIMESTAMP),
-}
-NO_PLAY_RATIO = tf.constant([[float(features.UNKNOWN)]])
-NO_EVENT_TYPE = tf.constant([[""]])
-NO_ORGANIC = tf.constant([[features.UNKNOWN]], tf.int64)
-NOW_PLAYING = tf.constant([features.UNKNOWN], tf.int64)
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a signature.
+
+    An input with a `default` may be left out: TensorFlow Serving fills in a signature's defaults; in Python
+    call the method of the same name. Defaults have dimensions of 1, which are broadcast, as they are in
+    what a request sends.
+    """
+
+    name: str
+    shape: Sequence[int | None]
+    dtype: tf.DType
+    meaning: str
+    default: Any = None
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Its shape and type."""
+        return tf.TensorSpec(self.shape, self.dtype, self.name)
+
+
+_UNKNOWN = features.UNKNOWN
+_QUERY_INPUTS = (
+    Input(features.USER_ID, [None], tf.int64, "any id, known or not"),
+    Input(
+        features.HISTORY_ITEM_ID,
+        [None, None],
+        tf.int64,
+        "oldest first; negative ids are padding. The last listen is the seed now playing. An empty history "
+        "is answered too",
+    ),
+    Input(features.HISTORY_TIMESTAMP, [None, None], tf.int64, "seconds"),
+    Input(
+        features.HISTORY_PLAY_RATIO, [None, None], tf.float32, "1.0 = whole item, -1 unknown", [[_UNKNOWN]]
+    ),
+    Input(
+        features.HISTORY_EVENT_TYPE,
+        [None, None],
+        tf.string,
+        '"listen" or "" for a listen, anything else is a reaction',
+        [[""]],
+    ),
+    Input(features.HISTORY_IS_ORGANIC, [None, None], tf.int64, "1, 0, or -1 unknown", [[_UNKNOWN]]),
+    Input(features.REQUEST_TIMESTAMP, [None], tf.int64, "seconds; -1: while the seed plays", [_UNKNOWN]),
+)
+
+
+def query_inputs(users: Iterable[FeatureSpec]) -> tuple[Input, ...]:
+    """The inputs of a query, columns of users/ last."""
+    return (*_QUERY_INPUTS, *map(_column_input, users))
+
+
+def _column_input(spec: FeatureSpec) -> Input:
+    absent = ABSENT[spec.kind]
+    whose = f"the user's {spec.column}"
+    if spec.kind == MULTI_VALUED:
+        return Input(spec.name, [None, None], tf.string, f'{whose}; "" is padding', [[absent]])
+    if spec.kind == NUMERIC:
+        return Input(spec.name, [None], tf.float32, f"{whose}; NaN: not known", [absent])
+    if spec.kind == VECTOR:
+        return Input(
+            spec.name, [None, spec.width], tf.float32, f"{whose}; zeros: not known", [[absent] * spec.width]
+        )
+    text = f"{whose}, a number in decimal" if spec.kind == CATEGORICAL else whose
+    return Input(spec.name, [None], tf.string, f'{text}; "": not known', [absent])
+
+
+def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[Input]) -> Any:
+    """A tf.function whose parameters are `inputs`, of a function of the tensors by name.
+
+    tf.function reads names and defaults off a function's signature, which for columns that the settings
+    name can only be made here.
+    """
+
+    def by_place(*values: tf.Tensor) -> Tensors:
+        return function({one.name: value for one, value in zip(inputs, values, strict=True)})
+
+    parameters = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if one.default is None else tf.constant(one.default, one.dtype),
+        )
+        for one in inputs
+    ]
+    arguments = "\n".join(f"  {one.name}: {one.dtype.name} {_shape(one)}, {one.meaning}." for one in inputs)
+    by_place.__name__ = function.__name__
+    by_place.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{arguments}"
+    by_place.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return tf.function(by_place, input_signature=[one.spec for one in inputs])
+
+
+def _shape(one: Input) -> str:
+    dimensions = ["queries", "values"][: len(one.shape)]
+    known = [name if size is None else str(size) for name, size in zip(dimensions, one.shape, strict=True)]
+    return f"[{', '.join(known)}]"
 
 
 class Towers(tf.Module):
@@ -43,29 +138,25 @@ class Towers(tf.Module):
         query_tower: QueryTower,
         candidate_tower: CandidateTower,
         history_length: int,
+        resolved: ResolvedFeatures,
     ) -> None:
-        """`transform`: TFTransformOutput.transform_features_layer() of the interactions."""
+        """`transform`: TFTransformOutput.transform_features_layer() of the interactions; `resolved`: what it
+        was made for."""
         super().__init__(name="towers")
         self._transform = transform
         self._table = table
         self._query_tower = query_tower
         self._candidate_tower = candidate_tower
         self._history_length = history_length
+        self._aggregates = resolved.history
+        self._users = resolved.users
+        self.query_embedding = signature(self._query_embedding, query_inputs(resolved.users))
 
-    @tf.function(input_signature=list(QUERY_SPECS.values()))
-    def query_embedding(
-        self,
-        user_id: tf.Tensor,
-        history_item_id: tf.Tensor,
-        history_timestamp: tf.Tensor,
-        history_play_ratio: tf.Tensor = NO_PLAY_RATIO,
-        history_event_type: tf.Tensor = NO_EVENT_TYPE,
-        history_is_organic: tf.Tensor = NO_ORGANIC,
-        request_timestamp: tf.Tensor = NOW_PLAYING,
-    ) -> dict[str, tf.Tensor]:
-        """Histories, oldest first and padded with negative ids, to `embedding` [queries, embedding_dim]."""
+    def _query_embedding(self, inputs: Tensors) -> Tensors:
+        """Histories to `embedding` [queries, embedding_dim]."""
+        history_item_id = inputs[features.HISTORY_ITEM_ID]
         shape = tf.shape(history_item_id)
-        event_type = tf.broadcast_to(history_event_type, shape)
+        event_type = tf.broadcast_to(inputs[features.HISTORY_EVENT_TYPE], shape)
         # The query is the last listen: reactions after it are to what is still playing.
         is_listen = is_label_event(event_type)
         index = tf.range(shape[1])
@@ -77,29 +168,31 @@ class Towers(tf.Module):
             ragged = tf.ragged.boolean_mask(tf.broadcast_to(values, shape), visible)
             return ragged[:, -self._history_length :]
 
-        timestamp = recent(history_timestamp)
+        timestamp = recent(inputs[features.HISTORY_TIMESTAMP])
         lengths = timestamp.row_lengths()
         ends = tf.boolean_mask(timestamp.row_splits[1:], lengths > 0) - 1
-        asked = tf.boolean_mask(tf.broadcast_to(request_timestamp, shape[:1]), lengths > 0)
+        asked = tf.boolean_mask(tf.broadcast_to(inputs[features.REQUEST_TIMESTAMP], shape[:1]), lengths > 0)
         newest = tf.gather(timestamp.flat_values, ends)
         request = tf.tensor_scatter_nd_update(
             timestamp.flat_values, ends[:, tf.newaxis], tf.maximum(asked, newest)
         )
         transformed = self._transform(
             {
-                features.USER_ID: user_id[:, tf.newaxis],
+                features.USER_ID: inputs[features.USER_ID][:, tf.newaxis],
                 features.HISTORY_ITEM_ID: recent(history_item_id),
                 features.HISTORY_TIMESTAMP: timestamp,
-                features.HISTORY_PLAY_RATIO: recent(history_play_ratio),
+                features.HISTORY_PLAY_RATIO: recent(inputs[features.HISTORY_PLAY_RATIO]),
                 features.HISTORY_EVENT_TYPE: recent(event_type),
-                features.HISTORY_IS_ORGANIC: recent(history_is_organic),
+                features.HISTORY_IS_ORGANIC: recent(inputs[features.HISTORY_IS_ORGANIC]),
                 features.REQUEST_TIMESTAMP: timestamp.with_flat_values(request),
+                **{spec.name: _as_raw(inputs[spec.name], spec, shape[0]) for spec in self._users},
             }
         )
         # The example age is the label's: a request is for now, whatever time it carries.
         transformed = {name: value for name, value in transformed.items() if name != features.EXAMPLE_AGE}
         positions = Positions(window=tf.range(shape[0]), event=tf.cast(lengths, tf.int32) - 1)
-        return {"embedding": self._query_tower(windows_of(transformed, self._table), positions)}
+        windows = windows_of(transformed, self._table, self._history_length, self._aggregates)
+        return {"embedding": self._query_tower(windows, positions)}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -122,3 +215,14 @@ class Towers(tf.Module):
                 "catalog": self.catalog,
             },
         )
+
+
+def _as_raw(values: tf.Tensor, spec: FeatureSpec, queries: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+    """A request's values of a column as an Example holds them: ragged but for vectors."""
+    values = tf.broadcast_to(values, tf.concat([[queries], tf.shape(values)[1:]], axis=0))
+    if spec.kind == VECTOR:
+        return values
+    if spec.kind != MULTI_VALUED:
+        values = values[:, tf.newaxis]
+    absent = tf.math.is_nan(values) if spec.kind == NUMERIC else values == ""
+    return tf.ragged.boolean_mask(values, tf.logical_not(absent))

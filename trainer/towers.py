@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -9,6 +11,7 @@ import tensorflow as tf
 from pipeline.configs import TrainerConfig
 from trainer import features
 from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
+from trainer.history_aggregates import catalog_aggregates
 
 # The last few listens say what the session is about, the whole history what its user likes.
 SHORT_HISTORY = 5
@@ -18,7 +21,9 @@ class Windows(NamedTuple):
     """A batch of windows as the towers read it, padded to the longest.
 
     `user` int64 [windows]; `rows` int32 [windows, events]: catalog rows; `is_listen` bool and
-    `example_age` float32 (days) [windows, events]; `aggregates` float32 [windows, events, aggregates].
+    `example_age` float32 (days) [windows, events]; `aggregates` float32 [windows, events, aggregates]. Of
+    columns of users/, `user_values` by feature: int32 [windows, values], rows of an embedding table, -1 where
+    there are fewer, the first always there; `user_numbers` float32 [windows, numbers]: numbers and vectors.
     """
 
     user: tf.Tensor
@@ -26,6 +31,8 @@ class Windows(NamedTuple):
     is_listen: tf.Tensor
     example_age: tf.Tensor
     aggregates: tf.Tensor
+    user_values: dict[str, tf.Tensor]
+    user_numbers: tf.Tensor
 
 
 class Positions(NamedTuple):
@@ -38,26 +45,43 @@ class Positions(NamedTuple):
 class ItemEmbedding(tf.keras.layers.Layer):
     """Catalog rows to [..., width]: item, artist and album embeddings and the length, side by side.
 
-    The tables are shared by history, seed and candidates.
+    Columns of items/ follow: embeddings of values, numbers, and vectors, projected. The tables are shared by
+    history, seed and candidates.
     """
 
     def __init__(self, table: CatalogTable, config: TrainerConfig) -> None:
         super().__init__(name="item_embedding")
-        self.table = table
+        # Out of Keras's sight, which would copy the catalog along with the weights of the best epoch.
+        self._get_table = lambda: table
         self._id_dropout = config.id_dropout
         side = config.embedding_dim // 2
-        self.width = config.embedding_dim + 2 * side + 1
 
-        def embeddings(rows: int, width: int, name: str) -> tf.Variable:
+        def embeddings(rows: int, width: int, name: str, seed: int) -> tf.Variable:
             # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
-            seed = [config.seed, len(name)]
-            initial = tf.random.stateless_normal([rows, width], seed=seed, stddev=width**-0.5)
+            initial = tf.random.stateless_normal([rows, width], [config.seed, seed], stddev=width**-0.5)
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
-        self.item = embeddings(table.item_vocabulary_size, config.embedding_dim, "item")
-        self.artist = embeddings(table.artist_vocabulary_size, side, "artist")
-        self.album = embeddings(table.album_vocabulary_size, side, "album")
+        self.item = embeddings(table.item_vocabulary_size, config.embedding_dim, "item", 4)
+        self.artist = embeddings(table.artist_vocabulary_size, side, "artist", 6)
+        self.album = embeddings(table.album_vocabulary_size, side, "album", 5)
+        self._values = {
+            name: embeddings(rows, value_width(rows, config), name, zlib.crc32(name.encode()))
+            for name, rows in table.value_vocabulary_sizes.items()
+        }
+        # Without bias, so that a vector of zeros, which is none, reads as nothing.
+        self._projections = {
+            name: tf.keras.layers.Dense(side, use_bias=False, name=f"{name}_projection")
+            for name in table.vectors
+        }
+        widths = [value_width(rows, config) for rows in table.value_vocabulary_sizes.values()]
+        numbers = table.numbers.shape[1]
+        self.width = config.embedding_dim + 2 * side + 1 + sum(widths) + numbers + side * len(table.vectors)
+
+    @property
+    def table(self) -> CatalogTable:
+        """The catalog."""
+        return self._get_table()
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 of any shape; the result has one more dimension, `width`."""
@@ -70,9 +94,23 @@ class ItemEmbedding(tf.keras.layers.Layer):
                 _mean_embedding(self.artist, tf.gather(self.table.artist, rows)),
                 _mean_embedding(self.album, tf.gather(self.table.album, rows)),
                 tf.gather(self.table.length, rows)[..., tf.newaxis],
+                *(
+                    _mean_embedding(table, tf.gather(self.table.values[name], rows))
+                    for name, table in self._values.items()
+                ),
+                tf.gather(self.table.numbers, rows),
+                *(
+                    project(tf.gather(self.table.vectors[name], rows))
+                    for name, project in self._projections.items()
+                ),
             ],
             axis=-1,
         )
+
+
+def value_width(values: int, config: TrainerConfig) -> int:
+    """Width of the embedding of a column of so many values: half an item's, and never more than it has."""
+    return min(config.embedding_dim // 2, values)
 
 
 def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
@@ -105,11 +143,21 @@ class QueryTower(tf.keras.layers.Layer):
     """Positions of packed windows to L2-normalised embeddings [positions, embedding_dim].
 
     Prefix sums over a window's events give every position the mean of its last N (and few) listens at the
-    price of one pass; seed, user, example age and aggregates join after it.
+    price of one pass; seed, user with the columns of users/, example age and aggregates join after it.
     """
 
-    def __init__(self, items: ItemEmbedding, users: int, history_length: int, config: TrainerConfig) -> None:
-        """`users`: size of the user vocabulary, without the out-of-vocabulary row, which comes last."""
+    def __init__(
+        self,
+        items: ItemEmbedding,
+        users: int,
+        history_length: int,
+        config: TrainerConfig,
+        user_values: Mapping[str, int] | None = None,
+    ) -> None:
+        """`users`: size of the user vocabulary, without the out-of-vocabulary row, which comes last.
+
+        `user_values`: size of each vocabulary of `Windows.user_values`.
+        """
         super().__init__(name="query_tower")
         self._items = items
         self._history_length = history_length
@@ -118,6 +166,13 @@ class QueryTower(tf.keras.layers.Layer):
         self._users = tf.keras.layers.Embedding(
             users + 1, config.embedding_dim // 2, embeddings_initializer="zeros", name="user"
         )
+        self._user_values = {
+            # One row more, the first, for what is absent or unknown.
+            name: self.add_weight(
+                name=name, shape=[values + 1, value_width(values + 1, config)], initializer="zeros"
+            )
+            for name, values in (user_values or {}).items()
+        }
         self._hidden = [
             tf.keras.layers.Dense(units, activation="relu", name=f"query_hidden_{number}")
             for number, units in enumerate(config.query_hidden_units)
@@ -165,6 +220,7 @@ class QueryTower(tf.keras.layers.Layer):
                 self._users(user),
                 tf.math.log1p(tf.gather_nd(windows.example_age, at))[:, tf.newaxis],
                 tf.gather_nd(windows.aggregates, at) * keep,
+                *self._user_columns(windows, positions.window, training),
             ],
             axis=-1,
         )
@@ -173,24 +229,88 @@ class QueryTower(tf.keras.layers.Layer):
             hidden = self._dropout(layer(hidden), training=training)
         return tf.math.l2_normalize(self._project(hidden) + self._shortcut(history), axis=-1)
 
+    def _user_columns(self, windows: Windows, window: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """What the columns of users/ say at each position, [positions, any].
 
-def windows_of(transformed: dict[str, tf.RaggedTensor | tf.Tensor], table: CatalogTable) -> Windows:
+        In training each is forgotten now and then, as an id is, so that a user of whom it is not known is
+        answered too.
+        """
+
+        def at_positions(of_window: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
+            values = tf.gather(of_window, window)
+            if training and self._config.id_dropout:
+                forgotten = tf.random.uniform([tf.size(window), 1]) < self._config.id_dropout
+                values = tf.where(forgotten, absent, values)
+            return values
+
+        columns = [
+            at_positions(_mean_embedding(table, windows.user_values[name]), table[OUT_OF_VOCABULARY])
+            for name, table in self._user_values.items()
+        ]
+        if windows.user_numbers.shape[1] != 0:
+            columns.append(at_positions(windows.user_numbers, tf.zeros([])))
+        return columns
+
+
+def windows_of(
+    transformed: dict[str, tf.RaggedTensor | tf.Tensor],
+    table: CatalogTable,
+    history_length: int,
+    aggregates: Sequence[str] = features.AGGREGATES,
+) -> Windows:
     """Pads Transform's ragged outputs [windows, (events)] to the towers' input.
 
-    `example_age` may be left out, and is then zero: "now", which is what serving asks for.
+    `example_age` may be left out, and is then zero: "now", which is what serving asks for. `aggregates`
+    names those that the towers are to read.
     """
     rows = table.rows_of(padded(transformed[features.HISTORY_ITEM_ID], features.PADDING))
+    listens = transformed[features.IS_LISTEN]
+    is_listen = padded(listens) > 0
     age = features.EXAMPLE_AGE
+    of_catalog = catalog_aggregates(
+        rows, is_listen, table.first_artist, table.length, history_length, aggregates
+    )
+    names = features.aggregate_columns(aggregates)
+    # One matrix to pad, rather than each of its columns.
+    of_events = [transformed[name].flat_values[:, tf.newaxis] for name in names]
+    of_events = tf.concat([tf.zeros([tf.size(listens.flat_values), 0]), *of_events], axis=-1)
+    user = tf.reshape(transformed[features.USER], [-1])
+    user_values, user_numbers = _user_columns(transformed)
     return Windows(
-        user=tf.reshape(transformed[features.USER], [-1]),
+        user=user,
         rows=rows,
-        is_listen=padded(transformed[features.IS_LISTEN]) > 0,
+        is_listen=is_listen,
         example_age=padded(transformed[age]) if age in transformed else tf.zeros(tf.shape(rows)),
-        aggregates=tf.stack([padded(transformed[name]) for name in features.AGGREGATES], axis=-1),
+        aggregates=tf.concat([padded(listens.with_flat_values(of_events)), of_catalog], axis=-1),
+        user_values=user_values,
+        user_numbers=tf.concat([tf.zeros([tf.size(user), 0]), *user_numbers], axis=-1),
     )
 
 
+def _user_columns(
+    transformed: dict[str, tf.RaggedTensor | tf.Tensor],
+) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+    """Rows of embedding tables by feature, and numbers and vectors; see `Windows`."""
+    values, numbers = {}, []
+    if features.NUMBERS in transformed:
+        numbers.append(transformed[features.NUMBERS])
+    for name in sorted(transformed):
+        if not name.startswith(features.transformed_column("user_")):
+            continue
+        column = transformed[name]
+        if column.dtype != tf.int64:
+            numbers.append(column)
+            continue
+        rows = padded(tf.ragged.boolean_mask(column, column >= 0) + 1, features.PADDING)
+        first = tf.maximum(rows[:, :1], OUT_OF_VOCABULARY)
+        values[name] = tf.cast(tf.concat([first, rows[:, 1:]], axis=1), tf.int32)
+    return values, numbers
+
+
 def padded(values: tf.RaggedTensor, padding: int = 0) -> tf.Tensor:
-    """[windows, (events)] to [windows, events], with one event at least: an empty history reads that."""
+    """[windows, (events), ...] to [windows, events, ...], with one event at least, which an empty history
+    reads."""
     dense = values.to_tensor(padding)
-    return tf.pad(dense, [[0, 0], [0, tf.maximum(1 - tf.shape(dense)[1], 0)]], constant_values=padding)
+    missing = tf.maximum(1 - tf.shape(dense)[1], 0)
+    inner = [[0, 0]] * (len(dense.shape) - 2)
+    return tf.pad(dense, [[0, 0], [0, missing], *inner], constant_values=padding)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import tensorflow_transform as tft
 
 from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
+from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.retrieval_task import CorrectedRetrieval
@@ -26,6 +28,8 @@ from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower,
 progress = logging.getLogger("two_tower.progress")
 
 VALIDATION_QUERIES = 5_000
+# Of queries with items, in validation: 256 MB of float32.
+_SCORES_AT_ONCE = 64_000_000
 _SHUFFLED_WINDOWS = 20_000
 
 
@@ -40,6 +44,7 @@ class TrainingData:
     catalog_graph: str
     history_length: int
     repeats_recommendable: bool
+    resolved: ResolvedFeatures
 
 
 class TwoTowerModel(tfrs.Model):
@@ -52,23 +57,29 @@ class TwoTowerModel(tfrs.Model):
         users: int,
         history_length: int,
         config: TrainerConfig,
+        aggregates: Sequence[str] = features.AGGREGATES,
+        user_values: Mapping[str, int] | None = None,
     ) -> None:
-        """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`."""
+        """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
+        aggregates to read; `user_values`: see QueryTower."""
         super().__init__()
         items = ItemEmbedding(table, config)
-        self.query_tower = QueryTower(items, users, history_length, config)
+        self.query_tower = QueryTower(items, users, history_length, config, user_values)
         self.candidate_tower = CandidateTower(items, config)
         self.task = CorrectedRetrieval(config.temperature)
-        self._table = table
+        self._items = items
+        self._history_length = history_length
+        self._aggregates = tuple(aggregates)
         self._config = config
         corrected = config.sampling_correction == "logq"
         self._log_q = tf.Variable(log_q if corrected else np.zeros_like(log_q), trainable=False)
 
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
         """`inputs`: a batch of transformed windows."""
-        windows = windows_of(inputs, self._table)
+        table = self._items.table
+        windows = windows_of(inputs, table, self._history_length, self._aggregates)
         label_step, label_rows = labels_of(inputs, windows)
-        at = draw_positions(label_step, label_rows, self._table.size, self._config.positions_per_step)
+        at = draw_positions(label_step, label_rows, table.size, self._config.positions_per_step)
         where = tf.stack(at, axis=-1)
         rows = tf.gather_nd(label_rows, where)
         played = tf.gather_nd(
@@ -99,73 +110,151 @@ def labels_of(inputs: dict[str, tf.RaggedTensor], windows: Windows) -> tuple[tf.
     return label_step, tf.gather(windows.rows, _label_index(label_step), batch_dims=1)
 
 
-class ValidationRecall(tf.keras.callbacks.Callback):
-    """Recall@10 and @100 over the whole catalog, exactly, after every epoch, with example age zero.
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Queries of one batch of windows.
 
-    `eval_batches` yields transformed windows of the eval split; at most VALIDATION_QUERIES queries are
-    drawn, the same ones each time.
+    Attributes:
+        windows, at: what they see, and where they stand in it.
+        rows: int [labels] catalog rows of all their labels; the number of items where unknown.
+        counts: int [queries] labels of each, in turn.
+        had: int [queries, events] rows that are not recommended again; None where they are.
+    """
+
+    windows: Windows
+    at: Positions
+    rows: np.ndarray
+    counts: np.ndarray
+    had: np.ndarray | None
+
+
+class ValidationRecall(tf.keras.callbacks.Callback):
+    """Recall@10 and Recall@cutoff over the whole catalog, exactly, after every epoch, with example age zero.
+
+    Recall is the share of a query's labels, whether it has one or, in the frozen protocol, a set. At most
+    VALIDATION_QUERIES queries are drawn, the same ones each time.
     """
 
     def __init__(
-        self, eval_batches: tf.data.Dataset, table: CatalogTable, data: TrainingData, seed: int
+        self,
+        eval_batches: tf.data.Dataset,
+        table: CatalogTable,
+        data: TrainingData,
+        seed: int,
+        cutoff: int = 100,
     ) -> None:
+        """`eval_batches` yields transformed windows of the eval split."""
         super().__init__()
         self._table = table
-        self._exclude_window = not data.repeats_recommendable
+        self._cutoffs = sorted({10, cutoff})
+        # The k of the recall that picks the best epoch. At the catalog's size every model recalls everything.
+        self.monitored = cutoff if cutoff < table.size else 10
         batches = list(eval_batches)
-        labelled = sum(np.count_nonzero(batch[features.LABEL_STEP].flat_values) for batch in batches)
-        keep = min(1.0, VALIDATION_QUERIES / max(labelled, 1))
+        queries = sum(
+            np.count_nonzero(batch[features.LABEL_STEP].flat_values)
+            + np.count_nonzero(batch[features.LABEL_ITEM_ID].row_lengths())
+            for batch in batches
+        )
+        keep = min(1.0, VALIDATION_QUERIES / max(queries, 1))
         draw = np.random.default_rng(seed)
-        self._queries: list[tuple[Windows, Positions, np.ndarray, np.ndarray | None]] = []
+        self._asked: list[_Asked] = []
         for batch in batches:
-            windows = windows_of(batch, table)
-            label_step, label_rows = labels_of(batch, windows)
-            where = tf.where(label_step > 0).numpy().astype(np.int32)
-            where = where[draw.random(len(where)) < keep]
-            if not len(where):
+            windows = windows_of(batch, table, data.history_length, data.resolved.history)
+            where, label_rows, counts = _queries_of(batch, windows, table)
+            kept = draw.random(len(where)) < keep
+            if not kept.any():
                 continue
-            rows = windows.rows.numpy()
+            where, label_rows, counts = where[kept], label_rows[np.repeat(kept, counts)], counts[kept]
             had = None
-            if self._exclude_window:
+            if not data.repeats_recommendable:
+                rows = windows.rows.numpy()
                 # What a later position holds is not had yet: point it at the row of unknown items.
                 later = np.arange(rows.shape[1]) > where[:, 1:]
                 had = np.where(later, table.size, rows[where[:, 0]])
-            at = Positions(tf.constant(where[:, 0]), tf.constant(where[:, 1]))
-            self._queries.append((windows, at, label_rows.numpy()[where[:, 0], where[:, 1]], had))
+            at = Positions(*(tf.constant(place, tf.int32) for place in where.T))
+            self._asked.append(_Asked(windows, at, label_rows, counts, had))
+
+    @property
+    def monitor(self) -> str:
+        """The name of the recall that picks the best epoch, in the logs."""
+        return f"val_recall@{self.monitored}"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        counts = np.concatenate([asked.counts for asked in self._asked])
+        query = np.repeat(np.arange(len(counts)), counts)
         ranks = self.ranks()
-        measured = {f"val_recall@{k}": float((ranks < k).mean()) for k in (10, 100)}
         if logs is not None:
-            logs.update(measured)
+            for k in self._cutoffs:
+                hits = np.bincount(query, ranks < k, minlength=len(counts))
+                logs[f"val_recall@{k}"] = float((hits / counts).mean())
 
     def ranks(self) -> np.ndarray:
-        """0-based rank of each query's label among the whole catalog, infinite where it is not in it.
+        """0-based rank of every label among the whole catalog, by query.
 
-        Of equal scores the label's counts last: embeddings that are all the same have learnt nothing.
+        It is infinite from the largest cutoff on, and where the label is not in the catalog. Of equal scores
+        the label's counts last: embeddings that are all the same have learnt nothing.
         """
         size = self._table.size
         batches = [tf.range(begin, min(begin + 65_536, size)) for begin in range(0, size, 65_536)]
         catalog = np.concatenate([self.model.candidate_tower(rows).numpy() for rows in batches])
+        step = max(1, _SCORES_AT_ONCE // size)
         ranks = []
-        for windows, at, labels, had in self._queries:
-            scores = tf.matmul(self.model.query_tower(windows, at), catalog, transpose_b=True).numpy()
-            own = scores[np.arange(len(labels)), np.minimum(labels, size - 1)]
-            known = (labels < size) & np.isfinite(own)
-            if had is not None:
-                query, column = np.nonzero(had < size)
-                scores[query, had[query, column]] = -np.inf
-            rank = (scores >= own[:, np.newaxis]).sum(axis=1) - 1
-            ranks.append(np.where(known, rank, np.inf))
+        for asked in self._asked:
+            embeddings = self.model.query_tower(asked.windows, asked.at)
+            ends = np.concatenate([[0], np.cumsum(asked.counts)])
+            for begin in range(0, len(asked.counts), step):
+                end = min(begin + step, len(asked.counts))
+                had = None if asked.had is None else asked.had[begin:end]
+                rows = asked.rows[ends[begin] : ends[end]]
+                query = np.repeat(np.arange(end - begin), asked.counts[begin:end])
+                scores = tf.matmul(embeddings[begin:end], catalog, transpose_b=True).numpy()
+                ranks.append(self._ranks_among(scores, query, rows, had))
         return np.concatenate(ranks)
+
+    def _ranks_among(
+        self, scores: np.ndarray, query: np.ndarray, rows: np.ndarray, had: np.ndarray | None
+    ) -> np.ndarray:
+        """Ranks of labels: `scores` [queries, items], which is overwritten; `query` and `rows` [labels]."""
+        size, depth = self._table.size, self._cutoffs[-1]
+        scores[~np.isfinite(scores)] = -np.inf
+        own = scores[query, np.minimum(rows, size - 1)]
+        if had is not None:
+            excluded, column = np.nonzero(had < size)
+            scores[excluded, had[excluded, column]] = -np.inf
+        # Who is not among the first `depth` + 1 has at least `depth` before it.
+        best = tf.math.top_k(scores, k=min(depth + 1, size)).values.numpy()
+        rank = (best[query] >= own[:, np.newaxis]).sum(axis=1) - 1.0
+        return np.where((rows < size) & np.isfinite(own) & (rank < depth), rank, np.inf)
+
+
+def _queries_of(
+    batch: dict[str, tf.RaggedTensor], windows: Windows, table: CatalogTable
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The queries of transformed windows. One with a set of labels is asked at its last listen, as served.
+
+    Returns:
+      (window, event) [queries, 2], catalog rows of all labels [labels], and how many each has [queries].
+    """
+    counts = batch[features.LABEL_ITEM_ID].row_lengths().numpy()
+    if counts.any():
+        window = np.flatnonzero(counts)
+        listens = windows.is_listen.numpy()
+        last = np.where(listens, np.arange(listens.shape[1]), -1).max(axis=1)
+        rows = table.rows_of(batch[features.LABEL_ITEM_ID].flat_values).numpy()
+        return np.stack([window, last[window]], axis=1), rows, counts[window]
+    label_step, label_rows = labels_of(batch, windows)
+    where = tf.where(label_step > 0).numpy()
+    return where, label_rows.numpy()[where[:, 0], where[:, 1]], np.ones(len(where), np.int64)
 
 
 class Watch(tf.keras.callbacks.Callback):
     """Reports progress, and stops on a loss that is not a number."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, cutoff: int) -> None:
+        """`cutoff`: the k of the validation recall to report."""
         super().__init__()
         self._epochs = epochs
+        self._cutoff = cutoff
         self._steps = 0
         self._step = 0
         self._validation = ""
@@ -185,8 +274,8 @@ class Watch(tf.keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._steps = self._step // (epoch + 1) * self._epochs
-        recall = (logs or {}).get("val_recall@100", math.nan)
-        self._validation = f", validation Recall@100 {recall:.4f}"
+        recall = (logs or {}).get(f"val_recall@{self._cutoff}", math.nan)
+        self._validation = f", validation Recall@{self._cutoff} {recall:.4f}"
         self._report(f"epoch {epoch + 1} of {self._epochs}{self._validation}")
 
     def _report(self, message: str) -> None:
@@ -194,8 +283,10 @@ class Watch(tf.keras.callbacks.Callback):
         progress.info(message, extra={"step": self._step, "steps": self._steps, "message_text": message})
 
 
-def train(data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: str) -> dict[str, float]:
-    """Trains, restores the epoch of the best validation Recall@100, and saves the towers to `model_dir`.
+def train(
+    data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: str, cutoff: int = 100
+) -> dict[str, float]:
+    """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
 
     TensorBoard logs go to `log_dir`. Returns the best epoch, its loss and validation recalls, and the numbers
     of epochs and parameters. Raises UserError when the loss becomes NaN.
@@ -203,31 +294,38 @@ def train(data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: st
     tf.keras.utils.set_random_seed(config.seed)
     transform_output = tft.TFTransformOutput(data.transform_graph)
     catalog_output = tft.TFTransformOutput(data.catalog_graph)
-    catalog = CatalogArrays.read(data.catalog_files, catalog_output.transformed_feature_spec())
+    catalog = CatalogArrays.read(
+        data.catalog_files, catalog_output.transformed_feature_spec(), data.resolved.items
+    )
     vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
     train_items = np.array([int(item) for item in vocabulary], np.int64)
     table = CatalogTable(catalog, train_items)
+    log_q = log_sampling_probability(catalog, _label_counts(transform_output))
+    # A catalog with vectors is large, and the table has it.
+    del catalog
     model = TwoTowerModel(
         table,
-        log_sampling_probability(catalog, _label_counts(transform_output)),
+        log_q,
         transform_output.vocabulary_size_by_name(features.USER_VOCABULARY),
         data.history_length,
         config,
+        data.resolved.history,
+        _user_vocabularies(transform_output, data.resolved),
     )
     model.compile(optimizer=tf.keras.optimizers.Adam(config.learning_rate))
 
     spec = transform_output.transformed_feature_spec()
     batches = _batches(data.train_files, spec, config.windows_per_step, shuffle_seed=config.seed)
-    validation = ValidationRecall(_batches(data.eval_files, spec, 256), table, data, config.seed)
+    validation = ValidationRecall(_batches(data.eval_files, spec, 256), table, data, config.seed, cutoff)
     history = model.fit(
         batches,
         epochs=config.epochs,
         verbose=0,
         callbacks=[
             validation,
-            Watch(config.epochs),
+            Watch(config.epochs, validation.monitored),
             tf.keras.callbacks.EarlyStopping(
-                monitor="val_recall@100", mode="max", patience=config.patience, restore_best_weights=True
+                monitor=validation.monitor, mode="max", patience=config.patience, restore_best_weights=True
             ),
             tf.keras.callbacks.TensorBoard(log_dir),
         ],
@@ -238,16 +336,26 @@ def train(data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: st
         model.query_tower,
         model.candidate_tower,
         data.history_length,
+        data.resolved,
     ).save(model_dir)
-    best = int(np.argmax(history["val_recall@100"]))
+    best = int(np.argmax(history[validation.monitor]))
     return {
         "epochs": len(history["loss"]),
         "best_epoch": best + 1,
         "loss": history["loss"][best],
-        "val_recall@10": history["val_recall@10"][best],
-        "val_recall@100": history["val_recall@100"][best],
+        **{name: values[best] for name, values in history.items() if name.startswith("val_recall@")},
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_variables),
     }
+
+
+def _user_vocabularies(transform_output: tft.TFTransformOutput, resolved: ResolvedFeatures) -> dict[str, int]:
+    """Size of the vocabulary of each column of users/ that has one."""
+    names = [
+        features.transformed_column(spec.name)
+        for spec in resolved.users
+        if spec.kind not in (NUMERIC, VECTOR)
+    ]
+    return {name: transform_output.vocabulary_size_by_name(name) for name in names}
 
 
 def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:

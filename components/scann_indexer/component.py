@@ -16,6 +16,7 @@ class ScannIndexerSpec(types.ComponentSpec):
     PARAMETERS = {
         "index": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
+        "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -37,6 +38,7 @@ class ScannIndexer(base_component.BaseComponent):
         towers: types.BaseChannel,
         index: str,
         history_length: int,
+        features: str,
         source_digest: str,
     ) -> None:
         """Args:
@@ -44,6 +46,7 @@ class ScannIndexer(base_component.BaseComponent):
         towers: the Trainer's model.
         index: IndexConfig as JSON.
         history_length: events that a query sees, recorded for those who send requests.
+        features: ResolvedFeatures as JSON: columns of users/ are inputs of the signatures.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
@@ -52,6 +55,7 @@ class ScannIndexer(base_component.BaseComponent):
                 towers=towers,
                 index=index,
                 history_length=history_length,
+                features=features,
                 source_digest=source_digest,
                 model=types.Channel(type=standard_artifacts.Model),
             )

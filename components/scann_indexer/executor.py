@@ -16,6 +16,7 @@ from tfx.utils import path_utils
 from components.interaction_example_gen.facts import DataFacts
 from pipeline.configs import IndexConfig
 from pipeline.errors import UserError
+from pipeline.feature_specs import ResolvedFeatures
 
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
 _ITEMS_PER_BATCH = 16_384
@@ -40,6 +41,7 @@ class Executor(base_executor.BaseExecutor):
         facts = DataFacts.read(artifact_utils.get_single_instance(input_dict["interactions"]))
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         config = IndexConfig(**json.loads(exec_properties["index"]))
+        resolved = ResolvedFeatures.from_json(exec_properties["features"])
         towers = tf.saved_model.load(path_utils.serving_model_path(trained.uri))
         item_id = towers.catalog()["item_id"].numpy()
         if not len(item_id):
@@ -60,7 +62,7 @@ class Executor(base_executor.BaseExecutor):
 
         model = artifact_utils.get_single_instance(output_dict["model"])
         path = path_utils.serving_model_dir(model.uri)
-        retrieval = RetrievalModel(towers, index, tf.constant(item_id), config.max_k)
+        retrieval = RetrievalModel(towers, index, tf.constant(item_id), config.max_k, resolved.users)
         retrieval.recommend(
             tf.constant([0], tf.int64), tf.zeros([1, 0], tf.int64), tf.zeros([1, 0], tf.int64)
         )  # called once, so that ScaNN's handle is traced into what is saved
@@ -70,9 +72,11 @@ class Executor(base_executor.BaseExecutor):
             described |= {"num_leaves": index.num_leaves, "leaves_to_search": index.leaves_to_search}
         provenance = {
             **dataclasses.asdict(facts),
-            "train_newest_timestamp": facts.train_end - 1,
+            # 0 where the protocol is no split in time.
+            "train_newest_timestamp": max(facts.train_end - 1, 0),
             "index": described,
             "history_length": exec_properties["history_length"],
+            "features": dataclasses.asdict(resolved),
             "max_k": config.max_k,
             "items": len(item_id),
         }

@@ -5,76 +5,64 @@ It needs TensorFlow and `import scann` (for the custom ops) to load, and nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from components.scann_indexer.index import ExactIndex, ScannIndex
+from pipeline.feature_specs import FeatureSpec
 from trainer import features
-from trainer.serving import NO_EVENT_TYPE, NO_ORGANIC, NO_PLAY_RATIO, NOW_PLAYING, QUERY_SPECS
+from trainer.serving import Input, Tensors, query_inputs, signature
 
-DEFAULT_K = tf.constant(100)
-NO_EXCLUSION = tf.constant([[features.PADDING]], tf.int64)
-_SPECS = [
-    *QUERY_SPECS.values(),
-    tf.TensorSpec([None, None], tf.int64, features.EXCLUDE_ITEM_ID),
-    tf.TensorSpec([], tf.int32, features.K),
-]
+DEFAULT_K = 100
+_ANSWER_INPUTS = (
+    Input(
+        features.EXCLUDE_ITEM_ID,
+        [None, None],
+        tf.int64,
+        "items that must not be returned; negative ids are padding",
+        [[features.PADDING]],
+    ),
+    Input(features.K, [], tf.int32, "how many, up to the built maximum", DEFAULT_K),
+)
 
 
 class RetrievalModel(tf.Module):
     """The towers, the index over the catalog, and the signature that joins them."""
 
-    def __init__(self, towers: Any, index: ExactIndex | ScannIndex, item_id: tf.Tensor, max_k: int) -> None:
-        """`towers`: the Trainer's SavedModel, loaded. `item_id`: int64 [items], in the index's row order."""
+    def __init__(
+        self,
+        towers: Any,
+        index: ExactIndex | ScannIndex,
+        item_id: tf.Tensor,
+        max_k: int,
+        users: Iterable[FeatureSpec] = (),
+    ) -> None:
+        """`towers`: the Trainer's SavedModel, loaded, which takes the columns of users/ in `users`.
+        `item_id`: int64 [items], in the index's row order.
+        """
         super().__init__(name="retrieval_model")
         self.towers = towers
         self.index = index
         self._item_id = tf.Variable(item_id, trainable=False, name="index_item_id")
         self._max_k = max_k
+        inputs = query_inputs(users)
+        self.recommend = signature(self._recommend, (*inputs, *_ANSWER_INPUTS))
+        self.query_embedding = signature(self._query_embedding, inputs)
 
-    @tf.function(input_signature=_SPECS)
-    def recommend(
-        self,
-        user_id: tf.Tensor,
-        history_item_id: tf.Tensor,
-        history_timestamp: tf.Tensor,
-        history_play_ratio: tf.Tensor = NO_PLAY_RATIO,
-        history_event_type: tf.Tensor = NO_EVENT_TYPE,
-        history_is_organic: tf.Tensor = NO_ORGANIC,
-        request_timestamp: tf.Tensor = NOW_PLAYING,
-        exclude_item_id: tf.Tensor = NO_EXCLUSION,
-        k: tf.Tensor = DEFAULT_K,
-    ) -> dict[str, tf.Tensor]:
+    def _recommend(self, inputs: Tensors) -> Tensors:
         """The k best items for each history.
 
-        Args:
-          user_id: int64 [queries]; any id, known or not.
-          history_item_id: int64 [queries, events], oldest first; negative ids are padding. The last listen is
-            the seed now playing. An empty history is answered too.
-          history_timestamp: int64 [queries, events], seconds.
-          history_play_ratio: float32, 1.0 = whole item, -1 unknown.
-          history_event_type: "listen" or "" for a listen, anything else is a reaction.
-          history_is_organic: 1, 0, or -1 unknown.
-          request_timestamp: int64 [queries], seconds; -1: while the seed plays.
-          exclude_item_id: int64 [queries, items] that must not be returned; negative ids are padding.
-          k: how many, up to the built maximum.
-
-        Returns:
-          `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where there are no more.
+        Returns `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where there are no
+        more.
         """
+        inputs = dict(inputs)
+        exclude_item_id, k = inputs.pop(features.EXCLUDE_ITEM_ID), inputs.pop(features.K)
         tf.debugging.assert_less_equal(
             k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
         )
-        query = self.towers.query_embedding(
-            user_id,
-            history_item_id,
-            history_timestamp,
-            history_play_ratio,
-            history_event_type,
-            history_is_organic,
-            request_timestamp,
-        )["embedding"]
+        query = self.towers.query_embedding(**inputs)["embedding"]
         # As many more as could be excluded, so that k are left.
         excluded = tf.reduce_max(tf.reduce_sum(tf.cast(exclude_item_id >= 0, tf.int32), axis=1))
         wanted = tf.minimum(k + excluded, tf.size(self._item_id))
@@ -90,27 +78,9 @@ class RetrievalModel(tf.Module):
         best = tf.math.top_k(scores, k=k)
         return {"item_id": tf.gather(item_id, best.indices, batch_dims=1), "score": best.values}
 
-    @tf.function(input_signature=list(QUERY_SPECS.values()))
-    def query_embedding(
-        self,
-        user_id: tf.Tensor,
-        history_item_id: tf.Tensor,
-        history_timestamp: tf.Tensor,
-        history_play_ratio: tf.Tensor = NO_PLAY_RATIO,
-        history_event_type: tf.Tensor = NO_EVENT_TYPE,
-        history_is_organic: tf.Tensor = NO_ORGANIC,
-        request_timestamp: tf.Tensor = NOW_PLAYING,
-    ) -> dict[str, tf.Tensor]:
+    def _query_embedding(self, inputs: Tensors) -> Tensors:
         """Histories to `embedding` [queries, embedding_dim]; see `recommend`."""
-        return self.towers.query_embedding(
-            user_id,
-            history_item_id,
-            history_timestamp,
-            history_play_ratio,
-            history_event_type,
-            history_is_organic,
-            request_timestamp,
-        )
+        return dict(self.towers.query_embedding(**inputs))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:

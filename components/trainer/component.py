@@ -16,6 +16,8 @@ class TrainerSpec(types.ComponentSpec):
     PARAMETERS = {
         "trainer": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
+        "features": ExecutionParameter(type=str),
+        "cutoff": ExecutionParameter(type=int),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -46,6 +48,8 @@ class Trainer(base_component.BaseComponent):
         catalog_graph: types.BaseChannel,
         trainer: str,
         history_length: int,
+        features: str,
+        cutoff: int,
         source_digest: str,
     ) -> None:
         """Args:
@@ -56,6 +60,8 @@ class Trainer(base_component.BaseComponent):
         catalog_graph: CatalogTransform's graph.
         trainer: TrainerConfig as JSON.
         history_length: events that a query sees.
+        features: ResolvedFeatures as JSON.
+        cutoff: the k of the validation Recall@k that picks the best epoch.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
@@ -67,6 +73,8 @@ class Trainer(base_component.BaseComponent):
                 catalog_graph=catalog_graph,
                 trainer=trainer,
                 history_length=history_length,
+                features=features,
+                cutoff=cutoff,
                 source_digest=source_digest,
                 model=types.Channel(type=standard_artifacts.Model),
                 model_run=types.Channel(type=standard_artifacts.ModelRun),

@@ -15,6 +15,7 @@ from tfx.utils import path_utils
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from components.interaction_example_gen.facts import DataFacts
 from pipeline.configs import TrainerConfig
+from pipeline.feature_specs import ResolvedFeatures
 
 
 class Executor(base_executor.BaseExecutor):
@@ -43,6 +44,7 @@ class Executor(base_executor.BaseExecutor):
             catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
             history_length=exec_properties["history_length"],
             repeats_recommendable=facts.repeats_recommendable,
+            resolved=ResolvedFeatures.from_json(exec_properties["features"]),
         )
         model = artifact_utils.get_single_instance(output_dict["model"])
         result = training.train(
@@ -50,6 +52,7 @@ class Executor(base_executor.BaseExecutor):
             TrainerConfig(**json.loads(exec_properties["trainer"])),
             model_dir=path_utils.serving_model_dir(model.uri),
             log_dir=artifact_utils.get_single_uri(output_dict["model_run"]),
+            cutoff=exec_properties["cutoff"],
         )
         for key, value in result.items():
             model.set_float_custom_property(key, float(value))
