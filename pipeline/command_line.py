@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_formats(),
     )
     ingest.usage = (
-        "two-tower ingest FORMAT SRC OUT [--name NAME] [--span N] [--columns FILE]\n"
+        "two-tower ingest FORMAT SRC OUT [--name NAME] [--span N]\n"
+        "                                        [--columns FILE]\n"
         "       two-tower ingest --describe DIR"
     )
     ingest.add_argument("format", metavar="FORMAT", nargs="?", help="one of those listed below")
@@ -151,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
     ingest.add_argument(
         "--columns",
         metavar="FILE",
-        help=f"YAML file that says what the source's columns are; for the format {_TABLE} only",
+        help=f"for the format {_TABLE}: YAML file that says what the source's columns are (default: "
+        "columns.yaml in SRC)",
     )
     ingest.add_argument(
         "--describe",
@@ -180,6 +182,27 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"exit with status {EXIT_REFUSED} if the model is refused, which is else no failure",
     )
+
+    validate = command(
+        "validate",
+        _validate,
+        "check data before a run, or requests before they are sent",
+        "Takes a data directory through the pipeline up to its gate, as `run` would, and trains nothing: the "
+        "files against their manifest, the windows and items against their schema, test against train, and "
+        "train against that of the last run in --output. What is done in --output the next run there takes "
+        "over; without one nothing is left. With --requests FILE it checks requests for a published model "
+        "instead. The status is 2 if something is wrong.",
+        epilog=_all_settings(),
+    )
+    validate.add_argument("--data", metavar="DIR", help="data directory, a path or gs://...")
+    validate.add_argument("--output", metavar="DIR", help="--output of runs, to compare with and to go on in")
+    validate.add_argument(
+        "--requests",
+        metavar="FILE",
+        help='requests as JSON lines: rows as in the "instances" of TensorFlow Serving\'s REST API, or whole '
+        "bodies; with --output they are held against what its latest run trained on, too",
+    )
+    _add_settings(validate)
 
     report = command(
         "report",
@@ -337,20 +360,11 @@ def _span(text: str | None) -> int | str | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pipeline.datasets.data_directory import Manifest
-
-    run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
-    data, output = options.data or run_file.data, options.output or run_file.output
+    data, output = _places(options)
     if not data or not output:
         missing = "output" if data else "data"
         raise UserError(f"run needs a directory in --{missing}, or as {missing} in the --config file.")
-    _config(options)  # before the data is looked at: a mistake in the settings shows at once
-    events = Manifest.load(data).counts["label_events"]
-    suited = configs.suited_preset(events)
-    config = _config(options, suited)
-    if not (options.preset or run_file.preset):
-        _tell(f"Preset '{suited}', for {events:,} events; --preset names another")
-    status = _run_pipeline(data, output, config)
+    status = _run_pipeline(data, output, _config_suited_to(data, options))
     if status:
         return status
 
@@ -362,23 +376,76 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_REFUSED if options.fail_on_refusal and report["verdict"] == "refused" else 0
 
 
-def _run_pipeline(data: str, output: str, config: configs.PipelineConfig) -> int:
-    """0, or EXIT_FAILURE after telling what failed and where its log is."""
+def _validate(options: argparse.Namespace) -> int:
+    data, output = _places(options)
+    if options.requests is not None:
+        from pipeline.requests import validate_requests
+
+        print("\n".join(validate_requests(options.requests, output)))
+        return 0
+    if not data:
+        raise UserError("validate needs a directory in --data, or as data in the --config file.")
+    config = _config_suited_to(data, options)
+    checked: list[str] = []
+
+    def validate() -> None:
+        from pipeline.validation import validate_data
+
+        checked.extend(validate_data(data, output, config))
+
+    status = _run_pipeline(data, output, config, validate)
+    if status:
+        return status
+    beside = f" --output {output}" if output else " --output DIR"
+    print("\nChecked, and nothing is wrong:", *checked, sep="\n")
+    print(f"Next: two-tower run --data {data}{beside}")
+    return 0
+
+
+def _places(options: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Data and output, as options or else in the config file."""
+    run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
+    return options.data or run_file.data, options.output or run_file.output
+
+
+def _config_suited_to(data: str, options: argparse.Namespace) -> configs.PipelineConfig:
+    """The settings; where no preset is named, over that which suits the data."""
+    from pipeline.datasets.data_directory import Manifest
+
+    _config(options)  # before the data is looked at: a mistake in the settings shows at once
+    events = Manifest.load(data).counts["label_events"]
+    suited = configs.suited_preset(events)
+    named = options.preset or (configs.read_run_file(options.config).preset if options.config else None)
+    if not named:
+        _tell(f"Preset '{suited}', for {events:,} events; --preset names another")
+    return _config(options, suited)
+
+
+def _run_pipeline(
+    data: str, output: str | None, config: configs.PipelineConfig, work: Callable[[], None] | None = None
+) -> int:
+    """0, or EXIT_FAILURE after telling what failed and where its log is.
+
+    `work` is done instead of the whole run; without `output` it looks after its log itself.
+    """
     from pipeline import console
     from pipeline.report import newest_log
 
-    if os.path.exists(output) and not os.path.isdir(output):
+    if output and os.path.exists(output) and not os.path.isdir(output):
         raise UserError(f"{output} is a file; --output takes a directory.")
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
         from pipeline.local_runner import ComponentFailed, run_local
-    log_before = newest_log(output)
+    log_before = newest_log(output) if output else None
     try:
-        run_local(data, output, config)
+        if work:
+            work()
+        elif output:
+            run_local(data, output, config)
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        log = newest_log(output)
+        log = newest_log(output) if output else None
         where = f"\nThe log is {log}." if log and log != log_before else ""
         if isinstance(error, UserError):
             raise UserError(f"{error}{where}") from error

@@ -12,6 +12,8 @@ import pytest
 from pipeline import command_line, configs, console
 from pipeline.command_line import main
 from pipeline.configs import PipelineConfig
+from pipeline.datasets import FORMAT_HELP, FORMATS
+from pipeline.datasets.data_directory import Manifest
 from pipeline.errors import UserError
 
 COMMANDS = ("simulate", "ingest", "run", "report", "query", "compile", "demo")
@@ -46,10 +48,49 @@ def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"    {name} = " in shown
 
 
+def test_the_help_of_ingest_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(FORMAT_HELP) == set(FORMATS)
+    with pytest.raises(SystemExit):
+        main(["ingest", "--help"])
+    shown = capsys.readouterr().out
+    for name, text in FORMAT_HELP.items():
+        assert f"  {name} " in shown
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [("19874", 19_874), ("2024-05-31", 19_874), ("1970-01-01", 0), ("auto", "auto"), (None, None)],
+)
+def test_a_span_is_a_day(text: str | None, span: int | str | None) -> None:
+    assert command_line._span(text) == span
+
+
+def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, day = str(tmp_path / "data"), 19_874
+    for number, user in ((day, 1), (day + 1, 2), (day + 1, 3)):
+        source = tmp_path / f"source-{user}"
+        source.mkdir()
+        (source / "movies.dat").write_text("0114508::Species (1995)::Action\n")
+        (source / "ratings.dat").write_text(f"{user}::0114508::7::{number * 86_400}\n")
+        assert main(["ingest", "movietweetings", str(source), out, "--span", "auto"]) == 0
+    manifest = Manifest.load(out)
+    assert manifest.spans == (day, day + 1)
+    assert manifest.counts["users"] == 2
+    assert "19875 (2024-06-01) with 1 events" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["ingest", "yambada", "a", "b"], "no format 'yambada'; the nearest is 'yambda'"),
+        (["ingest", "yambda", "a"], "ingest needs FORMAT SRC OUT, or --describe DIR; OUT is missing"),
+        (["ingest", "yambda", "a", "b", "--describe", "b"], "leave out FORMAT"),
+        (["ingest", "--describe", "b", "--span", "3"], "leave out --span"),
+        (["ingest", "--describe", "b"], "b is not a data directory"),
+        (["ingest", "yambda", "a", "b", "--columns", "c.yaml"], "--columns is for the format 'table'"),
+        (["ingest", "yambda", "a", "b", "--span", "may"], "--span may: a span is a number of days"),
         (["run", "--output", "o"], "run needs a directory in --data"),
         (["run", "--data", "d"], "run needs a directory in --output"),
         (["run", "--data", "d", "--output", "o", "--preset", "smol"], "no preset 'smol'"),
