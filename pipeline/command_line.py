@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     ingest.usage = (
         "two-tower ingest FORMAT SRC OUT [--name NAME] [--span N]\n"
-        "                                        [--columns FILE]\n"
+        "                                       [--columns FILE]\n"
         "       two-tower ingest --describe DIR"
     )
     ingest.add_argument("format", metavar="FORMAT", nargs="?", help="one of those listed below")

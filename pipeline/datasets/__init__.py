@@ -32,7 +32,7 @@ FORMATS: Mapping[str, Callable[..., Manifest]] = {
 
 # What each of them reads, in a line.
 FORMAT_HELP: Mapping[str, str] = {
-    "yambda": "Yambda, any size, flat or sequential; also what `simulate` writes",
+    "yambda": "Yambda, any size, flat or sequential; what `simulate` writes",
     "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
     "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
