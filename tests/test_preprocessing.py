@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import math
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from components.retrieval_evaluator.queries import all_queries
 from tests.listening_logs import queries_of, split_of
@@ -67,7 +63,7 @@ def test_aggregates_are_scaled_by_trains_query_positions(small_world: Transforme
 
     train, test = small_world.batch("train"), small_world.batch("test")
     queries = train["label_step"].flat_values.numpy() > 0
-    for name in features.AGGREGATES:
+    for name in features.aggregate_columns(features.AGGREGATES):
         values = train[name].flat_values.numpy()[queries]
         assert values.mean() == pytest.approx(0, abs=1e-4), name
         assert values.std() == pytest.approx(1, abs=1e-3), name
@@ -120,79 +116,3 @@ def test_catalog_items_keep_their_id_and_get_rows_of_their_artists(small_world: 
     expected = np.zeros(70)
     expected[seconds > 0] = (logs - logs.mean()) / logs.std()
     assert catalog.length == pytest.approx(expected, abs=1e-4)
-
-
-# History aggregates.
-
-N = 4
-EVENT = st.tuples(
-    st.integers(0, 10_000),
-    st.sampled_from([b"listen", b"", b"like"]),
-    st.sampled_from([-1.0, 0.0, 0.25, 1.5]),
-    st.sampled_from([-1, 0, 1]),
-    st.integers(0, 5_000),
-)
-# Windows of (seconds since the event before, type, play ratio, organic, seconds until the request).
-WINDOWS = st.lists(st.lists(EVENT, min_size=1, max_size=12), min_size=1, max_size=4)
-
-
-def computed(windows: list[list[tuple]], history_length: int = N) -> list[dict[str, float]]:
-    """The aggregates at every event of all windows in turn."""
-    import tensorflow as tf
-
-    from trainer.history_aggregates import history_aggregates
-
-    lengths = [len(window) for window in windows]
-    _, kind, ratio, organic, wait = zip(*(event for window in windows for event in window), strict=True)
-    time = np.concatenate([np.cumsum([event[0] for event in window]) for window in windows])
-
-    def ragged(values: Any, dtype: Any) -> Any:
-        return tf.RaggedTensor.from_row_lengths(tf.constant(values, dtype), lengths)
-
-    inputs = {
-        "history_timestamp": ragged(time, tf.int64),
-        "history_event_type": ragged(kind, tf.string),
-        "history_play_ratio": ragged(ratio, tf.float32),
-        "history_is_organic": ragged(organic, tf.int64),
-        "request_timestamp": ragged(time + np.array(wait), tf.int64),
-    }
-    is_listen, aggregates = history_aggregates(inputs, history_length)
-    columns = {"is_listen": is_listen, **aggregates}
-    rows = zip(*(values.numpy().tolist() for values in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def naive(window: list[tuple], place: int, history_length: int) -> dict[str, float]:
-    seen = window[max(0, place + 1 - history_length) : place + 1]
-    listens = [event for event in seen if event[1] in (b"listen", b"")]
-    played = [event[2] for event in seen[:-1] if event in listens and event[2] >= 0]
-    organic = [event[3] for event in listens if event[3] >= 0]
-    here = window[place]
-    return {
-        "is_listen": here[1] in (b"listen", b""),
-        "listen_count": math.log1p(len(listens)),
-        "mean_play_ratio": sum(played) / max(len(played), 1),
-        "organic_share": sum(organic) / max(len(organic), 1),
-        "reaction_share": 1 - len(listens) / len(seen),
-        "seconds_since_previous": math.log1p(here[0]) if len(seen) > 1 else 0.0,
-        "idle_seconds": math.log1p(max(here[4] - 1_800, 0)),
-    }
-
-
-@given(WINDOWS, st.integers(1, 6))
-@settings(max_examples=80, deadline=None)
-def test_aggregates_are_those_of_the_last_events_of_the_own_window(
-    windows: list[list[tuple]], history_length: int
-) -> None:
-    expected = [naive(window, place, history_length) for window in windows for place in range(len(window))]
-    for ours, theirs in zip(computed(windows, history_length), expected, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
-
-
-@given(WINDOWS, st.integers(1, 6))
-@settings(max_examples=50, deadline=None)
-def test_the_play_ratio_of_what_still_plays_is_not_used(windows: list[list[tuple]], length: int) -> None:
-    ends = [[*window[:-1], (*window[-1][:2], 0.77, *window[-1][3:])] for window in windows]
-    last = np.cumsum([len(window) for window in windows]) - 1
-    ours, theirs = computed(windows, length), computed(ends, length)
-    assert [ours[place] for place in last] == [theirs[place] for place in last]
