@@ -125,6 +125,16 @@ def test_data_without_times_types_or_columns_is_described_too(data: str) -> None
     assert "--set split.protocol=leave_one_out" in text
 
 
+@pytest.mark.parametrize(
+    ("start", "told"), [(1_000_000_000, "1957-06-12 to 1957-06-13"), (0, "day -4,587 to day -4,586")]
+)
+def test_releases_are_days_of_the_events_clock(tmp_path: pathlib.Path, start: int, told: str) -> None:
+    events = {"user_id": [1, 1], "item_id": [1, 2], "timestamp": [start, start + 5]}
+    items = {"item_id": [1, 2], "release_timestamp": [-4587 * DAY, -4586 * DAY]}
+    text = render(describe(write(str(tmp_path / "data"), events, items)))
+    assert f"release_timestamp numeric {told} known" in " ".join(text.split())
+
+
 def test_the_events_own_splits_are_counted(data: str) -> None:
     split = ["train"] * 4 + ["test"] * 3
     found = describe(write(data, EVENTS | {"split": split}, ITEMS))

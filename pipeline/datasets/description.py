@@ -25,7 +25,7 @@ from pipeline.datasets.data_directory import (
     item_files,
     user_files,
 )
-from pipeline.datasets.ingest_report import day_name, span_name, time_range
+from pipeline.datasets.ingest_report import day_name, span_name, tells_dates, time_range
 from pipeline.datasets.key_counts import KeyCounts
 from pipeline.datasets.merged_tables import is_known
 from pipeline.errors import UserError
@@ -528,7 +528,11 @@ def _table_of_columns(table: str, description: Description) -> list[str]:
         if column.kind == "vector":
             content = f"of width {column.width}"
         elif column.bounds is not None:
-            content = " to ".join(_number(column.name, bound) for bound in column.bounds)
+            dated = tells_dates(description.manifest.time_range[1])
+            content = " to ".join(
+                day_name(int(bound // DAY), dated) if column.name == "release_timestamp" else f"{bound:,.6g}"
+                for bound in column.bounds
+            )
         else:
             number = f"over {_MOST_VALUES:,}" if column.distinct is None else f"{column.distinct:,}"
             content = f"{number} value{'' if column.distinct == 1 else 's'}"
@@ -541,11 +545,6 @@ def _table_of_columns(table: str, description: Description) -> list[str]:
             for row in cells
         ),
     ]
-
-
-def _number(column: str, value: float) -> str:
-    """A number as one reads it; times as days."""
-    return day_name(int(value // DAY)) if column == "release_timestamp" else f"{value:,.6g}"
 
 
 def _advice(description: Description) -> list[str]:

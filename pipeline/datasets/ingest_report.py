@@ -57,18 +57,23 @@ def render(manifest: Manifest) -> str:
 def time_range(first: int, last: int) -> str:
     """The time from one second to another, in words."""
     days = f"{(last - first) / DAY:,.1f} days"
-    if first < _OLDEST_DATE:
+    if not tells_dates(first):
         return f"{days} (from day {first / DAY:,.1f} to day {last / DAY:,.1f} of the data set's own clock)"
     return f"{days} ({day_name(first // DAY)} to {day_name(last // DAY)})"
 
 
 def span_name(span: int) -> str:
     """A span's number, and its date where the clock tells dates."""
-    return f"{span} ({day_name(span)})" if span * DAY >= _OLDEST_DATE else str(span)
+    return f"{span} ({day_name(span)})" if tells_dates(span * DAY) else str(span)
 
 
-def day_name(day: int) -> str:
-    """A day by its date, or by its number where the clock does not tell dates."""
-    if day * DAY < _OLDEST_DATE:
+def tells_dates(time: int) -> bool:
+    """Does a clock that showed this time count from 1970? Else it has an origin of its own."""
+    return time >= _OLDEST_DATE
+
+
+def day_name(day: int, dated: bool | None = None) -> str:
+    """A day by its date, or by its number where the clock (as of this day) does not tell dates."""
+    if not (tells_dates(day * DAY) if dated is None else dated):
         return f"day {day:,}"
     return str(datetime.date(1970, 1, 1) + datetime.timedelta(days=int(day)))
