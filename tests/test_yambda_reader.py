@@ -289,3 +289,174 @@ def test_truncated_files_are_named(source: pathlib.Path, tmp_path: pathlib.Path,
 def test_a_folder_without_events_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match=r"multi_event\.parquet nor listens\.parquet"):
         ingest(tmp_path, tmp_path / "data")
+
+
+# ── The sequential layout ───────────────────────────────────────────────────────────────────────────────
+
+
+def sequential(events: pa.Table) -> pa.Table:
+    """One row a user, with lists, as polars makes it: group_by("uid", maintain_order=True)."""
+    users, first, of_user = np.unique(events["uid"].to_numpy(), return_index=True, return_inverse=True)
+    appearance = np.argsort(np.argsort(first))[of_user]
+    rows = events.take(pa.array(np.argsort(appearance, kind="stable")))
+    offsets = pa.array(np.append(0, np.cumsum(np.bincount(appearance))), pa.int64())
+    columns = {"uid": pa.array(users[np.argsort(first)], pa.uint32())}
+    for name in events.column_names[1:]:
+        columns[name] = pa.LargeListArray.from_arrays(offsets, rows[name].combine_chunks())
+    return pa.table(columns)
+
+
+def test_sequential_and_flat_are_the_same_data(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    flat = ingest(source, tmp_path / "flat")
+    table = pq.read_table(source / "multi_event.parquet")
+    pq.write_table(sequential(table), source / "multi_event.parquet")
+    manifest = ingest(source, tmp_path / "sequential")
+    assert verify(str(tmp_path / "sequential")) == manifest
+    assert manifest == flat
+    # The separate files, one after the other.
+    (source / "multi_event.parquet").unlink()
+    kinds = np.array(table["event_type"].to_pylist())
+    digests = []
+    for layout in (lambda rows: rows, sequential):
+        for kind in ("listen", "like", "dislike", "undislike"):
+            rows = table.filter(pa.array(kinds == kind)).drop(["event_type"])
+            rows = rows if kind == "listen" else rows.drop(["played_ratio_pct", "track_length_seconds"])
+            pq.write_table(layout(rows), source / f"{kind}s.parquet")
+        digests.append(ingest(source, tmp_path / "separate").digest)
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("is_sorted", [True, False])
+@pytest.mark.parametrize("event_rows", [1, 37, 10**6])
+def test_any_log_is_the_same_in_both_layouts(
+    is_sorted: bool, event_rows: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yambda, "_EVENT_ROWS", event_rows)
+    random = np.random.default_rng(event_rows)
+    rows = 300
+    # Some users have many events, most have few.
+    user, time = random.zipf(1.5, rows) % 50, random.integers(0, 40, rows) * 5
+    order = np.lexsort((time, user)) if is_sorted else np.argsort(time, kind="stable")
+    kind = random.choice(["listen", "like"], rows, p=[0.8, 0.2])
+    columns = (
+        user,
+        random.integers(0, 20, rows),
+        time,
+        random.integers(0, 2, rows),
+        random.integers(0, 120, rows),
+        random.integers(0, 300, rows),
+        kind,
+    )
+    events = log([tuple(row) for row in zip(*(column[order].tolist() for column in columns), strict=True)])
+    digests = set()
+    for layout, table in (("flat", events), ("sequential", sequential(events))):
+        folder = tmp_path / layout / "50m"
+        folder.mkdir(parents=True)
+        pq.write_table(table, folder / "multi_event.parquet", row_group_size=7)
+        digests.add(ingest(folder, tmp_path / f"{layout}-data").digest)
+    assert len(digests) == 1
+    with pytest.raises(UserError, match="holds several sizes"):
+        ingest(tmp_path, tmp_path / "data")
+    shutil.rmtree(tmp_path / "flat")
+    assert ingest(tmp_path, tmp_path / "data").digest in digests
+
+
+def test_lists_are_read_a_few_users_at_a_time(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch holds about as many events as one of the flat layout, however many users there are."""
+    monkeypatch.setattr(yambda, "_EVENT_ROWS", 100)
+    events = log([(user, item, item, 1, 50, 60, "listen") for user in range(60) for item in range(25)])
+    pq.write_table(sequential(events), tmp_path / "multi_event.parquet")
+    sizes = []
+    convert = yambda._convert
+
+    def counted(batch: pa.RecordBatch, *args: Any, **options: Any) -> pa.Table:
+        sizes.append(batch.num_rows)
+        return convert(batch, *args, **options)
+
+    monkeypatch.setattr(yambda, "_convert", counted)
+    assert ingest(tmp_path, tmp_path / "data").counts["events"] == 1_500
+    assert max(sizes) <= 100 and len(sizes) == 15
+
+
+def with_lists(table: pa.Table, name: str, lists: list[list[Any] | None]) -> pa.Table:
+    kind = table.schema.field(name).type
+    return table.set_column(table.column_names.index(name), name, pa.array(lists, kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "lists", "told"),
+    [
+        ("timestamp", [[5, 6], [7]], "'timestamp', row 1: a list of 1 where the user's 'item_id' has 2"),
+        ("item_id", [[5, 6], None], "column 'item_id', row 1: null where"),
+        ("is_organic", [None, [1, 1]], "column 'is_organic', row 0: null where the user's 'item_id' has 2"),
+        ("item_id", [[5, 6], [7, None]], "lists of row 1: column 'item_id', row 1: null is no value"),
+        ("timestamp", [[5, 6], [None, 5]], "lists of row 1: column 'timestamp', row 0: null is no value"),
+        (
+            "event_type",
+            [["listen", "seen"], ["like"] * 2],
+            "lists of row 0: column 'event_type', row 1: 'seen'",
+        ),
+    ],
+)
+def test_bad_lists_are_named(
+    name: str, lists: list[list[Any] | None], told: str, tmp_path: pathlib.Path
+) -> None:
+    rows = [(user, item, 5, 1, 50, 60, "listen") for user in (1, 2) for item in (7, 8)]
+    table = sequential(log(rows, event_type=pa.string()))
+    path = tmp_path / "multi_event.parquet"
+    pq.write_table(with_lists(table, name, lists), path)
+    with pytest.raises(UserError, match=told) as found:
+        ingest(tmp_path, tmp_path / "data")
+    assert str(path) in str(found.value)
+    assert not (tmp_path / "data").exists()
+
+
+def test_times_in_milliseconds_within_lists_are_named(tmp_path: pathlib.Path) -> None:
+    rows = [(user, 7, time, 1, 50, 60, "listen") for user, time in ((1, 5), (2, 6), (2, 1_614_834_367_000))]
+    pq.write_table(sequential(log(rows, timestamp=pa.int64())), tmp_path / "multi_event.parquet")
+    with pytest.raises(UserError, match=r"lists of row 1: column 'timestamp', row 1: .* by 1,000"):
+        ingest(tmp_path, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("drop", "kinds", "told"),
+    [
+        ("timestamp", {}, "column 'timestamp' is missing; it has uid, item_id"),
+        (
+            "",
+            {"item_id": pa.string()},
+            "column 'item_id' is of type large_list<item: string>, where list of integer",
+        ),
+        ("", {"uid": pa.string()}, "column 'uid' is of type string, where integer is needed"),
+    ],
+)
+def test_columns_that_are_no_lists_of_the_right_kind(
+    drop: str, kinds: dict[str, pa.DataType], told: str, tmp_path: pathlib.Path
+) -> None:
+    table = sequential(log([(1, 7, 5, 1, 50, 60, "listen")]))
+    table = table.drop([drop]) if drop else table
+    for name, kind in kinds.items():
+        kind = kind if name == "uid" else pa.large_list(kind)
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    pq.write_table(table, tmp_path / "multi_event.parquet")
+    with pytest.raises(UserError, match=told):
+        ingest(tmp_path, tmp_path / "data")
+
+
+def test_days_of_a_log_can_be_ingested_as_spans(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    ingest(source, tmp_path / "whole")
+    table = pq.read_table(source / "multi_event.parquet")
+    days = table["timestamp"].to_numpy() // 86_400
+    # A day without listens has no label, but is a span of the log all the same.
+    for day in (0, 1):
+        pq.write_table(table.filter(pa.array(days == day)), source / "multi_event.parquet")
+        if day:
+            listen = table.slice(0, 1).set_column(2, "timestamp", pa.array([86_500], pa.uint32()))
+            rows = pa.concat_tables([table.filter(pa.array(days == day)), listen.cast(table.schema)])
+            pq.write_table(rows, source / "multi_event.parquet")
+        manifest = FORMATS["yambda"](str(source), str(tmp_path / "data"), span=day)
+    assert manifest.spans == (0, 1)
+    assert manifest.counts["items"] == 6
+    assert manifest.counts["events"] == 11

@@ -113,12 +113,22 @@ def read_batches(
     """
     first_row = 0
     with opened_parquet(path) as file:
+        groups: list[list[int] | None] = [None]
+        if any(
+            _is_list(field.type) and pa.types.is_dictionary(field.type.value_type)
+            for field in file.schema_arrow
+        ):
+            # Arrow 10 cannot put lists of dictionaries from two row groups into one batch.
+            groups = [[group] for group in range(file.metadata.num_row_groups)]
         try:
-            for batch in file.iter_batches(batch_size=rows, columns=columns):
-                yield first_row, batch
-                first_row += batch.num_rows
+            for group in groups:
+                for batch in file.iter_batches(batch_size=rows, row_groups=group, columns=columns):
+                    yield first_row, batch
+                    first_row += batch.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
+        except pa.ArrowNotImplementedError as error:
+            raise UserError(f"{path}: a column is of a type that Arrow 10 cannot read ({error}).") from error
 
 
 def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:

@@ -1,32 +1,37 @@
-"""Reads Yambda's flat layout, and the simulator's output, which has the same one.
+"""Reads Yambda: its flat layout, one row an event, which the simulator writes too, and its sequential one,
+one row a user with lists.
 
 Events come from `multi_event.parquet`, or where there is none from `listens.parquet` and the files of the
 reactions, so that nothing is counted twice. They are streamed: memory grows with items and users, not with
 events. Descriptions of the items lie beside the events or, as in Yambda itself, one or two folders above
-`flat/50m/`, where they describe the tracks of all sizes: then only those of this size's events are taken.
+`flat/50m/` and `sequential/50m/`, where they describe the tracks of all sizes: then only those of this size's
+events are taken.
 
 Yambda: Ploshkin et al., "Yambda-5B: A Large-Scale Multi-modal Dataset for Ranking And Retrieval", 2025.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.datasets import checked_columns, divided_by_user
 from pipeline.datasets.data_directory import (
     ORACLE,
     DataDirectoryWriter,
     DatasetProperties,
-    KeyCounts,
     Manifest,
+    Span,
 )
+from pipeline.datasets.key_counts import KeyCounts
 from pipeline.errors import UserError
 
 _MULTI_EVENT = "multi_event.parquet"
@@ -37,19 +42,23 @@ _FILES = {kind + "s.parquet": kind for kind in _EVENT_TYPES}
 _REQUIRED = {"uid": "integer", "item_id": "integer", "timestamp": "integer"}
 _OPTIONAL = {"is_organic": "boolean", "played_ratio_pct": "number", "track_length_seconds": "number"}
 
+_LAYOUTS = ("flat", "sequential")
+# Events read at a time; of the sequential layout about as many, in the lists of whole users.
+_EVENT_ROWS = 1 << 19
 _ITEM_ROWS = 50_000
 
 
-def ingest(source: str, out: str, name: str | None = None) -> Manifest:
-    """Writes the data directory `out` from the folder `source`.
+def ingest(source: str, out: str, name: str | None = None, span: Span = None) -> Manifest:
+    """Writes the data directory `out` from the folder `source`; for `span` see `DataDirectoryWriter`.
 
     Raises:
       UserError: a file or column is missing, of the wrong type, or damaged; an id is null or negative; a time
-        is negative or not in seconds; a content embedding is of another width than the others or not finite.
+        is negative or not in seconds; a user's lists are of different lengths; a content embedding is of
+        another width than the others or not finite.
     """
-    source = _events_folder(os.path.normpath(source))
+    source = _events_folder(storage.absolute(source))
     properties = DatasetProperties(name or _simulation_name(source) or "yambda", "listen", True)
-    with DataDirectoryWriter(out, properties) as writer:
+    with DataDirectoryWriter(out, properties, span) as writer:
         lengths = KeyCounts()
         for path, event_type in _event_files(source).items():
             for events in _read_events(path, event_type, writer):
@@ -62,17 +71,22 @@ def ingest(source: str, out: str, name: str | None = None) -> Manifest:
             )
         heard, length = _most_frequent_length(lengths.result(), writer)
         _write_items(source, heard, length, writer)
-        for file in sorted(pathlib.Path(source, ORACLE).glob("*")):
-            writer.copy(str(file), f"{ORACLE}/{file.name}")
+        oracle = storage.join(source, ORACLE)
+        for file in storage.list_files(oracle) if storage.is_directory(oracle) else []:
+            writer.copy(storage.join(oracle, file), f"{ORACLE}/{file}")
     return writer.manifest
 
 
 def _events_folder(source: str) -> str:
-    """`source`, or the one folder `flat/<size>` within it."""
+    """`source`, or the one folder `flat/<size>` or `sequential/<size>` within it."""
     if _event_files(source):
         return source
     sizes = [
-        str(folder) for folder in sorted(pathlib.Path(source, "flat").glob("*")) if _event_files(str(folder))
+        storage.join(folder, size)
+        for folder in (storage.join(source, layout) for layout in _LAYOUTS)
+        if storage.is_directory(folder)
+        for size in sorted({file.split("/")[0] for file in storage.list_files(folder)})
+        if _event_files(storage.join(folder, size))
     ]
     if len(sizes) == 1:
         return sizes[0]
@@ -80,27 +94,27 @@ def _events_folder(source: str) -> str:
         raise UserError(f"{source} holds several sizes: name one of {', '.join(sizes)}.")
     raise UserError(
         f"{source}: there is neither {_MULTI_EVENT} nor listens.parquet in it. Name the folder "
-        "that holds one of them, such as flat/50m."
+        "that holds one of them, such as flat/50m or sequential/50m."
     )
 
 
 def _event_files(folder: str) -> dict[str, str | None]:
     """Path → its event type (None: the column `event_type` says)."""
-    multi_event = os.path.join(folder, _MULTI_EVENT)
-    if os.path.isfile(multi_event):
+    multi_event = storage.join(folder, _MULTI_EVENT)
+    if storage.is_file(multi_event):
         return {multi_event: None}
-    if not os.path.isfile(os.path.join(folder, "listens.parquet")):
+    if not storage.is_file(storage.join(folder, "listens.parquet")):
         return {}
-    paths = {os.path.join(folder, file): kind for file, kind in _FILES.items()}
-    return {path: kind for path, kind in paths.items() if os.path.isfile(path)}
+    paths = {storage.join(folder, file): kind for file, kind in _FILES.items()}
+    return {path: kind for path, kind in paths.items() if storage.is_file(path)}
 
 
 def _simulation_name(source: str) -> str | None:
-    path = os.path.join(source, "simulation.json")
-    if not os.path.isfile(path):
+    path = storage.join(source, "simulation.json")
+    if not storage.is_file(path):
         return None
     try:
-        with open(path, encoding="utf-8") as file:
+        with storage.open_file(path, "r") as file:
             return str(json.load(file)["name"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -113,37 +127,118 @@ def _simulation_name(source: str) -> str | None:
 
 def _read_events(path: str, event_type: str | None, writer: DataDirectoryWriter) -> Iterator[pa.Table]:
     """The events of a file in the data directory's columns, without duplicates."""
-    file = checked_columns.open_parquet(path)
-    kinds = _REQUIRED | {
-        column: kind for column, kind in _OPTIONAL.items() if column in file.schema_arrow.names
-    }
-    if event_type is None:
-        kinds["event_type"] = "text"
-    checked_columns.check_kinds(file, path, kinds)
-    batches = (
-        _convert(batch, path, first_row, event_type, writer)
-        for first_row, batch in checked_columns.read_batches(path, list(kinds))
-    )
-    is_sorted = divided_by_user.is_in_order(_instants(path), ("user_id", "timestamp"))
+    with checked_columns.opened_parquet(path) as file:
+        schema = file.schema_arrow
+        kinds = _REQUIRED | {column: kind for column, kind in _OPTIONAL.items() if column in schema.names}
+        if event_type is None:
+            kinds["event_type"] = "text"
+        is_sequential = "item_id" in schema.names and _is_list(schema.field("item_id").type)
+        if is_sequential:
+            _check_lists(schema, path, kinds)
+        else:
+            checked_columns.check_kinds(file, path, kinds)
+        users, rows = file.metadata.num_rows, _values(file, "item_id")
+    by = ("user_id", "timestamp")
+    batch_rows = max(1, _EVENT_ROWS * users // max(rows, 1)) if is_sequential else _EVENT_ROWS
+    instants = _converted(path, ["uid", "timestamp"], batch_rows, is_sequential, _instants)
+    is_sorted = divided_by_user.is_in_order(instants, by)
     writer.noted["event_files_not_sorted_by_user"] += not is_sorted
-    ordered = divided_by_user.in_order(batches, ("user_id", "timestamp"), file.metadata.num_rows, is_sorted)
-    for table in ordered:
+    convert = functools.partial(_convert, event_type=event_type, writer=writer)
+    batches = _converted(path, list(kinds), batch_rows, is_sequential, convert)
+    for table in divided_by_user.in_order(batches, by, rows, is_sorted):
         events, again = divided_by_user.without_duplicates(table)
         writer.dropped["duplicate_events"] += again
         yield events
 
 
-def _instants(path: str) -> Iterator[pa.Table]:
-    """Who and when of a file's events."""
-    for row, batch in checked_columns.read_batches(path, ["uid", "timestamp"]):
-        user = checked_columns.ids(batch["uid"], path, "uid", row)
-        time = checked_columns.timestamps(batch["timestamp"], path, "timestamp", row)
-        yield pa.table({"user_id": user, "timestamp": time})
+def _converted(
+    path: str,
+    columns: list[str],
+    rows: int,
+    is_sequential: bool,
+    convert: Callable[[pa.RecordBatch, str, int], pa.Table],
+) -> Iterator[pa.Table]:
+    """What `convert` makes of batches of events, of which it is also told the path and the first row."""
+    for row, batch in checked_columns.read_batches(path, columns, rows):
+        if not is_sequential:
+            yield convert(batch, path, row)
+            continue
+        events = _out_of_lists(batch, path, row)
+        for start in range(0, events.num_rows, _EVENT_ROWS):
+            try:
+                converted = convert(events.slice(start, _EVENT_ROWS), path, start)
+            except UserError:
+                # Once more, user by user, for the row of the user and the place in the lists.
+                for user in range(batch.num_rows):
+                    convert(
+                        _out_of_lists(batch.slice(user, 1), path, row),
+                        f"{path}: lists of row {row + user}",
+                        0,
+                    )
+                raise
+            yield converted
+
+
+def _out_of_lists(batch: pa.RecordBatch, path: str, row: int) -> pa.RecordBatch:
+    """One row an event, of one row a user with a list a column.
+
+    Raises:
+      UserError: a list is null, or of another length than the others of its user.
+    """
+    lists = [name for name in batch.schema.names if name != "uid"]
+    lengths = {
+        name: pc.fill_null(pc.list_value_length(batch[name]), -1).to_numpy(zero_copy_only=False)
+        for name in lists
+    }
+    for name in lists:
+        wrong = (lengths[name] != lengths[lists[0]]) | (lengths[name] < 0)
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            value = "null" if lengths[name][at] < 0 else f"a list of {lengths[name][at]}"
+            first = f"the user's '{lists[0]}' has {lengths[lists[0]][at]}"
+            remedy = f"where {first}: all lists of a user have to be of one length."
+            raise checked_columns.refuse(path, name, row + at, value, remedy)
+    user = np.repeat(np.arange(batch.num_rows), lengths[lists[0]])
+    columns = [batch["uid"].take(pa.array(user)), *(batch[name].flatten() for name in lists)]
+    return pa.RecordBatch.from_arrays(columns, ["uid", *lists])
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _check_lists(schema: pa.Schema, path: str, kinds: Mapping[str, str]) -> None:
+    """`checked_columns.check_kinds` for the sequential layout: all but `uid` are lists of what is needed."""
+    for column, kind in kinds.items():
+        if column not in schema.names:
+            raise UserError(f"{path}: column '{column}' is missing; it has {', '.join(schema.names)}.")
+        found = schema.field(column).type
+        right = _is_list(found) and checked_columns.KINDS[kind](found.value_type)
+        if column == "uid":
+            right = checked_columns.KINDS[kind](found)
+        if not right:
+            needed = kind if column == "uid" else f"list of {kind}"
+            raise UserError(f"{path}: column '{column}' is of type {found}, where {needed} is needed.")
+
+
+def _values(file: pq.ParquetFile, column: str) -> int:
+    """How many values a column has, those of lists counted one by one; by the footer."""
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    chunks = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] == column)
+
+
+def _instants(batch: pa.RecordBatch, path: str, row: int) -> pa.Table:
+    """Who and when."""
+    user = checked_columns.ids(batch["uid"], path, "uid", row)
+    time = checked_columns.timestamps(batch["timestamp"], path, "timestamp", row)
+    return pa.table({"user_id": user, "timestamp": time})
 
 
 def _convert(
     batch: pa.RecordBatch, path: str, row: int, event_type: str | None, writer: DataDirectoryWriter
 ) -> pa.Table:
+    """The data directory's columns."""
     rows = batch.num_rows
 
     def column(name: str) -> pa.Array | None:
@@ -262,9 +357,9 @@ def _find(source: str, file: str) -> str | None:
     """The file in `source` or up to two folders above."""
     folder = source
     for _ in range(3):
-        if os.path.isfile(os.path.join(folder, file)):
-            return os.path.join(folder, file)
-        folder = os.path.dirname(os.path.abspath(folder))
+        if storage.is_file(storage.join(folder, file)):
+            return storage.join(folder, file)
+        folder = os.path.dirname(folder)
     return None
 
 
