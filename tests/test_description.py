@@ -126,7 +126,7 @@ def test_data_without_times_types_or_columns_is_described_too(data: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("start", "told"), [(1_000_000_000, "1957-06-12 to 1957-06-13"), (0, "day -4,587 to day -4,586")]
+    ("start", "told"), [(1_000_000_000, "1957-06-11 to 1957-06-12"), (0, "day -4,587 to day -4,586")]
 )
 def test_releases_are_days_of_the_events_clock(tmp_path: pathlib.Path, start: int, told: str) -> None:
     events = {"user_id": [1, 1], "item_id": [1, 2], "timestamp": [start, start + 5]}

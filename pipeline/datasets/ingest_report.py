@@ -9,6 +9,8 @@ from pipeline.datasets.data_directory import DAY, Manifest
 _SHOWN_SPANS = 3
 # Times of data sets such as Yambda count from an origin of their own; what lies after 1990 is a date.
 _OLDEST_DATE = 631_152_000
+# Of Python's dates, from the year 1 to 9999.
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
 
 def render(manifest: Manifest) -> str:
@@ -74,6 +76,7 @@ def tells_dates(time: int) -> bool:
 
 def day_name(day: int, dated: bool | None = None) -> str:
     """A day by its date, or by its number where the clock (as of this day) does not tell dates."""
-    if not (tells_dates(day * DAY) if dated is None else dated):
+    dated = tells_dates(day * DAY) if dated is None else dated
+    if not (dated and _FIRST_DAY <= day <= _LAST_DAY):
         return f"day {day:,}"
     return str(datetime.date(1970, 1, 1) + datetime.timedelta(days=int(day)))
