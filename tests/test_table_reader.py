@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
 from pipeline.datasets import FORMATS, data_directory, divided_by_user, table_files
 from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files, verify
 from pipeline.errors import UserError
@@ -710,3 +711,27 @@ def test_patterns(tmp_path: pathlib.Path) -> None:
     assert found("x/**/c.csv") == ["x/y/c.csv"]
     assert found("*/b.csv") == ["x/b.csv"]
     assert found(f"{source}/x/b.*") == ["x/b.csv"]
+
+
+def test_lists_of_dictionaries_are_read_over_row_groups(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    values = pa.array(["Drama", "Noir", "Drama"]).dictionary_encode()
+    genres = pa.LargeListArray.from_arrays(pa.array([0, 2, 2, 3], pa.int64()), values)
+    path = tmp_path / "source/films.parquet"
+    pq.write_table(pa.table({"id": [10, 11, 12], "genres": genres, "moods": genres}), path, row_group_size=1)
+    ingest(tmp_path, MAP + "items: {files: films.parquet, item_id: id, tags: genres}\n")
+    items = items_of(tmp_path)
+    assert [items[item]["tags"] for item in (10, 11, 12)] == [["Drama", "Noir"], [], ["Drama"]]
+    assert [items[item]["moods"] for item in (10, 11, 12)] == [["Drama", "Noir"], [], ["Drama"]]
+
+
+def test_files_behind_urls(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(tmp_path, "films.csv", "id,name\n10,Vertigo\n")
+    mapping = MAP + "items: {files: films.csv, item_id: id, title: name}\n"
+    expected = ingest(tmp_path, mapping).digest
+    for file in ("events/a.parquet", "films.csv"):
+        storage.upload(str(tmp_path / "source" / file), f"memory://table-reader/source/{file}")
+    with storage.open_file("memory://table-reader/source/columns.yaml", "w") as columns:
+        columns.write(mapping)
+    assert FORMATS["table"]("memory://table-reader/source", str(tmp_path / "other")).digest == expected
