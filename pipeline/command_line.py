@@ -379,25 +379,31 @@ def _run(options: argparse.Namespace) -> int:
 def _validate(options: argparse.Namespace) -> int:
     data, output = _places(options)
     if options.requests is not None:
-        from pipeline.requests import validate_requests
+        if data:
+            raise UserError("--requests FILE checks requests and no data: leave out --data.")
+        from pipeline import console
 
-        print("\n".join(validate_requests(options.requests, output)))
+        with console.hushed():
+            from pipeline.request_validation import validate_requests
+
+            checked = validate_requests(options.requests, output, _config(options).validation.max_skew)
+        print("Checked, and nothing is wrong:", *checked, sep="\n")
         return 0
     if not data:
         raise UserError("validate needs a directory in --data, or as data in the --config file.")
     config = _config_suited_to(data, options)
-    checked: list[str] = []
+    found: list[str] = []
 
     def validate() -> None:
         from pipeline.validation import validate_data
 
-        checked.extend(validate_data(data, output, config))
+        found.extend(validate_data(data, output, config))
 
     status = _run_pipeline(data, output, config, validate)
     if status:
         return status
     beside = f" --output {output}" if output else " --output DIR"
-    print("\nChecked, and nothing is wrong:", *checked, sep="\n")
+    print("\nChecked, and nothing is wrong:", *found, sep="\n")
     print(f"Next: two-tower run --data {data}{beside}")
     return 0
 

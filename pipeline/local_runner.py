@@ -21,12 +21,12 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from pipeline import console, storage
 from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
-from pipeline.create_pipeline import DESCRIPTIONS, create_pipeline
+from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, create_pipeline
 from pipeline.datasets.data_directory import Manifest, verify
 from pipeline.errors import UserError
 from pipeline.feature_specs import resolve
 from pipeline.peak_memory import PeakMemory
-from pipeline.report import PEAK_MEMORY, collect, newest_log, render
+from pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, collect, newest_log, render
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -40,11 +40,13 @@ class ComponentFailed(Exception):
 
 
 class LocalRunner(local_dag_runner.LocalDagRunner):
-    """TFX's LocalDagRunner, which also says which component it is at."""
+    """TFX's LocalDagRunner, which also says which component it is at, and can stop at one."""
 
-    def __init__(self, progress: console.Progress) -> None:
+    def __init__(self, progress: console.Progress, until: str | None = None) -> None:
+        """`until`: run this component and what it needs, and nothing else."""
         super().__init__()
         self._progress = progress
+        self._until = until
         self.launched = False
 
     def run_with_ir(
@@ -52,13 +54,12 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
     ) -> None:
         """Launches the nodes in topological order. Raises ComponentFailed, or a component's UserError."""
         self.launched = True
-        runtime_parameter_utils.substitute_runtime_parameter(
-            pipeline, {"pipeline-run-id": datetime.datetime.now().isoformat()}
-        )
+        run = ("" if self._until is None else PARTIAL_RUN) + datetime.datetime.now().isoformat()
+        runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": run})
         deployment = runner_utils.extract_local_deployment_config(pipeline)
         connection = deployment.metadata_connection_config
         store = metadata.Metadata(getattr(connection, connection.WhichOneof("connection_config")))
-        for node in pipeline.nodes:
+        for node in _needed_for(pipeline, self._until):
             name = node.pipeline_node.node_info.id
             self._progress.start(name, DESCRIPTIONS[name])
             began = time.monotonic()
@@ -75,11 +76,25 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             except Exception as error:
                 self._progress.fail(name, error)
                 root = _root_cause(error)
+                _record_error(store, run, name, root)
                 if isinstance(root, UserError):
                     raise root from error
                 raise ComponentFailed(name, root) from error
             seconds = time.monotonic() - began
             self._progress.finish(name, seconds, _record(store, execution, memory.bytes))
+
+
+def _needed_for(
+    pipeline: pipeline_pb2.Pipeline, until: str | None
+) -> list[pipeline_pb2.Pipeline.PipelineOrNode]:
+    """The nodes in topological order; with `until` that one and all that it depends on."""
+    if until is None:
+        return list(pipeline.nodes)
+    needed = {until}
+    for node in reversed(pipeline.nodes):
+        if node.pipeline_node.node_info.id in needed:
+            needed.update(node.pipeline_node.upstream_nodes)
+    return [node for node in pipeline.nodes if node.pipeline_node.node_info.id in needed]
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -103,7 +118,25 @@ def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) 
     return cached
 
 
-def run_local(data: str, output: str, config: PipelineConfig) -> bool:
+def _record_error(store: metadata.Metadata, run: str, node: str, error: BaseException) -> None:
+    """Notes in the metadata store why a component failed, for the report."""
+    with store as handle:
+        contexts = [
+            handle.store.get_context_by_type_and_name("pipeline_run", run),
+            handle.store.get_context_by_type_and_name("node", f"{PIPELINE_NAME}.{node}"),
+        ]
+        if None in contexts:
+            return  # it failed before it was registered
+        of_run, of_node = (
+            {one.id: one for one in handle.store.get_executions_by_context(context.id)}
+            for context in contexts
+        )
+        for execution in (of_run[key] for key in of_run.keys() & of_node.keys()):
+            execution.custom_properties[ERROR].string_value = str(error)
+            handle.store.put_executions([execution])
+
+
+def run_local(data: str, output: str, config: PipelineConfig, until: str | None = None) -> bool:
     """Runs the pipeline; False if nothing was launched, as when `tfx pipeline create` only draws it.
 
     Args:
@@ -111,6 +144,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
       output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one
         in the same place stopped.
       config: the settings.
+      until: the component to stop after; None runs all.
 
     Raises:
       UserError: the data or the settings are at fault.
@@ -133,7 +167,7 @@ def run_local(data: str, output: str, config: PipelineConfig) -> bool:
                 os.path.join(output, "metadata.sqlite")
             ),
         )
-        runner = LocalRunner(progress)
+        runner = LocalRunner(progress, until)
         runner.run(pipeline)
     if not runner.launched:
         log.unlink()

@@ -8,19 +8,14 @@ from collections.abc import Iterator
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from components.anomaly_gate.anomalies import shares, values_of
-from components.comparable_statistics.distributions import (
-    L_INFINITY,
-    WINDOW_EVENTS,
-    Compared,
-    of_feature,
-)
+from components.comparable_statistics.distributions import L_INFINITY, Compared, of_feature, quantiles
 
 HOLDS, EXCEEDS, NOT_JUDGED = "holds", "exceeds", "not judged"
 # Of fewer windows a distance is chance as much as change: of 30, a share of a half is measured to ±0.09.
 LEAST_WINDOWS = 30
-# A value that this share of the baseline had is missed where there is none of it, though its share is below
-# any sensible limit, if there should have been so many: that all of them are missing is no chance then.
-_LEAST_SHARE, _LEAST_EXPECTED = 0.005, 100
+# A value with this share of the baseline is missed where next to none of it is left, though its share is
+# below any sensible limit, if there should have been so many: that they are missing is no chance then.
+_LEAST_SHARE, _LEAST_EXPECTED, _LEFT = 0.005, 100, 0.1
 # How many of a feature's values are told, those that moved most.
 _TOLD = 3
 
@@ -36,6 +31,7 @@ class Sides:
 
 
 DRIFT = Sides("drift", "train", "train of the run before", "validation.max_drift")
+# What is told of test's values includes their context; the distance does not (see `comparable`).
 SKEW = Sides("skew", "test", "train", "validation.max_skew")
 
 
@@ -96,7 +92,7 @@ def judge(
         elif distance is not None and distance > limit:
             verdict, words = EXCEEDS, _difference(sides, one, before, after)
         elif one.measure == L_INFINITY and (gone := _gone(before, after)):
-            verdict, words = EXCEEDS, f"Of {sides.baseline} {gone}, and none of {sides.examined}."
+            verdict, words = EXCEEDS, f"Of {sides.baseline} {gone}, and next to none of {sides.examined}."
         if verdict == EXCEEDS and few < LEAST_WINDOWS:
             verdict = NOT_JUDGED
             words = f"There are too few windows to tell ({few}; {LEAST_WINDOWS} are needed). {words}"
@@ -104,13 +100,13 @@ def judge(
 
 
 def _gone(before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics) -> str:
-    """Values that the baseline has and the examined side has none of, or ""."""
+    """Values that the baseline has and the examined side has next to none of, or ""."""
     then, now = shares(before.string_stats), shares(after.string_stats)
     values = after.string_stats.common_stats.tot_num_values
     gone = [
         f"{share:.1%} are {label!r}"
         for label, share in then.items()
-        if label not in now and share >= _LEAST_SHARE and share * values >= _LEAST_EXPECTED
+        if now.get(label, 0) < _LEFT * share and share >= _LEAST_SHARE and share * values >= _LEAST_EXPECTED
     ]
     return " and ".join(gone)
 
@@ -146,12 +142,17 @@ def _difference(
     for side, feature in ((sides.baseline, before), (sides.examined, after)):
         sentences = values_of(feature, feature.num_stats.common_stats.num_non_missing)
         parts.append(f"In {side}: {sentences[0].lower()}{sentences[1:]}")
-    then_median, now_median = before.num_stats.median, after.num_stats.median
-    hint = ""
-    if compared.name != WINDOW_EVENTS and then_median > 0 and now_median > 0:
-        factor = now_median / then_median
+    return " ".join(parts) + _unit_hint(before, after)
+
+
+def _unit_hint(
+    before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics
+) -> str:
+    """A guess, where the highest tenths are about a hundred or a thousand times apart."""
+    then, now = (quantiles(feature).buckets[-1].low_value for feature in (before, after))
+    if then > 0 and now > 0:
         for power in (100, 1_000):
-            for ratio, name in ((factor, f"{power}"), (1 / factor, f"1/{power}")):
-                if 0.5 * power <= ratio <= 2 * power:
-                    hint = f" The medians differ by a factor of about {name}: another unit?"
-    return " ".join(parts) + hint
+            for factor, name in ((now / then, f"{power:,} times"), (then / now, f"1/{power:,} of")):
+                if power / 2 <= factor <= power * 2:
+                    return f" The high values are about {name} what they were: another unit?"
+    return ""

@@ -56,7 +56,9 @@ class Report:
           validation: the limits.
           resolved: the features.
         """
-        checked, found, notes = [], [], []
+        checked: list[str] = []
+        found: list[str] = []
+        notes: list[str] = []
         for table, (uri, splits) in tables.items():
             for split, statistics in splits.items():
                 noun = "windows" if table == "interactions" else "items"

@@ -49,14 +49,17 @@ def ComparableStatistics(
         stats_artifact_utils.load_statistics(statistics, split).proto().datasets[0]
         for split in ("train", "test")
     )
-    reason, before = approved.baseline_of(
-        approved_before, DataFacts.read(examples).dataset, json.loads(made_with)
-    )
+    facts = DataFacts.read(examples)
+    reason, before = approved.baseline_of(approved_before, facts.dataset, json.loads(made_with))
+    # In the other protocols a test window is a user's state, nothing of which is later than what is predicted
+    # from it; there is no period whose events could be told apart.
+    is_by_time = facts.protocol == "next_event"
+    context = distributions.context_share(test, facts.test_from) if is_by_time else 0.0
     pairs = {
         DRIFT_PAIR: distributions.comparable(
             train if before is None else before, train, distributions.compared_for_drift(resolved)
         ),
-        SKEW_PAIR: distributions.comparable(train, test, distributions.compared_for_skew(resolved)),
+        SKEW_PAIR: distributions.comparable(train, test, distributions.compared_for_skew(resolved), context),
     }
     comparable.split_names = artifact_utils.encode_split_names([*DRIFT_PAIR, *SKEW_PAIR])
     comparable.set_string_custom_property(NO_DRIFT_REASON, reason)

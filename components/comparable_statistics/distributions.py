@@ -10,14 +10,14 @@ import dataclasses
 
 import numpy as np
 from tensorflow_metadata.proto.v0 import statistics_pb2
+from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics as Statistics
+from tensorflow_metadata.proto.v0.statistics_pb2 import FeatureNameStatistics as FeatureStatistics
 from tfx.proto import distribution_validator_pb2
 
 from pipeline.feature_specs import CATEGORICAL, MULTI_VALUED, NUMERIC, ResolvedFeatures
 from trainer import features
 
 Array = np.ndarray
-Statistics = statistics_pb2.DatasetFeatureStatistics
-FeatureStatistics = statistics_pb2.FeatureNameStatistics
 
 # The largest difference of any value's share, of categories; the Jensen-Shannon divergence (to base 2), of
 # numbers. Both lie between 0 (the same) and 1.
@@ -26,6 +26,11 @@ JENSEN_SHANNON = "Jensen-Shannon divergence"
 
 # Not a feature of a window but its number of events.
 WINDOW_EVENTS = "window_events"
+
+# Features with a value an event, in windows whose events are partly context.
+_OF_AN_EVENT = (features.HISTORY_EVENT_TYPE, features.HISTORY_PLAY_RATIO, features.HISTORY_IS_ORGANIC)
+# What remains of test windows without their context is at least a tenth: chance grows tenfold there.
+_MOST_CONTEXT = 0.9
 
 # Pairs of splits of what is compared, as a DistributionValidator names them: what is examined, its baseline.
 DRIFT_PAIR = ("now", "before")
@@ -84,8 +89,17 @@ def validator_config(
     return config
 
 
+def context_share(test: Statistics, test_from: int) -> float:
+    """Share of test windows' events that are context from before `test_from`, when the test period begins."""
+    times = of_feature(test, features.HISTORY_TIMESTAMP)
+    if times is None:
+        return 0.0
+    before, since = masses(quantiles(times), np.array([test_from - 1.0]))
+    return float(before / (before + since))
+
+
 def comparable(
-    baseline: Statistics, examined: Statistics, compared: list[Compared]
+    baseline: Statistics, examined: Statistics, compared: list[Compared], context: float = 0.0
 ) -> tuple[Statistics, Statistics]:
     """Both sides' statistics of the compared features, numbers counted in the same bins.
 
@@ -96,7 +110,12 @@ def comparable(
     are TFDV's quantiles; the histogram that is compared has the bins' numbers for values.
 
     A feature without any value on a side is left out of that side.
+
+    Most events of a test window may be context from before the test period, in which a fault of that period
+    alone would drown. `context` is their share: as many events, distributed as the baseline's, are taken off
+    the examined side. Where nothing is wrong, what remains is distributed as before.
     """
+    context = min(context, _MOST_CONTEXT)
     sides = [_with_window_events(baseline), _with_window_events(examined)]
     results = [Statistics(name=side.name, num_examples=side.num_examples) for side in (baseline, examined)]
     for one in compared:
@@ -114,9 +133,42 @@ def comparable(
             copy.CopyFrom(feature)
             copy.ClearField("name")
             copy.path.step[:] = [one.name]
-            if edges is not None:
-                _replace_histogram(copy, masses(quantiles(feature), edges))
+            counts = None if edges is None else masses(quantiles(feature), edges)
+            if context and feature is found[1] and found[0] is not None and one.name in _OF_AN_EVENT:
+                if edges is not None and counts is not None:
+                    counts = _without_context(counts, masses(quantiles(found[0]), edges), context)
+                else:
+                    _take_context_off(copy.string_stats, found[0].string_stats, context)
+            if counts is not None:
+                _replace_histogram(copy, counts)
     return results[0], results[1]
+
+
+def _without_context(counts: Array, baseline: Array, context: float) -> Array:
+    return np.maximum(counts - context * counts.sum() * baseline / baseline.sum(), 0)
+
+
+def _take_context_off(
+    stats: statistics_pb2.StringStatistics, baseline: statistics_pb2.StringStatistics, context: float
+) -> None:
+    labels = sorted({bucket.label for side in (stats, baseline) for bucket in side.rank_histogram.buckets})
+    examined_counts, baseline_counts = (
+        np.array([of_label.get(label, 0.0) for label in labels])
+        for of_label in (
+            {bucket.label: bucket.sample_count for bucket in side.rank_histogram.buckets}
+            for side in (stats, baseline)
+        )
+    )
+    counts = _without_context(examined_counts, baseline_counts, context)
+    order = np.argsort(-counts, kind="stable")
+    del stats.rank_histogram.buckets[:], stats.top_values[:]
+    for rank, place in enumerate(order):
+        stats.rank_histogram.buckets.add(
+            low_rank=rank, high_rank=rank, label=labels[place], sample_count=counts[place]
+        )
+        stats.top_values.add(value=labels[place], frequency=counts[place])
+    stats.unique = int((counts > 0).sum())
+    stats.common_stats.tot_num_values = round(counts.sum())
 
 
 def of_feature(statistics: Statistics, name: str) -> FeatureStatistics | None:
