@@ -166,7 +166,9 @@ class Manifest:
                 f"{directory} is not a data directory: it has no {MANIFEST}. "
                 "Write one with `two-tower ingest`."
             ) from None
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}).") from error
+        except ValueError as error:
             raise UserError(
                 f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again."
             ) from error
