@@ -9,8 +9,15 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.windows import Events, TimeSplit
-from components.retrieval_evaluator.queries import Windows
+from components.interaction_example_gen.splits import (
+    EventSplit,
+    FrozenSplit,
+    LeaveOneOut,
+    SplitColumn,
+    TimeSplit,
+)
+from components.interaction_example_gen.windows import Events
+from components.retrieval_evaluator.queries import Windows, all_queries
 from trainer import features
 
 # Few users, items and times, so that ties and repeats are common; all splits and gaps lie within them.
@@ -85,12 +92,24 @@ def columns(log: list[Event], play_ratio: np.ndarray | None = None) -> Events:
     )
 
 
-def of_user(log: list[Event], user: int) -> list[Event]:
-    """A user's events in time order, listens before reactions, then as in the files; none of them twice."""
+def column_split(row: int) -> int:
+    """What stands in a row's column `split`, as a split's number: in no order in time, and train mostly."""
+    return (0, 2, 0, 1, 0, 0, 1, 2, 0)[row * 31 % 9]
+
+
+def of_user(log: list[Event], user: int, split: EventSplit | None = None) -> list[Event]:
+    """A user's events in time order, listens before reactions, then as in the files; none of them twice.
+
+    Where the split is a column, train's come before eval's and test's of the same time.
+    """
+    has_column = isinstance(split, SplitColumn)
     once: dict[tuple[int, int, bytes], Event] = {}
-    for event in (e for e in log if e.user == user):
-        once.setdefault((event.item, event.time, event.kind), event)
-    return sorted(once.values(), key=lambda e: (e.time, e.kind != b"listen", e.row))
+    for event in sorted(log, key=lambda e: (has_column and column_split(e.row), e.row)):
+        if event.user == user:
+            once.setdefault((event.item, event.time, event.kind), event)
+    return sorted(
+        once.values(), key=lambda e: (e.time, e.kind != b"listen", has_column and column_split(e.row), e.row)
+    )
 
 
 def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
@@ -101,30 +120,105 @@ def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
     return inside[0] if inside else None
 
 
+def placed(events: list[Event], split: EventSplit) -> list[tuple[str | None, int]]:
+    """For each of a user's events: in which split it may be a label, and the first that sees it; 3: none."""
+    if isinstance(split, SplitColumn):
+        return [(features.SPLITS[column_split(e.row)], column_split(e.row)) for e in events]
+    if isinstance(split, TimeSplit):
+        ends = (split.train_end, split.eval[1], split.test[1])
+        return [(split_of(e.time, split), sum(e.time >= end for end in ends)) for e in events]
+    assert isinstance(split, LeaveOneOut)
+    names, listens = [], [e for e in events if e.kind == b"listen"]
+    for place in range(len(events)):
+        last = next((e for e in reversed(events[: place + 1]) if e.kind == b"listen"), None)
+        after = len(listens) - 1 - listens.index(last) if last else len(listens)
+        names.append("train" if len(listens) < 3 or after > 1 else ("test", "eval")[after])
+    return [(name, features.SPLITS.index(name)) for name in names]
+
+
 def queries_of(
-    log: list[Event], history_length: int, repeats: bool, split: TimeSplit = SPLIT
+    log: list[Event], history_length: int, repeats: bool, split: EventSplit = SPLIT
 ) -> tuple[list[Query], Counter[str]]:
-    """Every query there is, in no particular order, and counts of what is none."""
+    """Every query for a next event, in no particular order, and counts of what is none."""
     found: list[Query] = []
     counts: Counter[str] = Counter()
     for user in sorted({e.user for e in log}):
-        events = of_user(log, user)
-        seed = -1
-        for place, event in enumerate(events):
-            if event.kind != b"listen":
-                continue
-            name = split_of(event.time, split)
-            if seed < 0:
-                counts["listens_without_seed"] += 1
-            elif not repeats and event.item in {e.item for e in events[: seed + 1]}:
-                counts["repeated_labels"] += 1
-            elif name is None:
-                counts["gap_labels"] += 1
+        events = of_user(log, user, split)
+        places = placed(events, split)
+        for number in range(4):
+            # As this split sees the log; what it does not see is not there. A label is asked for in its own.
+            view = [
+                (event, name, first)
+                for event, (name, first) in zip(events, places, strict=True)
+                if first <= number
+            ]
+            seed = -1
+            for place, (event, name, first) in enumerate(view):
+                if event.kind != b"listen":
+                    continue
+                had = [e for e, _, _ in view[: seed + 1]]
+                if first != number:
+                    pass
+                elif seed < 0:
+                    counts["listens_without_seed"] += 1
+                elif not repeats and event.item in {e.item for e in had}:
+                    counts["repeated_labels"] += 1
+                elif name is None:
+                    counts["gap_labels"] += 1
+                else:
+                    found.append(Query(name, user, tuple(e.row for e in had[-history_length:]), event.row))
+                    counts[f"{name}_labels"] += 1
+                seed = place
+    return found, counts
+
+
+class FrozenQuery(NamedTuple):
+    """What a user's one query of a period sees, as rows of the log, and the items it asks for."""
+
+    split: str
+    user: int
+    history: tuple[int, ...]
+    labels: tuple[int, ...]
+    # What is not to be recommended; () where repeats may be.
+    had: tuple[int, ...]
+
+
+def frozen_queries_of(
+    log: list[Event], history_length: int, repeats: bool, split: FrozenSplit
+) -> tuple[list[FrozenQuery], Counter[str]]:
+    """Every query of eval and test, in no particular order, and counts; an event's play ratio is its row."""
+    found: list[FrozenQuery] = []
+    counts: Counter[str] = Counter()
+    for name in ("eval", "test"):
+        begin, end = split.times.bounds(name)
+        for user in sorted({e.user for e in log}):
+            events = of_user(log, user)
+            if split.labels == "listen":
+                asked = [e for e in events if e.kind == b"listen" and e.row >= split.min_play_ratio]
             else:
-                seen = events[max(0, seed + 1 - history_length) : seed + 1]
-                found.append(Query(name, user, tuple(e.row for e in seen), event.row))
-                counts[f"{name}_labels"] += 1
-            seed = place
+                asked = [e for e in events if e.kind == split.labels.encode()]
+            labels = {e.item for e in asked if begin <= e.time < end}
+            if not labels:
+                continue
+            if not any(e.kind == b"listen" and e.time < split.times.train_end for e in events):
+                counts[f"{name}_users_unknown_to_train"] += 1
+                continue
+            state = [e for e in events if e.time < begin - split.gap_seconds]
+            had = {e.item for e in state}
+            if not repeats:
+                counts["repeated_labels"] += len(labels & had)
+                labels -= had
+            if not labels:
+                continue
+            while state[-1].kind != b"listen":
+                state.pop()
+            rows = tuple(e.row for e in state[-history_length:])
+            found.append(
+                FrozenQuery(name, user, rows, tuple(sorted(labels)), () if repeats else tuple(sorted(had)))
+            )
+            counts[f"{name}_labels"] += len(labels)
+            counts[f"{name}_queries"] += 1
+            counts[f"{name}_users"] += 1
     return found, counts
 
 
@@ -158,3 +252,15 @@ def to_windows(batch: pa.RecordBatch) -> Windows:
         seen_offsets=seen_offsets,
         seen_item_id=seen_item_id,
     )
+
+
+def queries_in(windows: Windows, split: str, history_length: int) -> list[Query]:
+    """Queries for a next event as they are read from windows; an event's play ratio is its row."""
+    queries = all_queries(windows)
+    rows = windows.play_ratio.astype(int)
+    begin = np.maximum(windows.offsets[queries.window], queries.event + 1 - history_length)
+    places = zip(queries.user_id, begin, queries.event, queries.label_event, strict=True)
+    return [
+        Query(split, int(user), tuple(rows[first : event + 1].tolist()), int(rows[label]))
+        for user, first, event, label in places
+    ]

@@ -1,65 +1,101 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+import dataclasses
+import random
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.splits import TimeSplit, check_not_empty
+from components.interaction_example_gen.splits import (
+    EventSplit,
+    FrozenSplit,
+    LeaveOneOut,
+    SplitColumn,
+    TimeSplit,
+    check_not_empty,
+)
 from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator.queries import Windows, all_queries, excluded_items
-from pipeline.configs import DAY, SplitConfig
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from components.retrieval_evaluator.queries import all_queries, excluded_items
+from pipeline.configs import DAY, PRESETS, SplitConfig
 from pipeline.errors import UserError
-from tests.listening_logs import SPLIT, Event, Query, columns, logs, of_user, queries_of, split_of, to_windows
+from tests.listening_logs import (
+    SPLIT,
+    Event,
+    FrozenQuery,
+    column_split,
+    columns,
+    frozen_queries_of,
+    logs,
+    of_user,
+    placed,
+    queries_in,
+    queries_of,
+    split_of,
+    to_windows,
+)
 
 SPLITS = ("train", "eval", "test")
 COUNTED = ("listens_without_seed", "repeated_labels", "gap_labels", *(f"{split}_labels" for split in SPLITS))
-CUTTERS = st.builds(
-    WindowCutter,
-    split=st.just(SPLIT),
-    repeats_recommendable=st.booleans(),
-    history_length=st.integers(1, 8),
-    positions=st.integers(1, 9),
-)
-
-
 CUTTER = WindowCutter(SPLIT, repeats_recommendable=True, history_length=6, positions=9)
 
 
-def cut(log: list[Event], cutter: WindowCutter) -> tuple[dict[str, pa.RecordBatch], dict[str, int]]:
-    return cutter.cut(columns(log))
+def any_cutter(*protocols: EventSplit) -> st.SearchStrategy[WindowCutter]:
+    return st.builds(
+        WindowCutter,
+        split=st.sampled_from(protocols),
+        repeats_recommendable=st.booleans(),
+        history_length=st.integers(1, 8),
+        positions=st.integers(1, 9),
+    )
 
 
-def queries_in(windows: Windows, split: str, cutter: WindowCutter) -> list[Query]:
-    """Queries as they are read from windows; an event's play ratio is its row."""
-    queries = all_queries(windows)
-    rows = windows.play_ratio.astype(int)
-    begin = np.maximum(windows.offsets[queries.window], queries.event + 1 - cutter.history_length)
-    columns = (queries.user_id, begin, queries.event, queries.label_event)
-    return [
-        Query(split, int(user), tuple(rows[first : event + 1].tolist()), int(rows[label]))
-        for user, first, event, label in zip(*columns, strict=True)
-    ]
+CUTTERS = any_cutter(SPLIT)
+FROZEN = st.builds(
+    FrozenSplit,
+    times=st.just(SPLIT),
+    gap_seconds=st.just(2),
+    labels=st.sampled_from(["listen", "like", "skip"]),
+    # An event's play ratio is its row.
+    min_play_ratio=st.sampled_from([0.0, 20.0]),
+)
 
 
-@given(logs(), CUTTERS)
-@settings(max_examples=200, deadline=None)
+def cut(log: list[Event], cutter: WindowCutter) -> tuple[dict[str, pa.RecordBatch], Counter[str]]:
+    events = columns(log)
+    if isinstance(cutter.split, SplitColumn):
+        events = dataclasses.replace(events, split=np.array([column_split(e.row) for e in log], np.int8))
+    return cutter.cut(events)
+
+
+def first_splits(log: list[Event], split: EventSplit) -> dict[int, int]:
+    """By row of the log the number of the first split that sees it."""
+    found = {}
+    for user in range(3):
+        events = of_user(log, user, split)
+        found.update({e.row: first for e, (_, first) in zip(events, placed(events, split), strict=True)})
+    return found
+
+
+@given(logs(), any_cutter(SPLIT, LeaveOneOut(), SplitColumn()))
+@settings(max_examples=300, deadline=None)
 @example([], WindowCutter(SPLIT, True, 3, 4))
+@example([], WindowCutter(LeaveOneOut(), True, 3, 4))
 @example([Event(1, 2, 3, b"like", 0)], WindowCutter(SPLIT, True, 3, 4))
 @example([Event(1, 2, 3, b"listen", 0)], WindowCutter(SPLIT, False, 3, 4))
 def test_windows_hold_each_query_once_with_the_history_that_a_plain_loop_gives_it(
     log: list[Event], cutter: WindowCutter
 ) -> None:
     batches, counts = cut(log, cutter)
-    expected, expected_counts = queries_of(log, cutter.history_length, cutter.repeats_recommendable)
-    found = [q for split in SPLITS for q in queries_in(to_windows(batches[split]), split, cutter)]
+    expected, expected_counts = queries_of(
+        log, cutter.history_length, cutter.repeats_recommendable, cutter.split
+    )
+    found = [
+        q for split in SPLITS for q in queries_in(to_windows(batches[split]), split, cutter.history_length)
+    ]
     assert sorted(found) == sorted(expected)
     assert {name: count for name, count in counts.items() if count and name in COUNTED} == expected_counts
 
@@ -95,6 +131,133 @@ def test_events_after_a_split_change_nothing_in_it(log: list[Event], cutter: Win
     ours, theirs = cut(log, cutter)[0], cut(changed, cutter)[0]
     assert ours["train"].equals(theirs["train"])
     assert ours["eval"].equals(theirs["eval"])
+
+
+@given(logs(), any_cutter(LeaveOneOut(), SplitColumn()))
+@settings(max_examples=200, deadline=None)
+def test_what_a_split_may_not_see_changes_nothing_in_it(log: list[Event], cutter: WindowCutter) -> None:
+    # None of them twice: what is left of two events that become different is for another test.
+    log = [e for user in range(3) for e in of_user(log, user, cutter.split)]
+    if isinstance(cutter.split, LeaveOneOut):
+        # Rows are how an event is known again, and what a split column would go by.
+        log = [e._replace(row=row) for row, e in enumerate(log)]
+    first_seen = first_splits(log, cutter.split)
+    for number, split in enumerate(SPLITS):
+        changed = [e._replace(item=100 + e.row) if first_seen[e.row] > number else e for e in log]
+        ours, theirs = cut(log, cutter)[0][split], cut(changed, cutter)[0][split]
+        assert ours.equals(theirs)
+
+
+@given(logs(), any_cutter(LeaveOneOut(), SplitColumn()))
+@settings(max_examples=100, deadline=None)
+def test_windows_of_a_split_hold_no_event_of_a_later_one(log: list[Event], cutter: WindowCutter) -> None:
+    batches, _ = cut(log, cutter)
+    first_seen = first_splits(log, cutter.split)
+    for number, split in enumerate(SPLITS):
+        rows = to_windows(batches[split]).play_ratio.astype(int)
+        assert all(first_seen[row] <= number for row in rows)
+
+
+def test_leave_one_out_asks_for_the_last_two_label_events_of_whoever_has_three() -> None:
+    plays = [(1, item) for item in (1, 2, 3, 4, 5)] + [(2, item) for item in (1, 2)]
+    log = [Event(user, item, item, b"listen", row) for row, (user, item) in enumerate(plays)]
+    log.append(Event(1, 9, 9, b"like", len(log)))
+    batches, counts = cut(log, WindowCutter(LeaveOneOut(), True, 10, 10))
+    asked = {split: all_queries(to_windows(batches[split])) for split in SPLITS}
+    labels = {
+        split: sorted(zip(queries.user_id.tolist(), queries.label_item_id.tolist(), strict=True))
+        for split, queries in asked.items()
+    }
+    assert labels == {"train": [(1, 2), (1, 3), (2, 2)], "eval": [(1, 4)], "test": [(1, 5)]}
+    assert (counts["eval_users_unknown_to_train"], counts["train_users"]) == (0, 2)
+
+
+@given(logs(), any_cutter(SPLIT), FROZEN)
+@settings(max_examples=300, deadline=None)
+@example([], WindowCutter(SPLIT, True, 3, 4), FrozenSplit(SPLIT, 2, "listen", 0.0))
+def test_frozen_windows_are_one_a_known_user_as_a_plain_loop_finds_them(
+    log: list[Event], next_event: WindowCutter, split: FrozenSplit
+) -> None:
+    cutter = dataclasses.replace(next_event, split=split)
+    batches, counts = cut(log, cutter)
+    arguments = (log, cutter.history_length, cutter.repeats_recommendable, split)
+    expected, expected_counts = frozen_queries_of(*arguments)
+    found = []
+    for name in ("eval", "test"):
+        windows = to_windows(batches[name])
+        rows, ends = windows.play_ratio.astype(int), windows.offsets[1:] - 1
+        excluded = [set(windows.seen_item_id[windows.seen_offsets[w] : windows.seen_offsets[w + 1]].tolist())
+                    for w in range(len(windows))]  # fmt: skip
+        for w in range(len(windows)):
+            inside = slice(windows.offsets[w], windows.offsets[w + 1])
+            labels = windows.label_item_id[windows.label_offsets[w] : windows.label_offsets[w + 1]]
+            had = (
+                ()
+                if cutter.repeats_recommendable
+                else tuple(sorted(excluded[w] | {*windows.item_id[inside]}))
+            )
+            user = int(windows.user_id[w])
+            found.append(FrozenQuery(name, user, tuple(rows[inside].tolist()), tuple(labels.tolist()), had))
+        assert not windows.label_step.any()
+        # Asked as the split begins; every other event's time is its own.
+        asked = windows.timestamp.copy()
+        asked[ends] = SPLIT.bounds(name)[0]
+        assert windows.request_timestamp.tolist() == asked.tolist()
+        assert (windows.timestamp < SPLIT.bounds(name)[0] - 2).all()
+    assert sorted(found) == sorted(expected)
+    for name in ("eval_labels", "test_labels", "eval_users_unknown_to_train", "test_users", "test_queries"):
+        assert counts[name] == expected_counts[name], name
+    # Train is the next-event protocol's.
+    assert batches["train"].equals(cut(log, next_event)[0]["train"])
+
+
+@given(logs(), any_cutter(SPLIT), FROZEN)
+@settings(max_examples=100, deadline=None)
+def test_a_frozen_state_knows_nothing_of_its_gap_or_period(
+    log: list[Event], next_event: WindowCutter, split: FrozenSplit
+) -> None:
+    cutter = dataclasses.replace(next_event, split=split)
+    for name in ("eval", "test"):
+        frozen_at = SPLIT.bounds(name)[0] - 2
+        states = []
+        for change in (0, 50):
+            changed = [e._replace(item=e.item + change) if e.time >= frozen_at else e for e in log]
+            # What the period asks for must stay: it decides who has a window at all.
+            windows = to_windows(
+                cut(changed, dataclasses.replace(cutter, repeats_recommendable=True))[0][name]
+            )
+            states.append((windows.user_id.tolist(), windows.offsets.tolist(), windows.item_id.tolist()))
+        assert states[0] == states[1]
+
+
+def test_data_without_times_has_none_in_its_windows() -> None:
+    log = [Event(1, item, item, b"listen", item - 1) for item in range(1, 6)]
+    batches, _ = cut(log, WindowCutter(LeaveOneOut(), True, 10, 10, has_timestamps=False))
+    for batch in batches.values():
+        windows = to_windows(batch)
+        assert len(windows)
+        assert not windows.timestamp.any() and not windows.request_timestamp.any()
+
+
+@given(logs(), any_cutter(SPLIT, LeaveOneOut()), st.randoms(use_true_random=False))
+@settings(max_examples=100, deadline=None)
+def test_an_event_that_comes_twice_counts_once(
+    log: list[Event], cutter: WindowCutter, shuffled: random.Random
+) -> None:
+    rows = {e.row for user in range(3) for e in of_user(log, user)}
+    once = [e for e in log if e.row in rows]
+    again = shuffled.sample(once, len(once) // 2)
+    batches, counts = cut(once + again, cutter)
+    alone, alone_counts = cut(once, cutter)
+    assert all(batches[split].equals(alone[split]) for split in SPLITS)
+    assert counts == alone_counts + Counter(duplicate_events=len(again))
+
+
+def test_an_event_that_two_splits_hold_is_that_of_the_first() -> None:
+    log = columns([Event(1, item, time, b"listen", 0) for item, time in ((5, 1), (6, 2), (6, 2), (7, 3))])
+    log = dataclasses.replace(log, split=np.array([0, 2, 0, 2], np.int8))
+    _, counts = WindowCutter(SplitColumn(), True, 10, 10).cut(log)
+    assert (counts["train_labels"], counts["test_labels"], counts["duplicate_events"]) == (1, 1, 1)
 
 
 @given(logs(), CUTTERS)
@@ -136,7 +299,7 @@ def test_a_reaction_to_the_seed_or_to_the_label_is_not_seen() -> None:
         Event(7, 12, 9, b"listen", 5),
     ]
     batches, _ = cut(log, CUTTER)
-    first, second = queries_in(to_windows(batches["train"]), "train", CUTTER)
+    first, second = queries_in(to_windows(batches["train"]), "train", CUTTER.history_length)
     assert (first.history, first.label) == ((0,), 4)
     # One play later the reactions to the seed are history; the one to 11, which now plays, is not.
     assert (second.history, second.label) == ((0, 1, 2, 4), 5)
@@ -159,105 +322,20 @@ def test_splits_lie_before_the_newest_label_with_gaps_between() -> None:
     assert split.train_end == split.eval[0] - 500
 
 
+def test_yambdas_test_begins_where_its_authors_say() -> None:
+    config = PRESETS["yambda"].split
+    # The newest listen is a little before the clock's end.
+    split = TimeSplit.before(25_999_995, config)
+    assert split.test == (25_913_600, 26_000_001)
+    assert split.eval == (25_913_600 - 1_800 - 86_400, 25_913_600 - 1_800)
+    assert split.train_end == 25_913_600 - 1_800 - 86_400 - 1_800
+    # Whatever is newer than the time named belongs to test, too: it has no end.
+    assert TimeSplit.before(26_000_500, config).test == (25_913_600, 26_000_501)
+
+
 @pytest.mark.parametrize("empty", SPLITS)
 def test_an_empty_split_is_named_with_the_settings_that_made_it(empty: str) -> None:
     counts = {f"{split}_labels": 3 for split in SPLITS if split != empty}
     with pytest.raises(UserError, match=rf"The {empty} split is empty.*split\.eval_seconds"):
         check_not_empty(counts, SPLIT)
     check_not_empty(counts | {f"{empty}_labels": 1}, SPLIT)
-
-
-# The component on real files.
-
-
-def random_columns(size: int = 3_000) -> dict[str, Any]:
-    rng = np.random.default_rng(5)
-    return {
-        "user_id": rng.integers(0, 40, size),
-        "item_id": rng.integers(0, 60, size),
-        "timestamp": np.sort(rng.integers(0, 10 * DAY, size) // 3_600 * 3_600),
-        "event_type": rng.choice(np.array(["play", "play", "play", "like", "listen", "", None]), size),
-        "play_ratio": pa.array(np.arange(size), pa.float32()),
-        "is_organic": pa.array(rng.random(size) < 0.5, mask=rng.random(size) < 0.2),
-    }
-
-
-def data_directory(path: Path, events: dict[str, Any], label: str = "play", repeats: bool = True) -> str:
-    with DataDirectoryWriter(str(path), DatasetProperties("small", label, repeats)) as writer:
-        writer.write("events", pa.table(events))
-        writer.write("items", pa.table({"item_id": np.unique(events["item_id"])}))
-    # Many row groups, as large data has.
-    for file in (path / "events").iterdir():
-        pq.write_table(pq.read_table(file), file, row_group_size=700)
-    return str(path)
-
-
-def run_component(data: str, out: Path, events_per_shard: int) -> tuple[Any, dict[str, Windows]]:
-    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
-    from tfx.types import standard_artifacts
-
-    from components.interaction_example_gen.executor import Executor
-    from components.retrieval_evaluator.queries import read_windows
-
-    artifact = standard_artifacts.Examples()
-    artifact.uri = str(out)
-    windows = {"history_length": 6, "positions": 9, "events_per_shard": events_per_shard}
-    context = BaseBeamExecutor.Context(tmp_dir=str(out) + "-scratch/", unique_id="1")
-    Executor(context).Do(
-        {},
-        {"examples": [artifact]},
-        {
-            "data": data,
-            "split": json.dumps({"eval_seconds": DAY, "test_seconds": DAY, "gap_seconds": 3_600}),
-            "windows": json.dumps(windows),
-        },
-    )
-    return artifact, {split: read_windows(str(out / f"Split-{split}")) for split in SPLITS}
-
-
-def test_the_component_writes_the_same_windows_however_many_shards(tmp_path: Path) -> None:
-    table = random_columns()
-    data = data_directory(tmp_path / "data", table)
-    # The label event has one name from here on, and an event that is called so by chance has another.
-    names = {"play": b"listen", "like": b"like", "listen": b"other listen", "": b"unknown", None: b"unknown"}
-    kinds = [names[kind] for kind in table["event_type"]]
-    ids = zip(table["user_id"].tolist(), table["item_id"].tolist(), table["timestamp"].tolist(), strict=True)
-    log = [Event(*three, kind, row) for row, (three, kind) in enumerate(zip(ids, kinds, strict=True))]
-    results = {}
-    for events_per_shard in (1_000_000, 50):
-        artifact, windows = run_component(data, tmp_path / str(events_per_shard), events_per_shard)
-        found = [q for split in SPLITS for q in queries_in(windows[split], split, CUTTER)]
-        results[events_per_shard] = sorted(found)
-        assert json.loads(artifact.split_names) == list(SPLITS)
-    from components.interaction_example_gen.facts import DataFacts
-
-    facts = DataFacts.read(artifact)
-    times = TimeSplit(facts.train_end, (facts.eval_from, facts.eval_to), (facts.test_from, facts.test_to))
-    expected, counts = queries_of(log, 6, True, times)
-    assert results[1_000_000] == results[50] == sorted(expected)
-    assert {name: artifact.get_int_custom_property(name) for name in counts} == dict(counts)
-    assert (facts.dataset, facts.label_event, facts.repeats_recommendable) == ("small", "play", True)
-    organic = dict(enumerate(table["is_organic"].to_pylist()))
-    rows = windows["test"].play_ratio.astype(int)
-    assert windows["test"].is_organic.tolist() == [{None: -1}.get(organic[row], organic[row]) for row in rows]
-
-
-def test_columns_that_were_not_recorded_are_unknown_and_every_event_is_a_label(tmp_path: Path) -> None:
-    everything = random_columns(800)
-    table = {name: everything[name] for name in ("user_id", "item_id", "timestamp")}
-    _, windows = run_component(data_directory(tmp_path / "data", table, repeats=False), tmp_path / "out", 300)
-    train = windows["train"]
-    assert len(all_queries(train))
-    assert set(train.event_type) == {b"listen"}
-    assert set(train.play_ratio) == {-1.0} and set(train.is_organic) == {-1}
-    assert len(windows["test"].seen_item_id)
-
-
-def test_the_component_names_the_split_that_is_empty(tmp_path: Path) -> None:
-    table = random_columns(300)
-    # Nobody plays a second time before the last two days.
-    table["timestamp"] = np.arange(300) + 100 * DAY
-    table["event_type"] = np.full(300, "play")
-    data = data_directory(tmp_path / "data", table)
-    with pytest.raises(UserError, match="The train split is empty"):
-        run_component(data, tmp_path / "out", 1_000)

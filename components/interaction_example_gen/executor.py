@@ -48,8 +48,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         split_config = SplitConfig(**json.loads(exec_properties["split"]))
         window_config = WindowConfig(**json.loads(exec_properties["windows"]))
         specs = _user_features(exec_properties.get("features"))
-        split = splits.event_split(data, manifest, split_config)
-        facts = DataFacts.of(data, manifest, split_config)
+        split = splits.event_split(data, manifest, split_config, window_config.spans)
+        facts = DataFacts.of(data, manifest, split_config, window_config.spans)
 
         event_files = shards.table_files(data, manifest, "events", window_config.spans)
         user_files = shards.table_files(data, manifest, "users") if specs else []

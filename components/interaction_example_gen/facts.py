@@ -37,9 +37,9 @@ class DataFacts:
     test_to: int
 
     @classmethod
-    def of(cls, data: str, manifest: Manifest, config: SplitConfig) -> DataFacts:
-        """From a manifest and the split's settings. Raises UserError where the data lacks what they need."""
-        split = event_split(data, manifest, config)
+    def of(cls, data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> DataFacts:
+        """From what `splits.event_split` takes, and with its errors."""
+        split = event_split(data, manifest, config, spans)
         times = split.times if isinstance(split, FrozenSplit) else split
         bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5
         settings = json.dumps(dataclasses.asdict(config), sort_keys=True)

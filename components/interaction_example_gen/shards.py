@@ -132,7 +132,7 @@ class EventReader:
         if source.file.span >= 0 and self.time_column == "timestamp":
             counts["late_events"] = int((time // DAY < source.file.span).sum())
         if self.has_split:
-            columns["split"] = _split_numbers(table["split"], source.file.path)
+            columns["split"] = split_numbers(table["split"], source.file.path)
         metadata = {"place": str(source.first_row), "event_types": json.dumps(names)}
         batch = pa.record_batch(list(columns.values()), names=list(columns)).replace_schema_metadata(metadata)
         return divide(batch, self.shards), counts
@@ -312,7 +312,7 @@ def _event_types(values: pa.ChunkedArray | None, rows: int, label_event: str) ->
     return code_of[indices], names
 
 
-def _split_numbers(values: pa.ChunkedArray, path: str) -> np.ndarray:
+def split_numbers(values: pa.ChunkedArray, path: str) -> np.ndarray:
     """int8 [rows], places in features.SPLITS. Raises UserError for any other value."""
     numbers = pc.index_in(values.cast(pa.string()), value_set=pa.array(features.SPLITS))
     if numbers.null_count:

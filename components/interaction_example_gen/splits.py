@@ -209,8 +209,14 @@ class SplitColumn:
         )
 
 
-def event_split(data: str, manifest: Manifest, config: SplitConfig) -> EventSplit:
+def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> EventSplit:
     """The protocol of the settings, for a data directory.
+
+    Args:
+      data: the directory, for messages.
+      manifest: its manifest.
+      config: the settings.
+      spans: how many of the newest spans are read; 0: all there is.
 
     Raises:
       UserError: the data lacks what the protocol needs: times, or a column `split`.
@@ -230,7 +236,9 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig) -> EventSpli
         return LeaveOneOut()
     if config.protocol == "split_column":
         return SplitColumn()
-    times = TimeSplit.before(manifest.time_range[1], config)
+    read = [manifest.span_counts[str(span)] for span in manifest.spans[-spans:]] if spans else []
+    newest = max((span["last"] for span in read if span["label_events"]), default=manifest.time_range[1])
+    times = TimeSplit.before(newest, config)
     if config.protocol == "next_event":
         return times
     # From here on the label event has one name, whatever the data set calls it.

@@ -75,7 +75,7 @@ class Events:
 class Histories:
     """Events by user and time, none of them twice, in the columns of `Events` and these.
 
-    At equal times a listen comes before reactions to it, then file order.
+    At equal times a listen comes before reactions to it, then by `split` if there is one, then file order.
 
     Attributes:
         user: int64 [n], users numbered from 0 without a gap.
@@ -97,9 +97,13 @@ class Histories:
 
     @classmethod
     def of(cls, events: Events) -> Histories:
-        """Sorts the events and drops all but the first of those that agree in user, item, time and type."""
+        """Sorts the events and drops all but the first of those that agree in user, item, time and type.
+
+        The first by its split, where that is a column: what train holds is no label of test.
+        """
         user = _numbered(events.user_id)
-        order = _order(user, events.timestamp, events.event_type != 0)
+        by_split = () if events.split is None else (events.split,)
+        order = _order(user, events.timestamp, events.event_type != 0, *by_split)
         columns = {name: getattr(events, name)[order] for name in _EVENT_COLUMNS}
         split, user = None if events.split is None else events.split[order], user[order]
         is_listen = columns["event_type"] == 0
@@ -205,7 +209,9 @@ class WindowCutter:
             for name in names:
                 chosen = at.label_split[label] == _NUMBERS[name]
                 asked = self._next_event_windows(seen, query[chosen], label[chosen])
-                _count_users(counts, name, known, seen.user[label[chosen]])
+                asking = seen.user[label[chosen]]
+                counts[f"{name}_users"] += _distinct(asking, np.ones_like(known))
+                counts[f"{name}_users_unknown_to_train"] += _distinct(asking, ~known)
                 counts[f"{name}_labels"] += len(asked.query)
                 counts[f"{name}_queries"] += len(asked.query)
                 for batch in self._batches(seen, asked, name, user_columns):
@@ -284,7 +290,7 @@ class WindowCutter:
         """One window a user that train knows and that has labels: the state when it froze, and their set."""
         begin, frozen_at = split.times.bounds(name)[0], split.frozen_at(name)
         label = np.flatnonzero((placed.label_split == _NUMBERS[name]) & _makes_label(histories, split))
-        _count_users(counts, name, known, histories.user[label], only_known=True)
+        counts[f"{name}_users_unknown_to_train"] += _distinct(histories.user[label], ~known)
         label = label[known[histories.user[label]]]
         # Each item once a user.
         label = label[_order(histories.user[label], histories.item_id[label])]
@@ -307,6 +313,7 @@ class WindowCutter:
         start = np.maximum(histories.starts[user], query - self.history_length + 1)
         counts[f"{name}_labels"] += len(label)
         counts[f"{name}_queries"] += len(query)
+        counts[f"{name}_users"] += len(query)
         elsewhere = None
         if not self.repeats_recommendable:
             # What the state holds and the window does not: what came before it, and reactions to its seed.
@@ -456,13 +463,11 @@ def _makes_label(histories: Histories, split: FrozenSplit) -> Array:
     return histories.event_type == histories.event_types.index(split.labels)
 
 
-def _count_users(
-    counts: Counter[str], name: str, known: Array, asking: Array, only_known: bool = False
-) -> None:
-    asks = np.zeros(len(known), bool)
-    asks[asking] = True
-    counts[f"{name}_users_unknown_to_train"] += int((asks & ~known).sum())
-    counts[f"{name}_users"] += int((asks & known).sum() if only_known else asks.sum())
+def _distinct(users: Array, among: Array) -> int:
+    """How many different users there are for whom `among` (bool [all users]) is true."""
+    present = np.zeros(len(among), bool)
+    present[users] = True
+    return int((present & among).sum())
 
 
 def _numbered(ids: Array) -> Array:
