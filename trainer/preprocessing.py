@@ -52,7 +52,10 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     outputs: Features = {
         features.USER: tft.compute_and_apply_vocabulary(
-            inputs[features.USER_ID], vocab_filename=features.USER_VOCABULARY, num_oov_buckets=1
+            inputs[features.USER_ID],
+            vocab_filename=features.USER_VOCABULARY,
+            num_oov_buckets=1,
+            name="user_vocabulary",
         ),
         features.HISTORY_ITEM_ID: item_id,
         features.HISTORY_PLAY_RATIO: inputs[features.HISTORY_PLAY_RATIO],
@@ -102,10 +105,10 @@ def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | N
     outputs: Features = {
         features.ITEM_ID: inputs[features.ITEM_ID],
         features.ARTIST: tft.compute_and_apply_vocabulary(
-            inputs[features.ARTIST_ID], vocab_filename=features.ARTIST_VOCABULARY
+            inputs[features.ARTIST_ID], vocab_filename=features.ARTIST_VOCABULARY, name="artist_vocabulary"
         ),
         features.ALBUM: tft.compute_and_apply_vocabulary(
-            inputs[features.ALBUM_ID], vocab_filename=features.ALBUM_VOCABULARY
+            inputs[features.ALBUM_ID], vocab_filename=features.ALBUM_VOCABULARY, name="album_vocabulary"
         ),
         features.LENGTH: numbers[:, :1],
         **_columns(inputs, specs),
@@ -117,6 +120,9 @@ def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | N
 
 def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
     """Columns of the data directory's own, but for numbers, as what the towers read.
+
+    A look-up table is shared, within a process, by its scope, be its keys numbers or texts: windows
+    and catalog, transformed in one process, must not use one name for two vocabularies.
 
     Returns:
       By `features.transformed_column`: for values and words ragged [rows, (values)] rows of the column's
@@ -130,7 +136,9 @@ def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
             outputs[name] = inputs[spec.name]
         elif spec.kind != NUMERIC:
             values = _words(inputs[spec.name]) if spec.kind == TEXT else inputs[spec.name]
-            outputs[name] = tft.compute_and_apply_vocabulary(values, top_k=MAX_VALUES, vocab_filename=name)
+            outputs[name] = tft.compute_and_apply_vocabulary(
+                values, top_k=MAX_VALUES, vocab_filename=name, name=f"{name}_vocabulary"
+            )
     return outputs
 
 
