@@ -11,6 +11,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -477,7 +478,9 @@ def _parse(name: str, text: str) -> Any:
                 return json.loads(text)
             except ValueError:
                 raise UserError(f"{name}: {text!r} is not a list: separate the values by commas.") from None
-        return [_scalar(typing.get_args(hint)[0], part.strip()) for part in text.split(",")] if text else []
+        # An option of Beam may hold commas itself: only where the next one begins does one end.
+        parts = re.split(r",(?=\s*--)" if name == "beam_args" else ",", text)
+        return [_scalar(typing.get_args(hint)[0], part.strip()) for part in parts] if text else []
     return _scalar(hint, text)
 
 

@@ -10,7 +10,7 @@ from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestA
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
-from pipeline import storage
+from pipeline import beam_options, storage
 from pipeline.configs import PipelineConfig
 from pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
 from pipeline.datasets.data_directory import Manifest
@@ -48,13 +48,14 @@ def compile_job(
 
     Raises:
       UserError: the file's name does not end in .json, its folder does not exist, or a feature's kind is
-        missing or does not suit its column.
+        missing or does not suit its column, or Beam does not know an option.
     """
     folder = os.path.dirname(os.path.abspath(output_file))
     if not output_file.endswith(".json"):
         raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
     if not os.path.isdir(folder):
         raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
+    beam_options.check(config.beam_args)
     manifest = Manifest.load(data) if data and _is_readable(data) else None
     pipeline = create_pipeline(
         data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),

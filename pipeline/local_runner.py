@@ -19,7 +19,7 @@ from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from pipeline import console, storage
+from pipeline import beam_options, console, storage
 from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
 from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, create_pipeline
 from pipeline.datasets.data_directory import Manifest, verify
@@ -151,6 +151,7 @@ def run_local(data: str, output: str, config: PipelineConfig, until: str | None 
       ComponentFailed: anything else went wrong.
     """
     data, output = storage.absolute(data), os.path.abspath(output)
+    beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
     resolved = resolve(config.features, manifest)
     log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")

@@ -100,8 +100,11 @@ def collect(output: str) -> dict[str, Any]:
     }
 
 
-def latest_artifacts(output: str, component: str, partial: bool = False) -> dict[str, list[str]]:
-    """URIs of what a component of the latest run gave, by output; `partial`: of the latest partial run.
+def latest_artifacts(output: str, component: str, partial: bool | None = None) -> dict[str, list[str]]:
+    """URIs of what a component of the latest run gave, by output.
+
+    `partial`: of the latest run that stopped on the way as it should, of the latest that should not; None: of
+    the latest of both.
 
     Raises:
       UserError: there is no run in `output`.
@@ -124,7 +127,7 @@ def newest_version(directory: str) -> str | None:
     return os.path.join(directory, max(versions, key=int)) if versions else None
 
 
-def _latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
+def _latest_run(output: str, partial: bool | None = False) -> dict[str, dict[str, Any]]:
     """What each node of the latest run did, in the order in which they began; see `collect`."""
     path = os.path.join(output, METADATA)
     nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
@@ -143,7 +146,7 @@ def _latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]
         runs = store.get_contexts_by_type("pipeline_run")
     except (RuntimeError, errors.StatusError) as error:
         raise UserError(f"{path} cannot be read as a metadata store: {error}") from error
-    runs = [run for run in runs if run.name.startswith(PARTIAL_RUN) == partial]
+    runs = [run for run in runs if partial is None or run.name.startswith(PARTIAL_RUN) == partial]
     if not runs:
         raise UserError(nothing)
     run = max(runs, key=lambda context: context.id)

@@ -248,7 +248,7 @@ def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
         raise UserError(
             "The requests are not distributed as what the model learned from:\n"
             + "\n".join(f"  {one.line}" for one in beyond)
-            + "\nMend what makes the requests. If they are right, the model knows little about them: train on "
-            "data that is like them, or raise validation.max_skew."
+            + "\nMend what makes the requests. If they are right, the model knows little of their like: "
+            "train it on such data, or raise validation.max_skew."
         )
     return [f"  {one.line}: {one.verdict}" for one in found]

@@ -1,0 +1,72 @@
+"""`beam_args`, looked at before a run: Beam itself drops what it does not know, and says so in a log."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from apache_beam.options import pipeline_options
+
+from pipeline import storage
+from pipeline.errors import UserError
+
+_DATAFLOW = "DataflowRunner"
+_DATAFLOW_NEEDS = ("project", "region", "temp_location")
+
+
+def check(beam_args: Sequence[str], places: Iterable[str] = ()) -> None:
+    """Raises UserError for an option or runner that Beam does not know, or one that cannot work.
+
+    Args:
+      beam_args: options as Beam takes them, `--name=value` each.
+      places: directories that workers read and write; Dataflow's do not see this machine's.
+    """
+    parser = _Parser(allow_abbrev=False)
+    for options in pipeline_options.PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)
+    known = sorted(name for action in parser._actions for name in action.option_strings if name[:2] == "--")
+    for arg in beam_args:
+        if not arg.startswith("--"):
+            raise UserError(
+                f"beam_args: {arg!r} is no option: each is written as --name=value, as in "
+                '--set \'beam_args=["--runner=DataflowRunner", "--experiments=a,b"]\'.'
+            )
+        name = arg.partition("=")[0]
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise UserError(f"beam_args: Beam has no option {name}; the nearest is {nearest}.")
+    given = parser.parse_args(list(beam_args))
+    runner = _known_runner(given.runner)
+    if runner == _DATAFLOW:
+        for needed in _DATAFLOW_NEEDS:
+            if not getattr(given, needed):
+                raise UserError(f"beam_args: {_DATAFLOW} needs --{needed}=..., and it is not given.")
+        if storage.is_local(given.temp_location):
+            raise UserError(
+                f"beam_args: --temp_location={given.temp_location} is on this machine, which Dataflow's "
+                "workers do not see: give a gs://... URL."
+            )
+        for place in places:
+            if storage.is_local(place):
+                raise UserError(
+                    f"{place} is on this machine, which Dataflow's workers do not see. Compile the pipeline "
+                    "instead (two-tower compile --data gs://... --root gs://...) and submit the job."
+                )
+
+
+def _known_runner(name: str | None) -> str | None:
+    """The runner's name as Beam spells it; a path to a class of one's own stays as it is."""
+    if name is None or "." in name:
+        return name
+    known = pipeline_options.StandardOptions.KNOWN_RUNNER_NAMES
+    for runner in known:
+        if name.lower() in (runner.lower(), runner.lower().removesuffix("runner")):
+            return str(runner)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    raise UserError(f"beam_args: Beam has no runner {name}; the nearest is {nearest}.")
+
+
+class _Parser(pipeline_options._BeamArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"beam_args: {message}.")
