@@ -10,6 +10,7 @@ An object store has no folders: one is there while a file lies in it.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _LOCAL = "file://"
+_BUFFER = 1 << 20
 
 
 def is_local(path: str) -> bool:
@@ -55,8 +57,9 @@ def open_file(path: str, mode: str = "rb", encoding: str | None = None) -> IO[An
     if is_local(path):
         return open(_on_disk(path), mode, encoding=encoding)
     with _remote(path) as (filesystem, name):
-        options = {} if encoding is None else {"encoding": encoding}
-        return filesystem.open(name, mode, **options)
+        opened = _RemoteFile(filesystem.open(name, "wb" if "w" in mode else "rb"), path)
+    stream = io.BufferedWriter(opened, _BUFFER) if "w" in mode else io.BufferedReader(opened, _BUFFER)
+    return stream if encoding is None else io.TextIOWrapper(stream, encoding)
 
 
 def exists(path: str) -> bool:
@@ -160,9 +163,14 @@ def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:
 @contextlib.contextmanager
 def _remote(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     """The file system and path of a URL; what its client raises becomes an OSError that names the URL."""
-    filesystem, name = filesystem_of(url)
+    with _as_os_error(url):
+        yield filesystem_of(url)
+
+
+@contextlib.contextmanager
+def _as_os_error(url: str) -> Iterator[None]:
     try:
-        yield filesystem, name
+        yield
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{url}: there is no such file") from error
     except (OSError, UserError):
@@ -170,3 +178,50 @@ def _remote(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
     except Exception as error:
         # Clients have exceptions of their own for a refused request or missing credentials.
         raise OSError(f"{url}: {type(error).__name__}: {error}") from error
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file whose failures are OSErrors too: much of it is read, and all of it written, after it was
+    opened.
+    """
+
+    def __init__(self, file: IO[bytes], url: str) -> None:
+        self._file = file
+        self._url = url
+
+    def readable(self) -> bool:
+        return self._file.readable()
+
+    def writable(self) -> bool:
+        return self._file.writable()
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readall(self) -> bytes:
+        with _as_os_error(self._url):
+            return self._file.read()
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_os_error(self._url):
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def write(self, content: Any) -> int:
+        with _as_os_error(self._url):
+            return self._file.write(bytes(content))
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                with _as_os_error(self._url):
+                    self._file.close()
+            finally:
+                super().close()

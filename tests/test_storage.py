@@ -91,11 +91,38 @@ def test_a_scheme_nobody_knows_is_wrong_input() -> None:
 
 
 def test_a_clients_own_errors_become_os_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
-    def refuse(self: object, path: str, **_: object) -> bool:
+    def refuse(*_: object, **__: object) -> bool:
         raise RuntimeError("401 anonymous caller")
 
+    with storage.open_file("memory://secret", "w") as file:
+        file.write("x")
+    reading, writing = storage.open_file("memory://secret"), storage.open_file("memory://secret", "wb")
+    writing.write(b"y")
     monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
-    with pytest.raises(OSError, match=r"memory://secret: .*401 anonymous caller"):
-        storage.exists("memory://secret")
+    for method in ("read", "write"):
+        monkeypatch.setattr(MemoryFile, method, refuse)
+    # A request that fails while a file is read, or when it is closed, is no other.
+    for attempt in (lambda: storage.exists("memory://secret"), reading.read, writing.close):
+        with pytest.raises(OSError, match=r"memory://secret: .*401 anonymous caller"):
+            attempt()
+
+
+def test_a_remote_file_is_read_like_a_local_one(folder: str) -> None:
+    content = bytes(range(256)) * 10_000
+    storage.make_directories(folder)
+    path = storage.join(folder, "numbers")
+    with storage.open_file(path, "wb") as file:
+        for start in range(0, len(content), 700_000):
+            file.write(content[start : start + 700_000])
+    with storage.open_file(path) as file:
+        assert file.read(3) == content[:3]
+        assert file.seek(1_000_001) == 1_000_001
+        assert file.read(1_500_000) == content[1_000_001:2_500_001]
+        assert file.tell() == 2_500_001
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == content[-5:]
+        assert file.read(1) == b""
+        file.seek(0)
+        assert b"".join(file) == content
