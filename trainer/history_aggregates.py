@@ -104,23 +104,25 @@ def is_label_event(event_type: tf.Tensor) -> tf.Tensor:
 
 
 def prefix_sums(values: tf.Tensor) -> tf.Tensor:
-    """Sums of the first 0, 1, ... values, float64 [values + 1].
+    """Sums of the first 0, 1, ... values, [values + 1]: int32 of flags, float64 of numbers.
 
-    In double precision, so that a difference of two does not depend on what else is in the batch.
+    Exact, or in double precision, so that a difference of two does not depend on what else is in the batch.
     """
-    return tf.pad(tf.cumsum(tf.cast(values, tf.float64)), [[1, 0]])
+    exact = tf.int32 if values.dtype == tf.bool else tf.float64
+    return tf.pad(tf.cumsum(tf.cast(values, exact)), [[1, 0]])
 
 
 class _LastEvents:
     """The last N events at every position of windows that lie one after the other.
 
-    Attributes, int64 [events]: `position`; `window`, its number; `window_start`; `first`, the position of
+    Attributes, int32 [events]: `position`; `window`, its number; `window_start`; `first`, the position of
     the first event that is seen; `here`, the position after the last.
     """
 
     def __init__(self, row_splits: tf.Tensor, history_length: int) -> None:
         self.history_length = history_length
-        self.row_splits = row_splits
+        # Half as wide as ids and times: a batch has fewer than 2^31 events.
+        self.row_splits = row_splits = tf.cast(row_splits, tf.int32)
         events = row_splits[-1]
         ones = tf.ones_like(row_splits[1:])
         # Not by tf.repeat, which makes a matrix as wide as the longest window.
@@ -149,7 +151,7 @@ class _LastEvents:
         Each key is counted at its last occurrence: an event counts from its own position to before its
         key's next one, or to where it is no longer seen.
         """
-        at = tf.where(counted)[:, 0]
+        at = _places(counted)
         keys = tf.gather(key, at)
         # Stable: occurrences of a key stay in order, hence those of one window together.
         by = tf.argsort(keys, stable=True)
@@ -168,7 +170,7 @@ class _History(_LastEvents):
 
     def __init__(self, inputs: Features, history_length: int) -> None:
         event_type = inputs[features.HISTORY_EVENT_TYPE]
-        super().__init__(tf.cast(event_type.row_splits, tf.int64), history_length)
+        super().__init__(event_type.row_splits, history_length)
         self._inputs = inputs
         self.is_listen = is_label_event(event_type.flat_values)
 
@@ -210,31 +212,47 @@ class _History(_LastEvents):
 
     @cached_property
     def session_start(self) -> tf.Tensor:
-        """Position of the first event seen of the session, int64."""
+        """Position of the first event seen of the session, int32."""
         pause = self.seconds[1:] - self.seconds[:-1] > SESSION_GAP_SECONDS
         begins = tf.concat([[True], pause], 0)[: tf.size(self.seconds)]
-        starts = tf.where(begins)[:, 0]
-        return tf.maximum(tf.gather(starts, tf.cumsum(tf.cast(begins, tf.int64)) - 1), self.first)
+        session = tf.cumsum(tf.cast(begins, tf.int32)) - 1
+        return tf.maximum(tf.gather(_places(begins), session), self.first)
+
+    def _within_window(self, seconds: tf.Tensor) -> tf.Tensor:
+        """Times from the beginning of their window, cut off where they would not fit into a key."""
+        opening = tf.gather(self.seconds, self.window_start)
+        return tf.clip_by_value(seconds - opening, 0, _LATEST)
 
     @cached_property
-    def _opening_seconds(self) -> tf.Tensor:
-        """When the window's first event was."""
-        return tf.gather(self.seconds, self.window_start)
-
-    def _keys(self, seconds: tf.Tensor) -> tf.Tensor:
-        """Keys of times that sort by window and time. Counted from the window's beginning, so that any
-        time fits, and cut off where it does not: no window's keys reach into another's."""
-        within = tf.clip_by_value(seconds - self._opening_seconds, 0, _LATEST)
-        return tf.bitwise.left_shift(self.window, tf.constant(_TIME_BITS, tf.int64)) + within
+    def _window_keys(self) -> tf.Tensor:
+        """What is added to a time within its window to make a key that sorts by window and time."""
+        return tf.bitwise.left_shift(tf.cast(self.window, tf.int64), tf.constant(_TIME_BITS, tf.int64))
 
     @cached_property
-    def _event_keys(self) -> tf.Tensor:
-        return self._keys(self.seconds)
+    def _listen_keys(self) -> tf.Tensor:
+        """Of listens alone, in their order."""
+        keys = self._window_keys + self._within_window(self.seconds)
+        return tf.gather(keys, _places(self.is_listen))
+
+    @cached_property
+    def _now_within_window(self) -> tf.Tensor:
+        return self._within_window(self.now)
+
+    @cached_property
+    def _unseen_listens(self) -> tf.Tensor:
+        """Number of listens in the batch before the first event that is seen."""
+        return tf.gather(self.listens, self.first)
 
     def listens_within(self, seconds: int) -> tf.Tensor:
-        """Number of listens begun less than so many seconds before now."""
-        begin = tf.searchsorted(self._event_keys, self._keys(self.now - seconds + 1), out_type=tf.int64)
-        return self.total(self.listens, tf.clip_by_value(begin, self.first, self.here))
+        """Number of listens begun less than so many seconds before now, int32."""
+        since = tf.maximum(self._now_within_window - (seconds - 1), 0)
+        before = tf.searchsorted(self._listen_keys, self._window_keys + since)
+        return tf.maximum(self.listens[1:] - tf.maximum(before, self._unseen_listens), 0)
+
+
+def _places(flags: tf.Tensor) -> tf.Tensor:
+    """Where flags are set, int32."""
+    return tf.cast(tf.where(flags)[:, 0], tf.int32)
 
 
 Columns = tuple[tf.Tensor, ...]
@@ -266,9 +284,8 @@ def _repeat_rate(history: _History) -> Columns:
 
 def _seconds_since_previous(history: _History) -> Columns:
     """From the listen before to this event; zero where none is seen."""
-    listens = tf.where(history.is_listen)[:, 0]
-    before = tf.cast(history.listens[:-1], tf.int64) - 1
-    if_any = tf.gather(tf.concat([listens, [0]], 0), tf.maximum(before, 0))
+    before = history.listens[:-1] - 1
+    if_any = tf.gather(tf.concat([_places(history.is_listen), [0]], 0), tf.maximum(before, 0))
     is_seen = (before >= 0) & (if_any >= history.first)
     previous = tf.where(is_seen, if_any, history.position)
     return (_log1p(history.seconds - tf.gather(history.seconds, previous)),)
