@@ -213,7 +213,8 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     from pipeline.datasets.data_directory import event_files
 
     events = open_dataset(event_files(data))
-    names = ("item_id", "timestamp", "event_type", "play_ratio", "is_organic")
+    time = "timestamp" if "timestamp" in events.schema.names else "order"
+    names = ("item_id", time, "event_type", "play_ratio", "is_organic")
     table = events.to_table(
         columns=[name for name in names if name in events.schema.names], filter=pads.field("user_id") == user
     )
@@ -222,7 +223,7 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     kinds = table["event_type"].to_pylist() if has_types else [label_event] * len(table)
     # As the windows of training: by time, at equal times listens before reactions, then as in the files.
     is_reaction = np.array([kind != label_event for kind in kinds], dtype=bool)
-    order = np.lexsort((is_reaction, table["timestamp"].to_numpy()))
+    order = np.lexsort((is_reaction, table[time].to_numpy()))
     # The model's "" is the label event, whatever the data set calls it; no other may have a name for it.
     other = {None: "unknown", "": "unknown", features.LISTEN: f"other {features.LISTEN}"}
     kinds = ["" if kinds[row] == label_event else other.get(kinds[row], kinds[row]) for row in order]
@@ -231,7 +232,8 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     taken = table.take(order[recent])
     return _History(
         item_id=taken["item_id"].to_pylist(),
-        timestamp=taken["timestamp"].to_pylist(),
+        # Without times every time is 0, as in training.
+        timestamp=taken["timestamp"].to_pylist() if time == "timestamp" else [0] * len(taken),
         event_type=kinds[recent],
         play_ratio=[float(value) for value in _or_unknown(taken, "play_ratio")],
         is_organic=[int(value) for value in _or_unknown(taken, "is_organic")],

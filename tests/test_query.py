@@ -102,6 +102,18 @@ def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
     assert "Ninety-nine" in text
 
 
+def test_without_times_the_order_tells_what_came_last(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(data / "events" / "ordered.parquet")
+    columns = {"user_id": [1, 1, 1], "item_id": [30, 10, 20], "order": [2, 0, 1]}
+    pq.write_table(pa.table(columns), path)
+    monkeypatch.setattr("pipeline.datasets.data_directory.event_files", lambda _: [path])
+    query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
+    assert asked[0]["events"].item_id == [10, 20, 30]
+    assert asked[0]["events"].timestamp == [0, 0, 0]
+
+
 def test_where_repeats_make_no_sense_all_that_the_user_ever_had_is_excluded(
     tmp_path: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
