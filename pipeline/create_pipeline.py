@@ -29,6 +29,7 @@ from components.comparable_statistics.distributions import (
     SKEW_PAIR,
     compared_for_drift,
     compared_for_skew,
+    statistics_options,
     validator_config,
 )
 from components.curated_schema.component import CuratedSchema
@@ -115,7 +116,9 @@ def create_pipeline(
         source_digest("components/catalog_example_gen", specs, "trainer/features.py", directory),
     )
 
-    statistics = StatisticsGen(examples=interactions.outputs["examples"])
+    statistics = StatisticsGen(
+        examples=interactions.outputs["examples"], stats_options=statistics_options()
+    )
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
     curated = source_digest("components/curated_schema")
     interaction_schema = CuratedSchema(

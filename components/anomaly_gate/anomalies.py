@@ -60,8 +60,9 @@ def _numbers(stats: statistics_pb2.NumericStatistics, values: int) -> str:
     of_them = f" of which {nan:,} {'is' if nan == 1 else 'are'} NaN;" if nan else ""
     tenths = ""
     for histogram in stats.histograms:
-        if histogram.type == statistics_pb2.Histogram.QUANTILES and len(histogram.buckets) > 2:
-            low, high = histogram.buckets[0].high_value, histogram.buckets[-1].low_value
+        tenth = len(histogram.buckets) // 10
+        if histogram.type == statistics_pb2.Histogram.QUANTILES and tenth:
+            low, high = histogram.buckets[tenth - 1].high_value, histogram.buckets[-tenth].low_value
             tenths = f" the lowest tenth reaches to {_number(low)}, the highest begins at {_number(high)},"
     return (
         f"There are {values:,} values,{of_them} from {_number(stats.min)} to {_number(stats.max)};{tenths} "

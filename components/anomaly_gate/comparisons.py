@@ -149,7 +149,10 @@ def _unit_hint(
     before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics
 ) -> str:
     """A guess, where the highest tenths are about a hundred or a thousand times apart."""
-    then, now = (quantiles(feature).buckets[-1].low_value for feature in (before, after))
+    then, now = (
+        feature_quantiles[-max(1, len(feature_quantiles) // 10)].low_value
+        for feature_quantiles in (quantiles(feature).buckets for feature in (before, after))
+    )
     if then > 0 and now > 0:
         for power in (100, 1_000):
             for factor, name in ((now / then, f"{power:,} times"), (then / now, f"1/{power:,} of")):

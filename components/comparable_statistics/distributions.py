@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics as Statistics
 from tensorflow_metadata.proto.v0.statistics_pb2 import FeatureNameStatistics as FeatureStatistics
@@ -23,6 +24,10 @@ Array = np.ndarray
 # numbers. Both lie between 0 (the same) and 1.
 L_INFINITY = "L-infinity distance"
 JENSEN_SHANNON = "Jensen-Shannon divergence"
+
+# TFDV's quantiles are exact to a hundredth; of fewer a single outlier would blur the share of the last one.
+_QUANTILES = 50
+_BINS = 10
 
 # Not a feature of a window but its number of events.
 WINDOW_EVENTS = "window_events"
@@ -89,6 +94,11 @@ def validator_config(
     return config
 
 
+def statistics_options() -> tfdv.StatsOptions:
+    """Of StatisticsGen: enough quantiles for bins."""
+    return tfdv.StatsOptions(num_quantiles_histogram_buckets=_QUANTILES)
+
+
 def context_share(test: Statistics, test_from: int) -> float:
     """Share of test windows' events that are context from before `test_from`, when the test period begins."""
     times = of_feature(test, features.HISTORY_TIMESTAMP)
@@ -106,8 +116,8 @@ def comparable(
     TFDV's Jensen-Shannon divergence reads the histogram of 10 equal-width buckets between a side's own least
     and greatest value. One play ratio of 100 among 10,000 puts all others into one bucket: TFDV finds 0.80
     between two samples of the same distribution, and 0.00 where all other values became 0. Here the bins lie
-    between the baseline's deciles (and each value that makes up two tenths or more of it has its own), which
-    are TFDV's quantiles; the histogram that is compared has the bins' numbers for values.
+    between the baseline's deciles (and values that make up much of it have bins of their own), which are
+    among TFDV's quantiles; the histogram that is compared has the bins' numbers for values.
 
     A feature without any value on a side is left out of that side.
 
@@ -191,13 +201,14 @@ def quantiles(feature: FeatureStatistics) -> statistics_pb2.Histogram:
 def bin_edges(histogram: statistics_pb2.Histogram) -> Array:
     """Upper edges (inclusive) of the bins, ascending; above the last one is another bin.
 
-    The inner quantiles, and for a value that two neighbouring quantiles agree on also the number just below
-    it, so that this value alone is a bin.
+    The deciles; and where neighbouring quantiles agree, their value and the number just below it, so that
+    this value alone is a bin.
     """
     buckets = histogram.buckets
     bounds = np.array([buckets[0].low_value, *(bucket.high_value for bucket in buckets)])
+    deciles = bounds[1:-1][max(1, len(buckets) // _BINS) - 1 :: max(1, len(buckets) // _BINS)]
     repeated = bounds[1:][np.diff(bounds) == 0]
-    return np.unique(np.concatenate([bounds[1:-1], repeated, np.nextafter(repeated, -np.inf)]))
+    return np.unique(np.concatenate([deciles, repeated, np.nextafter(repeated, -np.inf)]))
 
 
 def masses(histogram: statistics_pb2.Histogram, edges: Array) -> Array:

@@ -20,6 +20,7 @@ from components.comparable_statistics.distributions import (
     comparable,
     compared_for_skew,
     of_feature,
+    statistics_options,
     validator_config,
 )
 from pipeline.feature_specs import ResolvedFeatures
@@ -77,7 +78,7 @@ def _statistics(
             kind = pa.int64()
         columns[one.name] = pa.array(rows, pa.list_(kind))
     batch = pa.RecordBatch.from_pydict(columns)
-    return stats_impl.generate_statistics_in_memory(batch, tfdv.StatsOptions()).datasets[0]
+    return stats_impl.generate_statistics_in_memory(batch, statistics_options()).datasets[0]
 
 
 def _values(request: Mapping[str, Any], name: str) -> list[Any]:
