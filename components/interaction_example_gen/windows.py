@@ -12,6 +12,7 @@ state froze, and its labels are a list of items.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -38,7 +39,7 @@ Array = np.ndarray
 UserColumns = Callable[[Array], dict[str, pa.ListArray]]
 
 _NUMBERS = {"train": TRAIN, "eval": EVAL, "test": TEST}
-# Events of the windows that are built, and so encoded, at once.
+# Events, and items had before, of the windows that are built, and so encoded, at once.
 _SLICE_EVENTS = 200_000
 
 
@@ -142,6 +143,7 @@ class Histories:
             is_listen=self.is_listen[chosen],
         )
 
+    @functools.cached_property
     def first_of_item(self) -> Array:
         """For each event the place of its user's first event of the same item, [n]."""
         order = _order(self.user, self.item_id)
@@ -150,6 +152,11 @@ class Histories:
         first = np.empty(len(self), np.int64)
         first[order] = np.repeat(order[begins], np.diff(np.append(begins, len(self))))
         return first
+
+    @functools.cached_property
+    def firsts(self) -> Array:
+        """Places of events whose item their user had not had before, rising."""
+        return np.flatnonzero(self.first_of_item == np.arange(len(self)))
 
 
 _EVENT_COLUMNS = ("user_id", "item_id", "timestamp", "event_type", "play_ratio", "is_organic")
@@ -208,7 +215,7 @@ class WindowCutter:
             label, query = self._label_events(seen, at, names, counts)
             for name in names:
                 chosen = at.label_split[label] == _NUMBERS[name]
-                asked = self._next_event_windows(seen, query[chosen], label[chosen])
+                asked = self._next_event_windows(seen, query[chosen], label[chosen], name)
                 asking = seen.user[label[chosen]]
                 counts[f"{name}_users"] += _distinct(asking, np.ones_like(known))
                 counts[f"{name}_users_unknown_to_train"] += _distinct(asking, ~known)
@@ -257,7 +264,7 @@ class WindowCutter:
         eligible = counted & has_seed
         if not self.repeats_recommendable:
             # What the user had, in a listen or in a reaction, is excluded from what the query is answered.
-            fresh = seen.first_of_item()[label] > query
+            fresh = seen.first_of_item[label] > query
             counts["repeated_labels"] += int((eligible & ~fresh).sum())
             eligible &= fresh
         in_gap = placed.label_split[label] == NONE
@@ -265,7 +272,7 @@ class WindowCutter:
         eligible &= ~in_gap
         return label[eligible], query[eligible]
 
-    def _next_event_windows(self, seen: Histories, query: Array, label: Array) -> _Windows:
+    def _next_event_windows(self, seen: Histories, query: Array, label: Array, name: str) -> _Windows:
         owner = seen.starts[seen.user[query]]
         is_first = np.append(True, owner[1:] != owner[:-1])[: len(query)]
         first_query = np.repeat(query[is_first], np.diff(np.append(np.flatnonzero(is_first), len(query))))
@@ -275,8 +282,10 @@ class WindowCutter:
         opening = np.flatnonzero(opens)
         closing = np.append(opening, len(query))[1:] - 1
         start = np.maximum(owner[opening], query[opening] - self.history_length + 1)
-        before = None if self.repeats_recommendable else (owner[opening], start)
-        return _Windows(start, label[closing] + 1, opening, query, label, before)
+        had = None
+        if name != "train" and not self.repeats_recommendable:
+            had = np.searchsorted(seen.firsts, np.stack([owner[opening], start], axis=1))[:, np.newaxis]
+        return _Windows(start, label[closing] + 1, opening, query, label, had)
 
     def _frozen_windows(
         self,
@@ -299,7 +308,7 @@ class WindowCutter:
         frozen = np.cumsum(np.append(0, histories.timestamp < frozen_at))[histories.starts]
         frozen_end = histories.starts[:-1] + np.diff(frozen)
         if not self.repeats_recommendable:
-            fresh = histories.first_of_item()[label] >= frozen_end[histories.user[label]]
+            fresh = histories.first_of_item[label] >= frozen_end[histories.user[label]]
             counts["repeated_labels"] += int((~fresh).sum())
             label = label[fresh]
         # Known users have a listen before train's end, and so before any freezing.
@@ -314,20 +323,18 @@ class WindowCutter:
         counts[f"{name}_labels"] += len(label)
         counts[f"{name}_queries"] += len(query)
         counts[f"{name}_users"] += len(query)
-        elsewhere = None
+        had = None
         if not self.repeats_recommendable:
             # What the state holds and the window does not: what came before it, and reactions to its seed.
-            elsewhere = (
-                np.stack([histories.starts[user], query + 1], axis=1).ravel(),
-                np.stack([start, frozen_end[user]], axis=1).ravel(),
-            )
+            bounds = np.stack([histories.starts[user], start, query + 1, frozen_end[user]], axis=1)
+            had = np.searchsorted(histories.firsts, bounds).reshape(-1, 2, 2)
         return _Windows(
             start,
             query + 1,
             np.arange(len(user)),
             query,
             None,
-            elsewhere,
+            had,
             begin,
             label,
             np.append(opens, len(label)),
@@ -337,12 +344,15 @@ class WindowCutter:
         self, seen: Histories, asked: _Windows, name: str, user_columns: UserColumns | None
     ) -> Iterator[pa.RecordBatch]:
         """The windows a slice at a time; one empty batch where there are none."""
-        events_before = np.append(0, np.cumsum(asked.stop - asked.start))
+        sizes = asked.stop - asked.start
+        if asked.had is not None:
+            sizes = sizes + (asked.had[:, :, 1] - asked.had[:, :, 0]).sum(axis=1)
+        before = np.append(0, np.cumsum(sizes))
         begin = 0
         while True:
-            full = int(np.searchsorted(events_before, events_before[begin] + _SLICE_EVENTS, side="right")) - 1
+            full = int(np.searchsorted(before, before[begin] + _SLICE_EVENTS, side="right")) - 1
             end = min(max(full, begin + 1), len(asked.start))
-            columns = self._columns(seen, asked.slice(begin, end), name)
+            columns = self._columns(seen, asked.slice(begin, end))
             if user_columns is not None:
                 columns.update(user_columns(seen.user_id[asked.start[begin:end]]))
             yield pa.RecordBatch.from_pydict(columns)
@@ -350,7 +360,7 @@ class WindowCutter:
             if begin >= len(asked.start):
                 return
 
-    def _columns(self, seen: Histories, asked: _Windows, name: str) -> dict[str, pa.ListArray]:
+    def _columns(self, seen: Histories, asked: _Windows) -> dict[str, pa.ListArray]:
         rows = _ranges(asked.start, asked.stop)
         before = np.append(0, np.cumsum(asked.stop - asked.start))
         offsets = pa.array(before, pa.int32())
@@ -388,14 +398,11 @@ class WindowCutter:
                 pa.array(asked.label_offsets, pa.int32()),
                 pa.array(seen.item_id[asked.labels].astype(np.int64)),
             )
-        if name != "train" and asked.elsewhere is not None:
-            begin, end = asked.elsewhere
-            # One range of events a window, or two.
-            ranges_a_window = len(begin) // max(1, len(asked.start))
-            seen_before = np.append(0, np.cumsum(end - begin))[:: max(1, ranges_a_window)]
+        if asked.had is not None:
+            begin, end = asked.had[:, :, 0], asked.had[:, :, 1]
             columns[features.SEEN_ITEM_ID] = pa.ListArray.from_arrays(
-                pa.array(seen_before, pa.int32()),
-                pa.array(seen.item_id[_ranges(begin, end)].astype(np.int64)),
+                pa.array(np.append(0, np.cumsum((end - begin).sum(axis=1))), pa.int32()),
+                pa.array(seen.item_id[seen.firsts[_ranges(begin.ravel(), end.ravel())]].astype(np.int64)),
             )
         return columns
 
@@ -409,8 +416,8 @@ class _Windows:
         opening: [W] its first query.
         query: [Q] places of the query events, in the order of their windows.
         label: [Q] places of their labels; None where labels are sets.
-        elsewhere: begin and end of the ranges of events whose items the user had outside the window: one
-            range a window or two, [W] or [2 W]; None where repeats are recommendable.
+        had: [W, ranges, 2] begin and end of ranges of Histories.firsts: items that the user had outside the
+            window, each once; None for train, and where repeats are recommendable.
         request_timestamp: when frozen queries are asked.
         labels, label_offsets: [labels] an event of each label item, [W + 1] into it; None but where frozen.
     """
@@ -420,7 +427,7 @@ class _Windows:
     opening: Array
     query: Array
     label: Array | None
-    elsewhere: tuple[Array, Array] | None
+    had: Array | None
     request_timestamp: int = 0
     labels: Array | None = None
     label_offsets: Array | None = None
@@ -429,13 +436,7 @@ class _Windows:
         """The windows from `begin` to before `end`."""
         bounds = np.append(self.opening, len(self.query))[[begin, end]]
         queries = slice(*bounds)
-        elsewhere, labels, label_offsets = self.elsewhere, self.labels, self.label_offsets
-        if elsewhere is not None:
-            ranges = len(elsewhere[0]) // max(1, len(self.start))
-            elsewhere = (
-                elsewhere[0][begin * ranges : end * ranges],
-                elsewhere[1][begin * ranges : end * ranges],
-            )
+        labels, label_offsets = self.labels, self.label_offsets
         if labels is not None and label_offsets is not None:
             label_offsets = label_offsets[begin : end + 1]
             labels = labels[label_offsets[0] : label_offsets[-1]]
@@ -446,7 +447,7 @@ class _Windows:
             self.opening[begin:end] - bounds[0],
             self.query[queries],
             None if self.label is None else self.label[queries],
-            elsewhere,
+            None if self.had is None else self.had[begin:end],
             self.request_timestamp,
             labels,
             label_offsets,
