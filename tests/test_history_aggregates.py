@@ -458,13 +458,6 @@ def test_windows_of_a_log_and_requests_from_its_raw_lists_say_what_a_loop_over_i
 # Through Transform's saved graph.
 
 
-@pytest.fixture(scope="module")
-def table(small_world: Transformed) -> CatalogTable:
-    output = tft.TFTransformOutput(small_world.catalog_graph)
-    catalog = CatalogArrays.read(small_world.catalog_files, output.transformed_feature_spec())
-    return CatalogTable(catalog, small_world.raw["train"].item_id)
-
-
 def observed(world: Transformed, split: str) -> dict[str, np.ndarray]:
     """Aggregates of a split's queries, before they are scaled."""
     computed = history_aggregates(raw_of(world.raw[split]), HISTORY_LENGTH)[1]
@@ -482,22 +475,23 @@ def test_aggregates_are_scaled_by_trains_queries_alone(small_world: Transformed)
             np.testing.assert_allclose(scaled, expected, atol=2e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("split", features.SPLITS)
-def test_transforms_graph_makes_of_a_request_what_it_made_of_the_position(
-    small_world: Transformed, table: CatalogTable, split: str
-) -> None:
-    windows, queries = small_world.raw[split], all_queries(small_world.raw[split])
+def test_transforms_graph_makes_of_a_request_what_it_made_of_the_position(small_world: Transformed) -> None:
+    output = tft.TFTransformOutput(small_world.catalog_graph)
+    catalog = CatalogArrays.read(small_world.catalog_files, output.transformed_feature_spec())
+    table = CatalogTable(catalog, small_world.raw["train"].item_id)
     graph = tft.TFTransformOutput(small_world.graph).transform_features_layer()
     tower: Any = read_at
     nothing: Any = None
     towers = Towers(graph, table, tower, nothing, HISTORY_LENGTH, small_world.resolved)
-    asked = history_batch(windows, queries, np.arange(len(queries)), HISTORY_LENGTH)
-    del asked[features.EXCLUDE_ITEM_ID]
-    ours = towers.query_embedding(**{name: tf.constant(values) for name, values in asked.items()})
-    read = windows_of(small_world.batch(split), table, HISTORY_LENGTH).aggregates.numpy()
-    theirs = read[queries.window, queries.position]
-    assert len(queries) > 50
-    # Eval and test are a day each, of one weekday.
-    assert split != "train" or theirs.std(axis=0).min() > 0.02
-    # Scaling stretches the last bit.
-    np.testing.assert_allclose(ours["embedding"], theirs, rtol=1e-5, atol=2e-6)
+    for split in features.SPLITS:
+        windows, queries = small_world.raw[split], all_queries(small_world.raw[split])
+        asked = history_batch(windows, queries, np.arange(len(queries)), HISTORY_LENGTH)
+        del asked[features.EXCLUDE_ITEM_ID]
+        ours = towers.query_embedding(**{name: tf.constant(values) for name, values in asked.items()})
+        read = windows_of(small_world.batch(split), table, HISTORY_LENGTH).aggregates.numpy()
+        theirs = read[queries.window, queries.position]
+        assert len(queries) > 50
+        # Eval and test are a day each, of one weekday.
+        assert split != "train" or theirs.std(axis=0).min() > 0.02
+        # Scaling stretches the last bit.
+        np.testing.assert_allclose(ours["embedding"], theirs, rtol=1e-5, atol=2e-6)
