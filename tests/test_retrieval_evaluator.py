@@ -1,0 +1,295 @@
+"""The evaluator as a component, from windows and a served model of random weights to its verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.types import artifact_utils, standard_artifacts
+
+from components.interaction_example_gen.facts import DataFacts
+from components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
+from components.interaction_example_gen.windows import WindowCutter
+from components.retrieval_evaluator import measure
+from components.retrieval_evaluator.executor import Executor
+from components.scann_indexer.executor import PROVENANCE
+from components.scann_indexer.index import build_index
+from components.scann_indexer.retrieval_model import RetrievalModel
+from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
+from tests.small_world import (
+    ALL_AGGREGATES,
+    CONFIG,
+    FIRST_NEW_ITEM,
+    HISTORY_LENGTH,
+    SPLIT,
+    Transformed,
+    catalog_items,
+    events,
+    log,
+    write_examples,
+)
+from trainer import features
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.serving import Towers
+from trainer.training import TwoTowerModel
+
+GAP, ENOUGH = 3_600, 0.25
+FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, labels="listen", min_play_ratio=ENOUGH)
+CUTOFFS = (1, 10, 100)  # of 70 items
+FACTS = DataFacts(
+    data="nowhere", data_digest="sha256:today", dataset="small", label_event="listen",
+    repeats_recommendable=True, has_timestamps=True, protocol="frozen", split_digest="sha256:split",
+    train_end=SPLIT.train_end, eval_from=SPLIT.eval[0], eval_to=SPLIT.eval[1],
+    test_from=SPLIT.test[0], test_to=SPLIT.test[1],
+)  # fmt: skip
+
+
+
+
+def artifact(kind: type[Any], uri: Path) -> Any:
+    made = kind()
+    made.uri = str(uri)
+    uri.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def examples(uri: Path, facts: DataFacts) -> standard_artifacts.Examples:
+    made = artifact(standard_artifacts.Examples, uri)
+    made.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+    facts.write(made)
+    return made
+
+
+def evaluate(
+    out: Path,
+    windows: standard_artifacts.Examples,
+    model: standard_artifacts.Model,
+    gate: GateConfig,
+    blessed: standard_artifacts.Model | None = None,
+) -> tuple[dict[str, Any], str]:
+    """evaluation.json and report.md."""
+    evaluation = artifact(standard_artifacts.ModelEvaluation, out / "evaluation")
+    blessing = artifact(standard_artifacts.ModelBlessing, out / "blessing")
+    Executor().Do(
+        {"examples": [windows], "model": [model], **({"baseline_model": [blessed]} if blessed else {})},
+        {"evaluation": [evaluation], "blessing": [blessing]},
+        {
+            "evaluation_config": json.dumps(dataclasses.asdict(EvaluationConfig(cutoffs=CUTOFFS))),
+            "gate_config": json.dumps(dataclasses.asdict(gate)),
+            "history_length": HISTORY_LENGTH,
+            "features": ALL_AGGREGATES.to_json(),
+            "source_digest": "",
+        },
+    )
+    found = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
+    assert [path.name for path in (out / "blessing").iterdir()] == [verdict]
+    return found, (out / "evaluation" / "report.md").read_text()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def asked_once() -> Iterator[None]:
+    """All models here are one: asked the same windows again, it need not be loaded again."""
+    answers, known = measure.answers, {}
+
+    def remembered(path: str, windows_dir: str, rows: np.ndarray, **kwargs: Any) -> Any:
+        key = (windows_dir, rows.tobytes())
+        if key not in known:
+            known[key] = answers(path, windows_dir, rows, **kwargs)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "answers", remembered)
+        yield
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
+    cutter = WindowCutter(FROZEN, True, HISTORY_LENGTH, 10)
+    return Transformed.of(tmp_path_factory.mktemp("frozen"), events(), cutter, catalog_items())
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> standard_artifacts.Examples:
+    out = tmp_path_factory.mktemp("windows")
+    batches, _ = WindowCutter(FROZEN, True, HISTORY_LENGTH, 10).cut(events())
+    for split, batch in batches.items():
+        write_examples(out / f"Split-{split}" / "data_tfrecord-0.gz", [batch])
+    return examples(out, FACTS)
+
+
+@pytest.fixture(scope="module")
+def model(frozen: Transformed, tmp_path_factory: pytest.TempPathFactory) -> standard_artifacts.Model:
+    """Towers of random weights over exact search, with the record that ScannIndexer leaves."""
+    output = tft.TFTransformOutput(frozen.graph)
+    catalog_spec = tft.TFTransformOutput(frozen.catalog_graph).transformed_feature_spec()
+    catalog = CatalogArrays.read(frozen.catalog_files, catalog_spec)
+    train_items = [int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)]
+    table = CatalogTable(catalog, np.array(train_items))
+    towers = TwoTowerModel(
+        table,
+        np.zeros(table.size + 1, np.float32),
+        output.vocabulary_size_by_name(features.USER_VOCABULARY),
+        HISTORY_LENGTH,
+        CONFIG,
+    )
+    towers.compute_loss(frozen.batch("train"))
+    saved = Towers(
+        output.transform_features_layer(), table, towers.query_tower, towers.candidate_tower, HISTORY_LENGTH,
+        frozen.resolved,
+    )  # fmt: skip
+    made = artifact(standard_artifacts.Model, tmp_path_factory.mktemp("model"))
+    saved.save(f"{made.uri}/towers")
+    loaded = tf.saved_model.load(f"{made.uri}/towers")
+    item_id = loaded.catalog()["item_id"]
+    config = IndexConfig()
+    index = build_index(loaded.candidate_embedding(item_id)["embedding"], config)
+    retrieval = RetrievalModel(loaded, index, item_id, config.max_k)
+    nothing = tf.zeros([1, 0], tf.int64)
+    retrieval.recommend(tf.constant([0], tf.int64), nothing, nothing, k=tf.constant(1))
+    retrieval.save(f"{made.uri}/Format-Serving")
+    record(made, {})
+    return made
+
+
+def record(made: standard_artifacts.Model, changes: dict[str, Any]) -> None:
+    path = Path(made.uri) / "Format-Serving" / PROVENANCE
+    path.parent.mkdir(exist_ok=True)
+    provenance = {
+        **dataclasses.asdict(FACTS), "train_newest_timestamp": SPLIT.train_end - 1,
+        "index": {"kind": "exact"}, "max_k": IndexConfig().max_k, **changes,
+    }  # fmt: skip
+    path.write_text(json.dumps(provenance))
+
+
+LENIENT = GateConfig(cutoff=10, min_recall=0.0, min_ann_recall=0.95, min_lift_over_best_baseline=-1.0)
+
+
+def frozen_queries() -> dict[int, tuple[list[int], set[int]]]:
+    """By user: the rows of the log that the query sees, oldest first, and the items that it asks for."""
+    ratio = events().play_ratio
+    once = list({(e.user, e.item, e.time, e.kind): e for e in reversed(log())}.values())
+    found = {}
+    for user in {e.user for e in once}:
+        own = sorted((e for e in once if e.user == user), key=lambda e: (e.time, e.kind != b"listen", e.row))
+        listens = [e for e in own if e.kind == b"listen"]
+        labels = {
+            e.item
+            for e in listens
+            if SPLIT.test[0] <= e.time < SPLIT.test[1] and (ratio[e.row] < 0 or ratio[e.row] >= ENOUGH)
+        }
+        if labels and listens[0].time < SPLIT.train_end:
+            state = [e for e in own if e.time < SPLIT.test[0] - GAP]
+            while state[-1].kind != b"listen":
+                state.pop()
+            found[user] = [e.row for e in state], labels
+    return found
+
+
+def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_model_says(
+    windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    evaluation, report = evaluate(tmp_path, windows, model, LENIENT)
+    served = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    rows, ratio = log(), events().play_ratio
+    metrics: dict[str, list[float]] = defaultdict(list)
+    asked = frozen_queries()
+    assert len(asked) > 10
+    for user, (state, labels) in asked.items():
+        seen = [rows[row] for row in state[-HISTORY_LENGTH:]]
+        answer = served.signatures["serving_default"](
+            user_id=tf.constant([user], tf.int64),
+            history_item_id=tf.constant([[e.item for e in seen]], tf.int64),
+            history_timestamp=tf.constant([[e.time for e in seen]], tf.int64),
+            history_event_type=tf.constant([[e.kind for e in seen]]),
+            history_play_ratio=tf.constant([[*(ratio[e.row] for e in seen[:-1]), -1.0]], tf.float32),
+            history_is_organic=tf.constant([[e.row % 3 - 1 for e in seen]], tf.int64),
+            request_timestamp=tf.constant([SPLIT.test[0]], tf.int64),
+            exclude_item_id=tf.constant([[-1]], tf.int64),
+            k=tf.constant(70),
+        )
+        items = answer["item_id"].numpy()[0].tolist()
+        for k in CUTOFFS:
+            hits = len(labels & set(items[:k]))
+            metrics[f"recall@{k}"].append(hits / len(labels))
+            metrics[f"clipped_recall@{k}"].append(hits / min(k, len(labels)))
+            metrics[f"hit_rate@{k}"].append(min(hits, 1))
+    for name, values in metrics.items():
+        assert evaluation["metrics"]["test"][name] == pytest.approx(np.mean(values)), name
+        assert evaluation["metrics"]["test"][f"user_{name}"] == pytest.approx(np.mean(values)), name
+    assert evaluation["metrics"]["test_exact"] == pytest.approx(evaluation["metrics"]["test"])
+
+    queries = evaluation["queries"]
+    assert queries["test"] == queries["users"] == len(asked)
+    sizes = [len(labels) for _, labels in asked.values()]
+    assert queries["labels"]["total"] == sum(sizes)
+    assert queries["labels"]["max"] == max(sizes) > 1
+    assert queries["labels"]["mean"] == pytest.approx(np.mean(sizes))
+    assert queries["labels"]["unknown_to_train"] == sum(
+        item >= FIRST_NEW_ITEM for _, labels in asked.values() for item in labels
+    )
+    assert evaluation["protocol"] == "frozen" and evaluation["cutoff"] == 10
+    assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind"}
+    assert "Recall@10 of the served model" in report and "Protocol `frozen`" in report
+    # Of 70 items the first 100 are all, whoever ranks them: what is missing is in no catalog.
+    assert evaluation["metrics"]["test"]["recall@100"] < 1
+    assert evaluation["metrics"]["test"]["coverage@100"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"data_digest": "sha256:yesterday"}, None),
+        ({"protocol": "next_event"}, "under the protocol next_event, this one under frozen"),
+        ({"train_newest_timestamp": SPLIT.test[0]}, "trained on today's test period"),
+        ({"max_k": 50}, "answers with at most 50 items"),
+    ],
+)
+def test_the_latest_blessed_model_is_compared_with_or_named_and_ignored(
+    windows: standard_artifacts.Examples,
+    model: standard_artifacts.Model,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    reason: str | None,
+) -> None:
+    blessed = artifact(standard_artifacts.Model, tmp_path / "blessed")
+    shutil.copytree(model.uri, blessed.uri, dirs_exist_ok=True)
+    record(blessed, changes)
+    evaluation, report = evaluate(tmp_path, windows, model, LENIENT, blessed)
+    names = [threshold["name"] for threshold in evaluation["thresholds"]]
+    if reason is None:
+        assert "min_change_against_blessed" in names
+        assert evaluation["blessed_model"]["metrics"] == pytest.approx(evaluation["metrics"]["test"])
+    else:
+        assert "min_change_against_blessed" not in names
+        assert reason in evaluation["blessed_model"]["reason"]
+        assert reason in report
+
+
+def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tmp_path: Path) -> None:
+    cutter = WindowCutter(LeaveOneOut(), True, HISTORY_LENGTH, 10, has_timestamps=False)
+    for split, batch in cutter.cut(events())[0].items():
+        write_examples(tmp_path / "windows" / f"Split-{split}" / "data_tfrecord-0.gz", [batch])
+    facts = dataclasses.replace(
+        FACTS, protocol="leave_one_out", has_timestamps=False, train_end=0, eval_from=0, eval_to=0,
+        test_from=0, test_to=0,
+    )  # fmt: skip
+    windows = examples(tmp_path / "windows", facts)
+    evaluation, report = evaluate(tmp_path, windows, model, dataclasses.replace(LENIENT, cutoff=100))
+    assert set(evaluation["baselines"]) == {"most_popular", "personal_history"}
+    assert evaluation["queries"]["test"] == evaluation["queries"]["users"] > 20
+    test = evaluation["metrics"]["test"]
+    assert test["recall@10"] == test["clipped_recall@10"] == test["hit_rate@10"] == test["user_recall@10"]
+    assert test["ndcg@10"] == pytest.approx(test["pooled_ndcg@10"])
+    assert "Protocol `leave_one_out`" in report and "the data has no times" in report
+    assert "clipped_recall" not in report and "1970" not in report
+    assert any("The catalog holds 70 items" in note for note in evaluation["notes"])
