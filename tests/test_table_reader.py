@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import pathlib
 import re
+import shutil
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.datasets import FORMATS, data_directory, divided_by_user, table_files
+from pipeline.datasets import FORMATS, column_map, data_directory, divided_by_user, table_files
 from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files, verify
 from pipeline.errors import UserError
 
@@ -735,3 +736,40 @@ def test_files_behind_urls(tmp_path: pathlib.Path) -> None:
     with storage.open_file("memory://table-reader/source/columns.yaml", "w") as columns:
         columns.write(mapping)
     assert FORMATS["table"]("memory://table-reader/source", str(tmp_path / "other")).digest == expected
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_other_encodings_can_be_named(encoding: str, is_compressed: bool, tmp_path: pathlib.Path) -> None:
+    kinds = ["view", "écoute", "view", "über", "view"]
+    text = csv(changed(kind=kinds)).encode(encoding)
+    write(tmp_path, "events/a.csv", gzip.compress(text) if is_compressed else text)
+    mapping = MAP.replace("*.parquet", f"a.csv\n  encoding: {encoding}")
+    ingest(tmp_path, mapping)
+    assert {row["event_type"] for row in events_of(tmp_path)} == set(kinds)
+    if encoding == "utf-16":
+        return
+    (tmp_path / "columns.yaml").unlink()
+    shutil.rmtree(tmp_path / "data")
+    assert "byte 32 (0xe9) is not ASCII" in refused(tmp_path, mapping.replace(encoding, "ascii"))
+
+
+def test_a_text_file_is_read_from_disk_and_can_be_left(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrow's CSV reader would never end where it is left early, and the file is one of Python's."""
+    monkeypatch.setattr(table_files, "_BLOCK_BYTES", 4_096)
+    path = write(tmp_path, "e.csv", csv(random_events()))
+    storage.upload(str(path), "memory://table-reader/e.csv")
+    file = table_files.look_at("memory://table-reader/e.csv", column_map.TextFormat(), str(tmp_path))
+    assert pathlib.Path(file.local).read_bytes() == path.read_bytes()
+    assert file.rows == 4_001
+    for _ in range(50):
+        assert next(file.batches(["uid"]))[1].num_rows
+
+
+def test_an_open_quote_is_found_before_any_row_is_read(tmp_path: pathlib.Path) -> None:
+    path = write(tmp_path, "e.csv", 'a,b\n1,"x\n2,y\n')
+    with pytest.raises(UserError, match="its 1 quotes do not pair up") as found:
+        table_files.look_at(str(path), column_map.TextFormat(), str(tmp_path))
+    assert str(path) in str(found.value)

@@ -89,8 +89,11 @@ class MappedTable:
         return found
 
 
-def look_at(source: str, mapping: ColumnMap) -> dict[str, MappedTable]:
+def look_at(source: str, mapping: ColumnMap, scratch: str) -> dict[str, MappedTable]:
     """The tables of the map by name, whose files exist and have the columns that it names.
+
+    Args:
+      scratch: see `table_files.look_at`.
 
     Raises:
       UserError: a file or column is missing, or a column is of one type here and of another there.
@@ -116,7 +119,9 @@ def look_at(source: str, mapping: ColumnMap) -> dict[str, MappedTable]:
                 if path in split_of:
                     raise UserError(f"{mapping.path}: key '{table.table}.files' names {path} twice.")
                 split_of[path] = split
-        files = tuple(table_files.look_at(path, table.text, split) for path, split in split_of.items())
+        files = tuple(
+            table_files.look_at(path, table.text, scratch, split) for path, split in split_of.items()
+        )
         for file in files:
             file.require(list(table.columns.values()))
         tables[table.table] = MappedTable(table, files)

@@ -7,11 +7,14 @@ and whatever line ends their fields hold.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import difflib
-import io
+import gzip
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,9 +29,6 @@ from pipeline.errors import UserError
 # Bytes of a CSV file that are parsed at a time; no row may be longer.
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
-# About how many bytes a row of events has in a CSV file, and how many times gzip makes them fewer.
-_ROW_BYTES = 24
-_GZIP_RATIO = 4
 _PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
 
 _WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
@@ -40,12 +40,14 @@ class TableFile:
     """One file of a table."""
 
     path: str
+    # Where it is read, if it is a text file: on this machine's disk and in UTF-8, which may be a copy.
+    local: str
     is_parquet: bool
     is_compressed: bool
     text: TextFormat
     # The names and types of its columns; text for all of a CSV file's.
     schema: pa.Schema
-    # Of a Parquet file as its footer says; of a CSV file a guess from its size, rather too high.
+    # Of a CSV file the count of its lines, which are more where fields hold line ends.
     rows: int
     # The split that all its rows belong to, if the column map says so.
     split: str | None
@@ -86,12 +88,6 @@ class TableFile:
                 for start in range(0, batch.num_rows, rows):
                     yield first_row + start, batch.slice(start, rows)
                 first_row += batch.num_rows
-            if file.quotes % 2:
-                # Arrow takes what follows an open quote, be it all the rest of the file, for one field.
-                raise UserError(
-                    f"{self.path}: its {file.quotes:,} quotes do not pair up: one is opened and not closed, "
-                    'or stands in a field without being doubled (""). Is the file cut off?'
-                )
 
 
 def find(source: str, pattern: str) -> list[str]:
@@ -129,28 +125,32 @@ def _expression(pattern: str) -> str:
     return "".join(forms.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*|\?)", pattern))
 
 
-def look_at(path: str, text: TextFormat, split: str | None = None) -> TableFile:
-    """Reads what a file's columns are: a Parquet file's footer, or a CSV file's first rows.
+def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None) -> TableFile:
+    """Reads what a file's columns are: of a Parquet file the footer, of a text file all of it once.
+
+    Args:
+      scratch: a folder for copies of text files that are not on this machine's disk, or not in UTF-8.
 
     Raises:
-      UserError: it cannot be read, is damaged or empty, or has two columns of one name.
+      UserError: it cannot be read, is damaged or empty, has two columns of one name, or quotes that do not
+        pair up.
     """
     try:
         with storage.open_file(path) as file:
             magic = file.read(4)
-        size = storage.size(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if magic == _PARQUET or path.endswith(".parquet"):
-        parquet = checked_columns.open_parquet(path)
-        found = TableFile(path, True, False, text, parquet.schema_arrow, parquet.metadata.num_rows, split)
+        with checked_columns.opened_parquet(path) as parquet:
+            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        found = TableFile(path, path, True, False, text, schema, rows, split)
     else:
-        compressed = magic.startswith(_GZIP)
-        rows = size * (_GZIP_RATIO if compressed else 1) // _ROW_BYTES
-        found = TableFile(path, False, compressed, text, pa.schema([]), rows, split)
-        with _csv_errors(found), _opened(found) as opened:
-            # No more than the names is wanted: as bytes, no value can be wrong yet.
-            names = _csv_reader(opened, found, None).schema.names
+        found = TableFile(path, "", False, magic.startswith(_GZIP), text, pa.schema([]), 0, split)
+        with _csv_errors(found):
+            found = _on_disk(found, scratch)
+            found = dataclasses.replace(found, rows=_count_lines(found))
+            with _opened(found) as opened:
+                names = _csv_reader(opened, found, None).schema.names
         found = dataclasses.replace(found, schema=pa.schema([pa.field(name, pa.string()) for name in names]))
     names = found.schema.names
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -159,29 +159,61 @@ def look_at(path: str, text: TextFormat, split: str | None = None) -> TableFile:
     return found
 
 
-class _CountedQuotes(io.RawIOBase):
-    """A stream of bytes that counts the quotes in it."""
+def _on_disk(file: TableFile, scratch: str) -> TableFile:
+    """The text file as one that Arrow reads by itself: its CSV reader has a thread of its own, and waits for
+    ever when it is left before its end and that thread waits for Python to read or decode.
+    """
+    encoding = file.text.encoding
+    if storage.is_local(file.path) and encoding == TextFormat.encoding:
+        return dataclasses.replace(file, local=storage.absolute(file.path))
+    handle, local = tempfile.mkstemp(dir=scratch)
+    with open(handle, "wb") as copy, storage.open_file(file.path) as source:
+        if encoding == TextFormat.encoding:
+            shutil.copyfileobj(source, copy, _BLOCK_BYTES)
+            return dataclasses.replace(file, local=local)
+        plain = gzip.GzipFile(fileobj=source) if file.is_compressed else source
+        decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+        while True:
+            block = plain.read(_BLOCK_BYTES)
+            try:
+                copy.write(decoder.decode(block, final=not block).encode())
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "
+                    f"{encoding.upper()}, which the column map says that the file is in."
+                ) from error
+            if not block:
+                return dataclasses.replace(file, local=local, is_compressed=False)
+            done += len(block)
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self.quotes = 0
 
-    def readable(self) -> bool:
-        return True
+def _count_lines(file: TableFile) -> int:
+    """How many lines a text file has.
 
-    def read(self, size: int = -1) -> bytes:
-        found: bytes = self._stream.read(size)
-        self.quotes += found.count(b'"')
-        return found
+    Raises:
+      UserError: its quotes do not pair up. Arrow takes what follows an open quote, be it all the rest of the
+        file, for one field.
+    """
+    lines = quotes = 0
+    with _opened(file) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            lines += block.count(b"\n")
+            quotes += block.count(b'"')
+    if quotes % 2:
+        raise UserError(
+            f"{file.path}: its {quotes:,} quotes do not pair up: one is opened and not closed, or stands in "
+            'a field without being doubled (""). Is the file cut off?'
+        )
+    return lines
 
 
 @contextlib.contextmanager
-def _opened(file: TableFile) -> Iterator[_CountedQuotes]:
-    with storage.open_file(file.path) as opened:
-        yield _CountedQuotes(pa.CompressedInputStream(opened, "gzip") if file.is_compressed else opened)
+def _opened(file: TableFile) -> Iterator[pa.NativeFile]:
+    with pa.OSFile(file.local) as plain:
+        yield pa.CompressedInputStream(plain, "gzip") if file.is_compressed else plain
 
 
-def _csv_reader(opened: Any, file: TableFile, columns: list[str] | None) -> Any:
+def _csv_reader(opened: pa.NativeFile, file: TableFile, columns: list[str] | None) -> Any:
     delimiter = file.text.delimiter or ("\t" if re.search(r"\.tsv(\.gz)?$", file.path) else ",")
     return pyarrow.csv.open_csv(
         opened,
@@ -190,7 +222,6 @@ def _csv_reader(opened: Any, file: TableFile, columns: list[str] | None) -> Any:
             use_threads=False,
             block_size=_BLOCK_BYTES,
             column_names=list(file.text.header) or None,
-            encoding=file.text.encoding,
         ),
         pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         pyarrow.csv.ConvertOptions(
@@ -206,13 +237,12 @@ def _csv_reader(opened: Any, file: TableFile, columns: list[str] | None) -> Any:
 def _csv_errors(file: TableFile) -> Iterator[None]:
     """Arrow's errors of parsing as ours, with the row."""
     header = 0 if file.text.header else 1
-    encoding = file.text.encoding.upper()
     remedy = "convert the file, as with `iconv -f latin1 -t utf-8`, or name its encoding in the column map."
     try:
         yield
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise UserError(f"{file.path}: byte {byte:#04x} is not {encoding}: {remedy}") from error
+        raise UserError(f"{file.path}: byte {byte:#04x} is not UTF-8: {remedy}") from error
     except pa.ArrowInvalid as error:
         message = str(error)
         if found := _WRONG_WIDTH.search(message):
@@ -224,7 +254,7 @@ def _csv_errors(file: TableFile) -> Iterator[None]:
         if found := _NOT_UTF8.search(message):
             column = file.schema.names[int(found[1])] if file.schema.names else f"number {found[1]}"
             row = int(found[2]) - 1 - header
-            raise UserError(f"{file.path}: column '{column}', row {row}: not {encoding}: {remedy}") from error
+            raise UserError(f"{file.path}: column '{column}', row {row}: not UTF-8: {remedy}") from error
         if "straddling" in message:
             raise UserError(
                 f"{file.path}: a row of more than {_BLOCK_BYTES:,} bytes: is a quote opened and not closed?"

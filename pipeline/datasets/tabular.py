@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.datasets import column_map, divided_by_user, source_values
-from pipeline.datasets.column_map import UNITS
+from pipeline.datasets.column_map import UNITS, ColumnMap
 from pipeline.datasets.data_directory import (
     COLUMNS,
     DataDirectoryWriter,
@@ -53,7 +54,13 @@ def ingest(
         of another type than in the files before it, or has a value that its meaning does not allow.
     """
     mapping = column_map.read(columns or _usual_map(source))
-    tables = look_at(source, mapping)
+    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as scratch:
+        return _ingest(mapping, look_at(source, mapping, scratch), out, name, span)
+
+
+def _ingest(
+    mapping: ColumnMap, tables: Mapping[str, MappedTable], out: str, name: str | None, span: Span
+) -> Manifest:
     properties = DatasetProperties(
         name or mapping.dataset, mapping.label_event, mapping.repeats_recommendable
     )
