@@ -176,7 +176,7 @@ def test_bins_hold_every_value_once(before: list[float], now: list[float]) -> No
     from components.comparable_statistics.distributions import bin_edges, masses, of_feature, quantiles
 
     sides = [
-        quantiles(of_feature(statistics_of({"x": [[np.float32(value)] for value in values]}), "x"))  # type: ignore[arg-type]
+        quantiles(of_feature(statistics_of({"x": [[np.float32(value)] for value in values]}), "x"))
         for values in (before, now)
     ]
     edges = bin_edges(sides[0])
