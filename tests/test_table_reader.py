@@ -751,7 +751,7 @@ def test_other_encodings_can_be_named(encoding: str, is_compressed: bool, tmp_pa
         return
     (tmp_path / "columns.yaml").unlink()
     shutil.rmtree(tmp_path / "data")
-    assert "byte 32 (0xe9) is not ASCII" in refused(tmp_path, mapping.replace(encoding, "ascii"))
+    assert "byte 38 (0xe9) is not ASCII" in refused(tmp_path, mapping.replace(encoding, "ascii"))
 
 
 def test_a_text_file_is_read_from_disk_and_can_be_left(
