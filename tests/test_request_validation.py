@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.request_validation import validate_requests
+
+GOOD: dict[str, Any] = {
+    "user_id": 17,
+    "history_item_id": [3, 1, 2, -1],
+    "history_timestamp": [10, 10, 30, -1],
+    "history_play_ratio": [0.5, 1, -1.0, -1],
+    "history_event_type": ["", "listen", "like", ""],
+    "history_is_organic": [1, 0, -1, -1],
+    "request_timestamp": 40,
+    "exclude_item_id": [5, -1],
+    "k": 10,
+}
+
+
+def written(path: Path, *lines: Any) -> str:
+    file = path / "requests.jsonl"
+    file.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return str(file)
+
+
+def test_rows_and_whole_bodies_are_taken(tmp_path: Path) -> None:
+    least = {name: GOOD[name] for name in ("user_id", "history_item_id", "history_timestamp")}
+    new_user = {"user_id": 1, "history_item_id": [], "history_timestamp": [], "request_timestamp": -1}
+    lines = validate_requests(
+        written(tmp_path, GOOD, "", {"signature_name": "serving_default", "instances": [least, new_user]}),
+        None,
+        0.3,
+    )
+    assert "3 requests" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"user_id": None}, "line 2: user_id is null, where a whole number is expected"),
+        ({"user_id": [17]}, "line 2: user_id is a list, where one value is expected"),
+        ({"user_id": -1}, "line 2: user_id is -1, where values from 0 are expected"),
+        ({"user_id": True}, "line 2: user_id is true, where a whole number is expected"),
+        ({"history_item_id": 3}, "line 2: history_item_id is 3, where a list is expected"),
+        ({"history_item_id": [3, "1", 2, -1]}, 'line 2: history_item_id[1] is "1", where a whole number'),
+        ({"history_item_id": [3, 1.5, 2, -1]}, "line 2: history_item_id[1] is 1.5, where a whole number"),
+        (
+            {"history_timestamp": [10, 10, 30_000_000_000, -1]},
+            "line 2: history_timestamp[2] is 30000000000, where values from 0 to 4,102,444,800 are expected",
+        ),
+        ({"history_timestamp": [10, 40, 30, -1]}, "line 2: history_timestamp[2] is 30, after 40"),
+        (
+            {"history_timestamp": [10, 20, 30]},
+            "line 2: history_timestamp has 3 values, and history_item_id 4",
+        ),
+        ({"history_play_ratio": [0.5, float("nan"), 1, 1]}, "line 2: history_play_ratio[1] is nan"),
+        ({"history_is_organic": [1, 2, 0, 0]}, "history_is_organic[1] is 2, where values from -1 to 1"),
+        ({"history_event_type": ["", 1, "", ""]}, "history_event_type[1] is 1, where a text is expected"),
+        ({"historyitem_id": [1]}, "line 2: there is no field historyitem_id; the nearest is history_item_id"),
+        # In windows, for training; no part of a request.
+        ({"label_step": [1]}, "line 2: there is no field label_step"),
+        ({"k": 0}, "line 2: k is 0, where values from 1 are expected"),
+    ],
+)
+def test_what_no_model_takes_is_named_by_line_field_and_value(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as refused:
+        validate_requests(written(tmp_path, GOOD, {**GOOD, **changes}), None, 0.3)
+    assert told in str(refused.value)
+    assert "line 1" not in str(refused.value)
+
+
+def test_a_missing_field_a_line_that_is_no_json_and_a_row_in_a_body_are_named(tmp_path: Path) -> None:
+    without = {name: value for name, value in GOOD.items() if name != "history_timestamp"}
+    path = written(tmp_path, "{", {"instances": [GOOD, without, 7]}, "[1]")
+    with pytest.raises(UserError) as refused:
+        validate_requests(path, None, 0.3)
+    lines = str(refused.value).splitlines()
+    assert lines[1].startswith("  line 1: not JSON (")
+    assert set(lines[2:]) == {
+        "  line 2, instance 2: history_timestamp is missing",
+        "  line 2, instance 3: 7, where an object with named fields is expected",
+        "  line 3: [1], where an object with named fields is expected",
+    }
+
+
+def test_many_complaints_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="and 30 more"):
+        validate_requests(written(tmp_path, *({**GOOD, "user_id": "x"} for _ in range(50))), None, 0.3)
+
+
+@pytest.mark.parametrize(("lines", "told"), [((), "holds no request"), (("", " "), "holds no request")])
+def test_no_requests_are_no_success(lines: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=told):
+        validate_requests(written(tmp_path, *lines), None, 0.3)
+
+
+def test_a_file_that_is_not_there_and_one_that_is_not_utf8_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: the requests cannot be read"):
+        validate_requests(str(tmp_path / "nowhere.jsonl"), None, 0.3)
+    (tmp_path / "latin.jsonl").write_bytes(b'{"user_id": "\xe9"}')
+    with pytest.raises(UserError, match="not UTF-8 at byte 13"):
+        validate_requests(str(tmp_path / "latin.jsonl"), None, 0.3)
