@@ -210,6 +210,9 @@ class QueryTower(tf.keras.layers.Layer):
         counts = (self._history_length, min(SHORT_HISTORY, self._history_length))
         history = tf.concat([*map(mean_of_last, counts), seed], axis=-1)
 
+        # gather_nd refuses a matrix without columns.
+        has_aggregates = windows.aggregates.shape[-1] != 0
+        aggregates = [tf.gather_nd(windows.aggregates, at) * keep] if has_aggregates else []
         user = tf.gather(windows.user, positions.window)
         if training and config.id_dropout:
             user = tf.where(tf.random.uniform(tf.shape(user)) < config.id_dropout, self._unknown_user, user)
@@ -219,7 +222,7 @@ class QueryTower(tf.keras.layers.Layer):
                 keep,
                 self._users(user),
                 tf.math.log1p(tf.gather_nd(windows.example_age, at))[:, tf.newaxis],
-                tf.gather_nd(windows.aggregates, at) * keep,
+                *aggregates,
                 *self._user_columns(windows, positions.window, training),
             ],
             axis=-1,
