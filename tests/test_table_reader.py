@@ -301,7 +301,7 @@ def test_text_ids_become_numbers_by_first_appearance(tmp_path: pathlib.Path) -> 
         2: {"user_id": 2, "original_id": "bill", "age": 44},
     }
     assert manifest.repaired == {"items_added_to_catalog": 1}
-    assert manifest.noted["users_without_row"] == 1
+    assert manifest.noted["users_not_described"] == 1
 
 
 def test_a_later_span_goes_on_numbering(tmp_path: pathlib.Path) -> None:
@@ -390,7 +390,7 @@ def test_other_columns_are_kept(tmp_path: pathlib.Path) -> None:
         2: {"user_id": 2, "age": None, "zip": "x", "score": 3.0, "note": None},
     }
     # A user of the events without a row stays without one.
-    assert manifest.noted["users_without_row"] == 1
+    assert manifest.noted["users_not_described"] == 1
     ingest(tmp_path, mapping.replace("user_id: id", "user_id: id, keep: {age: text}"))
     assert users_of(tmp_path)[1] == {"user_id": 1, "age": "44"}
 

@@ -263,7 +263,7 @@ def _write_users(
         writer.write("users", described)
     rest = np.setdiff1d(heard, known.ids)
     if table is not None:
-        writer.noted["users_without_row"] += len(rest)
+        writer.noted["users_not_described"] += len(rest)
     if users.is_text:
         writer.write("users", rows.blank(rest))
 
