@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
 import pytest
 
@@ -100,3 +101,11 @@ def test_a_wrong_map_says_what_is_wrong(before: str, after: str, told: str, tmp_
 def test_a_missing_map_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="no such file, where the column map should be"):
         column_map.read(str(tmp_path / "none.yaml"))
+
+
+def test_the_maps_of_the_documentation_are_maps(tmp_path: pathlib.Path) -> None:
+    text = (pathlib.Path(__file__).parent.parent / "docs/datasets.md").read_text()
+    maps = [block for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL) if "label_event" in block]
+    assert len(maps) == 2
+    for block in maps:
+        assert read(tmp_path, block).events.columns["user_id"]
