@@ -508,6 +508,7 @@ def changed(**columns: Any) -> dict[str, Any]:
         ),
         (changed(at=[1.0, float("nan"), 1.0, 1.0, 1.0]), "column 'at', row 1: nan is no time"),
         (changed(at=[[1]] * 5), "column 'at' is of type list<item: int64>, where time is needed"),
+        (changed(film=[b"x"] * 5), "column 'film' holds neither, where ids have to be"),
         (changed(kind=[1.5] * 5), "column 'kind' is of type double, where text is needed"),
         (changed(kind=["seen"] * 5), "no event of type 'view'"),
         (pa.table(EVENTS).slice(0, 0).to_pydict(), "no events in it"),

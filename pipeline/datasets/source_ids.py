@@ -113,15 +113,16 @@ def ids_of(
             name = source.map.columns[column]
             found += source.kinds([name])[name]
             names.append(name)
+        either = " or ".join(dict.fromkeys(names))
         for path, kind in found:
             if kind not in ("integer", "text", None):
                 raise UserError(
-                    f"{path}: column '{' or '.join(dict.fromkeys(names))}' holds {kind or 'neither'}, where ids "
-                    "have to be whole numbers or text. "
+                    f"{path}: column '{either}' holds {kind or 'neither'}, where ids have to be whole numbers "
+                    "or text. "
                     f"If they are text, say '{column}_type: text' in the column map."
                 )
         remedy = f"bring them to one type, or say '{column}_type: text' in the column map if they are text"
-        kind = one_kind(" or ".join(dict.fromkeys(names)), found, remedy)
+        kind = one_kind(either, found, remedy)
     ids = Ids(kind == "text")
     if ids.is_text and before is not None:
         ids.continue_with(before.pairs(table, column, "original_id"))
