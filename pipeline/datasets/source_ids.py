@@ -117,8 +117,8 @@ def ids_of(
         for path, kind in found:
             if kind not in ("integer", "text", None):
                 raise UserError(
-                    f"{path}: column '{either}' holds {kind or 'neither'}, where ids have to be whole numbers "
-                    "or text. "
+                    f"{path}: column '{either}' holds {kind or 'neither'}, where ids have to be whole "
+                    "numbers or text. "
                     f"If they are text, say '{column}_type: text' in the column map."
                 )
         remedy = f"bring them to one type, or say '{column}_type: text' in the column map if they are text"
