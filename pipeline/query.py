@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline import console as terminal
 from pipeline import storage
 from pipeline.errors import UserError
+from pipeline.feature_specs import ABSENT, MULTI_VALUED, VECTOR, FeatureSpec, encode_columns
 from pipeline.report import newest_version
 from trainer import features
 
@@ -52,6 +53,8 @@ class Answer:
     # The model's directory, with the version that answered.
     model: str
     user: int | None
+    # What the data directory says of the user in the columns that the model knows; null is not known.
+    user_columns: Mapping[str, Any]
     # Oldest first; reactions are left out.
     last_listens: tuple[Listen, ...]
     recommendations: tuple[Recommendation, ...]
@@ -118,6 +121,8 @@ def recommend(
         raise UserError("Ids are not negative: a negative one stands for padding.")
     data = data or provenance["data"]
     notes: list[str] = []
+    specs = [FeatureSpec(**spec) for spec in provenance.get("features", {}).get("users", [])]
+    columns: pa.Table | None = None
     has_data = storage.is_file(storage.join(data, "manifest.json"))
     if user is not None:
         if not has_data:
@@ -126,6 +131,7 @@ def recommend(
                 "pass --data DIR to look up the user, or --history with item ids."
             )
         events = _events_of(data, user, provenance)
+        columns = _columns_of(data, user, specs, notes)
         if not events.item_id:
             what = "no listens" if events.seen else "no events"
             notes.append(f"User {user} has {what} in {data}: answered as a new user, from an empty history.")
@@ -138,7 +144,9 @@ def recommend(
         if not items:
             notes.append("The history is empty: answered as a new user.")
     exclude = [] if provenance["repeats_recommendable"] else sorted(set(events.seen))
-    item_ids, scores, unknown = _ask(path, user, events, exclude, k, provenance["history_length"])
+    item_ids, scores, unknown = _ask(
+        path, user, events, exclude, k, provenance["history_length"], _as_requested(columns, specs)
+    )
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
         notes.append(f"Of the history, these items are unknown to the model: {listed}.")
@@ -152,6 +160,9 @@ def recommend(
     return Answer(
         model=path,
         user=user,
+        user_columns={}
+        if columns is None
+        else {spec.column: columns[spec.column][0].as_py() for spec in specs},
         last_listens=tuple(
             Listen(item, titles.get(item), None if user is None else time) for item, time in listens
         ),
@@ -184,6 +195,9 @@ def render(answer: Answer) -> str:
     side_by_side = Table.grid(padding=(0, 3))
     side_by_side.add_row(past, recommended)
     console.print(side_by_side)
+    if answer.user_columns:
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in answer.user_columns.items())
+        console.print(f"User {answer.user}: {shown}")
     for note in answer.notes:
         console.print(note)
     console.print(f"Model: {answer.model}", soft_wrap=True)
@@ -241,6 +255,57 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     )
 
 
+def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[str]) -> pa.Table | None:
+    """The user's row of users/, with nulls for what it lacks, which is noted; None where nothing is asked."""
+    import pyarrow as pa
+    import pyarrow.dataset as pads
+
+    from pipeline.datasets.checked_columns import open_dataset
+    from pipeline.datasets.data_directory import user_files
+
+    if not specs:
+        return None
+    nobody = pa.table({spec.column: pa.nulls(1) for spec in specs})
+    files = user_files(data)
+    if not files:
+        notes.append(f"{data} has no table users/: answered without what the model could know of a user.")
+        return nobody
+    users = open_dataset(files)
+    names = [spec.column for spec in specs if spec.column in users.schema.names]
+    missing = [spec.column for spec in specs if spec.column not in names]
+    if missing:
+        notes.append(f"users/ of {data} lacks {', '.join(missing)}, which the model could use.")
+    row = users.to_table(columns=names, filter=pads.field("user_id") == user).slice(0, 1)
+    if not len(row):
+        notes.append(f"User {user} has no row in users/ of {data}.")
+        return nobody
+    return pa.table({**{name: nobody[name] for name in missing}, **{name: row[name] for name in names}})
+
+
+def _as_requested(columns: pa.Table | None, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
+    """The inputs of one request; `columns` None is a user of whom nothing is known."""
+    import pyarrow as pa
+
+    if columns is None:
+        columns = pa.table({spec.column: pa.nulls(1) for spec in specs})
+    encoded = encode_columns(columns, specs, "users/")
+    values: dict[str, Any] = {}
+    for spec in specs:
+        (members,) = encoded[spec.name].to_pylist()
+        is_list = spec.kind in (MULTI_VALUED, VECTOR)
+        values[spec.name] = [members or [ABSENT[spec.kind]]] if is_list else members or [ABSENT[spec.kind]]
+    return values
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, list):
+        numbers = bool(value) and isinstance(value[0], float)
+        return f"({len(value)} numbers)" if numbers else "/".join(map(str, value))
+    return str(value)
+
+
 def _or_unknown(table: pa.Table, column: str) -> list[Any]:
     values = table[column].to_pylist() if column in table.column_names else [None] * len(table)
     return [-1 if value is None else value for value in values]
@@ -260,7 +325,13 @@ def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
 
 
 def _ask(
-    path: str, user: int | None, events: _History, exclude: Sequence[int], k: int, history_length: int
+    path: str,
+    user: int | None,
+    events: _History,
+    exclude: Sequence[int],
+    k: int,
+    history_length: int,
+    columns: Mapping[str, Any],
 ) -> tuple[list[int], list[float], list[int]]:
     """Item ids and scores without padding, and the history's items that the model does not know."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -281,6 +352,7 @@ def _ask(
             request_timestamp=tf.constant([-1], tf.int64),
             exclude_item_id=tf.constant([exclude], tf.int64),
             k=tf.constant(k, tf.int32),
+            **{name: tf.constant(value) for name, value in columns.items()},
         )
         known = set(model.catalog()["item_id"].numpy().tolist())
     found = zip(answer["item_id"].numpy()[0].tolist(), answer["score"].numpy()[0].tolist(), strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from pipeline import query
 from pipeline.errors import UserError
+from pipeline.feature_specs import FeatureSpec
 
 LAST_TIME = 1_000
 
@@ -55,8 +58,17 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the model was asked; it answers items 99 and 10, and knows no item 77."""
     questions: list[dict[str, Any]] = []
 
-    def ask(path: str, user: int | None, events: Any, exclude: list[int], k: int, history_length: int) -> Any:
-        questions.append({"path": path, "user": user, "events": events, "exclude": exclude, "k": k})
+    def ask(
+        path: str,
+        user: int | None,
+        events: Any,
+        exclude: list[int],
+        k: int,
+        history_length: int,
+        columns: dict[str, Any],
+    ) -> Any:
+        asked = {"path": path, "user": user, "events": events, "exclude": exclude, "k": k, "columns": columns}
+        questions.append(asked)
         return [99, 10][:k], [0.9, 0.8][:k], [item for item in events.item_id if item == 77]
 
     monkeypatch.setattr(query, "_ask", ask)
@@ -178,3 +190,76 @@ def test_a_model_is_found_by_its_run_its_push_directory_and_its_version(tmp_path
         assert query.find_model(str(tmp_path / named)) == newest
     with pytest.raises(UserError, match="holds no served model"):
         query.find_model(str(tmp_path))
+
+
+# Columns of users/ that the model knows.
+
+
+def _knowing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, users: pa.Table | None) -> str:
+    """A model that takes four columns of users/, and a data directory with these users."""
+    files = []
+    if users is not None:
+        files = [str(data / "users.parquet")]
+        pq.write_table(users, files[0])
+    monkeypatch.setattr("pipeline.datasets.data_directory.user_files", lambda _: files)
+    specs = [
+        FeatureSpec("user_gender", "gender", "categorical"),
+        FeatureSpec("user_age", "age", "numeric"),
+        FeatureSpec("user_tags", "tags", "multi_valued"),
+        FeatureSpec("user_taste", "taste", "vector", 2),
+    ]
+    known = {"users": [dataclasses.asdict(spec) for spec in specs], "items": [], "history": []}
+    return str(_model(tmp_path / "m", data, features=known))
+
+
+USERS = pa.table(
+    {
+        "user_id": [2, 1],
+        "gender": ["m", "f"],
+        "age": [30, 0],
+        "tags": [["x"], ["a", "b"]],
+        "taste": pa.array([None, [0.5, 1.0]], pa.list_(pa.float32())),
+    }
+)
+
+
+def test_the_users_row_goes_into_the_request_and_is_shown(
+    data: Path, asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = query.recommend(_knowing(tmp_path, data, monkeypatch, USERS), 1, None, 2)
+    assert asked[0]["columns"] == {
+        "user_gender": [b"f"],
+        "user_age": [0.0],
+        "user_tags": [[b"a", b"b"]],
+        "user_taste": [[0.5, 1.0]],
+    }
+    assert "User 1: gender f, age 0, tags a/b, taste (2 numbers)" in query.render(answer)
+    assert json.loads(answer.to_json())["user_columns"]["tags"] == ["a", "b"]
+    assert answer.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("users", "note"),
+    [
+        (None, "has no table users/"),
+        (USERS.slice(0, 1), "User 1 has no row in users/"),
+        (USERS.select(["user_id", "age"]).slice(1).drop(["age"]), "lacks gender, age, tags, taste"),
+    ],
+)
+def test_what_is_not_known_of_a_user_is_absent_and_noted(
+    data: Path,
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    users: pa.Table | None,
+    note: str,
+) -> None:
+    model = _knowing(tmp_path, data, monkeypatch, users)
+    answer = query.recommend(model, 1, None, 2)
+    assert any(note in one for one in answer.notes)
+    query.recommend(model, None, [99], 2)  # nobody in particular
+    for request in asked:
+        columns = request["columns"]
+        assert columns["user_gender"] == [""] and columns["user_tags"] == [[""]]
+        assert math.isnan(columns["user_age"][0]) and columns["user_taste"] == [[0.0, 0.0]]
+    assert "gender unknown" in query.render(answer)
