@@ -125,10 +125,33 @@ class TrainerConfig:
     # Chance that a position is trained with an empty history, as a new user will be served.
     history_dropout: float = 0.02
     dropout: float = 0.1
-    # Subtract log Q from the logits ("none" trains without: for comparison only).
+    # Learn the temperature too, from `temperature` on.
+    learned_temperature: bool = False
+    # What a label is told from at each step: sampled negatives, or the full catalog, if that is small.
+    softmax: str = "sampled"
+    # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
     sampling_correction: str = "logq"
+    # An item is a negative once a step, however often it is in the batch.
+    deduplicate_negatives: bool = False
+    # How often items are labels: exact, train's counts, or streaming, estimated from the batches.
+    frequency: str = "exact"
+    # Of streaming: weight of the newest gap between two batches with an item, number of hash functions, and
+    # the gap of an item never seen.
+    frequency_learning_rate: float = 0.01
+    frequency_hashes: int = 2
+    frequency_initial_gap: float = 100.0
+    # Negatives drawn from the whole catalog at each step, beside the batch's labels.
+    uniform_negatives: int = 0
+    # Labels of earlier steps that stay negatives.
+    memory_negatives: int = 0
+    # Of each query's negatives only so many count, those of the highest logits; 0: all.
+    hard_negatives: int = 0
     # Loss weight of a label with play ratio r: floor + (1 - floor) * min(r, 1).
     play_ratio_floor: float = 0.3
+    # Loss weights of labels that the user reacted to, as in like=2 or dislike=0.
+    event_type_weights: tuple[str, ...] = ()
+    # The labels of one user together weigh no more than so many would; 0: no limit.
+    max_labels_per_user: int = 0
     # Stop when validation recall (at gate.cutoff) has not risen for this many epochs.
     patience: int = 2
     seed: int = 17
@@ -206,6 +229,7 @@ class PipelineConfig:
                 f"evaluation.cutoffs is {listed}, without {judged}: the gate judges by Recall@{judged} "
                 f"(gate.cutoff). Add {judged} to the one or change the other."
             )
+        _check_loss(self.trainer)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as YAML and JSON hold them."""
@@ -246,7 +270,15 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.id_dropout": (0, 0.99),
     "trainer.history_dropout": (0, 0.99),
     "trainer.dropout": (0, 0.99),
+    "trainer.frequency_learning_rate": (1e-6, 1),
+    "trainer.frequency_hashes": (1, 16),
+    # Nothing is in a batch more often than in every one.
+    "trainer.frequency_initial_gap": (1, 1e9),
+    "trainer.uniform_negatives": (0, 10_000_000),
+    "trainer.memory_negatives": (0, 10_000_000),
+    "trainer.hard_negatives": (0, 10_000_000),
     "trainer.play_ratio_floor": (0, 1),
+    "trainer.max_labels_per_user": (0, math.inf),
     "trainer.patience": (1, 10_000),
     "trainer.seed": (0, 2**31 - 1),
     "index.exact_below": (0, math.inf),
@@ -261,11 +293,14 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "split.protocol": PROTOCOLS,
-    "trainer.sampling_correction": ("logq", "none"),
+    "trainer.softmax": ("sampled", "full"),
+    "trainer.sampling_correction": ("logq", "refined", "none"),
+    "trainer.frequency": ("exact", "streaming"),
 }
 # Tuples that may hold nothing.
 _MAY_BE_EMPTY = (
     "trainer.query_hidden_units",
+    "trainer.event_type_weights",
     "features.users",
     "features.items",
     "features.history",
@@ -495,6 +530,51 @@ def _scalar(hint: Any, text: str) -> Any:
     return text
 
 
+def event_type_weights(trainer: TrainerConfig) -> dict[str, float]:
+    """trainer.event_type_weights by event type.
+
+    Raises:
+      UserError: one of them is not of the form "like=2", with a weight from 0 on, or names a type twice.
+    """
+    weights: dict[str, float] = {}
+    for text in trainer.event_type_weights:
+        name, _, number = (part.strip() for part in text.partition("="))
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if not (name and math.isfinite(weight) and weight >= 0):
+            raise UserError(
+                f"trainer.event_type_weights takes event types with weights from 0 on, as in like=2, and was "
+                f"given {text!r}."
+            )
+        if name in weights:
+            raise UserError(f"trainer.event_type_weights names the event type {name!r} twice.")
+        weights[name] = weight
+    return weights
+
+
+def _check_loss(trainer: TrainerConfig) -> None:
+    """Raises UserError for settings of the loss that contradict each other."""
+    event_type_weights(trainer)
+    if trainer.frequency == "streaming" and not trainer.deduplicate_negatives:
+        raise UserError(
+            "trainer.frequency=streaming counts an item once a batch: set trainer.deduplicate_negatives=true,"
+            " so that it is a negative once as well."
+        )
+    if trainer.softmax == "full":
+        unused = [
+            name
+            for name in ("deduplicate_negatives", "uniform_negatives", "memory_negatives")
+            if getattr(trainer, name)
+        ]
+        if unused:
+            raise UserError(
+                f"trainer.softmax=full has the whole catalog for negatives, and trainer.{unused[0]} changes "
+                "how they are sampled: take the one or the other."
+            )
+
+
 def _check_range(name: str, value: Any) -> None:
     values = value if isinstance(value, tuple) else (value,)
     if not values and name not in _MAY_BE_EMPTY:
@@ -559,9 +639,7 @@ PRESETS: dict[str, PipelineConfig] = {
         ),
         evaluation=EvaluationConfig(max_queries=2_000),
         # So little training is not expected to beat a user's own favourites.
-        gate=GateConfig(
-            min_recall=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05
-        ),
+        gate=GateConfig(min_recall=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05),
     ),
 }
 PRESET_HELP: dict[str, str] = {

@@ -7,101 +7,189 @@ import pytest
 import tensorflow as tf
 
 from trainer.catalog_table import CatalogArrays
-from trainer.retrieval_task import CorrectedRetrieval
-from trainer.sampling import draw_positions, log_sampling_probability, negatives_mask
+from trainer.sampling import (
+    Candidates,
+    NegativesMemory,
+    draw_positions,
+    draw_uniformly,
+    in_batch,
+    log_sampling_probability,
+    mixed,
+    per_draw,
+    whole_catalog,
+)
 
-TEMPERATURE = 0.5
-QUERIES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32)
-CANDIDATES = np.array([[0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], np.float32)
-Q = np.array([0.5, 0.01, 0.2])
-ALL = np.ones([3, 3], bool)
-EQUAL = np.ones(3)
+# A batch of three windows, of two, one and one labels, over a catalog of five items.
+LABEL_ROWS, WINDOW = np.array([4, 1, 4, 2]), np.array([0, 0, 7, 9])
+Q = np.array([0.1, 0.2, 0.05, 0.25, 0.4])
+ITEMS = len(Q)
+NOTHING = np.zeros(0, int)
 
 
-def loss(
-    mask: np.ndarray = ALL,
-    weight: np.ndarray = EQUAL,
-    q: np.ndarray = Q,
-    candidates: np.ndarray = CANDIDATES,
-    rows: int = 3,
-) -> float:
-    task = CorrectedRetrieval(TEMPERATURE)
-    value = task(
-        tf.constant(QUERIES[:rows]),
-        tf.constant(candidates[:rows]),
-        log_sampling_probability=tf.constant(np.log(q[:rows]), tf.float32),
-        score_mask=tf.constant(mask[:rows, :rows]),
-        sample_weight=tf.constant(weight[:rows], tf.float32),
+def sampled(
+    uniform: np.ndarray = NOTHING,
+    remembered: np.ndarray = NOTHING,
+    once: bool = False,
+    queries: list[int] | None = None,
+    window: np.ndarray = WINDOW,
+) -> Candidates:
+    candidates = mixed(
+        tf.constant(LABEL_ROWS, tf.int32),
+        tf.constant(window, tf.int32),
+        lambda rows: tf.gather(tf.constant(np.log(Q), tf.float32), rows),
+        ITEMS,
+        tf.constant(uniform, tf.int32),
+        tf.constant(remembered, tf.int32),
+        once,
+        None if queries is None else tf.constant(queries),
     )
-    return float(value)
+    return Candidates(*(tensor.numpy() for tensor in candidates))
 
 
-def by_hand(mask: np.ndarray = ALL, weight: np.ndarray = EQUAL, q: np.ndarray = Q) -> float:
-    """-log of the softmax over s / temperature - log Q, over the candidates that count."""
-    total = 0.0
-    for i in range(3):
-        corrected = [float(QUERIES[i] @ CANDIDATES[j]) / TEMPERATURE - math.log(q[j]) for j in range(3)]
-        denominator = sum(math.exp(corrected[j]) for j in range(3) if mask[i, j])
-        total += weight[i] * -(corrected[i] - math.log(denominator))
-    return total / weight.sum()
+def negatives(candidates: Candidates) -> list[list[int]]:
+    """Catalog rows of each query's negatives, sorted."""
+    return [sorted(candidates.rows[row].tolist()) for row in candidates.is_negative]
 
 
-def test_the_loss_is_the_corrected_softmax_worked_out_by_hand() -> None:
-    assert loss() == pytest.approx(by_hand(), rel=1e-5)
-    assert loss(q=np.ones(3)) == pytest.approx(by_hand(q=np.ones(3)), rel=1e-5)
-
-
-def test_weights_and_masks_enter_as_by_hand() -> None:
-    weight = np.array([1.0, 0.3, 0.65])
-    mask = np.array([[1, 0, 1], [1, 1, 1], [0, 1, 1]], bool)
-    assert loss(mask, weight) == pytest.approx(by_hand(mask, weight), rel=1e-5)
-    # A mean, and of weights only their proportion counts.
-    assert loss(mask, 10 * weight) == pytest.approx(loss(mask, weight), rel=1e-5)
-
-
-def test_a_frequent_negative_counts_for_less_and_a_rare_one_for_more() -> None:
-    """The sign: subtracting log Q lowers what the sampling put in too often."""
-    # One negative: the second item, of the first query.
-    only = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
-
-    def with_q(q: float) -> float:
-        return loss(only, q=np.array([0.1, q, 0.1]))
-
-    assert with_q(0.9) < with_q(0.1) < with_q(0.01)
-    # A far rarer one decides its query's loss alone: ten times rarer adds log 10, over three queries.
-    assert with_q(1e-7) - with_q(1e-6) == pytest.approx(math.log(10) / 3, abs=1e-3)
-
-
-def test_items_rarer_than_one_in_a_million_are_corrected_too() -> None:
-    rare, rarer = np.array([0.5, 1e-7, 0.2]), np.array([0.5, 1e-9, 0.2])
-    assert loss(q=rarer) == pytest.approx(by_hand(q=rarer), rel=1e-5)
-    assert loss(q=rarer) - loss(q=rare) > 1
-
-
-def test_with_no_negative_left_the_loss_is_zero_and_without_positions_too() -> None:
-    assert loss(np.eye(3, dtype=bool)) == 0
-    assert loss(rows=1) == 0
-    assert loss(rows=0) == 0
-
-
-def test_masked_candidates_do_not_matter() -> None:
-    mask = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
-    changed = CANDIDATES.copy()
-    changed[1] = [100.0, 0.0]
-    # The second item is nobody's negative; its own query has no other.
-    assert loss(mask) == pytest.approx(loss(mask, candidates=changed), rel=1e-6)
+def expected_counts(candidates: Candidates) -> np.ndarray:
+    """c(y) of every item that is a candidate, [queries, items], NaN for others."""
+    counts = np.full([len(candidates.positive), ITEMS], np.nan)
+    counts[:, candidates.rows] = np.exp(candidates.log_expected)
+    return counts
 
 
 def test_accidental_hits_and_the_own_windows_labels_are_no_negatives() -> None:
     label_rows, window = tf.constant([4, 9, 4, 7]), tf.constant([0, 0, 1, 2])
-    mask = negatives_mask(label_rows, window).numpy()
+    candidates = in_batch(label_rows, window, tf.constant([0.1, 0.2, 0.1, 0.3]))
     expected = [
-        [1, 0, 0, 1],  # 9 is of its own window, 4 is its own item
-        [0, 1, 1, 1],
-        [0, 1, 1, 1],
-        [1, 1, 1, 1],
+        [0, 0, 0, 1],  # 9 is of its own window, 4 is its own item
+        [0, 0, 1, 1],
+        [0, 1, 0, 1],
+        [1, 1, 1, 0],
     ]
-    assert mask.astype(int).tolist() == expected
+    assert candidates.is_negative.numpy().astype(int).tolist() == expected
+    assert candidates.rows.numpy().tolist() == [4, 9, 4, 7]
+    assert candidates.positive.numpy().tolist() == [0, 1, 2, 3]
+    assert candidates.log_expected.numpy()[0] == pytest.approx([0.1, 0.2, 0.1, 0.3])
+
+
+def test_labels_of_other_windows_are_expected_by_their_number() -> None:
+    candidates = sampled()
+    assert candidates.rows[candidates.positive].tolist() == LABEL_ROWS.tolist()
+    assert negatives(candidates) == [[2], [2, 4], [1, 2], [1, 4, 4]]
+    # The first window leaves its two queries two labels, the others leave theirs three.
+    others = np.array([2, 2, 3, 3])
+    present = np.isin(np.arange(ITEMS), LABEL_ROWS)
+    expected = np.where(present, others[:, None] * Q, np.nan)
+    assert expected_counts(candidates) == pytest.approx(expected, nan_ok=True, rel=1e-5)
+
+
+def test_uniform_draws_and_memory_are_negatives_with_their_share_of_the_expectation() -> None:
+    # 0 is drawn twice; of four places in the memory one is empty.
+    candidates = sampled(uniform=np.array([0, 0, 1]), remembered=np.array([3, 4, 2, -1]))
+    drawn = [0, 0, 1, 2, 3, 4]
+    labels = [[2], [2, 4], [1, 2], [1, 4, 4]]
+    own = LABEL_ROWS
+    expected = [
+        sorted([*among, *(item for item in drawn if item != own[query])])
+        for query, among in enumerate(labels)
+    ]
+    assert negatives(candidates) == expected
+    counts = (np.array([2, 2, 3, 3]) + 3)[:, None] * Q + 3 / ITEMS
+    assert expected_counts(candidates) == pytest.approx(counts, rel=1e-5)
+
+
+def test_once_an_item_is_one_candidate_with_the_probability_of_being_one() -> None:
+    candidates = sampled(uniform=np.array([0, 0, 1]), remembered=np.array([3, 4, 2, -1]), once=True)
+    assert sorted(candidates.rows.tolist()) == [0, 1, 2, 3, 4]
+    assert candidates.rows[candidates.positive].tolist() == LABEL_ROWS.tolist()
+    assert negatives(candidates) == [[0, 1, 2, 3], [0, 2, 3, 4], [0, 1, 2, 3], [0, 1, 3, 4]]
+    draws = (np.array([2, 2, 3, 3]) + 3)[:, None]
+    expected = 1 - (1 - Q) ** draws * (1 - 1 / ITEMS) ** 3
+    assert expected_counts(candidates) == pytest.approx(expected, rel=1e-5)
+
+
+def test_once_an_item_counts_if_it_stands_outside_the_own_window() -> None:
+    candidates = sampled(once=True)
+    # 4 is a label of the first window and of the second; 1 of the first alone.
+    assert negatives(candidates) == [[2], [2, 4], [1, 2], [1, 4]]
+    # With all labels in one window nothing is left, and nothing is infinite.
+    alone = sampled(once=True, window=np.zeros(4, int))
+    assert not alone.is_negative.any() and np.isfinite(alone.log_expected).all()
+    alone = sampled(window=np.zeros(4, int))
+    assert not alone.is_negative.any() and np.isfinite(alone.log_expected).all()
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_expectations_are_the_averages_of_many_draws(once: bool) -> None:
+    """Of the first query, whose label is item 0: 6 labels of other windows, 4 remembered, 3 uniform draws."""
+    tf.random.set_seed(3)
+    log_q = tf.constant(np.log(Q), tf.float32)
+
+    def draw(_: tf.Tensor) -> tf.Tensor:
+        labels = tf.cast(tf.random.categorical(log_q[tf.newaxis], 11)[0], tf.int32)
+        candidates = mixed(
+            tf.concat([[0], labels[:7]], axis=0),
+            tf.repeat(tf.range(4), 2),
+            lambda rows: tf.gather(log_q, rows),
+            ITEMS,
+            draw_uniformly(3, ITEMS),
+            labels[7:],
+            once,
+        )
+        return tf.math.unsorted_segment_sum(
+            tf.cast(candidates.is_negative[0], tf.float32), candidates.rows, ITEMS
+        )
+
+    average = tf.function(lambda: tf.reduce_mean(tf.map_fn(draw, tf.range(20_000), tf.float32), axis=0))()
+    expected = 1 - (1 - Q) ** 10 * (1 - 1 / ITEMS) ** 3 if once else 10 * Q + 3 / ITEMS
+    assert average.numpy()[1:] == pytest.approx(expected[1:], rel=0.03)
+    assert average.numpy()[0] == 0  # its own item
+
+
+def test_a_replica_asks_for_its_own_queries_among_all_labels() -> None:
+    for once in (False, True):
+        whole, part = sampled(once=once), sampled(once=once, queries=[2, 3])
+        assert part.rows.tolist() == whole.rows.tolist()
+        assert part.positive.tolist() == whole.positive[2:].tolist()
+        assert part.is_negative.tolist() == whole.is_negative[2:].tolist()
+        assert part.log_expected == pytest.approx(whole.log_expected[2:], rel=1e-5)
+
+
+def test_the_whole_catalog_has_every_other_item_for_a_negative() -> None:
+    candidates = whole_catalog(tf.constant([3, 0]), 4)
+    assert candidates.rows.numpy().tolist() == [0, 1, 2, 3] and candidates.positive.numpy().tolist() == [3, 0]
+    assert candidates.is_negative.numpy().astype(int).tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
+    assert not candidates.log_expected.numpy().any()
+
+
+def test_uniform_draws_reach_every_item_equally_often() -> None:
+    tf.random.set_seed(4)
+    counts = np.bincount(draw_uniformly(50_000, ITEMS).numpy())
+    assert counts / 50_000 == pytest.approx(np.full(ITEMS, 1 / ITEMS), rel=0.05)
+
+
+def test_the_memory_holds_the_newest_labels_and_no_more() -> None:
+    memory = NegativesMemory(5)
+    assert memory.rows.numpy().tolist() == [-1] * 5
+    memory.push(tf.constant([1, 2, 3]))
+    assert memory.rows.numpy().tolist() == [1, 2, 3, -1, -1]
+    memory.push(tf.constant([4, 5, 6]))
+    assert memory.rows.numpy().tolist() == [4, 5, 6, 1, 2]
+    memory.push(tf.range(10, 20))
+    assert memory.rows.numpy().tolist() == [10, 11, 12, 13, 14]
+    memory.push(tf.zeros([0], tf.int32))
+    assert memory.rows.numpy().tolist() == [10, 11, 12, 13, 14]
+
+
+def test_one_draws_probability_from_that_of_a_batch() -> None:
+    one = np.array([1e-6, 1e-3, 0.1])
+    batch = 1 - (1 - one) ** 64
+    assert np.exp(per_draw(tf.constant(np.log(batch), tf.float32), tf.constant(64))) == pytest.approx(
+        one, rel=1e-4
+    )
+    # In every batch: finite.
+    assert math.isfinite(float(per_draw(tf.constant(0.0), tf.constant(64))))
 
 
 CATALOG = CatalogArrays(
@@ -117,11 +205,11 @@ def test_q_is_the_share_of_train_labels() -> None:
 
 
 LABEL_STEP = tf.constant([[1, 2, 0, 0], [0, 1, 1, 0]], tf.int64)
-LABEL_ROWS = tf.constant([[5, 6, 0, 0], [0, 3, 7, 0]])
+ROWS_OF_LABELS = tf.constant([[5, 6, 0, 0], [0, 3, 7, 0]])
 
 
 def drawn(limit: int) -> set[tuple[int, int]]:
-    at = draw_positions(LABEL_STEP, LABEL_ROWS, unknown_row=3, limit=limit)
+    at = draw_positions(LABEL_STEP, ROWS_OF_LABELS, unknown_row=3, limit=limit)
     pairs = list(zip(at.window.numpy().tolist(), at.event.numpy().tolist(), strict=True))
     assert len(pairs) == len(set(pairs)), "drawn with replacement"
     return set(pairs)

@@ -48,6 +48,9 @@ UNKNOWN = -1
 USER = "user"
 # Transformed, a value per position.
 IS_LISTEN = "is_listen"
+# A hash of the event type's name, of so many: three bytes an event, and no vocabulary to look for.
+EVENT_TYPE = "event_type"
+EVENT_TYPE_HASHES = 2**20
 EXAMPLE_AGE = "example_age"
 # History aggregates over the last N events at each position, see trainer/history_aggregates.py; z-scored by
 # train's query positions.

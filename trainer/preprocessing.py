@@ -34,8 +34,8 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     Returns:
       `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
-      item ids, play ratios and labels as they came; `is_listen`; `example_age` in days; aggregates. And the
-      users' columns, see `_columns`.
+      item ids, play ratios and labels as they came; event types, hashed; `is_listen`; `example_age` in days;
+      aggregates. And the users' columns, see `_columns`.
     """
     item_id = inputs[features.HISTORY_ITEM_ID]
     timestamp = inputs[features.HISTORY_TIMESTAMP]
@@ -59,6 +59,11 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         ),
         features.HISTORY_ITEM_ID: item_id,
         features.HISTORY_PLAY_RATIO: inputs[features.HISTORY_PLAY_RATIO],
+        features.EVENT_TYPE: timestamp.with_flat_values(
+            tf.strings.to_hash_bucket_fast(
+                inputs[features.HISTORY_EVENT_TYPE].flat_values, features.EVENT_TYPE_HASHES
+            )
+        ),
         features.LABEL_STEP: label_step,
         features.LABEL_ITEM_ID: inputs[features.LABEL_ITEM_ID],
     }

@@ -14,13 +14,14 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 import tensorflow_transform as tft
 
-from pipeline.configs import TrainerConfig
+from pipeline.configs import TrainerConfig, event_type_weights
 from pipeline.errors import UserError
 from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.retrieval_task import CorrectedRetrieval
-from trainer.sampling import draw_positions, log_sampling_probability, negatives_mask
+from trainer.label_weights import event_type_hash, play_ratio_weight, reaction_weight, user_weight
+from trainer.retrieval_task import retrieval_task
+from trainer.sampling import CandidateSampler, draw_positions, log_sampling_probability
 from trainer.serving import Towers
 from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows, padded, windows_of
 
@@ -59,20 +60,25 @@ class TwoTowerModel(tfrs.Model):
         config: TrainerConfig,
         aggregates: Sequence[str] = features.AGGREGATES,
         user_values: Mapping[str, int] | None = None,
+        user_weight: np.ndarray | None = None,
     ) -> None:
         """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
-        aggregates to read; `user_values`: see QueryTower."""
+        aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
+        `label_weights.user_weight`, default: all are one."""
         super().__init__()
         items = ItemEmbedding(table, config)
         self.query_tower = QueryTower(items, users, history_length, config, user_values)
         self.candidate_tower = CandidateTower(items, config)
-        self.task = CorrectedRetrieval(config.temperature)
+        self.task = retrieval_task(config)
         self._items = items
         self._history_length = history_length
         self._aggregates = tuple(aggregates)
         self._config = config
-        corrected = config.sampling_correction == "logq"
-        self._log_q = tf.Variable(log_q if corrected else np.zeros_like(log_q), trainable=False)
+        self._event_type_weights = event_type_weights(config)
+        self._user_weight = None
+        if user_weight is not None:
+            self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
+        self._sampler = CandidateSampler(config, table, log_q)
 
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
         """`inputs`: a batch of transformed windows."""
@@ -80,21 +86,30 @@ class TwoTowerModel(tfrs.Model):
         windows = windows_of(inputs, table, self._history_length, self._aggregates)
         label_step, label_rows = labels_of(inputs, windows)
         at = draw_positions(label_step, label_rows, table.size, self._config.positions_per_step)
-        where = tf.stack(at, axis=-1)
-        rows = tf.gather_nd(label_rows, where)
-        played = tf.gather_nd(
-            tf.gather(padded(inputs[features.HISTORY_PLAY_RATIO]), _label_index(label_step), batch_dims=1),
-            where,
-        )
-        floor = self._config.play_ratio_floor
-        weight = tf.where(played < 0, 1.0, floor + (1 - floor) * tf.minimum(played, 1.0))
+        rows = tf.gather_nd(label_rows, tf.stack(at, axis=-1))
+        candidates = self._sampler(rows, at.window, training)
         return self.task(
             self.query_tower(windows, at, training=training),
-            self.candidate_tower(rows, training=training),
-            log_sampling_probability=tf.gather(self._log_q, rows),
-            score_mask=negatives_mask(rows, at.window),
-            sample_weight=weight,
+            self.candidate_tower(candidates.rows, training=training),
+            candidates,
+            self._weights(inputs, windows, label_step, at),
         )
+
+    def _weights(
+        self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor, at: Positions
+    ) -> tf.Tensor:
+        """Of each position's label, float32 [positions]: their sum is one, but for the users' weights."""
+        weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), self._config.play_ratio_floor)
+        if self._event_type_weights:
+            types = padded(inputs[features.EVENT_TYPE])
+            weight *= reaction_weight(types, windows.rows, windows.is_listen, self._event_type_weights)
+        of_label = tf.gather(weight, _label_index(label_step), batch_dims=1)
+        drawn = tf.gather_nd(of_label, tf.stack(at, axis=-1))
+        drawn = tf.math.divide_no_nan(drawn, tf.reduce_sum(drawn))
+        if self._user_weight is None:
+            return drawn
+        # Not among what they are divided by: a step of heavy listeners alone would lift them back to one.
+        return drawn * tf.gather(self._user_weight, tf.gather(windows.user, at.window))
 
 
 def _label_index(label_step: tf.Tensor) -> tf.Tensor:
@@ -303,18 +318,26 @@ def train(
     log_q = log_sampling_probability(catalog, _label_counts(transform_output))
     # A catalog with vectors is large, and the table has it.
     del catalog
+    spec = transform_output.transformed_feature_spec()
+    users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
+    user_weights = None
+    if config.max_labels_per_user:
+        labels = _labels_by_user(_batches(data.train_files, spec, 256), users)
+        user_weights = user_weight(labels, config.max_labels_per_user)
+    if config.event_type_weights:
+        _check_event_types(_batches(data.train_files, spec, 256), config)
     model = TwoTowerModel(
         table,
         log_q,
-        transform_output.vocabulary_size_by_name(features.USER_VOCABULARY),
+        users,
         data.history_length,
         config,
         data.resolved.history,
         _user_vocabularies(transform_output, data.resolved),
+        user_weights,
     )
     model.compile(optimizer=tf.keras.optimizers.Adam(config.learning_rate))
 
-    spec = transform_output.transformed_feature_spec()
     batches = _batches(data.train_files, spec, config.windows_per_step, shuffle_seed=config.seed)
     validation = ValidationRecall(_batches(data.eval_files, spec, 256), table, data, config.seed, cutoff)
     history = model.fit(
@@ -364,6 +387,26 @@ def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:
     with tf.io.gfile.GFile(path) as file:
         pairs = [line.split() for line in file]
     return {int(item): int(count) for count, item in pairs}
+
+
+def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
+    """How many labels each user has, int64 [users + 1], the last of users that are not in the vocabulary."""
+    counts = np.zeros(users + 1, np.int64)
+    for batch in batches:
+        labels = np.count_nonzero(padded(batch[features.LABEL_STEP]), axis=1)
+        np.add.at(counts, tf.reshape(batch[features.USER], [-1]).numpy(), labels)
+    return counts
+
+
+def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
+    """Raises UserError for a weight of an event type that no event of the batches has."""
+    missing = {int(event_type_hash(name)): name for name in event_type_weights(config)}
+    for batch in batches:
+        for number in np.unique(batch[features.EVENT_TYPE].flat_values):
+            missing.pop(int(number), None)
+    if missing:
+        name = next(iter(missing.values()))
+        raise UserError(f"trainer.event_type_weights names {name!r}, and no event of train is of that type.")
 
 
 def _batches(

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.streaming_frequency import StreamingFrequency
+
+ITEMS = 40
+# Spread over the whole range of ids, as data sets have them.
+IDS = np.random.default_rng(1).integers(0, 2**62, ITEMS)
+PROBABILITY = np.geomspace(0.9, 0.02, ITEMS)
+
+
+def stream(steps: int, probability: np.ndarray = PROBABILITY, seed: int = 2) -> list[np.ndarray]:
+    """Batches that hold each item with its probability, some of them several times."""
+    draw = np.random.default_rng(seed)
+    held = draw.random([steps, len(probability)]) < probability
+    return [draw.permutation(np.repeat(IDS[row], draw.integers(1, 4, row.sum()))) for row in held]
+
+
+def fed(frequency: StreamingFrequency, batches: list[np.ndarray]) -> StreamingFrequency:
+    update = tf.function(frequency.update, input_signature=[tf.TensorSpec([None], tf.int64)])
+    for batch in batches:
+        update(tf.constant(batch))
+    return frequency
+
+
+def estimates(frequency: StreamingFrequency) -> np.ndarray:
+    return frequency.probability(tf.constant(IDS)).numpy()
+
+
+def one_by_one(batches: list[np.ndarray], learning_rate: float, initial_gap: float) -> np.ndarray:
+    """Algorithm 2 in plain Python, with a dictionary for a hash function without collisions."""
+    seen: dict[int, int] = {}
+    gap = dict.fromkeys(IDS.tolist(), initial_gap)
+    for step, batch in enumerate(batches, 1):
+        for item in set(batch.tolist()):
+            gap[item] = (1 - learning_rate) * gap[item] + learning_rate * (step - seen.get(item, 0))
+            seen[item] = step
+    return np.array([1 / gap[item] for item in IDS.tolist()])
+
+
+def test_without_collisions_it_is_algorithm_2_step_by_step() -> None:
+    frequency, batches = StreamingFrequency(1_000_003, 1, 0.05, 30.0), stream(200)
+    assert len(set(frequency._places(tf.constant(IDS)).numpy()[0])) == ITEMS
+    expected = one_by_one(batches, 0.05, 30.0)
+    assert estimates(fed(frequency, batches)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_finds_the_probability_that_a_batch_holds_an_item() -> None:
+    """Batches hold items several times: what is measured is whether, and not how often."""
+    frequency = fed(StreamingFrequency(100_003, 2, 0.02, 30.0), stream(4_000))
+    # A geometric gap deviates by about its mean, and its moving average by sqrt(alpha / 2) of that.
+    assert estimates(frequency) == pytest.approx(PROBABILITY, rel=4 * (0.02 / 2) ** 0.5)
+    assert np.log(estimates(frequency) / PROBABILITY).mean() == pytest.approx(0, abs=0.05)
+
+
+def test_it_follows_a_distribution_that_changes() -> None:
+    frequency = fed(StreamingFrequency(100_003, 1, 0.05, 10.0), stream(1_000))
+    fed(frequency, stream(2_000, PROBABILITY[::-1], seed=3))
+    error = np.abs(estimates(frequency) - PROBABILITY[::-1]).mean()
+    assert error < 0.2 * np.abs(PROBABILITY - PROBABILITY[::-1]).mean()
+
+
+def test_an_item_counts_once_a_step_and_where_two_share_a_bucket_the_bucket_does() -> None:
+    frequency = StreamingFrequency(1, 1, 0.5, 8.0)  # all items in one bucket
+    frequency.update(tf.constant([3, 3, 4], tf.int64))
+    assert frequency.gap.numpy().tolist() == [0.5 * 8 + 0.5 * 1]
+    frequency.update(tf.zeros([0], tf.int64))
+    frequency.update(tf.constant([5], tf.int64))
+    assert frequency.gap.numpy().tolist() == [0.5 * 4.5 + 0.5 * 2]
+    assert int(frequency.step) == 3
+
+
+def test_an_unseen_item_has_the_initial_gap_and_a_new_one_leaves_it_slowly() -> None:
+    frequency = fed(StreamingFrequency(100_003, 3, 0.1, 50.0), stream(100))
+    unseen = frequency.probability(tf.constant([123, 2**62 + 5], tf.int64)).numpy()
+    assert unseen == pytest.approx([1 / 50, 1 / 50])
+    frequency.update(tf.constant([123], tf.int64))
+    # The steps since the first are its first gap.
+    assert 1 / frequency.probability(tf.constant([123], tf.int64)).numpy() == pytest.approx(
+        [0.9 * 50 + 0.1 * 101]
+    )
+
+
+def test_several_hash_functions_lower_the_error_of_collisions() -> None:
+    """Few buckets, and the same number in all."""
+    errors = []
+    for hashes in (1, 2, 4):
+        frequency = fed(StreamingFrequency(120 // hashes, hashes, 0.01, 10.0), stream(3_000))
+        errors.append(np.abs(estimates(frequency) - PROBABILITY).mean())
+    assert errors[1] < 0.8 * errors[0] and errors[2] < 0.8 * errors[0]
+
+
+def test_collisions_only_ever_raise_an_estimate() -> None:
+    """Why the largest gap of all hash functions is taken."""
+    alone = estimates(fed(StreamingFrequency(1_000_003, 1, 0.01, 5.0), stream(3_000)))
+    crowded = estimates(fed(StreamingFrequency(30, 1, 0.01, 5.0), stream(3_000)))
+    assert (crowded > 0.8 * alone).all() and (crowded > 2 * alone).any()
+
+
+def test_state_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    batches = stream(120)
+    whole = fed(StreamingFrequency(100, 2), batches)
+    begun = fed(StreamingFrequency(100, 2), batches[:50])
+    path = tf.train.Checkpoint(frequency=begun).save(str(tmp_path / "checkpoint"))
+    restored = StreamingFrequency(100, 2)
+    tf.train.Checkpoint(frequency=restored).restore(path).assert_consumed()
+    assert int(restored.step) == 50
+    assert estimates(fed(restored, batches[50:])).tolist() == estimates(whole).tolist()
+
+
+def test_it_is_state_and_not_trained() -> None:
+    frequency = StreamingFrequency(100, 2)
+    assert len(frequency.variables) == 3 and not frequency.trainable_variables
+
+
+TWO_REPLICAS = """
+import numpy as np, tensorflow as tf
+from trainer.streaming_frequency import StreamingFrequency
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    replicated = StreamingFrequency(50, 2, 0.1)
+single, draw, ids = StreamingFrequency(50, 2, 0.1), np.random.default_rng(0), np.arange(20)
+
+@tf.function
+def step(own):
+    # Each replica sees the joined batch.
+    joined = tf.distribute.get_replica_context().all_gather(own, axis=0)
+    replicated.update(joined)
+    return replicated.probability(tf.constant(ids))
+
+for _ in range(30):
+    halves = draw.integers(0, 20, [2, 8])
+    own = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(halves[context.replica_id_in_sync_group])
+    )
+    of_replicas = strategy.experimental_local_results(strategy.run(step, args=(own,)))
+    single.update(tf.constant(halves.reshape(-1)))
+    expected = single.probability(tf.constant(ids)).numpy()
+    assert len(of_replicas) == 2
+    for estimate in of_replicas:
+        np.testing.assert_allclose(estimate.numpy(), expected, rtol=1e-6)
+assert expected.std() > 0
+path = tf.train.Checkpoint(frequency=replicated).save("FOLDER/checkpoint")
+alone = StreamingFrequency(50, 2, 0.1)
+tf.train.Checkpoint(frequency=alone).restore(path).assert_consumed()
+np.testing.assert_allclose(alone.probability(tf.constant(ids)).numpy(), expected, rtol=1e-6)
+print("the same")
+"""
+
+
+def test_it_is_the_same_with_one_replica_and_with_two(tmp_path: Path) -> None:
+    """In a process of its own, since devices are set up once."""
+    run = subprocess.run(
+        [sys.executable, "-c", TWO_REPLICAS.replace("FOLDER", str(tmp_path))],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert run.stdout.splitlines()[-1:] == ["the same"], run.stderr
