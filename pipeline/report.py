@@ -80,10 +80,7 @@ def collect(output: str) -> dict[str, Any]:
         }
         for name, node in nodes.items()
     ]
-    artifacts = {
-        name: {key: [artifact["uri"] for artifact in found] for key, found in node["outputs"].items()}
-        for name, node in nodes.items()
-    }
+    artifacts = _uris(nodes)
     evaluation = _evaluation(artifacts.get(EVALUATOR, {}).get("evaluation", []))
     (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
     properties = pushed["properties"] if pushed else {}
@@ -100,17 +97,22 @@ def collect(output: str) -> dict[str, Any]:
     }
 
 
-def latest_artifacts(output: str, component: str, partial: bool | None = None) -> dict[str, list[str]]:
-    """URIs of what a component of the latest run gave, by output.
+def latest_outputs(
+    output: str, component: str, partial: bool | None = None
+) -> dict[str, dict[str, list[str]]]:
+    """URIs by component and output, of the newest run in which `component` gave something; {} if none.
 
-    `partial`: of the latest run that stopped on the way as it should, of the latest that should not; None: of
-    the latest of both.
+    `partial`: only of runs that stop on the way as they should, or only of those that should not.
 
     Raises:
       UserError: there is no run in `output`.
     """
-    found = _latest_run(output, partial).get(component, {"outputs": {}})["outputs"]
-    return {key: [artifact["uri"] for artifact in artifacts] for key, artifacts in found.items()}
+    store, runs = _runs(output, partial)
+    for run in runs:
+        nodes = _nodes(store, run)
+        if nodes.get(component, {}).get("outputs"):
+            return _uris(nodes)
+    return {}
 
 
 def newest_log(output: str) -> str | None:
@@ -127,8 +129,20 @@ def newest_version(directory: str) -> str | None:
     return os.path.join(directory, max(versions, key=int)) if versions else None
 
 
-def _latest_run(output: str, partial: bool | None = False) -> dict[str, dict[str, Any]]:
-    """What each node of the latest run did, in the order in which they began; see `collect`."""
+def _latest_run(output: str) -> dict[str, dict[str, Any]]:
+    store, runs = _runs(output, partial=False)
+    return _nodes(store, runs[0])
+
+
+def _uris(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    return {
+        name: {key: [artifact["uri"] for artifact in found] for key, found in node["outputs"].items()}
+        for name, node in nodes.items()
+    }
+
+
+def _runs(output: str, partial: bool | None) -> tuple[Any, list[Any]]:
+    """The metadata store and its runs, the newest first, of which there is at least one."""
     path = os.path.join(output, METADATA)
     nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
     if not os.path.isfile(path):
@@ -149,7 +163,13 @@ def _latest_run(output: str, partial: bool | None = False) -> dict[str, dict[str
     runs = [run for run in runs if partial is None or run.name.startswith(PARTIAL_RUN) == partial]
     if not runs:
         raise UserError(nothing)
-    run = max(runs, key=lambda context: context.id)
+    return store, sorted(runs, key=lambda context: -context.id)
+
+
+def _nodes(store: Any, run: Any) -> dict[str, dict[str, Any]]:
+    """What each node of a run did, in the order in which they began; see `collect`."""
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
     executions = sorted(store.get_executions_by_context(run.id), key=lambda execution: execution.id)
     events = store.get_events_by_execution_ids([execution.id for execution in executions])
     outputs = [event for event in events if event.type == pb.Event.OUTPUT]

@@ -16,10 +16,11 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 import schema as schemas
 from pipeline import storage
 from pipeline.errors import UserError
-from pipeline.report import latest_artifacts
+from pipeline.report import latest_outputs
 from trainer import features
 
 ENVIRONMENT = "SERVING"
+APPROVED = "ApprovedStatistics"
 _REQUIRED = (features.USER_ID, features.HISTORY_ITEM_ID, features.HISTORY_TIMESTAMP)
 _HISTORY = "history_"
 # Complaints that are told; the rest is counted.
@@ -44,8 +45,8 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
 
     Args:
       path: JSON lines, each a row of the "instances" of TensorFlow Serving's REST API, or a whole body.
-      output: directory of runs, whose latest schema and train statistics the requests are held against;
-        None: the curated schema alone.
+      output: directory of runs: the requests are held against the schema and the train statistics of the
+        latest one that passed the gate. None: against the curated schema alone.
       max_skew: the greatest distance from train's distributions that is let pass; 0: any.
 
     Raises:
@@ -82,15 +83,22 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
 
 
 def _schema(output: str | None) -> schema_pb2.Schema:
-    if output is None:
-        text = schemas.read("interactions")
-    else:
-        uris = latest_artifacts(output, "InteractionSchema").get("schema")
-        if not uris:
-            raise UserError(f"{output}: the latest run did not get as far as its schema; run it again.")
-        with storage.open_file(storage.join(uris[0], "schema.pbtxt")) as file:
+    text = schemas.read("interactions")
+    if output is not None:
+        (uri,) = _approved(output)["InteractionSchema"]["schema"]
+        with storage.open_file(storage.join(uri, "schema.pbtxt")) as file:
             text = file.read().decode()
     return text_format.Parse(text, schema_pb2.Schema())
+
+
+def _approved(output: str) -> dict[str, dict[str, list[str]]]:
+    """What the components of the latest run gave that the gate let pass."""
+    found = latest_outputs(output, APPROVED)
+    if not found:
+        raise UserError(
+            f"{output}: no run there has got past the gate, so that there is nothing to compare with."
+        )
+    return found
 
 
 def _fields(schema: schema_pb2.Schema) -> dict[str, _Field]:
@@ -239,10 +247,8 @@ def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
     from components.anomaly_gate import comparisons
     from components.comparable_statistics import requests_as_statistics
 
-    uris = latest_artifacts(output, "StatisticsGen").get("statistics")
-    if not uris:
-        raise UserError(f"{output}: the latest run did not get as far as its statistics; run it again.")
-    found = requests_as_statistics.compare(requests, uris[0], limit)
+    (uri,) = _approved(output)[APPROVED]["approved"]
+    found = requests_as_statistics.compare(requests, uri, limit)
     beyond = [one for one in found if one.verdict == comparisons.EXCEEDS]
     if beyond:
         raise UserError(

@@ -12,7 +12,7 @@ from components.anomaly_gate import verdict
 from pipeline.configs import PipelineConfig
 from pipeline.errors import UserError
 from pipeline.local_runner import run_local
-from pipeline.report import latest_artifacts, newest_log
+from pipeline.report import latest_outputs, newest_log
 
 GATE = "AnomalyGate"
 
@@ -34,7 +34,7 @@ def validate_data(data: str, output: str | None, config: PipelineConfig) -> list
     """
     with _place(output) as place:
         run_local(data, place, config, until=GATE)
-        (folder,) = latest_artifacts(place, GATE, partial=True)["report"]
+        (folder,) = latest_outputs(place, GATE, partial=True)[GATE]["report"]
         return verdict.read(folder).lines()
 
 

@@ -13,6 +13,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 
 from components.anomaly_gate import comparisons
 from components.anomaly_gate.comparisons import Comparison, Sides
+from components.approved_statistics.approved import FILE
 from components.comparable_statistics.distributions import (
     JENSEN_SHANNON,
     L_INFINITY,
@@ -29,16 +30,15 @@ from trainer import features
 SIDES = Sides("skew", "the requests", "train", "validation.max_skew")
 
 
-def compare(requests: Sequence[Mapping[str, Any]], statistics_uri: str, limit: float) -> list[Comparison]:
+def compare(requests: Sequence[Mapping[str, Any]], approved_uri: str, limit: float) -> list[Comparison]:
     """Verdicts on the features that any of the requests gives; the others a model fills in.
 
     Args:
       requests: fields by name, of the types that the schema asks for.
-      statistics_uri: of StatisticsGen, with the split `train`.
+      approved_uri: what ApprovedStatistics kept of train.
       limit: the greatest distance that is let pass.
     """
-    path = os.path.join(statistics_uri, "Split-train", "FeatureStats.pb")
-    train = tfdv.load_stats_binary(path).datasets[0]
+    train = tfdv.load_stats_binary(os.path.join(approved_uri, FILE)).datasets[0]
     built_in = compared_for_skew(ResolvedFeatures())
     given = {name for request in requests for name in request}
     compared = [one for one in built_in if one.name in given]

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import command_line, configs
+from pipeline.configs import DAY
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from pipeline.errors import UserError
+from tests.e2e.runs import call
+
+USERS, DAYS, EVERY = 60, 10, 7_200
+
+
+def write(path: Path, ratio: Callable[[np.ndarray], np.ndarray] = lambda ratios: ratios) -> Path:
+    """Sixty users who do something every two hours for ten days; every tenth event is a like."""
+    random = np.random.default_rng(3)
+    size = USERS * DAYS * DAY // EVERY
+    user = np.arange(size) % USERS
+    events = {
+        "user_id": user,
+        "item_id": random.integers(0, 50, size),
+        "timestamp": np.arange(size) // USERS * EVERY + user,
+        "event_type": np.where(random.random(size) < 0.1, "like", "listen"),
+        "play_ratio": ratio(np.where(random.random(size) < 0.6, 1.0, random.random(size))),
+    }
+    with DataDirectoryWriter(str(path), DatasetProperties("sixty", "listen", True)) as writer:
+        writer.write("events", pa.table(events))
+        writer.write("items", pa.table({"item_id": np.arange(50), "item_length": np.full(50, 100.0)}))
+    return path
+
+
+def in_percent(ratios: np.ndarray) -> np.ndarray:
+    return ratios * 100
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "healthy")
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "broken", in_percent)
+
+
+def validate(data: Path, *arguments: str) -> tuple[int, str, str]:
+    return call(["validate", "--data", str(data), "--preset", "smoke", *arguments])
+
+
+def components_in(written: str) -> dict[str, bool]:
+    """Components whose lines were written, and whether they ran rather than were cached."""
+    lines = [line for line in written.splitlines() if line.endswith((" s", " cached"))]
+    return {line.split()[0]: line.endswith(" s") for line in lines}
+
+
+def test_healthy_data_is_told_what_was_checked_and_nothing_is_left(
+    healthy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    status, shown, errors = validate(healthy)
+    assert status == 0, errors
+    assert "interactions / test: " in shown and "against the schema: holds" in shown
+    assert "skew: history_event_type: L-infinity distance 0.0" in shown
+    assert "Drift is not looked for: no earlier run has passed." in shown
+    # Up to the gate, and no further.
+    ran = components_in(capfd.readouterr().out)
+    assert "AnomalyGate" in ran
+    assert not {"Transform", "ApprovedStatistics", "Trainer"} & ran.keys()
+    assert not list(tmp_path.glob("two-tower-validate-*"))
+
+
+def test_edited_data_is_refused_before_anything_is_written(healthy: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "data")
+    (events,) = (data / "events").glob("*.parquet")
+    events.write_bytes(events.read_bytes()[:-1])
+    status, _, errors = validate(data, "--output", str(tmp_path / "output"))
+    assert status == command_line.EXIT_USER_ERROR
+    assert str(events) in errors
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.fixture(scope="module")
+def output(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a run has passed the gate."""
+    from pipeline.local_runner import run_local
+
+    place = tmp_path_factory.mktemp("output")
+    run_local(str(healthy), str(place), configs.load("smoke"), until="ApprovedStatistics")
+    return place
+
+
+def test_data_is_compared_with_that_of_the_run_before_and_the_next_run_takes_over_what_was_done(
+    healthy: Path, output: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, shown, errors = validate(healthy, "--output", str(output))
+    assert status == 0, errors
+    assert "drift: window_events: Jensen-Shannon divergence 0.00, limit 0.3: holds" in shown
+    ran = components_in(capfd.readouterr().out)
+    assert not ran["InteractionExampleGen"] and not ran["StatisticsGen"] and not ran["ExampleValidator"]
+    # The statistics to compare with were not there the first time; from now on they are the same.
+    validate(healthy, "--output", str(output))
+    ran = components_in(capfd.readouterr().out)
+    assert [name for name, anew in ran.items() if anew] == ["LatestApprovedStatistics"]
+
+
+def test_data_that_was_refused_is_refused_again(broken: Path, output: Path) -> None:
+    for _ in range(2):
+        status, _, errors = validate(broken, "--output", str(output))
+        assert status == command_line.EXIT_USER_ERROR
+        assert "drift: history_play_ratio: Jensen-Shannon divergence" in errors
+        assert "another unit?" in errors and "Traceback" not in errors
+
+
+def test_a_run_that_the_gate_stopped_is_reported_with_the_reason(broken: Path, output: Path) -> None:
+    from pipeline.local_runner import run_local
+    from pipeline.report import collect, render
+
+    with pytest.raises(UserError, match="history_play_ratio"):
+        run_local(str(broken), str(output), configs.load("smoke"))
+    report = collect(str(output))
+    assert report["status"] == "failed"
+    (gate,) = (one for one in report["components"] if one["name"] == "AnomalyGate")
+    assert "drift: history_play_ratio" in gate["error"]
+    shown = render(report)
+    assert shown.startswith("FAILED: AnomalyGate stopped the run.")
+    assert "drift: history_play_ratio: Jensen-Shannon divergence" in shown
+    # A validation is no run: the report stays that of the run.
+    validate(broken, "--output", str(output))
+    assert collect(str(output))["run"] == report["run"]
+
+
+def test_requests_are_held_against_what_the_model_learned_from(output: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+
+    def requests(factor: float) -> str:
+        path = tmp_path / f"{factor}.jsonl"
+        rows = []
+        for user in range(40):
+            ratios = np.where(random.random(20) < 0.6, 1.0, random.random(20)) * factor
+            rows.append(
+                {
+                    "user_id": user,
+                    "history_item_id": [*range(20), -1],
+                    "history_timestamp": [*range(20), -1],
+                    "history_play_ratio": [*ratios.tolist(), -1],
+                    "history_event_type": ["like" if place % 10 == 9 else "" for place in range(21)],
+                }
+            )
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return str(path)
+
+    arguments = ["validate", "--output", str(output), "--requests"]
+    status, shown, errors = call([*arguments, requests(1)])
+    assert status == 0, errors
+    assert "40 requests" in shown
+    assert "skew: history_event_type: L-infinity distance 0.0" in shown
+    status, _, errors = call([*arguments, requests(100)])
+    assert status == command_line.EXIT_USER_ERROR
+    assert "skew: history_play_ratio: Jensen-Shannon divergence" in errors
+    assert "history_event_type" not in errors
