@@ -47,6 +47,18 @@ def test_a_compiled_job_holds_every_component_and_the_settings(tmp_path: Path) -
     assert images == {"registry/two-tower:1"}
 
 
+def test_options_of_beam_reach_the_steps_that_run_on_it(tmp_path: Path) -> None:
+    options = [
+        "--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp",
+        "--sdk_container_image=registry/two-tower:1", "--experiments=use_runner_v2,shuffle_mode=service",
+    ]  # fmt: skip
+    _, spec = compiled(tmp_path, "--set", f"beam_args={','.join(options)}")
+    executors = spec.deployment_spec["executors"]
+    for name in ("InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "Transform"):
+        arguments = list(executors[f"{name}_executor"]["container"]["args"])
+        assert set(options) <= set(arguments), name
+
+
 def test_what_is_not_known_yet_is_asked_for_when_the_job_is_submitted(tmp_path: Path) -> None:
     _, spec = compiled(tmp_path)
     assert set(spec.root.input_definitions.parameters) == {"data", "data_digest", "push_directory"}

@@ -17,12 +17,15 @@ pytestmark = pytest.mark.e2e
 
 COMPONENTS = {
     "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
-    "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator", "AnomalyGate",
+    "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator",
+    "LatestApprovedStatistics", "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate",
+    "ApprovedStatistics",
     "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "LatestBlessedModel",
     "RetrievalEvaluator", "Pusher",
 }  # fmt: skip
-# It looks into the metadata store, which is what has changed.
-NEVER_CACHED = {"LatestBlessedModel"}
+# They look into the metadata store, which is what has changed.
+NEVER_CACHED = {"LatestBlessedModel", "LatestApprovedStatistics"}
+COMPARING = {"ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate"}
 
 
 def test_a_first_run_pushes_a_blessed_model_and_shows_every_component(first: Run, world: World) -> None:
@@ -70,8 +73,8 @@ def test_what_was_evaluated_is_what_is_pushed_byte_for_byte(first: Run) -> None:
 
 
 def test_an_unchanged_run_measures_nothing_new_and_pushes_nothing(unchanged: Run) -> None:
-    # There is a blessed model to compare with now; else all would be cached.
-    assert unchanged.ran <= NEVER_CACHED | {"RetrievalEvaluator", "Pusher"}
+    # There are statistics and a blessed model to compare with now; else all would be cached.
+    assert unchanged.ran <= NEVER_CACHED | COMPARING | {"RetrievalEvaluator", "Pusher"}
     assert (unchanged.status, unchanged.report["verdict"], unchanged.report["unchanged"]) == (
         0,
         BLESSED,
