@@ -28,7 +28,7 @@ from trainer.towers import Positions
 LOGQ, REFINED, NONE = "logq", "refined", "none"
 FULL = "full"
 STREAMING = "streaming"
-# Buckets of streaming frequency estimation, over all hash functions, for an item of the catalog.
+# Buckets of streaming frequency estimation for an item of the catalog, of each hash function: 12 bytes each.
 _BUCKETS_PER_ITEM = 5
 
 
@@ -205,7 +205,7 @@ class CandidateSampler(tf.Module):
             self._memory = NegativesMemory(config.memory_negatives)
         if config.frequency == STREAMING:
             self._frequency = StreamingFrequency(
-                max(1, _BUCKETS_PER_ITEM * table.size // config.frequency_hashes),
+                _BUCKETS_PER_ITEM * table.size,
                 config.frequency_hashes,
                 config.frequency_learning_rate,
                 config.frequency_initial_gap,

@@ -1,0 +1,108 @@
+"""Does training find the probabilities that its data were drawn with?
+
+A world of 40 items of very uneven popularity and 5 contexts, each with its own p(item | context). A window is
+of one context, so that its labels resemble each other, and a step has few windows. The "towers" are free: a
+score for every context and item. Then softmax(scores) can be p(item | context) exactly, and what is missing
+comes of the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipeline.configs import TrainerConfig
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.retrieval_task import retrieval_task
+from trainer.sampling import CandidateSampler
+
+ITEMS, CONTEXTS, WINDOWS, POSITIONS, STEPS = 40, 5, 6, 12, 1_500
+_draw = np.random.default_rng(5)
+CONTEXT_SHARE = np.array([0.35, 0.25, 0.2, 0.12, 0.08])
+PROBABILITY = np.arange(1, ITEMS + 1) ** -1.3 * np.exp(_draw.normal(size=[CONTEXTS, ITEMS]))
+PROBABILITY /= PROBABILITY.sum(axis=1, keepdims=True)
+Q = CONTEXT_SHARE @ PROBABILITY
+IDS = np.sort(_draw.integers(0, 2**40, ITEMS))
+NOTHING = np.full([ITEMS, 1], -1, np.int32)
+# Chance leaves .003 after so many steps even where nothing is sampled.
+EXACT = 0.008
+
+
+def divergence(own_window: bool = False, windows: int = WINDOWS, **settings: Any) -> float:
+    """Kullback-Leibler divergence of what is learnt from p(item | context), mean over contexts.
+
+    Args:
+      own_window: labels of a query's own window are negatives too, as if each were of another.
+      windows: a step's; it has as many labels whatever their number.
+      settings: of TrainerConfig.
+    """
+    tf.keras.utils.set_random_seed(1)
+    config = TrainerConfig(temperature=1.0, **settings)
+    table = CatalogTable(CatalogArrays(IDS, NOTHING, NOTHING, np.zeros(ITEMS, np.float32)), IDS)
+    sampler = CandidateSampler(config, table, np.log(np.append(Q, Q.min())).astype(np.float32))
+    task = retrieval_task(config)
+    scores = tf.Variable(tf.zeros([ITEMS, CONTEXTS]))
+    optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(0.05, STEPS))
+    optimizer.build([scores])
+    positions = WINDOWS * POSITIONS // windows
+    weight = tf.fill([windows * positions], 1 / (windows * positions))
+
+    @tf.function
+    def step() -> None:
+        context = tf.random.categorical(np.log(CONTEXT_SHARE)[np.newaxis], windows)[0]
+        labels = tf.random.categorical(tf.gather(np.log(PROBABILITY), context), positions, tf.int32)
+        rows = tf.reshape(labels, [-1])
+        window = tf.range(tf.size(rows)) if own_window else tf.repeat(tf.range(windows), positions)
+        with tf.GradientTape() as tape:
+            candidates = sampler(rows, window, training=True)
+            queries = tf.one_hot(tf.repeat(context, positions), CONTEXTS)
+            loss = task(queries, tf.gather(scores, candidates.rows), candidates, weight)
+        gradient = tf.convert_to_tensor(tape.gradient(loss, scores))
+        optimizer.apply_gradients([(gradient, scores)])
+
+    for _ in range(STEPS):
+        step()
+    learnt = tf.nn.log_softmax(tf.transpose(scores)).numpy()
+    return float(CONTEXT_SHARE @ (PROBABILITY * (np.log(PROBABILITY) - learnt)).sum(axis=1))
+
+
+STREAMING = {
+    "frequency": "streaming",
+    "frequency_initial_gap": 5.0,
+    "frequency_hashes": 4,
+    "deduplicate_negatives": True,
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"softmax": "full"},
+        {"sampling_correction": "logq", "deduplicate_negatives": True},
+        {"sampling_correction": "refined"},
+        {"sampling_correction": "refined", "uniform_negatives": 40},
+        {"sampling_correction": "logq", "deduplicate_negatives": True, "uniform_negatives": 10},
+        {"sampling_correction": "refined", "memory_negatives": 200},
+        {"sampling_correction": "logq", **STREAMING},
+        {"sampling_correction": "refined", **STREAMING},
+    ],
+    ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
+)
+def test_the_probabilities_are_found(settings: dict[str, Any]) -> None:
+    assert divergence(**settings) < EXACT
+
+
+def test_without_a_correction_they_are_not_and_where_duplicates_stay_the_standard_one_is_rough() -> None:
+    """Each copy of a frequent item weighs one in n Q, and of the positive, its accidental hits masked, there
+    is but one copy. The refined correction leaves it whole; where each item counts once it is nearly so."""
+    uncorrected, standard = divergence(sampling_correction="none"), divergence()
+    assert uncorrected > 0.3
+    assert 3 * EXACT < standard < uncorrected / 3
+
+
+def test_labels_of_the_own_window_as_negatives_would_bias_it() -> None:
+    masked, unmasked = (divergence(own, 3, sampling_correction="refined") for own in (False, True))
+    assert masked < 0.7 * unmasked
