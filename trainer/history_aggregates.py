@@ -153,12 +153,12 @@ class _LastEvents:
         """
         at = _places(counted)
         keys = tf.gather(key, at)
-        # Stable: occurrences of a key stay in order, hence those of one window together.
+        # Stable: occurrences of a key stay in order. One in a later window comes after all that are seen.
         by = tf.argsort(keys, stable=True)
         at, keys = tf.gather(at, by), tf.gather(keys, by)
-        window = tf.gather(self.window, at)
-        unseen = tf.minimum(at + self.history_length, tf.gather(self.row_splits, window + 1))
-        again = (keys[1:] == keys[:-1]) & (window[1:] == window[:-1])
+        window_end = tf.gather(self.row_splits, tf.gather(self.window, at) + 1)
+        unseen = tf.minimum(at + self.history_length, window_end)
+        again = keys[1:] == keys[:-1]
         until = tf.concat([tf.where(again, tf.minimum(at[1:], unseen[:-1]), unseen[:-1]), unseen[-1:]], 0)
         size = tf.size(counted)
         gone = tf.math.unsorted_segment_sum(tf.ones_like(until, tf.int32), until, size + 1)
