@@ -100,6 +100,9 @@ def create_pipeline(
     )
     history_length = config.windows.history_length
     features = resolved.to_json()
+    # To what need not run again when an item's column or an aggregate is named, and the other way about.
+    user_features = ResolvedFeatures(users=resolved.users).to_json()
+    item_features = ResolvedFeatures(items=resolved.items).to_json()
 
     interactions = InteractionExampleGen(
         data,
@@ -107,18 +110,16 @@ def create_pipeline(
         _json(config.split),
         _json(config.windows),
         source_digest(*windowing),
-        features,
+        user_features,
     )
     catalog = CatalogExampleGen(
         data,
         data_digest,
-        features,
+        item_features,
         source_digest("components/catalog_example_gen", specs, "trainer/features.py", directory),
     )
 
-    statistics = StatisticsGen(
-        examples=interactions.outputs["examples"], stats_options=statistics_options()
-    )
+    statistics = StatisticsGen(examples=interactions.outputs["examples"], stats_options=statistics_options())
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
     curated = source_digest("components/curated_schema")
     interaction_schema = CuratedSchema(
@@ -246,7 +247,7 @@ def create_pipeline(
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
-        features=features,
+        features=user_features,
         source_digest=source_digest(
             "components/retrieval_evaluator",
             "components/pusher/versions.py",

@@ -180,9 +180,8 @@ class Transformed:
         from trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
 
         def user_columns(user_id: np.ndarray) -> dict[str, pa.ListArray]:
-            known = (
-                {} if users is None else {user: row for row, user in enumerate(users["user_id"].to_pylist())}
-            )
+            assert users is not None
+            known = {user: row for row, user in enumerate(users["user_id"].to_pylist())}
             rows = pa.array([known.get(user) for user in user_id.tolist()], pa.int32())
             return encode_columns(users.take(rows), resolved.users, "users")
 

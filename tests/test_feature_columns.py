@@ -317,10 +317,18 @@ def test_the_signature_has_the_columns_as_inputs_with_defaults(built: Built) -> 
         assert math.isnan(signatures[name].defaults["user_age"].float_val[0])
         assert not {"user_id", "history_item_id", "history_timestamp"} & set(signatures[name].defaults)
     assert set(signatures["candidate_embedding"].inputs) == {"item_id"}
+    documented = tower_docs(built)
+    assert all(f"{spec.name}: " in documented and f"the user's {spec.column}" in documented for spec in USERS)
     answer = built.served.recommend(
         tf.constant([1], tf.int64), tf.constant([[3]], tf.int64), tf.constant([[9]], tf.int64)
     )
     assert np.isfinite(answer["score"][:, :70]).all()
+
+
+def tower_docs(built: Built) -> str:
+    layer, tower = (lambda raw: raw), built.model.query_tower
+    towers = Towers(layer, built.table, tower, built.model.candidate_tower, HISTORY_LENGTH, RESOLVED)
+    return str(towers.query_embedding.python_function.__doc__)
 
 
 def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed) -> None:
@@ -338,6 +346,26 @@ def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed
         "request_timestamp",
     ]
     assert [one.name for one in query_inputs(USERS)] == plain + [spec.name for spec in USERS]
+
+
+def test_naming_a_column_of_items_does_not_cut_windows_again() -> None:
+    from pipeline.configs import PipelineConfig
+    from pipeline.create_pipeline import create_pipeline
+
+    def parameters(resolved: ResolvedFeatures) -> dict[str, dict[str, Any]]:
+        dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), resolved)
+        return {node.id: node.exec_properties for node in dag.components}
+
+    plain = parameters(ResolvedFeatures(users=USERS))
+    for more in (
+        ResolvedFeatures(users=USERS, items=ITEMS),
+        ResolvedFeatures(users=USERS, history=("repeat_rate",)),
+    ):
+        changed = {name for name, values in parameters(more).items() if values != plain[name]}
+        assert not {"InteractionExampleGen", "InteractionSchema"} & changed
+        assert {"Trainer", "ScannIndexer"} <= changed
+        assert ("CatalogExampleGen" in changed) == ("CatalogTransform" in changed) == bool(more.items)
+        assert ("Transform" in changed) == bool(more.history)
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in ITEMS])
