@@ -129,7 +129,7 @@ class Small:
     log_q: np.ndarray
 
 
-def small(world: Transformed, **changes: Any) -> Small:
+def small(world: Transformed, user_weight: np.ndarray | None = None, **changes: Any) -> Small:
     output = tft.TFTransformOutput(world.graph)
     catalog_output = tft.TFTransformOutput(world.catalog_graph)
     catalog = CatalogArrays.read(world.catalog_files, catalog_output.transformed_feature_spec())
@@ -138,7 +138,8 @@ def small(world: Transformed, **changes: Any) -> Small:
     log_q = log_sampling_probability(catalog, training._label_counts(output))
     users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
     config = dataclasses.replace(CONFIG, positions_per_step=10_000, **changes)
-    return Small(TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config), table, log_q)
+    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config, user_weight=user_weight)
+    return Small(model, table, log_q)
 
 
 def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Transformed) -> None:
@@ -167,15 +168,123 @@ def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Tran
     assert loss == pytest.approx((weight * losses).sum() / weight.sum(), rel=1e-4)
 
 
-def test_without_the_correction_the_loss_is_another(small_world: Transformed) -> None:
+def with_the_towers_of(built: Small, other: Small) -> TwoTowerModel:
+    for mine, theirs in (
+        (built.model.query_tower, other.model.query_tower),
+        (built.model.candidate_tower, other.model.candidate_tower),
+    ):
+        mine.set_weights(theirs.get_weights())
+    return built.model
+
+
+STREAMING: dict[str, Any] = {"deduplicate_negatives": True, "frequency": "streaming"}
+FAST = STREAMING | {"frequency_learning_rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "than"),
+    [
+        ({"sampling_correction": "none"}, {}),
+        ({"sampling_correction": "refined"}, {}),
+        ({"hard_negatives": 5}, {}),
+        ({"deduplicate_negatives": True}, {}),
+        ({"uniform_negatives": 50}, {}),
+        ({"memory_negatives": 50}, {}),
+        ({"softmax": "full"}, {}),
+        ({"event_type_weights": ("like=0",)}, {}),
+        (STREAMING, {"deduplicate_negatives": True}),
+        (FAST | {"frequency_initial_gap": 7.0}, FAST),
+        (FAST, STREAMING),
+    ],
+)
+def test_a_setting_of_the_loss_changes_it(
+    small_world: Transformed, settings: dict[str, Any], than: dict[str, Any]
+) -> None:
     batch = small_world.batch("train")
-    corrected, plain = small(small_world), small(small_world, sampling_correction="none")
-    corrected.model.compute_loss(batch)
-    plain.model.compute_loss(batch)
-    plain.model.set_weights(corrected.model.get_weights())
-    assert float(plain.model.compute_loss(batch)) != pytest.approx(
-        float(corrected.model.compute_loss(batch)), abs=0.01
+    losses = []
+    first: Small | None = None
+    for changes in (than, settings):
+        built = small(small_world, **changes)
+        for begin in (40, 45, 40):
+            # In training, since memory and frequencies are of earlier steps; of a few windows, so that not
+            # every item is in all of them.
+            some = {name: values[begin : begin + 5] for name, values in batch.items()}
+            built.model.compute_loss(some, training=True)
+        first = first or built
+        losses.append(float(with_the_towers_of(built, first).compute_loss(batch)))
+    assert all(map(math.isfinite, losses))
+    assert losses[0] != pytest.approx(losses[1], abs=1e-4)
+
+
+def test_the_own_loss_and_tfrss_are_one_where_both_serve(small_world: Transformed) -> None:
+    """A temperature that is learned, but has not been yet, needs the one; everything else is the same."""
+    batch = small_world.batch("train")
+    tfrss, own = small(small_world), small(small_world, learned_temperature=True)
+    assert type(tfrss.model.task) is not type(own.model.task)
+    for built in (tfrss, own):
+        built.model.compute_loss(batch)
+    own_loss = float(with_the_towers_of(own, tfrss).compute_loss(batch))
+    assert own_loss == pytest.approx(float(tfrss.model.compute_loss(batch)), rel=1e-5)
+    assert len(own.model.trainable_variables) == len(tfrss.model.trainable_variables) + 1
+
+
+def test_the_most_active_users_count_as_much_as_the_cap_lets_them(small_world: Transformed) -> None:
+    """By weight, the loss is the sum of what it is with each user alone."""
+    batch = small_world.batch("train")
+    users = small_world.batch("train")[features.USER].numpy().max() + 1
+    labels = training._labels_by_user([batch], users)
+    raw = small_world.raw["train"]
+    assert labels.sum() == len(all_queries(raw)) and labels[-1] == 0 and (labels[:-1] > 0).all()
+    plain = small(small_world)
+    alone = []
+    for user in range(users):
+        built = small(small_world, user_weight=np.eye(users + 1, dtype=np.float32)[user])
+        built.model.compute_loss(batch)
+        alone.append(float(with_the_towers_of(built, plain if user else built).compute_loss(batch)))
+        plain = plain if user else built
+    weight = np.arange(users + 1, dtype=np.float32)
+    weighted = small(small_world, user_weight=weight)
+    weighted.model.compute_loss(batch)
+    assert float(with_the_towers_of(weighted, plain).compute_loss(batch)) == pytest.approx(
+        float(np.dot(weight[:-1], alone)), rel=1e-4
     )
+
+
+def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
+    small_world: Transformed, tmp_path: Path
+) -> None:
+    batch = small_world.batch("train")
+    settings = STREAMING | {"memory_negatives": 3_000, "learned_temperature": True}
+    built = small(small_world, **settings)
+    labels = built.table.rows_of(tf.constant(all_queries(small_world.raw["train"]).label_item_id)).numpy()
+    labels = np.sort(labels[labels < built.table.size])
+    built.model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
+    built.model.fit(tf.data.Dataset.from_tensors(batch), epochs=2, verbose=0)
+    state = built.model._sampler
+    assert np.sort(state._memory.rows[: 2 * len(labels)]).tolist() == np.repeat(labels, 2).tolist()
+    assert int(state._frequency.step) == 2
+    built.model.compute_loss(batch)
+    assert int(state._frequency.step) == 2, "counted outside of training"
+
+    path = tf.train.Checkpoint(model=built.model).save(str(tmp_path / "checkpoint"))
+    again = small(small_world, **settings)
+    tf.train.Checkpoint(model=again.model).restore(path)
+    for one in (built, again):
+        one.model.compute_loss(batch)
+    assert float(again.model.compute_loss(batch)) == pytest.approx(float(built.model.compute_loss(batch)))
+    assert again.model._sampler._memory.rows.numpy().tolist() == state._memory.rows.numpy().tolist()
+    # As Keras restores the weights of the best epoch.
+    weights = built.model.get_weights()
+    built.model.compute_loss(batch, training=True)
+    built.model.set_weights(weights)
+    assert int(state._frequency.step) == 2
+
+
+def test_weights_of_an_event_type_that_train_does_not_have_are_an_error(small_world: Transformed) -> None:
+    batches = tf.data.Dataset.from_tensors(small_world.batch("train"))
+    training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "listen=1")))
+    with pytest.raises(UserError, match=r"event_type_weights names 'lik'.*no event of train"):
+        training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "lik=2")))
 
 
 # Recall while training.
