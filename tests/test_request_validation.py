@@ -107,3 +107,23 @@ def test_a_file_that_is_not_there_and_one_that_is_not_utf8_are_named(tmp_path: P
     (tmp_path / "latin.jsonl").write_bytes(b'{"user_id": "\xe9"}')
     with pytest.raises(UserError, match="not UTF-8 at byte 13"):
         validate_requests(str(tmp_path / "latin.jsonl"), None, 0.3)
+
+
+def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> None:
+    from google.protobuf import text_format
+    from tensorflow_metadata.proto.v0 import schema_pb2
+
+    import schema
+    from components.scann_indexer.retrieval_model import _ANSWER_INPUTS
+    from pipeline.feature_specs import KINDS, FeatureSpec
+    from pipeline.request_validation import _fields
+    from trainer.serving import query_inputs
+
+    users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
+    fields = _fields(text_format.Parse(schema.read("interactions", users), schema_pb2.Schema()))
+    inputs = {one.name: one for one in (*query_inputs(users), *_ANSWER_INPUTS)}
+    assert fields.keys() == inputs.keys()
+    # One value a request where the signature has one a query.
+    for name, field in fields.items():
+        assert field.is_single == (len(inputs[name].shape) < 2), name
+        assert field.width == (inputs[name].shape[1:] == [4]) * 4, name
