@@ -40,6 +40,7 @@ WORLDS = {
 }
 # What the growth is measured over: everything before the Trainer.
 LAST_NODES = ("Transform", "CatalogTransform")
+THIS = (sys.executable, "-m", "benchmarks.data_plane", "--one")
 FORMS = ("windows", "row at a time", "polars")
 
 
@@ -54,6 +55,9 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw the growth")
     parser.add_argument("--one", nargs=3, metavar=("FORM", "DATA", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.one and options.one[0] == "growth":
+        run_until_trainer(*options.one[1:])
+        return
     if options.one:
         print(json.dumps(measure_here(*options.one)))
         return
@@ -111,13 +115,9 @@ def growth(work: str, sizes: list[str], plot: str | None) -> None:
         data, manifest = made(work, size)
         output = os.path.join(work, f"output-{size}")
         shutil.rmtree(output, ignore_errors=True)
-        program = (
-            "import sys; from pipeline.configs import PipelineConfig; "
-            "from pipeline.local_runner import run_local; "
-            f"run_local(sys.argv[1], sys.argv[2], PipelineConfig(), until={LAST_NODES!r})"
-        )
-        subprocess.run([sys.executable, "-c", program, data, output], check=True)
-        runs[size] = (manifest.counts["events"], components_of(output))
+        subprocess.run([*THIS, "growth", data, output], check=True, stdout=subprocess.DEVNULL)
+        with open(os.path.join(output, "components.json"), encoding="utf-8") as file:
+            runs[size] = (manifest.counts["events"], json.load(file))
     print(f"{'':24}" + "".join(f"{size:>20}" for size in runs))
     names = dict.fromkeys(name for _, components in runs.values() for name in components)
     for name in names:
@@ -134,13 +134,23 @@ def growth(work: str, sizes: list[str], plot: str | None) -> None:
         draw(runs, totals, plot)
 
 
-def components_of(output: str) -> dict[str, tuple[float, int]]:
-    """Seconds and peak bytes of each component of the latest run."""
+def run_until_trainer(data: str, output: str) -> None:
+    """Everything before the Trainer, in this process; seconds and peak bytes of each component, as JSON."""
+    from pipeline.local_runner import run_local
     from pipeline.report import collect
 
-    return {
-        one["name"]: (one["seconds"], one["peak_memory_bytes"] or 0) for one in collect(output)["components"]
-    }
+    components: dict[str, tuple[float, int]] = {}
+    for last in LAST_NODES:
+        run_local(data, output, PipelineConfig(), until=last)
+        for one in collect(output, partial=True)["components"]:
+            if not one["cached"]:
+                seconds, peak = components.get(one["name"], (0.0, 0))
+                components[one["name"]] = (
+                    seconds + one["seconds"],
+                    max(peak, one["peak_memory_bytes"] or 0),
+                )
+    with open(os.path.join(output, "components.json"), "w", encoding="utf-8") as file:
+        json.dump(components, file)
 
 
 def draw(runs: dict[str, Any], totals: dict[str, float], path: str) -> None:
@@ -176,8 +186,7 @@ def measured(form: str, data: str, out: str) -> dict[str, Any]:
     """`measure_here` in a fresh process."""
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
-    command = [sys.executable, "-m", "benchmarks.data_plane", "--one", form, data, out]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*THIS, form, data, out], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{form} failed:\n{done.stderr[-4000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

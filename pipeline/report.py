@@ -51,11 +51,12 @@ _EVALUATION_KEYS = (
 _WIDTH = 100
 
 
-def collect(output: str) -> dict[str, Any]:
+def collect(output: str, partial: bool = False) -> dict[str, Any]:
     """The latest run's report.
 
     Args:
       output: the directory that was given to `two-tower run --output`.
+      partial: of the latest run that stopped on the way, as it should (`two-tower validate`).
 
     Returns:
       `status` is "complete", "failed", or "unfinished" (killed, or still running), and `components` lists
@@ -68,7 +69,7 @@ def collect(output: str) -> dict[str, Any]:
     Raises:
       UserError: there is no run in `output`.
     """
-    nodes = _latest_run(output)
+    nodes = _latest_run(output, partial)
     components = [
         {
             "name": name,
@@ -129,8 +130,8 @@ def newest_version(directory: str) -> str | None:
     return os.path.join(directory, max(versions, key=int)) if versions else None
 
 
-def _latest_run(output: str) -> dict[str, dict[str, Any]]:
-    store, runs = _runs(output, partial=False)
+def _latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
+    store, runs = _runs(output, partial)
     return _nodes(store, runs[0])
 
 
