@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks import streaming_frequency as simulation
 from trainer.streaming_frequency import StreamingFrequency
 
 ITEMS = 40
@@ -118,6 +119,15 @@ def test_state_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_it_is_state_and_not_trained() -> None:
     frequency = StreamingFrequency(100, 2)
     assert len(frequency.variables) == 3 and not frequency.trainable_variables
+
+
+def test_the_benchmarks_batches_hold_each_item_with_its_probability() -> None:
+    probability, _ = simulation.probabilities()
+    drawn = simulation.batches(probability, 4_000, np.random.default_rng(3))
+    assert all(len(set(batch)) == simulation.BATCH for batch in drawn[:200].tolist())
+    share = np.bincount(drawn.ravel(), minlength=simulation.ITEMS) / len(drawn)
+    assert share == pytest.approx(probability, abs=5 * (0.25 / len(drawn)) ** 0.5)
+    assert np.abs(share - probability).mean() < 0.005
 
 
 TWO_REPLICAS = """
