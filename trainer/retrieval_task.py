@@ -88,7 +88,8 @@ class SampledSoftmax(tf.keras.layers.Layer):
         """`correction`: logq, refined or none; `hard_negatives`: of each query only so many count, those of
         the highest corrected logits, 0 for all; `learned_temperature`: it only begins at `temperature`, and
         never falls below 0.01."""
-        super().__init__(name="sampled_softmax")
+        # Whatever precision the towers have: logits and log c need all of it.
+        super().__init__(name="sampled_softmax", dtype="float32")
         self._correction = correction
         self._hard_negatives = hard_negatives
         self._log_temperature = self.add_weight(
