@@ -139,6 +139,9 @@ def recommend(
         # Listened to at the end of training, for want of a time.
         size = len(history or [])
         at = int(provenance["train_newest_timestamp"])
+        if not at and has_data:
+            # No split in time: the end of the data, which is 0 where it has no times.
+            at = _newest_time(data)
         items = list(history or [])
         events = _History(items, [at] * size, [""] * size, [-1.0] * size, [-1] * size, items)
         if not items:
@@ -221,6 +224,7 @@ def _provenance(path: str) -> dict[str, Any]:
 
 def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     import numpy as np
+    import pyarrow as pa
     import pyarrow.dataset as pads
 
     from pipeline.datasets.checked_columns import open_dataset
@@ -235,15 +239,20 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     label_event = provenance["label_event"]
     has_types = "event_type" in table.column_names
     kinds = table["event_type"].to_pylist() if has_types else [label_event] * len(table)
-    # As the windows of training: by time, at equal times listens before reactions, then as in the files.
-    is_reaction = np.array([kind != label_event for kind in kinds], dtype=bool)
-    order = np.lexsort((is_reaction, table[time].to_numpy()))
     # The model's "" is the label event, whatever the data set calls it; no other may have a name for it.
     other = {None: "unknown", "": "unknown", features.LISTEN: f"other {features.LISTEN}"}
-    kinds = ["" if kinds[row] == label_event else other.get(kinds[row], kinds[row]) for row in order]
+    kinds = ["" if kind == label_event else other.get(kind, kind) for kind in kinds]
+    # As the windows of training: by time, at equal times listens before reactions, then as in the files; of
+    # events that agree in time, item and type, as overlapping spans have them, the first.
+    items, times = table["item_id"].to_numpy(), table[time].to_numpy()
+    first: dict[tuple[int, int, str], int] = {}
+    for row in np.lexsort((np.array([kind != "" for kind in kinds], dtype=bool), times)).tolist():
+        first.setdefault((int(times[row]), int(items[row]), kinds[row]), row)
+    order = list(first.values())
+    kinds = [kinds[row] for row in order]
     last_listen = max((place for place, kind in enumerate(kinds) if not kind), default=-1)
     recent = slice(max(0, last_listen + 1 - provenance["history_length"]), last_listen + 1)
-    taken = table.take(order[recent])
+    taken = table.take(pa.array(order[recent], pa.int64()))
     return _History(
         item_id=taken["item_id"].to_pylist(),
         # Without times every time is 0, as in training.
@@ -253,6 +262,12 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
         is_organic=[int(value) for value in _or_unknown(taken, "is_organic")],
         seen=table["item_id"].to_pylist(),
     )
+
+
+def _newest_time(data: str) -> int:
+    from pipeline.datasets.data_directory import Manifest
+
+    return Manifest.load(data).time_range[1]
 
 
 def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[str]) -> pa.Table | None:

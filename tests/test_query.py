@@ -114,6 +114,18 @@ def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
     assert "Ninety-nine" in text
 
 
+def test_an_event_that_two_spans_hold_counts_once(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    """As in the windows that the model was trained on."""
+    again, other = (data / "events" / f"part-{number}.parquet" for number in (0, 1))
+    pq.write_table(pa.concat_tables([pq.read_table(again), pq.read_table(other)]), again)
+    query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
+    events = asked[0]["events"]
+    assert (events.item_id, events.timestamp) == ([20, 20, 30], [200, 200, 300])
+    assert events.event_type == ["", "like", ""]
+
+
 def test_without_times_the_order_tells_what_came_last(
     tmp_path: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
