@@ -155,8 +155,8 @@ def test_a_catalog_that_is_no_larger_than_the_cutoff_is_said_to_tell_nothing() -
     assert not any("catalog" in note for note in judge(evaluation(), LIMITS).notes)
 
 
-CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event")
-EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "next_event")
+CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event", "sha256:split")
+EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "next_event", "sha256:split")
 
 
 @pytest.mark.parametrize(
@@ -205,16 +205,20 @@ def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> Non
     assert not verdict and "another version of the data" in why
     same_data = dataclasses.replace(earlier, data_digest=candidate.data_digest)
     assert eligibility(candidate, same_data, test_start=0)[0]
+    other_split = dataclasses.replace(same_data, split_digest="sha256:fewer spans")
+    verdict, why = eligibility(candidate, other_split, test_start=0)
+    assert not verdict and "other spans" in why
     assert not eligibility(candidate, candidate, test_start=0)[0]
 
 
 def test_an_identity_is_read_from_the_model_s_own_record() -> None:
     provenance = {"dataset": "yambda", "data_digest": "sha256:d", "train_newest_timestamp": 5, "items": 3}
     # From before there was a second protocol.
-    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5, "next_event")
+    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5, "next_event", "")
     assert ModelIdentity.from_provenance(provenance, "sha256:m") == expected
-    frozen = dataclasses.replace(expected, protocol="frozen")
-    assert ModelIdentity.from_provenance({**provenance, "protocol": "frozen"}, "sha256:m") == frozen
+    frozen = dataclasses.replace(expected, protocol="frozen", split_digest="sha256:s")
+    named = {"protocol": "frozen", "split_digest": "sha256:s"}
+    assert ModelIdentity.from_provenance({**provenance, **named}, "sha256:m") == frozen
 
 
 def test_oracle_and_model_are_compared_on_the_same_queries() -> None:

@@ -284,6 +284,9 @@ def test_spans_are_read_together_and_what_comes_late_or_twice_is_counted(tmp_pat
     late = [e for e in log if e.time // DAY == 5][-10:]
     expected, _ = expected_queries([*late, *kept], newest)
     assert found_queries(newest) == expected
+    # Other spans may be another split, of the same settings.
+    assert facts_of(newest).data_digest == facts_of(artifact).data_digest
+    assert facts_of(newest).split_digest != facts_of(artifact).split_digest
 
 
 def test_events_of_a_data_set_without_times_are_left_out_one_by_one(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ class DataFacts:
     """The data's identity, its properties and where its splits lie.
 
     Times are in seconds (see `splits.TimeSplit`), and 0 where the protocol is no split in time.
-    `split_digest` is that of all settings of the split: of equal data and settings the splits are equal.
+    `split_digest` is that of all settings of the split, the spans that are read among them: of equal data and
+    settings the splits are equal.
     """
 
     data: str
@@ -42,7 +43,7 @@ class DataFacts:
         split = event_split(data, manifest, config, spans)
         times = split.times if isinstance(split, FrozenSplit) else split
         bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5
-        settings = json.dumps(dataclasses.asdict(config), sort_keys=True)
+        settings = json.dumps({**dataclasses.asdict(config), "spans": spans}, sort_keys=True)
         return cls(
             data,
             manifest.digest,

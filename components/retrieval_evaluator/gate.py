@@ -27,6 +27,7 @@ class ModelIdentity:
         train_newest_timestamp: time of the newest event that it was trained on, seconds; 0 where the
             protocol does not split by time.
         protocol: what was train and what was test, see SplitConfig.
+        split_digest: of all settings of the split, see DataFacts.
     """
 
     digest: str
@@ -34,6 +35,7 @@ class ModelIdentity:
     data_digest: str
     train_newest_timestamp: int
     protocol: str
+    split_digest: str
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any], digest: str) -> ModelIdentity:
@@ -45,6 +47,7 @@ class ModelIdentity:
             int(provenance["train_newest_timestamp"]),
             # Models from before there were others do not name it.
             provenance.get("protocol", "next_event"),
+            provenance.get("split_digest", ""),
         )
 
 
@@ -136,7 +139,7 @@ def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_st
     """Whether the latest blessed model may be compared with, and why.
 
     It must not have learned from a label that it would be asked for. Where the split is a point in time, what
-    it trained on must end before; where it is not, only a model of the very same data is known not to have.
+    it trained on must end before; where it is not, only a model of the very same split is known not to have.
 
     Args:
         candidate: the model that is judged.
@@ -157,6 +160,10 @@ def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_st
         if blessed.data_digest != candidate.data_digest:
             return False, (f"The latest blessed model was trained on another version of the data: under "
                            f"{candidate.protocol} it may have learned from today's test labels.")
+        if blessed.split_digest != candidate.split_digest:
+            # Of fewer spans, say, a user has too few events for one to be left out.
+            return False, ("The latest blessed model was trained with other settings of the split or other "
+                           f"spans: under {candidate.protocol} it may have learned from today's test labels.")
         return True, "The latest blessed model was trained on the same split of the same data."
     if blessed.train_newest_timestamp >= test_start:
         return False, (f"The latest blessed model was trained on today's test period: up to "
