@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import query
+from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
 from pipeline.errors import UserError
 from pipeline.feature_specs import FeatureSpec
 
@@ -145,6 +146,22 @@ def test_where_repeats_make_no_sense_all_that_the_user_ever_had_is_excluded(
     query.recommend(model, 1, None, 2)
     query.recommend(model, None, [99, 20], 2)
     assert [question["exclude"] for question in asked] == [[10, 20, 30], [20, 99]]
+
+
+@pytest.mark.parametrize(
+    ("column", "learned_until", "asked_at"),
+    [("timestamp", LAST_TIME, LAST_TIME), ("timestamp", 0, 5_000), ("order", 0, 0)],
+)
+def test_a_history_is_of_the_end_of_training_or_of_the_data_where_no_split_in_time_ends_training(
+    column: str, learned_until: int, asked_at: int, tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    directory = str(tmp_path / "data")
+    with DataDirectoryWriter(directory, DatasetProperties("d", "listen", True)) as writer:
+        writer.write("events", pa.table({"user_id": [1, 1], "item_id": [5, 6], column: [5_000, 4_000]}))
+        writer.write("items", pa.table({"item_id": [5, 6]}))
+    model = str(_model(tmp_path / "m", directory, train_newest_timestamp=learned_until))
+    query.recommend(model, None, [5, 6], 2)
+    assert asked[0]["events"].timestamp == [asked_at] * 2
 
 
 @pytest.mark.parametrize(("user", "note"), [(8, "User 8 has no events"), (3, "User 3 has no listens")])
