@@ -326,6 +326,7 @@ def _ingest(options: argparse.Namespace) -> int:
     if missing := [name for name, value in positions.items() if value is None]:
         raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")
 
+    from pipeline import storage
     from pipeline.datasets import FORMATS, ingest_report
 
     if options.format not in FORMATS:
@@ -339,6 +340,8 @@ def _ingest(options: argparse.Namespace) -> int:
                 f"--columns is for the format '{_TABLE}'; the columns of '{options.format}' are known."
             )
         given["columns"] = options.columns
+    if not storage.exists(options.source):
+        raise UserError(f"{options.source}: there is no such file or directory; it should be SRC.")
     manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
     print(ingest_report.render(manifest))
     print(f"Next: two-tower run --data {options.out} --output DIR")

@@ -55,6 +55,7 @@ def test_a_map_says_where_everything_is(tmp_path: pathlib.Path) -> None:
 def test_files_may_be_listed_by_split(tmp_path: pathlib.Path) -> None:
     text = WHOLE.replace("[a/*.parquet, b.csv]", "{train: [a.csv, b.csv], test: c.csv}")
     assert read(tmp_path, text).events.files == (("a.csv", "train"), ("b.csv", "train"), ("c.csv", "test"))
+    assert read(tmp_path, text.replace("test:", "val:")).events.files[-1] == ("c.csv", "eval")
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,8 @@ def test_files_may_be_listed_by_split(tmp_path: pathlib.Path) -> None:
         ("[a/*.parquet, b.csv]", "[]", "takes a file or pattern"),
         ("title: name", "embedding: vector", "items.embedding and embeddings.embedding"),
         ("dataset: my-films", "dataset: [1", "not YAML"),
+        ("dataset: my-films", "dataset: x\ndataset: y", r"columns\.yaml:\d+: key 'dataset' comes twice"),
+        ("item_id: id", "item_id: id, item_id: film", "key 'item_id' comes twice"),
         ("dataset: my-films", "dataset: 5", "key 'dataset' takes a text, and is 5"),
         ("dataset: my-films", "dataset: x\nuser_id_type: number", "takes one of integer, text, and is"),
         (WHOLE, "events", "holds keys and values"),

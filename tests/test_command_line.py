@@ -90,6 +90,7 @@ def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.Ca
         (["ingest", "--describe", "b", "--span", "3"], "leave out --span"),
         (["ingest", "--describe", "b"], "b is not a data directory"),
         (["ingest", "yambda", "a", "b", "--columns", "c.yaml"], "--columns is for the format 'table'"),
+        (["ingest", "yambda", "a", "b"], "a: there is no such file or directory; it should be SRC"),
         (["ingest", "yambda", "a", "b", "--span", "may"], "--span may: a span is a number of days"),
         (["run", "--output", "o"], "run needs a directory in --data"),
         (["run", "--data", "d"], "run needs a directory in --output"),

@@ -260,7 +260,7 @@ def test_the_order_of_the_lines_does_not_matter(
         manifest = ingest(folder_of(tmp_path, release, ordered), tmp_path / "b")
         assert sorted(events_of(tmp_path / "b")) == expected(kept), name
         users = [row[0] for row in ordered]
-        assert manifest.noted.get("event_files_not_sorted_by_user", 0) == (users != sorted(users))
+        assert manifest.noted.get("event_files_not_in_order", 0) == (users != sorted(users))
         assert manifest.dropped == first.dropped
         assert manifest.counts == first.counts
 

@@ -188,6 +188,12 @@ def test_spans_and_no_spans_do_not_mix(data: str) -> None:
     with pytest.raises(UserError, match=r"windows\.spans"):
         event_files(data + "-whole", spans=3)
     assert verify(data).spans == (3,)
+    # Nor are spans deleted whose manifest cannot be read.
+    with storage.open_file(storage.join(data, data_directory.MANIFEST), "w") as file:
+        file.write("{")
+    with pytest.raises(UserError, match="holds 1 spans, the newest 3"):
+        write(data, listens(3, 1))
+    assert any(name.startswith("events/span-3/") for name in storage.list_files(data))
 
 
 @pytest.mark.parametrize(

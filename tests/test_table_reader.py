@@ -105,7 +105,7 @@ def test_events_are_sorted_and_told_once(tmp_path: pathlib.Path) -> None:
         (3, 10, 50, "view"),
     ]
     assert manifest.dropped == {"duplicate_events": 6}
-    assert manifest.noted == {"event_files_not_sorted_by_user": 2, "users_with_one_event": 2}
+    assert manifest.noted == {"event_files_not_in_order": 2, "users_with_one_event": 2}
     # Without a table of items the catalog is what occurs in the events; nothing was left out of one.
     assert sorted(items_of(tmp_path)) == [10, 11, 12] and not manifest.repaired
     assert manifest.counts["user_rows"] == 0
@@ -129,7 +129,7 @@ def test_the_form_of_the_files_makes_no_difference(form: str, tmp_path: pathlib.
     in_order = np.lexsort((np.arange(4_000), events["at"], events["uid"]))
     write(tmp_path / "a", "events/a.parquet", {name: column[in_order] for name, column in events.items()})
     expected = ingest(tmp_path / "a")
-    assert "event_files_not_sorted_by_user" not in expected.noted
+    assert "event_files_not_in_order" not in expected.noted
     mapping, folder = MAP, tmp_path / "b"
     text = MAP.replace("*.parquet", "e.csv")
     if form == "one":
@@ -231,6 +231,9 @@ def test_rows_can_be_the_order_and_files_the_split(tmp_path: pathlib.Path) -> No
     ingest(tmp_path, mapping)
     events = [(row["user_id"], row["item_id"], row["split"]) for row in events_of(tmp_path)]
     assert events == [(1, 7, "train"), (1, 6, "train"), (1, 9, "test"), (2, 8, "train"), (2, 7, "test")]
+    # The rows of a later span would begin at 0 again.
+    with pytest.raises(UserError, match=r"columns\.yaml: 'events\.order_of_rows' .* without --span"):
+        ingest(tmp_path, mapping, span=3)
 
 
 @pytest.mark.parametrize(
@@ -491,7 +494,10 @@ def changed(**columns: Any) -> dict[str, Any]:
         ),
         (changed(uid=[1, None, 1, 1, 1]), "column 'uid', row 1: null is no value"),
         (changed(film=[1, 1, -4, 1, 1]), "column 'film', row 2: -4 is no id: ids are 0 or more"),
-        (changed(uid=[1.0, 2.0, 3.0, 4.0, 5.0]), "column 'uid' holds number, where ids have to be"),
+        (
+            changed(uid=[1.0, 2.0, 3.0, 4.0, 5.0]),
+            "column 'uid' holds numbers with a decimal point .*, where ids have to be whole numbers",
+        ),
         (
             changed(uid=pa.array([2**63] * 5, pa.uint64())),
             "9223372036854775808 is no whole number of at most 64",
@@ -510,7 +516,10 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(at=[[1]] * 5), "column 'at' is of type list<item: int64>, where time is needed"),
         (changed(film=[b"x"] * 5), "column 'film' holds neither, where ids have to be"),
         (changed(kind=[1.5] * 5), "column 'kind' is of type double, where text is needed"),
-        (changed(kind=["seen"] * 5), "no event of type 'view'"),
+        (
+            changed(kind=["seen", None, "heard", "seen", "seen"]),
+            "no event of type 'view'.* its types are 'heard', 'seen':",
+        ),
         (pa.table(EVENTS).slice(0, 0).to_pydict(), "no events in it"),
     ],
 )
@@ -552,6 +561,7 @@ def cut_gzip(folder: pathlib.Path) -> None:
         ('uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n', "its 1 quotes do not pair up"),
         (b"uid,film,at,kind\n1,1,1,view\n2,2,2,vi\xebw\n", "column 'kind', row 1: not UTF-8: convert"),
         (b"uid,film,at,k\xefnd\n1,1,1,view\n", "byte 0xef is not UTF-8"),
+        ("uid,film,at,kind\n1,1,1,view\n".encode("utf-16"), "is in UTF-16: say 'encoding: utf-16'"),
     ],
 )
 def test_bad_csv_is_named(text: str | bytes, told: str, tmp_path: pathlib.Path) -> None:
@@ -617,6 +627,14 @@ def test_a_column_of_two_types_is_refused_with_both_files(
     message = refused(tmp_path, MAP.replace("*.parquet", "*"))
     assert re.search(told, message), message
     assert all(str(path) in message for path in paths)
+
+
+def test_ids_of_two_types_are_told_by_the_name_that_each_file_has(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "events/a.parquet", EVENTS)
+    write(tmp_path, "films.csv", "id\ntt7\n")
+    message = refused(tmp_path, MAP + "items: {files: films.csv, item_id: id}\n")
+    assert "films.csv: column 'id' holds text, and integer in" in message
+    assert "a.parquet" in message and "say 'item_id_type: text'" in message
 
 
 def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib.Path) -> None:

@@ -174,7 +174,7 @@ def test_batches_and_order_of_the_file_do_not_matter(
     pq.write_table(log(shuffled), source / "multi_event.parquet")
     manifest = ingest(source, tmp_path / "shuffled")
     assert sorted(keys_of(tmp_path / "shuffled")) == sorted(UNIQUE)
-    assert manifest.noted["event_files_not_sorted_by_user"] == 1
+    assert manifest.noted["event_files_not_in_order"] == 1
     assert manifest.dropped["duplicate_events"] == 1
 
 
@@ -251,6 +251,7 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         ("multi_event", log(changed(4, 6, "skip")), "'event_type', row 4: 'skip'"),
         ("multi_event", log(changed(4, 6, None)), "'event_type', row 4: null"),
         ("multi_event", log(changed(3, 4, -5), played_ratio_pct=pa.int16()), "'played_ratio_pct', row 3: -5"),
+        ("multi_event", log(changed(6, 3, 2)), "'is_organic', row 6: 2 is neither 0 nor 1"),
         ("multi_event", log(EVENTS).slice(0, 0), "multi_event.parquet: no listens"),
         ("multi_event", log(EVENTS[8:10]), "multi_event.parquet: no listens"),
         ("embeddings", vectors(EMBEDDINGS | {11: [1.0, 0.0, 0.0]}), "'normalized_embed', row 1: .*width 3"),
@@ -389,8 +390,9 @@ def with_lists(table: pa.Table, name: str, lists: list[list[Any] | None]) -> pa.
     ("name", "lists", "told"),
     [
         ("timestamp", [[5, 6], [7]], "'timestamp', row 1: a list of 1 where the user's 'item_id' has 2"),
-        ("item_id", [[5, 6], None], "column 'item_id', row 1: null where"),
-        ("is_organic", [None, [1, 1]], "column 'is_organic', row 0: null where the user's 'item_id' has 2"),
+        ("item_id", [[5, 6], None], "column 'item_id', row 1: null is no list"),
+        ("is_organic", [None, [1, 1]], "column 'is_organic', row 0: null is no list"),
+        ("is_organic", [[0, 1], [1, 2]], "lists of row 1: column 'is_organic', row 1: 2 is neither 0 nor 1"),
         ("item_id", [[5, 6], [7, None]], "lists of row 1: column 'item_id', row 1: null is no value"),
         ("timestamp", [[5, 6], [None, 5]], "lists of row 1: column 'timestamp', row 0: null is no value"),
         (

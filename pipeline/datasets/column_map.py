@@ -34,6 +34,8 @@ from pipeline.errors import UserError
 
 # Units of time → how many of them are a second.
 UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# What a source calls a split → the split.
+SPLIT_OF = {**{split: split for split in SPLIT_NAMES}, "val": "eval", "valid": "eval", "validation": "eval"}
 # What a column's values may be said to be: of ids the first two.
 KINDS = ("integer", "text", "number", "boolean")
 
@@ -146,6 +148,18 @@ class ColumnMap:
     embeddings: TableMap | None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                mark = node.value[at][0].start_mark
+                raise UserError(f"{mark.name}:{mark.line + 1}: key '{key}' comes twice: leave one of them.")
+        return super().construct_mapping(node, deep)
+
+
 def read(path: str) -> ColumnMap:
     """Reads a column map.
 
@@ -155,7 +169,7 @@ def read(path: str) -> ColumnMap:
     """
     try:
         with storage.open_file(path, "r") as file:
-            content = yaml.safe_load(file)
+            content = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file, where the column map should be.") from None
     except OSError as error:
@@ -308,12 +322,12 @@ def _files(path: str, key: str, value: Any) -> tuple[tuple[str, str | None], ...
     """Patterns, and the split of each: from a text, a list of texts, or a mapping of splits to these."""
     if isinstance(value, dict):
         for split in value:
-            if split not in SPLIT_NAMES:
+            if split not in SPLIT_OF:
                 raise UserError(
                     f"{path}: key '{key}' takes files by split ({', '.join(SPLIT_NAMES)}), and has {split!r}."
                 )
         return tuple(
-            (pattern, split)
+            (pattern, SPLIT_OF[split])
             for split, patterns in value.items()
             for pattern, _ in _files(path, f"{key}.{split}", patterns)
         )

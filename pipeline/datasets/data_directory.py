@@ -70,6 +70,9 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
 REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 SPLIT_NAMES = ("train", "eval", "test")
 
+# Event types that an error names.
+_SHOWN_TYPES = 8
+
 _SPAN_FOLDER = re.compile(r"events/span-(\d+)/")
 # Where a directory is replaced file by file, a file's name holds the start of its digest.
 _UPLOADED = re.compile(r"(.*)-[0-9a-f]{12}(\.[a-z]+)")
@@ -273,6 +276,7 @@ class DataDirectoryWriter:
         self._users, self._heard, self._days = KeyCounts(), KeyCounts(), KeyCounts()
         self._catalog: list[np.ndarray] = []
         self._time_range = (0, 0)
+        self._other_types: set[str] = set()  # event types, until one is the label event
         self._manifest: Manifest | None = None
         _check_span(span)
 
@@ -364,14 +368,15 @@ class DataDirectoryWriter:
 
     def _added_to(self) -> Manifest | None:
         """The manifest of the directory that the span is added to; None where there is none or no span."""
-        there = storage.is_file(storage.join(self.out, MANIFEST))
-        if not there:
+        if not storage.is_file(storage.join(self.out, MANIFEST)):
             return None
         if self._span is None:
-            spans: tuple[int, ...] = ()
-            # One that cannot be read, such as an older version's, is simply replaced.
-            with contextlib.suppress(UserError):
+            try:
                 spans = Manifest.load(self.out).spans
+            except UserError:
+                # One that cannot be read, such as an older version's, is replaced, unless it holds spans.
+                there = map(_SPAN_FOLDER.match, storage.list_files(self.out))
+                spans = tuple(sorted({int(folder[1]) for folder in there if folder}))
             if spans:
                 raise UserError(
                     f"{self.out} holds {len(spans)} spans, the newest {spans[-1]}, which writing without a "
@@ -424,6 +429,8 @@ class DataDirectoryWriter:
         times = rows["timestamp" if has_times else "order"]
         if "event_type" in rows.column_names:
             times = times.filter(pc.equal(rows["event_type"], self.properties.label_event))
+            if not self.label_events and not len(times):
+                self._other_types.update(pc.unique(rows["event_type"].drop_null()).to_pylist())
         if "play_ratio" in rows.column_names:
             self.noted["play_ratio_over_1"] += pc.sum(pc.greater(rows["play_ratio"], 1.0)).as_py() or 0
         if len(times) and has_times:
@@ -472,9 +479,12 @@ class DataDirectoryWriter:
                 max((counts["last"] for counts in with_labels), default=0),
             )
         if not label_events:
+            shown = sorted(self._other_types)[:_SHOWN_TYPES]
+            others = f"its types are {', '.join(map(repr, shown))}" if shown else "no event has a type"
             raise UserError(
                 f"The data set '{self.properties.dataset}' has no event of type "
-                f"'{self.properties.label_event}', which is what is learned: check the source's event types."
+                f"'{self.properties.label_event}', which is what is learned; {others}"
+                f"{' and more' if len(self._other_types) > len(shown) else ''}: is the label event right?"
             )
 
         self._note(kept)

@@ -229,7 +229,7 @@ def write_ratings(
       The users and the items that occur, each int64[n], distinct, sorted.
     """
     is_sorted = divided_by_user.is_in_order(ratings(), ("user_id",))
-    writer.noted["event_files_not_sorted_by_user"] += not is_sorted
+    writer.noted["event_files_not_in_order"] += not is_sorted
     users, items = [np.zeros(0, np.int64)], np.zeros(0, np.int64)
     rating = pa.array([EVENT_TYPE])
     for table in divided_by_user.in_order(ratings(), ("user_id",), rows, is_sorted):

@@ -38,7 +38,7 @@ def render(manifest: Manifest) -> str:
         columns = ", ".join(name for name in manifest.columns["users"] if name != "user_id")
         lines.insert(3, f"           {counts['user_rows']:,} in users/ ({columns or 'no columns'})")
     if manifest.has_splits:
-        lines.append("Splits     the events' own (split: train, eval, test)")
+        lines.append("Splits     the events' own (column split)")
     if manifest.spans:
         shown = manifest.spans[-_SHOWN_SPANS:]
         told = ", ".join(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -148,8 +148,14 @@ def _check_one_kind(table: MappedTable, meaning: str, column: str) -> None:
     one_kind(column, found, "bring it to one type")
 
 
-def one_kind(column: str, kinds: Sequence[tuple[str, str | None]], remedy: str) -> str | None:
+def one_kind(
+    column: str | Mapping[str, str], kinds: Sequence[tuple[str, str | None]], remedy: str
+) -> str | None:
     """The kind that a column has in all files.
+
+    Args:
+      column: its name, or path → its name in that file.
+      kinds: path and kind of each file.
 
     Raises:
       UserError: it has several, naming two files.
@@ -160,7 +166,8 @@ def one_kind(column: str, kinds: Sequence[tuple[str, str | None]], remedy: str) 
             continue  # It is refused where it is read.
         both = source_values.common_kind(common, kind)
         if both == "":
-            raise UserError(f"{path}: column '{column}' holds {kind}, and {common} in {first}: {remedy}.")
+            name = column if isinstance(column, str) else column[path]
+            raise UserError(f"{path}: column '{name}' holds {kind}, and {common} in {first}: {remedy}.")
         if common is None:
             first = path
         common = both

@@ -19,6 +19,12 @@ from pipeline.datasets.mapped_tables import MappedTable, one_kind
 from pipeline.datasets.source_values import Place
 from pipeline.errors import UserError
 
+# Kinds of columns that are no ids, in words. Whole numbers become floats where a null was among them.
+_NO_IDS = {
+    "": "neither",
+    "number": "numbers with a decimal point (float), as whole numbers become beside a missing one",
+}
+
 
 class DirectoryBefore:
     """The data directory that a span is added to, if there is one."""
@@ -108,21 +114,20 @@ def ids_of(
         found: list[tuple[str, str | None]] = []
         if before is not None and before.is_there:
             found.append((before.out, "text" if has_texts else "integer"))
-        names = []
+        names = {path: column for path, _ in found}
         for source in (source for source in tables.values() if source.has(column)):
             name = source.map.columns[column]
-            found += source.kinds([name])[name]
-            names.append(name)
-        either = " or ".join(dict.fromkeys(names))
-        for path, kind in found:
-            if kind not in ("integer", "text", None):
-                raise UserError(
-                    f"{path}: column '{either}' holds {kind or 'neither'}, where ids have to be whole "
-                    "numbers or text. "
-                    f"If they are text, say '{column}_type: text' in the column map."
-                )
+            for path, kind in source.kinds([name])[name]:
+                if kind not in ("integer", "text", None):
+                    raise UserError(
+                        f"{path}: column '{name}' holds {_NO_IDS.get(kind, kind)}, where ids have to be "
+                        "whole numbers or text: write them as one of these, or say "
+                        f"'{column}_type: text' in the column map if they are text."
+                    )
+                found.append((path, kind))
+                names[path] = name
         remedy = f"bring them to one type, or say '{column}_type: text' in the column map if they are text"
-        kind = one_kind(either, found, remedy)
+        kind = one_kind(names, found, remedy)
     ids = Ids(kind == "text")
     if ids.is_text and before is not None:
         ids.continue_with(before.pairs(table, column, "original_id"))

@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.datasets import checked_columns
-from pipeline.datasets.column_map import UNITS
+from pipeline.datasets.column_map import SPLIT_OF, UNITS
 from pipeline.datasets.data_directory import SPLIT_NAMES
 from pipeline.errors import UserError
 
 # Names that published splits go by.
-_SPLIT_OF = {**{split: split for split in SPLIT_NAMES}, "val": "eval", "valid": "eval", "validation": "eval"}
 _WHOLE_NUMBER = r"^-?(0|[1-9][0-9]{0,18})$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
@@ -194,9 +193,9 @@ def splits(values: pa.Array, place: Place) -> pa.Array:
       UserError: a value is another, or null.
     """
     text = pc.utf8_lower(plain_text(values, place))
-    index = pc.index_in(text, value_set=pa.array(list(_SPLIT_OF)))
+    index = pc.index_in(text, value_set=pa.array(list(SPLIT_OF)))
     place.refuse_first(pc.is_null(index), values, f"is none of {', '.join(SPLIT_NAMES)}.")
-    return pa.array(list(_SPLIT_OF.values())).take(index)
+    return pa.array(list(SPLIT_OF.values())).take(index)
 
 
 def lists_of_text(values: pa.Array, separator: str | None, place: Place) -> pa.Array:

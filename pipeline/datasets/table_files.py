@@ -30,6 +30,7 @@ from pipeline.errors import UserError
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
 _PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 _NOT_UTF8 = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8", re.DOTALL)
@@ -145,6 +146,8 @@ def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None)
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         found = TableFile(path, path, True, False, text, schema, rows, split)
     else:
+        if magic.startswith(_UTF16) and text.encoding == TextFormat.encoding:
+            raise UserError(f"{path}: is in UTF-16: say 'encoding: utf-16' for its table in the column map.")
         found = TableFile(path, "", False, magic.startswith(_GZIP), text, pa.schema([]), 0, split)
         with _csv_errors(found):
             found = _on_disk(found, scratch)

@@ -64,6 +64,11 @@ def _ingest(
     properties = DatasetProperties(
         name or mapping.dataset, mapping.label_event, mapping.repeats_recommendable
     )
+    if span is not None and mapping.events.order_of_rows:
+        raise UserError(
+            f"{mapping.path}: 'events.order_of_rows' counts the rows of one ingest, and would begin anew in "
+            "every span: name a column of ranks in 'events.order', or ingest without --span."
+        )
     before = DirectoryBefore(out) if span is not None else None
     users = ids_of("user_id", mapping.user_id_type, tables, before)
     items = ids_of("item_id", mapping.item_id_type, tables, before)
@@ -103,7 +108,7 @@ def _read_events(
     when = [meaning for meaning in ("user_id", order) if table.has(meaning)]
     instants = (pa.table(_who_and_when(batch, users)) for batch in table.batches(when))
     is_sorted = divided_by_user.is_in_order(instants, by)
-    writer.noted["event_files_not_sorted_by_user"] += 0 if is_sorted else len(table.files)
+    writer.noted["event_files_not_in_order"] += 0 if is_sorted else len(table.files)
     converted = (_convert(batch, users, items, writer) for batch in table.batches(list(table.map.columns)))
     rows = sum(file.rows for file in table.files)
     for events in divided_by_user.in_order(converted, by, rows, is_sorted):

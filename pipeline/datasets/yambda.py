@@ -142,7 +142,7 @@ def _read_events(path: str, event_type: str | None, writer: DataDirectoryWriter)
     batch_rows = max(1, _EVENT_ROWS * users // max(rows, 1)) if is_sequential else _EVENT_ROWS
     instants = _converted(path, ["uid", "timestamp"], batch_rows, is_sequential, _instants)
     is_sorted = divided_by_user.is_in_order(instants, by)
-    writer.noted["event_files_not_sorted_by_user"] += not is_sorted
+    writer.noted["event_files_not_in_order"] += not is_sorted
     convert = functools.partial(_convert, event_type=event_type, writer=writer)
     batches = _converted(path, list(kinds), batch_rows, is_sequential, convert)
     for table in divided_by_user.in_order(batches, by, rows, is_sorted):
@@ -191,10 +191,15 @@ def _out_of_lists(batch: pa.RecordBatch, path: str, row: int) -> pa.RecordBatch:
         for name in lists
     }
     for name in lists:
-        wrong = (lengths[name] != lengths[lists[0]]) | (lengths[name] < 0)
+        missing = lengths[name] < 0
+        if missing.any():
+            remedy = "is no list; drop or repair the row."
+            raise checked_columns.refuse(path, name, row + int(np.argmax(missing)), "null", remedy)
+    for name in lists:
+        wrong = lengths[name] != lengths[lists[0]]
         if wrong.any():
             at = int(np.argmax(wrong))
-            value = "null" if lengths[name][at] < 0 else f"a list of {lengths[name][at]}"
+            value = f"a list of {lengths[name][at]}"
             first = f"the user's '{lists[0]}' has {lengths[lists[0]][at]}"
             remedy = f"where {first}: all lists of a user have to be of one length."
             raise checked_columns.refuse(path, name, row + at, value, remedy)
@@ -261,6 +266,11 @@ def _convert(
     zero = pc.equal(length, 0)
     writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
     organic = column("is_organic")
+    if organic is not None and not pa.types.is_boolean(organic.type):
+        strange = pc.invert(pc.is_in(organic.cast(pa.int64()), value_set=pa.array([0, 1, None], pa.int64())))
+        if pc.any(strange).as_py():
+            at = int(np.argmax(strange.to_numpy(zero_copy_only=False)))
+            raise checked_columns.refuse(path, "is_organic", row + at, organic[at], "is neither 0 nor 1.")
     return pa.table(
         {
             "user_id": checked_columns.ids(batch["uid"], path, "uid", row),
