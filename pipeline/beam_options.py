@@ -15,12 +15,13 @@ _DATAFLOW = "DataflowRunner"
 _DATAFLOW_NEEDS = ("project", "region", "temp_location")
 
 
-def check(beam_args: Sequence[str], places: Iterable[str] = ()) -> None:
+def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: bool = False) -> None:
     """Raises UserError for an option or runner that Beam does not know, or one that cannot work.
 
     Args:
       beam_args: options as Beam takes them, `--name=value` each.
       places: directories that workers read and write; Dataflow's do not see this machine's.
+      is_compiled: whether they are a compiled job's, rather than a run's, which always writes here.
     """
     parser = _Parser(allow_abbrev=False)
     for options in pipeline_options.PipelineOptions.__subclasses__():
@@ -49,10 +50,13 @@ def check(beam_args: Sequence[str], places: Iterable[str] = ()) -> None:
             )
         for place in places:
             if storage.is_local(place):
-                raise UserError(
-                    f"{place} is on this machine, which Dataflow's workers do not see. Compile the pipeline "
-                    "instead (two-tower compile --data gs://... --root gs://...) and submit the job."
+                remedy = (
+                    "Give a gs://... URL."
+                    if is_compiled
+                    else "Compile the pipeline instead (two-tower compile --data gs://... --root gs://...) "
+                    "and submit the job."
                 )
+                raise UserError(f"{place} is no place that Dataflow's workers see. {remedy}")
 
 
 def _known_runner(name: str | None) -> str | None:

@@ -48,14 +48,15 @@ def compile_job(
 
     Raises:
       UserError: the file's name does not end in .json, its folder does not exist, or a feature's kind is
-        missing or does not suit its column, or Beam does not know an option.
+        missing or does not suit its column, Beam does not know an option, or data or root lie where
+        Dataflow's workers, if it is they who run, do not see them.
     """
     folder = os.path.dirname(os.path.abspath(output_file))
     if not output_file.endswith(".json"):
         raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
     if not os.path.isdir(folder):
         raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
-    beam_options.check(config.beam_args)
+    beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
     manifest = Manifest.load(data) if data and _is_readable(data) else None
     pipeline = create_pipeline(
         data=data or RuntimeParameter(name=DATA_PARAMETER, ptype=str),

@@ -52,6 +52,18 @@ def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> 
 
     with pytest.raises(UserError, match=r"two-tower compile"):
         check(DATAFLOW, places=[str(tmp_path)])
+    with pytest.raises(UserError, match=r"Give a gs://\.\.\. URL"):
+        check(DATAFLOW, places=["gs://b/data", str(tmp_path)], is_compiled=True)
+
+
+def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_path: Path) -> None:
+    from pipeline.kubeflow_runner import compile_job
+
+    config = configs.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
+    for places in ({"data": str(tmp_path)}, {"data": "gs://b/data", "root": str(tmp_path)}):
+        with pytest.raises(UserError, match=rf"{tmp_path} is no place that Dataflow's workers see"):
+            compile_job("registry/two-tower:1", str(tmp_path / "job.json"), config, **places)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
