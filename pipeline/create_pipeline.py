@@ -92,9 +92,9 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: how the runner knows the latest artifact of a type.
     """
-    directory = "pipeline/datasets/data_directory.py"
     specs = "pipeline/feature_specs.py"
-    windowing = ("components/interaction_example_gen", specs, "trainer/features.py", directory)
+    # What reads a data directory: which rows, and in which order.
+    reading = (specs, "trainer/features.py", "pipeline/datasets/data_directory.py", "pipeline/storage.py")
     preprocessing = source_digest(
         "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py", specs
     )
@@ -109,14 +109,14 @@ def create_pipeline(
         data_digest,
         _json(config.split),
         _json(config.windows),
-        source_digest(*windowing),
+        source_digest("components/interaction_example_gen", *reading),
         user_features,
     )
     catalog = CatalogExampleGen(
         data,
         data_digest,
         item_features,
-        source_digest("components/catalog_example_gen", specs, "trainer/features.py", directory),
+        source_digest("components/catalog_example_gen", *reading),
     )
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"], stats_options=statistics_options())
