@@ -246,6 +246,25 @@ def test_a_columns_type_stays(tmp_path: pathlib.Path, tables: list[pa.Table], co
 
 
 @pytest.mark.parametrize(
+    ("table", "rows", "complaint"),
+    [
+        ("items", pa.table([[7], [1], [2]], names=["item_id", "a", "a"]), "items have two columns 'a'"),
+        ("item", items(), "no table 'item': the tables are events, items, users"),
+    ],
+)
+def test_what_a_table_cannot_hold_is_refused(
+    tmp_path: pathlib.Path, table: str, rows: pa.Table, complaint: str
+) -> None:
+    with (
+        pytest.raises(UserError, match=complaint),
+        DataDirectoryWriter(str(tmp_path / "data"), PROPERTIES) as writer,
+    ):
+        writer.write("events", events())
+        writer.write(table, rows)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
     ("vectors", "complaint"),
     [
         (pa.array([[1.0], [1.0, 2.0]]), "row 1: an embedding of width 2"),

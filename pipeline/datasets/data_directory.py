@@ -694,6 +694,10 @@ def _in_order(table: str, rows: pa.Table, first_row: int) -> pa.Table:
     Raises:
       UserError: a required column is missing, cannot be cast, or holds what it must not.
     """
+    if table not in COLUMNS:
+        raise UserError(f"There is no table '{table}': the tables are {', '.join(COLUMNS)}.")
+    if twice := [name for name in rows.column_names if rows.column_names.count(name) > 1]:
+        raise UserError(f"The {table} have two columns '{twice[0]}': rename one of them.")
     known = COLUMNS[table]
     names = [name for name in known if name in rows.column_names]
     required = [*REQUIRED[table], *(["timestamp"] if table == "events" and "order" not in names else [])]
