@@ -195,7 +195,7 @@ def measured(form: str, data: str, out: str) -> dict[str, Any]:
 def measure_here(form: str, data: str, out: str) -> dict[str, Any]:
     """Seconds (without imports), peak memory, bytes written, and labels of each split, of one form."""
     from benchmarks import window_references
-    from components.interaction_example_gen.windows import TimeSplit
+    from components.interaction_example_gen.splits import TimeSplit
     from trainer import features
 
     config = PipelineConfig()

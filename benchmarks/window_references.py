@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from components.interaction_example_gen.windows import TimeSplit
+from components.interaction_example_gen.splits import TimeSplit
 from trainer import features
 
 # How many windows and labels each split got, for holding the forms against each other.

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.interaction_example_gen.windows import Events, TimeSplit, WindowCutter
+from components.interaction_example_gen.splits import TimeSplit
+from components.interaction_example_gen.windows import Events, WindowCutter
 from components.retrieval_evaluator.queries import Windows, read_windows
 from pipeline.configs import DAY, TrainerConfig
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns

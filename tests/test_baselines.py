@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from components.interaction_example_gen.splits import EventSplit, FrozenSplit, LeaveOneOut, SplitColumn
-from components.interaction_example_gen.windows import Events, Histories, TimeSplit, WindowCutter
+from components.interaction_example_gen.splits import (
+    EventSplit,
+    FrozenSplit,
+    LeaveOneOut,
+    SplitColumn,
+    TimeSplit,
+)
+from components.interaction_example_gen.windows import Events, Histories, WindowCutter
 from components.retrieval_evaluator.baselines import (
     DAY,
     Baseline,

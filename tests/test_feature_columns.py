@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.interaction_example_gen.windows import TimeSplit, WindowCutter
+from components.interaction_example_gen.splits import TimeSplit
+from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.queries import all_queries, history_batch
 from components.scann_indexer.index import build_index

@@ -14,7 +14,8 @@ import tensorflow_transform as tft
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.windows import TimeSplit, WindowCutter
+from components.interaction_example_gen.splits import TimeSplit
+from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator.queries import Windows, all_queries, history_batch
 from tests.listening_logs import Event, columns, queries_of, to_windows
 from tests.small_world import ALL_AGGREGATES, HISTORY_LENGTH, Transformed

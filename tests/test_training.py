@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.interaction_example_gen.splits import FrozenSplit
-from components.interaction_example_gen.windows import TimeSplit, WindowCutter
+from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
+from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator.baselines import LabelEvents, Popularity
 from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of
 from components.retrieval_evaluator.queries import all_queries, history_batch

@@ -27,12 +27,8 @@ from components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
     Placement,
-    TimeSplit,
-    check_not_empty,
 )
 from trainer import features
-
-__all__ = ["Events", "Histories", "TimeSplit", "WindowCutter", "check_not_empty"]
 
 Array = np.ndarray
 # Columns of user features, by name, for users [windows].
