@@ -310,7 +310,7 @@ def encode(
       UserError: the column's type does not allow the kind, or a vector has another width or a value that is
         not finite.
     """
-    values = _joined(column)
+    values = joined(column)
     if spec.kind not in _allowed_kinds(str(values.type)):
         raise _not_allowed("features", spec.column, spec.kind, str(values.type))
     rows = len(values)
@@ -326,7 +326,8 @@ def encode(
     return _present(_texts(values))
 
 
-def _joined(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+def joined(values: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array, whatever chunks it came in."""
     if not isinstance(values, pa.ChunkedArray):
         return values
     return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)

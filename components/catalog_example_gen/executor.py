@@ -20,7 +20,7 @@ from tfx_bsl.coders import example_coder
 
 from pipeline import storage
 from pipeline.datasets.data_directory import item_files
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, check_columns, encode_columns
+from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, check_columns, encode_columns, joined
 from trainer import features
 
 SPLIT = "catalog"
@@ -109,15 +109,9 @@ def _built_in(table: pa.Table) -> dict[str, pa.ListArray]:
     return columns
 
 
-def _joined(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    if not isinstance(values, pa.ChunkedArray):
-        return values
-    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
-
-
 def _filled(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     """Null lists become empty ones, and null members are dropped: the encoder would write them as 0."""
-    lists = _joined(values.cast(kind))
+    lists = joined(values.cast(kind))
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     members = lists.flatten()
     known_before = np.append(0, members.is_valid().to_numpy(zero_copy_only=False).cumsum())
@@ -126,5 +120,5 @@ def _filled(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
 
 
 def _lists_of_one(values: pa.Array | pa.ChunkedArray) -> pa.ListArray:
-    joined = _joined(values)
-    return pa.ListArray.from_arrays(pa.array(range(len(joined) + 1), pa.int32()), joined)
+    flat = joined(values)
+    return pa.ListArray.from_arrays(pa.array(range(len(flat) + 1), pa.int32()), flat)
