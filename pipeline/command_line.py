@@ -14,6 +14,7 @@ import difflib
 import io
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -344,7 +345,8 @@ def _ingest(options: argparse.Namespace) -> int:
         raise UserError(f"{options.source}: there is no such file or directory; it should be SRC.")
     manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
     print(ingest_report.render(manifest))
-    print(f"Next: two-tower run --data {options.out} --output DIR")
+    needed = "".join(f" --set {setting}" for setting in ingest_report.protocol_settings(manifest))
+    print(f"Next: two-tower run --data {options.out} --output DIR{needed}")
     return 0
 
 
@@ -405,7 +407,10 @@ def _validate(options: argparse.Namespace) -> int:
     status = _run_pipeline(data, output, config, validate)
     if status:
         return status
-    beside = f" --output {output}" if output else " --output DIR"
+    beside = f" --output {output or 'DIR'}"
+    beside += f" --preset {options.preset}" if options.preset else ""
+    beside += f" --config {options.config}" if options.config else ""
+    beside += "".join(f" --set {shlex.quote(setting)}" for setting in options.overrides)
     print("\nChecked, and nothing is wrong:", *found, sep="\n")
     print(f"Next: two-tower run --data {data}{beside}")
     return 0

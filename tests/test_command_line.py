@@ -180,6 +180,47 @@ def test_run_takes_everything_from_a_config_file(runner: Any, monkeypatch: pytes
     assert config == configs.load("smoke", None, ["trainer.epochs=7", "trainer.seed=5"])
 
 
+def test_validate_repeats_its_settings_in_the_command_that_comes_next(
+    runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = types.ModuleType("pipeline.validation")
+    fake.validate_data = lambda data, output, config: ["all holds"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipeline.validation", fake)
+    settings = [
+        "--preset",
+        "small",
+        "--set",
+        "split.protocol=leave_one_out",
+        "--set",
+        "features.items=title:text",
+    ]
+    assert main(["validate", "--data", "d", *settings]) == 0
+    assert capsys.readouterr().out.endswith(
+        f"all holds\nNext: two-tower run --data d --output DIR {' '.join(settings)}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "protocol"),
+    [
+        ("order: t", " --set split.protocol=leave_one_out"),
+        ("order: t, split: s", " --set split.protocol=split_column"),
+        ("timestamp: t", ""),
+    ],
+)
+def test_ingest_names_the_protocol_that_the_data_needs(
+    columns: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "e.csv").write_text("u,i,t,s\n1,7,0,train\n1,8,1,test\n")
+    (tmp_path / "columns.yaml").write_text(
+        "{dataset: d, label_event: view, repeats_recommendable: true,\n"
+        f" events: {{files: e.csv, user_id: u, item_id: i, {columns}}}}}\n"
+    )
+    out = tmp_path / "data"
+    assert main(["ingest", "table", str(tmp_path), str(out)]) == 0
+    assert capsys.readouterr().out.endswith(f"Next: two-tower run --data {out} --output DIR{protocol}\n")
+
+
 def test_a_failed_component_is_named_with_its_log(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
     runner.error = ComponentFailed("Trainer failed: out of\nmemory")
     assert main(["run", "--data", "d", "--output", "o"]) == command_line.EXIT_FAILURE

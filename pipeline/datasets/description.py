@@ -25,7 +25,7 @@ from pipeline.datasets.data_directory import (
     item_files,
     user_files,
 )
-from pipeline.datasets.ingest_report import day_name, span_name, tells_dates, time_range
+from pipeline.datasets.ingest_report import day_name, protocol_settings, span_name, tells_dates, time_range
 from pipeline.datasets.key_counts import KeyCounts
 from pipeline.datasets.merged_tables import is_known
 from pipeline.errors import UserError
@@ -550,11 +550,7 @@ def _table_of_columns(table: str, description: Description) -> list[str]:
 def _advice(description: Description) -> list[str]:
     """The command that comes next, with what the data asks for."""
     manifest = description.manifest
-    settings = []
-    if manifest.has_splits:
-        settings.append("split.protocol=split_column")
-    elif not manifest.has_timestamps:
-        settings.append("split.protocol=leave_one_out")
+    settings = protocol_settings(manifest)
     for table, columns in description.columns.items():
         # What tells users or items apart: not one value for all, nor another for each.
         rows = manifest.counts["user_rows" if table == "users" else "items"]

@@ -56,6 +56,13 @@ def render(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def protocol_settings(manifest: Manifest) -> list[str]:
+    """The setting that the data needs for a run: none where the split can be one in time."""
+    if manifest.has_splits:
+        return ["split.protocol=split_column"]
+    return [] if manifest.has_timestamps else ["split.protocol=leave_one_out"]
+
+
 def time_range(first: int, last: int) -> str:
     """The time from one second to another, in words."""
     days = f"{(last - first) / DAY:,.1f} days"

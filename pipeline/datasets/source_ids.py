@@ -19,10 +19,10 @@ from pipeline.datasets.mapped_tables import MappedTable, one_kind
 from pipeline.datasets.source_values import Place
 from pipeline.errors import UserError
 
-# Kinds of columns that are no ids, in words. Whole numbers become floats where a null was among them.
+# Kinds of columns that are no ids, in words.
 _NO_IDS = {
     "": "neither",
-    "number": "numbers with a decimal point (float), as whole numbers become beside a missing one",
+    "number": "numbers that are not written as whole ones (as 1.0, which 1 becomes beside a missing value)",
 }
 
 

@@ -337,8 +337,11 @@ def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = Tru
     wrong = pc.or_(pc.less(found, 0), pc.greater(found, checked_columns.NEWEST_TIMESTAMP))
     at = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
     if len(at):
-        remedy = checked_columns.timestamp_remedy(found[int(at[0])].as_py())
-        if "looks like" in remedy and unit is None:
+        seconds = found[int(at[0])].as_py()
+        remedy = checked_columns.timestamp_remedy(seconds)
+        if seconds > 0 and kind_of_times(values) not in ("integer", "number"):
+            remedy = "is after the year 2100; drop or repair the row."
+        elif "looks like" in remedy and unit is None:
             unit = next(name for name in ("ms", "us", "ns") if f"{UNITS[name]:,}." in remedy)
             remedy = f"{remedy[:-1]}, or say 'timestamp_unit: {unit}' in the column map."
         raise place.error(int(at[0]), values[int(at[0])].as_py(), remedy)
