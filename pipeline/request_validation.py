@@ -111,8 +111,9 @@ def _fields(schema: schema_pb2.Schema) -> dict[str, _Field]:
         if in_environment:
             sizes = [dim.size for dim in feature.shape.dim]
             # An Example has a request's time at every position, a request has one.
-            is_single = (
-                sizes == [1] or feature.value_count.max == 1 or feature.name == features.REQUEST_TIMESTAMP
+            is_single = feature.value_count.max == 1 or feature.name in (
+                features.USER_ID,
+                features.REQUEST_TIMESTAMP,
             )
             width = sizes[0] if sizes and not is_single else 0
             found[feature.name] = _Field(feature.name, feature.type, is_single, width, feature)

@@ -120,10 +120,11 @@ def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> 
     from trainer.serving import query_inputs
 
     users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
+    users.append(FeatureSpec("user_short", "short", "vector", 1))
     fields = _fields(text_format.Parse(schema.read("interactions", users), schema_pb2.Schema()))
     inputs = {one.name: one for one in (*query_inputs(users), *_ANSWER_INPUTS)}
     assert fields.keys() == inputs.keys()
     # One value a request where the signature has one a query.
     for name, field in fields.items():
         assert field.is_single == (len(inputs[name].shape) < 2), name
-        assert field.width == (inputs[name].shape[1:] == [4]) * 4, name
+        assert field.width == {"user_vector": 4, "user_short": 1}.get(name, 0), name
