@@ -58,18 +58,6 @@ def test_a_user_whom_train_has_not_seen_reads_the_row_after_the_vocabulary(small
         assert [known.index(user) if user in known else len(known) for user in users] == rows.tolist()
 
 
-def test_aggregates_are_scaled_by_trains_query_positions(small_world: Transformed) -> None:
-    from trainer import features
-
-    train, test = small_world.batch("train"), small_world.batch("test")
-    queries = train["label_step"].flat_values.numpy() > 0
-    for name in features.aggregate_columns(features.AGGREGATES):
-        values = train[name].flat_values.numpy()[queries]
-        assert values.mean() == pytest.approx(0, abs=1e-4), name
-        assert values.std() == pytest.approx(1, abs=1e-3), name
-        assert abs(test[name].flat_values.numpy().mean()) > 1e-3, name
-
-
 # What it writes.
 
 
