@@ -35,7 +35,7 @@ def describe(
         }
         for feature, info in sorted(anomalies.anomaly_info.items()):
             name = ".".join(info.path.step) or feature
-            yield f"{split}: {name}: {info.description.strip()} {values.get(name, '')}".rstrip()
+            yield f"{split}: {name}: {info.description.strip().rstrip('.')}. {values.get(name, '')}".rstrip()
 
 
 def values_of(feature: statistics_pb2.FeatureNameStatistics, examples: int) -> str:
