@@ -221,7 +221,7 @@ def test_every_anomaly_is_named_by_table_split_and_feature_and_how_many_values_t
         place,
         statistics,
         found={"train": {features.HISTORY_TIMESTAMP: negative}, "test": {"user_id": "Column dropped."}},
-        items={"item_length": "Unexpectedly low values: -3<-1(six digits)"},
+        items={"item_length": "Unexpectedly low values: -3<-1(6 digits)"},
     )
     lines = message.splitlines()
     assert any(
@@ -232,7 +232,7 @@ def test_every_anomaly_is_named_by_table_split_and_feature_and_how_many_values_t
     )
     assert "  interactions / test: user_id: Column dropped." in lines
     assert any(
-        "catalog / catalog: item_length: Unexpectedly low values: -3<-1(six digits). There are 2 values, from -3"
+        "catalog / catalog: item_length: Unexpectedly low values: -3<-1(6 digits). There are 2 values, "
         in line
         for line in lines
     )
