@@ -115,7 +115,7 @@ def growth(work: str, sizes: list[str], plot: str | None) -> None:
         data, manifest = made(work, size)
         output = os.path.join(work, f"output-{size}")
         shutil.rmtree(output, ignore_errors=True)
-        subprocess.run([*THIS, "growth", data, output], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*THIS, "growth", data, output], check=True, stdout=sys.stderr)
         with open(os.path.join(output, "components.json"), encoding="utf-8") as file:
             runs[size] = (manifest.counts["events"], json.load(file))
     print(f"{'':24}" + "".join(f"{size:>20}" for size in runs))
@@ -167,7 +167,8 @@ def draw(runs: dict[str, Any], totals: dict[str, float], path: str) -> None:
     axes.loglog(events, linear, ":", color="grey", label="linear")
     axes.set(xlabel="events", ylabel="seconds, 2 cores")
     axes.legend()
-    figure.savefig(path)
+    # Without the date: the same figures, the same bytes.
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 
 def made(work: str, name: str) -> tuple[str, Manifest]:

@@ -127,7 +127,8 @@ class TrainerConfig:
     dropout: float = 0.1
     # Learn the temperature too, from `temperature` on.
     learned_temperature: bool = False
-    # What a label is told from at each step: sampled negatives, or the full catalog, if that is small.
+    # What a label is told from at each step: sampled negatives, or the full catalog, if that is small; then
+    # nothing is left to correct.
     softmax: str = "sampled"
     # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
     sampling_correction: str = "logq"
