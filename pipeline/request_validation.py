@@ -246,10 +246,10 @@ def _shown(value: Any) -> str:
 def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
     """Raises UserError where the requests' distributions are farther from train's than `limit`."""
     from components.anomaly_gate import comparisons
-    from components.comparable_statistics import requests_as_statistics
+    from pipeline import request_skew
 
     (uri,) = _approved(output)[APPROVED]["approved"]
-    found = requests_as_statistics.compare(requests, uri, limit)
+    found = request_skew.compare(requests, uri, limit)
     beyond = [one for one in found if one.verdict == comparisons.EXCEEDS]
     if beyond:
         raise UserError(
