@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.datasets.simulated_listening import listen, make_listeners
 from pipeline.datasets.simulated_world import SimulationParameters, World, make_world
 from pipeline.datasets.simulator import EVENT_TYPES, all_events

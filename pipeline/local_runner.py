@@ -22,7 +22,8 @@ from tfx.proto.orchestration import pipeline_pb2
 from pipeline import beam_options, console, storage
 from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
 from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, create_pipeline
-from pipeline.datasets.data_directory import Manifest, verify
+from pipeline.datasets.data_directory import Manifest
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 from pipeline.feature_specs import resolve
 from pipeline.peak_memory import PeakMemory

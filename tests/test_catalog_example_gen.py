@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from pipeline.datasets.data_directory import DatasetProperties
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.errors import UserError
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 

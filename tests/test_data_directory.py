@@ -14,9 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import data_directory
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, verify
+from pipeline.datasets import data_directory, data_directory_writer
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.datasets.ingest_report import render
+from pipeline.datasets.key_counts import KeyCounts
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 PROPERTIES = DatasetProperties("small", "listen", True)
@@ -90,8 +93,8 @@ def test_one_changed_value_changes_the_digest(tmp_path: pathlib.Path, other: dic
 def test_files_and_row_groups_are_full_and_keep_the_order(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data_directory._GROUP_ROWS, "events", 10)
-    monkeypatch.setitem(data_directory._FILE_ROWS, "events", 20)
+    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "events", 10)
+    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "events", 20)
     times = np.arange(47)
     table = pa.table({"user_id": times % 3, "item_id": 10 + times % 2, "timestamp": times})
     write(tmp_path / "data", [table.slice(start, 7) for start in range(0, 47, 7)])
@@ -328,7 +331,7 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> 
         writer.write("users", pa.table({"user_id": [1, 2], "age": [30, 40]}))
     old = writer.manifest
     pq.write_table(content, data / table / "part-00000.parquet")
-    files = tuple(data_directory._describe(str(data), file.path) for file in old.files)
+    files = tuple(data_directory_writer._describe(str(data), file.path) for file in old.files)
     columns = old.columns | {table: {field.name: str(field.type) for field in content.schema}}
     dataclasses.replace(old, **{"files": files, "columns": columns} | facts).save(str(data))
 
@@ -390,13 +393,13 @@ def test_the_manifest_knows_the_columns(tmp_path: pathlib.Path) -> None:
 def test_a_column_of_two_types_is_named_with_both_files(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data_directory._GROUP_ROWS, "events", 2)
-    monkeypatch.setitem(data_directory._FILE_ROWS, "events", 2)
+    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "events", 2)
+    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "events", 2)
     data = tmp_path / "data"
     old = write(data, [events(mood=[1, 2, 3, 4])])
     part = data / "events" / "part-00001.parquet"
     pq.write_table(events(mood=["a", "b", "c", "d"]).slice(2), part)
-    files = tuple(data_directory._describe(str(data), file.path) for file in old.files)
+    files = tuple(data_directory_writer._describe(str(data), file.path) for file in old.files)
     dataclasses.replace(old, files=files).save(str(data))
     with pytest.raises(UserError) as error:
         verify(str(data))
@@ -414,7 +417,8 @@ def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
     program = """
 import os, signal, sys
 import pyarrow as pa
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from pipeline.datasets.data_directory import DatasetProperties
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) as writer:
     writer.write("events", pa.table({"user_id": [1], "item_id": [1], "timestamp": [1]}))
     os.kill(os.getpid(), signal.SIGKILL)
@@ -432,7 +436,7 @@ with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) 
 def test_key_counts_are_those_of_all_rows() -> None:
     generator = np.random.default_rng(5)
     user, item = generator.integers(0, 20, (2, 1000))
-    counts = data_directory.KeyCounts()
+    counts = KeyCounts()
     for start in range(0, 1000, 130):
         counts.add(user[start : start + 130], item[start : start + 130])
     pairs, rows = np.unique(np.stack([user, item]), axis=1, return_counts=True)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from pipeline.command_line import main
 from pipeline.datasets import description
-from pipeline.datasets.data_directory import DAY, DataDirectoryWriter, DatasetProperties, Span
+from pipeline.datasets.data_directory import DAY, DatasetProperties
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.datasets.description import Column, Description, Distribution, describe, render
 
 

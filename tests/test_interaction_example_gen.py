@@ -20,7 +20,8 @@ from components.interaction_example_gen.windows import Events, WindowCutter
 from components.retrieval_evaluator.queries import Windows, all_queries
 from pipeline import storage
 from pipeline.configs import DAY, FeaturesConfig
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.errors import UserError
 from pipeline.feature_specs import resolve
 from tests.listening_logs import (

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import FORMATS
-from pipeline.datasets.data_directory import event_files, item_files, verify
+from pipeline.datasets.data_directory import event_files, item_files
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 RATINGS = """\

@@ -18,20 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
-from pipeline.datasets import data_directory, ingest_report
+from pipeline.datasets import data_directory, data_directory_writer, ingest_report
 from pipeline.datasets.checked_columns import open_dataset
 from pipeline.datasets.data_directory import (
     DAY,
-    DataDirectoryWriter,
     DatasetProperties,
     Manifest,
-    Span,
     event_files,
     item_files,
     user_files,
-    verify,
 )
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.datasets.merged_tables import NewRows, is_known, merge
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 PROPERTIES = DatasetProperties("days", "listen", True)
@@ -292,7 +291,8 @@ def test_spans_edited_by_hand_are_named(tmp_path: pathlib.Path) -> None:
         UserError, match=r"span-4/part-00000\.parquet: the manifest lists it and it is missing"
     ):
         verify(data)
-    files = tuple(data_directory._describe(data, path) for path in data_directory._files_in(data))
+    paths = data_directory_writer._files_in(data)
+    files = tuple(data_directory_writer._describe(data, path) for path in paths)
     dataclasses.replace(manifest, files=files).save(data)
     with pytest.raises(UserError, match=r"'spans' is not what lies in events/: \[3, 4\] and \[3, 5\]"):
         verify(data)
@@ -482,8 +482,8 @@ def test_the_oracle_is_found_wherever_it_is(data: str, tmp_path: pathlib.Path) -
 
 
 def test_many_batches_and_files_are_merged(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(data_directory._GROUP_ROWS, "items", 10)
-    monkeypatch.setitem(data_directory._FILE_ROWS, "items", 20)
+    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "items", 10)
+    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "items", 20)
     monkeypatch.setattr("pipeline.datasets.merged_tables._BATCH_ROWS", 7)
     generator = np.random.default_rng(3)
     ids = generator.permutation(95)

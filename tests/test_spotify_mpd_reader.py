@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import FORMATS, data_directory
-from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files, verify
+from pipeline.datasets import FORMATS, data_directory_writer
+from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 
@@ -146,13 +147,13 @@ def test_no_more_than_a_slice_is_written_at_a_time(
         lists = (playlist(pid, *(track(at, f"t{at}") for at in range(50))) for pid in (first, first + 1))
         write_slice(tmp_path / "mpd", first, first + 1, *lists)
     tables: list[int] = []
-    write = data_directory.DataDirectoryWriter.write
+    write = data_directory_writer.DataDirectoryWriter.write
 
     def counted(self: Any, table: str, rows: Any) -> None:
         tables.append(rows.num_rows)
         write(self, table, rows)
 
-    monkeypatch.setattr(data_directory.DataDirectoryWriter, "write", counted)
+    monkeypatch.setattr(data_directory_writer.DataDirectoryWriter, "write", counted)
     assert ingest(tmp_path / "mpd", tmp_path / "data").counts["events"] == 2_000
     assert max(tables) == 100
 

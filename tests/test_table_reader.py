@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
-from pipeline.datasets import FORMATS, column_map, data_directory, divided_by_user, table_files
-from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files, verify
+from pipeline.datasets import FORMATS, column_map, data_directory_writer, divided_by_user, table_files
+from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 MAP = """
@@ -173,7 +174,7 @@ def test_events_are_divided_in_bounded_memory(
     monkeypatch.setattr(table_files, "_BATCH_ROWS", 200)
     write(tmp_path, "events/a.csv", csv(random_events()))
     read, written = [], []
-    batches, write_rows = table_files.TableFile.batches, data_directory.DataDirectoryWriter.write
+    batches, write_rows = table_files.TableFile.batches, data_directory_writer.DataDirectoryWriter.write
 
     def counted_batches(*args: Any) -> Any:
         for row, batch in batches(*args):
@@ -185,7 +186,7 @@ def test_events_are_divided_in_bounded_memory(
         write_rows(self, table, rows)
 
     monkeypatch.setattr(table_files.TableFile, "batches", counted_batches)
-    monkeypatch.setattr(data_directory.DataDirectoryWriter, "write", counted_write)
+    monkeypatch.setattr(data_directory_writer.DataDirectoryWriter, "write", counted_write)
     manifest = ingest(tmp_path, MAP.replace("parquet", "csv"))
     assert manifest.counts["events"] + manifest.dropped.get("duplicate_events", 0) == 4_000
     assert max(read) <= 200 and max(written) <= 1_000

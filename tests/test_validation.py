@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import command_line, configs
 from pipeline.configs import DAY
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties
+from pipeline.datasets.data_directory import DatasetProperties
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.errors import UserError
 from tests.e2e.runs import call
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.datasets import FORMATS, divided_by_user, yambda
-from pipeline.datasets.data_directory import Manifest, event_files, item_files, verify
+from pipeline.datasets.data_directory import Manifest, event_files, item_files
+from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 
 # uid, item_id, timestamp, is_organic, played_ratio_pct, track_length_seconds, event_type

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.datasets import checked_columns, divided_by_user, text_lines
 from pipeline.datasets.checked_columns import NEWEST_TIMESTAMP, timestamp_remedy
-from pipeline.datasets.data_directory import DataDirectoryWriter
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from pipeline.errors import UserError
 
 EVENT_TYPE = "rating"

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.datasets import checked_columns, film_ratings, text_lines
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, Span
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.datasets.film_ratings import Film, RatingLines
 from pipeline.errors import UserError
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from pipeline import storage
 from pipeline.datasets import film_ratings, text_lines
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, Span
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.errors import UserError
 
 _RATINGS = film_ratings.RatingLines(

@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, Manifest, Span
+from pipeline.datasets.data_directory import DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.errors import UserError
 
 _SLICE = re.compile(r"mpd\.slice\.(\d+)-(\d+)\.json")

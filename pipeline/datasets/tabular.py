@@ -19,13 +19,8 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.datasets import column_map, divided_by_user, source_values
 from pipeline.datasets.column_map import UNITS, ColumnMap
-from pipeline.datasets.data_directory import (
-    COLUMNS,
-    DataDirectoryWriter,
-    DatasetProperties,
-    Manifest,
-    Span,
-)
+from pipeline.datasets.data_directory import COLUMNS, DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.datasets.key_counts import KeyCounts
 from pipeline.datasets.mapped_tables import Batch, MappedTable, look_at, one_kind
 from pipeline.datasets.source_ids import DirectoryBefore, Ids, ids_of

@@ -24,13 +24,8 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.datasets import checked_columns, divided_by_user
-from pipeline.datasets.data_directory import (
-    ORACLE,
-    DataDirectoryWriter,
-    DatasetProperties,
-    Manifest,
-    Span,
-)
+from pipeline.datasets.data_directory import ORACLE, DatasetProperties, Manifest
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
 from pipeline.datasets.key_counts import KeyCounts
 from pipeline.errors import UserError
 

@@ -16,13 +16,8 @@ import pyarrow.dataset as pads
 
 import pipeline
 from pipeline import command_line
-from pipeline.datasets.data_directory import (
-    DataDirectoryWriter,
-    DatasetProperties,
-    Manifest,
-    event_files,
-    item_files,
-)
+from pipeline.datasets.data_directory import DatasetProperties, Manifest, event_files, item_files
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 
 ROOT = Path(pipeline.__file__).parents[1]
 # ScaNN on a catalog this small needs to visit most of it for its recall.

@@ -11,7 +11,8 @@ import pytest
 
 from pipeline import command_line
 from pipeline.configs import DAY
-from pipeline.datasets.data_directory import DataDirectoryWriter, DatasetProperties, event_files
+from pipeline.datasets.data_directory import DatasetProperties, event_files
+from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from tests.e2e.runs import World, call
 
 pytestmark = pytest.mark.e2e
