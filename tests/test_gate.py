@@ -366,6 +366,13 @@ def test_what_says_nothing_new_is_left_out_of_the_report_and_not_of_the_json() -
     assert {name.partition("@")[0] for name in frozen_evaluation()["metrics"]["test"]} >= of_sets
 
 
+def test_a_clock_of_the_datas_own_shows_no_dates() -> None:
+    own = {**evaluation(), "split": {"train_end": 86_400, "eval": [0, 0], "test": [216_000, 302_400]}}
+    report = render(judged(own))
+    assert "between day 2.50 of the data's own clock and day 3.50" in report
+    assert "1970" not in report
+
+
 @pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
 def test_a_split_that_is_none_in_time_names_no_times(protocol: str) -> None:
     measured = {**evaluation(), "protocol": protocol, "has_timestamps": False,

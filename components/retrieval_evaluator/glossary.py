@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from pipeline.datasets.data_directory import DAY
+from pipeline.datasets.ingest_report import tells_dates
+
 DEFAULT_CUTOFF = 100
 
 _THRESHOLDS = {
@@ -119,4 +122,7 @@ def _labels(queries: Mapping[str, Any]) -> str:
 
 
 def _time(seconds: int) -> str:
+    """A moment of the data's clock, which need not count from 1970."""
+    if not tells_dates(seconds):
+        return f"day {seconds / DAY:,.2f} of the data's own clock"
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

@@ -22,8 +22,6 @@ NOT_KEYED = {
     "pipeline/configs.py",
     "pipeline/errors.py",
     "pipeline/datasets/checked_columns.py",
-    "pipeline/datasets/key_counts.py",
-    "pipeline/datasets/merged_tables.py",
 }
 
 
