@@ -7,6 +7,10 @@ from step 10,000 of 20,000 on to (999 - i)^2. B begins at 100. The error is the 
 over all items by 2 x 128. Learning rates are compared with one hash function of 5,000 buckets, and numbers of
 hash functions with 5,000 buckets in all. Prints errors as Markdown, and of each claim whether it holds;
 --plot draws the curves (SVG, PNG or PDF). About a minute.
+
+The paper concludes from its figures by eye; how adaptation and variance are measured here is ours, and was
+changed after a first look: the error soon after the switch favours a rate that never learnt the old
+frequencies, and a deviation over time mistakes drift for variance.
 """
 
 from __future__ import annotations
