@@ -110,6 +110,18 @@ class TrainerConfig:
     """The two towers and how they are trained."""
 
     embedding_dim: int = 64
+    # What makes the history one vector at each position: mean (of the last N and of the last few listens),
+    # attention (causal self-attention, with the distance in events and in time), or attention+mean.
+    encoder: str = "mean"
+    # Together the layers see the last N events: each one looks back (N - 1) / layers of them.
+    attention_layers: int = 2
+    attention_heads: int = 2
+    # Scores of query and candidate: cosine, divided by the temperature, or their plain dot product.
+    similarity: str = "cosine"
+    # Parts of the towers to leave out, to see what they are worth or because the data does not bear them:
+    # history, seed, user_id, example_age, aggregates, shared_tables (then history and seed read item tables
+    # of their own).
+    leave_out: tuple[str, ...] = ()
     # Widths of the query tower's hidden layers, between the joined features and the embedding.
     query_hidden_units: tuple[int, ...] = (256,)
     # Softmax temperature of L2-normalised embeddings.
@@ -262,6 +274,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "validation.max_skew": (0, 1),
     "trainer.embedding_dim": (2, 4_096),
     "trainer.query_hidden_units": (1, 65_536),
+    "trainer.attention_layers": (1, 64),
+    "trainer.attention_heads": (1, 64),
     "trainer.temperature": (1e-4, 100),
     "trainer.epochs": (1, 10_000),
     "trainer.learning_rate": (0, 100),
@@ -294,6 +308,9 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "split.protocol": PROTOCOLS,
+    "trainer.encoder": ("mean", "attention", "attention+mean"),
+    "trainer.similarity": ("cosine", "dot"),
+    "trainer.leave_out": ("history", "seed", "user_id", "example_age", "aggregates", "shared_tables"),
     "trainer.softmax": ("sampled", "full"),
     "trainer.sampling_correction": ("logq", "refined", "none"),
     "trainer.frequency": ("exact", "streaming"),
@@ -302,6 +319,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _MAY_BE_EMPTY = (
     "trainer.query_hidden_units",
     "trainer.event_type_weights",
+    "trainer.leave_out",
     "features.users",
     "features.items",
     "features.history",
@@ -586,10 +604,12 @@ def _check_range(name: str, value: Any) -> None:
             limits = f"from {least:g}" + (f" to {greatest:g}" if math.isfinite(greatest) else "")
             wanted = f"a value {limits}" if math.isfinite(least) else "a finite value"
             raise UserError(f"{name} takes {wanted}, and was given {one!r}.")
-    if name in _CHOICES and value not in _CHOICES[name]:
-        nearest = difflib.get_close_matches(str(value), _CHOICES[name], n=1, cutoff=0)[0]
-        choices = ", ".join(_CHOICES[name])
-        raise UserError(f"{name} takes one of {choices}, and was given {value!r}; the nearest is {nearest}.")
+    choices = _CHOICES.get(name, ())
+    for one in values if choices else ():
+        if one not in choices:
+            nearest = difflib.get_close_matches(str(one), choices, n=1, cutoff=0)[0]
+            listed = ", ".join(choices)
+            raise UserError(f"{name} takes one of {listed}, and was given {one!r}; the nearest is {nearest}.")
 
 
 # Below this many label events a day holds too few of them to evaluate on.

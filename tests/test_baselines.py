@@ -61,9 +61,7 @@ WINDOWS = cut(LOG, SPLIT)
 
 
 def fitted(windows: dict[str, Windows], repeats: bool = True) -> dict[str, Baseline]:
-    return fit_baselines(
-        windows["train"], windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1
-    )
+    return fit_baselines(windows["train"], windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1)
 
 
 def listens_before(log: Events, time: int) -> list[tuple[int, int, int]]:
@@ -172,8 +170,11 @@ def test_a_user_whom_train_has_not_seen_gets_the_window_and_then_popular_items()
 def test_the_half_life_is_the_one_that_does_best_on_eval() -> None:
     # 200 old hits, then in every later week 200 others: only a short half-life knows this week's.
     rng = np.random.default_rng(0)
-    rows = [(int(rng.integers(0, 50)), 1_000 * (week > 7) + 200 * week + int(rng.integers(0, 120)), t)
-            for week in range(10) for t in sorted(rng.integers(week * 7 * DAY, (week + 1) * 7 * DAY, 800))]
+    rows = [
+        (int(rng.integers(0, 50)), 1_000 * (week > 7) + 200 * week + int(rng.integers(0, 120)), t)
+        for week in range(10)
+        for t in sorted(rng.integers(week * 7 * DAY, (week + 1) * 7 * DAY, 800))
+    ]
     split = TimeSplit(train_end=66 * DAY, eval=(66 * DAY, 68 * DAY), test=(68 * DAY, 70 * DAY))
     windows = cut(log_of(rows), split)
     baselines = fitted(windows)

@@ -25,9 +25,11 @@ from tests.listening_logs import events_of
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
 from trainer import features, training
 from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
 from trainer.serving import Towers
 from trainer.towers import Positions, windows_of
-from trainer.training import TrainingData, TwoTowerModel, train
+from trainer.training import train
+from trainer.training_data import TrainingData
 
 USERS = (
     FeatureSpec("user_gender", "gender", "categorical"),

@@ -319,7 +319,11 @@ def frozen_evaluation(users: int = 100) -> dict[str, Any]:
     queries = np.arange(4)
     found = summarize(
         np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 8, 3]]),
-        LabelSets(np.array([1, 2, 10, 5, 6, 7, 8]), np.array([0, 3, 5, 6, 7])), queries, (1, 3), 20)
+        LabelSets(np.array([1, 2, 10, 5, 6, 7, 8]), np.array([0, 3, 5, 6, 7])),
+        queries,
+        (1, 3),
+        20,
+    )
     labels = {"total": 700, "mean": 7.0, "median": 5.0, "max": 90, "unknown_to_train": 33}
     return {**evaluation(), "protocol": "frozen", "cutoff": 3, "metrics": {"test": found},
             "queries": {"test": 100, "users": users, "available": 100, "labels": labels},

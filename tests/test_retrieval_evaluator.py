@@ -39,8 +39,8 @@ from tests.small_world import (
 )
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
 from trainer.serving import Towers
-from trainer.training import TwoTowerModel
 
 GAP, ENOUGH = 3_600, 0.25
 FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, labels="listen", min_play_ratio=ENOUGH)
@@ -51,8 +51,6 @@ FACTS = DataFacts(
     train_end=SPLIT.train_end, eval_from=SPLIT.eval[0], eval_to=SPLIT.eval[1],
     test_from=SPLIT.test[0], test_to=SPLIT.test[1],
 )  # fmt: skip
-
-
 
 
 def artifact(kind: type[Any], uri: Path) -> Any:

@@ -23,10 +23,10 @@ from pipeline.configs import IndexConfig
 from tests.small_world import CONFIG, HISTORY_LENGTH, NOT_IN_CATALOG, Transformed
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
 from trainer.sampling import log_sampling_probability
 from trainer.serving import Towers
 from trainer.towers import Positions, windows_of
-from trainer.training import TwoTowerModel
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70

@@ -20,11 +20,14 @@ from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
 from tests.listening_logs import events_of
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
-from trainer import features, training
+from trainer import features, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
 from trainer.sampling import log_sampling_probability
 from trainer.towers import Positions, windows_of
-from trainer.training import TrainingData, TwoTowerModel, ValidationRecall, train
+from trainer.training import train
+from trainer.training_data import TrainingData
+from trainer.validation_recall import ValidationRecall
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
 # finds every label among the first 10; chance and popularity find one in forty.
@@ -333,7 +336,7 @@ def frozen_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
 def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     frozen_world: Transformed, cutoff: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_SCORES_AT_ONCE", at_once)  # 150: two queries
+    monkeypatch.setattr(validation_recall, "_SCORES_AT_ONCE", at_once)  # 150: two queries
     batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
     data = data_of(frozen_world, history_length=HISTORY_LENGTH)
     validation = ValidationRecall(batches, small(frozen_world).table, data, seed=1, cutoff=cutoff)

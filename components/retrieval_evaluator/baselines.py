@@ -249,8 +249,9 @@ class PersonalHistory:
         ids, item = np.unique(
             np.concatenate([self._events.item_id[past], windows.item_id[listens[inner]]]), return_inverse=True
         )
-        owner = np.concatenate([np.repeat(np.arange(len(used)), past_length),
-                                np.repeat(np.arange(len(used)), inner_length)])
+        owner = np.concatenate(
+            [np.repeat(np.arange(len(used)), past_length), np.repeat(np.arange(len(used)), inner_length)]
+        )
         slots, slot = np.unique(owner * len(ids) + item, return_inverse=True)
         slot_item = ids[slots % max(len(ids), 1)]
         slot_count = np.bincount(slots // max(len(ids), 1), minlength=len(used))

@@ -165,8 +165,10 @@ class Executor(tfx_evaluator.Executor):
         eligible, reason = gate.eligibility(candidate, identity, facts.test_from)
         if eligible and provenance["max_k"] < k:
             eligible = False
-            reason = (f"The latest blessed model answers with at most {provenance['max_k']} items "
-                      f"(index.max_k), and evaluation.cutoffs ask for {k}.")
+            reason = (
+                f"The latest blessed model answers with at most {provenance['max_k']} items "
+                f"(index.max_k), and evaluation.cutoffs ask for {k}."
+            )
         return {
             "eligible": eligible,
             "reason": reason,

@@ -151,23 +151,33 @@ def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_st
     if blessed.digest == candidate.digest:
         return False, "The latest blessed model is this very model."
     if blessed.dataset != candidate.dataset:
-        return False, (f"The latest blessed model comes from other data: {blessed.dataset}, "
-                       f"where this one comes from {candidate.dataset}.")
+        return False, (
+            f"The latest blessed model comes from other data: {blessed.dataset}, "
+            f"where this one comes from {candidate.dataset}."
+        )
     if blessed.protocol != candidate.protocol:
-        return False, (f"The latest blessed model was trained under the protocol {blessed.protocol}, this "
-                       f"one under {candidate.protocol}: it may have learned from today's test labels.")
+        return False, (
+            f"The latest blessed model was trained under the protocol {blessed.protocol}, this "
+            f"one under {candidate.protocol}: it may have learned from today's test labels."
+        )
     if candidate.protocol not in _BY_TIME:
         if blessed.data_digest != candidate.data_digest:
-            return False, (f"The latest blessed model was trained on another version of the data: under "
-                           f"{candidate.protocol} it may have learned from today's test labels.")
+            return False, (
+                f"The latest blessed model was trained on another version of the data: under "
+                f"{candidate.protocol} it may have learned from today's test labels."
+            )
         if blessed.split_digest != candidate.split_digest:
             # Of fewer spans, say, a user has too few events for one to be left out.
-            return False, ("The latest blessed model was trained with other settings of the split or other "
-                           f"spans: under {candidate.protocol} it may have learned from today's test labels.")
+            return False, (
+                "The latest blessed model was trained with other settings of the split or other "
+                f"spans: under {candidate.protocol} it may have learned from today's test labels."
+            )
         return True, "The latest blessed model was trained on the same split of the same data."
     if blessed.train_newest_timestamp >= test_start:
-        return False, (f"The latest blessed model was trained on today's test period: up to "
-                       f"{blessed.train_newest_timestamp}, and the test period begins at {test_start}.")
+        return False, (
+            f"The latest blessed model was trained on today's test period: up to "
+            f"{blessed.train_newest_timestamp}, and the test period begins at {test_start}."
+        )
     return True, "The latest blessed model comes from the same data set and has not seen today's test period."
 
 

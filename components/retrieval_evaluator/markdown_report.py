@@ -39,22 +39,37 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
         why = "; ".join(_shortfall(threshold, evaluation) for threshold in failed)
         text = f"# Refused\n\n**This model was not pushed**: {why}. What was pushed before stays in service."
     elif evaluation.get("unchanged"):
-        text = ("# Blessed, and not pushed again\n\nEvery threshold holds, but **the latest blessed model is "
-                "this very model**: it is already in service, so nothing was pushed.")
+        text = (
+            "# Blessed, and not pushed again\n\nEvery threshold holds, but **the latest blessed model is "
+            "this very model**: it is already in service, so nothing was pushed."
+        )
     else:
         text = "# Blessed\n\nEvery threshold holds: **this model may be pushed**."
     queries = evaluation["queries"]
-    dropped = (f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
-               if queries.get("dropped_repeats") else "")
-    strangers = (f" {queries['by_users_unknown_to_train']:,} queries are by users whom train has not seen."
-                 if queries.get("by_users_unknown_to_train") else "")
+    dropped = (
+        f" {queries['dropped_repeats']:,} labels were left out because the user already had the item."
+        if queries.get("dropped_repeats")
+        else ""
+    )
+    strangers = (
+        f" {queries['by_users_unknown_to_train']:,} queries are by users whom train has not seen."
+        if queries.get("by_users_unknown_to_train")
+        else ""
+    )
     return f"{text}\n\nData set `{evaluation['dataset']}`. {question(evaluation)}{strangers}{dropped}"
 
 
 def _thresholds(evaluation: Mapping[str, Any]) -> str:
-    rows = [[f"`{t['name']}`", threshold_meaning(t, evaluation), _number(t["value"]),
-             f"≥ {_number(t['limit'])}", "holds" if t["ok"] else "**fails**"]
-            for t in evaluation["thresholds"]]
+    rows = [
+        [
+            f"`{t['name']}`",
+            threshold_meaning(t, evaluation),
+            _number(t["value"]),
+            f"≥ {_number(t['limit'])}",
+            "holds" if t["ok"] else "**fails**",
+        ]
+        for t in evaluation["thresholds"]
+    ]
     notes = "".join(f"\n\n{note}" for note in evaluation.get("notes", []))
     return "## Thresholds\n\n" + _table(["threshold", "what it is", "value", "limit", ""], rows, 2) + notes
 
@@ -64,21 +79,31 @@ def _metrics(evaluation: Mapping[str, Any]) -> str:
     if "test_exact" in evaluation["metrics"]:
         columns["model, exact search"] = evaluation["metrics"]["test_exact"]
     columns |= {_BASELINES.get(name, name): values for name, values in evaluation["baselines"].items()}
-    settings = [f"{_BASELINES.get(name, name)} has a half-life of {values[key]:g} {key.rsplit('_', 1)[1]}"
-                for name, values in evaluation["baselines"].items()
-                for key in values if key.startswith("half_life_")]
-    rows = [[name, *(_number(values.get(name)) for values in columns.values())]
-            for name in shown_metrics(evaluation)]
-    absent = ("" if "personal_history" in evaluation["baselines"] else
-              " There is no personal history among them: an item that a user already had is not recommended.")
+    settings = [
+        f"{_BASELINES.get(name, name)} has a half-life of {values[key]:g} {key.rsplit('_', 1)[1]}"
+        for name, values in evaluation["baselines"].items()
+        for key in values
+        if key.startswith("half_life_")
+    ]
+    rows = [
+        [name, *(_number(values.get(name)) for values in columns.values())]
+        for name in shown_metrics(evaluation)
+    ]
+    absent = (
+        ""
+        if "personal_history" in evaluation["baselines"]
+        else " There is no personal history among them: an item that a user already had is not recommended."
+    )
     if not evaluation.get("has_timestamps", True):
         absent += " There is no decayed popularity among them: the data has no times."
     return (
         "## Metrics\n\n"
         + "\n".join(f"- `{name}`: {meaning}." for name, meaning in definitions(evaluation).items())
-        + "\n\n" + _table(["metric", *columns], rows, 1)
+        + "\n\n"
+        + _table(["metric", *columns], rows, 1)
         + "\n\nThe baselines are trained on the train split alone"
-        + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".") + absent
+        + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".")
+        + absent
     )
 
 
@@ -88,8 +113,11 @@ def _index(evaluation: Mapping[str, Any]) -> str:
         how = "Search is exact: the catalog is small enough that an approximate index gains nothing."
     else:
         how = "Search is approximate (ScaNN)."
-    recalls = ", ".join(f"{_number(value)} of the first {name.split('@')[1]}"
-                        for name, value in ann.items() if name.startswith("recall@"))
+    recalls = ", ".join(
+        f"{_number(value)} of the first {name.split('@')[1]}"
+        for name, value in ann.items()
+        if name.startswith("recall@")
+    )
     return f"## Index\n\n{how} Of what exact search finds it returns: {recalls}."
 
 
@@ -99,12 +127,21 @@ def _blessed_model(evaluation: Mapping[str, Any]) -> str:
     if not blessed or not blessed["eligible"]:
         return f"{text} So there is no model to compare this one with."
     ours = evaluation["metrics"]["test"]
-    rows = [[name, _number(ours[name]), _number(theirs),
-             _number(None if ours[name] is None or theirs is None else ours[name] - theirs)]
-            for name, theirs in blessed["metrics"].items() if name in shown_metrics(evaluation)]
-    return (f"{text} Both answered the same queries.\n\n"
-            + _table(["metric", "this model", "latest blessed", "change"], rows, 1)
-            + (f"\n\nIt is at `{blessed['uri']}`." if blessed.get("uri") else ""))
+    rows = [
+        [
+            name,
+            _number(ours[name]),
+            _number(theirs),
+            _number(None if ours[name] is None or theirs is None else ours[name] - theirs),
+        ]
+        for name, theirs in blessed["metrics"].items()
+        if name in shown_metrics(evaluation)
+    ]
+    return (
+        f"{text} Both answered the same queries.\n\n"
+        + _table(["metric", "this model", "latest blessed", "change"], rows, 1)
+        + (f"\n\nIt is at `{blessed['uri']}`." if blessed.get("uri") else "")
+    )
 
 
 def _oracle(evaluation: Mapping[str, Any]) -> str:
@@ -112,10 +149,20 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
     if not oracle:
         return ""
     names = ["best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap"]
-    rows = [[cutoff, *(_number(values.get(name)) for name in names)]
-            for cutoff, values in oracle.items() if cutoff.startswith("recall@")]
-    header = ["", "best baseline", "model", "oracle without the hidden state", "oracle",
-              "share of the way to the oracle without it", "share of the way to the oracle"]
+    rows = [
+        [cutoff, *(_number(values.get(name)) for name in names)]
+        for cutoff, values in oracle.items()
+        if cutoff.startswith("recall@")
+    ]
+    header = [
+        "",
+        "best baseline",
+        "model",
+        "oracle without the hidden state",
+        "oracle",
+        "share of the way to the oracle without it",
+        "share of the way to the oracle",
+    ]
     return (
         "## Against the oracle\n\nThe data is simulated, so the best possible ranking is known: the oracle "
         "ranks by the simulator's own probabilities, with and without the user's hidden state. On the "

@@ -95,9 +95,7 @@ def matching_rows(queries: Queries, oracle: Mapping[str, npt.NDArray[Any]]) -> t
     asked = np.stack([getattr(queries, name) for name in KEY], axis=1)
     answered = np.stack([np.asarray(oracle[name], np.int64) for name in KEY], axis=1)
     _, key = np.unique(np.concatenate([asked, answered]), axis=0, return_inverse=True)
-    _, query_rows, oracle_rows = np.intersect1d(
-        key[: len(asked)], key[len(asked) :], return_indices=True
-    )
+    _, query_rows, oracle_rows = np.intersect1d(key[: len(asked)], key[len(asked) :], return_indices=True)
     return query_rows, oracle_rows
 
 
@@ -125,10 +123,12 @@ def oracle_share(
     """
     comparison: dict[str, Any] = {"queries": len(model)}
     for k in cutoffs:
-        recall = {"model": _recall(model, k),
-                  "best_baseline": max(_recall(ranks, k) for ranks in baselines.values()),
-                  "oracle": _recall(oracle, k),
-                  "oracle_observed": _recall(oracle_observed, k)}
+        recall = {
+            "model": _recall(model, k),
+            "best_baseline": max(_recall(ranks, k) for ranks in baselines.values()),
+            "oracle": _recall(oracle, k),
+            "oracle_observed": _recall(oracle_observed, k),
+        }
         gained = recall["model"] - recall["best_baseline"]
         comparison[f"recall@{k}"] = {
             **recall,

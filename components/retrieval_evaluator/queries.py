@@ -193,8 +193,9 @@ def read_windows(pattern_or_dir: str, users: Sequence[FeatureSpec] = ()) -> Wind
 
     types = {features.HISTORY_EVENT_TYPE: tf.string, features.HISTORY_PLAY_RATIO: tf.float32}
     ragged = [*_EVENT_FEATURES, features.SEEN_ITEM_ID, features.LABEL_ITEM_ID]
-    spec: dict[str, Any] = {name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64)
-                            for name in ragged}
+    spec: dict[str, Any] = {
+        name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64) for name in ragged
+    }
     spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
     for feature in users:
         kind = tf.float32 if feature.kind in (NUMERIC, VECTOR) else tf.string

@@ -28,7 +28,7 @@ class Executor(base_executor.BaseExecutor):
         exec_properties: dict[str, Any],
     ) -> None:
         """Raises UserError when the loss becomes NaN."""
-        from trainer import training  # TensorFlow loads here, not when the pipeline is drawn.
+        from trainer import training, training_data  # TensorFlow loads here, not when the pipeline is drawn.
 
         examples, catalog = input_dict["examples"], input_dict["catalog"]
 
@@ -36,7 +36,7 @@ class Executor(base_executor.BaseExecutor):
             return sorted(fileio.glob(os.path.join(artifact_utils.get_split_uri(artifacts, split), "*.gz")))
 
         facts = DataFacts.read(artifact_utils.get_single_instance(input_dict["interactions"]))
-        data = training.TrainingData(
+        data = training_data.TrainingData(
             train_files=files(examples, "train"),
             eval_files=files(examples, "eval"),
             transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),

@@ -1,0 +1,94 @@
+"""The two-tower model as it is trained: both towers and the loss between them, over packed windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from pipeline.configs import TrainerConfig, event_type_weights
+from trainer import features
+from trainer.catalog_table import CatalogTable
+from trainer.label_weights import play_ratio_weight, reaction_weight
+from trainer.retrieval_task import retrieval_task
+from trainer.sampling import CandidateSampler, draw_positions
+from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows, padded, windows_of
+
+
+class TwoTowerModel(tfrs.Model):
+    """Both towers and the loss between them, over packed windows."""
+
+    def __init__(
+        self,
+        table: CatalogTable,
+        log_q: np.ndarray,
+        users: int,
+        history_length: int,
+        config: TrainerConfig,
+        aggregates: Sequence[str] = features.AGGREGATES,
+        user_values: Mapping[str, int] | None = None,
+        user_weight: np.ndarray | None = None,
+    ) -> None:
+        """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
+        aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
+        `label_weights.user_weight`, default: all are one."""
+        super().__init__()
+        items = ItemEmbedding(table, config)
+        self.query_tower = QueryTower(items, users, history_length, config, user_values)
+        self.candidate_tower = CandidateTower(items, config)
+        self.task = retrieval_task(config)
+        self._items = items
+        self._history_length = history_length
+        self._aggregates = tuple(aggregates)
+        self._config = config
+        self._event_type_weights = event_type_weights(config)
+        self._user_weight = None
+        if user_weight is not None:
+            self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
+        self._sampler = CandidateSampler(config, table, log_q)
+
+    def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
+        """`inputs`: a batch of transformed windows."""
+        table = self._items.table
+        windows = windows_of(inputs, table, self._history_length, self._aggregates)
+        label_step, label_rows = labels_of(inputs, windows)
+        at = draw_positions(label_step, label_rows, table.size, self._config.positions_per_step)
+        rows = tf.gather_nd(label_rows, tf.stack(at, axis=-1))
+        candidates = self._sampler(rows, at.window, training)
+        return self.task(
+            self.query_tower(windows, at, training=training),
+            self.candidate_tower(candidates.rows, training=training),
+            candidates,
+            self._weights(inputs, windows, label_step, at),
+        )
+
+    def _weights(
+        self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor, at: Positions
+    ) -> tf.Tensor:
+        """Of each position's label, float32 [positions]: their sum is one, but for the users' weights."""
+        weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), self._config.play_ratio_floor)
+        if self._event_type_weights:
+            types = padded(inputs[features.EVENT_TYPE])
+            weight *= reaction_weight(types, windows.rows, windows.is_listen, self._event_type_weights)
+        of_label = tf.gather(weight, _label_index(label_step), batch_dims=1)
+        drawn = tf.gather_nd(of_label, tf.stack(at, axis=-1))
+        drawn = tf.math.divide_no_nan(drawn, tf.reduce_sum(drawn))
+        if self._user_weight is None:
+            return drawn
+        # Not among what they are divided by: a step of heavy listeners alone would lift them back to one.
+        return drawn * tf.gather(self._user_weight, tf.gather(windows.user, at.window))
+
+
+def _label_index(label_step: tf.Tensor) -> tf.Tensor:
+    return tf.range(tf.shape(label_step)[1]) + tf.cast(label_step, tf.int32)
+
+
+def labels_of(inputs: dict[str, tf.RaggedTensor], windows: Windows) -> tuple[tf.Tensor, tf.Tensor]:
+    """`label_step` int64 and the label's catalog row int32, both [windows, events].
+
+    The row means something where `label_step` > 0.
+    """
+    label_step = padded(inputs[features.LABEL_STEP])
+    return label_step, tf.gather(windows.rows, _label_index(label_step), batch_dims=1)
