@@ -45,6 +45,9 @@ setup(
         # Data directories and data sets may lie on gs:// and wherever else fsspec reaches.
         "fsspec>=2024.2",
         "gcsfs>=2024.2",
+        # `two-tower tune`: the search, and its plot.
+        "optuna>=4.2,<5",
+        "matplotlib>=3.8",
         "psutil>=5.9",
         "pyyaml>=6",
         "rich>=13",
@@ -53,8 +56,8 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=8,<9", "hypothesis>=6.100"],
-        # What the data plane is measured against, and the plots.
-        "benchmarks": ["polars>=1", "matplotlib>=3.8"],
+        # What the data plane is measured against.
+        "benchmarks": ["polars>=1"],
         "lint": ["ruff>=0.5", "mypy>=1.10"],
         # The installer: `make setup` fetches it by pip where the machine has none.
         "setup": ["uv>=0.5"],
