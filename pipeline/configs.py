@@ -242,7 +242,7 @@ class PipelineConfig:
                 f"evaluation.cutoffs is {listed}, without {judged}: the gate judges by Recall@{judged} "
                 f"(gate.cutoff). Add {judged} to the one or change the other."
             )
-        _check_loss(self.trainer)
+        _check_trainer(self.trainer)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as YAML and JSON hold them."""
@@ -573,9 +573,14 @@ def event_type_weights(trainer: TrainerConfig) -> dict[str, float]:
     return weights
 
 
-def _check_loss(trainer: TrainerConfig) -> None:
-    """Raises UserError for settings of the loss that contradict each other."""
+def _check_trainer(trainer: TrainerConfig) -> None:
+    """Raises UserError for settings of towers and loss that contradict each other."""
     event_type_weights(trainer)
+    if trainer.encoder != "mean" and trainer.embedding_dim % trainer.attention_heads:
+        raise UserError(
+            f"trainer.attention_heads is {trainer.attention_heads}, and trainer.embedding_dim, "
+            f"{trainer.embedding_dim}, cannot be divided by it."
+        )
     if trainer.frequency == "streaming" and not trainer.deduplicate_negatives:
         raise UserError(
             "trainer.frequency=streaming counts an item once a batch: set trainer.deduplicate_negatives=true,"

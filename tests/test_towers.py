@@ -30,11 +30,15 @@ class Model:
     candidate: CandidateTower
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
+@pytest.fixture(scope="module", params=["mean", "attention", "attention+mean"])
+def model(request: pytest.FixtureRequest) -> Model:
     """Random weights everywhere, so that every input matters."""
-    items = ItemEmbedding(TABLE, CONFIG)
-    model = Model(items, QueryTower(items, USERS, N, CONFIG), CandidateTower(items, CONFIG))
+    return model_of(dataclasses.replace(CONFIG, encoder=request.param))
+
+
+def model_of(config: TrainerConfig) -> Model:
+    items = ItemEmbedding(TABLE, config)
+    model = Model(items, QueryTower(items, USERS, N, config), CandidateTower(items, config))
     model.query(windows(), positions((0, 0)))
     model.candidate(tf.constant([0]))
     randomize([*model.query.trainable_weights, *model.candidate.trainable_weights])
@@ -52,8 +56,10 @@ def windows(**changes: Any) -> Windows:
     draw = np.random.default_rng(1)
     values = {
         "user": np.array([1, USERS], np.int64),
+        "length": np.full(2, EVENTS, np.int32),
         "rows": draw.integers(0, 20, [2, EVENTS]).astype(np.int32),
         "is_listen": np.arange(2 * EVENTS).reshape(2, EVENTS) % 3 != 2,
+        "elapsed": np.cumsum(draw.integers(0, 5_000, [2, EVENTS]), axis=1),
         "example_age": np.zeros([2, EVENTS], np.float32),
         "aggregates": draw.normal(size=[2, EVENTS, AGGREGATES]).astype(np.float32),
         "user_numbers": np.zeros([2, 0], np.float32),

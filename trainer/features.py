@@ -52,6 +52,8 @@ IS_LISTEN = "is_listen"
 EVENT_TYPE = "event_type"
 EVENT_TYPE_HASHES = 2**20
 EXAMPLE_AGE = "example_age"
+# Seconds since the window's first event. Only differences mean something.
+ELAPSED_SECONDS = "elapsed_seconds"
 # History aggregates over the last N events at each position, see trainer/history_aggregates.py; z-scored by
 # train's query positions.
 LISTEN_COUNT = "listen_count"

@@ -14,7 +14,16 @@ from trainer.catalog_table import CatalogTable
 from trainer.label_weights import play_ratio_weight, reaction_weight
 from trainer.retrieval_task import retrieval_task
 from trainer.sampling import CandidateSampler, draw_positions
-from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows, padded, windows_of
+from trainer.towers import (
+    SHARED_TABLES,
+    CandidateTower,
+    ItemEmbedding,
+    Positions,
+    QueryTower,
+    Windows,
+    padded,
+    windows_of,
+)
 
 
 class TwoTowerModel(tfrs.Model):
@@ -36,7 +45,10 @@ class TwoTowerModel(tfrs.Model):
         `label_weights.user_weight`, default: all are one."""
         super().__init__()
         items = ItemEmbedding(table, config)
-        self.query_tower = QueryTower(items, users, history_length, config, user_values)
+        of_history = items
+        if SHARED_TABLES in config.leave_out:
+            of_history = ItemEmbedding(table, config, "history_embedding")
+        self.query_tower = QueryTower(of_history, users, history_length, config, user_values)
         self.candidate_tower = CandidateTower(items, config)
         self.task = retrieval_task(config)
         self._items = items

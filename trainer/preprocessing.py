@@ -34,8 +34,8 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     Returns:
       `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
-      item ids, play ratios and labels as they came; event types, hashed; `is_listen`; `example_age` in days;
-      aggregates. And the users' columns, see `_columns`.
+      item ids, play ratios and labels as they came; event types, hashed; `is_listen`; `elapsed_seconds` since
+      the window's first event; `example_age` in days; aggregates. And the users' columns, see `_columns`.
     """
     item_id = inputs[features.HISTORY_ITEM_ID]
     timestamp = inputs[features.HISTORY_TIMESTAMP]
@@ -66,12 +66,17 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         ),
         features.LABEL_STEP: label_step,
         features.LABEL_ITEM_ID: inputs[features.LABEL_ITEM_ID],
+        features.SEEN_ITEM_ID: inputs[features.SEEN_ITEM_ID],
     }
     specs = [FeatureSpec(**spec) for spec in custom_config.get("users", ())]
     outputs |= _columns(inputs, specs)
     if numbers := _numbers(inputs, specs):
         outputs[features.NUMBERS] = _z_scored(tf.concat(numbers, axis=1))
     newest_request = tft.max(tf.boolean_mask(request.flat_values, is_query.flat_values))
+    begin = tf.gather(timestamp.row_starts(), timestamp.value_rowids())
+    outputs[features.ELAPSED_SECONDS] = timestamp.with_flat_values(
+        timestamp.flat_values - tf.gather(timestamp.flat_values, begin)
+    )
     # Zero from the end of train on, before any scaling: the model is asked for "now".
     age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
     outputs[features.EXAMPLE_AGE] = request.with_flat_values(age)

@@ -11,24 +11,30 @@ import tensorflow as tf
 from pipeline.configs import TrainerConfig
 from trainer import features
 from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
+from trainer.encoders import encoders
 from trainer.history_aggregates import catalog_aggregates
 
-# The last few listens say what the session is about, the whole history what its user likes.
-SHORT_HISTORY = 5
+# Values of trainer.similarity and trainer.leave_out.
+COSINE = "cosine"
+HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
+AGGREGATES, SHARED_TABLES = "aggregates", "shared_tables"
 
 
 class Windows(NamedTuple):
     """A batch of windows as the towers read it, padded to the longest.
 
-    `user` int64 [windows]; `rows` int32 [windows, events]: catalog rows; `is_listen` bool and
+    `user` int64 and `length` int32 (events) [windows]; `rows` int32 [windows, events]: catalog rows;
+    `is_listen` bool, `elapsed` int64 (seconds since the window's first event; zero without times) and
     `example_age` float32 (days) [windows, events]; `aggregates` float32 [windows, events, aggregates]. Of
     columns of users/, `user_values` by feature: int32 [windows, values], rows of an embedding table, -1 where
     there are fewer, the first always there; `user_numbers` float32 [windows, numbers]: numbers and vectors.
     """
 
     user: tf.Tensor
+    length: tf.Tensor
     rows: tf.Tensor
     is_listen: tf.Tensor
+    elapsed: tf.Tensor
     example_age: tf.Tensor
     aggregates: tf.Tensor
     user_values: dict[str, tf.Tensor]
@@ -46,25 +52,30 @@ class ItemEmbedding(tf.keras.layers.Layer):
     """Catalog rows to [..., width]: item, artist and album embeddings and the length, side by side.
 
     Columns of items/ follow: embeddings of values, numbers, and vectors, projected. The tables are shared by
-    history, seed and candidates.
+    history, seed and candidates. What no item of train has is left out: data without artists has no table of
+    them.
     """
 
-    def __init__(self, table: CatalogTable, config: TrainerConfig) -> None:
-        super().__init__(name="item_embedding")
+    def __init__(self, table: CatalogTable, config: TrainerConfig, name: str = "item_embedding") -> None:
+        super().__init__(name=name)
         # Out of Keras's sight, which would copy the catalog along with the weights of the best epoch.
         self._get_table = lambda: table
         self._id_dropout = config.id_dropout
         side = config.embedding_dim // 2
 
         def embeddings(rows: int, width: int, name: str, seed: int) -> tf.Variable:
+            seed ^= zlib.crc32(self.name.encode())
             # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
             initial = tf.random.stateless_normal([rows, width], [config.seed, seed], stddev=width**-0.5)
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
         self.item = embeddings(table.item_vocabulary_size, config.embedding_dim, "item", 4)
-        self.artist = embeddings(table.artist_vocabulary_size, side, "artist", 6)
-        self.album = embeddings(table.album_vocabulary_size, side, "album", 5)
+        self.artist = self.album = None
+        if table.artist_vocabulary_size > 1:
+            self.artist = embeddings(table.artist_vocabulary_size, side, "artist", 6)
+        if table.album_vocabulary_size > 1:
+            self.album = embeddings(table.album_vocabulary_size, side, "album", 5)
         self._values = {
             name: embeddings(rows, value_width(rows, config), name, zlib.crc32(name.encode()))
             for name, rows in table.value_vocabulary_sizes.items()
@@ -74,9 +85,6 @@ class ItemEmbedding(tf.keras.layers.Layer):
             name: tf.keras.layers.Dense(side, use_bias=False, name=f"{name}_projection")
             for name in table.vectors
         }
-        widths = [value_width(rows, config) for rows in table.value_vocabulary_sizes.values()]
-        numbers = table.numbers.shape[1]
-        self.width = config.embedding_dim + 2 * side + 1 + sum(widths) + numbers + side * len(table.vectors)
 
     @property
     def table(self) -> CatalogTable:
@@ -84,15 +92,15 @@ class ItemEmbedding(tf.keras.layers.Layer):
         return self._get_table()
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`rows` int32 of any shape; the result has one more dimension, `width`."""
+        """`rows` int32 of any shape; the result has one more dimension."""
         item = tf.gather(self.table.item, rows)
         if training and self._id_dropout:
             item = tf.where(tf.random.uniform(tf.shape(item)) < self._id_dropout, OUT_OF_VOCABULARY, item)
+        names = [(self.artist, self.table.artist), (self.album, self.table.album)]
         return tf.concat(
             [
                 tf.gather(self.item, item),
-                _mean_embedding(self.artist, tf.gather(self.table.artist, rows)),
-                _mean_embedding(self.album, tf.gather(self.table.album, rows)),
+                *(_mean_embedding(one, tf.gather(ids, rows)) for one, ids in names if one is not None),
                 tf.gather(self.table.length, rows)[..., tf.newaxis],
                 *(
                     _mean_embedding(table, tf.gather(self.table.values[name], rows))
@@ -127,23 +135,30 @@ def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 
 
 class CandidateTower(tf.keras.layers.Layer):
-    """Catalog rows [candidates] to L2-normalised embeddings [candidates, embedding_dim]."""
+    """Catalog rows [candidates] to embeddings [candidates, embedding_dim], L2-normalised for the cosine."""
 
     def __init__(self, items: ItemEmbedding, config: TrainerConfig) -> None:
         super().__init__(name="candidate_tower")
         self._items = items
+        self._similarity = config.similarity
         self._project = tf.keras.layers.Dense(config.embedding_dim, name="candidate_projection")
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 [candidates]."""
-        return tf.math.l2_normalize(self._project(self._items(rows, training=training)), axis=-1)
+        return _scored_by(self._similarity, self._project(self._items(rows, training=training)))
+
+
+def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
+    """Embeddings whose dot product is the score: of length one for the cosine, in full precision."""
+    embedding = tf.cast(embedding, tf.float32)
+    return tf.math.l2_normalize(embedding, axis=-1) if similarity == COSINE else embedding
 
 
 class QueryTower(tf.keras.layers.Layer):
-    """Positions of packed windows to L2-normalised embeddings [positions, embedding_dim].
+    """Positions of packed windows to embeddings [positions, embedding_dim], L2-normalised for the cosine.
 
-    Prefix sums over a window's events give every position the mean of its last N (and few) listens at the
-    price of one pass; seed, user with the columns of users/, example age and aggregates join after it.
+    The encoders serve every position of a window in one pass; seed, user with the columns of users/, example
+    age and aggregates join after them.
     """
 
     def __init__(
@@ -160,9 +175,10 @@ class QueryTower(tf.keras.layers.Layer):
         """
         super().__init__(name="query_tower")
         self._items = items
-        self._history_length = history_length
         self._unknown_user = tf.constant(users, tf.int64)
         self._config = config
+        self._parts = {HISTORY, SEED, USER_ID, AGE, AGGREGATES} - set(config.leave_out)
+        self._encoders = encoders(history_length, config) if HISTORY in self._parts else []
         self._users = tf.keras.layers.Embedding(
             users + 1, config.embedding_dim // 2, embeddings_initializer="zeros", name="user"
         )
@@ -191,46 +207,57 @@ class QueryTower(tf.keras.layers.Layer):
         has_history = positions.event >= 0
         if training and config.history_dropout:
             has_history &= tf.random.uniform(tf.shape(event)) >= config.history_dropout
-        keep = tf.cast(has_history, tf.float32)[:, tf.newaxis]
+        keep = tf.cast(has_history, self.compute_dtype)[:, tf.newaxis]
         at = tf.stack([positions.window, event], axis=-1)
 
-        listens = tf.cast(windows.is_listen, tf.float32)[..., tf.newaxis]
-        embedded = self._items(windows.rows, training=training)
-        sums = tf.cumsum(tf.concat([embedded * listens, listens], axis=-1), axis=1)
-        sums = tf.pad(sums, [[0, 0], [1, 0], [0, 0]])
-
-        def mean_of_last(count: int) -> tf.Tensor:
-            begin = tf.stack([positions.window, tf.maximum(event + 1 - count, 0)], axis=-1)
-            total = tf.gather_nd(sums, at + tf.constant([[0, 1]])) - tf.gather_nd(sums, begin)
-            return tf.math.divide_no_nan(total[:, :-1], total[:, -1:]) * keep
-
-        unknown_item = tf.fill(tf.shape(event), self._items.table.size)
-        seed_rows = tf.where(has_history, tf.gather_nd(windows.rows, at), unknown_item)
-        seed = self._items(seed_rows, training=training)
-        counts = (self._history_length, min(SHORT_HISTORY, self._history_length))
-        history = tf.concat([*map(mean_of_last, counts), seed], axis=-1)
-
+        # [positions, any] each: what the history says, and what joins it.
+        history = [encoded * keep for encoded in self._encoded(windows, positions.window, event, training)]
+        joined = [keep]
+        if SEED in self._parts:
+            seed = tf.where(has_history, tf.gather_nd(windows.rows, at), self._items.table.size)
+            history.append(self._items(seed, training=training))
+        if USER_ID in self._parts:
+            user = tf.gather(windows.user, positions.window)
+            if training and config.id_dropout:
+                is_forgotten = tf.random.uniform(tf.shape(user)) < config.id_dropout
+                user = tf.where(is_forgotten, self._unknown_user, user)
+            joined.append(self._users(user))
+        if AGE in self._parts:
+            joined.append(tf.math.log1p(tf.gather_nd(windows.example_age, at))[:, tf.newaxis])
         # gather_nd refuses a matrix without columns.
-        has_aggregates = windows.aggregates.shape[-1] != 0
-        aggregates = [tf.gather_nd(windows.aggregates, at) * keep] if has_aggregates else []
-        user = tf.gather(windows.user, positions.window)
-        if training and config.id_dropout:
-            user = tf.where(tf.random.uniform(tf.shape(user)) < config.id_dropout, self._unknown_user, user)
-        joined = tf.concat(
-            [
-                history,
-                keep,
-                self._users(user),
-                tf.math.log1p(tf.gather_nd(windows.example_age, at))[:, tf.newaxis],
-                *aggregates,
-                *self._user_columns(windows, positions.window, training),
-            ],
-            axis=-1,
-        )
-        hidden = joined
+        if AGGREGATES in self._parts and windows.aggregates.shape[-1] != 0:
+            joined.append(tf.gather_nd(windows.aggregates, at) * tf.cast(keep, tf.float32))
+        joined += self._user_columns(windows, positions.window, training)
+        joined = [tf.cast(values, self.compute_dtype) for values in [*history, *joined]]
+        hidden = tf.concat(joined, axis=-1)
         for layer in self._hidden:
             hidden = self._dropout(layer(hidden), training=training)
-        return tf.math.l2_normalize(self._project(hidden) + self._shortcut(history), axis=-1)
+        embedding = self._project(hidden)
+        if history:
+            embedding += self._shortcut(tf.concat(joined[: len(history)], axis=-1))
+        return _scored_by(config.similarity, embedding)
+
+    def _encoded(
+        self, windows: Windows, window: tf.Tensor, event: tf.Tensor, training: bool
+    ) -> list[tf.Tensor]:
+        """Each encoder's output at positions, [positions, any]."""
+        if not self._encoders:
+            return []
+        is_event = tf.sequence_mask(windows.length, tf.shape(windows.rows)[1])
+
+        def flat(values: tf.Tensor, last: int) -> tf.Tensor:
+            """All windows' events in a row, and one more, of no window, which an empty history reads."""
+            return tf.pad(tf.boolean_mask(values, is_event), [[0, 1]], constant_values=last)
+
+        number = tf.range(tf.size(windows.length))[:, tf.newaxis] + tf.zeros_like(windows.rows)
+        of_events = (
+            self._items(flat(windows.rows, self._items.table.size), training=training),
+            flat(number, -1),
+            flat(windows.is_listen, False),
+            flat(windows.elapsed, 0),
+        )
+        begin = tf.gather(tf.cumsum(windows.length, exclusive=True), window)
+        return [tf.gather(encode(*of_events, training=training), begin + event) for encode in self._encoders]
 
     def _user_columns(self, windows: Windows, window: tf.Tensor, training: bool) -> list[tf.Tensor]:
         """What the columns of users/ say at each position, [positions, any].
@@ -266,7 +293,8 @@ def windows_of(
     `example_age` may be left out, and is then zero: "now", which is what serving asks for. `aggregates`
     names those that the towers are to read.
     """
-    rows = table.rows_of(padded(transformed[features.HISTORY_ITEM_ID], features.PADDING))
+    item_id = transformed[features.HISTORY_ITEM_ID]
+    rows = table.rows_of(padded(item_id, features.PADDING))
     listens = transformed[features.IS_LISTEN]
     is_listen = padded(listens) > 0
     age = features.EXAMPLE_AGE
@@ -281,8 +309,10 @@ def windows_of(
     user_values, user_numbers = _user_columns(transformed)
     return Windows(
         user=user,
+        length=tf.cast(item_id.row_lengths(), tf.int32),
         rows=rows,
         is_listen=is_listen,
+        elapsed=padded(transformed[features.ELAPSED_SECONDS]),
         example_age=padded(transformed[age]) if age in transformed else tf.zeros(tf.shape(rows)),
         aggregates=tf.concat([padded(listens.with_flat_values(of_events)), of_catalog], axis=-1),
         user_values=user_values,
