@@ -41,10 +41,10 @@ class ComponentFailed(Exception):
 
 
 class LocalRunner(local_dag_runner.LocalDagRunner):
-    """TFX's LocalDagRunner, which also says which component it is at, and can stop at one."""
+    """TFX's LocalDagRunner, which also says which component it is at, and can stop on the way."""
 
-    def __init__(self, progress: console.Progress, until: str | None = None) -> None:
-        """`until`: run this component and what it needs, and nothing else."""
+    def __init__(self, progress: console.Progress, until: tuple[str, ...] = ()) -> None:
+        """`until`: run these components and what they need, and nothing else; without any, all."""
         super().__init__()
         self._progress = progress
         self._until = until
@@ -55,7 +55,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
     ) -> None:
         """Launches the nodes in topological order. Raises ComponentFailed, or a component's UserError."""
         self.launched = True
-        run = ("" if self._until is None else PARTIAL_RUN) + datetime.datetime.now().isoformat()
+        run = (PARTIAL_RUN if self._until else "") + datetime.datetime.now().isoformat()
         runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": run})
         deployment = runner_utils.extract_local_deployment_config(pipeline)
         connection = deployment.metadata_connection_config
@@ -86,12 +86,12 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
 
 
 def _needed_for(
-    pipeline: pipeline_pb2.Pipeline, until: str | None
+    pipeline: pipeline_pb2.Pipeline, until: tuple[str, ...]
 ) -> list[pipeline_pb2.Pipeline.PipelineOrNode]:
-    """The nodes in topological order; with `until` that one and all that it depends on."""
-    if until is None:
+    """The nodes in topological order; with `until` those and all that they depend on."""
+    if not until:
         return list(pipeline.nodes)
-    needed = {until}
+    needed = set(until)
     for node in reversed(pipeline.nodes):
         if node.pipeline_node.node_info.id in needed:
             needed.update(node.pipeline_node.upstream_nodes)
@@ -137,7 +137,7 @@ def _record_error(store: metadata.Metadata, run: str, node: str, error: BaseExce
             handle.store.put_executions([execution])
 
 
-def run_local(data: str, output: str, config: PipelineConfig, until: str | None = None) -> bool:
+def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, ...] = ()) -> bool:
     """Runs the pipeline; False if nothing was launched, as when `tfx pipeline create` only draws it.
 
     Args:
@@ -145,7 +145,7 @@ def run_local(data: str, output: str, config: PipelineConfig, until: str | None 
       output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one
         in the same place stopped.
       config: the settings.
-      until: the component to stop after; None runs all.
+      until: the components to stop after; without any all run.
 
     Raises:
       UserError: the data or the settings are at fault.

@@ -33,7 +33,7 @@ def validate_data(data: str, output: str | None, config: PipelineConfig) -> list
       ComponentFailed: something else went wrong; in a temporary directory the log is kept and named.
     """
     with _place(output) as place:
-        run_local(data, place, config, until=GATE)
+        run_local(data, place, config, until=(GATE,))
         (folder,) = latest_outputs(place, GATE, partial=True)[GATE]["report"]
         return verdict.read(folder).lines()
 
