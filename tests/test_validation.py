@@ -93,7 +93,7 @@ def output(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.local_runner import run_local
 
     place = tmp_path_factory.mktemp("output")
-    run_local(str(healthy), str(place), configs.load("smoke"), until="ApprovedStatistics")
+    run_local(str(healthy), str(place), configs.load("smoke"), until=("ApprovedStatistics",))
     return place
 
 
