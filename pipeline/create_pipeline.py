@@ -251,6 +251,7 @@ def create_pipeline(
         source_digest=source_digest(
             "components/retrieval_evaluator",
             "components/pusher/versions.py",
+            "components/scann_indexer/provenance.py",
             "pipeline/datasets/ingest_report.py",
             specs,
             "trainer/features.py",

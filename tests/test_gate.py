@@ -14,15 +14,14 @@ import pytest
 from components.retrieval_evaluator.gate import (
     BLESSED,
     REFUSED,
-    ModelIdentity,
     best_baseline,
-    eligibility,
     judge,
 )
 from components.retrieval_evaluator.markdown_report import render
 from components.retrieval_evaluator.metrics import summarize
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers, matching_rows, oracle_share
 from components.retrieval_evaluator.queries import LabelSets, Queries, sample_by_user
+from components.scann_indexer.provenance import ModelIdentity, eligibility, starting_point
 from pipeline.configs import GateConfig
 
 LIMITS = GateConfig(
@@ -209,6 +208,37 @@ def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> Non
     verdict, why = eligibility(candidate, other_split, test_start=0)
     assert not verdict and "other spans" in why
     assert not eligibility(candidate, candidate, test_start=0)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        # As today's own, which a run that is repeated begins from.
+        ({"train_newest_timestamp": 2_900, "digest": "sha256:new"}, None),
+        # After today's train split, if only by a second, lie the labels of eval.
+        ({"train_newest_timestamp": 2_901}, "up to 2901, and today's train split ends at 2900"),
+        ({"dataset": "yambda"}, "other data: yambda"),
+        ({"protocol": "frozen"}, "under the protocol frozen"),
+    ],
+)
+def test_training_begins_only_from_a_model_that_knows_no_label_of_eval_or_test(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    today = dataclasses.replace(CANDIDATE, digest="")
+    allowed, why = starting_point(today, dataclasses.replace(EARLIER, **changes))
+    assert allowed is (reason is None)
+    assert reason is None or reason in why
+    assert starting_point(today, None) == (False, "No model has been blessed yet.")
+
+
+def test_without_a_split_in_time_training_begins_only_from_a_model_of_the_same_split() -> None:
+    today, earlier = (
+        dataclasses.replace(model, protocol="leave_one_out", train_newest_timestamp=0)
+        for model in (CANDIDATE, EARLIER)
+    )
+    assert "another version of the data" in starting_point(today, earlier)[1]
+    assert starting_point(today, dataclasses.replace(earlier, data_digest=today.data_digest))[0]
 
 
 def test_an_identity_is_read_from_the_model_s_own_record() -> None:

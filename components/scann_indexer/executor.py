@@ -14,11 +14,11 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from components.interaction_example_gen.facts import DataFacts
+from components.scann_indexer.provenance import PROVENANCE, TOWERS, recorded
 from pipeline.configs import IndexConfig
 from pipeline.errors import UserError
 from pipeline.feature_specs import ResolvedFeatures
 
-PROVENANCE = os.path.join("assets.extra", "provenance.json")
 _ITEMS_PER_BATCH = 16_384
 
 
@@ -71,9 +71,7 @@ class Executor(base_executor.BaseExecutor):
         if index.kind == "scann":
             described |= {"num_leaves": index.num_leaves, "leaves_to_search": index.leaves_to_search}
         provenance = {
-            **dataclasses.asdict(facts),
-            # 0 where the protocol is no split in time.
-            "train_newest_timestamp": max(facts.train_end - 1, 0),
+            **recorded(facts),
             "index": described,
             "history_length": exec_properties["history_length"],
             "features": dataclasses.asdict(resolved),
@@ -84,3 +82,5 @@ class Executor(base_executor.BaseExecutor):
         with fileio.open(os.path.join(path, PROVENANCE), "w") as file:
             file.write(json.dumps(provenance, indent=2) + "\n")
         facts.write(model)
+        # Not among what is served: the same towers are the same model, wherever they lie.
+        model.set_string_custom_property(TOWERS, trained.uri)
