@@ -418,6 +418,22 @@ def settings(config: PipelineConfig) -> dict[str, Any]:
     return found
 
 
+def setting_type(name: str) -> Any:
+    """int, float, bool, str or a tuple of one of them. Raises UserError, naming the nearest setting."""
+    return _hints()[_known(name)]
+
+
+def checked(name: str, value: Any) -> Any:
+    """A plain value as the setting of that dotted name holds it.
+
+    Raises:
+      UserError: there is no such setting, naming the nearest, or it does not take the value.
+    """
+    typed = _typed(name, setting_type(name), value)
+    _check_range(name, typed)
+    return typed
+
+
 def from_plain(cls: type[T], values: Mapping[str, Any], section: str = "") -> T:
     """One of this module's dataclasses from plain values, such as JSON holds: lists become tuples again.
 
