@@ -43,6 +43,7 @@ _EVALUATION_KEYS = (
     "thresholds",
     "metrics",
     "baselines",
+    "slices",
     "ann",
     "blessed_model",
     "oracle",

@@ -61,7 +61,8 @@ WINDOWS = cut(LOG, SPLIT)
 
 
 def fitted(windows: dict[str, Windows], repeats: bool = True) -> dict[str, Baseline]:
-    return fit_baselines(windows["train"], windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1)
+    events = LabelEvents.of(windows["train"])
+    return fit_baselines(events, windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1)
 
 
 def listens_before(log: Events, time: int) -> list[tuple[int, int, int]]:

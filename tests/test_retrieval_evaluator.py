@@ -235,6 +235,15 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert queries["labels"]["unknown_to_train"] == sum(
         item >= FIRST_NEW_ITEM for _, labels in asked.values() for item in labels
     )
+    # Of the test labels, each in the slice of its item.
+    slices = evaluation["slices"]
+    cold = slices["cold"]
+    assert cold["labels"] == queries["labels"]["unknown_to_train"] > 0
+    assert sum(slices[name]["labels"] for name in ("head", "middle", "tail", "cold")) == sum(sizes)
+    assert list(cold["metrics"]) == ["model", *evaluation["baselines"]]
+    # Baselines never recommend what train has not seen.
+    assert cold["metrics"]["most_popular"]["recall@100"] == 0 < cold["metrics"]["model"]["recall@100"]
+    assert "heard" not in slices and f"| cold | recall@10 | {cold['labels']} |" in report
     assert evaluation["protocol"] == "frozen" and evaluation["cutoff"] == 10
     assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind"}
     assert "Recall@10 of the served model" in report and "Protocol `frozen`" in report
@@ -288,6 +297,11 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     test = evaluation["metrics"]["test"]
     assert test["recall@10"] == test["clipped_recall@10"] == test["hit_rate@10"] == test["user_recall@10"]
     assert test["ndcg@10"] == pytest.approx(test["pooled_ndcg@10"])
+    # With one label a query the slices' recalls add up to that of all.
+    parts = [evaluation["slices"][name] for name in ("head", "middle", "tail", "cold")]
+    assert "trending" not in evaluation["slices"]  # without times
+    found = sum(one["labels"] * (one["metrics"]["model"]["recall@10"] or 0) for one in parts)
+    assert found == pytest.approx(test["recall@10"] * evaluation["queries"]["test"])
     assert "Protocol `leave_one_out`" in report and "the data has no times" in report
     assert "clipped_recall" not in report and "1970" not in report
     assert any("The catalog holds 70 items" in note for note in evaluation["notes"])

@@ -297,14 +297,15 @@ class PersonalHistory:
 
 
 def fit_baselines(
-    train: Windows, evaluation: Windows, *, cutoff: int, repeats_recommendable: bool, seed: int
+    events: LabelEvents, evaluation: Windows, *, cutoff: int, repeats_recommendable: bool, seed: int
 ) -> dict[str, Baseline]:
     """The baselines by name, with half-lives chosen by Recall@cutoff on a sample of eval queries.
+
+    `events` are train's.
 
     Where repeats may not be recommended, personal history has nothing to say and is absent; where the data
     has no times, decayed popularity is.
     """
-    events = LabelEvents.of(train)
     queries = all_queries(evaluation)
     sampled = sample_by_user(queries, TUNING_QUERIES, seed)
     labels = queries.labels.take(sampled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from tfx.utils import path_utils
 from components.interaction_example_gen.facts import DataFacts
 from components.pusher.versions import digest_of
 from components.retrieval_evaluator import gate, measure
-from components.retrieval_evaluator.baselines import fit_baselines
+from components.retrieval_evaluator.baselines import LabelEvents, fit_baselines
 from components.retrieval_evaluator.markdown_report import render
-from components.retrieval_evaluator.metrics import Ints, ann_recall, summarize
+from components.retrieval_evaluator.metrics import Ints, ann_recall, label_ranks, summarize
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import (
     LabelSets,
@@ -29,6 +30,7 @@ from components.retrieval_evaluator.queries import (
     read_windows,
     sample_by_user,
 )
+from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
 from components.scann_indexer.executor import PROVENANCE
 from pipeline.configs import EvaluationConfig, GateConfig
 from pipeline.feature_specs import ResolvedFeatures
@@ -82,11 +84,13 @@ class Executor(tfx_evaluator.Executor):
         served, exact = asked[in_sample], asked_exactly[in_sample]
 
         def summary(recommended: Ints) -> dict[str, float | None]:
-            metrics = summarize(recommended, queries.labels, queries.user_id, config.cutoffs, catalog_size)
-            return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+            return _finite(
+                summarize(recommended, queries.labels, queries.user_id, config.cutoffs, catalog_size)
+            )
 
+        events = LabelEvents.of(windows["train"])
         baselines = fit_baselines(
-            windows["train"],
+            events,
             windows["eval"],
             cutoff=gate_config.cutoff,
             repeats_recommendable=facts.repeats_recommendable,
@@ -96,6 +100,9 @@ class Executor(tfx_evaluator.Executor):
             name: baseline.recommend(windows["test"], available, rows, k, exclude)
             for name, baseline in baselines.items()
         }
+        answers = {"model": served, **{name: items[in_sample] for name, items in recommended.items()}}
+        recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
+        slices = all_slices(queries, windows["test"], windows["train"], events, recent_from)
         provenance = _provenance(model_path)
         digest = digest_of(model_path)
         candidate = gate.ModelIdentity.from_provenance(provenance, digest)
@@ -128,6 +135,7 @@ class Executor(tfx_evaluator.Executor):
                 name: {**summary(items[in_sample]), **baselines[name].settings}
                 for name, items in recommended.items()
             },
+            "slices": _sliced(slices, queries.labels, answers, config.cutoffs),
             "ann": {
                 **{f"recall@{k}": _ann_recall(served[:, :k], exact[:, :k]) for k in config.cutoffs},
                 "kind": provenance["index"]["kind"],
@@ -203,6 +211,25 @@ class Executor(tfx_evaluator.Executor):
         name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
         with fileio.open(os.path.join(blessing.uri, name), "w") as file:
             file.write("")
+
+
+def _sliced(
+    slices: Sequence[Slice], labels: LabelSets, answers: Mapping[str, Ints], cutoffs: Sequence[int]
+) -> dict[str, Any]:
+    """By slice its size and, by who recommended, its metrics."""
+    ranks = {name: label_ranks(items, labels) for name, items in answers.items()}
+    return {
+        part.name: {
+            **part.size(labels),
+            "metrics": {name: _finite(part.metrics(r, labels, cutoffs)) for name, r in ranks.items()},
+        }
+        for part in slices
+    }
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON holds them: what is no number is null."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _labels(labels: LabelSets, train: Windows) -> dict[str, float]:

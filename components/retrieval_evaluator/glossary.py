@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from components.retrieval_evaluator import slices
 from pipeline.datasets.data_directory import DAY
 from pipeline.datasets.ingest_report import tells_dates
 
@@ -33,6 +34,15 @@ _DEFINITIONS_OF_ONE = {
     "recall": "share of queries whose item is among the first k",
     "ndcg": "mean of 1 / log2(1 + rank) of the item where it is among the first k, else 0",
     "mrr": "mean of 1 / rank of the item",
+}
+_SLICES = {
+    "head": f"the most popular items that together have {slices.HEAD_SHARE:.0%} of train's label events",
+    "middle": "items between head and tail",
+    "tail": f"items outside of the most popular that together have {slices.TAIL_SHARE:.0%}",
+    "cold": "items that train has not seen",
+    "trending": f"items whose share of train's label events was, in its last {{days:g}} days, at least "
+    f"{slices.TREND_GROWTH:g} times what it was before, with at least {slices.TREND_EVENTS} events",
+    "heard": f"labels that were played to at least {slices.HEARD_PLAY_RATIO:g} of their length",
 }
 
 
@@ -96,6 +106,12 @@ def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
     if any(name.startswith("user_") for name in shown):
         lines["user_…"] = "the same, first a mean over each user's queries, then over users"
     return lines
+
+
+def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
+    """Which labels a slice holds."""
+    begin, end = evaluation["split"]["test"]
+    return _SLICES.get(name, name).format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
 
 
 def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.retrieval_evaluator.gate import BLESSED, NO_BLESSED_MODEL
-from components.retrieval_evaluator.glossary import definitions, question, shown_metrics, threshold_meaning
+from components.retrieval_evaluator.glossary import (
+    DEFAULT_CUTOFF,
+    definitions,
+    question,
+    shown_metrics,
+    slice_meaning,
+    threshold_meaning,
+)
 
 _BASELINES = {
     "most_popular": "most popular",
@@ -26,6 +33,7 @@ def render(evaluation: Mapping[str, Any]) -> str:
         _verdict(evaluation),
         _thresholds(evaluation),
         _metrics(evaluation),
+        _slices(evaluation),
         _index(evaluation),
         _blessed_model(evaluation),
         _oracle(evaluation),
@@ -104,6 +112,33 @@ def _metrics(evaluation: Mapping[str, Any]) -> str:
         + "\n\nThe baselines are trained on the train split alone"
         + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".")
         + absent
+    )
+
+
+def _slices(evaluation: Mapping[str, Any]) -> str:
+    slices = evaluation.get("slices")
+    if not slices:
+        return ""
+    k = evaluation.get("cutoff") or DEFAULT_CUTOFF
+    sizes = ("labels", "queries", "items")
+    who = list(next(iter(slices.values()))["metrics"])
+    rows = [
+        [
+            name,
+            metric,
+            *(f"{part[size]:,}" for size in sizes),
+            *(_number(part["metrics"][one].get(metric)) for one in who),
+        ]
+        for metric in (f"recall@{k}", f"ndcg@{k}")
+        for name, part in slices.items()
+    ]
+    header = ["slice", "metric", *sizes, *(_BASELINES.get(one, one) for one in who)]
+    return (
+        "## Slices\n\nParts of the labels. What train knows of an item decides whether it is popular, cold "
+        "or trending. Of a query with several labels a slice asks for those in it alone.\n\n"
+        + "\n".join(f"- `{name}`: {slice_meaning(name, evaluation)}." for name in slices)
+        + "\n\n"
+        + _table(header, rows, 2)
     )
 
 

@@ -29,6 +29,9 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+# Rows of [labels, K] that are looked at together.
+_LABELS_AT_ONCE = 10_000
+
 
 def hits_of(recommended: Ints, labels: LabelSets) -> Bools:
     """Which recommendations are labels of their query.
@@ -56,6 +59,22 @@ def hits_of(recommended: Ints, labels: LabelSets) -> Bools:
 def ranks_of(hits: Bools) -> Floats:
     """The rank, from 1, at which a query's first label is recommended; infinite where none is. [Q]."""
     return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1.0, np.inf)
+
+
+def label_ranks(recommended: Ints, labels: LabelSets) -> Floats:
+    """The rank, from 1, at which each label is recommended; infinite where it is not. [labels].
+
+    Args:
+        recommended: [Q, K] item ids, best first, -1 where there are fewer than K.
+        labels: of Q queries.
+    """
+    ranks = np.full(len(labels.item_id), np.inf)
+    query = labels.query
+    for begin in range(0, len(ranks), _LABELS_AT_ONCE):
+        block = slice(begin, begin + _LABELS_AT_ONCE)
+        equal = recommended[query[block]] == labels.item_id[block, np.newaxis]
+        ranks[block] = np.where(equal.any(axis=1), equal.argmax(axis=1) + 1.0, np.inf)
+    return ranks
 
 
 def recall_at_k(hits: Bools, labels: Ints, k: int) -> Floats:
