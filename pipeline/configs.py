@@ -128,6 +128,17 @@ class TrainerConfig:
     temperature: float = 0.07
     epochs: int = 3
     learning_rate: float = 0.002
+    # constant, or cosine: half a cosine from the learning rate down to 1% of it at the last step of all epochs.
+    learning_rate_schedule: str = "constant"
+    # Over so many first steps the learning rate rises from zero.
+    warmup_steps: int = 0
+    # Decoupled: what a step takes away of kernels, and of the embeddings that it reads, by learning rate.
+    weight_decay: float = 0.0
+    # The greatest norm of all gradients together; 0: any.
+    clip_norm: float = 0.0
+    # What towers are computed in: float32, mixed_float16 (GPUs), mixed_bfloat16 (TPUs and new GPUs), or auto,
+    # by the hardware: float16 on GPUs of compute capability 7.0 and more. What is served is float32.
+    precision: str = "auto"
     # Windows read per step, and labelled positions drawn at random across them.
     windows_per_step: int = 32
     positions_per_step: int = 1_024
@@ -279,6 +290,9 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.temperature": (1e-4, 100),
     "trainer.epochs": (1, 10_000),
     "trainer.learning_rate": (0, 100),
+    "trainer.warmup_steps": (0, 100_000_000),
+    "trainer.weight_decay": (0, 1_000),
+    "trainer.clip_norm": (0, math.inf),
     "trainer.windows_per_step": (1, 1_000_000),
     # In-batch negatives: a position alone would have none.
     "trainer.positions_per_step": (2, 1_000_000),
@@ -310,6 +324,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "split.protocol": PROTOCOLS,
     "trainer.encoder": ("mean", "attention", "attention+mean"),
     "trainer.similarity": ("cosine", "dot"),
+    "trainer.learning_rate_schedule": ("constant", "cosine"),
+    "trainer.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "trainer.leave_out": ("history", "seed", "user_id", "example_age", "aggregates", "shared_tables"),
     "trainer.softmax": ("sampled", "full"),
     "trainer.sampling_correction": ("logq", "refined", "none"),

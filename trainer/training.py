@@ -2,140 +2,214 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import math
-import time
+import tempfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
+from tensorflow.python.framework import config as tf_config
 
 from pipeline.configs import TrainerConfig, event_type_weights
 from pipeline.errors import UserError
 from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.checkpoints import Checkpoints, UnusableCheckpointError
 from trainer.label_weights import event_type_hash, user_weight
 from trainer.model import TwoTowerModel
+from trainer.optimizer import optimizer_of
+from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
 from trainer.sampling import log_sampling_probability
 from trainer.serving import Towers
 from trainer.towers import padded
-from trainer.training_data import TrainingData, window_batches
+from trainer.training_data import TrainingData, count_windows, window_batches
+from trainer.training_loop import TrainingLoop, speed_of
 from trainer.validation_recall import ValidationRecall
 
-# Records with `step`, `steps` and `message`: the console draws them as a bar, a cluster logs them.
-progress = logging.getLogger("two_tower.progress")
-
-
-class Watch(tf.keras.callbacks.Callback):
-    """Reports progress, and stops on a loss that is not a number."""
-
-    def __init__(self, epochs: int, cutoff: int) -> None:
-        """`cutoff`: the k of the validation recall to report."""
-        super().__init__()
-        self._epochs = epochs
-        self._cutoff = cutoff
-        self._steps = 0
-        self._step = 0
-        self._validation = ""
-        self._reported = 0.0
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self._step += 1
-        loss = (logs or {}).get("loss", math.nan)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"Training stopped at step {self._step}: the loss is {loss}. Lower trainer.learning_rate, or "
-                "raise trainer.temperature."
-            )
-        if time.monotonic() - self._reported > 0.5:
-            self._reported = time.monotonic()
-            self._report(f"loss {loss:.3f}{self._validation}")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._steps = self._step // (epoch + 1) * self._epochs
-        recall = (logs or {}).get(f"val_recall@{self._cutoff}", math.nan)
-        self._validation = f", validation Recall@{self._cutoff} {recall:.4f}"
-        self._report(f"epoch {epoch + 1} of {self._epochs}{self._validation}")
-
-    def _report(self, message: str) -> None:
-        # How many steps an epoch has is known after the first.
-        progress.info(message, extra={"step": self._step, "steps": self._steps, "message_text": message})
+_log = logging.getLogger(__name__)
 
 
 def train(
-    data: TrainingData, config: TrainerConfig, model_dir: str, log_dir: str, cutoff: int = 100
+    data: TrainingData,
+    config: TrainerConfig,
+    model_dir: str,
+    log_dir: str,
+    cutoff: int = 100,
+    *,
+    warm_start: Callable[[TwoTowerModel], None] | None = None,
+    checkpoint_dir: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> dict[str, float]:
     """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
 
-    TensorBoard logs go to `log_dir`. Returns the best epoch, its loss and validation recalls, and the numbers
-    of epochs and parameters. Raises UserError when the loss becomes NaN.
-    """
-    tf.keras.utils.set_random_seed(config.seed)
-    transform_output = tft.TFTransformOutput(data.transform_graph)
-    catalog_output = tft.TFTransformOutput(data.catalog_graph)
-    catalog = CatalogArrays.read(
-        data.catalog_files, catalog_output.transformed_feature_spec(), data.resolved.items
-    )
-    vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
-    train_items = np.array([int(item) for item in vocabulary], np.int64)
-    table = CatalogTable(catalog, train_items)
-    log_q = log_sampling_probability(catalog, _label_counts(transform_output))
-    # A catalog with vectors is large, and the table has it.
-    del catalog
-    spec = transform_output.transformed_feature_spec()
-    users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
-    user_weights = None
-    if config.max_labels_per_user:
-        labels = _labels_by_user(window_batches(data.train_files, spec, 256), users)
-        user_weights = user_weight(labels, config.max_labels_per_user)
-    if config.event_type_weights:
-        _check_event_types(window_batches(data.train_files, spec, 256), config)
-    model = TwoTowerModel(
-        table,
-        log_q,
-        users,
-        data.history_length,
-        config,
-        data.resolved.history,
-        _user_vocabularies(transform_output, data.resolved),
-        user_weights,
-    )
-    model.compile(optimizer=tf.keras.optimizers.Adam(config.learning_rate))
+    On CPUs two trainings with the same data, settings and sources end with the same weights, bit by bit.
 
-    batches = window_batches(data.train_files, spec, config.windows_per_step, shuffle_seed=config.seed)
-    validation = ValidationRecall(
-        window_batches(data.eval_files, spec, 256), table, data, config.seed, cutoff
-    )
-    history = model.fit(
-        batches,
-        epochs=config.epochs,
-        verbose=0,
-        callbacks=[
-            validation,
-            Watch(config.epochs, validation.monitored),
-            tf.keras.callbacks.EarlyStopping(
-                monitor=validation.monitor, mode="max", patience=config.patience, restore_best_weights=True
-            ),
-            tf.keras.callbacks.TensorBoard(log_dir),
-        ],
-    ).history
-    Towers(
-        transform_output.transform_features_layer(),
-        table,
-        model.query_tower,
-        model.candidate_tower,
-        data.history_length,
-        data.resolved,
-    ).save(model_dir)
-    best = int(np.argmax(history[validation.monitor]))
+    Args:
+      data: what to train on.
+      config: how.
+      model_dir: for the towers' SavedModel.
+      log_dir: for TensorBoard's files and the learning curves.
+      cutoff: the k of the recall that picks the best epoch.
+      warm_start: is given the new model before its first step, and not if training goes on from a checkpoint.
+      checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
+        is removed. None: a training that is killed begins anew.
+      strategy: how variables and steps are distributed; default: not at all.
+
+    Returns:
+      The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
+      steps were, see `training_loop.speed_of`.
+
+    Raises:
+      UserError: the loss becomes NaN, or there is nothing to train on.
+    """
+    strategy = strategy or tf.distribute.get_strategy()
+    inputs = _Inputs.read(data, config)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_deterministic_on_cpu())
+        if checkpoint_dir is None:
+            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        steps_per_epoch = math.ceil(count_windows(data.train_files) / config.windows_per_step)
+        if not steps_per_epoch:
+            raise UserError("There are no windows of train: see what InteractionExampleGen made of the data.")
+        eval_batches = window_batches(data.eval_files, inputs.spec, 256)
+        validation = ValidationRecall(eval_batches, inputs.table, data, config.seed, cutoff)
+        policy = policy_of(config.precision, strategy)
+
+        def begin() -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
+            with strategy.scope(), computing_in(policy):
+                model = inputs.model(strategy)
+                optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
+                optimizer.build(model.trainable_variables)
+            loop = TrainingLoop(
+                model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy
+            )
+            return model, loop, Checkpoints(checkpoint_dir, model, optimizer, loop.progress)
+
+        model, loop, checkpoints = begin()
+        try:
+            goes_on = checkpoints.restore()
+        except UnusableCheckpointError as error:
+            _log.warning("Training begins anew: the checkpoint cannot be used (%s).", error)
+            checkpoints.delete()
+            goes_on = False
+            model, loop, checkpoints = begin()
+        if goes_on:
+            _log.info(
+                "Training goes on after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
+            )
+        elif warm_start is not None:
+            warm_start(model)
+        with computing_in(policy):
+            progress = loop.run(checkpoints)
+        if policy != FLOAT32:
+            # What is served is float32: CPUs have no units for less.
+            trained, model = model, inputs.model(tf.distribute.get_strategy())
+            model.set_weights(trained.get_weights())
+        inputs.towers(model).save(model_dir)
+        checkpoints.delete()
+    best = progress.curves[progress.best_epoch - 1]
     return {
-        "epochs": len(history["loss"]),
-        "best_epoch": best + 1,
-        "loss": history["loss"][best],
-        **{name: values[best] for name, values in history.items() if name.startswith("val_recall@")},
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "steps": progress.steps,
+        **{name: value for name, value in best.items() if name != "epoch"},
+        **speed_of(progress),
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_variables),
     }
+
+
+@contextlib.contextmanager
+def _deterministic_on_cpu() -> Iterator[None]:
+    """Sums over several threads are of one order, where there is no GPU; there it would cost too much."""
+    if tf.config.list_physical_devices("GPU") or tf_config.is_op_determinism_enabled():
+        yield
+        return
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        # TensorFlow has no public way back, and would refuse whoever draws without a seed from now on.
+        tf_config.disable_op_determinism()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """What was read of the data before training."""
+
+    data: TrainingData
+    config: TrainerConfig
+    transform_output: tft.TFTransformOutput
+    spec: dict[str, object]
+    table: CatalogTable
+    log_q: np.ndarray
+    user_weights: np.ndarray | None
+
+    @classmethod
+    def read(cls, data: TrainingData, config: TrainerConfig) -> _Inputs:
+        """Reads the catalog, and of the windows what the settings ask for."""
+        transform_output = tft.TFTransformOutput(data.transform_graph)
+        catalog_output = tft.TFTransformOutput(data.catalog_graph)
+        catalog = CatalogArrays.read(
+            data.catalog_files, catalog_output.transformed_feature_spec(), data.resolved.items
+        )
+        vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
+        train_items = np.array([int(item) for item in vocabulary], np.int64)
+        spec = transform_output.transformed_feature_spec()
+        user_weights = None
+        if config.max_labels_per_user:
+            users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
+            labels = _labels_by_user(window_batches(data.train_files, spec, 256), users)
+            user_weights = user_weight(labels, config.max_labels_per_user)
+        if config.event_type_weights:
+            _check_event_types(window_batches(data.train_files, spec, 256), config)
+        return cls(
+            data,
+            config,
+            transform_output,
+            spec,
+            CatalogTable(catalog, train_items),
+            log_sampling_probability(catalog, _label_counts(transform_output)),
+            user_weights,
+        )
+
+    def model(self, strategy: tf.distribute.Strategy) -> TwoTowerModel:
+        """A new model with its variables made; of one seed, the same one."""
+        tf.keras.utils.set_random_seed(self.config.seed)
+        model = TwoTowerModel(
+            self.table,
+            self.log_q,
+            self.transform_output.vocabulary_size_by_name(features.USER_VOCABULARY),
+            self.data.history_length,
+            self.config,
+            self.data.resolved.history,
+            _user_vocabularies(self.transform_output, self.data.resolved),
+            self.user_weights,
+        )
+        # Kernels are made when the first batch comes.
+        batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
+        strategy.run(model.compute_loss, args=(batch,))
+        return model
+
+    def epoch(self, number: int, skip: int) -> tf.data.Dataset:
+        """The batches of an epoch, without its first ones."""
+        seed = int(np.random.default_rng([self.config.seed, number]).integers(2**31))
+        return window_batches(self.data.train_files, self.spec, self.config.windows_per_step, seed, skip)
+
+    def towers(self, model: TwoTowerModel) -> Towers:
+        """What is served of a model."""
+        return Towers(
+            self.transform_output.transform_features_layer(),
+            self.table,
+            model.query_tower,
+            model.candidate_tower,
+            self.data.history_length,
+            self.data.resolved,
+        )
 
 
 def _user_vocabularies(transform_output: tft.TFTransformOutput, resolved: ResolvedFeatures) -> dict[str, int]:

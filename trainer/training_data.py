@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.feature_specs import ResolvedFeatures
@@ -27,20 +28,36 @@ class TrainingData:
 
 
 def window_batches(
-    files: list[str], spec: dict[str, Any], windows: int, shuffle_seed: int | None = None
+    files: list[str],
+    spec: dict[str, Any],
+    windows: int,
+    shuffle_seed: int | None = None,
+    skip: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of transformed windows, shuffled where a seed is given.
+    """Batches of transformed windows, shuffled where a seed is given; of one seed, in one order.
 
     Args:
       files: gzipped TFRecords of Transform's Examples.
       spec: Transform's feature spec of them.
       windows: how many a batch holds; the last may hold fewer.
+      shuffle_seed: another one for each epoch.
+      skip: so many batches are left out, unparsed.
     """
+    if shuffle_seed is not None:
+        # The buffer mixes neighbours; this, what files hold.
+        files = np.random.default_rng(shuffle_seed).permutation(files).tolist()
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     if shuffle_seed is not None:
         dataset = dataset.shuffle(_SHUFFLED_WINDOWS, seed=shuffle_seed)
     return (
         dataset.batch(windows)
+        .skip(skip)
         .map(lambda serialized: tf.io.parse_example(serialized, spec), num_parallel_calls=2)
         .prefetch(2)
     )
+
+
+def count_windows(files: list[str]) -> int:
+    """How many windows there are. Every file is read once, and nothing in it parsed."""
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
+    return int(records.batch(1_024).reduce(np.int64(0), lambda count, some: count + tf.size(some, tf.int64)))

@@ -1,0 +1,221 @@
+"""The loop of a training: epochs of steps, each followed by validation, that can be killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from pipeline.configs import TrainerConfig
+from pipeline.errors import UserError
+from trainer import features
+from trainer.checkpoints import Checkpoints, Progress
+from trainer.model import TwoTowerModel
+from trainer.randomness import drawing
+from trainer.validation_recall import ValidationRecall
+
+# Records with `step`, `steps` and `message`: the console draws them as a bar, a cluster logs them.
+progress_log = logging.getLogger("two_tower.progress")
+
+# In the log directory, beside TensorBoard's files.
+CURVES_FILE = "training_curves.json"
+_SECONDS_BETWEEN_REPORTS = 0.5
+# Within an epoch; after it a checkpoint is saved anyway.
+_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+
+Batch = dict[str, Any]
+
+
+class TrainingLoop:
+    """Trains a model epoch by epoch, until validation recall has not risen for `trainer.patience` of them.
+
+    A step follows from the state before it, the settings and its number. So a training that goes on from a
+    checkpoint, even from the middle of an epoch, is the one that was never killed.
+    """
+
+    def __init__(
+        self,
+        model: TwoTowerModel,
+        optimizer: tf.keras.optimizers.Optimizer,
+        config: TrainerConfig,
+        batches: Callable[[int, int], tf.data.Dataset],
+        steps_per_epoch: int,
+        validation: ValidationRecall,
+        log_dir: str,
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        """Args:
+        model: with its variables made, as the optimizer's.
+        batches: those of an epoch (counted from 0), without so many of its first ones.
+        log_dir: for TensorBoard and the learning curves.
+        strategy: what the variables were made under. A replica's loss is its share: the sum is the step's.
+        """
+        self.progress = Progress()
+        self._model = model
+        self._optimizer = optimizer
+        self._config = config
+        self._batches = batches
+        self._steps_per_epoch = steps_per_epoch
+        self._validation = validation
+        self._log_dir = log_dir
+        self._strategy = strategy
+        self._step = self._compiled_step()
+        self._is_traced = False
+        validation.set_model(model)
+
+    def run(self, checkpoints: Checkpoints) -> Progress:
+        """Trains to the end, and leaves the weights of the best epoch in the model.
+
+        Raises:
+          UserError: the loss is no number.
+          UnusableCheckpointError: the best epoch's weights cannot be read.
+        """
+        progress = self.progress
+        board = tf.summary.create_file_writer(os.path.join(self._log_dir, "train"))
+        for curve in progress.curves:
+            self._show(board, curve)
+        while progress.epoch < self._config.epochs and not self._has_stalled():
+            self._train_epoch(checkpoints)
+            curve = self._end_epoch()
+            if progress.best_epoch == progress.epoch:
+                checkpoints.save_best(progress.epoch)
+            checkpoints.save()
+            self._show(board, curve)
+            self._write_curves()
+            self._report(f"epoch {progress.epoch} of {self._config.epochs}{self._validated()}")
+        board.close()
+        checkpoints.restore_best(progress.best_epoch)
+        return progress
+
+    def _has_stalled(self) -> bool:
+        progress = self.progress
+        return progress.epoch - progress.best_epoch >= self._config.patience and progress.epoch > 0
+
+    def _train_epoch(self, checkpoints: Checkpoints) -> None:
+        """The steps of an epoch that are still to be done."""
+        progress = self.progress
+        batches = self._batches(progress.epoch, progress.step)
+        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        reported = saved = time.monotonic()
+        while True:
+            began = time.perf_counter()
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            fetched = time.perf_counter()
+            loss, positions = (value.numpy().item() for value in self._step(batch, progress.steps))
+            ended = time.perf_counter()
+            progress.step += 1
+            progress.steps += 1
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"Training stopped at step {progress.steps}: the loss is {loss}. Lower "
+                    "trainer.learning_rate, or raise trainer.temperature."
+                )
+            progress.loss += loss
+            if self._is_traced:
+                progress.timed_steps += 1
+                progress.seconds += ended - began
+                progress.waiting += fetched - began
+                progress.positions += positions
+            # The first step is as long as it takes to trace it, which says nothing of the others.
+            self._is_traced = True
+            now = time.monotonic()
+            if now - reported > _SECONDS_BETWEEN_REPORTS:
+                reported = now
+                self._report(f"loss {loss:.3f}{self._validated()}{self._speed()}")
+            if now - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                saved = now
+                checkpoints.save()
+
+    def _end_epoch(self) -> dict[str, float]:
+        """Validates, and adds to the curves."""
+        progress = self.progress
+        curve = {"epoch": progress.epoch + 1.0, "loss": progress.loss / max(progress.step, 1)}
+        self._validation.on_epoch_end(progress.epoch, curve)
+        monitor = self._validation.monitor
+        best = max((past[monitor] for past in progress.curves), default=-math.inf)
+        progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
+        progress.curves.append(curve)
+        if curve[monitor] > best or not progress.best_epoch:
+            progress.best_epoch = progress.epoch
+        return curve
+
+    def _compiled_step(self) -> Callable[[Batch, int], tuple[tf.Tensor, tf.Tensor]]:
+        """A function of a batch and the step's number to the step's loss, and how many positions it held."""
+        model, optimizer, config, strategy = self._model, self._optimizer, self._config, self._strategy
+        is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+
+        @tf.function
+        def step(batch: Batch, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            def on_replica(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+                with drawing(config.seed, number), tf.GradientTape() as tape:
+                    loss = model.compute_loss(batch, training=True)
+                    scaled = optimizer.get_scaled_loss(loss) if is_scaled else loss
+                variables = model.trainable_variables
+                gradients = tape.gradient(scaled, variables)
+                if is_scaled:
+                    gradients = optimizer.get_unscaled_gradients(gradients)
+                optimizer.apply_gradients(zip(gradients, variables, strict=True))
+                labelled = tf.math.count_nonzero(batch[features.LABEL_STEP].flat_values)
+                return loss, tf.minimum(labelled, config.positions_per_step)
+
+            losses, positions = strategy.run(on_replica, args=(batch,))
+            total = tf.distribute.ReduceOp.SUM
+            return strategy.reduce(total, losses, None), strategy.reduce(total, positions, None)
+
+        return lambda batch, number: step(batch, tf.constant(number, tf.int64))
+
+    def _validated(self) -> str:
+        if not self.progress.curves:
+            return ""
+        recall = self.progress.curves[-1][self._validation.monitor]
+        return f", validation Recall@{self._validation.monitored} {recall:.4f}"
+
+    def _speed(self) -> str:
+        speed = speed_of(self.progress)
+        if not speed:
+            return ""
+        return (
+            f", {1 / speed['seconds_per_step']:.1f} steps/s, {speed['positions_per_second']:,.0f} "
+            f"positions/s, {speed['data_wait_share']:.0%} waiting for data"
+        )
+
+    def _report(self, message: str) -> None:
+        steps = self._steps_per_epoch * self._config.epochs
+        progress_log.info(
+            message, extra={"step": self.progress.steps, "steps": steps, "message_text": message}
+        )
+
+    def _show(self, board: tf.summary.SummaryWriter, curve: dict[str, float]) -> None:
+        """An epoch in TensorBoard."""
+        with board.as_default(step=int(curve["epoch"])):
+            for name, value in {**curve, **speed_of(self.progress)}.items():
+                if name != "epoch":
+                    tf.summary.scalar(name, value)
+        board.flush()
+
+    def _write_curves(self) -> None:
+        content = {"monitor": self._validation.monitor, "best_epoch": self.progress.best_epoch}
+        with tf.io.gfile.GFile(os.path.join(self._log_dir, CURVES_FILE), "w") as file:
+            file.write(json.dumps({**content, "epochs": self.progress.curves}, indent=2) + "\n")
+
+
+def speed_of(progress: Progress) -> dict[str, float]:
+    """Seconds a step, labelled positions a second, and the share of the time that steps waited for data.
+
+    Labels that are in no catalog count among the positions. Empty before a second step.
+    """
+    if not progress.timed_steps:
+        return {}
+    return {
+        "seconds_per_step": progress.seconds / progress.timed_steps,
+        "positions_per_second": progress.positions / progress.seconds,
+        "data_wait_share": progress.waiting / progress.seconds,
+    }
