@@ -128,7 +128,7 @@ class TrainerConfig:
     temperature: float = 0.07
     epochs: int = 3
     learning_rate: float = 0.002
-    # constant, or cosine: half a cosine from the learning rate down to 1% of it at the last step of all epochs.
+    # constant, or cosine: half a cosine, down to 1% of the learning rate at the last step of all epochs.
     learning_rate_schedule: str = "constant"
     # Over so many first steps the learning rate rises from zero.
     warmup_steps: int = 0
