@@ -130,6 +130,24 @@ def test_the_benchmarks_batches_hold_each_item_with_its_probability() -> None:
     assert np.abs(share - probability).mean() < 0.005
 
 
+def test_with_more_buckets_every_estimate_and_the_steps_go_on() -> None:
+    """Of items never seen, too; and items that shared a bucket part."""
+    crowded, batches = fed(StreamingFrequency(16, 2, 0.05, 30.0), stream(300)), stream(700, seed=3)
+    before, known = estimates(crowded), tf.constant(np.append(IDS, np.arange(50)))
+    grown = StreamingFrequency(64, 2, 0.05, 30.0)
+    state = crowded.step.numpy(), crowded.last_seen.numpy(), crowded.gap.numpy()
+    assert grown.go_on(*state)
+    assert grown.probability(known).numpy().tolist() == crowded.probability(known).numpy().tolist()
+    assert int(grown.step) == 300
+    error = {name: np.abs(estimates(fed(one, batches)) - PROBABILITY).mean()
+             for name, one in (("crowded", crowded), ("grown", grown))}  # fmt: skip
+    assert error["grown"] < 0.7 * error["crowded"] and not np.allclose(estimates(grown), before)
+
+    fewer = StreamingFrequency(8, 2, 0.05, 30.0)
+    assert not fewer.go_on(*state)
+    assert int(fewer.step) == 0 and (fewer.gap.numpy() == 30).all()
+
+
 TWO_REPLICAS = """
 import numpy as np, tensorflow as tf
 from trainer.streaming_frequency import StreamingFrequency
@@ -164,6 +182,12 @@ path = tf.train.Checkpoint(frequency=replicated).save("FOLDER/checkpoint")
 alone = StreamingFrequency(50, 2, 0.1)
 tf.train.Checkpoint(frequency=alone).restore(path).assert_consumed()
 np.testing.assert_allclose(alone.probability(tf.constant(ids)).numpy(), expected, rtol=1e-6)
+with strategy.scope():
+    grown = StreamingFrequency(100, 2, 0.1)
+assert grown.go_on(alone.step.numpy(), alone.last_seen.numpy(), alone.gap.numpy())
+of_replicas = strategy.run(lambda: grown.probability(tf.constant(ids)))
+for estimate in strategy.experimental_local_results(of_replicas):
+    np.testing.assert_allclose(estimate.numpy(), expected, rtol=1e-6)
 print("the same")
 """
 

@@ -149,10 +149,16 @@ def _with_unknown(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows, np.zeros_like(rows[:1], shape=[1, rows.shape[1]])])
 
 
+def touched_by(ids: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Which vocabulary ids [items, ids] (-1: none) items of train have, ascending: the rows of an embedding
+    table, but for the out-of-vocabulary row before them."""
+    touched = np.unique(ids[trained])
+    return touched[touched >= 0]
+
+
 def _touched_rows(ids: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, int]:
     """Embedding rows [items + 1, ids] of vocabulary ids [items, ids] (-1: none), and their number."""
-    touched = np.unique(ids[trained])
-    touched = touched[touched >= 0]
+    touched = touched_by(ids, trained)
     row_of = np.zeros(max(ids.max(initial=-1), -1) + 2, np.int32)  # the last place is what -1 reads
     row_of[touched] = 1 + np.arange(len(touched))
     rows = np.where(ids >= 0, row_of[ids], -1)

@@ -57,6 +57,33 @@ class StreamingFrequency(tf.Module):
         self.last_seen = state(tf.zeros([hashes * buckets], tf.int64), "last_seen")
         self.gap = state(tf.fill([hashes * buckets], float(initial_gap)), "gap")
 
+    def go_on(self, step: int, last_seen: np.ndarray, gap: np.ndarray) -> bool:
+        """Goes on with the state of another estimator of the same hash functions, perhaps of fewer buckets.
+
+        Where there are now k times as many buckets, the items of bucket b are in b, b + H, ..., and
+        b + (k - 1) H: a copy of the arrays for each leaves every item's estimate what it was, and from then
+        on those that shared a bucket part.
+
+        Args:
+          step: of the other one.
+          last_seen, gap: its variables, [hashes * buckets].
+
+        Returns:
+          Whether it does: False where the number of buckets is no multiple of the other's.
+        """
+        hashes = self._factors.shape[0]
+        copies, remainder = divmod(hashes * self._buckets, len(gap))
+        if remainder:
+            return False
+
+        def copied(state: np.ndarray) -> np.ndarray:
+            return np.tile(state.reshape(hashes, -1), [1, copies]).reshape(-1)
+
+        self.step.assign(step)
+        self.last_seen.assign(copied(last_seen))
+        self.gap.assign(copied(gap))
+        return True
+
     def update(self, item_id: tf.Tensor) -> None:
         """Counts one step, whose batch holds these items: int64 [any], as often as they like.
 

@@ -91,6 +91,16 @@ class ItemEmbedding(tf.keras.layers.Layer):
         """The catalog."""
         return self._get_table()
 
+    @property
+    def tables(self) -> dict[str, tf.Variable]:
+        """The embedding tables, by the vocabulary that their rows are of."""
+        tables = {features.ITEM_VOCABULARY: self.item, **self._values}
+        if self.artist is not None:
+            tables[features.ARTIST_VOCABULARY] = self.artist
+        if self.album is not None:
+            tables[features.ALBUM_VOCABULARY] = self.album
+        return tables
+
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 of any shape; the result has one more dimension."""
         item = tf.gather(self.table.item, rows)
@@ -117,8 +127,12 @@ class ItemEmbedding(tf.keras.layers.Layer):
 
 
 def value_width(values: int, config: TrainerConfig) -> int:
-    """Width of the embedding of a column of so many values: half an item's, and never more than it has."""
-    return min(config.embedding_dim // 2, values)
+    """Width of the embedding of a column of so many values: half an item's, or about as many as it has.
+
+    That is a power of two, so that a value more seldom changes the shape of what reads it: training that
+    begins from an earlier model can keep those layers.
+    """
+    return min(config.embedding_dim // 2, 1 << (values - 1).bit_length())
 
 
 def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
@@ -198,6 +212,12 @@ class QueryTower(tf.keras.layers.Layer):
         # A straight way past the hidden layers, so that "the same again" and "the same artist again",
         # which are linear in the shared embeddings, need not be relearnt through them.
         self._shortcut = tf.keras.layers.Dense(config.embedding_dim, use_bias=False, name="query_shortcut")
+
+    @property
+    def tables(self) -> dict[str, tf.Variable]:
+        """The embedding tables of users, by the vocabulary of their rows; once the tower is built."""
+        of_users = {features.USER_VOCABULARY: self._users.embeddings} if self._users.built else {}
+        return {**of_users, **self._user_values}
 
     def call(self, windows: Windows, positions: Positions, training: bool = False) -> tf.Tensor:
         """See `Windows` and `Positions` for the shapes."""
