@@ -37,13 +37,14 @@ _log = logging.getLogger(__name__)
 def train(
     data: TrainingData,
     config: TrainerConfig,
-    model_dir: str,
+    model_dir: str | None,
     log_dir: str,
     cutoff: int = 100,
     *,
     warm_start: Callable[[TwoTowerModel], None] | None = None,
     checkpoint_dir: str | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    on_epoch: Callable[[int, str, float], None] | None = None,
 ) -> dict[str, float]:
     """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
 
@@ -52,13 +53,15 @@ def train(
     Args:
       data: what to train on.
       config: how.
-      model_dir: for the towers' SavedModel.
+      model_dir: for the towers' SavedModel; None saves none.
       log_dir: for TensorBoard's files and the learning curves.
       cutoff: the k of the recall that picks the best epoch.
       warm_start: is given the new model before its first step, and not if training goes on from a checkpoint.
       checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
         is removed. None: a training that is killed begins anew.
       strategy: how variables and steps are distributed; default: not at all.
+      on_epoch: is told each epoch's number, from 1 on, and the name and value of the recall that picks the
+        best one. What it raises ends the training.
 
     Returns:
       The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
@@ -105,12 +108,13 @@ def train(
         elif warm_start is not None:
             warm_start(model)
         with computing_in(policy):
-            progress = loop.run(checkpoints)
-        if policy != FLOAT32:
-            # What is served is float32: CPUs have no units for less.
-            trained, model = model, inputs.model(tf.distribute.get_strategy())
-            model.set_weights(trained.get_weights())
-        inputs.towers(model).save(model_dir)
+            progress = loop.run(checkpoints, on_epoch)
+        if model_dir is not None:
+            if policy != FLOAT32:
+                # What is served is float32: CPUs have no units for less.
+                trained, model = model, inputs.model(tf.distribute.get_strategy())
+                model.set_weights(trained.get_weights())
+            inputs.towers(model).save(model_dir)
         checkpoints.delete()
     best = progress.curves[progress.best_epoch - 1]
     return {

@@ -69,8 +69,12 @@ class TrainingLoop:
         self._is_traced = False
         validation.set_model(model)
 
-    def run(self, checkpoints: Checkpoints) -> Progress:
+    def run(
+        self, checkpoints: Checkpoints, on_epoch: Callable[[int, str, float], None] | None = None
+    ) -> Progress:
         """Trains to the end, and leaves the weights of the best epoch in the model.
+
+        `on_epoch` is told each epoch's number, and the name and value of the recall that picks the best one.
 
         Raises:
           UserError: the loss is no number.
@@ -89,6 +93,8 @@ class TrainingLoop:
             self._show(board, curve)
             self._write_curves()
             self._report(f"epoch {progress.epoch} of {self._config.epochs}{self._validated()}")
+            if on_epoch is not None:
+                on_epoch(progress.epoch, self._validation.monitor, curve[self._validation.monitor])
         board.close()
         checkpoints.restore_best(progress.best_epoch)
         return progress
