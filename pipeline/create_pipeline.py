@@ -197,6 +197,7 @@ def create_pipeline(
         custom_config={
             "history_length": history_length,
             "aggregates": list(resolved.history),
+            "has_timestamps": resolved.has_timestamps,
             "users": [dataclasses.asdict(spec) for spec in resolved.users],
             "source_digest": preprocessing,
         },

@@ -63,11 +63,15 @@ class FeatureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedFeatures:
-    """The features of a run: columns of users/ and items/, and names of history aggregates."""
+    """The features of a run: columns of users/ and items/, and names of history aggregates.
+
+    Without timestamps no encoder is told how much time lies between two events.
+    """
 
     users: tuple[FeatureSpec, ...] = ()
     items: tuple[FeatureSpec, ...] = ()
     history: tuple[str, ...] = ()
+    has_timestamps: bool = True
 
     def to_json(self) -> str:
         """As a component's parameter: equal features are equal text, which caching relies on."""
@@ -81,6 +85,7 @@ class ResolvedFeatures:
             users=tuple(FeatureSpec(**spec) for spec in content["users"]),
             items=tuple(FeatureSpec(**spec) for spec in content["items"]),
             history=tuple(content["history"]),
+            has_timestamps=content["has_timestamps"],
         )
 
 
@@ -105,6 +110,7 @@ def resolve(config: FeaturesConfig, manifest: Manifest | None) -> ResolvedFeatur
         users=_of_table("users", config.users, columns),
         items=_of_table("items", config.items, columns),
         history=_aggregates(config.history, manifest),
+        has_timestamps=manifest is None or manifest.has_timestamps,
     )
 
 

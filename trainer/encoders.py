@@ -76,7 +76,7 @@ class MeanEncoder(tf.keras.layers.Layer):
         embedded: tf.Tensor,
         window: tf.Tensor,
         is_listen: tf.Tensor,
-        elapsed: tf.Tensor,
+        elapsed: tf.Tensor | None,
         training: bool = False,
     ) -> tf.Tensor:
         """Arguments as for `AttentionEncoder`; the result is [events, 2 * width], zero without any listen.
@@ -119,7 +119,7 @@ class AttentionEncoder(tf.keras.layers.Layer):
         embedded: tf.Tensor,
         window: tf.Tensor,
         is_listen: tf.Tensor,
-        elapsed: tf.Tensor,
+        elapsed: tf.Tensor | None,
         training: bool = False,
     ) -> tf.Tensor:
         """All events, window after window.
@@ -128,21 +128,26 @@ class AttentionEncoder(tf.keras.layers.Layer):
           embedded: [events, width].
           window: int32 [events], the number of each event's window.
           is_listen: bool [events]; other events are not looked at.
-          elapsed: int64 [events], seconds since any one time of the window.
+          elapsed: int64 [events], seconds since any one time of the window; None without times.
           training: whether to drop out.
 
         Returns:
           [events, embedding_dim]; it means something at listens.
         """
         near = Neighbours(window, is_listen, self._lookback)
-        seconds = near.blocks(elapsed)
-        between = seconds[:, :, tf.newaxis] - near.with_block_before(seconds)[:, tf.newaxis]
-        between = tf.math.log1p(tf.cast(tf.maximum(tf.where(near.visible, between, 0), 0), tf.float32))
-        times = tf.stack([tf.nn.relu(between - math.log1p(knot)) for knot in _TIME_KNOTS], axis=-1)
         hidden = self._dropout(near.blocks(self._tokens(embedded)), training=training)
+        times = None if elapsed is None else tf.cast(_times_between(elapsed, near), hidden.dtype)
         for layer in self._layers:
-            hidden = layer(hidden, near, tf.cast(times, hidden.dtype), training=training)
+            hidden = layer(hidden, near, times, training=training)
         return self._norm(near.events(hidden))
+
+
+def _times_between(elapsed: tf.Tensor, near: Neighbours) -> tf.Tensor:
+    """By how much log(1 + seconds) between two events exceeds each knot, [blocks, size, 2 * size, knots]."""
+    seconds = near.blocks(elapsed)
+    between = seconds[:, :, tf.newaxis] - near.with_block_before(seconds)[:, tf.newaxis]
+    between = tf.math.log1p(tf.cast(tf.maximum(tf.where(near.visible, between, 0), 0), tf.float32))
+    return tf.stack([tf.nn.relu(between - math.log1p(knot)) for knot in _TIME_KNOTS], axis=-1)
 
 
 class AttentionLayer(tf.keras.layers.Layer):
@@ -163,19 +168,19 @@ class AttentionLayer(tf.keras.layers.Layer):
         self._of_distance = self.add_weight(
             name="of_distance", shape=[lookback + 1, self._heads], initializer="zeros"
         )
-        self._of_time = self.add_weight(
-            name="of_time", shape=[len(_TIME_KNOTS), self._heads], initializer="zeros"
+        self._of_time = tf.keras.layers.Dense(
+            self._heads, use_bias=False, kernel_initializer="zeros", name="of_time"
         )
 
     def call(
-        self, hidden: tf.Tensor, near: Neighbours, times: tf.Tensor, training: bool = False
+        self, hidden: tf.Tensor, near: Neighbours, times: tf.Tensor | None, training: bool = False
     ) -> tf.Tensor:
-        """`hidden` [blocks, size, width]; `times` [blocks, size, 2 * size, knots]."""
+        """`hidden` [blocks, size, width]; `times` [blocks, size, 2 * size, knots], None without times."""
         hidden += self._dropout(self._attend(self._norm(hidden), near, times), training=training)
         forward = self._back(self._forward(self._forward_norm(hidden)))
         return hidden + self._dropout(forward, training=training)
 
-    def _attend(self, normed: tf.Tensor, near: Neighbours, times: tf.Tensor) -> tf.Tensor:
+    def _attend(self, normed: tf.Tensor, near: Neighbours, times: tf.Tensor | None) -> tf.Tensor:
         projected = self._project(normed)
         width = projected.shape[-1] // (3 * self._heads)
 
@@ -185,15 +190,13 @@ class AttentionLayer(tf.keras.layers.Layer):
             return tf.transpose(tf.reshape(values, [shape[0], shape[1], self._heads, width]), [0, 2, 1, 3])
 
         query, key, value = tf.split(projected, 3, axis=-1)
-        query, key, value = (
-            by_head(query),
-            by_head(near.with_block_before(key)),
-            by_head(near.with_block_before(value)),
-        )
+        query = by_head(query)
+        key, value = (by_head(near.with_block_before(seen)) for seen in (key, value))
         scores = tf.matmul(query, key, transpose_b=True) * width**-0.5
         within = tf.clip_by_value(near.distance, 0, self._lookback)
         scores += tf.transpose(tf.gather(tf.cast(self._of_distance, scores.dtype), within), [2, 0, 1])
-        scores += tf.einsum("bqkt,th->bhqk", times, tf.cast(self._of_time, scores.dtype))
+        if times is not None:
+            scores += tf.transpose(self._of_time(times), [0, 3, 1, 2])
         scores = tf.where(near.visible[:, tf.newaxis], scores, scores.dtype.min / 100)
         attended = tf.matmul(tf.nn.softmax(scores), value)
         shape = tf.shape(normed)

@@ -29,7 +29,8 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
     Args:
       inputs: raw features, ragged [windows, (events)] but for `user_id` [windows, 1].
-      custom_config: "history_length" (N); "aggregates", names of history aggregates (default: all); "users",
+      custom_config: "history_length" (N); "aggregates", names of history aggregates (default: all);
+        "has_timestamps", without which no seconds elapse (default: true); "users",
         columns of users/ (FeatureSpec as dicts, default: none).
 
     Returns:
@@ -73,10 +74,11 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
     if numbers := _numbers(inputs, specs):
         outputs[features.NUMBERS] = _z_scored(tf.concat(numbers, axis=1))
     newest_request = tft.max(tf.boolean_mask(request.flat_values, is_query.flat_values))
-    begin = tf.gather(timestamp.row_starts(), timestamp.value_rowids())
-    outputs[features.ELAPSED_SECONDS] = timestamp.with_flat_values(
-        timestamp.flat_values - tf.gather(timestamp.flat_values, begin)
-    )
+    if custom_config.get("has_timestamps", True):
+        begin = tf.gather(timestamp.row_starts(), timestamp.value_rowids())
+        outputs[features.ELAPSED_SECONDS] = timestamp.with_flat_values(
+            timestamp.flat_values - tf.gather(timestamp.flat_values, begin)
+        )
     # Zero from the end of train on, before any scaling: the model is asked for "now".
     age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
     outputs[features.EXAMPLE_AGE] = request.with_flat_values(age)

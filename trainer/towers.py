@@ -24,7 +24,7 @@ class Windows(NamedTuple):
     """A batch of windows as the towers read it, padded to the longest.
 
     `user` int64 and `length` int32 (events) [windows]; `rows` int32 [windows, events]: catalog rows;
-    `is_listen` bool, `elapsed` int64 (seconds since the window's first event; zero without times) and
+    `is_listen` bool, `elapsed` int64 (seconds since the window's first event; None without times) and
     `example_age` float32 (days) [windows, events]; `aggregates` float32 [windows, events, aggregates]. Of
     columns of users/, `user_values` by feature: int32 [windows, values], rows of an embedding table, -1 where
     there are fewer, the first always there; `user_numbers` float32 [windows, numbers]: numbers and vectors.
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     length: tf.Tensor
     rows: tf.Tensor
     is_listen: tf.Tensor
-    elapsed: tf.Tensor
+    elapsed: tf.Tensor | None
     example_age: tf.Tensor
     aggregates: tf.Tensor
     user_values: dict[str, tf.Tensor]
@@ -274,7 +274,7 @@ class QueryTower(tf.keras.layers.Layer):
             self._items(flat(windows.rows, self._items.table.size), training=training),
             flat(number, -1),
             flat(windows.is_listen, False),
-            flat(windows.elapsed, 0),
+            None if windows.elapsed is None else flat(windows.elapsed, 0),
         )
         begin = tf.gather(tf.cumsum(windows.length, exclusive=True), window)
         return [tf.gather(encode(*of_events, training=training), begin + event) for encode in self._encoders]
@@ -317,7 +317,7 @@ def windows_of(
     rows = table.rows_of(padded(item_id, features.PADDING))
     listens = transformed[features.IS_LISTEN]
     is_listen = padded(listens) > 0
-    age = features.EXAMPLE_AGE
+    age, elapsed = features.EXAMPLE_AGE, features.ELAPSED_SECONDS
     of_catalog = catalog_aggregates(
         rows, is_listen, table.first_artist, table.length, history_length, aggregates
     )
@@ -332,7 +332,7 @@ def windows_of(
         length=tf.cast(item_id.row_lengths(), tf.int32),
         rows=rows,
         is_listen=is_listen,
-        elapsed=padded(transformed[features.ELAPSED_SECONDS]),
+        elapsed=padded(transformed[elapsed]) if elapsed in transformed else None,
         example_age=padded(transformed[age]) if age in transformed else tf.zeros(tf.shape(rows)),
         aggregates=tf.concat([padded(listens.with_flat_values(of_events)), of_catalog], axis=-1),
         user_values=user_values,
