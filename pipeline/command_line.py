@@ -61,6 +61,18 @@ settings:
 
 """
 
+_SPACE_HELP = """\
+search space:
+  Settings of trainer by their names, each with a list of choices, or with a range:
+
+    trainer.temperature: {low: 0.03, high: 0.5, log: true}
+    trainer.embedding_dim: {low: 32, high: 128}
+    trainer.encoder: [mean, attention]
+
+  What all trials share is given with --preset, --config and --set.
+
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns 0, or 1 failed, 2 wrong input, 3 refused, 130 interrupted."""
@@ -204,6 +216,35 @@ def _parser() -> argparse.ArgumentParser:
         "bodies; with --output they are held against what its latest run trained on, too",
     )
     _add_settings(validate)
+
+    tune = command(
+        "tune",
+        _tune,
+        "search for better settings of the trainer",
+        "Trains again and again with other settings of the trainer, and looks for those of the highest "
+        "recall on the validation split; the test split is not read. The data goes through the pipeline up "
+        "to training once, in the output directory, whose next run takes that over. In tune/ of it are a "
+        "table of all trials (trials.md), a plot (trials.png), TensorBoard's logs, and the best settings as "
+        "a config file (best.yaml). The same command goes on with a search that was interrupted, or with "
+        "more --trials.",
+        epilog=_SPACE_HELP + _all_settings(),
+    )
+    tune.add_argument("--data", metavar="DIR", help="data directory, a path or gs://...")
+    tune.add_argument("--output", metavar="DIR", help="--output of runs; the search is in tune/ of it")
+    tune.add_argument(
+        "--space", metavar="FILE", help="YAML file with what to search, see below; a few settings without one"
+    )
+    tune.add_argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="trials in all, those of earlier calls counted (default: 20)",
+    )
+    tune.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="begin no trial after so many seconds of training"
+    )
+    _add_settings(tune)
 
     report = command(
         "report",
@@ -416,6 +457,50 @@ def _validate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(options: argparse.Namespace) -> int:
+    data, output = _places(options)
+    if not data or not output:
+        missing = "output" if data else "data"
+        raise UserError(f"tune needs a directory in --{missing}, or as {missing} in the --config file.")
+    if options.trials < 1:
+        raise UserError(f"--trials takes a number from 1 on, and was given {options.trials}.")
+    if options.timeout is not None and not options.timeout > 0:
+        raise UserError(f"--timeout takes seconds, more than none, and was given {options.timeout:g}.")
+    from pipeline.search_space import SearchSpace, default_space
+
+    given = SearchSpace.read(options.space) if options.space else None
+    preset = _preset_suited_to(data, options)
+    base = _config(options, preset)
+    _check_output(output)
+
+    from pipeline import storage, tuning, tuning_report
+    from pipeline.datasets.data_directory import Manifest
+
+    search = tuning.Search(
+        storage.absolute(data),
+        Manifest.load(data).digest,
+        os.path.abspath(output),
+        preset,
+        base,
+        given or default_space(base),
+    )
+    with tuning.opened(search) as study:
+        if len(tuning_report.ended_trials(study)) < options.trials:
+            status = _run_pipeline(
+                data, output, base, lambda: tuning.tune(search, study, options.trials, options.timeout)
+            )
+            if status:
+                return status
+        print(tuning_report.summary(study))
+    folder = os.path.join(output, tuning.FOLDER)
+    print(
+        f"All trials are in {os.path.join(folder, tuning_report.TRIALS_FILE)} and "
+        f"{tuning_report.PLOT_FILE} beside it.\n"
+        f"Next: two-tower run --config {os.path.join(folder, tuning_report.BEST_FILE)}"
+    )
+    return 0
+
+
 def _places(options: argparse.Namespace) -> tuple[str | None, str | None]:
     """Data and output, as options or else in the config file."""
     run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
@@ -424,6 +509,11 @@ def _places(options: argparse.Namespace) -> tuple[str | None, str | None]:
 
 def _config_suited_to(data: str, options: argparse.Namespace) -> configs.PipelineConfig:
     """The settings; where no preset is named, over that which suits the data."""
+    return _config(options, _preset_suited_to(data, options))
+
+
+def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
+    """The preset that is named, or else that which suits the data."""
     from pipeline.datasets.data_directory import Manifest
 
     _config(options)  # before the data is looked at: a mistake in the settings shows at once
@@ -432,7 +522,7 @@ def _config_suited_to(data: str, options: argparse.Namespace) -> configs.Pipelin
     named = options.preset or (configs.read_run_file(options.config).preset if options.config else None)
     if not named:
         _tell(f"Preset '{suited}', for {events:,} events; --preset names another")
-    return _config(options, suited)
+    return named or suited
 
 
 def _run_pipeline(
@@ -445,8 +535,8 @@ def _run_pipeline(
     from pipeline import console
     from pipeline.report import newest_log
 
-    if output and os.path.exists(output) and not os.path.isdir(output):
-        raise UserError(f"{output} is a file; --output takes a directory.")
+    if output:
+        _check_output(output)
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
         from pipeline.local_runner import ComponentFailed, run_local
@@ -467,6 +557,11 @@ def _run_pipeline(
         print(f"two-tower: the run failed. {' '.join(named.split())}{where}", file=sys.stderr)
         return EXIT_FAILURE
     return 0
+
+
+def _check_output(output: str) -> None:
+    if os.path.exists(output) and not os.path.isdir(output):
+        raise UserError(f"{output} is a file; --output takes a directory.")
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -76,6 +76,13 @@ class Progress:
         del error
         self._end(component_id, "failed", "bold red")
 
+    def conclude(self, line: str, style: str = "") -> None:
+        """What was started is over; `line` says how, in place of the moving one."""
+        if self._live and self._task is not None:
+            self._live.remove_task(self._task)
+            self._task = None
+        self._print(line, style)
+
     def stop(self) -> None:
         """Takes the moving line away."""
         if self._live:
@@ -93,14 +100,11 @@ class Progress:
         return Listener()
 
     def _end(self, component_id: str, time: str, style: str) -> None:
-        if self._live and self._task is not None:
-            self._live.remove_task(self._task)
-            self._task = None
         room = max(20, self._console.width - _NAME_WIDTH - _TIME_WIDTH - 2)
         description = self._description
         if len(description) > room:
             description = description[: room - 1] + "…"
-        self._print(f"{component_id:<{_NAME_WIDTH}} {description:<{room}} {time:>{_TIME_WIDTH}}", style)
+        self.conclude(f"{component_id:<{_NAME_WIDTH}} {description:<{room}} {time:>{_TIME_WIDTH}}", style)
 
     def _print(self, line: str, style: str = "") -> None:
         self._console.print(line, style=style, markup=False, soft_wrap=True)

@@ -34,6 +34,7 @@ _REFUSED = {
     "beam_args": "it decides where Beam works, and not what is learnt",
 }
 _REFUSED_TRAINER = {
+    "trainer.distribution": "it decides where steps are computed, and not what is learnt",
     "trainer.seed": "the best of many seeds is luck, and will not be as good on test",
     "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
     "with --set",
@@ -62,7 +63,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, whole ones where both are; `log`: by order of magnitude."""
+    """Numbers from `low` to `high`, both included, whole where both are. `log`: by order of magnitude."""
 
     low: float
     high: float
@@ -122,15 +123,9 @@ class SearchSpace:
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
-    def suggest(self, trial: BaseTrial, base: PipelineConfig) -> PipelineConfig:
-        """`base` with what the study suggests.
-
-        Raises:
-          UserError: settings contradict each other.
-        """
-        # All are suggested before one of them is refused, so that a study knows what failed.
-        values = {name: one.suggest(trial, name) for name, one in self.dimensions.items()}
-        return with_trainer(base, values)
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """What a study suggests, by the dotted names of the settings."""
+        return {name: one.suggest(trial, name) for name, one in self.dimensions.items()}
 
     def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
         """The settings of `config` as a study holds them, those that lie in the space."""
@@ -167,7 +162,11 @@ def default_space(base: PipelineConfig) -> SearchSpace:
 
 
 def with_trainer(base: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
-    """`base` with other values of trainer settings, by their dotted names."""
+    """`base` with other values of trainer settings, by their dotted names.
+
+    Raises:
+      UserError: two settings contradict each other.
+    """
     changes = {name.removeprefix(_SECTION): value for name, value in values.items()}
     return dataclasses.replace(base, trainer=dataclasses.replace(base.trainer, **changes))
 
@@ -207,7 +206,7 @@ def _choices(name: str, values: list[Any]) -> Choices:
         raise UserError(f"{name} has the choice {repeated[0]} twice.")
     if len(values) < 2:
         raise UserError(
-            f"{name} needs at least two choices; a value that all trials share is given with --set."
+            f"{name} needs two choices or more; a value that all trials share is given with --set."
         )
     return Choices(tuple(values))
 

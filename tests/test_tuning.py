@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import multiprocessing
+import os
+import sys
+import threading
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+
+from pipeline import command_line, configs, console, trial, tuning, tuning_report
+from pipeline.configs import PipelineConfig, TrainerConfig
+from pipeline.errors import UserError
+from pipeline.search_space import SearchSpace, default_space, with_trainer
+from pipeline.trial import OnEpoch, TrialFailed, train_apart
+from pipeline.tuning import Search
+
+SPACE = SearchSpace.from_plain(
+    {
+        "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
+        "trainer.embedding_dim": {"low": 16, "high": 64},
+        "trainer.sampling_correction": ["logq", "refined"],
+        "trainer.query_hidden_units": [[], [64, 32]],
+    }
+)
+SMALL = configs.PRESETS["small"]
+
+
+@pytest.fixture(autouse=True)
+def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "source_digest", lambda *sources: "sha256:0")
+
+
+# What a space file may hold.
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            "trainer.temprature: [0.1, 0.2]",
+            "no setting trainer.temprature; the nearest is trainer.temperature",
+        ),
+        ("temperature: [0.1, 0.2]", "no setting temperature; the nearest is trainer.temperature"),
+        ("trainer: {temperature: [0.1, 0.2]}", "trainer is a section of settings"),
+        ("split.eval_seconds: [100, 200]", "split.eval_seconds cannot be searched: .*of different queries"),
+        ("windows.history_length: [10, 20]", "windows.history_length cannot be searched: .*cut once"),
+        ("features.history: [[auto], []]", "features.history cannot be searched: .*computes once"),
+        ("gate.cutoff: [10, 100]", "gate.cutoff cannot be searched: .*judged by"),
+        ("beam_args: [[], [--x=1]]", "beam_args cannot be searched"),
+        ("trainer.seed: {low: 1, high: 9}", "trainer.seed cannot be searched: .*luck"),
+        ("trainer.epochs: [1, two]", "trainer.epochs takes a whole number, and was given 'two'"),
+        ("trainer.epochs: {low: 1, high: 2.5}", "trainer.epochs takes a whole number, and was given 2.5"),
+        ("trainer.dropout: {low: 0, high: 1.5}", "trainer.dropout takes a value from 0 to 0.99.*1.5"),
+        ("trainer.encoder: [mean, atention]", "trainer.encoder takes one of.*the nearest is attention"),
+        ("trainer.encoder: {low: 1, high: 2}", "trainer.encoder is no number and has no range"),
+        ("trainer.learned_temperature: {low: 0, high: 1}", "learned_temperature is no number"),
+        ("trainer.dropout: 0.1", "trainer.dropout takes a list of choices or a range.*--set"),
+        ("trainer.dropout: [0.1]", "trainer.dropout needs two choices or more"),
+        ("trainer.dropout: [0.1, 0.1]", "trainer.dropout has the choice 0.1 twice"),
+        ("trainer.dropout: {low: 0.1}", "trainer.dropout needs high"),
+        ("trainer.dropout: {low: 0.1, hihg: 0.2}", "no hihg; the nearest is high"),
+        ("trainer.dropout: {low: 0.2, high: 0.1}", "low has to be less"),
+        ("trainer.dropout: {low: 0, high: 0.1, log: true}", "orders of magnitude begin above 0"),
+        ("trainer.dropout: {low: 0, high: 0.1, log: 2}", "log: true or log: false"),
+        ("", "the space names no setting"),
+        ("- trainer.dropout", "a search space holds names of settings"),
+        ("{", "not YAML"),
+    ],
+)
+def test_a_mistake_in_a_space_is_named_with_its_file(space: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(space)
+    with pytest.raises(UserError, match=f"space.yaml: .*{message}"):
+        SearchSpace.read(str(path))
+
+
+def test_a_space_is_written_as_it_is_read() -> None:
+    assert SearchSpace.from_plain(yaml.safe_load(yaml.safe_dump(SPACE.to_plain()))) == SPACE
+
+
+def test_what_is_drawn_is_in_the_space_and_of_the_settings_types() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    seen = set()
+    for _ in range(40):
+        values = SPACE.suggest(study.ask())
+        assert 0.03 <= values["trainer.temperature"] <= 0.5
+        assert isinstance(values["trainer.embedding_dim"], int)
+        seen.add(values["trainer.query_hidden_units"])
+        # Types and ranges hold as in any settings.
+        PipelineConfig.from_dict(with_trainer(SMALL, values).to_dict())
+    assert seen == {(), (64, 32)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"similarity": "dot"},
+        {"softmax": "full"},
+        {"frequency": "streaming", "deduplicate_negatives": True},
+        {"encoder": "attention"},
+    ],
+)
+def test_the_default_space_contradicts_no_settings_that_it_lies_over(changes: dict[str, Any]) -> None:
+    base = dataclasses.replace(SMALL, trainer=dataclasses.replace(SMALL.trainer, **changes))
+    space = default_space(base)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(40):
+        with_trainer(base, space.suggest(study.ask()))
+
+
+# The study, over trials that need no training.
+
+
+def recall_of(config: TrainerConfig) -> float:
+    """Highest at a temperature of 0.2 and 64 dimensions."""
+    return 0.5 - abs(config.temperature - 0.2) + config.embedding_dim / 1_000
+
+
+class Trials:
+    """Stands for training; `at` is called with a trial's number before it ends."""
+
+    def __init__(self, at: Callable[[int], None] = lambda number: None) -> None:
+        self.given: list[TrainerConfig] = []
+        self.epochs: list[int] = []
+        self._at = at
+
+    def __call__(self, number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
+        self.given.append(config)
+        self.epochs.append(0)
+        self._at(number)
+        for epoch in range(1, 5):
+            self.epochs[-1] = epoch
+            # The third is the best.
+            if not on_epoch(epoch, "val_recall@100", recall_of(config) - 0.01 * abs(epoch - 3)):
+                return
+
+
+def search_in(output: Path, **changes: Any) -> Search:
+    given = {"data": "/data", "data_digest": "sha256:1", "preset": "small", "base": SMALL, "space": SPACE}
+    return Search(output=str(output), **{**given, **changes})
+
+
+def run(search: Search, trials: int, train: Trials, timeout: float | None = None) -> str:
+    shown = io.StringIO()
+    progress = console.Progress(shown)
+    with tuning.opened(search) as study:
+        tuning.go_on(search, study, trials, timeout, train, progress)
+    return shown.getvalue()
+
+
+def trials_of(search: Search) -> list[dict[str, Any]]:
+    with tuning.opened(search) as study:
+        return [
+            {"state": one.state.name, "value": one.value, **one.params}
+            for one in tuning_report.ended_trials(study)
+        ]
+
+
+def test_an_interrupted_search_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    whole, parts = search_in(tmp_path / "whole"), search_in(tmp_path / "parts")
+    shown = run(whole, 13, Trials())
+    assert len(shown.splitlines()) == 13
+
+    def interrupt(number: int) -> None:
+        if number in (0, 6):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(parts, 13, Trials(interrupt))
+    assert len(run(parts, 12, Trials()).splitlines()) == 12 - 5
+    assert len(run(parts, 13, Trials()).splitlines()) == 1
+    assert run(parts, 13, Trials()) == ""
+    assert trials_of(parts) == trials_of(whole)
+
+
+def test_the_first_trial_has_the_settings_as_given_and_seed_and_all_else_stay(tmp_path: Path) -> None:
+    train = Trials()
+    run(search_in(tmp_path), 3, train)
+    assert train.given[0].temperature == SMALL.trainer.temperature
+    assert train.given[0].embedding_dim == SMALL.trainer.embedding_dim
+    searched: dict[str, Any] = {name.removeprefix("trainer."): None for name in SPACE.dimensions}
+    for config in train.given:
+        assert dataclasses.replace(config, **searched) == dataclasses.replace(SMALL.trainer, **searched)
+
+
+def test_the_winner_is_a_config_file_of_the_very_settings_that_won(tmp_path: Path) -> None:
+    base = configs.load("small", None, ["gate.cutoff=50", "features.users=gender,age", "trainer.epochs=4"])
+    search = search_in(tmp_path, base=base)
+    train = Trials()
+    run(search, 12, train)
+    path = os.path.join(search.folder, "best.yaml")
+    winner = configs.load(None, path)
+    assert winner.trainer == max(train.given, key=recall_of)
+    assert winner == dataclasses.replace(base, trainer=winner.trainer)
+    run_file = configs.read_run_file(path)
+    assert (run_file.data, run_file.output, run_file.preset) == ("/data", str(tmp_path), "small")
+    comment = Path(path).read_text().split("data:")[0]
+    number = train.given.index(winner.trainer)
+    assert f"best of 12 trials of `two-tower tune`: trial {number}" in comment
+    assert f"recall@100 {recall_of(winner.trainer):.4f} after epoch 3" in comment.replace("\n# ", " ")
+
+
+def test_a_bad_trial_is_pruned_and_shown_as_that(tmp_path: Path) -> None:
+    search = search_in(tmp_path)
+    train = Trials()
+    shown = run(search, 12, train).splitlines()
+    states = [one["state"] for one in trials_of(search)]
+    pruned = [number for number, state in enumerate(states) if state == "PRUNED"]
+    assert pruned
+    for number in pruned:
+        assert number >= 5
+        assert 2 <= train.epochs[number] < 4
+        assert f"pruned after epoch {train.epochs[number]}; best" in shown[number]
+    assert {train.epochs[number] for number in range(12) if number not in pruned} == {4}
+
+
+def test_failed_trials_count_with_their_reason_and_the_search_goes_on(tmp_path: Path) -> None:
+    def fail(number: int) -> None:
+        if number == 1:
+            raise TrialFailed("the loss is nan.\nLower trainer.learning_rate.")
+        if number == 2:
+            raise UserError("contradiction")
+
+    space = {"trainer.temperature": [0.1, 0.2], "trainer.dropout": {"low": 0, "high": 0.5}}
+    search = search_in(tmp_path, space=SearchSpace.from_plain(space))
+    shown = run(search, 4, Trials(fail))
+    assert "Trial 1   failed: the loss is nan. Lower trainer.learning_rate." in shown
+    table = (Path(search.folder) / "trials.md").read_text()
+    assert "4 trials: 2 complete, 2 failed" in table
+    assert "- 2: contradiction\n" in table
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
+    assert [row[1].strip() for row in rows] == ["complete", "complete", "failed", "failed"]
+    assert float(rows[0][2]) >= float(rows[1][2])
+    with tuning.opened(search) as study:
+        tuning_report.plot(study, search)
+    assert (Path(search.folder) / "trials.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_complete_trial_there_is_no_winner_and_the_reason_is_told(tmp_path: Path) -> None:
+    def fail(number: int) -> None:
+        raise TrialFailed("no memory")
+
+    search = search_in(tmp_path)
+    run(search, 2, Trials(fail))
+    with (
+        tuning.opened(search) as study,
+        pytest.raises(UserError, match="2 failed, the last one with: no memory"),
+    ):
+        tuning_report.summary(study)
+    assert not os.path.exists(os.path.join(search.folder, "best.yaml"))
+
+
+def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
+    train = Trials()
+    run(search_in(tmp_path), 50, train, timeout=1e-6)
+    assert len(train.given) <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_digest": "sha256:2"}, "the data's digest is sha256:2, and was sha256:1"),
+        ({"base": configs.load("small", None, ["trainer.epochs=9"])}, "trainer.epochs is 9, and was 20"),
+        (
+            {"base": configs.load("small", None, ["windows.positions=9"])},
+            "windows.positions is 9, and was 20",
+        ),
+        (
+            {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.temperature": [0.1, 0.2]})},
+            r"trainer.temperature is \[0.1, 0.2\], and was {'low': 0.03",
+        ),
+        (
+            {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.dropout": [0.1, 0.2]})},
+            r"trainer.dropout is \[0.1, 0.2\], and was not searched",
+        ),
+    ],
+)
+def test_trials_of_something_else_are_not_mixed_in(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    search, other = search_in(tmp_path), search_in(tmp_path, **changes)
+    # Where no trial has ended there is nothing to mix.
+    for one in (other, search):
+        run(one, 0, Trials())
+    run(search, 1, Trials())
+    with pytest.raises(UserError, match=f"{message}.*begin anew: .* after removing {search.folder}"):
+        run(other, 2, Trials())
+    # What does not touch validation recall may change.
+    base = configs.load("small", None, ["gate.min_recall=0.5", "index.max_k=150"])
+    assert len(run(search_in(tmp_path, base=base), 2, Trials()).splitlines()) == 1
+
+
+def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
+    search = search_in(tmp_path)
+    with tuning.opened(search), pytest.raises(UserError, match="another `two-tower tune` is at work"):
+        run(search, 1, Trials())
+    run(search, 1, Trials())
+
+
+def test_a_study_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    search = search_in(tmp_path)
+    run(search, 1, Trials())
+    journal = Path(search.folder) / "study.journal"
+    journal.write_text("{\n" + journal.read_text())
+    with pytest.raises(UserError, match=r"study\.journal: the study cannot be read"):
+        run(search, 2, Trials())
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "o"], "tune needs a directory in --data"),
+        (["--data", "d"], "tune needs a directory in --output"),
+        (["--data", "d", "--output", "o", "--trials", "0"], "--trials takes a number from 1 on"),
+        (["--data", "d", "--output", "o", "--timeout", "0"], "--timeout takes seconds"),
+        (["--data", "d", "--output", "o", "--space", "s"], "s: the search space cannot be read"),
+        (["--data", "d", "--output", "o"], "d is not a data directory"),
+    ],
+)
+def test_wrong_input_leaves_nothing(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command_line.main(["tune", *arguments]) == command_line.EXIT_USER_ERROR
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# A trial's process.
+
+
+def messages_of(
+    monkeypatch: pytest.MonkeyPatch, train: Callable[..., None], answers: tuple[bool, ...]
+) -> list[Any]:
+    """What the process of a trial sends while it is answered so; `train` stands for the Trainer's."""
+    fake = types.ModuleType("trainer.training")
+    fake.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "trainer.training", fake)
+    monkeypatch.setattr(trial.signal, "signal", lambda *arguments: None)
+    ours, theirs = multiprocessing.Pipe()
+    for answer in answers:
+        ours.send(answer)
+    data: Any = None
+    trial._train(theirs, data, SMALL.trainer, 100, "logs", "checkpoints")
+    theirs.close()
+    sent = []
+    with contextlib.suppress(EOFError):
+        while True:
+            sent.append(ours.recv())
+    return sent
+
+
+def test_a_trials_process_tells_its_epochs_until_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*arguments: Any, on_epoch: Callable[[int, str, float], None], **others: Any) -> None:
+        for epoch in range(1, 4):
+            on_epoch(epoch, "val_recall@10", epoch / 10)
+
+    told = [(1, "val_recall@10", 0.1), (2, "val_recall@10", 0.2), (3, "val_recall@10", 0.3)]
+    assert messages_of(monkeypatch, train, (True, False)) == [*told[:2], None]
+    assert messages_of(monkeypatch, train, (True, True, True)) == [*told, None]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(UserError("the loss is nan."), "the loss is nan."), (MemoryError("of 9 GB"), "MemoryError: of 9 GB")],
+)
+def test_a_trials_process_tells_why_it_failed(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*arguments: Any, **others: Any) -> None:
+        raise error
+
+    assert messages_of(monkeypatch, train, ())[0] == reason
+
+
+def test_a_trial_whose_process_is_killed_fails_and_is_no_end_of_the_search() -> None:
+    def kill() -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    timer = threading.Timer(0.3, kill)
+    timer.start()
+    data: Any = None
+    with pytest.raises(TrialFailed, match=r"ended by SIGKILL .*memory"):
+        train_apart(data, SMALL.trainer, 100, "logs", lambda *epoch: True)
+    timer.join()
