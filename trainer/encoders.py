@@ -15,6 +15,7 @@ import math
 import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
+from trainer.randomness import Dropout
 
 # The last few listens say what the session is about, the whole history what its user likes.
 SHORT_HISTORY = 5
@@ -107,7 +108,7 @@ class AttentionEncoder(tf.keras.layers.Layer):
         super().__init__(name="attention_encoder")
         self._lookback = (history_length - 1) // config.attention_layers
         self._tokens = tf.keras.layers.Dense(config.embedding_dim, name="tokens")
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout)
         self._layers = [
             AttentionLayer(self._lookback, config, name=f"attention_{number}")
             for number in range(config.attention_layers)
@@ -164,7 +165,7 @@ class AttentionLayer(tf.keras.layers.Layer):
         self._forward_norm = tf.keras.layers.LayerNormalization(name="forward_norm")
         self._forward = tf.keras.layers.Dense(_FEED_FORWARD * width, activation="gelu", name="forward")
         self._back = tf.keras.layers.Dense(width, name="back")
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout)
         self._of_distance = self.add_weight(
             name="of_distance", shape=[lookback + 1, self._heads], initializer="zeros"
         )

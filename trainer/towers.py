@@ -13,6 +13,7 @@ from trainer import features
 from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
 from trainer.encoders import encoders
 from trainer.history_aggregates import catalog_aggregates
+from trainer.randomness import Dropout, uniform
 
 # Values of trainer.similarity and trainer.leave_out.
 COSINE = "cosine"
@@ -105,7 +106,7 @@ class ItemEmbedding(tf.keras.layers.Layer):
         """`rows` int32 of any shape; the result has one more dimension."""
         item = tf.gather(self.table.item, rows)
         if training and self._id_dropout:
-            item = tf.where(tf.random.uniform(tf.shape(item)) < self._id_dropout, OUT_OF_VOCABULARY, item)
+            item = tf.where(uniform(tf.shape(item)) < self._id_dropout, OUT_OF_VOCABULARY, item)
         names = [(self.artist, self.table.artist), (self.album, self.table.album)]
         return tf.concat(
             [
@@ -207,7 +208,7 @@ class QueryTower(tf.keras.layers.Layer):
             tf.keras.layers.Dense(units, activation="relu", name=f"query_hidden_{number}")
             for number, units in enumerate(config.query_hidden_units)
         ]
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout)
         self._project = tf.keras.layers.Dense(config.embedding_dim, name="query_projection")
         # A straight way past the hidden layers, so that "the same again" and "the same artist again",
         # which are linear in the shared embeddings, need not be relearnt through them.
@@ -226,7 +227,7 @@ class QueryTower(tf.keras.layers.Layer):
         event = tf.maximum(positions.event, 0)
         has_history = positions.event >= 0
         if training and config.history_dropout:
-            has_history &= tf.random.uniform(tf.shape(event)) >= config.history_dropout
+            has_history &= uniform(tf.shape(event)) >= config.history_dropout
         keep = tf.cast(has_history, self.compute_dtype)[:, tf.newaxis]
         at = tf.stack([positions.window, event], axis=-1)
 
@@ -239,7 +240,7 @@ class QueryTower(tf.keras.layers.Layer):
         if USER_ID in self._parts:
             user = tf.gather(windows.user, positions.window)
             if training and config.id_dropout:
-                is_forgotten = tf.random.uniform(tf.shape(user)) < config.id_dropout
+                is_forgotten = uniform(tf.shape(user)) < config.id_dropout
                 user = tf.where(is_forgotten, self._unknown_user, user)
             joined.append(self._users(user))
         if AGE in self._parts:
@@ -289,7 +290,7 @@ class QueryTower(tf.keras.layers.Layer):
         def at_positions(of_window: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
             values = tf.gather(of_window, window)
             if training and self._config.id_dropout:
-                forgotten = tf.random.uniform([tf.size(window), 1]) < self._config.id_dropout
+                forgotten = uniform([tf.size(window), 1]) < self._config.id_dropout
                 values = tf.where(forgotten, absent, values)
             return values
 
