@@ -112,12 +112,12 @@ class ItemEmbedding(tf.keras.layers.Layer):
             [
                 tf.gather(self.item, item),
                 *(_mean_embedding(one, tf.gather(ids, rows)) for one, ids in names if one is not None),
-                tf.gather(self.table.length, rows)[..., tf.newaxis],
+                tf.cast(tf.gather(self.table.length, rows)[..., tf.newaxis], self.compute_dtype),
                 *(
                     _mean_embedding(table, tf.gather(self.table.values[name], rows))
                     for name, table in self._values.items()
                 ),
-                tf.gather(self.table.numbers, rows),
+                tf.cast(tf.gather(self.table.numbers, rows), self.compute_dtype),
                 *(
                     project(tf.gather(self.table.vectors[name], rows))
                     for name, project in self._projections.items()
@@ -140,7 +140,7 @@ def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Mean over the last dimension of `rows`, whose -1 are padding. The first is always there."""
     first = tf.gather(table, tf.maximum(rows[..., 0], 0))
     others = rows[..., 1:]
-    present = tf.cast(others >= 0, tf.float32)
+    present = tf.cast(others >= 0, first.dtype)
     # Few items have a second artist: the padding is not gathered.
     where = tf.where(others >= 0)
     total = first + tf.tensor_scatter_nd_add(
@@ -188,7 +188,8 @@ class QueryTower(tf.keras.layers.Layer):
 
         `user_values`: size of each vocabulary of `Windows.user_values`.
         """
-        super().__init__(name="query_tower")
+        # Days and aggregates keep their precision until they are joined.
+        super().__init__(name="query_tower", autocast=False)
         self._items = items
         self._unknown_user = tf.constant(users, tf.int64)
         self._config = config
@@ -295,7 +296,9 @@ class QueryTower(tf.keras.layers.Layer):
             return values
 
         columns = [
-            at_positions(_mean_embedding(table, windows.user_values[name]), table[OUT_OF_VOCABULARY])
+            at_positions(
+                _mean_embedding(table, windows.user_values[name]), tf.gather(table, OUT_OF_VOCABULARY)
+            )
             for name, table in self._user_values.items()
         ]
         if windows.user_numbers.shape[1] != 0:
