@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +11,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_transform.tf_metadata import schema_utils
 
+import schema
 from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator.baselines import LabelEvents, Popularity
-from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of
-from components.retrieval_evaluator.queries import all_queries, history_batch
+from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of, summarize
+from components.retrieval_evaluator.queries import all_queries, excluded_items, history_batch, read_windows
 from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
 from tests.listening_logs import events_of
-from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
+from tests.small_world import (
+    CONFIG,
+    HISTORY_LENGTH,
+    SPLIT,
+    Transformed,
+    catalog_items,
+    events,
+    write_examples,
+)
 from trainer import features, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
@@ -337,6 +350,7 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     frozen_world: Transformed, cutoff: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validation_recall, "_SCORES_AT_ONCE", at_once)  # 150: two queries
+    monkeypatch.setattr(validation_recall, "_LEAST_COLD_QUERIES", 1)
     batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
     data = data_of(frozen_world, history_length=HISTORY_LENGTH)
     validation = ValidationRecall(batches, small(frozen_world).table, data, seed=1, cutoff=cutoff)
@@ -346,42 +360,89 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     logs: dict[str, float] = {}
     validation.on_epoch_end(0, logs)
 
-    queries = all_queries(frozen_world.raw["eval"])
+    queries, known = all_queries(frozen_world.raw["eval"]), set(frozen_world.raw["train"].item_id.tolist())
     assert queries.labels.counts.max() > 3
     assert (queries.label_item_id >= 70).any()  # in no catalog, and yet a label
-    recalls: dict[int, list[float]] = {10: [], cutoff: []}
+    expected: dict[str, list[float]] = defaultdict(list)
     for row in range(len(queries)):
         labels = queries.take([row]).label_item_id.tolist()
-        for k, found in recalls.items():
-            hits = 0
-            for label in labels:
-                others = set(range(70)) - {label}
-                hits += label < 70 and sum(scores[item] >= scores[label] for item in others) < k
-            found.append(hits / len(labels))
-    assert logs == pytest.approx({f"val_recall@{k}": np.mean(found) for k, found in recalls.items()})
+        ranks = {
+            label: sum(scores[item] >= scores[label] for item in set(range(70)) - {label})
+            for label in labels
+            if label < 70
+        }
+        for k in {10, cutoff}:
+            hits = {label for label, rank in ranks.items() if rank < k}
+            expected[f"val_recall@{k}"].append(len(hits) / len(labels))
+            if cold := set(labels) - known:
+                expected[f"val_cold_recall@{k}"].append(len(hits & cold) / len(cold))
+        ideal = sum(1 / math.log2(2 + place) for place in range(min(10, len(labels))))
+        gain = sum(1 / math.log2(2 + rank) for rank in ranks.values() if rank < 10)
+        expected["val_ndcg@10"].append(gain / ideal)
+    cold_queries = len(expected["val_cold_recall@10"])
+    assert logs.pop("val_cold_queries") == cold_queries < len(queries)
+    assert logs == pytest.approx({name: np.mean(found) for name, found in expected.items()})
     # In a catalog of 70 all models recall everything at 100.
     assert validation.monitor == ("val_recall@10" if cutoff == 100 else f"val_recall@{cutoff}")
+    logs.clear()
+    monkeypatch.setattr(validation_recall, "_LEAST_COLD_QUERIES", cold_queries + 1)
+    validation.on_epoch_end(0, logs)
+    assert not any(name.startswith("val_cold") for name in logs)
 
 
 def test_a_frozen_query_is_the_window_read_at_its_last_listen_at_the_split_s_start(
     frozen_world: Transformed,
 ) -> None:
-    """Validation reads the towers where the served model does."""
+    """Validation reads the towers where the served model does, and no more of the window than it."""
     built = small(frozen_world)
-    batch, raw = frozen_world.batch("eval"), frozen_world.raw["eval"]
+    raw = frozen_world.raw["eval"]
     queries = all_queries(raw)
     assert (queries.position == raw.lengths[queries.window] - 1).all()
     assert set(queries.request_timestamp.tolist()) == {SPLIT.eval[0]}
-    validation = ValidationRecall(
-        tf.data.Dataset.from_tensors(batch),
-        built.table,
-        data_of(frozen_world, history_length=HISTORY_LENGTH),
-        seed=1,
-    )
-    (asked,) = validation._asked
-    assert asked.at.window.numpy().tolist() == queries.window.tolist()
-    assert asked.at.event.numpy().tolist() == queries.position.tolist()
-    assert asked.counts.tolist() == queries.labels.counts.tolist()
+    data = data_of(frozen_world, history_length=HISTORY_LENGTH)
+    batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
+    validation = ValidationRecall(batches, built.table, data, seed=1)
+    ((windows, at),) = validation._seen
+    order = validation._order
+    assert windows.user.numpy().tolist() == frozen_world.batch("eval")["user"].numpy()[order, 0].tolist()
+    assert at.event.numpy().tolist() == queries.position[order].tolist()
+    assert validation._counts.tolist() == queries.labels.counts.tolist()
+    served = history_batch(raw, queries, order, HISTORY_LENGTH)["history_item_id"]
+    rows = np.where(served >= 0, built.table.rows_of(tf.constant(served)), built.table.size)
+    assert windows.rows.numpy().tolist() == rows[:, : windows.rows.shape[1]].tolist()
+
+
+def test_validation_recall_is_the_evaluator_s_where_items_are_not_recommended_twice(
+    small_world: Transformed, tmp_path: Path
+) -> None:
+    """Both leave out what the user had, before the window too, and read a packed window's queries alike."""
+    batch = WindowCutter(SPLIT, False, HISTORY_LENGTH, 10).cut(events())[0]["eval"]
+    file = write_examples(tmp_path / "data_tfrecord-0.gz", [batch])
+    raw = read_windows(file)
+    queries = all_queries(raw)
+    assert len(raw.seen_item_id) > 100 and (queries.position >= HISTORY_LENGTH).any()
+    proto = text_format.Parse(schema.read("interactions", ()), schema_pb2.Schema())
+    spec = schema_utils.schema_as_feature_spec(proto).feature_spec
+    serialized = tf.stack(list(tf.data.TFRecordDataset(file, "GZIP")))
+    transform = tft.TFTransformOutput(small_world.graph).transform_features_layer()
+    transformed = transform(tf.io.parse_example(serialized, spec))
+    built = small(small_world)
+    at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
+    query = built.model.query_tower(windows_of(transformed, built.table, HISTORY_LENGTH), at).numpy()
+    scores = query @ built.model.candidate_tower(tf.range(70)).numpy().T
+    for row, items in enumerate(excluded_items(raw, queries)):
+        scores[row, items[(items >= 0) & (items < 70)]] = -np.inf
+    recommended = np.argsort(-scores, kind="stable", axis=1)
+    summary = summarize(recommended, queries.labels, queries.user_id, [10, 20], 70)
+
+    batches = tf.data.Dataset.from_tensors(transformed)
+    data = data_of(small_world, repeats=False, history_length=HISTORY_LENGTH)
+    validation = ValidationRecall(batches, built.table, data, seed=1, cutoff=20)
+    validation.model = built.model
+    logs: dict[str, float] = {}
+    validation.on_epoch_end(0, logs)
+    for name in ("recall@10", "recall@20", "ndcg@10"):
+        assert logs[f"val_{name}"] == pytest.approx(summary[name], abs=1e-9)
 
 
 @pytest.mark.parametrize("value", [1.0, math.nan])
