@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
 from trainer.retrieval_task import CorrectedRetrieval, SampledSoftmax, retrieval_task
-from trainer.sampling import Candidates
+from trainer.sampling import Candidates, InBatch, in_batch, mixed
 
 TEMPERATURE = 0.5
 QUERIES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32)
@@ -32,18 +32,28 @@ def loss(
     hard_negatives: int = 0,
 ) -> float:
     """Of queries whose labels are the candidates in the same rows; `mask`: the candidates that count."""
+    is_negative = mask[:rows, :rows] & ~np.eye(rows, dtype=bool)
     value = task(TEMPERATURE, correction, hard_negatives)(
         tf.constant(QUERIES[:rows]),
         tf.constant(candidates[:rows]),
-        Candidates(
-            rows=tf.range(rows),
-            positive=tf.range(rows),
-            is_negative=tf.constant(mask[:rows, :rows] & ~np.eye(rows, dtype=bool)),
-            log_expected=tf.constant(np.log(q[np.newaxis, :rows]), tf.float32),
-        ),
+        InBatch(tf.range(rows), tf.constant(is_negative), tf.constant(np.log(q[:rows]), tf.float32))
+        if task is CorrectedRetrieval
+        else candidates_with(q[:rows], is_negative),
         tf.constant(weight[:rows], tf.float32),
     )
     return float(value)
+
+
+def candidates_with(c: np.ndarray, copies: np.ndarray | None = None) -> Candidates:
+    """Each query of a window of its own, its label in the same row; `copies` [queries, candidates]."""
+    rows = len(c)
+    return Candidates(
+        rows=tf.range(rows),
+        positive=tf.range(rows),
+        window=tf.range(rows),
+        copies=tf.ones([rows, rows]) if copies is None else tf.constant(copies, tf.float32),
+        log_expected=tf.constant(np.tile(np.log(c), [rows, 1]), tf.float32),
+    )
 
 
 def by_hand(mask: np.ndarray = ALL, weight: np.ndarray = EQUAL, q: np.ndarray = Q) -> float:
@@ -132,15 +142,6 @@ def test_the_refined_loss_is_the_papers_worked_out_by_hand() -> None:
     assert loss(SampledSoftmax, ALL, weight, c, correction="refined") == pytest.approx(total, rel=1e-5)
 
 
-def candidates_with(c: np.ndarray) -> Candidates:
-    return Candidates(
-        rows=tf.range(3),
-        positive=tf.range(3),
-        is_negative=tf.constant(~np.eye(3, dtype=bool)),
-        log_expected=tf.constant(np.log(c[np.newaxis]), tf.float32),
-    )
-
-
 def test_the_refined_gradient_takes_p_as_given_and_is_that_of_log_p() -> None:
     c = np.array([3.5, 0.07, 1.4])
     query, candidate = tf.Variable(QUERIES), tf.Variable(CANDIDATES)
@@ -159,7 +160,8 @@ def test_the_refined_gradient_takes_p_as_given_and_is_that_of_log_p() -> None:
 
 
 def test_candidates_may_stand_anywhere_and_be_more_than_queries() -> None:
-    """Two queries with one label, third of four candidates; c differs from query to query."""
+    """Two queries with one label, third of four candidates; c differs from window to window, and the second
+    candidate is a negative twice."""
     candidates = np.array([[0.8, 0.6], [0.0, 1.0], [-0.6, 0.8], [1.0, 0.0]])
     c = np.array([[2.0, 0.5, 1.0, 0.1], [1.0, 0.25, 0.5, 0.05]])
     value = SampledSoftmax(TEMPERATURE)(
@@ -168,33 +170,104 @@ def test_candidates_may_stand_anywhere_and_be_more_than_queries() -> None:
         Candidates(
             rows=tf.constant([5, 6, 7, 8]),
             positive=tf.constant([2, 2]),
-            is_negative=tf.constant([[True, True, False, False], [True, False, False, True]]),
-            log_expected=tf.constant(np.log(c), tf.float32),
+            window=tf.constant([1, 0]),
+            copies=tf.constant([[1.0, 0.0, 0.0, 1.0], [1.0, 2.0, 7.0, 0.0]]),
+            log_expected=tf.constant(np.log(c[::-1]), tf.float32),
         ),
         tf.constant([1.0, 0.5]),
     )
     expected = 0.0
-    for i, counted, weight in ((0, [0, 1, 2], 1.0), (1, [0, 2, 3], 0.5)):
-        terms = {j: math.exp(float(QUERIES[i] @ candidates[j]) / TEMPERATURE) / c[i, j] for j in counted}
-        expected -= weight * math.log(terms[2] / sum(terms.values()))
+    for i, counted, weight in ((0, [0, 1, 1, 2], 1.0), (1, [0, 2, 3], 0.5)):
+        terms = [math.exp(float(QUERIES[i] @ candidates[j]) / TEMPERATURE) / c[i, j] for j in range(4)]
+        expected -= weight * math.log(terms[2] / sum(terms[j] for j in counted))
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
-def test_replicas_losses_add_up_to_that_of_the_joined_batch() -> None:
-    weight = tf.constant([0.2, 0.5, 0.3])
-    for correction in ("logq", "refined", "none"):
-        task, whole = SampledSoftmax(TEMPERATURE, correction), candidates_with(Q)
-        joined = task(tf.constant(QUERIES), tf.constant(CANDIDATES), whole, weight)
-        parts = [
-            task(
-                tf.constant(QUERIES[part]),
-                tf.constant(CANDIDATES),
-                whole._replace(positive=whole.positive[part], is_negative=whole.is_negative[part]),
-                weight[part],
+@pytest.mark.parametrize("hard_negatives", [0, 1, 50])
+def test_of_the_whole_catalog_it_is_the_plain_softmax(hard_negatives: int) -> None:
+    rows = [2, 0, 2]
+    query, candidate = tf.Variable(QUERIES), tf.Variable(CANDIDATES)
+    with tf.GradientTape(persistent=True) as tape:
+        whole = Candidates(tf.range(3), tf.constant(rows))
+        value = SampledSoftmax(TEMPERATURE, "logq", hard_negatives)(
+            query, candidate, whole, tf.constant(EQUAL, tf.float32)
+        )
+        scores = tf.matmul(query, candidate, transpose_b=True) / TEMPERATURE
+        if hard_negatives == 1:
+            # The hardest of the two others alone.
+            others = tf.where(tf.one_hot(rows, 3) > 0, -math.inf, scores)
+            counts = (others == tf.reduce_max(others, axis=1, keepdims=True)) | (tf.one_hot(rows, 3) > 0)
+            scores = tf.where(counts, scores, -100.0)
+        expected = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(rows, scores))
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    for variable in (query, candidate):
+        gradient = tape.gradient(value, variable)
+        assert tf.convert_to_tensor(gradient).numpy() == pytest.approx(
+            tape.gradient(expected, variable).numpy(), rel=1e-5, abs=1e-7
+        )
+
+
+@TASKS
+def test_replicas_losses_add_up_to_that_of_the_joined_batch(task: Task) -> None:
+    """Each replica has its own queries, and the labels of all for candidates."""
+    label_rows, window = tf.constant([4, 1, 4, 2]), tf.constant([0, 0, 7, 9])
+    log_q = tf.math.log([0.1, 0.2, 0.05, 0.25, 0.4])
+    items = tf.constant(np.random.default_rng(1).normal(size=[5, 2]), tf.float32)
+    queries = tf.constant(np.random.default_rng(2).normal(size=[4, 2]), tf.float32)
+    weight = tf.constant([0.2, 0.4, 0.3, 0.1])
+
+    def of(part: list[int], correction: str, once: bool) -> float:
+        at = tf.constant(part)
+        if task is CorrectedRetrieval:
+            candidates = in_batch(label_rows, window, tf.gather(log_q, label_rows), at)
+        else:
+            nothing = tf.zeros([0], tf.int32)
+            candidates = mixed(
+                label_rows, window, lambda rows: tf.gather(log_q, rows), 5, nothing, nothing, once, at
             )
-            for part in (slice(0, 1), slice(1, 3))
-        ]
-        assert float(sum(parts)) == pytest.approx(float(joined), rel=1e-6)
+        arguments = tf.gather(queries, at), tf.gather(items, candidates.rows), candidates
+        return float(task(TEMPERATURE, correction)(*arguments, tf.gather(weight, at)))
+
+    joined = {}
+    for correction in ("logq", "none") if task is CorrectedRetrieval else ("logq", "none", "refined"):
+        for once in (False, True):
+            joined[correction, once] = of([0, 1, 2, 3], correction, once)
+            parts = of([0, 1], correction, once) + of([3, 2], correction, once)
+            assert parts == pytest.approx(joined[correction, once], rel=1e-6)
+    assert joined["logq", False] != pytest.approx(joined["none", False], rel=1e-3)
+
+
+def test_the_own_loss_and_tfrss_are_one_where_both_serve() -> None:
+    """Duplicates stay: ours has each item once, with the number of its copies, TFRS's each copy."""
+    draw = np.random.default_rng(3)
+    label_rows = tf.constant(draw.integers(0, 6, 20), tf.int32)
+    window = tf.constant(np.repeat(np.arange(5), 4), tf.int32)
+    log_q = tf.constant(np.log(draw.random(6)), tf.float32)
+    items, queries = tf.Variable(draw.normal(size=[6, 3])), tf.constant(draw.normal(size=[20, 3]))
+    weight = tf.constant(draw.random(20), tf.float32)
+    nothing = tf.zeros([0], tf.int32)
+    for correction in ("logq", "none"):
+        with tf.GradientTape(persistent=True) as tape:
+            tfrss = in_batch(label_rows, window, tf.gather(log_q, label_rows))
+            own = mixed(label_rows, window, lambda rows: tf.gather(log_q, rows), 6, nothing, nothing, False)
+            losses = [
+                task(TEMPERATURE, correction)(queries, tf.gather(items, one.rows), one, weight)
+                for task, one in ((CorrectedRetrieval, tfrss), (SampledSoftmax, own))
+            ]
+        assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-5)
+        gradients = [tf.convert_to_tensor(tape.gradient(loss, items)).numpy() for loss in losses]
+        assert np.abs(gradients[0]).max() > 0.1
+        assert gradients[0] == pytest.approx(gradients[1], rel=1e-4, abs=1e-5)
+
+
+@TASKS
+def test_the_loss_has_full_precision_whatever_the_towers_have(task: Task) -> None:
+    tf.keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        halved = loss(task)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert halved == loss(task)
 
 
 def test_a_learned_temperature_is_trained_and_a_fixed_one_is_not() -> None:

@@ -43,18 +43,26 @@ def sampled(
         once,
         None if queries is None else tf.constant(queries),
     )
+    assert len(set(candidates.rows.numpy())) == len(candidates.rows), "an item is two candidates"
     return Candidates(*(tensor.numpy() for tensor in candidates))
+
+
+def copies(candidates: Candidates) -> np.ndarray:
+    """How often each candidate is a query's negative, [queries, candidates]."""
+    of_queries = np.asarray(candidates.copies)[candidates.window].astype(int)
+    of_queries[np.arange(len(of_queries)), candidates.positive] = 0
+    return of_queries
 
 
 def negatives(candidates: Candidates) -> list[list[int]]:
     """Catalog rows of each query's negatives, sorted."""
-    return [sorted(candidates.rows[row].tolist()) for row in candidates.is_negative]
+    return [sorted(np.repeat(candidates.rows, row).tolist()) for row in copies(candidates)]
 
 
 def expected_counts(candidates: Candidates) -> np.ndarray:
     """c(y) of every item that is a candidate, [queries, items], NaN for others."""
     counts = np.full([len(candidates.positive), ITEMS], np.nan)
-    counts[:, candidates.rows] = np.exp(candidates.log_expected)
+    counts[:, candidates.rows] = np.exp(candidates.log_expected)[candidates.window]
     return counts
 
 
@@ -69,8 +77,12 @@ def test_accidental_hits_and_the_own_windows_labels_are_no_negatives() -> None:
     ]
     assert candidates.is_negative.numpy().astype(int).tolist() == expected
     assert candidates.rows.numpy().tolist() == [4, 9, 4, 7]
-    assert candidates.positive.numpy().tolist() == [0, 1, 2, 3]
-    assert candidates.log_expected.numpy()[0] == pytest.approx([0.1, 0.2, 0.1, 0.3])
+    assert candidates.log_q.numpy() == pytest.approx([0.1, 0.2, 0.1, 0.3])
+    # A replica's own queries come first, each in its label's row.
+    part = in_batch(label_rows, window, tf.constant([0.1, 0.2, 0.1, 0.3]), tf.constant([1, 3]))
+    assert part.rows.numpy().tolist() == [9, 7, 4, 4]
+    assert part.is_negative.numpy().astype(int).tolist() == [[0, 1, 0, 1], [1, 0, 1, 1]]
+    assert part.log_q.numpy() == pytest.approx([0.2, 0.3, 0.1, 0.1])
 
 
 def test_labels_of_other_windows_are_expected_by_their_number() -> None:
@@ -115,9 +127,9 @@ def test_once_an_item_counts_if_it_stands_outside_the_own_window() -> None:
     assert negatives(candidates) == [[2], [2, 4], [1, 2], [1, 4]]
     # With all labels in one window nothing is left, and nothing is infinite.
     alone = sampled(once=True, window=np.zeros(4, int))
-    assert not alone.is_negative.any() and np.isfinite(alone.log_expected).all()
+    assert not copies(alone).any() and np.isfinite(alone.log_expected).all()
     alone = sampled(window=np.zeros(4, int))
-    assert not alone.is_negative.any() and np.isfinite(alone.log_expected).all()
+    assert not copies(alone).any() and np.isfinite(alone.log_expected).all()
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -137,9 +149,8 @@ def test_expectations_are_the_averages_of_many_draws(once: bool) -> None:
             labels[7:],
             once,
         )
-        return tf.math.unsorted_segment_sum(
-            tf.cast(candidates.is_negative[0], tf.float32), candidates.rows, ITEMS
-        )
+        of_items = tf.scatter_nd(candidates.rows[:, None], candidates.copies[candidates.window[0]], [ITEMS])
+        return of_items * tf.cast(tf.range(ITEMS) != candidates.rows[candidates.positive[0]], tf.float32)
 
     average = tf.function(lambda: tf.reduce_mean(tf.map_fn(draw, tf.range(20_000), tf.float32), axis=0))()
     expected = 1 - (1 - Q) ** 10 * (1 - 1 / ITEMS) ** 3 if once else 10 * Q + 3 / ITEMS
@@ -152,15 +163,14 @@ def test_a_replica_asks_for_its_own_queries_among_all_labels() -> None:
         whole, part = sampled(once=once), sampled(once=once, queries=[2, 3])
         assert part.rows.tolist() == whole.rows.tolist()
         assert part.positive.tolist() == whole.positive[2:].tolist()
-        assert part.is_negative.tolist() == whole.is_negative[2:].tolist()
-        assert part.log_expected == pytest.approx(whole.log_expected[2:], rel=1e-5)
+        assert negatives(part) == negatives(whole)[2:]
+        assert expected_counts(part) == pytest.approx(expected_counts(whole)[2:], nan_ok=True, rel=1e-5)
 
 
 def test_the_whole_catalog_has_every_other_item_for_a_negative() -> None:
     candidates = whole_catalog(tf.constant([3, 0]), 4)
     assert candidates.rows.numpy().tolist() == [0, 1, 2, 3] and candidates.positive.numpy().tolist() == [3, 0]
-    assert candidates.is_negative.numpy().astype(int).tolist() == [[1, 1, 1, 0], [0, 1, 1, 1]]
-    assert not candidates.log_expected.numpy().any()
+    assert candidates.copies is None
 
 
 def test_uniform_draws_reach_every_item_equally_often() -> None:
@@ -209,9 +219,15 @@ ROWS_OF_LABELS = tf.constant([[5, 6, 0, 0], [0, 3, 7, 0]])
 
 
 def drawn(limit: int) -> set[tuple[int, int]]:
-    at = draw_positions(LABEL_STEP, ROWS_OF_LABELS, unknown_row=3, limit=limit)
-    pairs = list(zip(at.window.numpy().tolist(), at.event.numpy().tolist(), strict=True))
+    weight = tf.constant([[1.0, 2.0, 0.0, 0.0], [0.0, 3.0, 4.0, 0.0]])
+    drawn = draw_positions(LABEL_STEP, ROWS_OF_LABELS, weight, unknown_row=3, limit=limit)
+    pairs = list(zip(drawn.at.window.numpy().tolist(), drawn.at.event.numpy().tolist(), strict=True))
     assert len(pairs) == len(set(pairs)), "drawn with replacement"
+    # What is known of a position is of that position; of one replica all are its queries.
+    assert drawn.rows.numpy().tolist() == [int(ROWS_OF_LABELS[pair]) for pair in pairs]
+    assert drawn.weight.numpy().tolist() == [float(weight[pair]) for pair in pairs]
+    assert drawn.window.numpy().tolist() == drawn.at.window.numpy().tolist()
+    assert drawn.queries.numpy().tolist() == list(range(len(pairs)))
     return set(pairs)
 
 

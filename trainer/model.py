@@ -13,12 +13,12 @@ from trainer import features
 from trainer.catalog_table import CatalogTable
 from trainer.label_weights import play_ratio_weight, reaction_weight
 from trainer.retrieval_task import retrieval_task
-from trainer.sampling import CandidateSampler, draw_positions
+from trainer.sampling import CandidateSampler, Drawn, draw_positions
+from trainer.streaming_frequency import StreamingFrequency
 from trainer.towers import (
     SHARED_TABLES,
     CandidateTower,
     ItemEmbedding,
-    Positions,
     QueryTower,
     Windows,
     padded,
@@ -61,36 +61,49 @@ class TwoTowerModel(tfrs.Model):
             self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
         self._sampler = CandidateSampler(config, table, log_q)
 
+    @property
+    def frequency(self) -> StreamingFrequency | None:
+        """What estimates from the batches how often items are labels, where the settings ask for it."""
+        return self._sampler.frequency
+
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
-        """`inputs`: a batch of transformed windows."""
+        """`inputs`: a batch of transformed windows.
+
+        Under tf.distribute they are a replica's, and so is the loss: the sum over replicas is the loss of the
+        joined batch, whose labels are negatives on all of them.
+        """
         table = self._items.table
         windows = windows_of(inputs, table, self._history_length, self._aggregates)
         label_step, label_rows = labels_of(inputs, windows)
-        at = draw_positions(label_step, label_rows, table.size, self._config.positions_per_step)
-        rows = tf.gather_nd(label_rows, tf.stack(at, axis=-1))
-        candidates = self._sampler(rows, at.window, training)
+        weight = self._label_weights(inputs, windows, label_step)
+        drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
+        candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
         return self.task(
-            self.query_tower(windows, at, training=training),
+            self.query_tower(windows, drawn.at, training=training),
             self.candidate_tower(candidates.rows, training=training),
             candidates,
-            self._weights(inputs, windows, label_step, at),
+            self._weights(drawn, windows),
         )
 
-    def _weights(
-        self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor, at: Positions
+    def _label_weights(
+        self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor
     ) -> tf.Tensor:
-        """Of each position's label, float32 [positions]: their sum is one, but for the users' weights."""
+        """Of each position's label, float32 [windows, events]."""
         weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), self._config.play_ratio_floor)
         if self._event_type_weights:
             types = padded(inputs[features.EVENT_TYPE])
             weight *= reaction_weight(types, windows.rows, windows.is_listen, self._event_type_weights)
-        of_label = tf.gather(weight, _label_index(label_step), batch_dims=1)
-        drawn = tf.gather_nd(of_label, tf.stack(at, axis=-1))
-        drawn = tf.math.divide_no_nan(drawn, tf.reduce_sum(drawn))
+        return tf.gather(weight, _label_index(label_step), batch_dims=1)
+
+    def _weights(self, drawn: Drawn, windows: Windows) -> tf.Tensor:
+        """Of each query's label, float32 [queries]: over all replicas the sum is one, but for the users'
+        weights."""
+        weight = tf.gather(drawn.weight, drawn.queries)
+        weight = tf.math.divide_no_nan(weight, tf.reduce_sum(drawn.weight))
         if self._user_weight is None:
-            return drawn
+            return weight
         # Not among what they are divided by: a step of heavy listeners alone would lift them back to one.
-        return drawn * tf.gather(self._user_weight, tf.gather(windows.user, at.window))
+        return weight * tf.gather(self._user_weight, tf.gather(windows.user, drawn.at.window))
 
 
 def _label_index(label_step: tf.Tensor) -> tf.Tensor:

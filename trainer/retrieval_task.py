@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from pipeline.configs import TrainerConfig
-from trainer.sampling import LOGQ, NONE, REFINED, Candidates, labels_alone
+from trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
 
 _LEAST_TEMPERATURE = 0.01
+# Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
+_NEXT_TO_NOTHING = -3e36
 
 
 class CorrectedRetrieval(tfrs.tasks.Retrieval):
@@ -25,6 +29,8 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
     def __init__(self, temperature: float, correction: str = LOGQ, hard_negatives: int = 0) -> None:
         """`correction`: logq or none; `hard_negatives`: of each query only so many count, 0 for all."""
         super().__init__(num_hard_negatives=hard_negatives or None)
+        # Keras would cast to half precision what has been cast out of it.
+        self._autocast = False
         self._softmax_temperature = temperature
         self._corrected = correction == LOGQ
 
@@ -32,31 +38,31 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         self,
         query_embeddings: tf.Tensor,
         candidate_embeddings: tf.Tensor,
-        candidates: Candidates,
+        candidates: InBatch,
         sample_weight: tf.Tensor,
     ) -> tf.Tensor:
-        """Loss of positions whose own candidates stand in the same row.
+        """Loss of a replica's queries.
 
         Args:
-          query_embeddings: [positions, embedding_dim].
-          candidate_embeddings: [positions, embedding_dim], each position's label.
+          query_embeddings: [queries, embedding_dim], of any precision; the loss has full precision.
+          candidate_embeddings: [candidates, embedding_dim], of `candidates.rows`.
           candidates: of `sampling.in_batch`.
-          sample_weight: [positions].
+          sample_weight: [queries].
 
         Returns:
-          Scalar: the weighted sum of cross-entropies; zero without any position.
+          Scalar: the weighted sum of cross-entropies; zero without any query.
         """
-        log_q = tf.transpose(candidates.log_expected)
-        if not self._corrected:
-            log_q = tf.zeros_like(log_q)
+        queries = tf.cast(query_embeddings, tf.float32) / self._softmax_temperature
+        log_q = candidates.log_q if self._corrected else tf.zeros_like(candidates.log_q)
+        own = tf.eye(tf.shape(queries)[0], tf.size(log_q), dtype=tf.bool)
         uncorrected = super().call
 
         def corrected() -> tf.Tensor:
             return uncorrected(
-                tf.concat([query_embeddings / self._softmax_temperature, tf.ones_like(log_q)], axis=1),
-                tf.concat([candidate_embeddings, -log_q], axis=1),
+                tf.concat([queries, tf.ones_like(queries[:, :1])], axis=1),
+                tf.concat([tf.cast(candidate_embeddings, tf.float32), -log_q[:, tf.newaxis]], axis=1),
                 sample_weight=sample_weight,
-                score_mask=candidates.is_negative | tf.eye(tf.size(sample_weight), dtype=tf.bool),
+                score_mask=candidates.is_negative | own,
                 compute_metrics=False,
                 compute_batch_metrics=False,
             )
@@ -68,7 +74,8 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
 class SampledSoftmax(tf.keras.layers.Layer):
     """Sampled softmax where TFRS's does not serve: candidates that are not the batch's labels alone.
 
-    With s = <query, candidate> / temperature, p the positive, and the sums over the query's negatives j:
+    With s = <query, candidate> / temperature, p the positive, and the sums over the query's negatives j, each
+    as often as it is one:
 
     - logq: -log(e^(s_p - log c_p) / (e^(s_p - log c_p) + sum_j e^(s_j - log c_j))).
     - refined: -sg(1 - P) log(e^(s_p) / sum_j e^(s_j - log c_j)), sg stopping the gradient, and
@@ -76,6 +83,8 @@ class SampledSoftmax(tf.keras.layers.Layer):
       the positive was not sampled, so it is not corrected. Since c counts draws, and not only their shares,
       the sum estimates that over all items but p. The gradient is that of -log P.
     - none: logq with c = 1.
+
+    Where nothing is sampled all three have one gradient, and the loss is -log P.
     """
 
     def __init__(
@@ -85,9 +94,9 @@ class SampledSoftmax(tf.keras.layers.Layer):
         hard_negatives: int = 0,
         learned_temperature: bool = False,
     ) -> None:
-        """`correction`: logq, refined or none; `hard_negatives`: of each query only so many count, those of
-        the highest corrected logits, 0 for all; `learned_temperature`: it only begins at `temperature`, and
-        never falls below 0.01."""
+        """`correction`: logq, refined or none; `hard_negatives`: of each query only so many items count,
+        those of the highest corrected logits, 0 for all; `learned_temperature`: it only begins at
+        `temperature`, and never falls below 0.01."""
         # Whatever precision the towers have: logits and log c need all of it.
         super().__init__(name="sampled_softmax", dtype="float32")
         self._correction = correction
@@ -116,32 +125,86 @@ class SampledSoftmax(tf.keras.layers.Layer):
         Args:
           query_embeddings: [queries, embedding_dim].
           candidate_embeddings: [candidates, embedding_dim], of `candidates.rows`.
-          candidates: of any function in sampling.py.
+          candidates: of `sampling.mixed` or `sampling.whole_catalog`.
           sample_weight: [queries].
 
         Returns:
           Scalar: the weighted sum; zero without any query.
         """
-        scores = tf.matmul(query_embeddings, candidate_embeddings, transpose_b=True) / self.temperature
-        corrected = scores if self._correction == NONE else scores - candidates.log_expected
-        of_positive = scores if self._correction == REFINED else corrected
-        positive = tf.gather(of_positive, candidates.positive, axis=1, batch_dims=1)
-        negatives = tf.where(candidates.is_negative, corrected, tf.float32.min / 100)
+        queries = tf.cast(query_embeddings, tf.float32) / self.temperature
+        embeddings = tf.cast(candidate_embeddings, tf.float32)
+        # From the embeddings: the gradient of a gather from the scores would be one more matrix of them.
+        positive = tf.reduce_sum(queries * tf.gather(embeddings, candidates.positive), axis=1)
+        if candidates.copies is None and not self._hard_negatives:
+            losses = _log_sum_exp(queries, embeddings) - positive
+            return tf.reduce_sum(sample_weight * losses)
+        if candidates.copies is not None and self._correction == LOGQ:
+            at = tf.stack([candidates.window, candidates.positive], axis=1)
+            positive -= tf.gather_nd(candidates.log_expected, at)
+        offsets = self._offsets(candidates)
         if self._hard_negatives:
-            count = tf.minimum(self._hard_negatives, tf.shape(negatives)[1])
-            negatives = tf.math.top_k(negatives, k=count, sorted=False).values
+            logits = tf.matmul(queries, embeddings, transpose_b=True) + offsets
+            count = tf.minimum(self._hard_negatives, tf.shape(logits)[1])
+            total = tf.reduce_logsumexp(tf.math.top_k(logits, k=count, sorted=False).values, axis=1)
+        else:
+            total = _log_sum_exp(queries, embeddings, offsets)
         # Log of the odds against the positive.
-        margin = tf.reduce_logsumexp(negatives, axis=1) - positive
-        if self._correction == REFINED:
+        margin = total - positive
+        if self._correction == REFINED and candidates.copies is not None:
             losses = tf.stop_gradient(tf.sigmoid(margin)) * margin
         else:
             losses = tf.math.softplus(margin)
         return tf.reduce_sum(sample_weight * losses)
 
+    def _offsets(self, candidates: Candidates) -> tf.Tensor:
+        """What is added to scores, [queries, candidates]: log(copies / c), next to nothing where there are
+        none, as for the positive."""
+        queries = tf.size(candidates.positive)
+        if candidates.copies is None:
+            offsets = tf.zeros([queries, tf.size(candidates.rows)])
+        else:
+            # Worked out once a window, and only copied once a query.
+            offsets = tf.math.log(candidates.copies)
+            if self._correction != NONE:
+                offsets -= candidates.log_expected
+            offsets = tf.gather(tf.where(candidates.copies > 0, offsets, _NEXT_TO_NOTHING), candidates.window)
+        own = tf.stack([tf.range(queries), candidates.positive], axis=1)
+        return tf.tensor_scatter_nd_update(offsets, own, tf.fill([queries], _NEXT_TO_NOTHING))
+
+
+def _log_sum_exp(queries: tf.Tensor, candidates: tf.Tensor, offsets: tf.Tensor | None = None) -> tf.Tensor:
+    """log sum_j e^(<query, candidate j> + offset j), [queries].
+
+    With a gradient of its own: TensorFlow's would make several more matrices of [queries, candidates], which
+    are most of what a step costs.
+
+    Args:
+      queries: [queries, embedding_dim].
+      candidates: [candidates, embedding_dim].
+      offsets: [queries, candidates], taken as given by the gradient.
+    """
+
+    @tf.custom_gradient
+    def of_embeddings(queries: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        logits = tf.matmul(queries, candidates, transpose_b=True)
+        if offsets is not None:
+            logits += offsets
+        highest = tf.reduce_max(logits, axis=1, keepdims=True)
+        shares = tf.exp(logits - highest)
+        total = tf.reduce_sum(shares, axis=1, keepdims=True)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            scale = upstream[:, tf.newaxis] / total
+            return scale * tf.matmul(shares, candidates), tf.matmul(shares, scale * queries, transpose_a=True)
+
+        return tf.squeeze(highest + tf.math.log(total), axis=1), gradient
+
+    return of_embeddings(queries, candidates)
+
 
 def retrieval_task(config: TrainerConfig) -> CorrectedRetrieval | SampledSoftmax:
-    """TFRS's where it serves; see `sampling.labels_alone`."""
+    """TFRS's where it serves; see `sampling.tfrs_serves`."""
     temperature, correction = config.temperature, config.sampling_correction
-    if labels_alone(config) and not config.learned_temperature:
+    if tfrs_serves(config):
         return CorrectedRetrieval(temperature, correction, config.hard_negatives)
     return SampledSoftmax(temperature, correction, config.hard_negatives, config.learned_temperature)

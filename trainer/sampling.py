@@ -21,6 +21,8 @@ import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
 from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.distribution import joined, replica, replicas
+from trainer.randomness import uniform
 from trainer.streaming_frequency import StreamingFrequency
 from trainer.towers import Positions
 
@@ -28,7 +30,8 @@ from trainer.towers import Positions
 LOGQ, REFINED, NONE = "logq", "refined", "none"
 FULL = "full"
 STREAMING = "streaming"
-# Buckets of streaming frequency estimation for an item of the catalog, of each hash function: 12 bytes each.
+# Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
+# bytes each.
 _BUCKETS_PER_ITEM = 5
 
 
@@ -49,46 +52,110 @@ def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int
     return np.log(counts / values.sum()).astype(np.float32)
 
 
-def draw_positions(label_step: tf.Tensor, label_rows: tf.Tensor, unknown_row: int, limit: int) -> Positions:
+class Drawn(NamedTuple):
+    """Labelled positions that a step trains, of all replicas together, and in the same order on each.
+
+    `rows` int32 [positions]: catalog row of each one's label. `window` int32 [positions]: different for
+    different windows. `weight` float32 [positions]: of each label. `queries` int32 [queries]: which of them
+    are this replica's, and `at` [queries] where these stand in its windows.
+    """
+
+    rows: tf.Tensor
+    window: tf.Tensor
+    weight: tf.Tensor
+    queries: tf.Tensor
+    at: Positions
+
+
+def draw_positions(
+    label_step: tf.Tensor, label_rows: tf.Tensor, weight: tf.Tensor, unknown_row: int, limit: int
+) -> Drawn:
     """Draws up to `limit` labelled positions at random, without replacement, across a batch's windows.
+
+    Under tf.distribute the batch is that of all replicas, and all of them draw the same: `randomness.drawing`
+    sees to that.
 
     Args:
       label_step: int64 [windows, events], 0 where a position is no query.
       label_rows: int32 [windows, events], catalog row of each position's label.
+      weight: float32 [windows, events], of each position's label.
       unknown_row: labels of this row are not in the catalog, and are left out.
       limit: the number of positions a step may hold; its logits are limit x limit.
     """
     labelled = tf.cast(tf.where((label_step > 0) & (label_rows != unknown_row)), tf.int32)
-    drawn = tf.random.shuffle(labelled)[:limit]
-    return Positions(window=drawn[:, 0], event=drawn[:, 1])
+    # One matrix, so that replicas wait for each other once.
+    columns = [
+        tf.fill([tf.shape(labelled)[0]], replica()),
+        labelled[:, 0],
+        labelled[:, 1],
+        tf.gather_nd(label_rows, labelled),
+        tf.bitcast(tf.gather_nd(weight, labelled), tf.int32),
+    ]
+    everywhere = joined(tf.stack(columns, axis=1))
+    count = tf.shape(everywhere)[0]
+    chance = uniform([count], same_on_all_replicas=True)
+    drawn = tf.gather(everywhere, tf.math.top_k(chance, k=tf.minimum(limit, count)).indices)
+    of_replica, window, event, rows, bits = tf.unstack(drawn, axis=1)
+    queries = tf.cast(tf.where(of_replica == replica())[:, 0], tf.int32)
+    return Drawn(
+        rows=rows,
+        window=window * replicas() + of_replica,
+        weight=tf.bitcast(bits, tf.float32),
+        queries=queries,
+        at=Positions(window=tf.gather(window, queries), event=tf.gather(event, queries)),
+    )
+
+
+class InBatch(NamedTuple):
+    """Candidates that are the batch's labels, as often as they are there, a query's own in the query's row.
+
+    `rows` int32 [labels]: catalog rows. `is_negative` bool [queries, labels]. `log_q` float32 [labels].
+    """
+
+    rows: tf.Tensor
+    is_negative: tf.Tensor
+    log_q: tf.Tensor
 
 
 class Candidates(NamedTuple):
-    """A step's candidates, and what each query is to make of them.
+    """A step's candidates, each once, and what each query is to make of them.
 
     `rows` int32 [candidates]: catalog rows. `positive` int32 [queries]: where each query's own label stands
-    among them. `is_negative` bool [queries, candidates]. `log_expected` float32 [queries or 1, candidates or
-    1]: log c(y), up to a constant of the query's if it is used for positive and negatives alike.
+    among them. What is the same for all queries of a window stands once a window, `window` int32 [queries]
+    being the row of each: `copies` float32 [windows, candidates], how often each is a negative (a query's
+    positive never is), and `log_expected` float32 [windows, candidates]: log c(y). These three are None where
+    every candidate but the positive is a negative once, and nothing is sampled.
     """
 
     rows: tf.Tensor
     positive: tf.Tensor
-    is_negative: tf.Tensor
-    log_expected: tf.Tensor
+    window: tf.Tensor | None = None
+    copies: tf.Tensor | None = None
+    log_expected: tf.Tensor | None = None
 
 
-def in_batch(label_rows: tf.Tensor, window: tf.Tensor, log_q: tf.Tensor) -> Candidates:
+def in_batch(
+    label_rows: tf.Tensor, window: tf.Tensor, log_q: tf.Tensor, queries: tf.Tensor | None = None
+) -> InBatch:
     """Every label of the batch is a candidate, as often as it is there.
 
     Negatives are the labels of other windows: packed windows put a user's own favourites into the batch far
     more often than Q says. Accidental hits, the positive's item again, are none either.
 
     Args:
-      label_rows: int32 [positions]. window: int [positions]. log_q: float32 [positions], log q of each label.
+      label_rows: int32 [positions]; of the batch of all replicas, where there are several.
+      window: int32 [positions], different for different windows.
+      log_q: float32 [positions], log q of each label.
+      queries: int32 [queries], which of the positions to ask for; None for all.
     """
-    positions = tf.range(tf.size(label_rows))
-    is_negative = (label_rows[:, tf.newaxis] != label_rows) & (window[:, tf.newaxis] != window)
-    return Candidates(label_rows, positions, is_negative, log_q[tf.newaxis])
+    every = tf.range(tf.size(label_rows))
+    queries = every if queries is None else queries
+    is_asked = tf.scatter_nd(queries[:, tf.newaxis], tf.ones_like(queries), tf.shape(every)) > 0
+    order = tf.concat([queries, tf.boolean_mask(every, tf.logical_not(is_asked))], axis=0)
+    rows, of_window = tf.gather(label_rows, order), tf.gather(window, order)
+    own_rows, own_window = tf.gather(label_rows, queries), tf.gather(window, queries)
+    is_negative = (own_rows[:, tf.newaxis] != rows) & (own_window[:, tf.newaxis] != of_window)
+    return InBatch(rows, is_negative, tf.gather(log_q, order))
 
 
 def mixed(
@@ -96,7 +163,7 @@ def mixed(
     window: tf.Tensor,
     log_q: Callable[[tf.Tensor], tf.Tensor],
     items: int,
-    uniform: tf.Tensor,
+    uniform_rows: tf.Tensor,
     remembered: tf.Tensor,
     once: bool,
     queries: tf.Tensor | None = None,
@@ -109,54 +176,56 @@ def mixed(
 
     Args:
       label_rows: int32 [positions]; of the batch of all replicas, where there are several.
-      window: int [positions], different for different windows.
+      window: int32 [positions], different for different windows.
       log_q: log q, float32, of int32 rows [any].
       items: N, the catalog's size.
-      uniform: int32 [u], see `draw_uniformly`.
+      uniform_rows: int32 [u], see `draw_uniformly`.
       remembered: int32 [m], see `NegativesMemory`; -1 where there is nothing yet.
-      once: an item is a candidate once, however often it was drawn.
-      queries: int [queries], which of the positions to ask for; None for all.
+      once: an item is a negative once, however often it was drawn.
+      queries: int32 [queries], which of the positions to ask for; None for all.
     """
     if queries is None:
         queries = tf.range(tf.size(label_rows))
     remembered = tf.boolean_mask(remembered, remembered >= 0)
-    own_rows, own_window = tf.gather(label_rows, queries), tf.gather(window, queries)
-    elsewhere = tf.cast(own_window[:, tf.newaxis] != window, tf.float32)
-    draws = tf.reduce_sum(elsewhere, axis=1, keepdims=True) + tf.cast(tf.size(remembered), tf.float32)
-    every = tf.concat([label_rows, remembered, uniform], axis=0)
+    rows, place = tf.unique(tf.concat([label_rows, remembered, uniform_rows], axis=0))
+    drawn = tf.math.unsorted_segment_sum(tf.ones(tf.shape(place)), place, tf.size(rows))
+    # Few windows, many queries: all but the positive is the same for the queries of a window.
+    windows, number = tf.unique(window)
+    own = tf.scatter_nd(
+        tf.stack([number, place[: tf.size(window)]], axis=1),
+        tf.ones(tf.shape(window)),
+        [tf.size(windows), tf.size(rows)],
+    )
+    elsewhere = _count(window) - tf.reduce_sum(own, axis=1, keepdims=True)
+    draws = elsewhere + _count(remembered)
+    copies = drawn - own
     if once:
-        rows, place = tf.unique(every)
-        positive = tf.gather(place, queries)
-        # An item is a negative if it has a draw that is no label of the query's own window.
-        drawn = tf.math.unsorted_segment_sum(tf.ones_like(every), place, tf.size(rows))
-        windows, window_number = tf.unique(window)
-        own = tf.scatter_nd(
-            tf.stack([window_number, place[: tf.size(window)]], axis=1),
-            tf.ones_like(label_rows),
-            [tf.size(windows), tf.size(rows)],
-        )
-        is_negative = drawn > tf.gather(own, tf.gather(window_number, queries))
-        never = draws * tf.math.log1p(-_probability(log_q(rows))) + _count(uniform) * np.log1p(-1 / items)
-        log_expected = tf.math.log(tf.maximum(-tf.math.expm1(never), _LEAST))
+        copies = tf.minimum(copies, 1.0)
+        never = draws * tf.math.log1p(-_probability(log_q(rows)))
+        never += _count(uniform_rows) * np.log1p(-1 / max(items, 2))
+        expected = -tf.math.expm1(never)
     else:
-        rows, positive = every, queries
-        others = tf.ones([tf.size(queries), tf.size(rows) - tf.size(window)], tf.bool)
-        is_negative = tf.concat([elsewhere > 0, others], axis=1)
-        expected = draws * tf.exp(log_q(rows)) + _count(uniform) / items
-        log_expected = tf.math.log(tf.maximum(expected, _LEAST))
-    is_negative &= own_rows[:, tf.newaxis] != rows
-    return Candidates(rows, positive, is_negative, log_expected)
+        expected = draws * tf.exp(log_q(rows)) + _count(uniform_rows) / items
+    return Candidates(
+        rows,
+        tf.gather(place, queries),
+        tf.gather(number, queries),
+        copies,
+        tf.math.log(tf.maximum(expected, _LEAST)),
+    )
 
 
 def whole_catalog(label_rows: tf.Tensor, items: int) -> Candidates:
     """Every item is a candidate, and a negative but for the label: nothing is sampled, nothing corrected."""
-    rows = tf.range(items)
-    return Candidates(rows, label_rows, label_rows[:, tf.newaxis] != rows, tf.zeros([1, 1]))
+    return Candidates(tf.range(items), label_rows)
 
 
 def draw_uniformly(count: int, items: int) -> tf.Tensor:
-    """Catalog rows, int32 [count], each item as likely as any at each draw, also those never a label."""
-    return tf.random.uniform([count], maxval=items, dtype=tf.int32)
+    """Catalog rows, int32 [count], each item as likely as any at each draw, also those never a label.
+
+    The same on all replicas: see `randomness.drawing`.
+    """
+    return uniform([count], maxval=items, dtype=tf.int32, same_on_all_replicas=True)
 
 
 class NegativesMemory(tf.Module):
@@ -204,24 +273,43 @@ class CandidateSampler(tf.Module):
         if config.memory_negatives:
             self._memory = NegativesMemory(config.memory_negatives)
         if config.frequency == STREAMING:
+            # A power of two, so that a catalog that has grown takes as many buckets or a multiple; and always
+            # the same hash functions, whatever the seed: training that begins from an earlier model goes on.
             self._frequency = StreamingFrequency(
-                _BUCKETS_PER_ITEM * table.size,
+                1 << (_BUCKETS_PER_ITEM * table.size - 1).bit_length(),
                 config.frequency_hashes,
                 config.frequency_learning_rate,
                 config.frequency_initial_gap,
-                config.seed,
             )
 
-    def __call__(self, label_rows: tf.Tensor, window: tf.Tensor, training: bool = False) -> Candidates:
-        """Candidates for the queries of a batch's labels, int32 [positions] both.
+    @property
+    def frequency(self) -> StreamingFrequency | None:
+        """What estimates q from the batches, where the settings ask for it."""
+        return self._frequency if self._config.frequency == STREAMING else None
 
-        In training the batch is then remembered and counted.
+    def __call__(
+        self,
+        label_rows: tf.Tensor,
+        window: tf.Tensor,
+        queries: tf.Tensor | None = None,
+        training: bool = False,
+    ) -> Candidates | InBatch:
+        """Candidates for the queries of a batch; what `retrieval_task` makes of the settings takes them.
+
+        In training the batch is then remembered and counted, alike on all replicas.
+
+        Args:
+          label_rows: int32 [positions]; of the batch of all replicas, where there are several.
+          window: int32 [positions], different for different windows.
+          queries: int32 [queries], which of the positions are this replica's; None for all.
+          training: whether to remember and count the batch.
         """
         config = self._config
         if config.softmax == FULL:
-            return whole_catalog(label_rows, self._items)
-        if labels_alone(config):
-            return in_batch(label_rows, window, tf.gather(self._log_q, label_rows))
+            own = label_rows if queries is None else tf.gather(label_rows, queries)
+            return whole_catalog(own, self._items)
+        if tfrs_serves(config):
+            return in_batch(label_rows, window, tf.gather(self._log_q, label_rows), queries)
         if training and config.frequency == STREAMING:
             self._frequency.update(self._item_ids(label_rows))
         remembered = tf.zeros([0], tf.int32)
@@ -235,6 +323,7 @@ class CandidateSampler(tf.Module):
             draw_uniformly(config.uniform_negatives, self._items),
             remembered,
             config.deduplicate_negatives,
+            queries,
         )
         if training and config.memory_negatives:
             self._memory.push(label_rows)
@@ -247,14 +336,16 @@ class CandidateSampler(tf.Module):
         return tf.gather(self._log_q, rows)
 
 
-def labels_alone(config: TrainerConfig) -> bool:
-    """Whether candidates are the batch's labels, as often as they are there, and only q's ratios matter."""
+def tfrs_serves(config: TrainerConfig) -> bool:
+    """Whether TFRS's Retrieval does: candidates are the batch's labels, as often as they are there, only q's
+    ratios matter, and the temperature is fixed."""
     return (
         config.softmax != FULL
         and config.sampling_correction != REFINED
         and not config.deduplicate_negatives
         and not config.uniform_negatives
         and not config.memory_negatives
+        and not config.learned_temperature
     )
 
 
