@@ -176,6 +176,11 @@ class TrainerConfig:
     event_type_weights: tuple[str, ...] = ()
     # The labels of one user together weigh no more than so many would; 0: no limit.
     max_labels_per_user: int = 0
+    # How training is spread: none, mirrored (over this machine's GPUs), or multi_worker (over machines that
+    # TF_CONFIG names). A step has the same windows and positions however many replicas there are.
+    distribution: str = "none"
+    # Begin with what the latest blessed model knows of the ids that both have, instead of from scratch.
+    warm_start: bool = False
     # Stop when validation recall (at gate.cutoff) has not risen for this many epochs.
     patience: int = 2
     seed: int = 17
@@ -330,6 +335,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.softmax": ("sampled", "full"),
     "trainer.sampling_correction": ("logq", "refined", "none"),
     "trainer.frequency": ("exact", "streaming"),
+    "trainer.distribution": ("none", "mirrored", "multi_worker"),
 }
 # Tuples that may hold nothing.
 _MAY_BE_EMPTY = (
