@@ -1,0 +1,386 @@
+"""What each part of the model is worth: trained without it, on a simulated world, over several seeds.
+
+    python benchmarks/ablation.py [--output runs/ablation] [--seeds 3] [--parts logq,seed]
+                                  [--write docs/ablation.md]
+
+Prints a table of Recall@100 as Markdown, over all labels and over slices of them: of the model with all of
+its parts, and what becomes of it without each, paired by seed. `ablation.json` in the output directory holds
+the rest. Every training is a process of its own and adds a line to `trainings.jsonl` when it ends; what is
+there is not trained again, so that a benchmark that was killed goes on.
+
+The world is a smaller one than the default's, with smaller artists and more releases, so that a day's labels
+hold enough cold and trending items, a third of the cold ones by artists that train has not seen. It was
+chosen by counting labels, not by a model. The best epoch is chosen on eval; the table is of test, asked of
+the served artifact in a fresh process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+
+import numpy as np
+
+from components.retrieval_evaluator import measure
+from components.retrieval_evaluator.baselines import LabelEvents, fit_baselines
+from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
+from components.retrieval_evaluator.oracle_comparison import OracleAnswers
+from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
+from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
+from pipeline import configs
+from pipeline.configs import PipelineConfig
+from pipeline.datasets import FORMATS
+from pipeline.datasets.data_directory import Manifest
+from pipeline.datasets.simulator import SimulationParameters, simulate
+from pipeline.errors import UserError
+from pipeline.feature_specs import resolve
+from pipeline.source_digest import source_digest
+
+WORLD = SimulationParameters(
+    users=3_000,
+    days=20,
+    listens_per_user=100.0,
+    tracks=8_000,
+    styles=20,
+    genres=5,
+    tastes=4,
+    # By default .12, 15 and 9: 1.4% of a day's labels would be cold, every one by an artist known to train.
+    release_share=0.2,
+    tracks_per_artist=6.0,
+    tracks_per_album=5.0,
+    # All test labels.
+    oracle_queries=20_000,
+)
+# Seconds of training, to see that the benchmark works.
+TINY = dataclasses.replace(WORLD, users=300, days=10, listens_per_user=60.0, tracks=1_200, styles=8)
+SETTINGS = ("features.items=embedding", "trainer.epochs=8", "trainer.windows_per_step=16")
+K = 100
+OVERALL = "overall"
+COLUMNS = (OVERALL, "head", "tail", "cold", "trending", "heard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part of the model: how it is taken out, and which columns it is meant to help."""
+
+    name: str
+    meant_for: str
+    without: str
+
+
+PARTS = {
+    "logq": Part("logQ correction", "overall, head", "trainer.sampling_correction=none"),
+    "example_age": Part("example age", "trending", "trainer.leave_out=example_age"),
+    "history": Part("history", OVERALL, "trainer.leave_out=history"),
+    "seed": Part("seed track", OVERALL, "trainer.leave_out=seed"),
+    "play_ratio": Part("play-ratio weights", "heard", "trainer.play_ratio_floor=1"),
+    "content": Part("content vectors", "cold", "features.items="),
+    "shared_tables": Part("shared tables", OVERALL, "trainer.leave_out=shared_tables"),
+    "id_dropout": Part("id dropout", "cold", "trainer.id_dropout=0"),
+    "user_id": Part("user id", OVERALL, "trainer.leave_out=user_id"),
+    "aggregates": Part("history aggregates", OVERALL, "trainer.leave_out=aggregates"),
+}
+FULL = "full"
+# Two-sided 95% quantiles of Student's t for 1 degree of freedom and more.
+_T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+_BEGIN, _END = "<!-- printed by benchmarks/ablation.py: begin -->", "<!-- end -->"
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The test queries, what they ask for, and the slices of that; `rows` [Q] of the split's queries."""
+
+    rows: Ints
+    labels: LabelSets
+    slices: list[Slice]
+
+    def recalls(self, recommended: Ints) -> dict[str, float]:
+        """Recall@K by slice, and overall: `recommended` [Q, K]."""
+        ranks = label_ranks(recommended, self.labels)
+        return {one.name: one.metrics(ranks, self.labels, [K])[f"recall@{K}"] for one in self.slices}
+
+    def save(self, path: Path) -> None:
+        masks = {f"slice_{one.name}": one.labels for one in self.slices}
+        np.savez(path, rows=self.rows, items=self.labels.item_id, offsets=self.labels.offsets, **masks)
+
+    @classmethod
+    def load(cls, path: Path) -> Asked:
+        with np.load(path) as stored:
+            masks = {name: stored[name] for name in stored.files if name.startswith("slice_")}
+            slices = [Slice(name.removeprefix("slice_"), mask) for name, mask in masks.items()]
+            return cls(stored["rows"], LabelSets(stored["items"], stored["offsets"]), slices)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="for data and results")
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(_T_QUANTILES) + 2), metavar="N")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over SETTINGS")
+    parser.add_argument("--tiny", action="store_true", help="a world of seconds: does the benchmark work?")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
+    options = parser.parse_args()
+    parts = list(filter(None, options.parts.split(",")))
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    # Of the trainings' processes.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
+    output, overrides = options.output, (*SETTINGS, *options.set)
+    world = TINY if options.tiny else WORLD
+    what = {
+        "world": dataclasses.asdict(world),
+        "settings": configs.load(overrides=overrides).to_dict(),
+        "sources": source_digest("trainer", "components", "pipeline/datasets"),
+    }
+    prepared = output / "prepared.json"
+    if prepared.exists() and json.loads(prepared.read_text())["what"] != json.loads(json.dumps(what)):
+        raise UserError(
+            f"{output} holds an ablation of another world, other settings or other sources: name another "
+            "directory."
+        )
+    if not prepared.exists():
+        _in_a_process(prepare, output, world, overrides, what)
+    for seed in range(options.seeds):
+        for part in (FULL, *parts):
+            if (part, seed) not in trainings(output):
+                _in_a_process(train_without, output, overrides, part, seed)
+                print(_told(trainings(output)[part, seed]), flush=True)
+    text = render(output, parts, options.seeds)
+    print(text)
+    if options.write:
+        write_between_marks(options.write, text)
+
+
+def _in_a_process(target: Callable[..., None], *arguments: Any) -> None:
+    """Whose memory is free when it ends, and which draws as if there had been no other before it."""
+    process = _CONTEXT.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
+
+
+def prepare(
+    output: Path, world: SimulationParameters, overrides: Sequence[str], what: dict[str, Any]
+) -> None:
+    """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
+    from components.interaction_example_gen.facts import DataFacts
+    from pipeline.local_runner import run_local
+    from pipeline.report import latest_outputs
+
+    config = configs.load(overrides=overrides)
+    source, data, run = (str(output / name) for name in ("yambda", "data", "run"))
+    simulate(source, world)
+    FORMATS["yambda"](source, data)
+    run_local(data, run, config, until=("Transform", "CatalogTransform"))
+    outputs = latest_outputs(run, "CatalogTransform", partial=True)
+    (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
+    windows = {split: read_windows(f"{windows_dir}/Split-{split}") for split in ("train", "eval", "test")}
+    available = all_queries(windows["test"])
+    rows = sample_by_user(available, config.evaluation.max_queries, config.evaluation.seed)
+    queries, events = available.take(rows), LabelEvents.of(windows["train"])
+    facts = DataFacts.of(data, Manifest.load(data), config.split)
+    recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
+    slices = all_slices(queries, windows["test"], windows["train"], events, recent_from)
+    everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
+    asked = Asked(rows, queries.labels, [everything, *slices])
+    asked.save(output / "asked.npz")
+    baselines = fit_baselines(events, windows["eval"], cutoff=K, repeats_recommendable=True, seed=1)
+    references = {
+        name.replace("_", " "): asked.recalls(baseline.recommend(windows["test"], available, rows, K, False))
+        for name, baseline in baselines.items()
+    }
+    if oracle := OracleAnswers.read(data, queries):
+        references["the simulator's own probabilities"] = _of_oracle(asked, oracle)
+    sizes = {one.name: one.size(asked.labels) for one in asked.slices}
+    (output / "prepared.json").write_text(
+        json.dumps({"what": what, "outputs": outputs, "sizes": sizes, "references": references}, indent=2)
+    )
+
+
+def _of_oracle(asked: Asked, oracle: OracleAnswers) -> dict[str, float]:
+    """Of each slice, over the queries that the oracle answered."""
+    found: Floats = (oracle.rank <= K).astype(np.float64)
+    return {one.name: float(found[one.labels[oracle.rows]].mean()) for one in asked.slices}
+
+
+def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) -> None:
+    """Trains without a part, or with all (FULL), and adds a line of what was measured."""
+    import tensorflow as tf
+
+    from components.scann_indexer.index import build_index
+    from components.scann_indexer.retrieval_model import RetrievalModel
+    from trainer.training import train
+    from trainer.training_data import TrainingData
+
+    began = time.monotonic()
+    config = variant(overrides, part, seed)
+    manifest = Manifest.load(str(output / "data"))
+    resolved = resolve(config.features, manifest)
+    outputs = json.loads((output / "prepared.json").read_text())["outputs"]
+
+    def files(component: str, split: str) -> list[str]:
+        (folder,) = outputs[component]["transformed_examples"]
+        return sorted(map(str, Path(folder, f"Split-{split}").glob("*.gz")))
+
+    data = TrainingData(
+        train_files=files("Transform", "train"),
+        eval_files=files("Transform", "eval"),
+        transform_graph=outputs["Transform"]["transform_graph"][0],
+        catalog_files=files("CatalogTransform", "catalog"),
+        catalog_graph=outputs["CatalogTransform"]["transform_graph"][0],
+        history_length=config.windows.history_length,
+        repeats_recommendable=manifest.repeats_recommendable,
+        resolved=resolved,
+    )
+    asked = Asked.load(output / "asked.npz")
+    (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = train(data, config.trainer, f"{scratch}/towers", f"{scratch}/logs", K)
+        # As ScannIndexer makes it.
+        towers = tf.saved_model.load(f"{scratch}/towers")
+        item_id = towers.catalog()["item_id"]
+        index = build_index(towers.candidate_embedding(item_id)["embedding"], config.index)
+        served = RetrievalModel(towers, index, item_id, config.index.max_k, resolved.users)
+        nothing = tf.zeros([1, 0], tf.int64)
+        served.recommend(tf.zeros([1], tf.int64), nothing, nothing)
+        served.save(f"{scratch}/served")
+        recommended, _, _ = measure.answers(
+            f"{scratch}/served",
+            f"{windows_dir}/Split-test",
+            asked.rows,
+            k=K,
+            history_length=config.windows.history_length,
+            exclude=not manifest.repeats_recommendable,
+        )
+    line = {
+        "part": part,
+        "seed": seed,
+        "recall": asked.recalls(recommended),
+        "training": {name: float(value) for name, value in trained.items()},
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    with (output / "trainings.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def variant(overrides: Sequence[str], part: str, seed: int) -> PipelineConfig:
+    """The settings of a training."""
+    without = () if part == FULL else (PARTS[part].without,)
+    config = configs.load(overrides=(*overrides, *without))
+    trainer = dataclasses.replace(config.trainer, seed=config.trainer.seed + seed)
+    return dataclasses.replace(config, trainer=trainer)
+
+
+def trainings(output: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What has been trained, by part that was left out and seed. A line that a kill cut short is none."""
+    path = output / "trainings.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    found = [json.loads(line) for line in lines if line.endswith("\n")]
+    return {(one["part"], one["seed"]): one for one in found}
+
+
+def _told(training: dict[str, Any]) -> str:
+    recall = ", ".join(f"{name} {training['recall'].get(name, float('nan')):.4f}" for name in COLUMNS)
+    return f"{training['part']}, seed {training['seed']}, {training['seconds']:.0f} s: {recall}"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95% interval by Student's t: infinite for one value."""
+    if len(values) < 2:
+        return values[0], float("inf")
+    deviation = statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), _T_QUANTILES[len(values) - 2] * deviation
+
+
+def summarize(output: Path, parts: Iterable[str], seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
+    """By variant and column mean and half-width: of the full model's recall, and of the others' differences
+    from it, paired by seed."""
+    done = trainings(output)
+
+    def of(column: str, part: str) -> tuple[float, float]:
+        own = [done[part, seed]["recall"][column] for seed in range(seeds)]
+        full = [done[FULL, seed]["recall"][column] for seed in range(seeds)]
+        if part == FULL:
+            return interval(full)
+        return interval([one - other for one, other in zip(own, full, strict=True)])
+
+    columns = [column for column in COLUMNS if column in done[FULL, 0]["recall"]]
+    return {part: {column: of(column, part) for column in columns} for part in (FULL, *parts)}
+
+
+def render(output: Path, parts: Sequence[str], seeds: int) -> str:
+    """The table, and `ablation.json`."""
+    prepared = json.loads((output / "prepared.json").read_text())
+    summary, done = summarize(output, parts, seeds), trainings(output)
+    runs = [done[part, seed] for seed in range(seeds) for part in (FULL, *parts)]
+    (output / "ablation.json").write_text(
+        json.dumps({**prepared, "parts": list(parts), "trainings": runs, "summary": summary}, indent=2)
+    )
+    columns = list(summary[FULL])
+    rows = [
+        ["labels", "", *(f"{prepared['sizes'][column]['labels']:,}" for column in columns)],
+        *(
+            [name, "", *(f"{values[column]:.4f}" for column in columns)]
+            for name, values in prepared["references"].items()
+        ),
+        ["**all parts**", "", *(_with_interval(*summary[FULL][column], sign="") for column in columns)],
+        *(
+            [
+                f"without {PARTS[part].name}",
+                PARTS[part].meant_for,
+                *(_with_interval(*summary[part][column], sign="+") for column in columns),
+            ]
+            for part in parts
+        ),
+    ]
+    minutes = sum(one["seconds"] for one in runs) / 60
+    header = ["Recall@100", "meant to help", *columns]
+    lines = [header, ["---", "---", *["---:"] * len(columns)], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        f"{table}\n\nRecall@100 of {len(runs)} trainings, {seeds} a row, which took {minutes:.0f} minutes. "
+        "Below *all parts* are differences from it, paired by seed: a negative one says that the part helps. "
+        "± is half a 95% interval by Student's t over seeds, of one world and its one test day. In bold: "
+        f"differences whose interval leaves zero out; of {len(parts) * len(columns)} differences "
+        f"{len(parts) * len(columns) * 0.05:.0f} would by chance alone."
+    )
+
+
+def _with_interval(mean: float, half: float, sign: str) -> str:
+    text = f"{mean:{sign}.4f}".replace("-", "−")
+    if half == float("inf"):
+        return text
+    text = f"{text} ± {half:.4f}"
+    return f"**{text}**" if sign and abs(mean) > half else text
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Replaces what stands between the marks in a Markdown file."""
+    before, begin, rest = path.read_text().partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise UserError(f"{path} has no lines {_BEGIN} and {_END} for the table to stand between.")
+    path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
