@@ -36,10 +36,10 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model_of(dataclasses.replace(CONFIG, encoder=request.param))
 
 
-def model_of(config: TrainerConfig) -> Model:
+def model_of(config: TrainerConfig, **changes: Any) -> Model:
     items = ItemEmbedding(TABLE, config)
     model = Model(items, QueryTower(items, USERS, N, config), CandidateTower(items, config))
-    model.query(windows(), positions((0, 0)))
+    model.query(windows(**changes), positions((0, 0)))
     model.candidate(tf.constant([0]))
     randomize([*model.query.trainable_weights, *model.candidate.trainable_weights])
     return model
@@ -64,7 +64,8 @@ def windows(**changes: Any) -> Windows:
         "aggregates": draw.normal(size=[2, EVENTS, AGGREGATES]).astype(np.float32),
         "user_numbers": np.zeros([2, 0], np.float32),
     } | changes
-    return Windows(**{name: tf.constant(value) for name, value in values.items()}, user_values={})
+    tensors = {name: None if value is None else tf.constant(value) for name, value in values.items()}
+    return Windows(**tensors, user_values={})
 
 
 def positions(*at: tuple[int, int]) -> Positions:
@@ -172,3 +173,70 @@ def test_both_towers_share_their_tables(model: Model) -> None:
 
     shared = {id(model.items.item), id(model.items.artist), id(model.items.album)}
     assert shared <= ours(model.query) & ours(model.candidate)
+
+
+def test_a_packed_position_says_what_its_last_n_events_alone_say(model: Model) -> None:
+    """Training reads positions of long windows, serving a request of N events."""
+    base, at = windows(), 7
+    packed = embedded(model, base, (0, at), (1, at))
+    last = slice(at - N + 1, at + 1)
+    request = base._replace(
+        length=tf.fill([2], N),
+        **{
+            name: getattr(base, name)[:, last]
+            for name in ("rows", "is_listen", "elapsed", "example_age", "aggregates")
+        },
+    )
+    np.testing.assert_allclose(packed, embedded(model, request, (0, N - 1), (1, N - 1)), atol=1e-5)
+
+
+def test_padding_and_other_windows_change_nothing(model: Model) -> None:
+    base = windows()
+    shorter = base._replace(length=tf.constant([4, EVENTS]))
+    padded = shorter._replace(rows=tf.constant(changed(base.rows, (0, slice(4, None)), ITEMS)))
+    for at in ((0, 3), (1, 8)):
+        np.testing.assert_allclose(
+            embedded(model, shorter, at), embedded(model, padded, at), atol=1e-6, err_msg=str(at)
+        )
+    np.testing.assert_allclose(embedded(model, padded, (0, 3)), embedded(model, base, (0, 3)), atol=1e-6)
+
+
+def test_attention_reads_how_much_time_lies_between_events_and_no_more() -> None:
+    model = model_of(dataclasses.replace(CONFIG, encoder="attention"))
+    base = windows()
+    before = embedded(model, base, (0, 7))
+    later = base._replace(elapsed=base.elapsed + 1_000_000)
+    np.testing.assert_allclose(before, embedded(model, later, (0, 7)), atol=1e-6)
+    stretched = base._replace(elapsed=base.elapsed * 50)
+    assert not np.allclose(before, embedded(model, stretched, (0, 7)), atol=1e-4)
+    # Data without times has no weights for them.
+    timeless = model_of(dataclasses.replace(CONFIG, encoder="attention"), elapsed=None)
+    assert len(timeless.query.trainable_weights) < len(model.query.trainable_weights)
+    assert np.isfinite(timeless.query(windows(elapsed=None), positions((0, 7)))).all()
+
+
+PARTS = {
+    "seed": ("rows", (0, 5)),
+    "history": ("rows", (0, 4)),
+    "user_id": ("user", 0),
+    "example_age": ("example_age", (0, 5)),
+    "aggregates": ("aggregates", (0, 5)),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_is_left_out_is_not_read(part: str) -> None:
+    name, at = PARTS[part]
+    # Without the history, the seed is read as the seed alone; without the seed, as the history's last.
+    leave_out = (part, "history") if part == "seed" else (part,)
+    model = model_of(dataclasses.replace(CONFIG, encoder="attention+mean", leave_out=leave_out))
+    base = windows()
+    assert base.is_listen[0, 4]
+    other = base._replace(**{name: tf.constant(changed(getattr(base, name), at, 2))})
+    np.testing.assert_array_equal(embedded(model, base, (0, 5)), embedded(model, other, (0, 5)))
+
+
+def test_a_plain_dot_product_keeps_lengths() -> None:
+    model = model_of(dataclasses.replace(CONFIG, similarity="dot"))
+    lengths = np.linalg.norm(model.candidate(tf.range(ITEMS)).numpy(), axis=1)
+    assert lengths.std() > 0.05
