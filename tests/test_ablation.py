@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from components.retrieval_evaluator.queries import LabelSets
+from components.retrieval_evaluator.slices import Slice
+from pipeline import configs
+from pipeline.errors import UserError
+
+
+def write(output: Path, recalls: dict[str, list[float]]) -> None:
+    """Trainings by part, a recall for each seed."""
+    with (output / "trainings.jsonl").open("w") as file:
+        for part, values in recalls.items():
+            for seed, value in enumerate(values):
+                recall = dict.fromkeys(ablation.COLUMNS, value)
+                line = {"part": part, "seed": seed, "recall": recall, "seconds": 60.0}
+                file.write(json.dumps(line) + "\n")
+    sizes = {column: {"labels": 1_000} for column in ablation.COLUMNS}
+    references = {"most popular": dict.fromkeys(ablation.COLUMNS, 0.1)}
+    (output / "prepared.json").write_text(json.dumps({"sizes": sizes, "references": references}))
+
+
+def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
+    full = ablation.variant(ablation.SETTINGS, ablation.FULL, 0)
+    found = [ablation.variant(ablation.SETTINGS, part, 0) for part in ablation.PARTS]
+    assert all(without != full for without in found)
+    assert len({json.dumps(one.to_dict()) for one in found}) == len(ablation.PARTS)
+    other = configs.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
+    changed = {name for name, value in configs.settings(full).items() if other[name] != value}
+    assert changed == {"trainer.seed"}
+
+
+def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
+    """Seeds differ far more than the part does: only the difference within each tells."""
+    write(tmp_path, {ablation.FULL: [0.40, 0.50, 0.60], "seed": [0.30, 0.41, 0.49], "logq": [0.3, 0.7, 0.6]})
+    summary = ablation.summarize(tmp_path, ["seed", "logq"], 3)
+    mean, half = summary["seed"]["overall"]
+    assert mean == pytest.approx(-0.1)
+    assert half == pytest.approx(4.303 * 0.01 / 3**0.5)
+    assert summary[ablation.FULL]["cold"] == pytest.approx((0.5, 4.303 * 0.1 / 3**0.5))
+    rows = ablation.render(tmp_path, ["seed", "logq"], 3).splitlines()
+    assert rows[4].startswith("| **all parts** |  | 0.5000 ± 0.2484 |")
+    assert rows[5].startswith("| without seed track | overall | **−0.1000 ± 0.0248** |")
+    assert rows[6].startswith("| without logQ correction | overall, head | +0.0333 ± 0.3795 |")
+    assert json.loads((tmp_path / "ablation.json").read_text())["summary"]["seed"]["tail"] == [mean, half]
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    write(tmp_path, {ablation.FULL: [0.4], "seed": [0.3]})
+    assert "| without seed track | overall | −0.1000 |" in ablation.render(tmp_path, ["seed"], 1)
+
+
+def test_a_training_whose_line_was_cut_short_is_not_done(tmp_path: Path) -> None:
+    assert ablation.trainings(tmp_path) == {}
+    write(tmp_path, {ablation.FULL: [0.4, 0.5]})
+    path = tmp_path / "trainings.jsonl"
+    path.write_text(path.read_text()[:-3])
+    assert list(ablation.trainings(tmp_path)) == [(ablation.FULL, 0)]
+
+
+def test_what_is_asked_is_read_back(tmp_path: Path) -> None:
+    labels = LabelSets.of_one([3, 5, 3])
+    asked = ablation.Asked(np.array([4, 7, 9]), labels, [Slice("odd", np.array([True, False, True]))])
+    asked.save(tmp_path / "asked.npz")
+    again = ablation.Asked.load(tmp_path / "asked.npz")
+    assert again.rows.tolist() == [4, 7, 9]
+    recommended = np.array([[1, 3], [5, 2], [1, 2]])
+    assert again.recalls(recommended) == asked.recalls(recommended) == {"odd": 0.5}
+
+
+def test_the_table_stands_between_the_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{ablation._BEGIN}\nold\n{ablation._END}\nafter\n")
+    for text in ("first", "second"):
+        ablation.write_between_marks(page, text)
+    assert page.read_text() == f"before\n{ablation._BEGIN}\nsecond\n{ablation._END}\nafter\n"
+    page.write_text("nothing")
+    with pytest.raises(UserError, match="for the table to stand between"):
+        ablation.write_between_marks(page, "text")
+    marks = Path(__file__).parent.parent / "docs" / "ablation.md"
+    assert ablation._BEGIN in marks.read_text() and ablation._END in marks.read_text()
