@@ -64,7 +64,7 @@ DESCRIPTIONS = {
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
     "ScannIndexer": "embeds the catalog and builds the index",
-    "LatestBlessedModel": "looks for the model to compare with",
+    "LatestBlessedModel": "looks for the model to compare with, and to begin from",
     "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
     "Pusher": "pushes the model if it was blessed",
 }
@@ -216,6 +216,11 @@ def create_pipeline(
     for after_gate in (approved, transform, catalog_transform):
         after_gate.add_upstream_node(anomaly_gate)
 
+    latest_blessed = Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=Model),
+        model_blessing=Channel(type=ModelBlessing),
+    ).with_id("LatestBlessedModel")
     trainer = Trainer(
         interactions=interactions.outputs["examples"],
         examples=transform.outputs["transformed_examples"],
@@ -226,7 +231,10 @@ def create_pipeline(
         history_length=history_length,
         features=features,
         cutoff=config.gate.cutoff,
-        source_digest=source_digest("trainer", "components/trainer", specs),
+        source_digest=source_digest(
+            "trainer", "components/trainer", "components/scann_indexer/provenance.py", specs
+        ),
+        base_model=latest_blessed.outputs["model"] if config.trainer.warm_start else None,
     )
     indexer = ScannIndexer(
         interactions=interactions.outputs["examples"],
@@ -236,11 +244,6 @@ def create_pipeline(
         features=features,
         source_digest=source_digest("trainer", "components/scann_indexer", specs),
     )
-    latest_blessed = Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
-    ).with_id("LatestBlessedModel")
     evaluator = RetrievalEvaluator(
         examples=interactions.outputs["examples"],
         model=indexer.outputs["model"],
@@ -284,9 +287,9 @@ def create_pipeline(
             approved,
             transform,
             catalog_transform,
+            latest_blessed,
             trainer,
             indexer,
-            latest_blessed,
             evaluator,
             pusher,
         ],

@@ -21,8 +21,8 @@ from components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.executor import Executor
-from components.scann_indexer.executor import PROVENANCE
 from components.scann_indexer.index import build_index
+from components.scann_indexer.provenance import PROVENANCE
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
 from tests.small_world import (

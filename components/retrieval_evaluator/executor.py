@@ -31,7 +31,7 @@ from components.retrieval_evaluator.queries import (
     sample_by_user,
 )
 from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
-from components.scann_indexer.executor import PROVENANCE
+from components.scann_indexer import provenance
 from pipeline.configs import EvaluationConfig, GateConfig
 from pipeline.feature_specs import ResolvedFeatures
 from trainer import features
@@ -103,9 +103,10 @@ class Executor(tfx_evaluator.Executor):
         answers = {"model": served, **{name: items[in_sample] for name, items in recommended.items()}}
         recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
         slices = all_slices(queries, windows["test"], windows["train"], events, recent_from)
-        provenance = _provenance(model_path)
+        recorded = provenance.read(model_path)
+        assert recorded is not None, model_path
         digest = digest_of(model_path)
-        candidate = gate.ModelIdentity.from_provenance(provenance, digest)
+        candidate = provenance.ModelIdentity.from_provenance(recorded, digest)
         blessed = self._blessed(input_dict, candidate, facts, k)
         if blessed and blessed["eligible"]:
             blessed["metrics"] = summary(ask(path_utils.serving_model_path(blessed["uri"]), sampled)[0])
@@ -115,7 +116,7 @@ class Executor(tfx_evaluator.Executor):
             "protocol": facts.protocol,
             "has_timestamps": facts.has_timestamps,
             "cutoff": gate_config.cutoff,
-            "model": {"uri": model.uri, "digest": digest, "index": provenance["index"]},
+            "model": {"uri": model.uri, "digest": digest, "index": recorded["index"]},
             "split": {
                 "train_end": facts.train_end,
                 "eval": [facts.eval_from, facts.eval_to],
@@ -138,7 +139,7 @@ class Executor(tfx_evaluator.Executor):
             "slices": _sliced(slices, queries.labels, answers, config.cutoffs),
             "ann": {
                 **{f"recall@{k}": _ann_recall(served[:, :k], exact[:, :k]) for k in config.cutoffs},
-                "kind": provenance["index"]["kind"],
+                "kind": recorded["index"]["kind"],
             },
             "blessed_model": blessed,
             "oracle": oracle.compare(available, rows, asked, recommended, config.cutoffs) if oracle else None,
@@ -156,7 +157,7 @@ class Executor(tfx_evaluator.Executor):
     def _blessed(
         self,
         input_dict: dict[str, list[types.Artifact]],
-        candidate: gate.ModelIdentity,
+        candidate: provenance.ModelIdentity,
         facts: DataFacts,
         k: int,
     ) -> dict[str, Any] | None:
@@ -165,16 +166,16 @@ class Executor(tfx_evaluator.Executor):
             return None
         model = artifact_utils.get_single_instance(input_dict["baseline_model"])
         path = path_utils.serving_model_path(model.uri)
-        if not fileio.exists(os.path.join(path, PROVENANCE)):
+        recorded = provenance.read(path)
+        if recorded is None:
             reason = f"The files of the latest blessed model are gone: {model.uri}."
             return {"eligible": False, "reason": reason, "uri": model.uri, "digest": None, "metrics": {}}
-        provenance = _provenance(path)
-        identity = gate.ModelIdentity.from_provenance(provenance, digest_of(path))
-        eligible, reason = gate.eligibility(candidate, identity, facts.test_from)
-        if eligible and provenance["max_k"] < k:
+        identity = provenance.ModelIdentity.from_provenance(recorded, digest_of(path))
+        eligible, reason = provenance.eligibility(candidate, identity, facts.test_from)
+        if eligible and recorded["max_k"] < k:
             eligible = False
             reason = (
-                f"The latest blessed model answers with at most {provenance['max_k']} items "
+                f"The latest blessed model answers with at most {recorded['max_k']} items "
                 f"(index.max_k), and evaluation.cutoffs ask for {k}."
             )
         return {
@@ -247,8 +248,3 @@ def _labels(labels: LabelSets, train: Windows) -> dict[str, float]:
 def _ann_recall(served: Ints, exact: Ints) -> float | None:
     recall = ann_recall(served, exact)
     return recall if math.isfinite(recall) else None
-
-
-def _provenance(model_path: str) -> dict[str, Any]:
-    with fileio.open(os.path.join(model_path, PROVENANCE)) as file:
-        return dict(json.loads(file.read()))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from components.scann_indexer.provenance import NO_BLESSED_MODEL, ModelIdentity, eligibility  # noqa: F401
+from components.scann_indexer.provenance import NO_BLESSED_MODEL
 from pipeline.configs import GateConfig
 
 BLESSED = "blessed"

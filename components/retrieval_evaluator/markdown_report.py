@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.retrieval_evaluator.gate import BLESSED, NO_BLESSED_MODEL
+from components.retrieval_evaluator.gate import BLESSED
 from components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
@@ -15,6 +15,7 @@ from components.retrieval_evaluator.glossary import (
     slice_meaning,
     threshold_meaning,
 )
+from components.scann_indexer.provenance import NO_BLESSED_MODEL
 
 _BASELINES = {
     "most_popular": "most popular",

@@ -6,6 +6,7 @@ It is asked twice: before the latest blessed model is compared with, and before 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,17 @@ def recorded(facts: DataFacts) -> dict[str, Any]:
     `train_newest_timestamp` is 0 where the protocol is no split in time.
     """
     return {**dataclasses.asdict(facts), "train_newest_timestamp": max(facts.train_end - 1, 0)}
+
+
+def read(model_path: str) -> dict[str, Any] | None:
+    """The `provenance.json` of a served model; None where its files are gone."""
+    from tfx.dsl.io import fileio  # slow to load, and what judges by these rules has no need of it
+
+    path = os.path.join(model_path, PROVENANCE)
+    if not fileio.exists(path):
+        return None
+    with fileio.open(path) as file:
+        return dict(json.loads(file.read()))
 
 
 def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:

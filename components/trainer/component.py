@@ -26,6 +26,7 @@ class TrainerSpec(types.ComponentSpec):
         "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
         "catalog": ChannelParameter(type=standard_artifacts.Examples),
         "catalog_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
+        "base_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
     }
     OUTPUTS = {
         "model": ChannelParameter(type=standard_artifacts.Model),
@@ -34,7 +35,10 @@ class TrainerSpec(types.ComponentSpec):
 
 
 class Trainer(base_component.BaseComponent):
-    """Transformed windows and catalog to the towers' SavedModel; TensorBoard logs go to `model_run`."""
+    """Transformed windows and catalog to the towers' SavedModel; TensorBoard logs go to `model_run`.
+
+    Beside the SavedModel, `warm_start/` is what a later training can begin from.
+    """
 
     SPEC_CLASS = TrainerSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
@@ -51,6 +55,7 @@ class Trainer(base_component.BaseComponent):
         features: str,
         cutoff: int,
         source_digest: str,
+        base_model: types.BaseChannel | None = None,
     ) -> None:
         """Args:
         interactions: the windows before Transform, for the facts that they carry.
@@ -63,6 +68,8 @@ class Trainer(base_component.BaseComponent):
         features: ResolvedFeatures as JSON.
         cutoff: the k of the validation Recall@k that picks the best epoch.
         source_digest: digest of the sources, so that edited code runs again.
+        base_model: the latest blessed model, for `trainer.warm_start`; empty in a first run. None: training
+            begins from scratch, and a newly blessed model is no reason to run again.
         """
         super().__init__(
             spec=TrainerSpec(
@@ -76,6 +83,7 @@ class Trainer(base_component.BaseComponent):
                 features=features,
                 cutoff=cutoff,
                 source_digest=source_digest,
+                base_model=base_model,
                 model=types.Channel(type=standard_artifacts.Model),
                 model_run=types.Channel(type=standard_artifacts.ModelRun),
             )

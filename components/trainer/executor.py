@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from typing import Any
 
@@ -14,12 +15,19 @@ from tfx.utils import path_utils
 
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from components.interaction_example_gen.facts import DataFacts
+from components.scann_indexer import provenance
 from pipeline.configs import TrainerConfig
 from pipeline.feature_specs import ResolvedFeatures
 
+# Custom property of the model, where trainer.warm_start is on: which model training began from, or why from
+# none. How many rows were carried over stands beside it, see `warm_start.CarriedOver.to_dict`.
+WARM_START = "warm_start"
+
+_log = logging.getLogger(__name__)
+
 
 class Executor(base_executor.BaseExecutor):
-    """Trains, and records the best epoch's validation recall on the model."""
+    """Trains, and records the best epoch's validation recall on the model, and what training began from."""
 
     def Do(
         self,
@@ -27,8 +35,9 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Raises UserError when the loss becomes NaN."""
-        from trainer import training, training_data  # TensorFlow loads here, not when the pipeline is drawn.
+        """Raises UserError when the loss becomes NaN, and as `training.train` does."""
+        # TensorFlow loads here, not when the pipeline is drawn.
+        from trainer import training, training_data, warm_start
 
         examples, catalog = input_dict["examples"], input_dict["catalog"]
 
@@ -46,13 +55,55 @@ class Executor(base_executor.BaseExecutor):
             repeats_recommendable=facts.repeats_recommendable,
             resolved=ResolvedFeatures.from_json(exec_properties["features"]),
         )
+        config = TrainerConfig(**json.loads(exec_properties["trainer"]))
         model = artifact_utils.get_single_instance(output_dict["model"])
+        start = None
+        if config.warm_start:
+            start, reason = starting_point(input_dict.get("base_model") or [], facts)
+            _log.log(logging.INFO if start else logging.WARNING, "%s", reason)
+            model.set_string_custom_property(WARM_START, reason)
         result = training.train(
             data,
-            TrainerConfig(**json.loads(exec_properties["trainer"])),
+            config,
             model_dir=path_utils.serving_model_dir(model.uri),
             log_dir=artifact_utils.get_single_uri(output_dict["model_run"]),
             cutoff=exec_properties["cutoff"],
+            warm_start=start,
+            state_dir=os.path.join(model.uri, warm_start.DIRECTORY),
         )
         for key, value in result.items():
             model.set_float_custom_property(key, float(value))
+
+
+def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[str | None, str]:
+    """Where training begins, if `trainer.warm_start` asks for an earlier model.
+
+    Args:
+        base_model: the latest blessed model, which is the ScannIndexer's; empty in a first run.
+        facts: of today's data.
+
+    Returns:
+        What the training of that model left, and which model it is; or None, and why training begins from
+        scratch.
+    """
+    from trainer import warm_start
+
+    def none(why: str) -> tuple[None, str]:
+        return None, f"Training begins from scratch: {why}"
+
+    if not base_model:
+        return none(provenance.NO_BLESSED_MODEL)
+    model = artifact_utils.get_single_instance(base_model)
+    recorded = provenance.read(path_utils.serving_model_path(model.uri))
+    if recorded is None:
+        return none(f"The files of the latest blessed model are gone: {model.uri}.")
+    earlier = provenance.ModelIdentity.from_provenance(recorded, "")
+    allowed, reason = provenance.starting_point(provenance.ModelIdentity.to_be_trained(facts), earlier)
+    if not allowed:
+        return none(reason)
+    # Models from before there was warm start do not say where their towers are.
+    towers = model.get_string_custom_property(provenance.TOWERS)
+    directory = os.path.join(towers, warm_start.DIRECTORY)
+    if not (towers and warm_start.exists(directory)):
+        return none(f"What the training of {model.uri} had to leave for that is not there.")
+    return directory, f"Training begins from {model.uri}."
