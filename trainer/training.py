@@ -30,6 +30,8 @@ from trainer.towers import padded
 from trainer.training_data import TrainingData, count_windows, window_batches
 from trainer.training_loop import TrainingLoop, speed_of
 from trainer.validation_recall import ValidationRecall
+from trainer.warm_start import RowNames, carry_over, row_names
+from trainer.warm_start import save as save_state
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +43,8 @@ def train(
     log_dir: str,
     cutoff: int = 100,
     *,
-    warm_start: Callable[[TwoTowerModel], None] | None = None,
+    warm_start: str | None = None,
+    state_dir: str | None = None,
     checkpoint_dir: str | None = None,
     strategy: tf.distribute.Strategy | None = None,
     on_epoch: Callable[[int, str, float], None] | None = None,
@@ -56,7 +59,8 @@ def train(
       model_dir: for the towers' SavedModel; None saves none.
       log_dir: for TensorBoard's files and the learning curves.
       cutoff: the k of the recall that picks the best epoch.
-      warm_start: is given the new model before its first step, and not if training goes on from a checkpoint.
+      warm_start: what an earlier training left in its `state_dir`, to begin from; None: from scratch.
+      state_dir: gets what a later training can begin from, see `trainer.warm_start`; None: nothing is left.
       checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
         is removed. None: a training that is killed begins anew.
       strategy: how variables and steps are distributed; default: not at all.
@@ -65,10 +69,11 @@ def train(
 
     Returns:
       The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
-      steps were, see `training_loop.speed_of`.
+      steps were, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
 
     Raises:
-      UserError: the loss becomes NaN, or there is nothing to train on.
+      UserError: the loss becomes NaN, there is nothing to train on, or the embeddings of the earlier model
+        were of another length.
     """
     strategy = strategy or tf.distribute.get_strategy()
     inputs = _Inputs.read(data, config)
@@ -83,9 +88,15 @@ def train(
         validation = ValidationRecall(eval_batches, inputs.table, data, config.seed, cutoff)
         policy = policy_of(config.precision, strategy)
 
+        carried: dict[str, float] = {}
+
         def begin() -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
             with strategy.scope(), computing_in(policy):
                 model = inputs.model(strategy)
+                if warm_start is not None:
+                    carried.update(
+                        carry_over(warm_start, model, inputs.rows, config, data.resolved).to_dict()
+                    )
                 optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
                 optimizer.build(model.trainable_variables)
             loop = TrainingLoop(
@@ -105,10 +116,10 @@ def train(
             _log.info(
                 "Training goes on after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
             )
-        elif warm_start is not None:
-            warm_start(model)
         with computing_in(policy):
             progress = loop.run(checkpoints, on_epoch)
+        if state_dir is not None:
+            save_state(state_dir, model, inputs.rows, config, data.resolved)
         if model_dir is not None:
             if policy != FLOAT32:
                 # What is served is float32: CPUs have no units for less.
@@ -123,6 +134,7 @@ def train(
         "steps": progress.steps,
         **{name: value for name, value in best.items() if name != "epoch"},
         **speed_of(progress),
+        **carried,
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_variables),
     }
 
@@ -151,6 +163,7 @@ class _Inputs:
     spec: dict[str, object]
     table: CatalogTable
     log_q: np.ndarray
+    rows: RowNames
     user_weights: np.ndarray | None
 
     @classmethod
@@ -178,6 +191,13 @@ class _Inputs:
             spec,
             CatalogTable(catalog, train_items),
             log_sampling_probability(catalog, _label_counts(transform_output)),
+            row_names(
+                catalog,
+                train_items,
+                transform_output,
+                catalog_output,
+                _user_vocabularies(transform_output, data.resolved),
+            ),
             user_weights,
         )
 
