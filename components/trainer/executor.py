@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -70,9 +71,33 @@ class Executor(base_executor.BaseExecutor):
             cutoff=exec_properties["cutoff"],
             warm_start=start,
             state_dir=os.path.join(model.uri, warm_start.DIRECTORY),
+            checkpoint_dir=checkpoint_directory(model.uri, input_dict, exec_properties),
         )
         for key, value in result.items():
             model.set_float_custom_property(key, float(value))
+
+
+def checkpoint_directory(
+    model_uri: str, input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
+) -> str:
+    """Where a killed training left its checkpoints, if it was of the same inputs, settings and sources.
+
+    An execution's own outputs are of no use for that: TFX removes those of one that fails, and the next has
+    others. Beside them it finds nothing of trainings that differ in anything.
+
+    Args:
+        model_uri: of the output, <pipeline root>/Trainer/model/<execution>.
+        input_dict: each artifact has a place of its own, since nothing is written to one twice.
+        exec_properties: the component's parameters.
+
+    Returns:
+        <pipeline root>/Trainer/.checkpoints/<digest>, where Vertex has <pipeline root>/<job>/<task> for the
+        first two: there a task that is retried goes on, and a new job begins anew.
+    """
+    uris = {name: [artifact.uri for artifact in artifacts] for name, artifacts in input_dict.items()}
+    digest = hashlib.sha256(json.dumps([uris, exec_properties], sort_keys=True).encode()).hexdigest()
+    component = os.path.dirname(os.path.dirname(model_uri.rstrip("/")))
+    return os.path.join(component, ".checkpoints", digest[:16])
 
 
 def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[str | None, str]:
