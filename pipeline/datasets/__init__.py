@@ -25,6 +25,7 @@ def _reader(module: str) -> Callable[..., Manifest]:
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
+    "sequences": _reader("sequences"),
     "spotify-mpd": _reader("spotify_mpd"),
     "table": _reader("tabular"),
     "yambda": _reader("yambda"),
@@ -35,6 +36,7 @@ FORMAT_HELP: Mapping[str, str] = {
     "yambda": "Yambda, any size, flat or sequential; what `simulate` writes",
     "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
+    "sequences": "one text file of lines `user item`, or `user item item ...`, in order and without times",
     "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
     "table": "Parquet or CSV files; a YAML file says what their columns are",
 }

@@ -48,7 +48,13 @@ def ingest(
       UserError: what is wrong with the map (see `column_map.read`), or a file or column is missing, damaged,
         of another type than in the files before it, or has a value that its meaning does not allow.
     """
-    mapping = column_map.read(columns or _usual_map(source))
+    return ingest_mapped(column_map.read(columns or _usual_map(source)), source, out, name, span)
+
+
+def ingest_mapped(
+    mapping: ColumnMap, source: str, out: str, name: str | None = None, span: Span = None
+) -> Manifest:
+    """The same, with the column map as it was read, or made by another reader."""
     with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as scratch:
         return _ingest(mapping, look_at(source, mapping, scratch), out, name, span)
 
