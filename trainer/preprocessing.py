@@ -34,9 +34,10 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         columns of users/ (FeatureSpec as dicts, default: none).
 
     Returns:
-      `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]:
-      item ids, play ratios and labels as they came; event types, hashed; `is_listen`; `elapsed_seconds` since
-      the window's first event; `example_age` in days; aggregates. And the users' columns, see `_columns`.
+      `user` [windows, 1]: row of the user vocabulary, its size if unknown. Ragged [windows, (events)]: item
+      ids, play ratios, labels and items seen as they came; event types, hashed; `is_listen`;
+      `elapsed_seconds` since the window's first event; `example_age` in days; aggregates. And the users'
+      columns, see `_columns`.
     """
     item_id = inputs[features.HISTORY_ITEM_ID]
     timestamp = inputs[features.HISTORY_TIMESTAMP]
