@@ -485,12 +485,16 @@ def _tune(options: argparse.Namespace) -> int:
         given or default_space(base),
     )
     with tuning.opened(search) as study:
-        if len(tuning_report.ended_trials(study)) < options.trials:
-            status = _run_pipeline(
-                data, output, base, lambda: tuning.tune(search, study, options.trials, options.timeout)
-            )
-            if status:
-                return status
+        try:
+            if len(tuning_report.ended_trials(study)) < options.trials:
+                status = _run_pipeline(
+                    data, output, base, lambda: tuning.tune(search, study, options.trials, options.timeout)
+                )
+                if status:
+                    return status
+        finally:
+            # A second's work: not after each trial.
+            tuning_report.plot(study, search)
         print(tuning_report.summary(study))
     folder = os.path.join(output, tuning.FOLDER)
     print(

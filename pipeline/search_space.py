@@ -35,6 +35,7 @@ _REFUSED = {
 }
 _REFUSED_TRAINER = {
     "trainer.distribution": "it decides where steps are computed, and not what is learnt",
+    "trainer.warm_start": "all trials begin anew",
     "trainer.seed": "the best of many seeds is luck, and will not be as good on test",
     "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
     "with --set",

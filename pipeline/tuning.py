@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from pipeline import configs, console, tuning_report
 from pipeline.configs import PipelineConfig, TrainerConfig
 from pipeline.errors import UserError
-from pipeline.search_space import SearchSpace, with_trainer
+from pipeline.search_space import SearchSpace, setting_text, with_trainer
 from pipeline.source_digest import source_digest
 from pipeline.trial import OnEpoch, TrialFailed, train_apart
 from pipeline.tuning_report import METRIC, REASON, ended_trials
@@ -38,6 +38,7 @@ _STUDY = "two-tower"
 _JOURNAL = "study.journal"
 # Of the study: what its trials have in common.
 _IDENTITY = "identity"
+_SEARCHED = "searched"
 # A trial is not pruned before its second epoch, nor while fewer others have come as far.
 _FIRST_PRUNED_EPOCH = 2
 _TRIALS_BEFORE_PRUNING = 5
@@ -68,18 +69,18 @@ class Search:
         return os.path.join(self.output, FOLDER)
 
     def identity(self) -> dict[str, Any]:
-        """What validation recall depends on beside what varies; trials can be compared where it is equal."""
-        fixed = {
+        """What validation recall depends on, by name; trials can be compared where it is equal."""
+        given = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in configs.settings(self.base).items()
             if name.startswith(("split.", "windows.", "features.", "trainer.")) or name == "gate.cutoff"
-            if name not in self.space.dimensions
         }
+        searched = {name: {_SEARCHED: one} for name, one in self.space.to_plain().items()}
         return {
-            "settings": fixed,
-            "space": self.space.to_plain(),
-            "data": {"the data's digest": self.data_digest},
-            "sources": {"the digest of the trainer's sources": source_digest("trainer")},
+            **given,
+            **searched,
+            "the data's digest": self.data_digest,
+            "the digest of the trainer's sources": source_digest("trainer"),
         }
 
 
@@ -100,7 +101,7 @@ def opened(search: Search) -> Iterator[optuna.Study]:
         study = _load(search.folder)
         known = study.user_attrs.get(_IDENTITY)
         if known != identity:
-            if ended_trials(study):
+            if known is not None and ended_trials(study):
                 raise UserError(_what_differs(search, known, identity))
             # Nothing is lost: no trial has ended.
             os.remove(os.path.join(search.folder, _JOURNAL))
@@ -141,21 +142,24 @@ def _load(folder: str) -> optuna.Study:
         ) from error
 
 
-def _what_differs(search: Search, known: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
-    changes = []
-    for part, now in identity.items():
-        before = (known or {}).get(part, {})
-        changes += [
-            f"{name} is {now.get(name, 'not searched' if part == 'space' else 'searched')}, and was "
-            f"{before.get(name, 'not searched' if part == 'space' else 'searched')}"
-            for name in sorted({*before, *now})
-            if before.get(name) != now.get(name)
-        ]
+def _what_differs(search: Search, known: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    changes = [
+        f"{name} is {_told(identity.get(name))}, and was {_told(known.get(name))}"
+        for name in {**identity, **known}
+        if identity.get(name) != known.get(name)
+    ]
     return (
         f"{search.folder} holds a search whose trials cannot be compared with new ones: {'; '.join(changes)}."
         f" Go on with what it was begun with, or begin anew: in another --output, or after removing "
         f"{search.folder}."
     )
+
+
+def _told(value: Any) -> str:
+    """A part of an identity, as a space file or `--set` has it."""
+    if isinstance(value, dict):
+        return f"searched in {json.dumps(value[_SEARCHED])}"
+    return setting_text(tuple(value)) if isinstance(value, list) else setting_text(value)
 
 
 def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None = None) -> None:
@@ -178,12 +182,8 @@ def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None
         logs = os.path.join(search.folder, "tensorboard", f"trial-{number}")
         train_apart(data, config, search.base.gate.cutoff, logs, on_epoch)
 
-    try:
-        with console.quiet(str(log)) as progress:
-            go_on(search, study, trials, timeout, train, progress)
-    finally:
-        # It takes a second: not after each trial.
-        tuning_report.plot(study, search)
+    with console.quiet(str(log)) as progress:
+        go_on(search, study, trials, timeout, train, progress)
 
 
 def _prepared(search: Search) -> TrainingData:

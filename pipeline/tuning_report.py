@@ -102,7 +102,7 @@ def table(study: optuna.Study, space: SearchSpace) -> str:
         "# Search of settings",
         "",
         f"{len(trials)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}. "
-        f"{metric} is that of the best epoch on the validation split; the test split was not read. Trial 0 "
+        f"{metric} is that of the best epoch on the validation split; the test split was not read. The first "
         "has the settings as they were given, where the space has them. The best of many is in part luck: "
         "what it is worth is for the test split to say, once.",
         "",

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.search_space import SearchSpace, default_space, with_trainer
 from pipeline.trial import OnEpoch, TrialFailed, train_apart
 from pipeline.tuning import Search
+from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
 
 SPACE = SearchSpace.from_plain(
     {
@@ -278,11 +279,11 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
         ),
         (
             {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.temperature": [0.1, 0.2]})},
-            r"trainer.temperature is \[0.1, 0.2\], and was {'low': 0.03",
+            r"trainer.temperature is searched in \[0.1, 0.2\], and was searched in {\"low\": 0.03",
         ),
         (
             {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.dropout": [0.1, 0.2]})},
-            r"trainer.dropout is \[0.1, 0.2\], and was not searched",
+            r"trainer.dropout is searched in \[0.1, 0.2\], and was 0.3",
         ),
     ],
 )
@@ -389,6 +390,39 @@ def test_a_trials_process_tells_why_it_failed(
         raise error
 
     assert messages_of(monkeypatch, train, ())[0] == reason
+
+
+def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
+    small_world: Transformed, tmp_path: Path
+) -> None:
+    from trainer.training_data import TrainingData
+
+    data = TrainingData(
+        small_world.files["train"],
+        small_world.files["eval"],
+        small_world.graph,
+        small_world.catalog_files,
+        small_world.catalog_graph,
+        HISTORY_LENGTH,
+        True,
+        small_world.resolved,
+    )
+    small = dataclasses.replace(SMALL, trainer=dataclasses.replace(CONFIG, epochs=2))
+    space = SearchSpace.from_plain({"trainer.learning_rate": {"low": 0.001, "high": 0.1}})
+    search = search_in(tmp_path, base=small, space=space)
+
+    def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
+        train_apart(data, config, 5, str(tmp_path / "logs"), on_epoch)
+
+    shown = io.StringIO()
+    with tuning.opened(search) as study:
+        tuning.go_on(search, study, 1, None, train, console.Progress(shown))
+        (ended,) = tuning_report.ended_trials(study)
+    assert ended.state.name == "COMPLETE", ended.user_attrs
+    assert list(ended.intermediate_values) == [1, 2]
+    assert ended.value == max(ended.intermediate_values.values()) > 0
+    assert shown.getvalue().startswith(f"Trial 0   recall@5 {ended.value:.4f}")
+    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
 
 
 def test_a_trial_whose_process_is_killed_fails_and_is_no_end_of_the_search() -> None:
