@@ -69,9 +69,15 @@ class Checkpoints:
         model: tf.keras.Model,
         optimizer: tf.keras.optimizers.Optimizer,
         progress: Progress,
+        goes_on_from: str | None = None,
     ) -> None:
-        """Model and optimizer must have made their variables."""
+        """Model and optimizer must have made their variables.
+
+        `goes_on_from`: where the state is read that a training goes on from, `directory` by default; workers
+        other than the chief read what the chief has written.
+        """
         self._directory = directory
+        self._goes_on_from = goes_on_from or directory
         self._newest = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model, optimizer=optimizer, progress=_SavedProgress(progress)),
             os.path.join(directory, "newest"),
@@ -89,13 +95,17 @@ class Checkpoints:
           UnusableCheckpointError: it, or the best epoch, cannot be read, or is of other weights. Some may be
             overwritten by then.
         """
-        path = self._newest.latest_checkpoint
-        if path is None:
+        newest, best = (
+            tf.train.latest_checkpoint(os.path.join(self._goes_on_from, name)) for name in ("newest", "best")
+        )
+        if newest is None:
             return False
         # Read to see that it can be: at the end of the training it would be late to find out.
-        if self._best.latest_checkpoint is not None:
-            _restore(self._best.checkpoint, self._best.latest_checkpoint)
-        _restore(self._newest.checkpoint, path)
+        if best is not None:
+            _restore(self._best.checkpoint, best)
+            if self._goes_on_from != self._directory:
+                self.save_best(int(best.rpartition("-")[2]))
+        _restore(self._newest.checkpoint, newest)
         return True
 
     def save(self) -> None:

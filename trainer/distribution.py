@@ -7,13 +7,12 @@ do their gradients. So the number of replicas changes how fast a training is, an
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
@@ -90,26 +89,13 @@ def _is_address(text: Any) -> bool:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether what this process writes is what the training leaves."""
+    """Whether this process is the one that writes what a training leaves; what is read, all read."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not resolver.task_type:
         return True
     if resolver.task_type == "chief":
         return True
     return resolver.task_id == 0 and "chief" not in resolver.cluster_spec().jobs
-
-
-@contextlib.contextmanager
-def output_directories(strategy: tf.distribute.Strategy, *directories: str) -> Iterator[tuple[str, ...]]:
-    """The directories themselves for the chief; for other workers temporary ones, for what all have to save.
-
-    Whatever is read, such as the checkpoint that a training goes on from, all read from the chief's.
-    """
-    if is_chief(strategy):
-        yield directories
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        yield tuple(os.path.join(scratch, str(number)) for number in range(len(directories)))
 
 
 def parts(batch: tf.Tensor, context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -130,6 +116,16 @@ def parts(batch: tf.Tensor, context: tf.distribute.InputContext) -> tf.data.Data
         return batch[size * number // total : size * (number + 1) // total]
 
     return tf.data.Dataset.range(first, first + here).map(part)
+
+
+def gathered(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.ndarray:
+    """What the process of each replica has, float64 [replicas, values], the chief's first.
+
+    All processes must ask for it, and with as many values.
+    """
+    mine = tf.constant([values], tf.float64)
+    of_replicas = strategy.run(joined, args=(mine,))
+    return np.asarray(strategy.experimental_local_results(of_replicas)[0])
 
 
 def replicas() -> int:

@@ -53,6 +53,7 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
           Scalar: the weighted sum of cross-entropies; zero without any query.
         """
         queries = tf.cast(query_embeddings, tf.float32) / self._softmax_temperature
+        embeddings = tf.cast(candidate_embeddings, tf.float32)
         log_q = candidates.log_q if self._corrected else tf.zeros_like(candidates.log_q)
         own = tf.eye(tf.shape(queries)[0], tf.size(log_q), dtype=tf.bool)
         uncorrected = super().call
@@ -60,15 +61,19 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         def corrected() -> tf.Tensor:
             return uncorrected(
                 tf.concat([queries, tf.ones_like(queries[:, :1])], axis=1),
-                tf.concat([tf.cast(candidate_embeddings, tf.float32), -log_q[:, tf.newaxis]], axis=1),
+                tf.concat([embeddings, -log_q[:, tf.newaxis]], axis=1),
                 sample_weight=sample_weight,
                 score_mask=candidates.is_negative | own,
                 compute_metrics=False,
                 compute_batch_metrics=False,
             )
 
-        # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault).
-        return tf.cond(tf.size(sample_weight) > 0, corrected, lambda: tf.constant(0.0))
+        def of_none() -> tf.Tensor:
+            return tf.reduce_sum(tf.matmul(queries, embeddings, transpose_b=True))
+
+        # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault). A sum over none
+        # is zero too, and has gradients, which replicas must all have.
+        return tf.cond(tf.size(sample_weight) > 0, corrected, of_none)
 
 
 class SampledSoftmax(tf.keras.layers.Layer):

@@ -20,6 +20,7 @@ from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.checkpoints import Checkpoints, UnusableCheckpointError
+from trainer.distribution import gathered, is_chief, strategy_of
 from trainer.label_weights import event_type_hash, user_weight
 from trainer.model import TwoTowerModel
 from trainer.optimizer import optimizer_of
@@ -63,7 +64,7 @@ def train(
       state_dir: gets what a later training can begin from, see `trainer.warm_start`; None: nothing is left.
       checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
         is removed. None: a training that is killed begins anew.
-      strategy: how variables and steps are distributed; default: not at all.
+      strategy: how variables and steps are distributed; default: as `trainer.distribution` says.
       on_epoch: is told each epoch's number, from 1 on, and the name and value of the recall that picks the
         best one. What it raises ends the training.
 
@@ -71,15 +72,23 @@ def train(
       The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
       steps were, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
 
+    Of several workers the chief alone writes into the directories.
+
     Raises:
       UserError: the loss becomes NaN, there is nothing to train on, or the embeddings of the earlier model
         were of another length.
     """
-    strategy = strategy or tf.distribute.get_strategy()
+    # Before anything else: collective operations are set up when TensorFlow starts.
+    strategy = strategy or strategy_of(config)
     inputs = _Inputs.read(data, config)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
         if checkpoint_dir is None:
+            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        goes_on_from = checkpoint_dir
+        if not is_chief(strategy):
+            model_dir = state_dir = None
+            log_dir = stack.enter_context(tempfile.TemporaryDirectory())
             checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
         steps_per_epoch = math.ceil(count_windows(data.train_files) / config.windows_per_step)
         if not steps_per_epoch:
@@ -102,7 +111,8 @@ def train(
             loop = TrainingLoop(
                 model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy
             )
-            return model, loop, Checkpoints(checkpoint_dir, model, optimizer, loop.progress)
+            checkpoints = Checkpoints(checkpoint_dir, model, optimizer, loop.progress, goes_on_from)
+            return model, loop, checkpoints
 
         model, loop, checkpoints = begin()
         try:
@@ -112,6 +122,12 @@ def train(
             checkpoints.delete()
             goes_on = False
             model, loop, checkpoints = begin()
+        steps = gathered(strategy, [loop.progress.steps])
+        if (steps != steps[0]).any():
+            raise UserError(
+                f"Workers would go on from different checkpoints, after {steps.min():.0f} and "
+                f"{steps.max():.0f} steps: {goes_on_from} must be one directory that all of them read."
+            )
         if goes_on:
             _log.info(
                 "Training goes on after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
@@ -216,13 +232,14 @@ class _Inputs:
         )
         # Kernels are made when the first batch comes.
         batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
-        strategy.run(model.compute_loss, args=(batch,))
+        model.compute_loss(batch)
         return model
 
-    def epoch(self, number: int, skip: int) -> tf.data.Dataset:
-        """The batches of an epoch, without its first ones."""
+    def epoch(self, number: int, skip: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """The batches of an epoch, without its first ones, in parts for replicas."""
         seed = int(np.random.default_rng([self.config.seed, number]).integers(2**31))
-        return window_batches(self.data.train_files, self.spec, self.config.windows_per_step, seed, skip)
+        windows = self.config.windows_per_step
+        return window_batches(self.data.train_files, self.spec, windows, seed, skip, context)
 
     def towers(self, model: TwoTowerModel) -> Towers:
         """What is served of a model."""

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.feature_specs import ResolvedFeatures
+from trainer.distribution import parts
 
 _SHUFFLED_WINDOWS = 20_000
 
@@ -33,6 +34,7 @@ def window_batches(
     windows: int,
     shuffle_seed: int | None = None,
     skip: int = 0,
+    context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
     """Batches of transformed windows, shuffled where a seed is given; of one seed, in one order.
 
@@ -42,6 +44,7 @@ def window_batches(
       windows: how many a batch holds; the last may hold fewer.
       shuffle_seed: another one for each epoch.
       skip: so many batches are left out, unparsed.
+      context: of a replica's share of the work; each batch then comes in parts, see `distribution.parts`.
     """
     if shuffle_seed is not None:
         # The buffer mixes neighbours; this, what files hold.
@@ -49,12 +52,12 @@ def window_batches(
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     if shuffle_seed is not None:
         dataset = dataset.shuffle(_SHUFFLED_WINDOWS, seed=shuffle_seed)
-    return (
-        dataset.batch(windows)
-        .skip(skip)
-        .map(lambda serialized: tf.io.parse_example(serialized, spec), num_parallel_calls=2)
-        .prefetch(2)
-    )
+    dataset = dataset.batch(windows).skip(skip)
+    if context is not None and context.num_replicas_in_sync > 1:
+        dataset = dataset.flat_map(lambda batch: parts(batch, context))
+    return dataset.map(
+        lambda serialized: tf.io.parse_example(serialized, spec), num_parallel_calls=2
+    ).prefetch(2)
 
 
 def count_windows(files: list[str]) -> int:

@@ -16,6 +16,7 @@ from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
 from trainer import features
 from trainer.checkpoints import Checkpoints, Progress
+from trainer.distribution import gathered
 from trainer.model import TwoTowerModel
 from trainer.randomness import drawing
 from trainer.validation_recall import ValidationRecall
@@ -44,7 +45,7 @@ class TrainingLoop:
         model: TwoTowerModel,
         optimizer: tf.keras.optimizers.Optimizer,
         config: TrainerConfig,
-        batches: Callable[[int, int], tf.data.Dataset],
+        batches: Callable[[int, int, tf.distribute.InputContext], tf.data.Dataset],
         steps_per_epoch: int,
         validation: ValidationRecall,
         log_dir: str,
@@ -52,7 +53,7 @@ class TrainingLoop:
     ) -> None:
         """Args:
         model: with its variables made, as the optimizer's.
-        batches: those of an epoch (counted from 0), without so many of its first ones.
+        batches: those of an epoch (counted from 0), without so many of its first ones, in parts for replicas.
         log_dir: for TensorBoard and the learning curves.
         strategy: what the variables were made under. A replica's loss is its share: the sum is the step's.
         """
@@ -65,7 +66,7 @@ class TrainingLoop:
         self._validation = validation
         self._log_dir = log_dir
         self._strategy = strategy
-        self._step = self._compiled_step()
+        self._step: Callable[[Batch, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None = None
         self._is_traced = False
         validation.set_model(model)
 
@@ -106,8 +107,12 @@ class TrainingLoop:
     def _train_epoch(self, checkpoints: Checkpoints) -> None:
         """The steps of an epoch that are still to be done."""
         progress = self.progress
-        batches = self._batches(progress.epoch, progress.step)
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        batches = self._strategy.distribute_datasets_from_function(
+            lambda context: self._batches(progress.epoch, progress.step, context)
+        )
+        if self._step is None:
+            self._step = self._compiled_step(batches.element_spec)
+        iterator = iter(batches)
         reported = saved = time.monotonic()
         while True:
             began = time.perf_counter()
@@ -115,7 +120,8 @@ class TrainingLoop:
             if batch is None:
                 return
             fetched = time.perf_counter()
-            loss, positions = (value.numpy().item() for value in self._step(batch, progress.steps))
+            number = tf.constant(progress.steps, tf.int64)
+            loss, positions = (value.numpy().item() for value in self._step(batch, number))
             ended = time.perf_counter()
             progress.step += 1
             progress.steps += 1
@@ -145,6 +151,8 @@ class TrainingLoop:
         progress = self.progress
         curve = {"epoch": progress.epoch + 1.0, "loss": progress.loss / max(progress.step, 1)}
         self._validation.on_epoch_end(progress.epoch, curve)
+        # Workers must agree on which epoch is the best and when to stop, to the last bit: the chief says.
+        curve = dict(zip(curve, gathered(self._strategy, list(curve.values()))[0].tolist(), strict=True))
         monitor = self._validation.monitor
         best = max((past[monitor] for past in progress.curves), default=-math.inf)
         progress.epoch, progress.step, progress.loss = progress.epoch + 1, 0, 0.0
@@ -153,12 +161,16 @@ class TrainingLoop:
             progress.best_epoch = progress.epoch
         return curve
 
-    def _compiled_step(self) -> Callable[[Batch, int], tuple[tf.Tensor, tf.Tensor]]:
-        """A function of a batch and the step's number to the step's loss, and how many positions it held."""
+    def _compiled_step(self, of_batch: Any) -> Callable[[Batch, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+        """A function of a batch and the step's number to the step's loss, and how many positions it held.
+
+        `of_batch` is the batch's specification: without it an epoch's last batch, which is smaller, would be
+        traced anew.
+        """
         model, optimizer, config, strategy = self._model, self._optimizer, self._config, self._strategy
         is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-        @tf.function
+        @tf.function(input_signature=[of_batch, tf.TensorSpec([], tf.int64)])
         def step(batch: Batch, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             def on_replica(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
                 with drawing(config.seed, number), tf.GradientTape() as tape:
@@ -169,14 +181,14 @@ class TrainingLoop:
                 if is_scaled:
                     gradients = optimizer.get_unscaled_gradients(gradients)
                 optimizer.apply_gradients(zip(gradients, variables, strict=True))
-                labelled = tf.math.count_nonzero(batch[features.LABEL_STEP].flat_values)
-                return loss, tf.minimum(labelled, config.positions_per_step)
+                return loss, tf.math.count_nonzero(batch[features.LABEL_STEP].flat_values)
 
-            losses, positions = strategy.run(on_replica, args=(batch,))
+            losses, labelled = strategy.run(on_replica, args=(batch,))
             total = tf.distribute.ReduceOp.SUM
-            return strategy.reduce(total, losses, None), strategy.reduce(total, positions, None)
+            positions = tf.minimum(strategy.reduce(total, labelled, None), config.positions_per_step)
+            return strategy.reduce(total, losses, None), positions
 
-        return lambda batch, number: step(batch, tf.constant(number, tf.int64))
+        return step
 
     def _validated(self) -> str:
         if not self.progress.curves:
