@@ -29,6 +29,7 @@ PARTIAL_RUN = "partial "
 METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
 PUSHER = "Pusher"
+TRAINER = "Trainer"
 # What is taken over from evaluation.json as it is.
 _EVALUATION_KEYS = (
     "verdict",
@@ -63,7 +64,8 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
       `status` is "complete", "failed", or "unfinished" (killed, or still running), and `components` lists
       what ran, in order: name, seconds, cached, state, and error, why it failed. The keys of
       evaluation.json are those of the run's RetrievalEvaluator, from an earlier run where it was cached, and
-      None if the run did not reach it.
+      None if the run did not reach it. `warm_start` says what training began from, and how much of it was
+      carried over; None if it was not to begin from anything.
       `pushed_model` is where this run's model was pushed to, or None; `in_service` is the newest model
       there. `artifacts` are URIs by component and output; `log` is the newest log file.
 
@@ -92,6 +94,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         "status": _status(nodes),
         **{key: evaluation.get(key) for key in _EVALUATION_KEYS},
         "components": components,
+        "warm_start": _warm_start(nodes),
         "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
         "in_service": newest_version(os.path.join(output, "pushed")),
         "artifacts": artifacts,
@@ -205,6 +208,18 @@ def _nodes(store: Any, run: Any) -> dict[str, dict[str, Any]]:
     return nodes
 
 
+def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the Trainer notes on its model, see components/trainer/executor.py and trainer/warm_start.py."""
+    (model,) = nodes.get(TRAINER, {}).get("outputs", {}).get("model", [None])[:1] or [None]
+    properties = model["properties"] if model else {}
+    if "warm_start" not in properties:
+        return None
+    rows = {
+        name: int(value) for name, value in properties.items() if name.startswith(("rows_", "warm_rows_"))
+    }
+    return {"start": properties["warm_start"], "afresh": int(properties.get("warm_start_afresh", 0)), **rows}
+
+
 def _status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
     states = {node["state"] for node in nodes.values()}
     if "FAILED" in states:
@@ -230,6 +245,9 @@ def render(report: Mapping[str, Any]) -> str:
     console.print(_headline(report), soft_wrap=True)
     console.print()
     console.print(_component_table(report))
+    if start := report.get("warm_start"):
+        console.print(_warm_start_line(start), soft_wrap=True)
+        console.print()
     if report["verdict"]:
         console.print(_threshold_table(report))
         for note in report.get("notes") or ():
@@ -290,6 +308,15 @@ def _component_table(report: Mapping[str, Any]) -> Table:
     total = sum(component["seconds"] for component in report["components"])
     table.add_row("total", f"{total:.1f}", "", "")
     return table
+
+
+def _warm_start_line(start: Mapping[str, Any]) -> str:
+    line = f"Warm start: {start['start']}"
+    if "rows_item" in start:
+        line += f", {start['warm_rows_item']:,} of {start['rows_item']:,} items carried over"
+    if start["afresh"]:
+        line += f"; {start['afresh']} layers, tables or states begin afresh, which the log names"
+    return line
 
 
 def _threshold_table(report: Mapping[str, Any]) -> Table:

@@ -80,12 +80,14 @@ class Store:
             event.path.steps.add().index = 0
             self._store.put_events([event])
 
-    def artifact(self, kind: str, uri: Path, **properties: int | str) -> int:
+    def artifact(self, kind: str, uri: Path, **properties: int | float | str) -> int:
         type_id = self._store.put_artifact_type(pb.ArtifactType(name=kind))
         artifact = pb.Artifact(type_id=type_id, uri=str(uri))
         for name, value in properties.items():
             if isinstance(value, int):
                 artifact.custom_properties[name].int_value = value
+            elif isinstance(value, float):
+                artifact.custom_properties[name].double_value = value
             else:
                 artifact.custom_properties[name].string_value = value
         (artifact_id,) = self._store.put_artifacts([artifact])
@@ -138,6 +140,23 @@ def test_a_cached_run_reports_what_it_took_over(store: Store, tmp_path: Path) ->
         assert report[key] == EVALUATION[key]
     assert report["pushed_model"] == report["in_service"] == str(version)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_a_run_tells_what_training_began_from(store: Store, tmp_path: Path) -> None:
+    def line(**facts: float | str) -> str:
+        model = store.artifact("Model", tmp_path / "model", **facts)
+        store.begin(f"run {model}")
+        store.execution("Trainer", "COMPLETE", {"model": model})
+        return "".join(text for text in render(collect(str(tmp_path))).splitlines() if "Warm" in text)
+
+    assert line(epochs=3.0) == ""
+    none = "none, training begins from scratch. No model has been blessed yet."
+    assert line(warm_start=none) == f"Warm start: {none}"
+    carried = {"rows_item": 24_000.0, "warm_rows_item": 23_411.0, "warm_start_afresh": 0.0}
+    expected = "Warm start: from runs/1, 23,411 of 24,000 items carried over"
+    assert line(warm_start="from runs/1", **carried) == expected
+    carried["warm_start_afresh"] = 2.0
+    assert line(warm_start="from runs/1", **carried).startswith(f"{expected}; 2 layers, tables or states")
 
 
 def test_a_component_reports_its_own_time(store: Store, tmp_path: Path) -> None:

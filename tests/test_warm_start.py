@@ -296,12 +296,11 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
 ) -> None:
     towers = tmp_path / "towers"
     shutil.copytree(attention[2], towers / warm_start.DIRECTORY)
-    assert starting_point([], FACTS) == (
-        None, "Training begins from scratch: No model has been blessed yet."
-    )  # fmt: skip
+    scratch = "none, training begins from scratch. "
+    assert starting_point([], FACTS) == (None, f"{scratch}No model has been blessed yet.")
     directory, reason = starting_point([blessed(tmp_path / "1", str(towers))], FACTS)
     assert directory == str(towers / warm_start.DIRECTORY)
-    assert reason == f"Training begins from {tmp_path / '1'}."
+    assert reason == f"from {tmp_path / '1'}"
     for number, (changes, place, expected) in enumerate(
         [
             ({"train_newest_timestamp": SPLIT.train_end}, towers, "knows labels of today's eval or test"),
@@ -314,7 +313,7 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
         model = blessed(tmp_path / str(number), str(place), **changes)
         directory, reason = starting_point([model], FACTS)
         assert directory is None
-        assert reason.startswith("Training begins from scratch: ") and expected in reason
+        assert reason.startswith(scratch) and expected in reason
     model.uri = str(tmp_path / "nowhere")
     assert "files of the latest blessed model are gone" in starting_point([model], FACTS)[1]
 
@@ -369,8 +368,7 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
     assert asked["state_dir"] == str(tmp_path / "model" / warm_start.DIRECTORY)
     assert asked["warm_start"] == (str(towers / warm_start.DIRECTORY) if is_on else None)
     if is_on:
-        reason = model.get_string_custom_property(WARM_START)
-        assert reason == f"Training begins from {tmp_path / 'blessed'}."
+        assert model.get_string_custom_property(WARM_START) == f"from {tmp_path / 'blessed'}"
         carried, rows = attention[3].rows["item"]
         assert model.get_float_custom_property("rows_item") == rows
         assert model.get_float_custom_property("warm_rows_item") == carried

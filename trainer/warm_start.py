@@ -68,8 +68,8 @@ class CarriedOver:
 
     def to_dict(self) -> dict[str, float]:
         """As facts of a model: `rows_item` is how many items have a row, `warm_rows_item` how many of these
-        are carried over."""
-        facts = {"warm_started_afresh": float(len(self.afresh))}
+        are carried over; `warm_start_afresh` is how many layers and states are not."""
+        facts = {"warm_start_afresh": float(len(self.afresh))}
         for name, (carried, rows) in self.rows.items():
             facts |= {f"rows_{name}": float(rows), f"warm_rows_{name}": float(carried)}
         return facts

@@ -61,7 +61,7 @@ class Executor(base_executor.BaseExecutor):
         start = None
         if config.warm_start:
             start, reason = starting_point(input_dict.get("base_model") or [], facts)
-            _log.log(logging.INFO if start else logging.WARNING, "%s", reason)
+            _log.log(logging.INFO if start else logging.WARNING, "Warm start: %s", reason)
             model.set_string_custom_property(WARM_START, reason)
         result = training.train(
             data,
@@ -114,7 +114,7 @@ def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[
     from trainer import warm_start
 
     def none(why: str) -> tuple[None, str]:
-        return None, f"Training begins from scratch: {why}"
+        return None, f"none, training begins from scratch. {why}"
 
     if not base_model:
         return none(provenance.NO_BLESSED_MODEL)
@@ -131,4 +131,4 @@ def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[
     directory = os.path.join(towers, warm_start.DIRECTORY)
     if not (towers and warm_start.exists(directory)):
         return none(f"What the training of {model.uri} had to leave for that is not there.")
-    return directory, f"Training begins from {model.uri}."
+    return directory, f"from {model.uri}"

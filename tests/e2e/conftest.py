@@ -28,6 +28,7 @@ from tests.e2e.runs import (
     write_part,
 )
 
+WARM_START = {"trainer__warm_start": "true"}
 NOTHING_LEARNED = {
     "trainer__learning_rate": "0",
     "trainer__epochs": "1",
@@ -123,11 +124,14 @@ def refused_again(world: World, refused: Run) -> Run:
 
 @pytest.fixture(scope="session")
 def killed(world: World, refused_again: Run) -> Run:
-    """Two days later, in the same data directory; the run is killed in the middle of training."""
+    """Two days later, in the same data directory; the run is killed in the middle of training.
+
+    From now on training begins from the latest blessed model.
+    """
     assert call(["ingest", "yambda", str(world.source), str(world.data)])[0] == 0
     shown = ""
     with subprocess.Popen(
-        [script("two-tower"), *world.run_arguments()],
+        [script("two-tower"), *world.run_arguments(**WARM_START)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -147,4 +151,4 @@ def killed(world: World, refused_again: Run) -> Run:
 @pytest.fixture(scope="session")
 def newer(world: World, killed: Run) -> Run:
     """The killed run, started again."""
-    return run_here(world)
+    return run_here(world, **WARM_START)

@@ -151,6 +151,17 @@ def test_a_run_on_newer_data_is_compared_with_the_model_before(newer: Run, first
     assert newer.pushed == ["1", "2"]
 
 
+def test_training_begins_from_the_blessed_model_of_fewer_days(newer: Run, first: Run) -> None:
+    (uri,) = first.report["artifacts"]["ScannIndexer"]["model"]
+    start = newer.report["warm_start"]
+    # Not from the refused one, which is later, and had learned nothing.
+    assert start["start"] == f"from {uri}"
+    assert 0.8 * start["rows_item"] < start["warm_rows_item"] < start["rows_item"]
+    assert start["afresh"] == 0
+    assert f"{start['warm_rows_item']:,} of {start['rows_item']:,} items carried over" in newer.shown
+    assert first.report["warm_start"] is None
+
+
 def test_with_its_truth_the_data_gives_the_model_a_ceiling(newer: Run) -> None:
     oracle = newer.report["oracle"]
     assert oracle["queries"] > 0
