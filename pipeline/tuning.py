@@ -63,6 +63,14 @@ class Search:
     base: PipelineConfig
     space: SearchSpace
 
+    def __post_init__(self) -> None:
+        """Raises UserError where trials cannot train as the settings say."""
+        if self.base.trainer.distribution == "multi_worker":
+            raise UserError(
+                "trainer.distribution=multi_worker needs processes on other machines, and a search starts its "
+                "own on this one: take none or mirrored, and multi_worker for the run of the winner."
+            )
+
     @property
     def folder(self) -> str:
         """Holds the study, the table, the plot and the winner."""

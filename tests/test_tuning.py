@@ -302,6 +302,12 @@ def test_trials_of_something_else_are_not_mixed_in(
     assert len(run(search_in(tmp_path, base=base), 2, Trials()).splitlines()) == 1
 
 
+def test_a_search_is_of_one_machine(tmp_path: Path) -> None:
+    base = configs.load("small", None, ["trainer.distribution=multi_worker"])
+    with pytest.raises(UserError, match="take none or mirrored"):
+        search_in(tmp_path, base=base)
+
+
 def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
     search = search_in(tmp_path)
     with tuning.opened(search), pytest.raises(UserError, match="another `two-tower tune` is at work"):
