@@ -67,8 +67,8 @@ class Search:
         """Raises UserError where trials cannot train as the settings say."""
         if self.base.trainer.distribution == "multi_worker":
             raise UserError(
-                "trainer.distribution=multi_worker needs processes on other machines, and a search starts its "
-                "own on this one: take none or mirrored, and multi_worker for the run of the winner."
+                "trainer.distribution=multi_worker needs processes on other machines, and a search starts "
+                "its own on this one: take none or mirrored, and multi_worker for the run of the winner."
             )
 
     @property

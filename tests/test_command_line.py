@@ -16,7 +16,7 @@ from pipeline.datasets import FORMAT_HELP, FORMATS
 from pipeline.datasets.data_directory import Manifest
 from pipeline.errors import UserError
 
-COMMANDS = ("simulate", "ingest", "run", "report", "query", "compile", "demo")
+COMMANDS = ("simulate", "ingest", "run", "tune", "report", "query", "compile", "demo")
 
 
 def test_help_imports_nothing_heavy() -> None:
