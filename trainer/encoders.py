@@ -11,6 +11,7 @@ longer than a request, and both must say the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -57,12 +58,26 @@ class Neighbours:
     @staticmethod
     def with_block_before(blocks: tf.Tensor) -> tf.Tensor:
         """[blocks, size, ...] to [blocks, 2 * size, ...]; before the first are zeros."""
-        before = tf.concat([tf.zeros_like(blocks[:1]), blocks[:-1]], axis=0)
-        return tf.concat([before, blocks], axis=1)
+
+        @tf.custom_gradient
+        def both(blocks: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            size = tf.shape(blocks)[1]
+            before = tf.concat([tf.zeros_like(blocks[:1]), blocks[:-1]], axis=0)
+
+            def gradient(upstream: tf.Tensor) -> tf.Tensor:
+                # Of each slice TensorFlow's own would fill a tensor with zeros.
+                of_before = tf.concat([upstream[1:, :size], tf.zeros_like(upstream[:1, :size])], axis=0)
+                return upstream[:, size:] + of_before
+
+            return tf.concat([before, blocks], axis=1), gradient
+
+        return both(blocks)
 
     def events(self, blocks: tf.Tensor) -> tf.Tensor:
         """The inverse of `blocks`."""
-        return tf.reshape(blocks, [-1, *blocks.shape[2:]])[: self._events]
+        values = tf.reshape(blocks, [-1, *blocks.shape[2:]])
+        # Not by an index, whose gradient is slow.
+        return tf.slice(values, [0] * len(values.shape), [self._events, *values.shape[1:]])
 
 
 class MeanEncoder(tf.keras.layers.Layer):

@@ -14,6 +14,8 @@ from trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serv
 _LEAST_TEMPERATURE = 0.01
 # Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
 _NEXT_TO_NOTHING = -3e36
+# TFRS takes the `len` of a symbolic tensor, which autograph alone understands; steps are traced without it.
+_uncorrected = tf.autograph.to_graph(tfrs.tasks.Retrieval.call, recursive=False)
 
 
 class CorrectedRetrieval(tfrs.tasks.Retrieval):
@@ -28,7 +30,9 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
 
     def __init__(self, temperature: float, correction: str = LOGQ, hard_negatives: int = 0) -> None:
         """`correction`: logq or none; `hard_negatives`: of each query only so many count, 0 for all."""
-        super().__init__(num_hard_negatives=hard_negatives or None)
+        # With hard negatives a label stands anywhere, and TFRS's default loss looks for it.
+        loss = None if hard_negatives else CrossEntropyOfOwnCandidates()
+        super().__init__(loss=loss, num_hard_negatives=hard_negatives or None)
         # Keras would cast to half precision what has been cast out of it.
         self._autocast = False
         self._softmax_temperature = temperature
@@ -56,10 +60,10 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         embeddings = tf.cast(candidate_embeddings, tf.float32)
         log_q = candidates.log_q if self._corrected else tf.zeros_like(candidates.log_q)
         own = tf.eye(tf.shape(queries)[0], tf.size(log_q), dtype=tf.bool)
-        uncorrected = super().call
 
         def corrected() -> tf.Tensor:
-            return uncorrected(
+            return _uncorrected(
+                self,
                 tf.concat([queries, tf.ones_like(queries[:, :1])], axis=1),
                 tf.concat([embeddings, -log_q[:, tf.newaxis]], axis=1),
                 sample_weight=sample_weight,
@@ -74,6 +78,35 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault). A sum over none
         # is zero too, and has gradients, which replicas must all have.
         return tf.cond(tf.size(sample_weight) > 0, corrected, of_none)
+
+
+class CrossEntropyOfOwnCandidates(tf.keras.losses.Loss):
+    """TFRS's default loss where query i's label is candidate i: the same numbers in a fifth of the time.
+
+    TFRS's is Keras's, which reads a matrix of labels, one of which in each row is not zero.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(reduction=tf.keras.losses.Reduction.SUM)
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        """`y_true` is not looked at; `y_pred` [queries, candidates]; the result is [queries]."""
+        del y_true
+        return _cross_entropy_of_diagonal(y_pred)
+
+
+@tf.custom_gradient
+def _cross_entropy_of_diagonal(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    highest = tf.reduce_max(logits, axis=1, keepdims=True)
+    shares = tf.exp(logits - highest)
+    total = tf.reduce_sum(shares, axis=1, keepdims=True)
+    losses = tf.squeeze(highest + tf.math.log(total), axis=1) - tf.linalg.diag_part(logits)
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        of_all = shares * (upstream[:, tf.newaxis] / total)
+        return tf.linalg.set_diag(of_all, tf.linalg.diag_part(of_all) - upstream)
+
+    return losses, gradient
 
 
 class SampledSoftmax(tf.keras.layers.Layer):
