@@ -170,7 +170,8 @@ class TrainingLoop:
         model, optimizer, config, strategy = self._model, self._optimizer, self._config, self._strategy
         is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-        @tf.function(input_signature=[of_batch, tf.TensorSpec([], tf.int64)])
+        # Without autograph, which takes seconds, and fails where sources are edited while it reads them.
+        @tf.function(input_signature=[of_batch, tf.TensorSpec([], tf.int64)], autograph=False)
         def step(batch: Batch, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             def on_replica(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
                 with drawing(config.seed, number), tf.GradientTape() as tape:
