@@ -64,7 +64,7 @@ WORLD = SimulationParameters(
 )
 # Seconds of training, to see that the benchmark works.
 TINY = dataclasses.replace(WORLD, users=300, days=10, listens_per_user=60.0, tracks=1_200, styles=8)
-SETTINGS = ("features.items=embedding", "trainer.epochs=8", "trainer.windows_per_step=16")
+SETTINGS = ("features.items=embedding", "trainer.epochs=4", "trainer.windows_per_step=16")
 K = 100
 OVERALL = "overall"
 COLUMNS = (OVERALL, "head", "tail", "cold", "trending", "heard")
