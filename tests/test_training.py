@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -40,6 +41,7 @@ from trainer.sampling import log_sampling_probability
 from trainer.towers import Positions, windows_of
 from trainer.training import train
 from trainer.training_data import TrainingData
+from trainer.training_loop import CURVES_FILE
 from trainer.validation_recall import ValidationRecall
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
@@ -94,8 +96,20 @@ def data_of(world: Transformed, repeats: bool = True, history_length: int = 8) -
     )
 
 
-def test_a_checkerboard_is_learnt_and_saved(checkerboard: Transformed, tmp_path: Path) -> None:
-    result = train(data_of(checkerboard), LEARNING, str(tmp_path / "model"), str(tmp_path / "logs"))
+@pytest.fixture(scope="module")
+def learnt(
+    checkerboard: Transformed, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, float]]:
+    """A training on the checkerboard: what it left, and what it says of itself."""
+    place = tmp_path_factory.mktemp("learnt")
+    model, logs, state = (str(place / name) for name in ("model", "logs", "state"))
+    return place, train(data_of(checkerboard), LEARNING, model, logs, state_dir=state)
+
+
+def test_a_checkerboard_is_learnt_and_saved(
+    checkerboard: Transformed, learnt: tuple[Path, dict[str, float]]
+) -> None:
+    place, result = learnt
     assert result["val_recall@10"] > 0.8
 
     test = checkerboard.raw["test"]
@@ -104,7 +118,7 @@ def test_a_checkerboard_is_learnt_and_saved(checkerboard: Transformed, tmp_path:
     popular = Popularity(LabelEvents.of(checkerboard.raw["train"])).recommend(test, queries, rows, 10, False)
     assert hit_rate_at_k(hits_of(popular, queries.labels), 10).mean() < 3 * CHANCE
 
-    towers = tf.saved_model.load(str(tmp_path / "model"))
+    towers = tf.saved_model.load(str(place / "model"))
     inputs = history_batch(test, queries, rows, 8)
     del inputs["exclude_item_id"]
     query = towers.query_embedding(**{name: tf.constant(value) for name, value in inputs.items()})[
@@ -115,7 +129,22 @@ def test_a_checkerboard_is_learnt_and_saved(checkerboard: Transformed, tmp_path:
     candidates = towers.candidate_embedding(items)["embedding"]
     best = tf.math.top_k(tf.matmul(query, candidates, transpose_b=True), k=10).indices.numpy()
     assert hit_rate_at_k(hits_of(best, queries.labels), 10).mean() > 0.8
-    assert list((tmp_path / "logs").rglob("events.out.tfevents*"))
+    assert list((place / "logs").rglob("events.out.tfevents*"))
+
+
+def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_ended(
+    checkerboard: Transformed, learnt: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    place, before = learnt
+    config = dataclasses.replace(LEARNING, learning_rate=LEARNING.learning_rate / 10, epochs=1)
+    result = train(
+        data_of(checkerboard), config, None, str(tmp_path / "logs"), warm_start=str(place / "state")
+    )
+    first_epoch = json.loads((place / "logs" / CURVES_FILE).read_text())["epochs"][0]
+    assert result["val_recall@10"] > first_epoch["val_recall@10"] + 0.05
+    assert result["val_recall@10"] > before["val_recall@10"] - 0.05
+    assert result["warm_rows_item"] == result["rows_item"] == ITEMS
+    assert result["warm_start_afresh"] == 0
 
 
 def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed, tmp_path: Path) -> None:
