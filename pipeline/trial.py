@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -30,7 +29,7 @@ class _Stopped(Exception):
 
 
 def train_apart(
-    data: TrainingData, config: TrainerConfig, cutoff: int, log_dir: str, on_epoch: OnEpoch
+    data: TrainingData, config: TrainerConfig, cutoff: int, log_dir: str, checkpoints: str, on_epoch: OnEpoch
 ) -> None:
     """Trains in a fresh process, which writes what it has to say to this one's output.
 
@@ -39,6 +38,7 @@ def train_apart(
       config: the settings.
       cutoff: the k of the validation Recall@k.
       log_dir: gets TensorBoard's logs.
+      checkpoints: a new directory, for the training's own use.
       on_epoch: is called in this process.
 
     Raises:
@@ -47,25 +47,23 @@ def train_apart(
     # Not forked: TensorFlow's threads do not outlive a fork.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    # Checkpoints are kept here, so that they go even if the process is killed.
-    with tempfile.TemporaryDirectory(prefix="two-tower-tune-") as checkpoints:
-        process = context.Process(
-            target=_train, args=(theirs, data, config, cutoff, log_dir, checkpoints), daemon=True
-        )
-        process.start()
-        theirs.close()
-        try:
-            while (message := ours.recv()) is not None:
-                if isinstance(message, str):
-                    raise TrialFailed(message)
-                ours.send(on_epoch(*message))
-        except (EOFError, ConnectionError):
-            process.join()
-            raise TrialFailed(_how_it_died(process.exitcode or 0)) from None
-        finally:
-            process.terminate()
-            process.join()
-            ours.close()
+    process = context.Process(
+        target=_train, args=(theirs, data, config, cutoff, log_dir, checkpoints), daemon=True
+    )
+    process.start()
+    theirs.close()
+    try:
+        while (message := ours.recv()) is not None:
+            if isinstance(message, str):
+                raise TrialFailed(message)
+            ours.send(on_epoch(*message))
+    except (EOFError, ConnectionError):
+        process.join()
+        raise TrialFailed(_how_it_died(process.exitcode or 0)) from None
+    finally:
+        process.terminate()
+        process.join()
+        ours.close()
 
 
 def _how_it_died(exit_code: int) -> str:

@@ -9,6 +9,8 @@ import fcntl
 import glob
 import json
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,6 +41,7 @@ _JOURNAL = "study.journal"
 # Of the study: what its trials have in common.
 _IDENTITY = "identity"
 _SEARCHED = "searched"
+_CHECKPOINTS = "checkpoints-"
 # A trial is not pruned before its second epoch, nor while fewer others have come as far.
 _FIRST_PRUNED_EPOCH = 2
 _TRIALS_BEFORE_PRUNING = 5
@@ -96,7 +99,7 @@ class Search:
 def opened(search: Search) -> Iterator[optuna.Study]:
     """The study of `search.folder`, one process at a time; it is made where there is none.
 
-    Trials that a killed search left are marked as interrupted.
+    Trials that a killed search left are marked as interrupted, and what else it left is removed.
 
     Raises:
       UserError: another process has it open, its trials were of other data, settings or another space, or it
@@ -117,6 +120,8 @@ def opened(search: Search) -> Iterator[optuna.Study]:
             study.set_user_attr(_IDENTITY, identity)
         for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(left.number, state=TrialState.FAIL)
+        for folder in Path(search.folder).glob(f"{_CHECKPOINTS}*"):
+            shutil.rmtree(folder, ignore_errors=True)
         yield study
 
 
@@ -188,7 +193,8 @@ def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None
 
     def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
         logs = os.path.join(search.folder, "tensorboard", f"trial-{number}")
-        train_apart(data, config, search.base.gate.cutoff, logs, on_epoch)
+        with tempfile.TemporaryDirectory(prefix=_CHECKPOINTS, dir=search.folder) as checkpoints:
+            train_apart(data, config, search.base.gate.cutoff, logs, checkpoints, on_epoch)
 
     with console.quiet(str(log)) as progress:
         go_on(search, study, trials, timeout, train, progress)

@@ -418,7 +418,7 @@ def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
     search = search_in(tmp_path, base=small, space=space)
 
     def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
-        train_apart(data, config, 5, str(tmp_path / "logs"), on_epoch)
+        train_apart(data, config, 5, str(tmp_path / "logs"), str(tmp_path / "checkpoints"), on_epoch)
 
     shown = io.StringIO()
     with tuning.opened(search) as study:
@@ -440,5 +440,5 @@ def test_a_trial_whose_process_is_killed_fails_and_is_no_end_of_the_search() -> 
     timer.start()
     data: Any = None
     with pytest.raises(TrialFailed, match=r"ended by SIGKILL .*memory"):
-        train_apart(data, SMALL.trainer, 100, "logs", lambda *epoch: True)
+        train_apart(data, SMALL.trainer, 100, "logs", "checkpoints", lambda *epoch: True)
     timer.join()
