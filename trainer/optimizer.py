@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -16,7 +16,7 @@ COSINE = "cosine"
 # Share of the learning rate that is left at the end of a cosine.
 _LAST_SHARE = 0.01
 
-Gradient = tf.Tensor | tf.IndexedSlices
+Gradient: TypeAlias = "tf.Tensor | tf.IndexedSlices"
 
 
 class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -28,7 +28,7 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, learning_rate: float, schedule: str, warmup_steps: int, steps: int) -> None:
         """`schedule`: constant or cosine; `steps`: of the whole training, at the last of which it is 1%."""
         super().__init__()
-        self._config = {
+        self._config: dict[str, Any] = {
             "learning_rate": learning_rate,
             "schedule": schedule,
             "warmup_steps": warmup_steps,
@@ -114,8 +114,8 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
 
         if isinstance(gradient, tf.IndexedSlices):
             rows = gradient.indices
-            states = (variable, first, second)
-            less, m, v = moved(*(tf.gather(state, rows) for state in states), gradient.values)
+            of_rows = [tf.gather(state, rows) for state in (variable, first, second)]
+            less, m, v = moved(of_rows[0], of_rows[1], of_rows[2], gradient.values)
             variable.scatter_sub(tf.IndexedSlices(less, rows))
             first.scatter_update(tf.IndexedSlices(m, rows))
             second.scatter_update(tf.IndexedSlices(v, rows))
