@@ -8,6 +8,7 @@ import datetime
 import fcntl
 import glob
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -130,10 +131,13 @@ def _held(folder: str) -> Iterator[None]:
     """Holds the folder for this process; the system lets go of it, however the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another `two-tower tune` is at work here; wait for its end."
+            ) from None
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: another `two-tower tune` is at work here; wait for its end.") from None
     finally:
         os.close(descriptor)
 
@@ -255,7 +259,7 @@ def go_on(
             _run(search, study, trial, train, progress)
         except BaseException:
             # It did not fail by itself: it does not count, and its settings come again.
-            study.tell(trial, state=TrialState.FAIL)
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
         ended = study.get_trials(deepcopy=False)[trial.number]
         progress.conclude(
@@ -286,8 +290,8 @@ def _run(
         progress.start(f"Trial {trial.number}", tuning_report.settings_text(values))
         config = with_trainer(search.base, values)
         train(trial.number, config.trainer, on_epoch)
-        if not recalls:
-            raise TrialFailed("no epoch was reported.")
+        if not (recalls and math.isfinite(max(recalls))):
+            raise TrialFailed("validation gave no recall: see what the eval split holds.")
     except (UserError, TrialFailed) as error:
         trial.set_user_attr(REASON, " ".join(str(error).split()))
         study.tell(trial, state=TrialState.FAIL)
