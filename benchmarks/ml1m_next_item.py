@@ -177,7 +177,16 @@ def count_again(file: str, model_uri: str, history_length: int) -> tuple[float, 
 
 def print_table(found: dict[tuple[str, str], list[Run]]) -> None:
     """Markdown: ours beside the published ones."""
-    header = ["model", "softmax", "HR@10", "NDCG@10", "validation HR@10", "NDCG@10 ", "epochs", "parameters"]
+    header = [
+        "model",
+        "softmax",
+        "HR@10",
+        "NDCG@10",
+        "validation HR@10",
+        "validation NDCG@10",
+        "epochs",
+        "parameters",
+    ]
     header.append("training, s")
     rows: list[list[Any]] = []
     for (preset, softmax), runs in found.items():
@@ -195,13 +204,14 @@ def print_table(found: dict[tuple[str, str], list[Run]]) -> None:
             ]
         )
     popular = next(iter(found.values()))[0].most_popular
-    rows.append(["most popular", "", *(f"{value:.4f}" for value in popular), *[""] * 5])
+    rows.append(["most popular in train", "", *(f"{value:.4f}" for value in popular), *[""] * 5])
     rows += [
         [f"{name} ({source})", "", f"{hit_rate:.4f}", f"{ndcg:.4f}", *[""] * 5]
         for name, hit_rate, ndcg, source in _PUBLISHED
     ]
     seeds = len(next(iter(found.values())))
-    print(f"\nMean of {seeds} seeds ± standard error; epochs: the best of those that were trained.\n")
+    spread = f"Mean of {seeds} seeds ± standard error" if seeds > 1 else "One seed"
+    print(f"\n{spread}; epochs: the best of those that were trained.\n")
     print(f"| {' | '.join(header)} |\n|---|---|{'---:|' * (len(header) - 2)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")
