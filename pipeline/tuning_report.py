@@ -185,7 +185,14 @@ def _scatter(panel: Axes, places: Mapping[int, float], trials: list[FrozenTrial]
     for state, color in _COLORS.items():
         shown = [one for one in trials if one.state == state]
         recalls = [_recall(one) for one in shown]
-        panel.scatter([places[one.number] for one in shown], recalls, s=16, color=color, label=_STATES[state])
+        panel.scatter(
+            [places[one.number] for one in shown],
+            recalls,
+            s=16,
+            color=color,
+            label=_STATES[state],
+            clip_on=False,
+        )
 
 
 def _recall(trial: FrozenTrial) -> float:
