@@ -123,9 +123,12 @@ def gathered(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.nd
 
     All processes must ask for it, and with as many values.
     """
-    mine = tf.constant([values], tf.float64)
-    of_replicas = strategy.run(joined, args=(mine,))
-    return np.asarray(strategy.experimental_local_results(of_replicas)[0])
+
+    @tf.function
+    def of_replicas() -> tf.Tensor:
+        return strategy.run(lambda: joined(tf.constant([values], tf.float64)))
+
+    return np.asarray(strategy.experimental_local_results(of_replicas())[0])
 
 
 def replicas() -> int:

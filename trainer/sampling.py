@@ -95,7 +95,7 @@ def draw_positions(
     count = tf.shape(everywhere)[0]
     chance = uniform([count], same_on_all_replicas=True)
     drawn = tf.gather(everywhere, tf.math.top_k(chance, k=tf.minimum(limit, count)).indices)
-    of_replica, window, event, rows, bits = tf.unstack(drawn, axis=1)
+    of_replica, window, event, rows, bits = tf.unstack(drawn, len(columns), axis=1)
     queries = tf.cast(tf.where(of_replica == replica())[:, 0], tf.int32)
     return Drawn(
         rows=rows,

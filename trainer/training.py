@@ -143,6 +143,8 @@ def train(
                 model.set_weights(trained.get_weights())
             inputs.towers(model).save(model_dir)
         checkpoints.delete()
+        # Together, since those who still work would take one that has gone for one that has failed.
+        gathered(strategy, [progress.steps])
     best = progress.curves[progress.best_epoch - 1]
     return {
         "epochs": progress.epoch,
