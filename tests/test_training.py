@@ -37,6 +37,7 @@ from tests.small_world import (
 from trainer import features, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
+from trainer.precision import policy_of, scaled_for
 from trainer.sampling import log_sampling_probability
 from trainer.towers import Positions, windows_of
 from trainer.training import train
@@ -103,7 +104,7 @@ def learnt(
     """A training on the checkerboard: what it left, and what it says of itself."""
     place = tmp_path_factory.mktemp("learnt")
     model, logs, state = (str(place / name) for name in ("model", "logs", "state"))
-    return place, train(data_of(checkerboard), LEARNING, model, logs, state_dir=state)
+    return place, train(data_of(checkerboard), LEARNING, model, logs, cutoff=10, state_dir=state)
 
 
 def test_a_checkerboard_is_learnt_and_saved(
@@ -149,8 +150,44 @@ def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_en
 
 def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed, tmp_path: Path) -> None:
     config = dataclasses.replace(LEARNING, learning_rate=0.0, epochs=1)
-    result = train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"))
+    result = train(data_of(checkerboard), config, None, str(tmp_path))
     assert result["val_recall@10"] < 3 * CHANCE
+
+
+def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
+    checkerboard: Transformed, learnt: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(LEARNING, precision="mixed_bfloat16")
+    result = train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"), cutoff=10)
+    assert result["val_recall@10"] > 0.8
+    assert result["loss"] != learnt[1]["loss"] and result["parameters"] == learnt[1]["parameters"]
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    towers = tf.saved_model.load(str(tmp_path / "model"))
+    for name, served in towers.signatures.items():
+        assert "DT_BFLOAT16" not in str(served.graph.as_graph_def()), name
+    embeddings = towers.candidate_embedding(tf.range(3, dtype=tf.int64))["embedding"]
+    assert embeddings.dtype == tf.float32
+    # Of length one to more digits than half precision has.
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
+
+
+def test_half_precision_is_for_hardware_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tf.distribute.get_strategy()
+
+    def policy(setting: str, capabilities: list[tuple[int, int]]) -> str:
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: capabilities)
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda one: {"compute_capability": one}
+        )
+        return policy_of(setting, here)
+
+    assert policy("auto", []) == "float32"
+    assert policy("auto", [(7, 0), (8, 6)]) == "mixed_float16"
+    assert policy("auto", [(6, 1), (8, 6)]) == "float32"
+    assert policy("mixed_bfloat16", []) == "mixed_bfloat16"
+    optimizer = tf.keras.optimizers.Adam()
+    assert isinstance(scaled_for("mixed_float16", optimizer), tf.keras.mixed_precision.LossScaleOptimizer)
+    assert scaled_for("mixed_bfloat16", optimizer) is optimizer
 
 
 def test_a_loss_that_is_not_a_number_stops_training_with_the_setting_to_change(
