@@ -6,7 +6,7 @@
 FILE is the one that SASRec, BERT4Rec and gSASRec publish: a line `user item` an event, in order. Of each
 user the last event is the test label, the one before it validation's; a query sees all that came before it,
 and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the project's
-own; the settings are those of `benchmarks/next_item/`, and may be chosen by validation alone. Of a further
+own; the settings are those of `benchmarks/next_item/`, and are to be chosen by validation alone. Of a further
 seed only what depends on it runs, and what has run is not run again. Every model is asked once more by a
 few lines of NumPy that read FILE themselves: the benchmark stops where these count anything else.
 
