@@ -173,11 +173,13 @@ def carry_over(
         if changed or not earlier.carry_layer(variables):
             afresh.append(layer)
     if changed:
-        _log.info("Warm start: layers begin afresh, since these settings have changed: %s.", changed)
+        _log.warning("Warm start: layers begin afresh, since these settings have changed: %s.", changed)
     if model.frequency is not None and (
         earlier.changed("counting", now) or not earlier.carry_frequency(model.frequency)
     ):
-        _log.info("Warm start: streaming frequencies begin afresh; before, nothing was counted as it is now.")
+        _log.warning(
+            "Warm start: streaming frequencies begin afresh; before, nothing was counted as it is now."
+        )
         afresh.append("frequency")
     for name, (known, of) in carried.items():
         _log.info("Warm start: of %d rows of the table of %s, %d are carried over.", of, name, known)
@@ -214,11 +216,10 @@ class _Earlier:
           How many, without the out-of-vocabulary row; None where there was no such table, or one of rows of
           another length, as of a column whose values have become many more.
         """
-        shape, stored = list(weight.variable.shape), f"{_WEIGHTS}/{name}"
-        if stored not in self._shapes:
-            return None
-        if self._shapes[stored][1:] != shape[1:]:
-            _log.info("Warm start: %s begins afresh: %s before, %s now.", name, self._shapes[stored], shape)
+        stored = f"{_WEIGHTS}/{name}"
+        then, now = self._shapes.get(stored), list(weight.variable.shape)
+        if then is None or then[1:] != now[1:]:
+            _log.warning("Warm start: the table %s begins afresh: %s before, %s now.", name, then, now)
             return None
         place = _places(names, self._file.get_tensor(f"{_ROWS}/{weight.vocabulary}"))
         values = tf.convert_to_tensor(weight.variable).numpy()
@@ -231,7 +232,7 @@ class _Earlier:
         for name, variable in variables.items():
             then, now = self._shapes.get(f"{_WEIGHTS}/{name}"), list(variable.shape)
             if then != now:
-                _log.info("Warm start: the layer of %s begins afresh: %s before, %s now.", name, then, now)
+                _log.warning("Warm start: the layer of %s begins afresh: %s before, %s now.", name, then, now)
                 return False
         for name, variable in variables.items():
             variable.assign(self._file.get_tensor(f"{_WEIGHTS}/{name}"))
