@@ -301,15 +301,13 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
     directory, reason = starting_point([blessed(tmp_path / "1", str(towers))], FACTS)
     assert directory == str(towers / warm_start.DIRECTORY)
     assert reason == f"from {tmp_path / '1'}"
-    for number, (changes, place, expected) in enumerate(
-        [
-            ({"train_newest_timestamp": SPLIT.train_end}, towers, "knows labels of today's eval or test"),
-            ({"dataset": "other"}, towers, "comes from other data"),
-            ({}, tmp_path / "gone", "is not there"),
-            ({}, "", "is not there"),
-        ],
-        start=2,
-    ):
+    refused: list[tuple[dict[str, Any], Path | str, str]] = [
+        ({"train_newest_timestamp": SPLIT.train_end}, towers, "knows labels of today's eval or test"),
+        ({"dataset": "other"}, towers, "comes from other data"),
+        ({}, tmp_path / "gone", "is not there"),
+        ({}, "", "is not there"),
+    ]
+    for number, (changes, place, expected) in enumerate(refused, start=2):
         model = blessed(tmp_path / str(number), str(place), **changes)
         directory, reason = starting_point([model], FACTS)
         assert directory is None
