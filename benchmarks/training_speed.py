@@ -1,0 +1,302 @@
+"""Prints how many loss positions a second packed windows train, beside the plain one query per example.
+
+    python -m benchmarks.training_speed [--work DIR] [--rounds 3] [--steps 50] [--forms WORDS]
+
+Both forms train on the same simulated log, with the same tables, widths, encoders, hidden layers, optimiser
+and dropouts; the plain form is in plain_retrieval.py. Each measurement is a process of its own, and forms
+take turns. Of every form it prints
+
+- its loss positions a step, which are each other's negatives, and the median of a step's milliseconds;
+- positions/s: positions in the loss, not those that were only read or encoded;
+- waiting: the share of a step's time that is spent asking tf.data for the batch;
+- the peak memory of the process, and bytes on disk for each loss position.
+
+Packed windows come in three forms:
+
+- packed: as many windows as hardly ever have less than 1,024 labelled positions, to compare with the plain
+  form's queries;
+- packed, default: the default setting, which draws 1,024 positions out of 32 windows, so that negatives are
+  of many users; two thirds of the positions that it encodes are in no loss;
+- packed, all: every labelled position of 32 windows, each with all others' labels for negatives.
+
+A history of 50 is the default's; 200 costs the plain form with attention seconds a step and gigabytes. The
+first run makes the data, four minutes. It stays in --work; then `--forms "N = 50"` takes five minutes, and
+`--forms "N = 200" --rounds 1` one and a half.
+
+For orientation, measured outside on machines like these (2 cores): gSASRec in PyTorch (2 blocks, width 64,
+length 200) trains 34,000 positions/s with one negative and 8,000 with 256; a two-tower model in PyTorch with
+three layers over the history, one query per example, 1,500 examples/s at 50 items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import glob
+import itertools
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from benchmarks.plain_retrieval import PlainRetrieval, plain_queries, query_batches, write_queries
+from pipeline.configs import PipelineConfig, TrainerConfig, WindowConfig
+from trainer import features, training
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.encoders import ATTENTION, MEAN
+from trainer.model import TwoTowerModel
+from trainer.optimizer import optimizer_of
+from trainer.sampling import log_sampling_probability
+from trainer.training_data import window_batches
+from trainer.training_loop import compiled_step, flat
+
+# Users, listens a user as asked of the simulator, tracks: tables about as large as the default run's.
+WORLD = (3_000, 200, 24_000)
+# Windows whose queries the plain form repeats, some 100 steps of them.
+_REPEATED_WINDOWS = 1_024
+_WARM_UP_STEPS = 3
+# A slow form has fewer steps than are asked for.
+_SECONDS = 8.0
+THIS = (sys.executable, "-m", "benchmarks.training_speed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What is measured: `windows` a step, or 0 for the plain form, and at most `positions` in the loss."""
+
+    name: str
+    encoder: str
+    history_length: int = WindowConfig.history_length
+    windows: int = 0
+    positions: int = TrainerConfig.positions_per_step
+
+    @property
+    def title(self) -> str:
+        return f"{self.encoder}, N = {self.history_length}, {self.name}"
+
+
+PLAIN, PACKED, DEFAULT, ALL = "plain", "packed", "packed, default", "packed, all"
+FORMS = tuple(
+    form
+    for encoder in (MEAN, ATTENTION)
+    for form in (
+        Form(PLAIN, encoder),
+        Form(PACKED, encoder, windows=12),
+        Form(DEFAULT, encoder, windows=TrainerConfig.windows_per_step),
+        Form(ALL, encoder, windows=TrainerConfig.windows_per_step, positions=10**6),
+        Form(PLAIN, encoder, history_length=200),
+        Form(PACKED, encoder, history_length=200, windows=12),
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Where the inputs of a history length lie, below `work`."""
+
+    work: str
+    history_length: int
+
+    @property
+    def events(self) -> str:
+        """The data directory, of any history length."""
+        return os.path.join(self.work, "data")
+
+    @property
+    def output(self) -> str:
+        """Of the pipeline's components."""
+        return os.path.join(self.work, f"output-{self.history_length}")
+
+    @property
+    def queries(self) -> str:
+        """The plain form's Examples."""
+        return os.path.join(self.work, f"queries-{self.history_length}")
+
+    def artifact(self, kind: str) -> str:
+        """The newest artifact of a kind."""
+        return max(glob.glob(os.path.join(self.output, "artifacts", kind, "*")), key=os.path.getmtime)
+
+    @property
+    def window_files(self) -> list[str]:
+        """Transformed windows of train."""
+        return _files(os.path.join(self.artifact("Transform/transformed_examples"), "Split-train"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", default="runs/training-speed", help="where the data goes, and stays")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=50, help="of each form in a round, in 8 seconds at most")
+    parser.add_argument("--forms", default="", help="only those whose title has all these words")
+    parser.add_argument("--prepare", metavar="N", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one", metavar="FORM", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.prepare:
+        prepare(Data(options.work, options.prepare))
+        return
+    if options.one is not None:
+        form = FORMS[options.one]
+        print(json.dumps(measure_here(form, Data(options.work, form.history_length), options.steps)))
+        return
+    chosen = [n for n, form in enumerate(FORMS) if all(word in form.title for word in options.forms.split())]
+    common = ("--work", options.work, "--steps", str(options.steps))
+    for length in dict.fromkeys(FORMS[number].history_length for number in chosen):
+        if not os.path.exists(Data(options.work, length).queries):
+            subprocess.run([*THIS, *common, "--prepare", str(length)], check=True, stdout=sys.stderr)
+    results: dict[Form, list[dict[str, float]]] = {FORMS[number]: [] for number in chosen}
+    for _, number in itertools.product(range(options.rounds), chosen):
+        done = subprocess.run([*THIS, *common, "--one", str(number)], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{FORMS[number].title} failed:\n{done.stderr[-4000:]}")
+        results[FORMS[number]].append(json.loads(done.stdout.splitlines()[-1]))
+    show(results)
+
+
+def show(results: dict[Form, list[dict[str, float]]]) -> None:
+    """A table of medians over the rounds, as Markdown."""
+    header = ("", "positions a step", "ms", "positions/s", "from", "to", "waiting", "GB", "bytes a position")
+    print(f"| {' | '.join(header)} | x plain |\n|---|{'---:|' * len(header)}")
+    speeds = {form: [one["positions_per_second"] for one in several] for form, several in results.items()}
+    for form, several in results.items():
+        median = {key: statistics.median(one[key] for one in several) for key in several[0]}
+        speed = median["positions_per_second"]
+        plain = speeds.get(Form(PLAIN, form.encoder, form.history_length))
+        cells = (
+            form.title,
+            f"{median['positions']:,.0f}",
+            f"{1_000 * median['seconds']:.1f}",
+            f"{speed:,.0f}",
+            f"{min(speeds[form]):,.0f}",
+            f"{max(speeds[form]):,.0f}",
+            f"{median['waiting']:.1%}",
+            f"{median['peak_bytes'] / 1e9:.1f}",
+            f"{median['bytes_per_position']:,.0f}",
+            f"{speed / statistics.median(plain):.1f}" if plain else "",
+        )
+        print(f"| {' | '.join(cells)} |")
+
+
+def prepare(data: Data) -> None:
+    """Simulates, cuts and transforms windows, and repeats the history of their queries for the plain form."""
+    from benchmarks.simulated_data import simulated_data
+    from pipeline.local_runner import run_local
+
+    simulated_data(data.events, *WORLD)
+    config = PipelineConfig(windows=WindowConfig(history_length=data.history_length))
+    run_local(data.events, data.output, config, until=("Transform", "CatalogTransform"))
+    inputs = Inputs.read(data)
+    batches = window_batches(data.window_files, inputs.spec, windows=32, shuffle_seed=1)
+    queries = (
+        plain_queries(batch, inputs.table, data.history_length, config.trainer)
+        for batch in batches.take(_REPEATED_WINDOWS // 32)
+    )
+    unfinished = f"{data.queries}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    write_queries(queries, unfinished)
+    os.rename(unfinished, data.queries)
+
+
+class Inputs(NamedTuple):
+    """What the models of both forms are made of, and the feature spec of windows."""
+
+    table: CatalogTable
+    log_q: np.ndarray
+    users: int
+    spec: dict[str, Any]
+
+    @classmethod
+    def read(cls, data: Data) -> Inputs:
+        output = tft.TFTransformOutput(data.artifact("Transform/transform_graph"))
+        of_catalog = tft.TFTransformOutput(data.artifact("CatalogTransform/transform_graph"))
+        folder = os.path.join(data.artifact("CatalogTransform/transformed_examples"), "*")
+        catalog = CatalogArrays.read(_files(folder), of_catalog.transformed_feature_spec())
+        vocabulary = output.vocabulary_by_name(features.ITEM_VOCABULARY)
+        return cls(
+            CatalogTable(catalog, np.array([int(item) for item in vocabulary], np.int64)),
+            log_sampling_probability(catalog, training._label_counts(output)),
+            output.vocabulary_size_by_name(features.USER_VOCABULARY),
+            output.transformed_feature_spec(),
+        )
+
+
+def measure_here(form: Form, data: Data, steps: int) -> dict[str, float]:
+    """Medians of so many steps in this process, after a few that are not counted."""
+    tf.keras.utils.set_random_seed(1)
+    # As `trainer.training` does on CPUs.
+    tf.config.experimental.enable_op_determinism()
+    inputs = Inputs.read(data)
+    config = TrainerConfig(encoder=form.encoder, positions_per_step=form.positions)
+    optimizer = optimizer_of(config, steps=1)
+    arguments = inputs.table, inputs.log_q, inputs.users, form.history_length, config
+    if form.windows:
+        files = data.window_files
+        batches = window_batches(files, inputs.spec, form.windows, shuffle_seed=1).repeat()
+        packed = TwoTowerModel(*arguments)
+        packed.compute_loss(next(iter(batches)))
+        optimizer.build(packed.trainable_variables)
+        of_batch, batches = batches.element_spec, flat(batches)
+        strategy = tf.distribute.get_strategy()
+        step = compiled_step(packed, optimizer, config, strategy, of_batch, batches.element_spec)
+    else:
+        files = _files(data.queries)
+        batches = query_batches(files, form.history_length, form.positions, shuffle_seed=1)
+        plain = PlainRetrieval(*arguments)
+        plain.compile(optimizer=optimizer)
+
+        @tf.function
+        def step(batch: dict[str, tf.Tensor], number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            del number
+            return plain.train_step(batch)["loss"], tf.size(batch["label_row"])
+
+    seconds: list[float] = []
+    waited: list[float] = []
+    positions: list[int] = []
+    iterator = iter(batches)
+    warm = time.perf_counter()
+    for number in range(_WARM_UP_STEPS + steps):
+        began = time.perf_counter()
+        batch = next(iterator)
+        arrived = time.perf_counter()
+        _, of_step = (value.numpy() for value in step(batch, tf.constant(number, tf.int64)))
+        if number < _WARM_UP_STEPS:
+            warm = time.perf_counter()
+        else:
+            seconds.append(time.perf_counter() - began)
+            waited.append(arrived - began)
+            positions.append(int(of_step))
+            if time.perf_counter() - warm > _SECONDS:
+                break
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Of all positions, in a step's loss or not; a window is read whole, whatever is drawn of it.
+    records = sum(1 for _ in tf.data.TFRecordDataset(files, compression_type="GZIP"))
+    read = sum(map(os.path.getsize, files)) / records * (form.windows or form.positions)
+    return {
+        "positions": statistics.mean(positions),
+        "seconds": statistics.median(seconds),
+        "positions_per_second": statistics.mean(positions) / statistics.median(seconds),
+        "waiting": sum(waited) / sum(seconds),
+        "peak_bytes": peak,
+        "bytes_per_position": read / statistics.mean(positions),
+    }
+
+
+def _files(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(folder, "*.gz")))
+
+
+if __name__ == "__main__":
+    main()
