@@ -218,6 +218,7 @@ def test_replicas_losses_add_up_to_that_of_the_joined_batch(task: Task) -> None:
 
     def of(part: list[int], correction: str, once: bool) -> float:
         at = tf.constant(part)
+        candidates: InBatch | Candidates
         if task is CorrectedRetrieval:
             candidates = in_batch(label_rows, window, tf.gather(log_q, label_rows), at)
         else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import tensorflow as tf
 
 from trainer.catalog_table import CatalogArrays
 from trainer.sampling import (
-    Candidates,
     NegativesMemory,
     draw_positions,
     draw_uniformly,
@@ -32,7 +32,8 @@ def sampled(
     once: bool = False,
     queries: list[int] | None = None,
     window: np.ndarray = WINDOW,
-) -> Candidates:
+) -> SimpleNamespace:
+    """The Candidates as arrays."""
     candidates = mixed(
         tf.constant(LABEL_ROWS, tf.int32),
         tf.constant(window, tf.int32),
@@ -44,22 +45,22 @@ def sampled(
         None if queries is None else tf.constant(queries),
     )
     assert len(set(candidates.rows.numpy())) == len(candidates.rows), "an item is two candidates"
-    return Candidates(*(tensor.numpy() for tensor in candidates))
+    return SimpleNamespace(**{name: np.asarray(tensor) for name, tensor in candidates._asdict().items()})
 
 
-def copies(candidates: Candidates) -> np.ndarray:
+def copies(candidates: SimpleNamespace) -> np.ndarray:
     """How often each candidate is a query's negative, [queries, candidates]."""
-    of_queries = np.asarray(candidates.copies)[candidates.window].astype(int)
+    of_queries = candidates.copies[candidates.window].astype(int)
     of_queries[np.arange(len(of_queries)), candidates.positive] = 0
     return of_queries
 
 
-def negatives(candidates: Candidates) -> list[list[int]]:
+def negatives(candidates: SimpleNamespace) -> list[list[int]]:
     """Catalog rows of each query's negatives, sorted."""
     return [sorted(np.repeat(candidates.rows, row).tolist()) for row in copies(candidates)]
 
 
-def expected_counts(candidates: Candidates) -> np.ndarray:
+def expected_counts(candidates: SimpleNamespace) -> np.ndarray:
     """c(y) of every item that is a candidate, [queries, items], NaN for others."""
     counts = np.full([len(candidates.positive), ITEMS], np.nan)
     counts[:, candidates.rows] = np.exp(candidates.log_expected)[candidates.window]
@@ -149,6 +150,7 @@ def test_expectations_are_the_averages_of_many_draws(once: bool) -> None:
             labels[7:],
             once,
         )
+        assert candidates.copies is not None and candidates.window is not None
         of_items = tf.scatter_nd(candidates.rows[:, None], candidates.copies[candidates.window[0]], [ITEMS])
         return of_items * tf.cast(tf.range(ITEMS) != candidates.rows[candidates.positive[0]], tf.float32)
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -146,58 +144,3 @@ def test_with_more_buckets_every_estimate_and_the_steps_go_on() -> None:
     fewer = StreamingFrequency(8, 2, 0.05, 30.0)
     assert not fewer.go_on(*state)
     assert int(fewer.step) == 0 and (fewer.gap.numpy() == 30).all()
-
-
-TWO_REPLICAS = """
-import numpy as np, tensorflow as tf
-from trainer.streaming_frequency import StreamingFrequency
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    replicated = StreamingFrequency(50, 2, 0.1)
-single, draw, ids = StreamingFrequency(50, 2, 0.1), np.random.default_rng(0), np.arange(20)
-
-@tf.function
-def step(own):
-    # Each replica sees the joined batch.
-    joined = tf.distribute.get_replica_context().all_gather(own, axis=0)
-    replicated.update(joined)
-    return replicated.probability(tf.constant(ids))
-
-for _ in range(30):
-    halves = draw.integers(0, 20, [2, 8])
-    own = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(halves[context.replica_id_in_sync_group])
-    )
-    of_replicas = strategy.experimental_local_results(strategy.run(step, args=(own,)))
-    single.update(tf.constant(halves.reshape(-1)))
-    expected = single.probability(tf.constant(ids)).numpy()
-    assert len(of_replicas) == 2
-    for estimate in of_replicas:
-        np.testing.assert_allclose(estimate.numpy(), expected, rtol=1e-6)
-assert expected.std() > 0
-path = tf.train.Checkpoint(frequency=replicated).save("FOLDER/checkpoint")
-alone = StreamingFrequency(50, 2, 0.1)
-tf.train.Checkpoint(frequency=alone).restore(path).assert_consumed()
-np.testing.assert_allclose(alone.probability(tf.constant(ids)).numpy(), expected, rtol=1e-6)
-with strategy.scope():
-    grown = StreamingFrequency(100, 2, 0.1)
-assert grown.go_on(alone.step.numpy(), alone.last_seen.numpy(), alone.gap.numpy())
-of_replicas = strategy.run(lambda: grown.probability(tf.constant(ids)))
-for estimate in strategy.experimental_local_results(of_replicas):
-    np.testing.assert_allclose(estimate.numpy(), expected, rtol=1e-6)
-print("the same")
-"""
-
-
-def test_it_is_the_same_with_one_replica_and_with_two(tmp_path: Path) -> None:
-    """In a process of its own, since devices are set up once."""
-    run = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS.replace("FOLDER", str(tmp_path))],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert run.stdout.splitlines()[-1:] == ["the same"], run.stderr

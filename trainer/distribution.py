@@ -123,12 +123,15 @@ def gathered(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.nd
 
     All processes must ask for it, and with as many values.
     """
+    if strategy.num_replicas_in_sync == 1:
+        return np.array([values], np.float64)
+    of_replicas = _joined_by(strategy, tf.constant([values], tf.float64))
+    return np.asarray(strategy.experimental_local_results(of_replicas)[0])
 
-    @tf.function
-    def of_replicas() -> tf.Tensor:
-        return strategy.run(lambda: joined(tf.constant([values], tf.float64)))
 
-    return np.asarray(strategy.experimental_local_results(of_replicas())[0])
+@tf.function
+def _joined_by(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
+    return strategy.run(joined, args=(values,))
 
 
 def replicas() -> int:

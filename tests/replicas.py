@@ -1,0 +1,144 @@
+"""Processes of tests/test_distribution.py, since devices and clusters are set up once a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from pipeline.configs import TrainerConfig
+from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from trainer import features
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
+from trainer.randomness import drawing
+from trainer.sampling import log_sampling_probability
+from trainer.training import _label_counts, train
+from trainer.training_data import TrainingData
+
+# Dropout is each replica's own, and would tell them from one.
+CERTAIN = dataclasses.replace(CONFIG, id_dropout=0.0, history_dropout=0.0, dropout=0.0)
+
+# Each way to sample, to correct and to remember once.
+VARIANTS: list[dict[str, Any]] = [
+    {"hard_negatives": 30, "event_type_weights": ("like=2",)},
+    {
+        "sampling_correction": "refined",
+        "uniform_negatives": 20,
+        "memory_negatives": 300,
+        "learned_temperature": True,
+    },
+    {
+        "deduplicate_negatives": True,
+        "frequency": "streaming",
+        "frequency_learning_rate": 0.3,
+        "memory_negatives": 50,
+        "uniform_negatives": 5,
+    },
+    {"softmax": "full"},
+]
+# Where the windows of both replicas begin and end in each step: as many, more and fewer, and none.
+STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]
+
+# Small steps, of which the last of an epoch has one window alone: the small world has 101.
+TRAINED = dataclasses.replace(
+    CERTAIN, positions_per_step=100, windows_per_step=50, epochs=2, learning_rate=0.01
+)
+
+
+def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
+    """In the same steps the same losses, weights and state, whatever the loss."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    batch = world.batch("train")
+    output, catalog_output = tft.TFTransformOutput(world.graph), tft.TFTransformOutput(world.catalog_graph)
+    catalog = CatalogArrays.read(world.catalog_files, catalog_output.transformed_feature_spec())
+    train_items = np.array([int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)])
+    table = CatalogTable(catalog, train_items)
+    log_q = log_sampling_probability(catalog, _label_counts(output))
+    users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
+    user_weight = np.linspace(0.5, 1.5, users + 1).astype(np.float32)
+
+    def windows(begin: int, end: int) -> dict[str, Any]:
+        return {name: values[begin:end] for name, values in batch.items()}
+
+    def untrained(config: TrainerConfig) -> TwoTowerModel:
+        tf.keras.utils.set_random_seed(1)
+        model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config, (), user_weight=user_weight)
+        model.compute_loss(windows(0, 3))
+        return model
+
+    def trained(strategy: tf.distribute.Strategy, config: TrainerConfig) -> tuple[TwoTowerModel, list[float]]:
+        with strategy.scope():
+            # Not Adam, to which gradients twice as large are all the same.
+            model, optimizer = untrained(config), tf.keras.optimizers.SGD(0.1)
+            optimizer.build(model.trainable_variables)
+
+        def step(own: dict[str, Any], number: int) -> tf.Tensor:
+            with drawing(config.seed, tf.constant(number)), tf.GradientTape() as tape:
+                loss = model.compute_loss(own, training=True)
+            variables = model.trainable_variables
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+
+        losses = []
+        for number, (begin, middle, end) in enumerate(STEPS):
+            parts = [windows(begin, middle), windows(middle, end)]
+            if strategy.num_replicas_in_sync == 1:
+                parts = [windows(begin, end)]
+            own = strategy.experimental_distribute_values_from_function(
+                lambda context, parts=parts: parts[context.replica_id_in_sync_group]
+            )
+            losses.append(float(strategy.reduce("SUM", strategy.run(step, args=(own, number)), None)))
+        return model, losses
+
+    for settings in VARIANTS:
+        config = dataclasses.replace(CERTAIN, positions_per_step=60, **settings)
+        (one, one_losses), (two, two_losses) = (
+            trained(strategy, config) for strategy in (tf.distribute.get_strategy(), mirrored)
+        )
+        np.testing.assert_allclose(two_losses, one_losses, rtol=1e-5, err_msg=str(settings))
+        found = [mirrored.experimental_local_results(variable) for variable in two.variables]
+        if config.frequency == "streaming":
+            # What is saved is read where there is one replica.
+            path = tf.train.Checkpoint(model=two).save(str(folder / "checkpoint"))
+            restored = untrained(config)
+            tf.train.Checkpoint(model=restored).restore(path).assert_consumed()
+            found = [(*of_two, of_one) for of_two, of_one in zip(found, restored.variables, strict=True)]
+        for expected, others in zip(one.variables, found, strict=True):
+            for other in others:
+                name = f"{settings}: {expected.name}"
+                np.testing.assert_allclose(other, expected, rtol=1e-4, atol=2e-5, err_msg=name)
+
+
+def training(world: Transformed, config: TrainerConfig, folder: Path, model_dir: str | None) -> None:
+    """Trains and leaves what a later training can begin from in "state", and TensorBoard's logs."""
+    data = TrainingData(
+        world.files["train"],
+        world.files["eval"],
+        world.graph,
+        world.catalog_files,
+        world.catalog_graph,
+        HISTORY_LENGTH,
+        True,
+        world.resolved,
+    )
+    train(data, config, model_dir, str(folder / "logs"), state_dir=str(folder / "state"))
+
+
+if __name__ == "__main__":
+    process, pickled, place = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    of_world: Transformed = pickle.loads(pickled.read_bytes())
+    if process == "mirrored":
+        two_replicas_train_as_one(of_world, place)
+    else:
+        of_workers = dataclasses.replace(TRAINED, distribution="multi_worker")
+        training(of_world, of_workers, place, str(place / "model"))
+    print("done")
