@@ -204,6 +204,7 @@ def test_padding_and_other_windows_change_nothing(model: Model) -> None:
 def test_attention_reads_how_much_time_lies_between_events_and_no_more() -> None:
     model = model_of(dataclasses.replace(CONFIG, encoder="attention"))
     base = windows()
+    assert base.elapsed is not None
     before = embedded(model, base, (0, 7))
     later = base._replace(elapsed=base.elapsed + 1_000_000)
     np.testing.assert_allclose(before, embedded(model, later, (0, 7)), atol=1e-6)
