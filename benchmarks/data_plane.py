@@ -141,7 +141,7 @@ def run_until_trainer(data: str, output: str) -> None:
 
     components: dict[str, tuple[float, int]] = {}
     for last in LAST_NODES:
-        run_local(data, output, PipelineConfig(), until=last)
+        run_local(data, output, PipelineConfig(), until=(last,))
         for one in collect(output, partial=True)["components"]:
             if not one["cached"]:
                 seconds, peak = components.get(one["name"], (0.0, 0))
