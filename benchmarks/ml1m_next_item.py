@@ -6,7 +6,7 @@
 FILE is the one that SASRec, BERT4Rec and gSASRec publish: a line `user item` an event, in order. Of each
 user the last event is the test label, the one before it validation's; a query sees all that came before it,
 and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the project's
-own; the settings are those of `benchmarks/next_item/`, and are to be chosen by validation alone. Of a further
+own; the settings are the preset's, next_item, and were chosen by validation alone. Of a further
 seed only what depends on it runs, and what has run is not run again. Every model is asked once more by a
 few lines of NumPy that read FILE themselves: the benchmark stops where these count anything else.
 
@@ -30,6 +30,15 @@ from pipeline.errors import UserError
 from pipeline.report import collect
 
 PRESETS, SOFTMAX = ("mean", "attention"), ("sampled", "full")
+# What they lay over the preset next_item.
+_ENCODER_SETTINGS = {
+    "attention": (),
+    "mean": ("trainer.encoder=mean", "trainer.query_hidden_units=256"),
+}
+_SOFTMAX_SETTINGS = {
+    "full": (),
+    "sampled": ("trainer.softmax=sampled", "trainer.deduplicate_negatives=true"),
+}
 _FIRST_SEED = 17
 _K = 10
 # HR@10, NDCG@10, and where they were read.
@@ -87,9 +96,10 @@ def main() -> None:
 def run(file: str, data: str, output: str, preset: str, softmax: str, seed: int) -> Run:
     """Trains and evaluates once, and counts again."""
     config = configs.load(
-        file=os.path.join(os.path.dirname(__file__), "next_item", f"{preset}.yaml"),
+        "next_item",
         overrides=[
-            f"trainer.softmax={softmax}",
+            *_ENCODER_SETTINGS[preset],
+            *_SOFTMAX_SETTINGS[softmax],
             f"trainer.seed={seed}",
             # No model is blessed, so that none of them is compared with those before it.
             "gate.min_recall=1",

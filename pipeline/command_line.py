@@ -521,11 +521,13 @@ def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
     from pipeline.datasets.data_directory import Manifest
 
     _config(options)  # before the data is looked at: a mistake in the settings shows at once
-    events = Manifest.load(data).counts["label_events"]
-    suited = configs.suited_preset(events)
+    manifest = Manifest.load(data)
+    events = manifest.counts["label_events"]
+    suited = configs.suited_preset(events, manifest.has_timestamps)
     named = options.preset or (configs.read_run_file(options.config).preset if options.config else None)
     if not named:
-        _tell(f"Preset '{suited}', for {events:,} events; --preset names another")
+        times = "" if manifest.has_timestamps else " without times"
+        _tell(f"Preset '{suited}', for {events:,} events{times}; --preset names another")
     return named or suited
 
 

@@ -385,8 +385,10 @@ def read_run_file(path: str) -> RunFile:
     return RunFile(**places, settings=content)
 
 
-def suited_preset(label_events: int) -> str:
-    """The preset for data of that many label events, where none is named."""
+def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
+    """The preset for data of that many label events, with times or without, where none is named."""
+    if not has_timestamps:
+        return "next_item"
     return "small" if label_events < _SMALL_BELOW else "default"
 
 
@@ -691,6 +693,35 @@ PRESETS: dict[str, PipelineConfig] = {
             gap_seconds=YAMBDA_GAP_SECONDS,
         ),
     ),
+    # The protocol by which next-item recommenders are compared, on sequences without times. Chosen on
+    # MovieLens-1M by validation alone (`benchmarks/ml1m_next_item.py`); a catalog of more than some 20,000
+    # items needs trainer.softmax=sampled, since a step holds the scores of all of them.
+    "next_item": PipelineConfig(
+        split=SplitConfig(protocol="leave_one_out"),
+        # A user's whole history is one window.
+        windows=WindowConfig(history_length=200, positions=2_400),
+        features=FeaturesConfig(history=()),
+        trainer=TrainerConfig(
+            encoder="attention",
+            similarity="dot",
+            temperature=1.0,
+            softmax="full",
+            leave_out=("user_id",),
+            query_hidden_units=(),
+            id_dropout=0.0,
+            history_dropout=0.0,
+            dropout=0.2,
+            learning_rate=0.004,
+            learning_rate_schedule="cosine",
+            warmup_steps=300,
+            epochs=16,
+            patience=16,
+            # All that the windows hold.
+            positions_per_step=100_000,
+        ),
+        evaluation=EvaluationConfig(max_queries=1_000_000),
+        gate=GateConfig(cutoff=10),
+    ),
     "smoke": PipelineConfig(
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
@@ -710,5 +741,6 @@ PRESET_HELP: dict[str, str] = {
     "default": "a million events and more, of a few weeks or longer",
     "small": "a hundred thousand events over months: two weeks are held back for evaluation, not a day",
     "yambda": "Yambda's own protocol: the state is frozen at the split, the labels are a day's items",
+    "next_item": "sequences without times: each user's last item is predicted by causal self-attention",
     "smoke": "seconds of training, to see that everything works",
 }

@@ -192,8 +192,9 @@ def main() -> None:
             raise UserError(f"{path}: the key {missing} is missing: a run needs both data and output.")
         log_before = newest_log(run_file.output)
         load(None, path)  # a mistake in the settings shows before the data is looked at
-        events = Manifest.load(run_file.data).counts["label_events"]
-        config = load(None, path, fallback=suited_preset(events))
+        manifest = Manifest.load(run_file.data)
+        suited = suited_preset(manifest.counts["label_events"], manifest.has_timestamps)
+        config = load(None, path, fallback=suited)
         if run_local(run_file.data, run_file.output, config):
             print(f"\n{render(collect(run_file.output))}", end="")
     except (UserError, ComponentFailed) as error:

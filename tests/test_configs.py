@@ -116,6 +116,8 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     path.write_text("data: d\n")
     assert load(None, str(path), fallback=configs.suited_preset(100_000)) == PRESETS["small"]
     assert load(None, str(path), fallback=configs.suited_preset(1_000_000)) == PRESETS["default"]
+    for events in (100_000, 1_000_000):
+        assert configs.suited_preset(events, has_timestamps=False) == "next_item"
     path.write_text("preset: smoke\n")
     assert load(None, str(path), fallback="small") == PRESETS["smoke"]
 
