@@ -55,9 +55,15 @@ def window_batches(
     dataset = dataset.batch(windows).skip(skip)
     if context is not None and context.num_replicas_in_sync > 1:
         dataset = dataset.flat_map(lambda batch: parts(batch, context))
-    return dataset.map(
-        lambda serialized: tf.io.parse_example(serialized, spec), num_parallel_calls=2
-    ).prefetch(2)
+    # From when an iterator is made, and not from when it is first asked: the shuffle buffer is filled while
+    # there is something else to do.
+    options = tf.data.Options()
+    options.experimental_warm_start = True
+    return (
+        dataset.map(lambda serialized: tf.io.parse_example(serialized, spec), num_parallel_calls=2)
+        .prefetch(2)
+        .with_options(options)
+    )
 
 
 def count_windows(files: list[str]) -> int:

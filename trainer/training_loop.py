@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -87,8 +87,12 @@ class TrainingLoop:
         board = tf.summary.create_file_writer(os.path.join(self._log_dir, "train"))
         for curve in progress.curves:
             self._show(board, curve)
+        iterator = self._iterator(progress.epoch, progress.step)
         while progress.epoch < self._config.epochs and not self._has_stalled():
-            self._train_epoch(checkpoints)
+            self._train_epoch(iterator, checkpoints)
+            if progress.epoch + 1 < self._config.epochs:
+                # Before this one is validated, so that its first batches are there then.
+                iterator = self._iterator(progress.epoch + 1, 0)
             curve = self._end_epoch()
             if progress.best_epoch == progress.epoch:
                 checkpoints.save_best(progress.epoch)
@@ -106,14 +110,13 @@ class TrainingLoop:
         progress = self.progress
         return progress.epoch - progress.best_epoch >= self._config.patience and progress.epoch > 0
 
-    def _train_epoch(self, checkpoints: Checkpoints) -> None:
-        """The steps of an epoch that are still to be done."""
-        progress = self.progress
+    def _iterator(self, epoch: int, skip: int) -> Iterator[Any]:
+        """The batches of an epoch, without its first ones."""
         of_batch: Any = None
 
         def tensors(context: tf.distribute.InputContext) -> tf.data.Dataset:
             nonlocal of_batch
-            parts = self._batches(progress.epoch, progress.step, context)
+            parts = self._batches(epoch, skip, context)
             of_batch = parts.element_spec
             return flat(parts)
 
@@ -122,7 +125,12 @@ class TrainingLoop:
             self._step = compiled_step(
                 self._model, self._optimizer, self._config, self._strategy, of_batch, batches.element_spec
             )
-        iterator = iter(batches)
+        return iter(batches)
+
+    def _train_epoch(self, iterator: Iterator[Any], checkpoints: Checkpoints) -> None:
+        """The steps of an epoch that are still to be done."""
+        progress = self.progress
+        assert self._step is not None
         reported = saved = time.monotonic()
         while True:
             began = time.perf_counter()
