@@ -25,7 +25,7 @@ from trainer.training_data import TrainingData
 # Dropout is each replica's own, and would tell them from one.
 CERTAIN = dataclasses.replace(CONFIG, id_dropout=0.0, history_dropout=0.0, dropout=0.0)
 
-# Each way to sample, to correct and to remember once.
+# Each way to sample, to correct and to remember once; of the whole catalog nothing is.
 VARIANTS: list[dict[str, Any]] = [
     {"hard_negatives": 30, "event_type_weights": ("like=2",)},
     {
@@ -41,7 +41,6 @@ VARIANTS: list[dict[str, Any]] = [
         "memory_negatives": 50,
         "uniform_negatives": 5,
     },
-    {"softmax": "full"},
 ]
 # Where the windows of both replicas begin and end in each step: as many, more and fewer, and none.
 STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]

@@ -153,4 +153,5 @@ def joined(values: tf.Tensor) -> tf.Tensor:
     """
     if replicas() == 1:
         return values
-    return tf.distribute.get_replica_context().all_gather(values, axis=0)
+    # On the replica's device, by which TensorFlow knows whose it is.
+    return tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)
