@@ -15,6 +15,8 @@ from trainer.encoders import encoders
 from trainer.history_aggregates import catalog_aggregates
 from trainer.randomness import Dropout, uniform
 
+# Days in which an example's age tells less and less apart, from hours to months.
+_AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # Values of trainer.similarity and trainer.leave_out.
 COSINE = "cosine"
 HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
@@ -169,6 +171,15 @@ def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
     return tf.math.l2_normalize(embedding, axis=-1) if similarity == COSINE else embedding
 
 
+def _age_features(days: tf.Tensor) -> tf.Tensor:
+    """Days [positions] to [positions, 1 + decays], all zero at an age of zero.
+
+    A trend comes and goes within days; of the logarithm alone the towers make one slope for weeks.
+    """
+    decays = [1.0 - tf.exp(-days / decay) for decay in _AGE_DECAYS]
+    return tf.stack([tf.math.log1p(days), *decays], axis=-1)
+
+
 class QueryTower(tf.keras.layers.Layer):
     """Positions of packed windows to embeddings [positions, embedding_dim], L2-normalised for the cosine.
 
@@ -212,7 +223,8 @@ class QueryTower(tf.keras.layers.Layer):
         self._dropout = Dropout(config.dropout)
         self._project = tf.keras.layers.Dense(config.embedding_dim, name="query_projection")
         # A straight way past the hidden layers, so that "the same again" and "the same artist again",
-        # which are linear in the shared embeddings, need not be relearnt through them.
+        # which are linear in the shared embeddings, need not be relearnt through them. For the example age
+        # likewise: what was popular then and is not now, for whoever asks.
         self._shortcut = tf.keras.layers.Dense(config.embedding_dim, use_bias=False, name="query_shortcut")
 
     @property
@@ -232,31 +244,31 @@ class QueryTower(tf.keras.layers.Layer):
         keep = tf.cast(has_history, self.compute_dtype)[:, tf.newaxis]
         at = tf.stack([positions.window, event], axis=-1)
 
-        # [positions, any] each: what the history says, and what joins it.
-        history = [encoded * keep for encoded in self._encoded(windows, positions.window, event, training)]
+        # [positions, any] each: what the shortcut takes too, and what joins it.
+        direct = [encoded * keep for encoded in self._encoded(windows, positions.window, event, training)]
         joined = [keep]
         if SEED in self._parts:
             seed = tf.where(has_history, tf.gather_nd(windows.rows, at), self._items.table.size)
-            history.append(self._items(seed, training=training))
+            direct.append(self._items(seed, training=training))
+        if AGE in self._parts:
+            direct.append(_age_features(tf.gather_nd(windows.example_age, at)))
         if USER_ID in self._parts:
             user = tf.gather(windows.user, positions.window)
             if training and config.id_dropout:
                 is_forgotten = uniform(tf.shape(user)) < config.id_dropout
                 user = tf.where(is_forgotten, self._unknown_user, user)
             joined.append(self._users(user))
-        if AGE in self._parts:
-            joined.append(tf.math.log1p(tf.gather_nd(windows.example_age, at))[:, tf.newaxis])
         # gather_nd refuses a matrix without columns.
         if AGGREGATES in self._parts and windows.aggregates.shape[-1] != 0:
             joined.append(tf.gather_nd(windows.aggregates, at) * tf.cast(keep, tf.float32))
         joined += self._user_columns(windows, positions.window, training)
-        joined = [tf.cast(values, self.compute_dtype) for values in [*history, *joined]]
+        joined = [tf.cast(values, self.compute_dtype) for values in [*direct, *joined]]
         hidden = tf.concat(joined, axis=-1)
         for layer in self._hidden:
             hidden = self._dropout(layer(hidden), training=training)
         embedding = self._project(hidden)
-        if history:
-            embedding += self._shortcut(tf.concat(joined[: len(history)], axis=-1))
+        if direct:
+            embedding += self._shortcut(tf.concat(joined[: len(direct)], axis=-1))
         return _scored_by(config.similarity, embedding)
 
     def _encoded(
