@@ -139,7 +139,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
     fake.run_local = run_local  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipeline.local_runner", fake)
-    manifest = types.SimpleNamespace(counts={"label_events": 1_000_000})
+    manifest = types.SimpleNamespace(counts={"label_events": 1_000_000}, has_timestamps=True)
     monkeypatch.setattr("pipeline.datasets.data_directory.Manifest.load", lambda directory: manifest)
     monkeypatch.chdir(tmp_path)
     return fake

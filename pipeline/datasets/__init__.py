@@ -36,7 +36,7 @@ FORMAT_HELP: Mapping[str, str] = {
     "yambda": "Yambda, any size, flat or sequential; what `simulate` writes",
     "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
-    "sequences": "one text file of lines `user item`, or `user item item ...`, in order and without times",
+    "sequences": "lines `user item` or `user item item ...`, in order",
     "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
     "table": "Parquet or CSV files; a YAML file says what their columns are",
 }
