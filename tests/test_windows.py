@@ -100,6 +100,36 @@ def test_windows_hold_each_query_once_with_the_history_that_a_plain_loop_gives_i
     assert {name: count for name, count in counts.items() if count and name in COUNTED} == expected_counts
 
 
+@given(logs(), any_cutter(SPLIT, LeaveOneOut(), SplitColumn()))
+@settings(max_examples=100, deadline=None)
+@example([Event(0, 5, time, kind, time) for time, kind in enumerate([b"listen", b"listen", b"like"])], CUTTER)
+def test_a_window_of_train_holds_all_that_train_knows_of_reactions_to_its_labels(
+    log: list[Event], cutter: WindowCutter
+) -> None:
+    """What a label weighs does not depend on where its window ends."""
+    train = to_windows(cut(log, cutter)[0]["train"])
+    queries, first = all_queries(train), first_splits(log, cutter.split)
+    # An event's play ratio is its row.
+    rows = train.play_ratio.astype(int)
+    for window, label in zip(queries.window, queries.label_event, strict=True):
+        user, end = int(train.user_id[window]), train.offsets[window + 1]
+        after = [e for e in of_user(log, user, cutter.split) if not first[e.row]]
+        place = next(place for place, e in enumerate(after) if e.row == rows[label])
+        expected: list[int] = []
+        for event in after[place + 1 :]:
+            if event.kind == b"listen":
+                break
+            if event.item == after[place].item:
+                expected.append(event.row)
+        found: list[int] = []
+        for number in range(label + 1, end):
+            if train.event_type[number] == b"listen":
+                break
+            if train.item_id[number] == train.item_id[label]:
+                found.append(int(rows[number]))
+        assert found == expected
+
+
 @given(logs(), CUTTERS)
 @settings(max_examples=100, deadline=None)
 def test_no_split_leaks_into_another(log: list[Event], cutter: WindowCutter) -> None:
@@ -113,9 +143,15 @@ def test_no_split_leaks_into_another(log: list[Event], cutter: WindowCutter) -> 
     assert (windows["train"].timestamp < SPLIT.train_end).all()
     for split in SPLITS:
         assert all(split_of(time) == split for time in queries[split].label_timestamp)
-        # Windows end with a label: nothing of them is newer than what their last query is asked for.
-        ends = windows[split].offsets[1:] - 1
-        assert np.isin(ends, queries[split].label_event).all()
+        # Windows end with a label, those of train with reactions to it: nothing of them is newer than what
+        # their last query is asked for.
+        raw, queried = windows[split], queries[split]
+        last = np.full(len(raw), -1)
+        np.maximum.at(last, queried.window, queried.label_event)
+        assert (last >= 0).all()
+        after = raw.offsets[1:] - 1 - last
+        assert (after == 0).all() or split == "train"
+        assert (raw.item_id[raw.offsets[1:] - 1] == raw.item_id[last]).all()
         sees, asked = windows[split].timestamp[queries[split].event], queries[split].label_timestamp
         assert (sees <= asked).all()
 

@@ -1,7 +1,8 @@
 """Packed windows: from a shard's events to record batches of windows per split, without a Python loop a row.
 
 A window is up to `positions` consecutive query positions of one user, after up to `history_length - 1`
-events of context, and ends with the label of its last query. Every listen is a query (it is the seed
+events of context, and ends with the label of its last query; in train, whose labels weigh by what the user
+made of them, with the reactions to that label. Every listen is a query (it is the seed
 track then playing) and the user's next listen is its label. An event is stored once however many
 queries see it, and each label is used by exactly one query of one split.
 
@@ -211,7 +212,7 @@ class WindowCutter:
             label, query = self._label_events(seen, at, names, counts)
             for name in names:
                 chosen = at.label_split[label] == _NUMBERS[name]
-                asked = self._next_event_windows(seen, query[chosen], label[chosen], name)
+                asked = self._next_event_windows(seen, at, query[chosen], label[chosen], name)
                 asking = seen.user[label[chosen]]
                 counts[f"{name}_users"] += _distinct(asking, np.ones_like(known))
                 counts[f"{name}_users_unknown_to_train"] += _distinct(asking, ~known)
@@ -268,7 +269,9 @@ class WindowCutter:
         eligible &= ~in_gap
         return label[eligible], query[eligible]
 
-    def _next_event_windows(self, seen: Histories, query: Array, label: Array, name: str) -> _Windows:
+    def _next_event_windows(
+        self, seen: Histories, placed: Placement, query: Array, label: Array, name: str
+    ) -> _Windows:
         owner = seen.starts[seen.user[query]]
         is_first = np.append(True, owner[1:] != owner[:-1])[: len(query)]
         first_query = np.repeat(query[is_first], np.diff(np.append(np.flatnonzero(is_first), len(query))))
@@ -281,7 +284,9 @@ class WindowCutter:
         had = None
         if name != "train" and not self.repeats_recommendable:
             had = np.searchsorted(seen.firsts, np.stack([owner[opening], start], axis=1))[:, np.newaxis]
-        return _Windows(start, label[closing] + 1, opening, query, label, had)
+        last = label[closing]
+        stop = _after_reactions(seen, last, placed.visible_from) if name == "train" else last + 1
+        return _Windows(start, stop, opening, query, label, had)
 
     def _frozen_windows(
         self,
@@ -448,6 +453,19 @@ class _Windows:
             labels,
             label_offsets,
         )
+
+
+def _after_reactions(seen: Histories, listen: Array, visible_from: Array) -> Array:
+    """Where what train sees of the reactions to each listen ends: to its item, and before the next listen."""
+    listens = np.append(np.flatnonzero(seen.is_listen), len(seen))
+    following = listens[np.searchsorted(listens, listen, side="right")]
+    end = np.minimum(following, seen.starts[1:][seen.user[listen]])
+    places = _ranges(listen + 1, end)
+    of_listen = np.repeat(np.arange(len(listen)), end - listen - 1)
+    is_reaction = (seen.item_id[places] == seen.item_id[listen][of_listen]) & (visible_from[places] == TRAIN)
+    stop = listen + 1
+    np.maximum.at(stop, of_listen[is_reaction], places[is_reaction] + 1)
+    return stop
 
 
 def _makes_label(histories: Histories, split: FrozenSplit) -> Array:
