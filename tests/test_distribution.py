@@ -153,6 +153,13 @@ def test_more_replicas_than_windows_are_told(monkeypatch: pytest.MonkeyPatch) ->
         strategy_of(TrainerConfig(distribution="mirrored", windows_per_step=39))
 
 
+def test_a_process_that_has_used_tensorflow_cannot_become_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    tf.zeros([])
+    monkeypatch.setenv("TF_CONFIG", tf_config())
+    with pytest.raises(UserError, match=r"trainer\.distribution=multi_worker: .* a process of its own"):
+        strategy_of(TrainerConfig(distribution="multi_worker"))
+
+
 def tf_config(**changes: Any) -> str:
     cluster = {"chief": ["a:1"], "worker": ["b:1", "c:1"]}
     return json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}} | changes)

@@ -154,9 +154,9 @@ def test_expectations_are_the_averages_of_many_draws(once: bool) -> None:
         of_items = tf.scatter_nd(candidates.rows[:, None], candidates.copies[candidates.window[0]], [ITEMS])
         return of_items * tf.cast(tf.range(ITEMS) != candidates.rows[candidates.positive[0]], tf.float32)
 
-    average = tf.function(lambda: tf.reduce_mean(tf.map_fn(draw, tf.range(20_000), tf.float32), axis=0))()
+    average = tf.function(lambda: tf.reduce_mean(tf.map_fn(draw, tf.range(8_000), tf.float32), axis=0))()
     expected = 1 - (1 - Q) ** 10 * (1 - 1 / ITEMS) ** 3 if once else 10 * Q + 3 / ITEMS
-    assert average.numpy()[1:] == pytest.approx(expected[1:], rel=0.03)
+    assert average.numpy()[1:] == pytest.approx(expected[1:], rel=0.04)
     assert average.numpy()[0] == 0  # its own item
 
 

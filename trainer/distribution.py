@@ -41,7 +41,13 @@ def strategy_of(config: TrainerConfig) -> tf.distribute.Strategy:
         strategy = tf.distribute.MirroredStrategy()
     else:
         check_tf_config(os.environ.get("TF_CONFIG", ""))
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        except RuntimeError as error:
+            raise UserError(
+                f"trainer.distribution=multi_worker: {error} Run Trainer in a process of its own, in "
+                "which nothing else has used TensorFlow."
+            ) from error
     if config.windows_per_step < strategy.num_replicas_in_sync:
         raise UserError(
             f"trainer.windows_per_step is {config.windows_per_step}, and the windows of a step are divided "
