@@ -26,7 +26,7 @@ from trainer.catalog_table import CatalogTable
 from trainer.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
 from trainer.label_weights import play_ratio_weight
 from trainer.model import labels_of
-from trainer.towers import CandidateTower, ItemEmbedding, padded, windows_of
+from trainer.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
 
 _SHUFFLED_QUERIES = 20_000
 # Histories are oldest first, and padded before the oldest.
@@ -146,14 +146,13 @@ class PlainQueryTower(tf.keras.layers.Layer):
             chance = tf.random.uniform([tf.size(user), 2])
             keep = tf.cast(chance[:, :1] >= config.history_dropout, tf.float32)
             user = tf.where(chance[:, 1] < config.id_dropout, self._unknown_user, user)
-        history = [*self._encoded(rows, queries, training)]
         seed = tf.where(keep[:, 0] > 0, rows[:, -1], self._items.table.size)
-        history = [*(encoded * keep for encoded in history), self._items(seed, training=training)]
-        joined = [keep, self._users(user), tf.math.log1p(queries["example_age"])[:, tf.newaxis]]
-        hidden = tf.concat([*history, *joined, queries["aggregates"] * keep], axis=-1)
+        direct = [encoded * keep for encoded in self._encoded(rows, queries, training)]
+        direct += [self._items(seed, training=training), age_features(queries["example_age"])]
+        hidden = tf.concat([*direct, keep, self._users(user), queries["aggregates"] * keep], axis=-1)
         for layer in self._hidden:
             hidden = self._dropout(layer(hidden), training=training)
-        embedding = self._project(hidden) + self._shortcut(tf.concat(history, axis=-1))
+        embedding = self._project(hidden) + self._shortcut(tf.concat(direct, axis=-1))
         return tf.math.l2_normalize(embedding, axis=-1)
 
     def _encoded(self, rows: tf.Tensor, queries: dict[str, tf.Tensor], training: bool) -> list[tf.Tensor]:

@@ -171,7 +171,7 @@ def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
     return tf.math.l2_normalize(embedding, axis=-1) if similarity == COSINE else embedding
 
 
-def _age_features(days: tf.Tensor) -> tf.Tensor:
+def age_features(days: tf.Tensor) -> tf.Tensor:
     """Days [positions] to [positions, 1 + decays], all zero at an age of zero.
 
     A trend comes and goes within days; of the logarithm alone the towers make one slope for weeks.
@@ -251,7 +251,7 @@ class QueryTower(tf.keras.layers.Layer):
             seed = tf.where(has_history, tf.gather_nd(windows.rows, at), self._items.table.size)
             direct.append(self._items(seed, training=training))
         if AGE in self._parts:
-            direct.append(_age_features(tf.gather_nd(windows.example_age, at)))
+            direct.append(age_features(tf.gather_nd(windows.example_age, at)))
         if USER_ID in self._parts:
             user = tf.gather(windows.user, positions.window)
             if training and config.id_dropout:
