@@ -20,8 +20,7 @@ Packed windows come in three forms:
 - packed, all: every labelled position of 32 windows, each with all others' labels for negatives.
 
 A history of 50 is the default's; 200 costs the plain form with attention seconds a step and gigabytes. The
-first run makes the data, four minutes. It stays in --work; then `--forms "N = 50"` takes five minutes, and
-`--forms "N = 200" --rounds 1` one and a half.
+first run makes the data, which stays in --work; then `--forms "N = 50" --rounds 2` takes five minutes.
 
 For orientation, measured outside on machines like these (2 cores): gSASRec in PyTorch (2 blocks, width 64,
 length 200) trains 34,000 positions/s with one negative and 8,000 with 256; a two-tower model in PyTorch with

@@ -116,7 +116,8 @@ class TrainerConfig:
     # Together the layers see the last N events: each one looks back (N - 1) / layers of them.
     attention_layers: int = 2
     attention_heads: int = 2
-    # Scores of query and candidate: cosine, divided by the temperature, or their plain dot product.
+    # Scores of query and candidate: cosine, or dot. Either is divided by the temperature: of 1, a plain dot
+    # product stays what it is.
     similarity: str = "cosine"
     # Parts of the towers to leave out, to see what they are worth or because the data does not bear them:
     # history, seed, user_id, example_age, aggregates, shared_tables (then history and seed read item tables
@@ -124,7 +125,7 @@ class TrainerConfig:
     leave_out: tuple[str, ...] = ()
     # Widths of the query tower's hidden layers, between the joined features and the embedding.
     query_hidden_units: tuple[int, ...] = (256,)
-    # Softmax temperature of L2-normalised embeddings.
+    # By which the softmax divides scores; the default suits the cosine.
     temperature: float = 0.07
     epochs: int = 3
     learning_rate: float = 0.002
