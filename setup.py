@@ -48,6 +48,12 @@ setup(
         # `two-tower tune`: the search, and its plot.
         "optuna>=4.2,<5",
         "matplotlib>=3.8",
+        # Matrix factorisation, one of the baselines.
+        "implicit>=0.7.2,<0.8",
+        # Another home for the embeddings, and what ScaNN is measured against.
+        "faiss-cpu>=1.8,<1.12",
+        # Its t-SNE draws the report's map of the items.
+        "scikit-learn>=1.5,<1.6",
         "psutil>=5.9",
         "pyyaml>=6",
         "rich>=13",
