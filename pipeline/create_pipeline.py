@@ -8,12 +8,13 @@ from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx.components import DistributionValidator, ExampleValidator, StatisticsGen, Transform
+from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.common.resolver import Resolver, ResolverStrategy
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import transform_pb2
-from tfx.types import Channel
+from tfx.types import BaseChannel, Channel
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
@@ -43,6 +44,9 @@ from pipeline.feature_specs import ResolvedFeatures
 from pipeline.source_digest import source_digest
 
 PIPELINE_NAME = "two-tower"
+_SPECS = "pipeline/feature_specs.py"
+# What reads a data directory: which rows, and in which order.
+_READING = (_SPECS, "trainer/features.py", "pipeline/datasets/data_directory.py", "pipeline/storage.py")
 
 # What each component does, for whoever watches a run.
 DESCRIPTIONS = {
@@ -92,32 +96,23 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: how the runner knows the latest artifact of a type.
     """
-    specs = "pipeline/feature_specs.py"
-    # What reads a data directory: which rows, and in which order.
-    reading = (specs, "trainer/features.py", "pipeline/datasets/data_directory.py", "pipeline/storage.py")
     preprocessing = source_digest(
-        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py", specs
+        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py", _SPECS
     )
     history_length = config.windows.history_length
     features = resolved.to_json()
-    # To what need not run again when an item's column or an aggregate is named, and the other way about.
+    # To what need not run again when an item's column or an aggregate is named.
     user_features = ResolvedFeatures(users=resolved.users).to_json()
-    item_features = ResolvedFeatures(items=resolved.items).to_json()
 
     interactions = InteractionExampleGen(
         data,
         data_digest,
         _json(config.split),
         _json(config.windows),
-        source_digest("components/interaction_example_gen", *reading),
+        source_digest("components/interaction_example_gen", *_READING),
         user_features,
     )
-    catalog = CatalogExampleGen(
-        data,
-        data_digest,
-        item_features,
-        source_digest("components/catalog_example_gen", *reading),
-    )
+    catalog = catalog_examples(data, data_digest, resolved)
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"], stats_options=statistics_options())
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
@@ -216,11 +211,7 @@ def create_pipeline(
     for after_gate in (approved, transform, catalog_transform):
         after_gate.add_upstream_node(anomaly_gate)
 
-    latest_blessed = Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
-    ).with_id("LatestBlessedModel")
+    latest_blessed = latest_blessed_model()
     trainer = Trainer(
         interactions=interactions.outputs["examples"],
         examples=transform.outputs["transformed_examples"],
@@ -232,40 +223,18 @@ def create_pipeline(
         features=features,
         cutoff=config.gate.cutoff,
         source_digest=source_digest(
-            "trainer", "components/trainer", "components/scann_indexer/provenance.py", specs
+            "trainer", "components/trainer", "components/scann_indexer/provenance.py", _SPECS
         ),
         base_model=latest_blessed.outputs["model"] if config.trainer.warm_start else None,
     )
-    indexer = ScannIndexer(
-        interactions=interactions.outputs["examples"],
-        towers=trainer.outputs["model"],
-        index=_json(config.index),
-        history_length=history_length,
-        features=features,
-        source_digest=source_digest("trainer", "components/scann_indexer", specs),
-    )
-    evaluator = RetrievalEvaluator(
-        examples=interactions.outputs["examples"],
-        model=indexer.outputs["model"],
-        baseline_model=latest_blessed.outputs["model"],
-        evaluation_config=_json(config.evaluation),
-        gate_config=_json(config.gate),
-        history_length=history_length,
-        features=user_features,
-        source_digest=source_digest(
-            "components/retrieval_evaluator",
-            "components/pusher/versions.py",
-            "components/scann_indexer/provenance.py",
-            "pipeline/datasets/ingest_report.py",
-            specs,
-            "trainer/features.py",
-        ),
-    )
-    pusher = Pusher(
-        model=indexer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        push_directory=push_directory,
-        source_digest=source_digest("components/pusher"),
+    served = from_towers_on(
+        interactions.outputs["examples"],
+        trainer.outputs["model"],
+        latest_blessed.outputs["model"],
+        push_directory,
+        config,
+        history_length,
+        resolved,
     )
     return tfx_pipeline.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -289,14 +258,88 @@ def create_pipeline(
             catalog_transform,
             latest_blessed,
             trainer,
-            indexer,
-            evaluator,
-            pusher,
+            *served,
         ],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def catalog_examples(
+    data: str | RuntimeParameter, data_digest: str | RuntimeParameter, resolved: ResolvedFeatures
+) -> CatalogExampleGen:
+    """The items of a data directory as Examples; see `create_pipeline`."""
+    return CatalogExampleGen(
+        data,
+        data_digest,
+        # Not those of users: the items need not run again when one of theirs is named.
+        ResolvedFeatures(items=resolved.items).to_json(),
+        source_digest("components/catalog_example_gen", *_READING),
+    )
+
+
+def latest_blessed_model() -> Resolver:
+    """The node that looks for the latest blessed model."""
+    return Resolver(
+        strategy_class=LatestBlessedModelStrategy,
+        model=Channel(type=Model),
+        model_blessing=Channel(type=ModelBlessing),
+    ).with_id("LatestBlessedModel")
+
+
+def from_towers_on(
+    interactions: BaseChannel,
+    towers: BaseChannel,
+    blessed: BaseChannel,
+    push_directory: str | RuntimeParameter,
+    config: PipelineConfig,
+    history_length: int,
+    resolved: ResolvedFeatures,
+) -> list[BaseComponent]:
+    """Index, verdict and push, which a re-indexed model goes through as a trained one does.
+
+    Args:
+      interactions: the windows.
+      towers: a model as Trainer writes it.
+      blessed: the latest blessed model.
+      push_directory: see `create_pipeline`.
+      config: of the index, the evaluation and the gate.
+      history_length: events that a query sees.
+      resolved: the features that the towers know.
+    """
+    indexer = ScannIndexer(
+        interactions=interactions,
+        towers=towers,
+        index=_json(config.index),
+        history_length=history_length,
+        features=resolved.to_json(),
+        source_digest=source_digest("trainer", "components/scann_indexer", _SPECS),
+    )
+    evaluator = RetrievalEvaluator(
+        examples=interactions,
+        model=indexer.outputs["model"],
+        baseline_model=blessed,
+        evaluation_config=_json(config.evaluation),
+        gate_config=_json(config.gate),
+        history_length=history_length,
+        features=ResolvedFeatures(users=resolved.users).to_json(),
+        source_digest=source_digest(
+            "components/retrieval_evaluator",
+            "components/pusher/versions.py",
+            "components/scann_indexer/provenance.py",
+            "pipeline/datasets/ingest_report.py",
+            _SPECS,
+            "trainer/features.py",
+        ),
+    )
+    pusher = Pusher(
+        model=indexer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_directory=push_directory,
+        source_digest=source_digest("components/pusher"),
+    )
+    return [indexer, evaluator, pusher]
 
 
 def _json(config: Any) -> str:
