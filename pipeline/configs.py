@@ -210,23 +210,41 @@ class EvaluationConfig:
     cutoffs: tuple[int, ...] = (1, 10, 50, 100)
     # Test queries are sampled by user, whole users at a time, up to about this many.
     max_queries: int = 20_000
+    # Confidence intervals are those of so many bootstrap resamples of the users.
+    resamples: int = 1_000
     seed: int = 17
 
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
-    """Thresholds on the test split. A model is pushed only if all of them hold."""
+    """Thresholds on the test split. A model is pushed only if all of them hold.
+
+    Recall is known up to the noise of the users who were asked: what a model must reach, the lower bound of
+    its 95 % confidence interval must. What it may lose against the latest blessed model it has lost only if
+    the upper bound of the change is below zero, too: two equal models differ by noise.
+    """
 
     # The k of the Recall@k that is judged, and that picks the best epoch; one of evaluation.cutoffs.
     cutoff: int = 100
-    # Absolute Recall@k of the served model.
+    # Absolute Recall@k of the served model, by its lower bound.
     min_recall: float = 0.01
     # Share of exact search's top k that the served index returns.
     min_ann_recall: float = 0.95
-    # Model's Recall@k minus the best baseline's.
+    # Model's Recall@k minus the best baseline's, by its lower bound.
     min_lift_over_best_baseline: float = 0.0
-    # Model's Recall@k minus that of the latest eligible blessed model, on the same queries.
+    # Model's Recall@k minus that of the latest eligible blessed model, on the same queries. A loss beyond it
+    # refuses the model if it is more than noise; above 0, a gain that the lower bound must reach.
     min_change_against_blessed: float = -0.005
+    # The same of every slice, by bounds that hold for all slices at once.
+    min_slice_change: float = -0.02
+    # Slices of fewer users are left out of that.
+    min_slice_users: int = 50
+    # Recall@k within single slices, by its lower bound: as in cold=0.02.
+    slices: tuple[str, ...] = ()
+    # Share of the catalog that is among the first k of at least one query.
+    min_coverage: float = 0.0
+    # Milliseconds that 95 % of single queries are answered in; 0 is no limit.
+    max_latency_p95: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,6 +278,7 @@ class PipelineConfig:
                 f"(gate.cutoff). Add {judged} to the one or change the other."
             )
         _check_trainer(self.trainer)
+        slice_limits(self.gate)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as nested plain values, as YAML and JSON hold them."""
@@ -323,8 +342,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "index.max_k": (1, 100_000),
     "evaluation.cutoffs": (1, 100_000),
     "evaluation.max_queries": (1, math.inf),
+    "evaluation.resamples": (100, 100_000),
     "evaluation.seed": (0, 2**31 - 1),
     "gate.cutoff": (1, 100_000),
+    "gate.min_slice_users": (2, math.inf),
+    "gate.min_coverage": (0, 1),
+    "gate.max_latency_p95": (0, math.inf),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "split.protocol": PROTOCOLS,
@@ -346,8 +369,11 @@ _MAY_BE_EMPTY = (
     "features.users",
     "features.items",
     "features.history",
+    "gate.slices",
     "beam_args",
 )
+# Tuples of name=value, which a file may hold as a mapping.
+_BY_NAME = ("trainer.event_type_weights", "gate.slices")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -553,6 +579,9 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         if isinstance(value, list | tuple):
             return tuple(_typed(name, typing.get_args(hint)[0], one) for one in value)
+        # Settings of the form name=value read better as a mapping, in a file that has them.
+        if isinstance(value, Mapping) and name in _BY_NAME:
+            return tuple(f"{key}={one}" for key, one in value.items())
     elif hint is float:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
@@ -612,6 +641,30 @@ def event_type_weights(trainer: TrainerConfig) -> dict[str, float]:
             raise UserError(f"trainer.event_type_weights names the event type {name!r} twice.")
         weights[name] = weight
     return weights
+
+
+def slice_limits(gate: GateConfig) -> dict[str, float]:
+    """gate.slices by slice: the Recall@k that the lower bound must reach there.
+
+    Raises:
+      UserError: one of them is not of the form "cold=0.02", or names a slice twice.
+    """
+    limits: dict[str, float] = {}
+    for text in gate.slices:
+        name, _, number = (part.strip() for part in text.rpartition("="))
+        try:
+            limit = float(number)
+        except ValueError:
+            limit = math.nan
+        if not (name and math.isfinite(limit)):
+            raise UserError(
+                f"gate.slices takes slices with the recall that each must reach, as in cold=0.02, and was "
+                f"given {text!r}."
+            )
+        if name in limits:
+            raise UserError(f"gate.slices names the slice {name!r} twice.")
+        limits[name] = limit
+    return limits
 
 
 def _check_trainer(trainer: TrainerConfig) -> None:
@@ -682,8 +735,11 @@ PRESETS: dict[str, PipelineConfig] = {
             dropout=0.3,
             patience=4,
         ),
-        # A few thousand queries: Recall@100 of one and the same model wanders by about a point.
-        gate=GateConfig(min_change_against_blessed=-0.01),
+        # A few thousand queries: Recall@100 of one and the same model wanders by about a point, and lower
+        # bounds lie about a point below.
+        gate=GateConfig(
+            min_lift_over_best_baseline=-0.01, min_change_against_blessed=-0.01, min_slice_change=-0.05
+        ),
     ),
     # The benchmark protocol of Yambda's authors, on any size of it.
     "yambda": PipelineConfig(
@@ -735,8 +791,13 @@ PRESETS: dict[str, PipelineConfig] = {
             positions_per_step=512,
         ),
         evaluation=EvaluationConfig(max_queries=2_000),
-        # So little training is not expected to beat a user's own favourites.
-        gate=GateConfig(min_recall=0.02, min_lift_over_best_baseline=-0.5, min_change_against_blessed=-0.05),
+        # So little training is not expected to beat a user's own favourites, nor two trainings to agree.
+        gate=GateConfig(
+            min_recall=0.01,
+            min_lift_over_best_baseline=-0.5,
+            min_change_against_blessed=-0.05,
+            min_slice_change=-0.2,
+        ),
     ),
 }
 PRESET_HELP: dict[str, str] = {
