@@ -33,11 +33,12 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 import numpy as np
 
 from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.baselines import LabelEvents, fit_baselines
+from components.retrieval_evaluator.baselines import fit_baselines
 from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
 from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
+from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from pipeline import configs
 from pipeline.configs import PipelineConfig
 from pipeline.datasets import FORMATS
@@ -193,14 +194,14 @@ def prepare(
     windows = {split: read_windows(f"{windows_dir}/Split-{split}") for split in ("train", "eval", "test")}
     available = all_queries(windows["test"])
     rows = sample_by_user(available, config.evaluation.max_queries, config.evaluation.seed)
-    queries, events = available.take(rows), LabelEvents.of(windows["train"])
+    queries, knowledge = available.take(rows), TrainKnowledge.of(windows["train"])
     facts = DataFacts.of(data, Manifest.load(data), config.split)
     recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
-    slices = all_slices(queries, windows["test"], windows["train"], events, recent_from)
+    slices = all_slices(queries, windows["test"], knowledge, recent_from)
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
     asked = Asked(rows, queries.labels, [everything, *slices])
     asked.save(output / "asked.npz")
-    baselines = fit_baselines(events, windows["eval"], cutoff=K, repeats_recommendable=True, seed=1)
+    baselines = fit_baselines(knowledge.events, windows["eval"], cutoff=K, repeats_recommendable=True, seed=1)
     references = {
         name.replace("_", " "): asked.recalls(baseline.recommend(windows["test"], available, rows, K, False))
         for name, baseline in baselines.items()

@@ -203,6 +203,19 @@ class IndexConfig:
     max_k: int = 200
 
 
+# What a model is compared with (components/retrieval_evaluator/baselines), in the order of reports.
+BASELINES = (
+    "most_popular",
+    "decayed_popularity",
+    "personal_history",
+    "token_matching",
+    "co_occurrence",
+    "ials",
+    "bpr",
+    "content_neighbours",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """What RetrievalEvaluator measures."""
@@ -212,6 +225,8 @@ class EvaluationConfig:
     max_queries: int = 20_000
     # Confidence intervals are those of so many bootstrap resamples of the users.
     resamples: int = 1_000
+    # What the model is compared with. What the data does not allow is left out, with a note.
+    baselines: tuple[str, ...] = BASELINES
     seed: int = 17
 
 
@@ -350,6 +365,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "gate.max_latency_p95": (0, math.inf),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "evaluation.baselines": BASELINES,
     "split.protocol": PROTOCOLS,
     "trainer.encoder": ("mean", "attention", "attention+mean"),
     "trainer.similarity": ("cosine", "dot"),
@@ -445,6 +461,18 @@ def load(
         PipelineConfig.from_dict(values)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+    _override(values, overrides)
+    return PipelineConfig.from_dict(values)
+
+
+def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
+    """A configuration with `key=value` overrides over it; raises UserError as `load` does."""
+    values = config.to_dict()
+    _override(values, overrides)
+    return PipelineConfig.from_dict(values)
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         name, equals, text = override.partition("=")
         name = name.strip()
@@ -453,7 +481,6 @@ def load(
         *path, last = _known(name).split(".")
         section = functools.reduce(lambda values, part: values[part], path, values)
         section[last] = _parse(name, text.strip())
-    return PipelineConfig.from_dict(values)
 
 
 def settings(config: PipelineConfig) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.retrieval_evaluator.metrics import (
@@ -213,6 +213,7 @@ def by_a_loop(queries: list[tuple[int, list[int], list[int]]], users: bool) -> d
     return {("user_" if users else "") + name: value for name, value in means.items()}
 
 
+@settings(deadline=None)
 @given(rows)
 def test_a_summary_is_what_a_plain_loop_says(queries: list[tuple[int, list[int], list[int]]]) -> None:
     user, recommended, labels = zip(*queries, strict=True)
@@ -222,6 +223,7 @@ def test_a_summary_is_what_a_plain_loop_says(queries: list[tuple[int, list[int],
     assert measured == pytest.approx(expected)
 
 
+@settings(deadline=None)
 @given(rows)
 def test_with_one_label_a_query_the_metrics_are_those_of_its_rank(
     queries: list[tuple[int, list[int], list[int]]],

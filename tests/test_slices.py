@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator.baselines import LabelEvents
 from components.retrieval_evaluator.metrics import hits_of, label_ranks, ranks_of, summarize
-from components.retrieval_evaluator.queries import LabelSets, Windows, all_queries
+from components.retrieval_evaluator.queries import LabelSets, all_queries
 from components.retrieval_evaluator.slices import (
     Slice,
     all_slices,
@@ -19,6 +19,7 @@ from components.retrieval_evaluator.slices import (
     play_ratio_slices,
     trends_from,
 )
+from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from tests.listening_logs import events_of, to_windows
 
 BANDS = ("head", "middle", "tail", "cold")
@@ -40,14 +41,10 @@ def listens(counts: dict[int, list[int]]) -> LabelEvents:
     return LabelEvents(np.ones_like(item), item, np.concatenate([*map(np.array, counts.values())]))
 
 
-def windows_of(*items: int) -> Windows:
-    """One window that holds these items."""
-    item = np.array(items)
-    nothing, end = np.empty(0, np.int64), np.zeros(2, np.int64)
-    return Windows(
-        np.array([1]), np.array([0, len(items)]), item, 0 * item, np.full(len(items), b"listen"),
-        np.ones(len(items), np.float32), 0 * item, 0 * item, 0 * item, end, nothing, end, nothing,
-    )  # fmt: skip
+def train_of(events: LabelEvents, *items: int) -> TrainKnowledge:
+    """Of user 1, whose windows hold these items."""
+    played, plays = np.unique(events.item_id, return_counts=True)
+    return TrainKnowledge(np.array([1]), np.array(items), events, played, plays)
 
 
 def in_slices(slices: list[Slice], labels: LabelSets) -> dict[str, list[int]]:
@@ -99,6 +96,7 @@ rows = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows)
 def test_the_slice_of_everything_is_the_summary(
     queries: list[tuple[list[int], list[int]]],
@@ -119,7 +117,7 @@ def test_popularity_is_cut_at_shares_of_trains_events() -> None:
     train, but never a label event there; 6 is not in train."""
     events = listens({1: [0] * 5, 2: [0] * 3, 3: [0], 4: [0]})
     labels = sets([1, 2, 3, 4, 5, 6], [6, 1])
-    found = in_slices(item_slices(labels, windows_of(1, 2, 3, 4, 5), events), labels)
+    found = in_slices(item_slices(labels, train_of(events, 1, 2, 3, 4, 5)), labels)
     assert found == {"head": [1, 1], "middle": [2], "tail": [3, 4, 5], "cold": [6, 6]}
 
 
@@ -135,10 +133,10 @@ def test_trending_is_what_has_grown_since_with_enough_events() -> None:
         }
     )
     labels = sets([1, 2, 3, 4, 5, 6])
-    slices = in_slices(item_slices(labels, windows_of(1, 2, 3, 4, 5), events, recent), labels)
+    slices = in_slices(item_slices(labels, train_of(events, 1, 2, 3, 4, 5), recent), labels)
     assert slices["trending"] == [1, 3]
     for recent_from in (None, before, recent + 1):  # without times; nothing before; nothing since
-        names = [one.name for one in item_slices(labels, windows_of(1), events, recent_from)]
+        names = [one.name for one in item_slices(labels, train_of(events, 1), recent_from)]
         assert names == [*BANDS]
 
 
@@ -159,8 +157,8 @@ def test_slices_of_a_log() -> None:
     ratio = draw.choice([-1.0, 0.2, 0.5, 1.1], size)
     log = events_of(draw.integers(0, 9, size), item, time, b"listen", play_ratio=ratio)
     cut = {n: to_windows(b) for n, b in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
-    events, queries = LabelEvents.of(cut["train"]), all_queries(cut["test"])
-    found = {one.name: one.labels for one in all_slices(queries, cut["test"], cut["train"], events, 200)}
+    train, queries = TrainKnowledge.of(cut["train"]), all_queries(cut["test"])
+    found = {one.name: one.labels for one in all_slices(queries, cut["test"], train, 200)}
     assert list(found) == [*BANDS, "trending", "heard"]
     assert (np.sum([found[name] for name in BANDS], axis=0) == 1).all()
     in_train = set(item[time < 250].tolist())
@@ -172,7 +170,7 @@ def test_slices_of_a_log() -> None:
 
     shuffled = queries.take(draw.permutation(len(queries)))
     by_item = dict(zip(queries.label_item_id, found["trending"], strict=True))
-    again = all_slices(shuffled, cut["test"], cut["train"], events, 200)[4].labels
+    again = all_slices(shuffled, cut["test"], train, 200)[4].labels
     assert again.tolist() == [by_item[one] for one in shuffled.label_item_id]
 
 

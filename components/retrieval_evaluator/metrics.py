@@ -19,6 +19,7 @@ Both kinds of recall and of NDCG are in use, and Yambda's benchmark (Ploshkin et
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +122,44 @@ def pooled_ndcg_at_k(hits: Bools, labels: Ints, k: int, average: Callable[[Float
 def reciprocal_rank(hits: Bools) -> Floats:
     """1 / rank of the first label, and 0 where none is recommended. [Q]."""
     return 1.0 / ranks_of(hits)
+
+
+def values_by_query(
+    ranks: npt.NDArray[np.floating], labels: LabelSets, cutoffs: Sequence[int], chosen: Bools | None = None
+) -> dict[str, Floats]:
+    """`recall@k`, `ndcg@k`, `hit_rate@k` and `mrr` of every query, from the ranks of its labels alone.
+
+    Args:
+        ranks: [labels] by `label_ranks`.
+        labels: of Q queries.
+        cutoffs: each k.
+        chosen: [labels] of which labels alone; all without it. Where they stand among all recommendations
+            stays as it is.
+
+    Returns:
+        By name [Q]; NaN for a query that has no such label.
+    """
+    query = labels.query if chosen is None else labels.query[chosen]
+    rank = np.asarray(ranks if chosen is None else ranks[chosen], np.float64)
+    counts = np.bincount(query, minlength=len(labels))
+    asked = counts > 0
+
+    def of_query(values: npt.NDArray[Any], scale: npt.NDArray[Any] | None = None) -> Floats:
+        total = np.bincount(query, values, minlength=len(labels))
+        of_all = np.full(len(labels), np.nan)
+        np.divide(total, np.ones(len(labels)) if scale is None else scale, out=of_all, where=asked)
+        return of_all
+
+    best = np.full(len(labels), np.inf)
+    np.minimum.at(best, query, rank)
+    gain = 1.0 / np.log2(1.0 + rank)
+    within = {k: rank <= k for k in cutoffs}
+    return {
+        **{f"recall@{k}": of_query(within[k], counts) for k in cutoffs},
+        **{f"ndcg@{k}": of_query(gain * within[k], ideal_dcg_at_k(counts, k)) for k in cutoffs},
+        **{f"hit_rate@{k}": np.where(asked, best <= k, np.nan) for k in cutoffs},
+        "mrr": np.where(asked, 1.0 / best, np.nan),
+    }
 
 
 def coverage_at_k(recommended: Ints, k: int, catalog_size: int) -> float:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.baselines import LabelEvents
-from components.retrieval_evaluator.metrics import Bools, Floats, ideal_dcg_at_k, mean
+from components.retrieval_evaluator.metrics import Bools, Floats, mean, values_by_query
 from components.retrieval_evaluator.queries import LabelSets, Queries, Windows
+from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 
 # The most played items, which together have this share of train's label events, are the head; what comes
 # after the second share is the tail.
@@ -30,15 +30,16 @@ HEARD_PLAY_RATIO = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some of the labels: `labels` bool [labels]."""
+    """Some of the labels: `labels` bool [labels]. Slices of one family divide the labels by one property."""
 
     name: str
     labels: Bools
+    family: str = ""
 
     @classmethod
-    def of_queries(cls, name: str, queries: npt.ArrayLike, labels: LabelSets) -> Slice:
+    def of_queries(cls, name: str, queries: npt.ArrayLike, labels: LabelSets, family: str = "") -> Slice:
         """All labels of the queries in a mask [Q]."""
-        return cls(name, np.asarray(queries, bool)[labels.query])
+        return cls(name, np.asarray(queries, bool)[labels.query], family)
 
     def size(self, labels: LabelSets) -> dict[str, int]:
         """How many labels it has, of how many queries, and how many items they are."""
@@ -59,23 +60,15 @@ class Slice:
         Returns:
             NaN where the slice is empty.
         """
-        query, rank = labels.query[self.labels], ranks[self.labels]
-        asked, place, counts = np.unique(query, return_inverse=True, return_counts=True)
-
-        def of_query(values: npt.NDArray[np.floating]) -> Floats:
-            return np.asarray(np.bincount(place, values, minlength=len(asked)), np.float64)
-
-        found = {k: rank <= k for k in cutoffs}
-        gain = 1.0 / np.log2(1.0 + rank)
+        values = values_by_query(ranks, labels, cutoffs, self.labels)
         return {
-            **{f"recall@{k}": mean(of_query(found[k].astype(np.float64)) / counts) for k in cutoffs},
-            **{f"ndcg@{k}": mean(of_query(gain * found[k]) / ideal_dcg_at_k(counts, k)) for k in cutoffs},
+            name: mean(of_query[np.isfinite(of_query)])
+            for name, of_query in values.items()
+            if name.startswith(("recall@", "ndcg@"))
         }
 
 
-def item_slices(
-    labels: LabelSets, train: Windows, events: LabelEvents, recent_from: int | None = None
-) -> list[Slice]:
+def item_slices(labels: LabelSets, train: TrainKnowledge, recent_from: int | None = None) -> list[Slice]:
     """Slices by what train knows of a label's item. No test label decides what is in which.
 
     - `head`, `middle`, `tail`, `cold`: one of them each. Head are the most popular items, by train's label
@@ -87,32 +80,32 @@ def item_slices(
 
     Args:
         labels: of any queries.
-        train: train's windows.
-        events: their label events.
+        train: what train knows.
         recent_from: seconds, see `trends_from`.
     """
-    items, index, counts = np.unique(events.item_id, return_inverse=True, return_counts=True)
+    items, counts, events = train.played_items, train.plays, train.events
+    index = np.searchsorted(items, events.item_id)
     by_popularity = np.lexsort((items, -counts))
     more_popular = np.empty(len(items))
     more_popular[by_popularity] = np.cumsum(counts[by_popularity]) - counts[by_popularity]
     more_popular /= max(len(index), 1)
-    is_cold = ~np.isin(labels.item_id, train.item_id)
+    is_cold = ~train.knows_items(labels.item_id)
 
     def chosen(of_items: Bools) -> Bools:
         return np.isin(labels.item_id, items[of_items])
 
     head, middle = chosen(more_popular < HEAD_SHARE), chosen(more_popular < TAIL_SHARE)
     slices = [
-        Slice("head", head),
-        Slice("middle", middle & ~head),
-        Slice("tail", ~middle & ~is_cold),
-        Slice("cold", is_cold),
+        Slice("head", head, "popularity"),
+        Slice("middle", middle & ~head, "popularity"),
+        Slice("tail", ~middle & ~is_cold, "popularity"),
+        Slice("cold", is_cold, "cold"),
     ]
     is_recent = events.timestamp >= (np.inf if recent_from is None else recent_from)
     if is_recent.any() and not is_recent.all():
         recent = np.bincount(index[is_recent], minlength=len(items))
         grown = recent / is_recent.sum() >= TREND_GROWTH * (counts - recent) / (~is_recent).sum()
-        slices.append(Slice("trending", chosen(grown & (recent >= TREND_EVENTS))))
+        slices.append(Slice("trending", chosen(grown & (recent >= TREND_EVENTS)), "trend"))
     return slices
 
 
@@ -132,14 +125,14 @@ def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
     play_ratio = windows.play_ratio[queries.label_event]
     if (play_ratio < 0).all():
         return []
-    return [Slice("heard", play_ratio >= HEARD_PLAY_RATIO)]
+    return [Slice("heard", play_ratio >= HEARD_PLAY_RATIO, "play_ratio")]
 
 
 def all_slices(
-    queries: Queries, windows: Windows, train: Windows, events: LabelEvents, recent_from: int | None
+    queries: Queries, windows: Windows, train: TrainKnowledge, recent_from: int | None
 ) -> list[Slice]:
     """Every slice that applies: `item_slices` and `play_ratio_slices`, whose arguments these are."""
     return [
-        *item_slices(queries.labels, train, events, recent_from),
+        *item_slices(queries.labels, train, recent_from),
         *play_ratio_slices(queries, windows),
     ]
