@@ -82,6 +82,24 @@ def read(model_path: str) -> dict[str, Any] | None:
         return dict(json.loads(file.read()))
 
 
+def towers_digest(trained_uri: str) -> str | None:
+    """Digest of the towers in a Trainer's model, which an index records as those that it was built from.
+
+    Args:
+        trained_uri: of the Trainer's artifact, see TOWERS.
+
+    Returns:
+        None where its files are gone.
+    """
+    from tfx.dsl.io import fileio
+    from tfx.utils import path_utils
+
+    from components.pusher.versions import digest_of
+
+    path = path_utils.serving_model_path(trained_uri)
+    return digest_of(path) if fileio.exists(path) else None
+
+
 def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:
     """Whether the latest blessed model may be compared with, and why.
 
