@@ -29,7 +29,10 @@ setup(
             "schema",
         ]
     ),
-    package_data={"schema": ["*.pbtxt"]},
+    package_data={
+        "schema": ["*.pbtxt"],
+        "components.retrieval_evaluator.html_report": ["*.j2", "*.css"],
+    },
     install_requires=[
         "tfx[kfp]>=1.16.0,<1.17",
         "tensorflow>=2.16.2,<2.17",
@@ -54,6 +57,8 @@ setup(
         "faiss-cpu>=1.8,<1.12",
         # Its t-SNE draws the report's map of the items.
         "scikit-learn>=1.5,<1.6",
+        # The report's page.
+        "jinja2>=3.1",
         "psutil>=5.9",
         "pyyaml>=6",
         "rich>=13",

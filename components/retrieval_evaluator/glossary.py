@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -112,6 +113,20 @@ def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
     """Which labels a slice holds."""
     begin, end = evaluation["split"]["test"]
     return _SLICES.get(name, name).format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
+
+
+def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Why a threshold does not hold, in words."""
+    meaning = threshold_meaning(threshold, evaluation)
+    value, low, high = (threshold.get(name) for name in ("value", "low", "high"))
+    if value is None or math.isnan(value):
+        return f"{meaning} could not be measured"
+    bounds = "" if low is None or high is None else f" (95% interval {low:.4f} to {high:.4f})"
+    if threshold.get("direction") == "max":
+        return f"{meaning} is {value:.4g}{bounds}, above the limit of {threshold['limit']:.4g}"
+    reached = value >= threshold["limit"]
+    side = "of which the lower end is below" if reached and bounds else "below"
+    return f"{meaning} is {value:.4f}{bounds}, {side} the limit of {threshold['limit']:.4f}"
 
 
 def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:

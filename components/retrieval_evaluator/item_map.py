@@ -83,7 +83,7 @@ def item_map(
 
 
 def project(embeddings: npt.NDArray[np.floating], seed: int) -> tuple[str, npt.NDArray[np.float64]]:
-    """Places in the unit square: the method's name, and [n, 2]. Few items, or equal ones, lie as PCA has them.
+    """The method's name, and places in the unit square [n, 2]. Few items, or equal ones, lie as PCA has them.
 
     Args:
         embeddings: [n, D], finite.
