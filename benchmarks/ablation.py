@@ -224,7 +224,7 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     """Trains without a part, or with all (FULL), and adds a line of what was measured."""
     import tensorflow as tf
 
-    from components.scann_indexer.index import build_index
+    from components.scann_indexer.index import ExactIndex
     from components.scann_indexer.retrieval_model import RetrievalModel
     from trainer.training import train
     from trainer.training_data import TrainingData
@@ -253,22 +253,21 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
     with tempfile.TemporaryDirectory() as scratch:
         trained = train(data, config.trainer, f"{scratch}/towers", f"{scratch}/logs", K)
-        # As ScannIndexer makes it.
+        # As ScannIndexer makes it, but that no part's worth is lost in what an index misses.
         towers = tf.saved_model.load(f"{scratch}/towers")
         item_id = towers.catalog()["item_id"]
-        index = build_index(towers.candidate_embedding(item_id)["embedding"], config.index)
+        index = ExactIndex(towers.candidate_embedding(item_id)["embedding"])
         served = RetrievalModel(towers, index, item_id, config.index.max_k, resolved.users)
-        nothing = tf.zeros([1, 0], tf.int64)
-        served.recommend(tf.zeros([1], tf.int64), nothing, nothing)
         served.save(f"{scratch}/served")
-        recommended, _, _ = measure.answers(
+        recommended = measure.answers(
             f"{scratch}/served",
             f"{windows_dir}/Split-test",
             asked.rows,
             k=K,
             history_length=config.windows.history_length,
             exclude=not manifest.repeats_recommendable,
-        )
+            served_alone=True,
+        ).served
     line = {
         "part": part,
         "seed": seed,

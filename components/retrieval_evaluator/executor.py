@@ -29,7 +29,12 @@ from components.retrieval_evaluator.evaluation import (
 from components.retrieval_evaluator.markdown_report import render
 from components.retrieval_evaluator.metrics import Ints
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from components.retrieval_evaluator.queries import all_queries, read_windows, sample_by_user
+from components.retrieval_evaluator.queries import (
+    NOT_FOR_BASELINES,
+    all_queries,
+    read_windows,
+    sample_by_user,
+)
 from components.retrieval_evaluator.slices import all_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer import provenance
@@ -69,7 +74,7 @@ class Executor(tfx_evaluator.Executor):
         k = max(config.cutoffs)
         exclude = not facts.repeats_recommendable
 
-        def ask(path: str, rows: Ints) -> tuple[Ints, Ints, int]:
+        def ask(path: str, rows: Ints, served_alone: bool = False) -> measure.Answers:
             return measure.answers(
                 path,
                 test_dir,
@@ -78,19 +83,22 @@ class Executor(tfx_evaluator.Executor):
                 history_length=exec_properties["history_length"],
                 exclude=exclude,
                 users=users,
+                served_alone=served_alone,
             )
 
-        asked, asked_exactly, catalog_size = ask(model_path, rows)
+        answers = ask(model_path, rows)
         recorded = provenance.read(model_path)
         assert recorded is not None, model_path
         digest = digest_of(model_path)
         candidate = provenance.ModelIdentity.from_provenance(recorded, digest)
         blessed = self._blessed(input_dict, candidate, facts, k)
-        items = {MODEL: asked[in_sample], MODEL_EXACT: asked_exactly[in_sample]}
+        items = {MODEL: answers.served[in_sample], MODEL_EXACT: answers.exact[in_sample]}
         if blessed and blessed["eligible"]:
-            items[BLESSED_MODEL] = ask(path_utils.serving_model_path(blessed["uri"]), sampled)[0]
+            items[BLESSED_MODEL] = ask(
+                path_utils.serving_model_path(blessed["uri"]), sampled, served_alone=True
+            ).served
 
-        train = TrainKnowledge.of(read_windows(train_dir))
+        train = TrainKnowledge.of(read_windows(train_dir, without=NOT_FOR_BASELINES))
         baselines = fit_baselines(
             train.events,
             read_windows(eval_dir),
@@ -104,12 +112,12 @@ class Executor(tfx_evaluator.Executor):
         }
         recommendations = Recommendations(
             queries=queries,
-            items={**items, **{name: answers[in_sample] for name, answers in recommended.items()}},
+            items={**items, **{name: found[in_sample] for name, found in recommended.items()}},
             slices=all_slices(
                 queries, windows, train, trends_from(facts.train_end, facts.test_from, facts.test_to)
             ),
             train=train,
-            catalog_size=catalog_size,
+            catalog_size=len(answers.item_id),
             cutoffs=config.cutoffs,
             judged_cutoff=gate_config.cutoff,
             seed=config.seed,
@@ -129,16 +137,23 @@ class Executor(tfx_evaluator.Executor):
                 "eval": [facts.eval_from, facts.eval_to],
                 "test": [facts.test_from, facts.test_to],
             },
-            "catalog": {"items": catalog_size},
+            "catalog": {"items": len(answers.item_id)},
+            "latency": answers.facts["latency"],
+            "size": answers.facts["size"],
             **figures,
             "blessed_model": {**blessed, "metrics": blessed_metrics} if blessed else None,
-            "oracle": oracle.compare(available, rows, asked, recommended, config.cutoffs) if oracle else None,
+            "oracle": oracle.compare(available, rows, answers.served, recommended, config.cutoffs)
+            if oracle
+            else None,
         }
         evaluation["queries"] |= {
             "available": len(available),
             "dropped_repeats": interactions.get_int_custom_property("repeated_labels") or 0,
         }
-        evaluation["ann"]["kind"] = recorded["index"]["kind"]
+        evaluation["ann"] |= {
+            "kind": recorded["index"]["kind"],
+            "parity": _parity(answers.facts["parity"], recorded["index"], model),
+        }
         for name, baseline in baselines.items():
             evaluation["baselines"][name] |= baseline.settings
         judgement = gate.judge(evaluation, gate_config)
@@ -206,3 +221,15 @@ class Executor(tfx_evaluator.Executor):
         name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
         with fileio.open(os.path.join(blessing.uri, name), "w") as file:
             file.write("")
+
+
+def _parity(measured: dict[str, Any], index: dict[str, Any], model: types.Artifact) -> dict[str, Any]:
+    """What was measured of the index, and whether the towers that it was built from are the model's own.
+
+    Where these are gone they are None, and nothing can be said against the index.
+    """
+    towers = model.get_string_custom_property(provenance.TOWERS)
+    expected = provenance.towers_digest(towers) if towers else None
+    recorded = index.get("towers")
+    ok = measured["ok"] and expected in (None, recorded)
+    return {**measured, "towers": recorded, "expected_towers": expected, "ok": ok}

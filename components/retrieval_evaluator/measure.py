@@ -1,4 +1,4 @@
-"""Asks a served model queries of a split, in a process of its own.
+"""Asks a served model queries of a split, in a process of its own, and looks at it there.
 
 What is loaded is what would be pushed, with nothing but TensorFlow and ScaNN beside it: no TFX, and no
 object of the process that built it. Run as `python -m components.retrieval_evaluator.measure REQUEST ANSWER`.
@@ -12,13 +12,20 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from components.retrieval_evaluator.exact_search import top_rows
+from components.retrieval_evaluator.index_parity import parity, sampled_rows
 from components.retrieval_evaluator.queries import (
+    PADDING,
     Ints,
+    Queries,
+    Windows,
     all_queries,
     excluded_items,
     history_batch,
@@ -27,6 +34,28 @@ from components.retrieval_evaluator.queries import (
 from pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
 
 _QUERIES_PER_BATCH = 256
+_ITEMS_PER_BATCH = 16_384
+# Latency: of so many single requests, or as many as are answered within the time, and of batches.
+_WARM_UP, _SINGLE_REQUESTS, _BATCHES, _SECONDS = 5, 200, 10, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a served model answered and what was seen of it.
+
+    Attributes:
+        served: int64 [Q, k] recommendations through the index, -1 where there are fewer.
+        exact: [Q, k] likewise, by exact search; empty if it was not asked for, as is all that follows.
+        item_id: [items] the catalog, in the index's order.
+        embeddings: float32 [items, D] of the catalog, as the towers give them.
+        facts: `latency`, `size` and `parity`, as in evaluation.json.
+    """
+
+    served: Ints
+    exact: Ints
+    item_id: Ints
+    embeddings: npt.NDArray[np.float32]
+    facts: dict[str, Any]
 
 
 def answers(
@@ -38,7 +67,8 @@ def answers(
     history_length: int,
     exclude: bool,
     users: Sequence[FeatureSpec] = (),
-) -> tuple[Ints, Ints, int]:
+    served_alone: bool = False,
+) -> Answers:
     """The model's recommendations for queries of a split, from a fresh process.
 
     Args:
@@ -49,9 +79,8 @@ def answers(
       history_length: events that a request carries.
       exclude: whether what a user had must not be recommended.
       users: the columns of users/ that the windows carry.
-
-    Returns:
-      Served and exact recommendations, int64 [Q, k], -1 where there are fewer, and the catalog's size.
+      served_alone: what is served and nothing else, which is all that is asked of a model that is only
+        compared with.
 
     Raises:
       RuntimeError: the model does not load or answer; the message ends with what the process said.
@@ -64,6 +93,7 @@ def answers(
         "history_length": history_length,
         "exclude": exclude,
         "users": [dataclasses.asdict(spec) for spec in users],
+        "served_alone": served_alone,
     }
     with tempfile.TemporaryDirectory() as scratch:
         request_file, answer_file = os.path.join(scratch, "request.json"), os.path.join(scratch, "answer.npz")
@@ -80,75 +110,208 @@ def answers(
                 f"The model at {model_path} could not be evaluated in a fresh process:\n{done.stderr[-4000:]}"
             )
         with np.load(answer_file) as answer:
-            return answer["served"], answer["exact"], int(answer["catalog_size"])
+            return Answers(
+                answer["served"],
+                answer["exact"],
+                answer["item_id"],
+                answer["embeddings"],
+                json.loads(str(answer["facts"])),
+            )
 
 
 def _main(request_file: str, answer_file: str) -> None:
-    import tensorflow as tf
-    from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
-
     with open(request_file, encoding="utf-8") as file:
         request: dict[str, Any] = json.load(file)
-    k, exclude = request["k"], request["exclude"]
     windows = read_windows(request["windows_dir"], [FeatureSpec(**spec) for spec in request["users"]])
     queries = all_queries(windows).take(np.array(request["rows"], np.int64))
-    model = tf.saved_model.load(request["model_path"])
-    recommend = model.signatures["serving_default"]
-    embed_query = model.signatures["query_embedding"]
-    embed_candidates = model.signatures["candidate_embedding"]
-    catalog = model.signatures["catalog"]()["item_id"]
-    candidates = tf.concat(
-        [
-            embed_candidates(item_id=catalog[begin : begin + 16_384])["embedding"]
-            for begin in range(0, len(catalog), 16_384)
-        ],
-        axis=0,
-    )
-
-    def exact(query: tf.Tensor, excluded: Ints) -> Ints:
-        scores = tf.matmul(query, candidates, transpose_b=True).numpy()
-        if exclude:
-            rows = np.searchsorted(catalog.numpy(), excluded)
-            rows = np.where(excluded == catalog.numpy()[np.minimum(rows, len(catalog) - 1)], rows, -1)
-            at = np.nonzero(rows >= 0)
-            scores[at[0], rows[at]] = -np.inf
-        best = tf.math.top_k(scores, k=min(k, len(catalog)))
-        found = tf.gather(catalog, best.indices)
-        items = tf.where(tf.math.is_inf(best.values), tf.constant(-1, tf.int64), found)
-        return np.pad(items.numpy(), [(0, 0), (0, k - items.shape[1])], constant_values=-1)
-
-    served_parts, exact_parts = [], []
-    for begin in range(0, len(queries), _QUERIES_PER_BATCH):
-        rows = np.arange(begin, min(begin + _QUERIES_PER_BATCH, len(queries)))
-        inputs = history_batch(windows, queries, rows, request["history_length"], exclude)
-        served_parts.append(recommend(**_taken(recommend, {**inputs, "k": k}))["item_id"].numpy())
-        nothing = np.empty([len(rows), 0], np.int64)
-        excluded = excluded_items(windows, queries.take(rows)) if exclude else nothing
-        exact_parts.append(exact(embed_query(**_taken(embed_query, inputs))["embedding"], excluded))
-    np.savez(
-        answer_file,
-        served=np.concatenate(served_parts),
-        exact=np.concatenate(exact_parts),
-        catalog_size=len(catalog),
-    )
+    model = _Served(request, windows, queries)
+    served, scores, batch_seconds = model.recommendations()
+    found: dict[str, Any] = {"served": served, "exact": _NOTHING, "item_id": _NOTHING}
+    found |= {"embeddings": np.empty([0, 0], np.float32), "facts": "{}"}
+    if not request["served_alone"]:
+        item_id, embeddings = model.catalog()
+        embedded_queries = model.query_embeddings()
+        facts = {
+            "latency": model.latency(batch_seconds),
+            "size": _size(request["model_path"]),
+            "parity": model.parity(item_id, embeddings, embedded_queries, served, scores),
+        }
+        rows = top_rows(embedded_queries, embeddings, request["k"], model.excluded_rows(item_id))
+        exact = np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
+        found |= {"exact": exact, "item_id": item_id, "embeddings": embeddings, "facts": json.dumps(facts)}
+    np.savez(answer_file, **found)
 
 
-def _taken(signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Of the inputs those that a signature takes, as tensors.
+_NOTHING = np.empty([0, 0], np.int64)
 
-    A model that was blessed earlier may know other columns of users/: what it knows and this data does not
-    have is absent.
-    """
+
+class _Served:
+    """A model as it would be served, and the queries that it is asked."""
+
+    def __init__(self, request: dict[str, Any], windows: Windows, queries: Queries) -> None:
+        import tensorflow as tf
+        from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
+
+        self._request, self._windows, self._queries = request, windows, queries
+        self._model = tf.saved_model.load(request["model_path"])
+        self._recommend = self._model.signatures["serving_default"]
+
+    def recommendations(self) -> tuple[Ints, npt.NDArray[np.float32], list[float]]:
+        """Ids and scores [Q, k], and the seconds that each full batch but the first took."""
+        k, size = self._request["k"], len(self._queries)
+        items, scores = np.full([size, k], PADDING), np.full([size, k], -np.inf, np.float32)
+        seconds = []
+        for rows in self._batches():
+            inputs = self._taken(self._recommend, self._inputs(rows))
+            began = time.perf_counter()
+            answer = self._recommend(**inputs)
+            items[rows], scores[rows] = answer["item_id"].numpy(), answer["score"].numpy()
+            if rows[0] > 0 and len(rows) == _QUERIES_PER_BATCH:
+                seconds.append(time.perf_counter() - began)
+        return items, scores, seconds
+
+    def query_embeddings(self) -> npt.NDArray[np.float32]:
+        """[Q, D]."""
+        embed = self._model.signatures["query_embedding"]
+        parts = [
+            embed(**self._taken(embed, self._inputs(rows)))["embedding"].numpy() for rows in self._batches()
+        ]
+        return np.concatenate(parts) if parts else np.empty([0, 1], np.float32)
+
+    def catalog(self) -> tuple[Ints, npt.NDArray[np.float32]]:
+        """Ids [items] in the index's order, and their embeddings [items, D] by the towers."""
+        item_id = self._model.signatures["catalog"]()["item_id"].numpy()
+        embed = self._model.signatures["candidate_embedding"]
+        embeddings: Any = None
+        for begin in range(0, len(item_id), _ITEMS_PER_BATCH):
+            part = embed(item_id=_constant(item_id[begin : begin + _ITEMS_PER_BATCH]))["embedding"].numpy()
+            if embeddings is None:
+                embeddings = np.empty([len(item_id), part.shape[1]], np.float32)
+            embeddings[begin : begin + len(part)] = part
+        return item_id, embeddings
+
+    def excluded_rows(self, item_id: Ints) -> Ints | None:
+        """Places in the catalog [Q, E] of what each query's user had, -1 at padding; None if it may recur."""
+        if not self._request["exclude"]:
+            return None
+        excluded = excluded_items(self._windows, self._queries)
+        by_id = np.argsort(item_id)
+        place = by_id[np.minimum(np.searchsorted(item_id, excluded, sorter=by_id), len(item_id) - 1)]
+        return np.where(item_id[place] == excluded, place, PADDING)
+
+    def latency(self, batch_seconds: list[float]) -> dict[str, Any]:
+        """`single` and `batch` as in evaluation.json: of real requests, once the model is warm."""
+        if not len(self._queries):
+            return {}
+        rows = np.linspace(0, len(self._queries) - 1, _WARM_UP + _SINGLE_REQUESTS).astype(np.int64)
+        single = self._timed([np.array([row]) for row in rows])
+        full = next(self._batches())
+        if len(batch_seconds) < _BATCHES:
+            batch_seconds = batch_seconds + self._timed([full] * (_BATCHES - len(batch_seconds)), warm_up=0)
+        return {"single": _percentiles(single), "batch": {"size": len(full), **_percentiles(batch_seconds)}}
+
+    def _timed(self, requests: Sequence[Ints], warm_up: int = _WARM_UP) -> list[float]:
+        """Seconds of each request for the queries at some rows, after those that warm up."""
+        seconds: list[float] = []
+        for number, rows in enumerate(requests):
+            inputs = self._taken(self._recommend, self._inputs(rows))
+            began = time.perf_counter()
+            self._recommend(**inputs)["item_id"].numpy()
+            if number >= warm_up:
+                seconds.append(time.perf_counter() - began)
+            if sum(seconds) > _SECONDS:
+                break
+        return seconds
+
+    def parity(
+        self,
+        item_id: Ints,
+        embeddings: npt.NDArray[np.float32],
+        embedded_queries: npt.NDArray[np.float32],
+        served: Ints,
+        scores: npt.NDArray[np.float32],
+    ) -> dict[str, Any]:
+        """See `index_parity.parity`: of the first batch's scores, and of some rows of the index."""
+        sample = sampled_rows(len(item_id))
+        by_id = np.argsort(item_id)
+        query, place = np.nonzero(served[:_QUERIES_PER_BATCH] >= 0)
+        row = by_id[np.minimum(np.searchsorted(item_id, served[query, place], sorter=by_id), len(by_id) - 1)]
+        return parity(
+            item_id,
+            _attempted(lambda: self._model.towers.catalog()["item_id"].numpy()),
+            _attempted(lambda: self._stored(sample, embeddings.shape[1])),
+            embeddings[sample],
+            scores[query, place],
+            np.einsum("nd,nd->n", embedded_queries[query], embeddings[row]),
+        )
+
+    def _stored(self, rows: Ints, width: int) -> npt.NDArray[np.float32]:
+        """What the index itself holds in some rows: exact search in a variable, ScaNN in its data set."""
+        index = self._model.index
+        stored = index._embeddings if hasattr(index, "_embeddings") else index._state.dataset
+        return np.asarray(stored.numpy().reshape(-1, width)[rows])
+
+    def _batches(self) -> Any:
+        size = len(self._queries)
+        return (
+            np.arange(begin, min(begin + _QUERIES_PER_BATCH, size))
+            for begin in range(0, size, _QUERIES_PER_BATCH)
+        )
+
+    def _inputs(self, rows: Ints) -> dict[str, Any]:
+        of_request = history_batch(
+            self._windows, self._queries, rows, self._request["history_length"], self._request["exclude"]
+        )
+        return {**of_request, "k": self._request["k"]}
+
+    def _taken(self, signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Of the inputs those that a signature takes, as tensors.
+
+        What is not asked for, such as items to choose among, is padding. A model that was blessed earlier
+        may know other columns of users/: what it knows and this data does not have is absent.
+        """
+        import tensorflow as tf
+
+        taken = {}
+        for name, spec in signature.structured_input_signature[1].items():
+            if name in inputs:
+                taken[name] = tf.constant(inputs[name], spec.dtype)
+            elif spec.dtype.is_integer:
+                taken[name] = tf.fill([size or 1 for size in spec.shape], tf.constant(PADDING, spec.dtype))
+            else:
+                kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
+                taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
+        return taken
+
+
+def _attempted(read: Callable[[], Any]) -> Any:
+    """What is read from inside a model, or None: of models from before it was there it cannot be."""
+    try:
+        return read()
+    except AttributeError:
+        return None
+
+
+def _constant(values: Ints) -> Any:
     import tensorflow as tf
 
-    taken = {}
-    for name, spec in signature.structured_input_signature[1].items():
-        if name in inputs:
-            taken[name] = tf.constant(inputs[name], spec.dtype)
-        else:
-            kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
-            taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
-    return taken
+    return tf.constant(values, tf.int64)
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """p50, p95 and p99 in milliseconds, and of how many requests."""
+    named = zip(("p50_ms", "p95_ms", "p99_ms"), np.percentile(seconds, [50, 95, 99]) * 1e3, strict=True)
+    return {**{name: float(value) for name, value in named}, "requests": len(seconds)}
+
+
+def _size(model_path: str) -> dict[str, int]:
+    """Bytes and number of a model's files."""
+    import tensorflow as tf
+
+    files = [
+        os.path.join(folder, name) for folder, _, names in tf.io.gfile.walk(model_path) for name in names
+    ]
+    return {"bytes": sum(tf.io.gfile.stat(file).length for file in files), "files": len(files)}
 
 
 if __name__ == "__main__":
