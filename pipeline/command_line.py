@@ -256,6 +256,82 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", metavar="DIR", required=True, help="the --output of `two-tower run`")
     report.add_argument("--json", action="store_true", help="print it as JSON")
 
+    reindex = command(
+        "reindex",
+        _reindex,
+        "bring today's items into a model without training it again",
+        "Puts the items of --items into a trained model: those that it knows keep what it learnt of them, "
+        "those released since are placed by their artists, albums and content, and those that are withdrawn "
+        "(available is false, or the item is not there) are recommended no more. The model is then measured "
+        "on the test split of its own training, judged, and pushed if it is good enough, as by `run`, in the "
+        "same output directory. Labels that are withdrawn items count as missed.",
+    )
+    reindex.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="the --output of `two-tower run`, for its newest published model, or one version's directory",
+    )
+    reindex.add_argument(
+        "--items",
+        metavar="DIR",
+        required=True,
+        help="data directory, of which only items/ is read, or a directory with Parquet files in items/ "
+        "alone; a path or gs://...",
+    )
+    reindex.add_argument(
+        "--output", metavar="DIR", help="another directory for models, reports and logs than the model's own"
+    )
+    reindex.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="a setting of index, evaluation or gate, over those that the model was made with",
+    )
+    reindex.add_argument(
+        "--fail-on-refusal",
+        action="store_true",
+        help=f"exit with status {EXIT_REFUSED} if the model is refused, which is else no failure",
+    )
+
+    export = command(
+        "export",
+        _export,
+        "write a model's item embeddings for Faiss, Vertex AI Vector Search, or as Parquet",
+        "Writes the embedding of every item of a published model for another home: a Faiss index with its id "
+        "map, tuned until it finds what exact search finds; JSON lines as Vertex AI Vector Search imports "
+        "them; or Parquet. What was written is read back and held against exact search before it appears in "
+        "--output. Scores are inner products of a query's embedding, which the model's signature "
+        "query_embedding gives, with an item's.",
+    )
+    export.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="the --output of `two-tower run`, for its newest published model, or one version's directory",
+    )
+    export.add_argument("--to", metavar="HOME", required=True, help="faiss, vertex or parquet")
+    export.add_argument(
+        "--output", metavar="DIR", required=True, help="new directory to write, a path or gs://..."
+    )
+    export.add_argument(
+        "--index",
+        metavar="KIND",
+        help="for faiss: flat, ivfpq or hnsw (default: flat below 20,000 items, else hnsw)",
+    )
+    export.add_argument(
+        "--recall",
+        type=float,
+        metavar="SHARE",
+        help="for faiss: how many of exact search's first k the index must find (default: what the model's "
+        "own index was tuned to, else 0.95)",
+    )
+    export.add_argument(
+        "-k", type=int, metavar="N", help="the k of that (default: the model's own, else 100)"
+    )
+
     query = command(
         "query",
         _query,
@@ -271,6 +347,12 @@ def _parser() -> argparse.ArgumentParser:
     who = query.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", type=int, metavar="ID", help="a user of the data; a new one is answered too")
     who.add_argument("--history", metavar="ID,ID,...", help='item ids instead, oldest first; "" for none')
+    query.add_argument(
+        "--exclude", metavar="ITEMS", default="", help="items that must not be recommended, as in 4,5"
+    )
+    query.add_argument(
+        "--allow", metavar="ITEMS", default="", help="the only items that may be recommended (default: all)"
+    )
     query.add_argument("-k", type=int, default=10, metavar="N", help="how many recommendations (default: 10)")
     query.add_argument("--data", metavar="DIR", help="data directory with users and titles, if it was moved")
     query.add_argument("--json", action="store_true", help="print it as JSON")
@@ -578,22 +660,58 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _reindex(options: argparse.Namespace) -> int:
+    from pipeline.reindexing import Reindexing
+
+    if options.output:
+        _check_output(options.output)
+    reindexing = Reindexing(options.model, options.items, options.output, options.overrides)
+    status = _run_pipeline("", reindexing.output, reindexing.config, reindexing.run)
+    if status:
+        return status
+
+    from pipeline.report import collect, render
+
+    report = collect(reindexing.output)
+    print()
+    print(render(report), end="")
+    return EXIT_REFUSED if options.fail_on_refusal and report["verdict"] == "refused" else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pipeline.exports import export
+
+    done = export.export(
+        options.model, options.to, options.output, options.index, options.recall, options.k, _tell
+    )
+    print(done)
+    return 0
+
+
 def _query(options: argparse.Namespace) -> int:
     from pipeline.query import recommend, render
 
-    history = None if options.history is None else _ids(options.history)
-    answer = recommend(options.model, options.user, history, options.k, options.data)
+    history = None if options.history is None else _ids("--history", options.history)
+    answer = recommend(
+        options.model,
+        options.user,
+        history,
+        options.k,
+        options.data,
+        exclude=_ids("--exclude", options.exclude),
+        allow=_ids("--allow", options.allow),
+    )
     print(answer.to_json() if options.json else render(answer).rstrip("\n"))
     return 0
 
 
-def _ids(text: str) -> list[int]:
+def _ids(option: str, text: str) -> list[int]:
     ids = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         try:
             ids.append(int(part))
         except ValueError:
-            raise UserError(f"--history takes ids separated by commas, and '{part}' is no number.") from None
+            raise UserError(f"{option} takes ids separated by commas, and '{part}' is no number.") from None
     return ids
 
 

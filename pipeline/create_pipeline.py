@@ -67,6 +67,11 @@ DESCRIPTIONS = {
     "Transform": "computes vocabularies, history aggregates and example age",
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
+    "TrainedWindows": "takes the windows of the training's run",
+    "TrainedTowers": "takes the towers that were trained",
+    "TrainedTransform": "takes the graph that the windows were transformed by",
+    "TrainedCatalogTransform": "takes the graph that the catalog was transformed by",
+    "CatalogPlacer": "places today's items by artist, album and content",
     "ScannIndexer": "embeds the catalog and builds the index",
     "LatestBlessedModel": "looks for the model to compare with, and to begin from",
     "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
@@ -314,7 +319,13 @@ def from_towers_on(
         index=_json(config.index),
         history_length=history_length,
         features=resolved.to_json(),
-        source_digest=source_digest("trainer", "components/scann_indexer", _SPECS),
+        source_digest=source_digest(
+            "trainer",
+            "components/scann_indexer",
+            "components/pusher/versions.py",
+            "components/retrieval_evaluator/queries.py",
+            _SPECS,
+        ),
     )
     evaluator = RetrievalEvaluator(
         examples=interactions,

@@ -10,11 +10,14 @@ import datetime
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration import metadata
+from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
@@ -155,22 +158,39 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
     resolved = resolve(config.features, manifest)
-    log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with console.quiet(str(log)) as progress:
-        pipeline = create_pipeline(
+    return launch(
+        output,
+        lambda connection: create_pipeline(
             data=data,
             data_digest=manifest.digest,
             pipeline_root=os.path.join(output, "artifacts"),
             push_directory=os.path.join(output, "pushed"),
             config=config,
             resolved=resolved,
-            metadata_connection_config=metadata.sqlite_metadata_connection_config(
-                os.path.join(output, "metadata.sqlite")
-            ),
-        )
+            metadata_connection_config=connection,
+        ),
+        until,
+    )
+
+
+def launch(
+    output: str,
+    draw: Callable[[metadata_store_pb2.ConnectionConfig], tfx_pipeline.Pipeline],
+    until: tuple[str, ...] = (),
+) -> bool:
+    """Runs a DAG in an output directory, an absolute path, with a log there; see `run_local`.
+
+    Args:
+      output: as in `run_local`.
+      draw: the DAG, of the metadata store in `output`.
+      until: as in `run_local`.
+    """
+    log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with console.quiet(str(log)) as progress:
+        store = metadata.sqlite_metadata_connection_config(os.path.join(output, "metadata.sqlite"))
         runner = LocalRunner(progress, until)
-        runner.run(pipeline)
+        runner.run(draw(store))
     if not runner.launched:
         log.unlink()
     return runner.launched

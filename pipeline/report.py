@@ -30,6 +30,18 @@ METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
 PUSHER = "Pusher"
 TRAINER = "Trainer"
+PLACER = "CatalogPlacer"
+# Which component was given which section of the settings, and as which parameter.
+_PARAMETERS = (
+    ("InteractionExampleGen", "split", "split"),
+    ("InteractionExampleGen", "windows", "windows"),
+    ("AnomalyGate", "validation", "validation"),
+    (TRAINER, "features", "features"),
+    (TRAINER, "trainer", "trainer"),
+    ("ScannIndexer", "index", "index"),
+    (EVALUATOR, "evaluation_config", "evaluation"),
+    (EVALUATOR, "gate_config", "gate"),
+)
 # What is taken over from evaluation.json as it is.
 _EVALUATION_KEYS = (
     "verdict",
@@ -65,9 +77,11 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
       what ran, in order: name, seconds, cached, state, and error, why it failed. The keys of
       evaluation.json are those of the run's RetrievalEvaluator, from an earlier run where it was cached, and
       None if the run did not reach it. `warm_start` says what training began from, and how much of it was
-      carried over; None if it was not to begin from anything.
+      carried over; None if it was not to begin from anything. `reindexed` counts what became of the
+      catalog where nothing was trained (`two-tower reindex`); else None.
       `pushed_model` is where this run's model was pushed to, or None; `in_service` is the newest model
-      there. `artifacts` are URIs by component and output; `log` is the newest log file.
+      there. `artifacts` are URIs by component and output; `settings` are those of `settings_of`; `log` is
+      the newest log file.
 
     Raises:
       UserError: there is no run in `output`.
@@ -95,11 +109,30 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         **{key: evaluation.get(key) for key in _EVALUATION_KEYS},
         "components": components,
         "warm_start": _warm_start(nodes),
+        "reindexed": _reindexed(nodes),
         "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
         "in_service": newest_version(os.path.join(output, "pushed")),
         "artifacts": artifacts,
+        "settings": settings_of(nodes),
         "log": newest_log(output),
     }
+
+
+def settings_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings that a run's components were given, by their dotted names, as far as the run came."""
+    found: dict[str, Any] = {}
+    for component, parameter, section in _PARAMETERS:
+        value = nodes.get(component, {}).get("parameters", {}).get(parameter)
+        if not value:
+            continue
+        if section == "features":
+            resolved = json.loads(value)
+            columns = {who: [spec["column"] for spec in resolved.get(who) or []] for who in ("users", "items")}
+            found |= {f"features.{name}": given for name, given in columns.items()}
+            found["features.history"] = resolved.get("history") or []
+        else:
+            found |= {f"{section}.{name}": given for name, given in json.loads(value).items()}
+    return found
 
 
 def latest_outputs(
@@ -203,6 +236,13 @@ def _nodes(store: Any, run: Any) -> dict[str, dict[str, Any]]:
             "seconds": round(duration / 1000, 1),
             "peak_memory_bytes": execution.custom_properties[PEAK_MEMORY].int_value or None,
             "error": execution.custom_properties[ERROR].string_value or None,
+            "began": execution.create_time_since_epoch / 1000,
+            "ended": execution.last_update_time_since_epoch / 1000,
+            "parameters": {
+                name: getattr(value, value.WhichOneof("value"))
+                for name, value in execution.custom_properties.items()
+                if value.WhichOneof("value")
+            },
             "outputs": produced,
         }
     return nodes
@@ -218,6 +258,13 @@ def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None
         name: int(value) for name, value in properties.items() if name.startswith(("rows_", "warm_rows_"))
     }
     return {"start": properties["warm_start"], "afresh": int(properties.get("warm_start_afresh", 0)), **rows}
+
+
+def _reindexed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int] | None:
+    """What CatalogPlacer notes on its model, see components/catalog_placer/executor.py."""
+    (model,) = nodes.get(PLACER, {}).get("outputs", {}).get("model", [None])[:1] or [None]
+    counts = {"items", "items_new", "items_learnt", "items_withdrawn", "test_labels", "test_labels_withdrawn"}
+    return {name: model["properties"][name] for name in sorted(counts)} if model else None
 
 
 def _status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
@@ -247,6 +294,9 @@ def render(report: Mapping[str, Any]) -> str:
     console.print(_component_table(report))
     if start := report.get("warm_start"):
         console.print(_warm_start_line(start), soft_wrap=True)
+        console.print()
+    if counts := report.get("reindexed"):
+        console.print(_reindexed_line(counts), soft_wrap=True)
         console.print()
     if report["verdict"]:
         console.print(_threshold_table(report))
@@ -316,6 +366,20 @@ def _warm_start_line(start: Mapping[str, Any]) -> str:
         line += f", {start['warm_rows_item']:,} of {start['rows_item']:,} items carried over"
     if start["afresh"]:
         line += f"; {start['afresh']} layers, tables or states begin afresh, which the log names"
+    return line
+
+
+def _reindexed_line(count: Mapping[str, int]) -> str:
+    line = (
+        f"Re-indexed without training: {count['items']:,} items, {count['items_learnt']:,} of them with a "
+        f"learnt row; {count['items_new']:,} are new since the training, "
+        f"{count['items_withdrawn']:,} withdrawn."
+    )
+    if lost := count["test_labels_withdrawn"]:
+        line += (
+            f" Of {count['test_labels']:,} test labels {lost:,} are withdrawn items: no query can find "
+            "these, and they count as missed."
+        )
     return line
 
 

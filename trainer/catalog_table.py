@@ -70,7 +70,7 @@ class CatalogArrays:
             artist=joined(features.ARTIST),
             album=joined(features.ALBUM),
             length=joined(features.LENGTH)[:, 0],
-            values={name: _without_empty_places(joined(name)) for name in values},
+            values={name: without_empty_places(joined(name)) for name in values},
             numbers=joined(features.NUMBERS) if features.NUMBERS in parts else None,
             vectors={name: joined(name) for name in vectors},
         )
@@ -88,53 +88,107 @@ def _ids(column: tf.SparseTensor | tf.RaggedTensor, places: int) -> np.ndarray:
     return known.to_tensor(-1, shape=[None, places]).numpy().astype(np.int32)
 
 
-def _without_empty_places(ids: np.ndarray) -> np.ndarray:
+def without_empty_places(ids: np.ndarray) -> np.ndarray:
     """Without the places [items, places] that no item fills, but the first."""
     used = int((ids >= 0).sum(axis=1).max(initial=1))
     return ids[:, :used]
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogRows:
+    """What a CatalogTable holds: of each item, and in one row more, the last, of any unknown one.
+
+    `item_id` int64 [items], ascending; `candidate_id` int64: those of them that may be recommended. Rows of
+    embedding tables: `item` int32 [items + 1]; `artist`, `album` and by feature `values` int32 [items + 1,
+    places], -1 where there are fewer. `length` float32 [items + 1]; `numbers` float32 [items + 1, numbers];
+    `vectors` by feature float32 [items + 1, width]; `first_artist` int32 [items + 1], which tells artists
+    apart, known to train or not: -1 where there is none. `sizes`: of each embedding table its rows, by the
+    name of their vocabulary.
+    """
+
+    item_id: np.ndarray
+    candidate_id: np.ndarray
+    item: np.ndarray
+    artist: np.ndarray
+    album: np.ndarray
+    length: np.ndarray
+    first_artist: np.ndarray
+    values: dict[str, np.ndarray]
+    numbers: np.ndarray
+    vectors: dict[str, np.ndarray]
+    sizes: dict[str, int]
+
+    @classmethod
+    def of(cls, catalog: CatalogArrays, train_item_ids: np.ndarray) -> CatalogRows:
+        """Of a catalog to train on; `train_item_ids`: int64 ids of every item that train windows hold."""
+        items = len(catalog.item_id)
+        trained = np.isin(catalog.item_id, train_item_ids)
+        item = np.zeros(items + 1, np.int32)
+        item[:-1][trained] = 1 + np.arange(trained.sum())
+        sizes = {features.ITEM_VOCABULARY: int(trained.sum()) + 1}
+        artist, sizes[features.ARTIST_VOCABULARY] = _touched_rows(catalog.artist, trained)
+        album, sizes[features.ALBUM_VOCABULARY] = _touched_rows(catalog.album, trained)
+        values = {}
+        for name, ids in catalog.values.items():
+            values[name], sizes[name] = _touched_rows(ids, trained)
+        numbers = np.zeros([items, 0], np.float32) if catalog.numbers is None else catalog.numbers
+        return cls(
+            item_id=catalog.item_id,
+            candidate_id=catalog.item_id,
+            item=item,
+            artist=artist,
+            album=album,
+            length=np.append(catalog.length, np.float32(0)),
+            first_artist=np.append(catalog.artist[:, 0], np.int32(-1)),
+            values=values,
+            numbers=_with_unknown(numbers),
+            vectors={name: _with_unknown(rows) for name, rows in catalog.vectors.items()},
+            sizes=sizes,
+        )
 
 
 class CatalogTable(tf.Module):
     """Look-ups by id. The row after the last item stands for every unknown id.
 
     An item, artist, album or value of a column that no train window holds reads as its table's
-    out-of-vocabulary row: what an embedding was initialised to says nothing.
-
-    Of columns of items/: `values` by feature, int32 [items + 1, values], rows of an embedding table of
-    `value_vocabulary_sizes` rows, -1 where there are fewer; `numbers` float32 [items + 1, numbers]; `vectors`
-    by feature, float32 [items + 1, width].
+    out-of-vocabulary row: what an embedding was initialised to says nothing. What the variables hold, see
+    CatalogRows; embedding tables of columns of items/ have `value_vocabulary_sizes` rows.
     """
 
     def __init__(self, catalog: CatalogArrays, train_item_ids: np.ndarray) -> None:
         """`train_item_ids`: int64 ids of every item that train windows hold."""
         super().__init__(name="catalog_table")
-        items = len(catalog.item_id)
-        trained = np.isin(catalog.item_id, train_item_ids)
-        item = np.zeros(items + 1, np.int32)
-        item[:-1][trained] = 1 + np.arange(trained.sum())
-        self.size = items
-        self.item_vocabulary_size = int(trained.sum()) + 1
-        artist, self.artist_vocabulary_size = _touched_rows(catalog.artist, trained)
-        album, self.album_vocabulary_size = _touched_rows(catalog.album, trained)
+        self._hold(CatalogRows.of(catalog, train_item_ids))
 
+    @classmethod
+    def of_rows(cls, rows: CatalogRows) -> CatalogTable:
+        """With rows that are known, as those of a model that is trained already."""
+        table = cls.__new__(cls)
+        tf.Module.__init__(table, name="catalog_table")
+        table._hold(rows)
+        return table
+
+    def _hold(self, rows: CatalogRows) -> None:
         def table(values: np.ndarray, name: str) -> tf.Variable:
             return tf.Variable(values, trainable=False, name=name)
 
-        self.item_id = table(catalog.item_id, "item_id")
-        self.item = table(item, "item")
-        self.artist = table(artist, "artist")
-        self.album = table(album, "album")
-        self.length = table(np.append(catalog.length, np.float32(0)), "length")
-        self.values: dict[str, tf.Variable] = {}
-        self.value_vocabulary_sizes: dict[str, int] = {}
-        for name, ids in catalog.values.items():
-            rows, self.value_vocabulary_sizes[name] = _touched_rows(ids, trained)
-            self.values[name] = table(rows, name)
-        numbers = np.zeros([items, 0], np.float32) if catalog.numbers is None else catalog.numbers
-        self.numbers = table(_with_unknown(numbers), "numbers")
-        self.vectors = {name: table(_with_unknown(rows), name) for name, rows in catalog.vectors.items()}
-        # To tell artists apart, known to train or not: -1 where there is none.
-        self.first_artist = table(np.append(catalog.artist[:, 0], np.int32(-1)), "first_artist")
+        self.size = len(rows.item_id)
+        self.item_vocabulary_size = rows.sizes[features.ITEM_VOCABULARY]
+        self.artist_vocabulary_size = rows.sizes[features.ARTIST_VOCABULARY]
+        self.album_vocabulary_size = rows.sizes[features.ALBUM_VOCABULARY]
+        self.value_vocabulary_sizes = {name: rows.sizes[name] for name in rows.values}
+        self.item_id = table(rows.item_id, "item_id")
+        # Of what is trained all may be recommended: one variable, not two.
+        every = np.array_equal(rows.candidate_id, rows.item_id)
+        self.candidate_id = self.item_id if every else table(rows.candidate_id, "candidate_id")
+        self.item = table(rows.item, "item")
+        self.artist = table(rows.artist, "artist")
+        self.album = table(rows.album, "album")
+        self.length = table(rows.length, "length")
+        self.values = {name: table(ids, name) for name, ids in rows.values.items()}
+        self.numbers = table(rows.numbers, "numbers")
+        self.vectors = {name: table(vectors, name) for name, vectors in rows.vectors.items()}
+        self.first_artist = table(rows.first_artist, "first_artist")
 
     def rows_of(self, item_id: tf.Tensor) -> tf.Tensor:
         """Rows int32 of ids int64, any shape; `size` where unknown."""

@@ -26,6 +26,22 @@ from trainer.towers import (
 )
 
 
+def towers_of(
+    table: CatalogTable,
+    users: int,
+    history_length: int,
+    config: TrainerConfig,
+    user_values: Mapping[str, int] | None = None,
+) -> tuple[ItemEmbedding, QueryTower, CandidateTower]:
+    """Items' embeddings and the towers over them; for the arguments see TwoTowerModel."""
+    items = ItemEmbedding(table, config)
+    of_history = items
+    if SHARED_TABLES in config.leave_out:
+        of_history = ItemEmbedding(table, config, "history_embedding")
+    query_tower = QueryTower(of_history, users, history_length, config, user_values)
+    return items, query_tower, CandidateTower(items, config)
+
+
 class TwoTowerModel(tfrs.Model):
     """Both towers and the loss between them, over packed windows."""
 
@@ -44,12 +60,9 @@ class TwoTowerModel(tfrs.Model):
         aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
         `label_weights.user_weight`, default: all are one."""
         super().__init__()
-        items = ItemEmbedding(table, config)
-        of_history = items
-        if SHARED_TABLES in config.leave_out:
-            of_history = ItemEmbedding(table, config, "history_embedding")
-        self.query_tower = QueryTower(of_history, users, history_length, config, user_values)
-        self.candidate_tower = CandidateTower(items, config)
+        items, self.query_tower, self.candidate_tower = towers_of(
+            table, users, history_length, config, user_values
+        )
         self.task = retrieval_task(config)
         self._items = items
         self._history_length = history_length

@@ -202,7 +202,7 @@ class Towers(tf.Module):
     @tf.function(input_signature=[])
     def catalog(self) -> dict[str, tf.Tensor]:
         """`item_id` int64 [items]: all that can be recommended, in ascending order."""
-        return {features.ITEM_ID: self._table.item_id.read_value()}
+        return {features.ITEM_ID: self._table.candidate_id.read_value()}
 
     def save(self, path: str) -> None:
         """Writes the SavedModel."""

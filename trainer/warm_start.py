@@ -33,7 +33,7 @@ from trainer import features
 from trainer.catalog_table import CatalogArrays, touched_by
 from trainer.model import TwoTowerModel
 from trainer.streaming_frequency import StreamingFrequency
-from trainer.towers import ItemEmbedding, QueryTower
+from trainer.towers import CandidateTower, ItemEmbedding, QueryTower
 
 # Beside the SavedModel in the Trainer's artifact.
 DIRECTORY = "warm_start"
@@ -186,6 +186,48 @@ def carry_over(
     return CarriedOver(carried, tuple(afresh))
 
 
+def names_of_rows(directory: str) -> RowNames:
+    """What the rows of every table stand for in what a training left there; see `row_names`."""
+    file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+    prefix = f"{_ROWS}/"
+    return {
+        name.removeprefix(prefix): file.get_tensor(name)
+        for name in file.get_variable_to_shape_map()
+        if name.startswith(prefix)
+    }
+
+
+def places_in(names: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The table's row that each of `wanted` has, the out-of-vocabulary row where it has none: int32.
+
+    `names`: what the rows stand for, see `row_names`.
+    """
+    return np.maximum(_places(wanted, names), 0).astype(np.int32)
+
+
+def restore(directory: str, candidate_tower: CandidateTower, query_tower: QueryTower) -> None:
+    """Gives towers over the same tables all the weights that a training left.
+
+    Args:
+      directory: where it did, see `save`.
+      candidate_tower: with its variables made.
+      query_tower: likewise.
+
+    Raises:
+      UserError: a weight is not there, or of another shape.
+    """
+    file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+    shapes = file.get_variable_to_shape_map()
+    for name, weight in _weights_of(candidate_tower, query_tower).items():
+        then, now = shapes.get(f"{_WEIGHTS}/{name}"), list(weight.variable.shape)
+        if then != now:
+            raise UserError(
+                f"{directory}: the weight {name} is {then or 'not there'}, where {now} is needed: other "
+                "sources than these trained the model. Train it again with `two-tower run`."
+            )
+        weight.variable.assign(file.get_tensor(f"{_WEIGHTS}/{name}"))
+
+
 class _Earlier:
     """What an earlier training left."""
 
@@ -262,11 +304,15 @@ class _Weight:
 
 
 def _weights(model: TwoTowerModel) -> dict[str, _Weight]:
-    """The model's trainable variables, by the names of the layers that they are in.
+    """The model's trainable variables; see `_weights_of`."""
+    return _weights_of(model.candidate_tower, model.query_tower, model.task)
+
+
+def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
+    """The layers' trainable variables, by the names of the layers that they are in.
 
     A variable's own name will not do: it depends on who calls its layer first.
     """
-    roots: list[tf.keras.layers.Layer] = [model.candidate_tower, model.query_tower, model.task]
     vocabularies = {
         id(table): vocabulary
         for root in roots

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
 # Custom property of the served model: where the Trainer's model is that it was made of.
 TOWERS = "towers_uri"
+# Custom property of towers whose catalog is not the trained one, and key of the provenance: its digest.
+ITEMS = "items_digest"
 NO_BLESSED_MODEL = "No model has been blessed yet."
 # The protocols that split by time: who trained before a period has not seen it, whatever the data was.
 _BY_TIME = ("next_event", "frozen")

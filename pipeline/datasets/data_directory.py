@@ -239,8 +239,21 @@ def event_files(directory: str, spans: int = 0) -> list[str]:
 
 
 def item_files(directory: str) -> list[str]:
-    """Paths of the catalog's files."""
+    """Paths of the catalog's files; of a directory that holds items/ and no manifest, all that are there."""
+    if holds_items_alone(directory):
+        return [storage.join(directory, path) for path in sizes_of_files(directory) if _is_item_file(path)]
     return paths_of(directory, Manifest.load(directory), "items")
+
+
+def holds_items_alone(directory: str) -> bool:
+    """Is it no data directory, and yet has Parquet files of items/, as for `two-tower reindex`?"""
+    return not storage.is_file(storage.join(directory, MANIFEST)) and any(
+        map(_is_item_file, sizes_of_files(directory))
+    )
+
+
+def _is_item_file(path: str) -> bool:
+    return path.startswith("items/") and path.endswith(".parquet")
 
 
 def user_files(directory: str) -> list[str]:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
@@ -16,13 +17,16 @@ from pipeline.datasets.data_directory import (
     REQUIRED,
     SPAN_FOLDER,
     UPLOADED_NAME,
+    DataFile,
     Manifest,
     check_splits,
     column_types,
     digest_of_file,
     files_of,
     first_difference,
+    holds_items_alone,
     ids_in_file,
+    item_files,
     paths_of,
     sizes_of_files,
 )
@@ -79,6 +83,78 @@ def verify(directory: str) -> Manifest:
                 f"{again}"
             )
     return manifest
+
+
+def verify_items(directory: str) -> Manifest:
+    """Checks items/ of a data directory as `verify` does, or of a directory that holds nothing else.
+
+    Returns:
+      A manifest of items/ alone: its digest is the items'. What only events tell is empty.
+
+    Raises:
+      UserError: as `verify`, of items/; there are none; or none is available.
+    """
+    again = "Run `two-tower ingest` again."
+    if holds_items_alone(directory):
+        paths = item_files(directory)
+        with checked_columns.opened_parquet(paths[0]) as file:
+            kind = (
+                file.schema_arrow.field("embedding").type if "embedding" in file.schema_arrow.names else None
+            )
+            columns = column_types(file.schema_arrow)
+        width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else 0
+        files = tuple(_items_file(directory, path) for path in paths)
+    else:
+        manifest = Manifest.load(directory)
+        files = tuple(files_of(manifest, "items"))
+        width, columns = manifest.has_embedding, manifest.columns.get("items", {})
+        present = sizes_of_files(directory)
+        for item_file in files:
+            full = storage.join(directory, item_file.path)
+            if present.get(item_file.path) != item_file.bytes or digest_of_file(full) != item_file.digest:
+                raise UserError(
+                    f"{full}: it is missing, or its content is not what the manifest says: edited or cut off "
+                    f"after ingest. {again}"
+                )
+    items = Manifest(
+        dataset="",
+        label_event="",
+        repeats_recommendable=False,
+        has_timestamps=False,
+        has_splits=False,
+        time_range=(0, 0),
+        counts={"items": sum(file.rows for file in files)},
+        has_embedding=width,
+        columns={"items": dict(columns)},
+        spans=(),
+        span_counts={},
+        files=files,
+        dropped={},
+        repaired={},
+        noted={},
+    )
+    _verify_table(directory, "items", items)
+    if not _available(directory, items):
+        raise UserError(f"{directory}: the catalog is empty: items/ holds no available item.")
+    return items
+
+
+def _items_file(directory: str, path: str) -> DataFile:
+    with checked_columns.opened_parquet(path) as file:
+        rows = file.metadata.num_rows
+    relative = path[len(storage.join(directory, "")) :].lstrip("/")
+    return DataFile(relative, rows, storage.size(path), digest_of_file(path))
+
+
+def _available(directory: str, items: Manifest) -> int:
+    """How many items may be recommended."""
+    if "available" not in items.columns["items"]:
+        return items.counts["items"]
+    return sum(
+        int(pc.sum(pc.fill_null(batch["available"], True)).as_py() or 0)
+        for path in paths_of(directory, items, "items")
+        for _, batch in checked_columns.read_batches(path, ["available"])
+    )
 
 
 def _verify_spans(directory: str, manifest: Manifest) -> None:

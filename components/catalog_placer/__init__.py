@@ -1,0 +1,1 @@
+"""CatalogPlacer: today's items in towers that are trained already."""

@@ -1,0 +1,82 @@
+"""Hands the artifacts' files to trainer.placement."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
+from components.scann_indexer.provenance import ITEMS, TOWERS
+from pipeline.configs import TrainerConfig
+from pipeline.errors import UserError
+from pipeline.feature_specs import ResolvedFeatures
+
+# Custom properties of the model: today's items, those that training has not had, those with a row of their
+# own that it learnt, the trained catalog's that are none any more, and, of the labels that the model is
+# judged by, all and those that are withdrawn: these no one can find in it.
+COUNTS = ("items", "items_new", "items_learnt", "items_withdrawn", "test_labels", "test_labels_withdrawn")
+
+
+class Executor(base_executor.BaseExecutor):
+    """Writes towers over today's items, and beside them what a later training can begin from."""
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Raises UserError as `placement.place` does, and where the training left nothing to restore."""
+        # TensorFlow loads here, not when the pipeline is drawn.
+        from components.retrieval_evaluator.queries import all_queries, read_windows
+        from trainer import placement, warm_start
+
+        trained = artifact_utils.get_single_instance(input_dict["towers"])
+        state = os.path.join(trained.uri, warm_start.DIRECTORY)
+        if not warm_start.exists(state):
+            raise UserError(
+                f"{state}: the training's weights are not there: an earlier release trained the model, or "
+                "they were removed. Train again with `two-tower run`."
+            )
+        catalog = artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT)
+        placed = placement.place(
+            placement.Training(
+                towers=path_utils.serving_model_path(trained.uri),
+                state=state,
+                transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
+                catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
+                config=TrainerConfig(**json.loads(exec_properties["trainer"])),
+                history_length=exec_properties["history_length"],
+                resolved=ResolvedFeatures.from_json(exec_properties["features"]),
+            ),
+            sorted(fileio.glob(os.path.join(catalog, "*.gz"))),
+        )
+        model = artifact_utils.get_single_instance(output_dict["model"])
+        placed.towers.save(path_utils.serving_model_dir(model.uri))
+        # The weights are the same, and so is what a later training begins from.
+        kept = os.path.join(model.uri, warm_start.DIRECTORY)
+        fileio.makedirs(kept)
+        for name in fileio.listdir(state):
+            fileio.copy(os.path.join(state, name), os.path.join(kept, name))
+        windows = read_windows(artifact_utils.get_split_uri(input_dict["interactions"], "test"))
+        labels = all_queries(windows).labels.item_id
+        counts = (
+            len(placed.items),
+            len(placed.new),
+            placed.learnt,
+            len(placed.withdrawn),
+            len(labels),
+            int(np.isin(labels, placed.withdrawn).sum()),
+        )
+        for name, count in zip(COUNTS, counts, strict=True):
+            model.set_int_custom_property(name, count)
+        model.set_string_custom_property(ITEMS, exec_properties["items_digest"])
+        model.set_string_custom_property(TOWERS, trained.uri)
