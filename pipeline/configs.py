@@ -225,6 +225,8 @@ class EvaluationConfig:
     max_queries: int = 20_000
     # Confidence intervals are those of so many bootstrap resamples of the users.
     resamples: int = 1_000
+    # Users of the test split in the report, under pseudonyms, with what they were recommended; 0: none.
+    examples: int = 10
     # What the model is compared with. What the data does not allow is left out, with a note.
     baselines: tuple[str, ...] = BASELINES
     seed: int = 17
@@ -357,6 +359,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "index.max_k": (1, 100_000),
     "evaluation.cutoffs": (1, 100_000),
     "evaluation.max_queries": (1, math.inf),
+    "evaluation.examples": (0, 100),
     "evaluation.resamples": (100, 100_000),
     "evaluation.seed": (0, 2**31 - 1),
     "gate.cutoff": (1, 100_000),
