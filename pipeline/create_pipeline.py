@@ -339,6 +339,7 @@ def from_towers_on(
             "components/retrieval_evaluator",
             "components/pusher/versions.py",
             "components/scann_indexer/provenance.py",
+            "pipeline/datasets/data_directory.py",
             "pipeline/datasets/ingest_report.py",
             _SPECS,
             "trainer/features.py",

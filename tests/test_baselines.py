@@ -17,7 +17,7 @@ from components.interaction_example_gen.splits import (
 from components.interaction_example_gen.windows import Events, Histories, WindowCutter
 from components.retrieval_evaluator.baselines import (
     DAY,
-    Baseline,
+    Fitted,
     LabelEvents,
     PersonalHistory,
     Popularity,
@@ -28,6 +28,8 @@ from components.retrieval_evaluator.queries import Queries, Windows, all_queries
 from tests.listening_logs import events_of, to_windows
 
 K = 12
+# Those of the others are in tests/test_scored_baselines.py.
+OF_COUNTS = ("most_popular", "decayed_popularity", "personal_history")
 
 
 def log_of(rows: Sequence[tuple[int, int, int]]) -> Events:
@@ -60,9 +62,11 @@ SPLIT = TimeSplit(train_end=250, eval=(260, 320), test=(330, 400))
 WINDOWS = cut(LOG, SPLIT)
 
 
-def fitted(windows: dict[str, Windows], repeats: bool = True) -> dict[str, Baseline]:
+def fitted(windows: dict[str, Windows], repeats: bool = True) -> Fitted:
     events = LabelEvents.of(windows["train"])
-    return fit_baselines(events, windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1)
+    return fit_baselines(
+        events, windows["eval"], cutoff=K, repeats_recommendable=repeats, seed=1, names=OF_COUNTS
+    )
 
 
 def listens_before(log: Events, time: int) -> list[tuple[int, int, int]]:

@@ -17,7 +17,7 @@ from tfx.utils import path_utils
 from components.interaction_example_gen.facts import DataFacts
 from components.pusher.versions import digest_of
 from components.retrieval_evaluator import gate, measure, query_results
-from components.retrieval_evaluator.baselines import fit_baselines
+from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.evaluation import (
     BLESSED_MODEL,
     MODEL,
@@ -39,6 +39,7 @@ from components.retrieval_evaluator.slices import all_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer import provenance
 from pipeline.configs import EvaluationConfig, GateConfig, from_plain
+from pipeline.errors import UserError
 from pipeline.feature_specs import ResolvedFeatures
 
 
@@ -105,6 +106,9 @@ class Executor(tfx_evaluator.Executor):
             cutoff=gate_config.cutoff,
             repeats_recommendable=facts.repeats_recommendable,
             seed=config.seed,
+            history_length=exec_properties["history_length"],
+            names=config.baselines,
+            catalog=_catalog(facts, config),
         )
         recommended = {
             name: baseline.recommend(windows, available, rows, k, exclude)
@@ -161,7 +165,7 @@ class Executor(tfx_evaluator.Executor):
             "verdict": judgement.verdict,
             "unchanged": bool(blessed and blessed["digest"] == digest),
             "thresholds": [threshold.to_dict() for threshold in judgement.thresholds],
-            "notes": list(judgement.notes),
+            "notes": [*judgement.notes, *baselines.notes.values()],
             **evaluation,
         }
         self._write(output_dict, evaluation, results, model, input_dict)
@@ -221,6 +225,14 @@ class Executor(tfx_evaluator.Executor):
         name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
         with fileio.open(os.path.join(blessing.uri, name), "w") as file:
             file.write("")
+
+
+def _catalog(facts: DataFacts, config: EvaluationConfig) -> Catalog | str:
+    """What the data directory says of its items, or why it cannot be asked."""
+    try:
+        return Catalog.read(facts.data, facts.data_digest, "content_neighbours" in config.baselines)
+    except UserError as error:
+        return str(error)
 
 
 def _parity(measured: dict[str, Any], index: dict[str, Any], model: types.Artifact) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""What a model has to beat: popularity, the user's own history, words, neighbours, factors, and content.
+
+All are trained from the train windows alone; what there is to choose is chosen on eval queries. Under every
+protocol: what is asked for, one label or a set of them, changes the metric alone. A query is answered from
+what the model sees of its user too.
+"""
+
+from components.retrieval_evaluator.baselines.catalog import Catalog
+from components.retrieval_evaluator.baselines.fitting import Fitted, fit_baselines
+from components.retrieval_evaluator.baselines.label_events import LabelEvents
+from components.retrieval_evaluator.baselines.personal_history import PersonalHistory
+from components.retrieval_evaluator.baselines.popularity import DAY, Popularity
+from components.retrieval_evaluator.baselines.ranking import Baseline
+
+__all__ = [
+    "DAY",
+    "Baseline",
+    "Catalog",
+    "Fitted",
+    "LabelEvents",
+    "PersonalHistory",
+    "Popularity",
+    "fit_baselines",
+]
