@@ -1,51 +1,147 @@
-"""Decides whether a model may be pushed: thresholds on its metrics."""
+"""Decides whether a model may be pushed: thresholds on its metrics, heeding the noise of what was measured.
+
+What must be reached (recall, the lift over the best baseline) must be reached by the lower bound of its
+confidence interval: few queries prove little. What must not be lost (recall against the latest blessed model)
+is lost if the loss is larger than allowed and the interval's upper bound is below zero as well: two equal
+models differ by noise, and refusing one of them for it would stop every second release. See
+docs/decisions/0009-what-the-gate-takes-for-noise.md.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from components.retrieval_evaluator import refusal
+from components.retrieval_evaluator.bootstrap import UserBootstrap
+from components.retrieval_evaluator.metrics import Bools
+from components.retrieval_evaluator.slice_changes import SliceChange, recall_by_query, slice_changes
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
-from pipeline.configs import GateConfig
+from pipeline.configs import GateConfig, slice_limits
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from components.retrieval_evaluator.query_results import QueryResults
 
 BLESSED = "blessed"
 REFUSED = "refused"
+# Who recommended, in queries.npz.
+_MODEL, _EXACT, _BLESSED_MODEL = "model", "model_exact", "blessed_model"
+# Of evaluations that do not say how their bounds were made.
+_RESAMPLES, _SEED = 1_000, 17
+# Values of evaluation.json and of queries.npz differ by rounding at most.
+_ROUNDING = 1e-4
+AT_LEAST, AT_MOST = "min", "max"
+# Bounds of a value, NaN where the queries are too few; None where single queries are not known.
+Interval = tuple[float, float] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """One condition: `value` must reach `limit`. A value that is no number never does."""
+    """One condition. A value that is no number never meets it.
+
+    Attributes:
+        name: as in the settings of the gate.
+        value: what was measured.
+        limit: what it must reach, or must not exceed.
+        ok: whether the condition holds.
+        note: what the value was compared with, and what decided, in words.
+        low: lower bound of the value's 95 % confidence interval, where it is known and matters.
+        high: upper bound.
+        direction: AT_LEAST or AT_MOST.
+    """
 
     name: str
     value: float
     limit: float
-    # What the value was compared with, in words.
+    ok: bool
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+    direction: str = AT_LEAST
 
-    @property
-    def ok(self) -> bool:
-        """Whether the condition holds."""
-        return math.isfinite(self.value) and self.value >= self.limit
+    @classmethod
+    def reached(cls, name: str, value: float, limit: float, note: str = "") -> Threshold:
+        """The value itself must reach the limit."""
+        return cls(name, value, limit, math.isfinite(value) and value >= limit, note)
+
+    @classmethod
+    def surely_reached(
+        cls, name: str, value: float, limit: float, interval: Interval, note: str = ""
+    ) -> Threshold:
+        """The interval's lower bound must reach the limit."""
+        if interval is None:
+            return cls.reached(name, value, limit, note)
+        low, high = interval
+        ok = math.isfinite(value) and math.isfinite(low) and low >= limit
+        if math.isfinite(value) and value >= limit and not ok:
+            note = _joined(note, "its lower bound is below the limit")
+        return cls(name, value, limit, ok, note, _known(low), _known(high))
+
+    @classmethod
+    def not_surely_lost(
+        cls, name: str, value: float, limit: float, interval: Interval, note: str = ""
+    ) -> Threshold:
+        """The change must not be a loss beyond the limit that is more than noise.
+
+        Above 0 the limit is a gain, which the lower bound must reach.
+        """
+        if limit > 0:
+            return cls.surely_reached(name, value, limit, interval, note)
+        if interval is None:
+            return cls.reached(name, value, limit, note)
+        low, high = interval
+        # Without bounds nothing speaks for noise.
+        is_noise = math.isfinite(high) and high >= 0
+        if math.isfinite(value) and value < limit:
+            note = _joined(note, "no more than noise" if is_noise else "more than noise")
+        ok = math.isfinite(value) and (value >= limit or is_noise)
+        return cls(name, value, limit, ok, note, _known(low), _known(high))
+
+    @classmethod
+    def not_exceeded(cls, name: str, value: float, limit: float, note: str = "") -> Threshold:
+        """The value must not exceed the limit."""
+        return cls(name, value, limit, math.isfinite(value) and value <= limit, note, direction=AT_MOST)
 
     def to_dict(self) -> dict[str, Any]:
         """As in evaluation.json, where a value that is no number is null."""
-        value = self.value if math.isfinite(self.value) else None
-        return {"name": self.name, "value": value, "limit": self.limit, "ok": self.ok, "note": self.note}
+        return {**dataclasses.asdict(self), "value": _known(self.value)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """The conditions that applied, and a sentence for each that did not."""
+    """The conditions that applied, a sentence for each that did not, and what explains a refusal.
+
+    Attributes:
+        thresholds: the conditions.
+        notes: sentences.
+        refusal: None for a model that is not refused, or of which single queries are not known; else
+            `slice`, the name of the part of the queries that lost most, or None, and `examples`, see
+            `refusal.examples`.
+    """
 
     thresholds: tuple[Threshold, ...]
     notes: tuple[str, ...] = ()
+    refusal: dict[str, Any] | None = None
 
     @property
     def verdict(self) -> str:
         """`blessed` if every threshold holds, else `refused`."""
         return BLESSED if self.thresholds and all(t.ok for t in self.thresholds) else REFUSED
+
+    def to_dict(self) -> dict[str, Any]:
+        """`verdict`, `thresholds`, `notes` and `refusal` as in evaluation.json."""
+        return {
+            "verdict": self.verdict,
+            "thresholds": [threshold.to_dict() for threshold in self.thresholds],
+            "notes": list(self.notes),
+            "refusal": self.refusal,
+        }
 
 
 def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[str, float]:
@@ -60,27 +156,177 @@ def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tu
     return name, values[name]
 
 
-def judge(evaluation: Mapping[str, Any], config: GateConfig) -> Judgement:
+def check_slices(config: GateConfig, slices: Iterable[str]) -> None:
+    """Raises UserError if the config limits a slice that is not one of `slices`, naming the nearest."""
+    known = list(slices)
+    for name in slice_limits(config):
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            raise UserError(
+                f"gate.slices limits the slice {name!r}, which this evaluation does not have; "
+                + (f"the nearest is {nearest[0]!r} of {', '.join(known)}." if nearest else "it has none.")
+            )
+
+
+def judge(
+    evaluation: Mapping[str, Any], config: GateConfig, results: QueryResults | None = None
+) -> Judgement:
     """Judges a model by what was measured.
 
     Args:
-        evaluation: `metrics`, `baselines`, `ann`, `blessed_model` and `catalog` as in evaluation.json, so
-            that a stored evaluation can be judged again with other limits.
+        evaluation: `metrics`, `baselines`, `ann`, `slices`, `latency`, `blessed_model` and `catalog` as in
+            evaluation.json, so that a stored evaluation can be judged again with other limits.
         config: the limits, and the k of the Recall@k that they are of.
+        results: what each query found, as in queries.npz. Without it nothing is known of noise, and the
+            values themselves are judged.
+
+    Raises:
+        UserError: the config limits a slice that the evaluation does not have.
+        ValueError: `results` are not of this evaluation.
     """
     judged = f"recall@{config.cutoff}"
+    known = evaluation.get("slices") or {}
+    check_slices(config, known)
+    noise = _Noise.of(evaluation, config.cutoff, results)
     recall = _number(evaluation["metrics"]["test"].get(judged))
     baseline, baseline_recall = best_baseline(evaluation["baselines"], judged)
+    blessed = evaluation.get("blessed_model")
+    eligible = bool(blessed and blessed["eligible"])
     thresholds = [
-        Threshold("min_recall", recall, config.min_recall),
-        Threshold("min_ann_recall", _number(evaluation["ann"].get(judged)), config.min_ann_recall),
-        Threshold(
+        Threshold.surely_reached("min_recall", recall, config.min_recall, noise.interval()),
+        Threshold.reached("min_ann_recall", _number(evaluation["ann"].get(judged)), config.min_ann_recall),
+        Threshold.surely_reached(
             "min_lift_over_best_baseline",
             recall - baseline_recall,
             config.min_lift_over_best_baseline,
+            noise.interval(baseline),
             f"best baseline: {baseline}",
         ),
     ]
+    notes = _notes(evaluation, config, noise)
+    changes: list[SliceChange] = []
+    if eligible:
+        assert blessed is not None
+        change = recall - _number(blessed["metrics"].get(judged))
+        interval = noise.interval(_BLESSED_MODEL)
+        name = "min_change_against_blessed"
+        limit = config.min_change_against_blessed
+        thresholds.append(Threshold.not_surely_lost(name, change, limit, interval))
+        changes = noise.slice_changes(_BLESSED_MODEL, config.min_slice_users)
+        if changes:
+            thresholds.append(_worst_slice(changes, config.min_slice_change, len(known)))
+        elif noise.results is not None:
+            notes.append(
+                f"min_slice_change does not apply: no slice has {config.min_slice_users} users "
+                "(gate.min_slice_users)."
+            )
+    else:
+        reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
+        notes.append(f"min_change_against_blessed and min_slice_change do not apply: {reason}")
+    thresholds += _of_slices(known, judged, config, noise)
+    thresholds += _of_the_artifact(evaluation, config)
+    refused = [threshold.name for threshold in thresholds if not threshold.ok]
+    explained = _explained(refused, changes, noise, baseline, eligible) if refused else None
+    return Judgement(tuple(thresholds), tuple(notes), explained)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noise:
+    """Confidence intervals of the judged Recall@k, where single queries are known."""
+
+    results: QueryResults | None
+    cutoff: int
+    bootstrap: UserBootstrap | None
+
+    @classmethod
+    def of(cls, evaluation: Mapping[str, Any], cutoff: int, results: QueryResults | None) -> _Noise:
+        if results is None:
+            return cls(None, cutoff, None)
+        found = float(np.mean(recall_by_query(results, _MODEL, cutoff))) if len(results.user) else math.nan
+        recorded = _number(evaluation["metrics"]["test"].get(f"recall@{cutoff}"))
+        if abs(found - recorded) > _ROUNDING:
+            raise ValueError(
+                f"evaluation.json has a Recall@{cutoff} of {recorded:.4f} and the queries beside it one of "
+                f"{found:.4f}: they are not of the same evaluation."
+            )
+        made = evaluation.get("bootstrap") or {}
+        resamples, seed = made.get("resamples", _RESAMPLES), made.get("seed", _SEED)
+        return cls(results, cutoff, UserBootstrap(results.user.astype(np.int64), resamples, seed))
+
+    def interval(self, other: str | None = None, chosen: Bools | None = None) -> Interval:
+        """Of the model's recall, or of its difference to another's, on the labels in `chosen` alone.
+
+        None where single queries are not known, and NaN where they are too few.
+        """
+        if self.results is None or self.bootstrap is None:
+            return None
+        if other is not None and other not in self.results.ranks:
+            return math.nan, math.nan
+        values = recall_by_query(self.results, _MODEL, self.cutoff, chosen)
+        if other is not None:
+            values = values - recall_by_query(self.results, other, self.cutoff, chosen)
+        found = self.bootstrap.intervals({"": values})[""]
+        return (math.nan, math.nan) if found is None else (found[0], found[1])
+
+    def slice_changes(self, other: str, min_users: int) -> list[SliceChange]:
+        """Of the model against another, see `slice_changes`; none where single queries are not known."""
+        if self.results is None or self.bootstrap is None or other not in self.results.ranks:
+            return []
+        return slice_changes(self.results, _MODEL, other, self.cutoff, self.bootstrap, min_users)
+
+
+def _worst_slice(changes: Sequence[SliceChange], limit: float, slices: int) -> Threshold:
+    """The slice that decides: the greatest loss beyond noise if it exceeds the limit, else the greatest."""
+    worst = refusal.worst(changes)
+    assert worst is not None
+    small = f", {slices - len(changes)} too small to judge" if slices > len(changes) else ""
+    note = f"worst slice: {worst.name}, {worst.users:,} users; bounds for all {len(changes)} slices{small}"
+    return Threshold.not_surely_lost("min_slice_change", worst.change, limit, (worst.low, worst.high), note)
+
+
+def _of_slices(
+    slices: Mapping[str, Any], judged: str, config: GateConfig, noise: _Noise
+) -> Iterable[Threshold]:
+    for name, limit in slice_limits(config).items():
+        value = _number(slices[name]["metrics"][_MODEL].get(judged))
+        chosen = None if noise.results is None else noise.results.slices[name]
+        yield Threshold.surely_reached(f"slices.{name}", value, limit, noise.interval(chosen=chosen))
+
+
+def _of_the_artifact(evaluation: Mapping[str, Any], config: GateConfig) -> Iterable[Threshold]:
+    """What is asked of the served model beside recall; settings of 0 ask nothing."""
+    if config.min_coverage > 0:
+        coverage = _number(evaluation["metrics"]["test"].get(f"coverage@{config.cutoff}"))
+        yield Threshold.reached("min_coverage", coverage, config.min_coverage)
+    if config.max_latency_p95 > 0:
+        single = (evaluation.get("latency") or {}).get("single") or {}
+        latency = _number(single.get("p95_ms"))
+        note = "milliseconds, single queries"
+        yield Threshold.not_exceeded("max_latency_p95", latency, config.max_latency_p95, note)
+    if parity := evaluation["ann"].get("parity"):
+        yield Threshold.reached("index_parity", float(bool(parity["ok"])), 1.0, _parity_note(parity))
+
+
+def _parity_note(parity: Mapping[str, Any]) -> str:
+    """What of the index differs from the towers it should have been built from."""
+    if parity["ok"]:
+        return ""
+    wrong = []
+    if not parity.get("ids", True):
+        wrong.append("its ids are not the catalog's")
+    if not parity.get("order", True):
+        wrong.append("its ids are in another order than its vectors")
+    if parity.get("expected_towers") not in (None, parity.get("towers")):
+        wrong.append(f"built from {parity.get('towers')}, not from {parity.get('expected_towers')}")
+    errors = [
+        f"{name} of {parity[key]:.2g}"
+        for key, name in (("max_norm_error", "error of norms"), ("max_score_error", "error of scores"))
+        if parity.get(key)
+    ]
+    return "; ".join([*wrong, *errors])
+
+
+def _notes(evaluation: Mapping[str, Any], config: GateConfig, noise: _Noise) -> list[str]:
     notes = []
     items = (evaluation.get("catalog") or {}).get("items", math.inf)
     if items <= config.cutoff:
@@ -88,14 +334,46 @@ def judge(evaluation: Mapping[str, Any], config: GateConfig) -> Judgement:
             f"The catalog holds {items} items, so that the first {config.cutoff} are all of them: Recall@"
             f"{config.cutoff} tells no model from another. Judge by a smaller k (gate.cutoff)."
         )
-    blessed = evaluation.get("blessed_model")
-    if blessed and blessed["eligible"]:
-        change = recall - _number(blessed["metrics"].get(judged))
-        thresholds.append(Threshold("min_change_against_blessed", change, config.min_change_against_blessed))
+    if noise.results is None:
+        notes.append("What single queries found is not at hand: values are judged without their noise.")
+    elif len(np.unique(noise.results.user)) < 2:
+        notes.append("The queries are by fewer than two users: nothing is known of the noise.")
+    return notes
+
+
+def _explained(
+    refused: Sequence[str], changes: Sequence[SliceChange], noise: _Noise, baseline: str, eligible: bool
+) -> dict[str, Any] | None:
+    """The slice and examples for the first of the reasons that single queries can explain."""
+    results = noise.results
+    if results is None:
+        return None
+    against_blessed = {"min_change_against_blessed", "min_slice_change"} & set(refused)
+    of_slice = next((name.removeprefix("slices.") for name in refused if name.startswith("slices.")), None)
+    if set(refused) <= {"max_latency_p95", "index_parity", "min_coverage"}:
+        other = None
+    elif refused == ["min_ann_recall"]:
+        other = _EXACT
+    elif against_blessed or (eligible and "min_lift_over_best_baseline" not in refused):
+        other = _BLESSED_MODEL
     else:
-        reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
-        notes.append(f"min_change_against_blessed does not apply: {reason}")
-    return Judgement(tuple(thresholds), tuple(notes))
+        other = baseline
+    if other not in results.ranks:
+        return {"slice": None, "examples": []}
+    assert other is not None
+    if not changes or other != _BLESSED_MODEL:
+        changes = noise.slice_changes(other, min_users=2)
+    worst = refusal.worst(changes)
+    part = of_slice or (worst.name if worst and worst.change < 0 else None)
+    return {"slice": part, "examples": refusal.examples(results, _MODEL, other, noise.cutoff, part)}
+
+
+def _joined(note: str, more: str) -> str:
+    return f"{note}; {more}" if note else more
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: Any) -> float:

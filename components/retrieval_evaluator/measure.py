@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from components.pusher import canary
 from components.retrieval_evaluator.exact_search import top_rows
 from components.retrieval_evaluator.index_parity import parity, sampled_rows
 from components.retrieval_evaluator.queries import (
@@ -48,7 +49,7 @@ class Answers:
         exact: [Q, k] likewise, by exact search; empty if it was not asked for, as is all that follows.
         item_id: [items] the catalog, in the index's order.
         embeddings: float32 [items, D] of the catalog, as the towers give them.
-        facts: `latency`, `size` and `parity`, as in evaluation.json.
+        facts: `latency`, `size` and `parity`, as in evaluation.json, and `canary`, see `canary.recorded`.
     """
 
     served: Ints
@@ -135,6 +136,7 @@ def _main(request_file: str, answer_file: str) -> None:
             "latency": model.latency(batch_seconds),
             "size": _size(request["model_path"]),
             "parity": model.parity(item_id, embeddings, embedded_queries, served, scores),
+            "canary": model.canary(served, scores),
         }
         rows = top_rows(embedded_queries, embeddings, request["k"], model.excluded_rows(item_id))
         exact = np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
@@ -169,6 +171,17 @@ class _Served:
             if rows[0] > 0 and len(rows) == _QUERIES_PER_BATCH:
                 seconds.append(time.perf_counter() - began)
         return items, scores, seconds
+
+    def canary(self, served: Ints, scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
+        """A few of the queries with what was answered, which Pusher asks again; None without any."""
+        size = len(self._queries)
+        if not size:
+            return None
+        rows = np.linspace(0, size - 1, min(size, canary.QUERIES)).astype(np.int64)
+        inputs = self._taken(self._recommend, self._inputs(rows))
+        return canary.recorded(
+            {name: value.numpy() for name, value in inputs.items()}, served[rows], scores[rows]
+        )
 
     def query_embeddings(self) -> npt.NDArray[np.float32]:
         """[Q, D]."""
