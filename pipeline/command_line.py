@@ -191,6 +191,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--output", metavar="DIR", help="directory for models, reports and logs")
     _add_settings(run)
     run.add_argument(
+        "--no-examples",
+        action="store_true",
+        help="no example users in the report (they have pseudonyms); as --set evaluation.examples=0",
+    )
+    run.add_argument(
         "--fail-on-refusal",
         action="store_true",
         help=f"exit with status {EXIT_REFUSED} if the model is refused, which is else no failure",
@@ -251,10 +256,41 @@ def _parser() -> argparse.ArgumentParser:
         _report,
         "show what the latest run did and what it measured",
         "Shows what ran and how long it took, the metrics beside those of simple baselines, every threshold "
-        "with its value and its limit, and where the results are.",
+        "with its value and its limit, and where the results are. The same to look at, with curves, slices "
+        "and example users, is an HTML file beside the evaluation, which is drawn anew. With --compare it "
+        "holds two runs against each other: metrics and whether they differ, settings, slices.",
     )
-    report.add_argument("--output", metavar="DIR", required=True, help="the --output of `two-tower run`")
+    report.usage = (
+        "two-tower report --output DIR [--html FILE] [--no-examples] [--json]\n"
+        "       two-tower report --compare A B [--json]"
+    )
+    report.add_argument("--output", metavar="DIR", help="the --output of `two-tower run`")
+    report.add_argument(
+        "--html", metavar="FILE", help="where to draw the HTML report (default: beside the evaluation)"
+    )
+    report.add_argument(
+        "--no-examples",
+        action="store_true",
+        help="without example users: they are removed from the evaluation, too",
+    )
+    report.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="two outputs of runs, of which the newest run counts, or two evaluations' directories",
+    )
     report.add_argument("--json", action="store_true", help="print it as JSON")
+
+    history = command(
+        "history",
+        _history,
+        "list every run: its data, recall, verdict, and what was pushed",
+        "Lists the runs into an output directory, the newest first, those that failed among them: when each "
+        "was, until when its data goes, its recall with a 95% interval, the verdict, the version that was "
+        "pushed, and how long it took.",
+    )
+    history.add_argument("--output", metavar="DIR", required=True, help="the --output of `two-tower run`")
+    history.add_argument("--json", action="store_true", help="print it as JSON")
 
     reindex = command(
         "reindex",
@@ -492,13 +528,16 @@ def _run(options: argparse.Namespace) -> int:
     if not data or not output:
         missing = "output" if data else "data"
         raise UserError(f"run needs a directory in --{missing}, or as {missing} in the --config file.")
+    if options.no_examples:
+        options.overrides = [*options.overrides, "evaluation.examples=0"]
     status = _run_pipeline(data, output, _config_suited_to(data, options))
     if status:
         return status
 
-    from pipeline.report import collect, render
+    from pipeline.report import render
+    from pipeline.run_page import collect_with_page
 
-    report = collect(output)
+    report = collect_with_page(output, not options.no_examples)
     print()
     print(render(report), end="")
     return EXIT_REFUSED if options.fail_on_refusal and report["verdict"] == "refused" else 0
@@ -653,10 +692,32 @@ def _check_output(output: str) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from pipeline.report import collect, render
+    if options.compare:
+        given = {"--output": options.output, "--html": options.html, "--no-examples": options.no_examples}
+        if extra := [name for name, value in given.items() if value]:
+            raise UserError(f"--compare A B names the runs itself: leave out {extra[0]}.")
+        from pipeline import run_comparison
 
-    report = collect(options.output)
+        compared = run_comparison.compare(*options.compare)
+        print(
+            json.dumps(compared, indent=2) if options.json else run_comparison.render(compared).rstrip("\n")
+        )
+        return 0
+    if not options.output:
+        raise UserError("report needs a run's directory in --output, or two in --compare.")
+    from pipeline.report import render
+    from pipeline.run_page import collect_with_page
+
+    report = collect_with_page(options.output, not options.no_examples, options.html)
     print(json.dumps(report, indent=2) if options.json else render(report).rstrip("\n"))
+    return 0
+
+
+def _history(options: argparse.Namespace) -> int:
+    from pipeline import run_history
+
+    runs = run_history.history(options.output)
+    print(json.dumps(runs, indent=2) if options.json else run_history.render(runs).rstrip("\n"))
     return 0
 
 
@@ -670,9 +731,10 @@ def _reindex(options: argparse.Namespace) -> int:
     if status:
         return status
 
-    from pipeline.report import collect, render
+    from pipeline.report import render
+    from pipeline.run_page import collect_with_page
 
-    report = collect(reindexing.output)
+    report = collect_with_page(reindexing.output)
     print()
     print(render(report), end="")
     return EXIT_REFUSED if options.fail_on_refusal and report["verdict"] == "refused" else 0
@@ -681,9 +743,13 @@ def _reindex(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from pipeline.exports import export
 
-    done = export.export(
-        options.model, options.to, options.output, options.index, options.recall, options.k, _tell
-    )
+    try:
+        done = export.export(
+            options.model, options.to, options.output, options.index, options.recall, options.k, _tell
+        )
+    except export.ExportFailed as error:
+        print(f"two-tower: the export failed. {error}", file=sys.stderr)
+        return EXIT_FAILURE
     print(done)
     return 0
 
@@ -732,7 +798,8 @@ def _demo(options: argparse.Namespace) -> int:
     from pipeline.datasets import FORMATS, ingest_report
     from pipeline.datasets.simulated_world import SimulationParameters
     from pipeline.datasets.simulator import simulate
-    from pipeline.report import collect, render
+    from pipeline.report import render
+    from pipeline.run_page import collect_with_page
 
     config = _config(options)
     source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
@@ -749,7 +816,7 @@ def _demo(options: argparse.Namespace) -> int:
     status = _run_pipeline(data, output, config)
     if status:
         return status
-    report = collect(output)
+    report = collect_with_page(output)
     print()
     print(render(report))
     user = _some_listener(data, manifest.label_event)

@@ -30,7 +30,8 @@ from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
 from pipeline.feature_specs import resolve
 from pipeline.peak_memory import PeakMemory
-from pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, collect, newest_log, render
+from pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
+from pipeline.run_page import collect_with_page
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -216,7 +217,7 @@ def main() -> None:
         suited = suited_preset(manifest.counts["label_events"], manifest.has_timestamps)
         config = load(None, path, fallback=suited)
         if run_local(run_file.data, run_file.output, config):
-            print(f"\n{render(collect(run_file.output))}", end="")
+            print(f"\n{render(collect_with_page(run_file.output))}", end="")
     except (UserError, ComponentFailed) as error:
         log = newest_log(run_file.output) if run_file and run_file.output else None
         sys.exit(str(error) if log == log_before else f"{error}\nThe log is {log}.")

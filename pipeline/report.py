@@ -11,7 +11,7 @@ import glob
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich import box
@@ -99,13 +99,13 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         for name, node in nodes.items()
     ]
     artifacts = _uris(nodes)
-    evaluation = _evaluation(artifacts.get(EVALUATOR, {}).get("evaluation", []))
+    evaluation = evaluation_at(artifacts.get(EVALUATOR, {}).get("evaluation", []))
     (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
     properties = pushed["properties"] if pushed else {}
     return {
         "output": output,
         "run": next(iter(nodes.values()))["run"],
-        "status": _status(nodes),
+        "status": status(nodes),
         **{key: evaluation.get(key) for key in _EVALUATION_KEYS},
         "components": components,
         "warm_start": _warm_start(nodes),
@@ -127,7 +127,9 @@ def settings_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             continue
         if section == "features":
             resolved = json.loads(value)
-            columns = {who: [spec["column"] for spec in resolved.get(who) or []] for who in ("users", "items")}
+            columns = {
+                who: [spec["column"] for spec in resolved.get(who) or []] for who in ("users", "items")
+            }
             found |= {f"features.{name}": given for name, given in columns.items()}
             found["features.history"] = resolved.get("history") or []
         else:
@@ -151,6 +153,17 @@ def latest_outputs(
         if nodes.get(component, {}).get("outputs"):
             return _uris(nodes)
     return {}
+
+
+def run_nodes(output: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Name and nodes of each whole run, the newest first.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    store, runs = _runs(output, partial=False)
+    for run in runs:
+        yield run.name, _nodes(store, run)
 
 
 def newest_log(output: str) -> str | None:
@@ -267,14 +280,16 @@ def _reindexed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int] | None:
     return {name: model["properties"][name] for name in sorted(counts)} if model else None
 
 
-def _status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
+def status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    """`complete`, `failed`, or `unfinished` (killed, or still running)."""
     states = {node["state"] for node in nodes.values()}
     if "FAILED" in states:
         return "failed"
     return "complete" if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
 
 
-def _evaluation(uris: list[str]) -> dict[str, Any]:
+def evaluation_at(uris: list[str]) -> dict[str, Any]:
+    """evaluation.json of the first of these; {} if there are none. Raises UserError if it cannot be read."""
     if not uris:
         return {}
     path = os.path.join(uris[0], "evaluation.json")
@@ -445,6 +460,7 @@ def _oracle_table(oracle: Mapping[str, Any]) -> Table:
 
 def _places(report: Mapping[str, Any]) -> list[str]:
     places = {
+        "Report": report.get("page"),
         "Pushed models": os.path.dirname(report["in_service"]) if report["in_service"] else None,
         "Evaluation": next(iter(report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])), None),
         "Artifacts": os.path.join(report["output"], "artifacts"),

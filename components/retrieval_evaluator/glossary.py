@@ -56,8 +56,8 @@ def question(evaluation: Mapping[str, Any]) -> str:
     """Sentences that say what the protocol is, and what a query knows and asks for."""
     queries = evaluation["queries"]
     asked = f"{queries['test']:,} test queries ({queries['users']:,} users{_sampled(queries)})"
-    begin, end = (_time(seconds) for seconds in evaluation["split"]["test"])
-    train_end = _time(evaluation["split"]["train_end"])
+    begin, end = (moment(seconds) for seconds in evaluation["split"]["test"])
+    train_end = moment(evaluation["split"]["train_end"])
     by_time = f" The model has seen nothing from {train_end} on in training."
     protocol = evaluation.get("protocol", "next_event")
     if protocol == "frozen":
@@ -152,7 +152,7 @@ def _labels(queries: Mapping[str, Any]) -> str:
     )
 
 
-def _time(seconds: int) -> str:
+def moment(seconds: int) -> str:
     """A moment of the data's clock, which need not count from 1970."""
     if not tells_dates(seconds):
         return f"day {seconds / DAY:,.2f} of the data's own clock"

@@ -1,0 +1,79 @@
+"""The HTML report of a run: drawn again once the whole run is known, in place of the evaluator's own.
+
+The evaluator draws the page as well, but knows neither what the run took nor its settings, and what comes
+after it in the run has not happened yet.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import configs, storage
+from pipeline.errors import UserError
+from pipeline.report import EVALUATOR, TRAINER, collect
+
+# A setting that stands for others ("all") is written out for the components: it tells of no change.
+_WRITTEN_OUT = ("features.history",)
+
+
+def collect_with_page(output: str, examples: bool = True, path: str | None = None) -> dict[str, Any]:
+    """`report.collect`, once more with the page drawn: `page` is where it is, or None without an evaluation.
+
+    Args:
+      output: the --output of runs.
+      examples: whether users appear, under pseudonyms. Without it they are removed from the evaluation too:
+        from examples.json, and from what explains a refusal.
+      path: where to write the page; None is beside the evaluation, in place of the evaluator's own.
+
+    Raises:
+      UserError: there is no run, or the page cannot be written where `path` says.
+    """
+    report = collect(output)
+    report["page"] = draw(report, examples, path)
+    return report
+
+
+def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = None) -> str | None:
+    """Draws the page of a report by `collect`; see `collect_with_page`."""
+    uris = report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])
+    if not uris or not report["verdict"]:
+        return None
+    # Slow to load, and of no use to a run that did not get as far.
+    from components.retrieval_evaluator import report_files
+    from components.retrieval_evaluator.html_report.materials import REPORT_FILE, Materials
+    from components.retrieval_evaluator.html_report.page import render
+
+    directory = uris[0]
+    curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
+    run = {
+        **{name: report[name] for name in ("run", "output", "components", "settings")},
+        "changed": changed_settings(report["settings"]),
+    }
+    target = path or storage.join(directory, REPORT_FILE)
+    try:
+        if not examples:
+            report_files.remove_examples(directory)
+        page = render(Materials.read(directory, run, curves), examples)
+        with storage.open_file(target, "w") as file:
+            file.write(page)
+    except (OSError, ValueError) as error:
+        if path or not examples:
+            raise UserError(f"{target}: the report cannot be written ({error}).") from error
+        return None  # a run whose evaluation was cleared away, or lies where nobody may write, is still one
+    return target if "://" in target else os.path.abspath(target)
+
+
+def changed_settings(settings: Mapping[str, Any]) -> list[str]:
+    """Names of those that are not the defaults of this version."""
+    defaults = configs.settings(configs.PipelineConfig())
+    return [
+        name
+        for name, value in settings.items()
+        if name in defaults and name not in _WRITTEN_OUT and value != _as_json(defaults[name])
+    ]
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
