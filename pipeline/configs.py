@@ -225,6 +225,8 @@ class EvaluationConfig:
     max_queries: int = 20_000
     # Confidence intervals are those of so many bootstrap resamples of the users.
     resamples: int = 1_000
+    # Of each categorical or multi-valued column among the features, so many of its values are slices.
+    slice_values: int = 10
     # Users of the test split in the report, under pseudonyms, with what they were recommended; 0: none.
     examples: int = 10
     # What the model is compared with. What the data does not allow is left out, with a note.
@@ -361,6 +363,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "evaluation.max_queries": (1, math.inf),
     "evaluation.examples": (0, 100),
     "evaluation.resamples": (100, 100_000),
+    "evaluation.slice_values": (0, 1_000),
     "evaluation.seed": (0, 2**31 - 1),
     "gate.cutoff": (1, 100_000),
     "gate.min_slice_users": (2, math.inf),

@@ -334,15 +334,15 @@ def from_towers_on(
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
-        features=ResolvedFeatures(users=resolved.users).to_json(),
+        features=resolved.to_json(),
         source_digest=source_digest(
             "components/retrieval_evaluator",
             "components/pusher/versions.py",
             "components/scann_indexer/provenance.py",
             "pipeline/datasets/data_directory.py",
             "pipeline/datasets/ingest_report.py",
-            _SPECS,
-            "trainer/features.py",
+            "pipeline/datasets/checked_columns.py",
+            *_READING,
         ),
     )
     pusher = Pusher(

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,16 +14,21 @@ from hypothesis import strategies as st
 from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator.baselines import LabelEvents
+from components.retrieval_evaluator.feature_values import FeatureValues, of_items, of_users
 from components.retrieval_evaluator.metrics import hits_of, label_ranks, ranks_of, summarize
 from components.retrieval_evaluator.queries import LabelSets, all_queries
 from components.retrieval_evaluator.slices import (
     Slice,
     all_slices,
+    feature_slices,
     item_slices,
     play_ratio_slices,
+    popularity_slices,
+    quantile_groups,
     trends_from,
 )
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from pipeline.feature_specs import FeatureSpec
 from tests.listening_logs import events_of, to_windows
 
 BANDS = ("head", "middle", "tail", "cold")
@@ -140,6 +149,66 @@ def test_trending_is_what_has_grown_since_with_enough_events() -> None:
         assert names == [*BANDS]
 
 
+def test_groups_are_of_equal_size_and_equals_stay_together() -> None:
+    assert quantile_groups(np.array([9, 1, 5, 7]), 4).tolist() == [4, 1, 2, 3]
+    assert quantile_groups(np.arange(100), 10).tolist() == np.repeat(np.arange(1, 11), 10).tolist()
+    # Three of four are equal: the middle one of them is in the second quarter.
+    assert quantile_groups(np.array([1, 1, 1, 8]), 4).tolist() == [2, 2, 2, 4]
+    assert quantile_groups(np.empty(0, np.int64), 4).tolist() == []
+
+
+def test_the_least_and_the_most_popular_tenth_of_the_items() -> None:
+    events = listens({item: [0] * item for item in range(1, 21)})
+    labels = sets([1, 2, 3, 19, 20, 99])
+    found = in_slices(popularity_slices(labels, train_of(events, *range(1, 21))), labels)
+    assert found["popularity_1"] == [1, 2] and found["popularity_10"] == [19, 20]
+    assert sum(map(len, found.values())) == 5  # 99 has no label event in train
+
+
+def test_values_of_a_column_are_slices_the_most_frequent_alone() -> None:
+    values = FeatureValues(
+        "genre", np.array([0, 0, 1, 2, 4]), np.array(["jazz", "pop", "pop", "folk", "jazz"])
+    )
+    found = feature_slices(values, labels=6, most=2)
+    assert {one.name: np.flatnonzero(one.labels).tolist() for one in found} == {
+        "genre=jazz": [0, 4], "genre=pop": [0, 1],
+    }  # fmt: skip
+    assert {one.family for one in found} == {"feature:genre"}
+    assert feature_slices(values, labels=6, most=0) == []
+
+
+def test_a_users_columns_by_label() -> None:
+    log = events_of(np.arange(40) % 4, np.arange(40) % 7, np.arange(40) * 10, b"listen", 1.0)
+    windows = to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])
+    country = np.array([[b"", b"NO"][user % 2] for user in windows.user_id], object)
+    tags = np.array([[b"a", b"b"] if user == 1 else [b"", b""] for user in windows.user_id], object)
+    windows = dataclasses.replace(windows, user_features={"user_country": country, "user_tags": tags})
+    queries = all_queries(windows)
+    specs = [
+        FeatureSpec("user_country", "country", "categorical"),
+        FeatureSpec("user_tags", "tags", "multi_valued"),
+        FeatureSpec("user_age", "age", "numeric"),
+    ]
+    countries, several = of_users(windows, queries, specs)
+    assert set(countries.value.tolist()) == {"NO"} and len(countries.label)
+    assert (queries.user_id[queries.labels.query[countries.label]] % 2 == 1).all()
+    assert several.value.tolist() == ["a", "b"] * int((queries.user_id == 1).sum())
+
+
+def test_an_items_columns_by_label(tmp_path: Path) -> None:
+    (tmp_path / "items").mkdir()
+    rows = {"item_id": [5, 3, 8], "genre": [["x", "y"], [], ["x"]], "year": [1990, None, 2001]}
+    pq.write_table(pa.table(rows), tmp_path / "items" / "0.parquet")
+    specs = [FeatureSpec("genre", "genre", "multi_valued"), FeatureSpec("year", "year", "categorical")]
+    genre, year = of_items(str(tmp_path), np.array([8, 99, 5, 3, 5]), specs)
+    assert list(zip(genre.label.tolist(), genre.value.tolist(), strict=True)) == [
+        (0, "x"), (2, "x"), (2, "y"), (4, "x"), (4, "y"),
+    ]  # fmt: skip
+    assert list(zip(year.label.tolist(), year.value.tolist(), strict=True)) == [
+        (0, "2001"), (2, "1990"), (4, "1990"),
+    ]  # fmt: skip
+
+
 def test_trends_are_of_twice_the_test_periods_length() -> None:
     assert trends_from(train_end=1_000, test_from=1_200, test_to=1_250) == 900
     assert trends_from(0, 0, 0) is None
@@ -155,11 +224,27 @@ def test_slices_of_a_log() -> None:
     time = np.sort(draw.integers(0, 400, size))
     item = draw.zipf(1.5, size) % 40 + 100 * (time >= 330) * (draw.random(size) < 0.3)
     ratio = draw.choice([-1.0, 0.2, 0.5, 1.1], size)
-    log = events_of(draw.integers(0, 9, size), item, time, b"listen", play_ratio=ratio)
+    log = events_of(draw.integers(0, 9, size), item, time, b"listen", ratio, draw.choice([0, 1], size))
     cut = {n: to_windows(b) for n, b in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
     train, queries = TrainKnowledge.of(cut["train"]), all_queries(cut["test"])
-    found = {one.name: one.labels for one in all_slices(queries, cut["test"], train, 200)}
-    assert list(found) == [*BANDS, "trending", "heard"]
+    slices = all_slices(queries, cut["test"], train, cut["eval"], history_length=5, recent_from=200)
+    found = {one.name: one.labels for one in slices}
+    assert len(found) == len(slices) and list(found) == [
+        *BANDS, "trending", *(f"popularity_{group}" for group in range(1, 11)),
+        *(f"activity_{group}" for group in range(1, 5)), "new_users", "history_1", "history_2_5",
+        "repeat", "discovery", "organic", "recommended", "heard",
+    ]  # fmt: skip
+    # Families that divide all labels.
+    for family in ("activity new_users", "history_length", "repeat", "organic"):
+        parts = [one.labels for one in slices if one.family in family.split()]
+        assert (np.sum(parts, axis=0) == 1).all(), family
+    deciles = [found[f"popularity_{group}"] for group in range(1, 11)]
+    assert (np.sum(deciles, axis=0) == np.isin(queries.label_item_id, train.played_items)).all()
+    before = list(zip(log.user_id.tolist(), item.tolist(), time.tolist(), strict=True))
+    assert found["repeat"].tolist() == [
+        any(u == user and i == one and t < at for u, i, t in before)
+        for user, one, at in zip(queries.user_id, queries.label_item_id, queries.label_timestamp, strict=True)
+    ]
     assert (np.sum([found[name] for name in BANDS], axis=0) == 1).all()
     in_train = set(item[time < 250].tolist())
     assert found["cold"].tolist() == [one not in in_train for one in queries.label_item_id.tolist()]
@@ -170,7 +255,7 @@ def test_slices_of_a_log() -> None:
 
     shuffled = queries.take(draw.permutation(len(queries)))
     by_item = dict(zip(queries.label_item_id, found["trending"], strict=True))
-    again = all_slices(shuffled, cut["test"], train, 200)[4].labels
+    again = item_slices(shuffled.labels, train, 200)[4].labels
     assert again.tolist() == [by_item[one] for one in shuffled.label_item_id]
 
 

@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from components.retrieval_evaluator.beyond_accuracy import (
+    ItemVectors,
+    intra_list_diversity,
+    novelty_at_k,
+    popularity_lift_at_k,
+    self_information,
+)
 from components.retrieval_evaluator.bootstrap import UserBootstrap
 from components.retrieval_evaluator.metrics import Floats, Ints, ann_recall, label_ranks, mean, summarize
 from components.retrieval_evaluator.queries import Queries
 from components.retrieval_evaluator.query_results import QueryResults, pseudonyms
+from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
 from components.retrieval_evaluator.slices import Slice
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 
-# Who recommends, beside the baselines.
-MODEL, MODEL_EXACT, BLESSED_MODEL = "model", "model_exact", "blessed_model"
 Numbers = dict[str, float | None]
 
 
@@ -31,6 +37,8 @@ class Recommendations:
             name) [Q, K] item ids, best first, -1 where there are fewer than K.
         slices: parts of the queries' labels.
         train: what train knows of users and items.
+        history_popularity: [Q] mean popularity of what each query's user had played.
+        vectors: by which lists are compared with themselves.
         catalog_size: number of items that the model could recommend.
         cutoffs: the k of all metrics, at most K.
         judged_cutoff: the k that the gate judges by, one of the cutoffs.
@@ -42,6 +50,8 @@ class Recommendations:
     items: dict[str, Ints]
     slices: list[Slice]
     train: TrainKnowledge
+    history_popularity: Floats
+    vectors: ItemVectors
     catalog_size: int
     cutoffs: tuple[int, ...]
     judged_cutoff: int
@@ -66,10 +76,10 @@ def results_of(recommendations: Recommendations) -> QueryResults:
 
 
 def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[str, Any]:
-    """The figures: `queries`, `metrics`, `baselines`, `intervals`, `changes`, `slices` and `ann`.
+    """The figures: `queries`, `metrics`, `baselines`, `intervals`, `changes`, `slices`, `ann`.
 
-    And `blessed_metrics`, those of the latest blessed model, or {}. A value that could not be measured is
-    None, as JSON holds it.
+    And `diversity_of`, the vectors by which lists are compared with themselves, and `blessed_metrics`, those
+    of the latest blessed model, or {}. A value that could not be measured is None, as JSON holds it.
     """
     summaries = {who: _summary(recommendations, items) for who, items in recommendations.items.items()}
     bootstrap = UserBootstrap(results.user, recommendations.resamples, recommendations.seed)
@@ -83,6 +93,7 @@ def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[st
         "intervals": {who: bootstrap.intervals(of_who) for who, of_who in values.items()},
         "changes": {who: bootstrap.changes(values[MODEL], values[who]) for who in others},
         "slices": _slices(recommendations, results, bootstrap),
+        "diversity_of": recommendations.vectors.source,
         "ann": {
             f"recall@{k}": _finite(
                 ann_recall(recommendations.items[MODEL][:, :k], recommendations.items[MODEL_EXACT][:, :k])
@@ -93,11 +104,19 @@ def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[st
 
 
 def _summary(recommendations: Recommendations, items: Ints) -> Numbers:
-    queries = recommendations.queries
+    """All metrics of one who recommends."""
+    queries, train, cutoffs = recommendations.queries, recommendations.train, recommendations.cutoffs
+    catalog_size = recommendations.catalog_size
+    information = self_information(train.plays_of(items), len(train.events.item_id), catalog_size)
+    popularity, played = train.popularity(items), recommendations.history_popularity
+    diversity = intra_list_diversity(items, cutoffs, recommendations.vectors)
     return all_finite(
-        summarize(
-            items, queries.labels, queries.user_id, recommendations.cutoffs, recommendations.catalog_size
-        )
+        {
+            **summarize(items, queries.labels, queries.user_id, cutoffs, catalog_size),
+            **{f"novelty@{k}": novelty_at_k(items, information, k) for k in cutoffs},
+            **{f"popularity_lift@{k}": popularity_lift_at_k(items, popularity, played, k) for k in cutoffs},
+            **{f"intra_list_diversity@{k}": diversity[k] for k in cutoffs},
+        }
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from typing import Any
@@ -15,17 +16,12 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from components.interaction_example_gen.facts import DataFacts
+from components.pusher import canary
 from components.pusher.versions import digest_of
-from components.retrieval_evaluator import gate, measure, query_results
+from components.retrieval_evaluator import feature_values, gate, measure, query_results
 from components.retrieval_evaluator.baselines import Catalog, fit_baselines
-from components.retrieval_evaluator.evaluation import (
-    BLESSED_MODEL,
-    MODEL,
-    MODEL_EXACT,
-    Recommendations,
-    evaluate,
-    results_of,
-)
+from components.retrieval_evaluator.beyond_accuracy import ItemVectors
+from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
 from components.retrieval_evaluator.markdown_report import render
 from components.retrieval_evaluator.metrics import Ints
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
@@ -35,6 +31,7 @@ from components.retrieval_evaluator.queries import (
     read_windows,
     sample_by_user,
 )
+from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
 from components.retrieval_evaluator.slices import all_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer import provenance
@@ -60,11 +57,12 @@ class Executor(tfx_evaluator.Executor):
         facts = DataFacts.read(interactions)
         model = artifact_utils.get_single_instance(input_dict["model"])
         model_path = path_utils.serving_model_path(model.uri)
-        users = ResolvedFeatures.from_json(exec_properties["features"]).users
+        history_length = exec_properties["history_length"]
+        resolved = ResolvedFeatures.from_json(exec_properties["features"])
         test_dir, eval_dir, train_dir = (
             artifact_utils.get_split_uri([interactions], split) for split in ("test", "eval", "train")
         )
-        windows = read_windows(test_dir, users)
+        windows = read_windows(test_dir, resolved.users)
         available = all_queries(windows)
         sampled = sample_by_user(available, config.max_queries, config.seed)
         queries = available.take(sampled)
@@ -81,12 +79,29 @@ class Executor(tfx_evaluator.Executor):
                 test_dir,
                 rows,
                 k=k,
-                history_length=exec_properties["history_length"],
+                history_length=history_length,
                 exclude=exclude,
-                users=users,
+                users=resolved.users,
                 served_alone=served_alone,
             )
 
+        train = TrainKnowledge.of(read_windows(train_dir, without=NOT_FOR_BASELINES))
+        evaluation_windows = read_windows(eval_dir, without=NOT_FOR_BASELINES)
+        slices = all_slices(
+            queries,
+            windows,
+            train,
+            evaluation_windows,
+            history_length=history_length,
+            recent_from=trends_from(facts.train_end, facts.test_from, facts.test_to),
+            columns=[
+                *feature_values.of_users(windows, queries, resolved.users),
+                *feature_values.of_items(facts.data, queries.label_item_id, resolved.items),
+            ],
+            most_values=config.slice_values,
+        )
+        # Before the models are asked, which may take long.
+        gate.check_slices(gate_config, [part.name for part in slices])
         answers = ask(model_path, rows)
         recorded = provenance.read(model_path)
         assert recorded is not None, model_path
@@ -99,10 +114,9 @@ class Executor(tfx_evaluator.Executor):
                 path_utils.serving_model_path(blessed["uri"]), sampled, served_alone=True
             ).served
 
-        train = TrainKnowledge.of(read_windows(train_dir, without=NOT_FOR_BASELINES))
         baselines = fit_baselines(
             train.events,
-            read_windows(eval_dir),
+            evaluation_windows,
             cutoff=gate_config.cutoff,
             repeats_recommendable=facts.repeats_recommendable,
             seed=config.seed,
@@ -117,10 +131,10 @@ class Executor(tfx_evaluator.Executor):
         recommendations = Recommendations(
             queries=queries,
             items={**items, **{name: found[in_sample] for name, found in recommended.items()}},
-            slices=all_slices(
-                queries, windows, train, trends_from(facts.train_end, facts.test_from, facts.test_to)
-            ),
+            slices=slices,
             train=train,
+            history_popularity=train.popularity_of_histories(windows, queries, history_length),
+            vectors=ItemVectors.of_model(answers.item_id, answers.embeddings),
             catalog_size=len(answers.item_id),
             cutoffs=config.cutoffs,
             judged_cutoff=gate_config.cutoff,
@@ -135,6 +149,8 @@ class Executor(tfx_evaluator.Executor):
             "protocol": facts.protocol,
             "has_timestamps": facts.has_timestamps,
             "cutoff": gate_config.cutoff,
+            "gate": dataclasses.asdict(gate_config),
+            "bootstrap": {"resamples": config.resamples, "seed": config.seed},
             "model": {"uri": model.uri, "digest": digest, "index": recorded["index"]},
             "split": {
                 "train_end": facts.train_end,
@@ -160,15 +176,14 @@ class Executor(tfx_evaluator.Executor):
         }
         for name, baseline in baselines.items():
             evaluation["baselines"][name] |= baseline.settings
-        judgement = gate.judge(evaluation, gate_config)
+        judged = gate.judge(evaluation, gate_config, results).to_dict()
         evaluation = {
-            "verdict": judgement.verdict,
+            **judged,
+            "notes": [*judged["notes"], *baselines.notes.values()],
             "unchanged": bool(blessed and blessed["digest"] == digest),
-            "thresholds": [threshold.to_dict() for threshold in judgement.thresholds],
-            "notes": [*judgement.notes, *baselines.notes.values()],
             **evaluation,
         }
-        self._write(output_dict, evaluation, results, model, input_dict)
+        self._write(output_dict, evaluation, results, answers.facts["canary"], model, input_dict)
 
     def _blessed(
         self,
@@ -201,6 +216,7 @@ class Executor(tfx_evaluator.Executor):
         output_dict: dict[str, list[types.Artifact]],
         evaluation: dict[str, Any],
         results: query_results.QueryResults,
+        recorded_queries: dict[str, Any] | None,
         model: types.Artifact,
         input_dict: dict[str, list[types.Artifact]],
     ) -> None:
@@ -212,6 +228,9 @@ class Executor(tfx_evaluator.Executor):
         with fileio.open(os.path.join(output.uri, "report.md"), "w") as file:
             file.write(render(evaluation))
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        # Of an evaluation Pusher is given the blessing alone.
+        with fileio.open(os.path.join(blessing.uri, canary.FILE_NAME), "w") as file:
+            file.write(json.dumps(recorded_queries, allow_nan=False) + "\n")
         # What TFX's resolver of the latest blessed model reads.
         blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)

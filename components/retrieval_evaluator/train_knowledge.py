@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from components.retrieval_evaluator.baselines import LabelEvents
 from components.retrieval_evaluator.metrics import Bools, Floats
-from components.retrieval_evaluator.queries import Ints, Windows
+from components.retrieval_evaluator.queries import Ints, Queries, Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,20 @@ class TrainKnowledge:
         """Whether any window of train holds each item, in the shape given."""
         return np.isin(item_id, self.items)
 
-    def popularity(self, item_id: Ints) -> Floats:
-        """Each item's share of train's label events, 0 for an item that has none; in the shape given."""
+    def plays_of(self, item_id: Ints) -> Ints:
+        """How many of train's label events each item has, in the shape given."""
         if not len(self.played_items):
-            return np.zeros(np.shape(item_id))
+            return np.zeros(np.shape(item_id), np.int64)
         place = np.minimum(np.searchsorted(self.played_items, item_id), len(self.played_items) - 1)
-        known = self.played_items[place] == item_id
-        return np.where(known, self.plays[place], 0) / self.plays.sum()
+        return np.where(self.played_items[place] == item_id, self.plays[place], 0)
+
+    def popularity(self, item_id: Ints) -> Floats:
+        """Each item's share of train's label events, in the shape given."""
+        return np.asarray(self.plays_of(item_id) / max(len(self.events.item_id), 1))
+
+    def popularity_of_histories(self, windows: Windows, queries: Queries, history_length: int) -> Floats:
+        """Mean popularity of the last `history_length` events that each query sees: [Q]."""
+        length = np.minimum(queries.position + 1, history_length)
+        total = np.concatenate([[0.0], np.cumsum(self.popularity(windows.item_id))])
+        end = queries.event + 1
+        return np.asarray((total[end] - total[end - length]) / length)
