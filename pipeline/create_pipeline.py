@@ -240,6 +240,7 @@ def create_pipeline(
         config,
         history_length,
         resolved,
+        trainer.outputs["model_run"],
     )
     return tfx_pipeline.Pipeline(
         pipeline_name=PIPELINE_NAME,
@@ -301,6 +302,7 @@ def from_towers_on(
     config: PipelineConfig,
     history_length: int,
     resolved: ResolvedFeatures,
+    training: BaseChannel | None = None,
 ) -> list[BaseComponent]:
     """Index, verdict and push, which a re-indexed model goes through as a trained one does.
 
@@ -312,6 +314,7 @@ def from_towers_on(
       config: of the index, the evaluation and the gate.
       history_length: events that a query sees.
       resolved: the features that the towers know.
+      training: the Trainer's run, where the towers were trained in this one.
     """
     indexer = ScannIndexer(
         interactions=interactions,
@@ -331,12 +334,14 @@ def from_towers_on(
         examples=interactions,
         model=indexer.outputs["model"],
         baseline_model=blessed,
+        training=training,
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
         features=resolved.to_json(),
         source_digest=source_digest(
             "components/retrieval_evaluator",
+            "components/pusher/canary.py",
             "components/pusher/versions.py",
             "components/scann_indexer/provenance.py",
             "pipeline/datasets/data_directory.py",

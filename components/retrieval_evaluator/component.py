@@ -24,6 +24,7 @@ class RetrievalEvaluatorSpec(types.ComponentSpec):
         "examples": ChannelParameter(type=standard_artifacts.Examples),
         "model": ChannelParameter(type=standard_artifacts.Model),
         "baseline_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
+        "training": ChannelParameter(type=standard_artifacts.ModelRun, optional=True),
     }
     OUTPUTS = {
         "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
@@ -47,6 +48,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         history_length: int,
         features: str,
         source_digest: str,
+        training: types.BaseChannel | None = None,
     ) -> None:
         """Args:
         examples: the windows, all splits.
@@ -57,12 +59,14 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         history_length: events that a query sees.
         features: ResolvedFeatures as JSON; those of the users are part of the requests.
         source_digest: digest of the sources, so that edited code runs again.
+        training: the Trainer's run, whose learning curves the report shows; None where nothing was trained.
         """
         super().__init__(
             spec=RetrievalEvaluatorSpec(
                 examples=examples,
                 model=model,
                 baseline_model=baseline_model,
+                **({"training": training} if training else {}),
                 evaluation_config=evaluation_config,
                 gate_config=gate_config,
                 history_length=history_length,

@@ -84,7 +84,6 @@ def example_users(
     recommended: Ints,
     data: str,
     *,
-    scores: npt.NDArray[np.floating] | None = None,
     count: int = 10,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
@@ -95,15 +94,14 @@ def example_users(
         windows: the windows that they are in.
         recommended: [Q, K] item ids, best first, -1 where there are fewer.
         data: the data directory, for titles and tags.
-        scores: [Q, K], of what is recommended; without them the scores are null.
         count: of users, at most.
         seed: draws the users, and of each a query.
 
     Returns:
         As in examples.json, by user: `history`, oldest first, of at most SHOWN_HISTORY listens before the
-        `seed`; the first SHOWN_RECOMMENDATIONS `recommended`, with `score`, and `played`, whether it is a
-        label; and `played_next`, the label and what else was played next, or in the frozen protocol the
-        labels, best ranked first, of which there are `labels`. Their `rank` is where they are among all K,
+        `seed`; the first SHOWN_RECOMMENDATIONS `recommended`, with `played`, whether it is a label; and
+        `played_next`, the label and what else was played next, or in the frozen protocol the labels, best
+        ranked first, of which there are `labels`. Their `rank` is where they are among all K, and
         null where they are not.
     """
     random = np.random.default_rng(seed)
@@ -123,14 +121,7 @@ def example_users(
                 "user": f"user {number}",
                 "history": [names.of(item) for item in listens[:-1]],
                 "seed": names.of(listens[-1]) if listens else None,
-                "recommended": [
-                    {
-                        **names.of(item),
-                        "score": None if scores is None else round(float(scores[rows[row], place]), 4),
-                        "played": bool(np.isin(item, wanted)),
-                    }
-                    for place, item in enumerate(first)
-                ],
+                "recommended": [{**names.of(item), "played": bool(np.isin(item, wanted))} for item in first],
                 "played_next": [{**names.of(item), "rank": ranks.get(item)} for item in following],
                 "labels": len(wanted),
             }

@@ -22,7 +22,8 @@ from components.retrieval_evaluator import feature_values, gate, measure, query_
 from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.beyond_accuracy import ItemVectors
 from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from components.retrieval_evaluator.markdown_report import render
+from components.retrieval_evaluator.examples import example_users
+from components.retrieval_evaluator.item_map import item_map, map_items
 from components.retrieval_evaluator.metrics import Ints
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import (
@@ -32,6 +33,7 @@ from components.retrieval_evaluator.queries import (
     sample_by_user,
 )
 from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from components.retrieval_evaluator.report_files import named, write_reports
 from components.retrieval_evaluator.slices import all_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer import provenance
@@ -42,7 +44,7 @@ from pipeline.feature_specs import ResolvedFeatures
 
 # TFX resolves a baseline model on Vertex only for executors that derive from its own evaluator's.
 class Executor(tfx_evaluator.Executor):
-    """Writes evaluation.json, queries.npz, report.md and the blessing."""
+    """Writes evaluation.json, queries.npz, the blessing, and what is for readers: see `report_files`."""
 
     def Do(
         self,
@@ -183,7 +185,26 @@ class Executor(tfx_evaluator.Executor):
             "unchanged": bool(blessed and blessed["digest"] == digest),
             **evaluation,
         }
+        evaluation["refusal"] = named(evaluation.get("refusal"), facts.data, bool(config.examples))
         self._write(output_dict, evaluation, results, answers.facts["canary"], model, input_dict)
+        # The candidate tower's, of items for the map: of the most played, and of others.
+        mapped = map_items(answers.item_id, train.events.item_id, config.seed)
+        rows_of_map = np.flatnonzero(np.isin(answers.item_id, mapped))
+        training = input_dict.get("training")
+        write_reports(
+            artifact_utils.get_single_uri(output_dict["evaluation"]),
+            example_users(
+                queries, windows, items[MODEL], facts.data, count=config.examples, seed=config.seed
+            ),
+            item_map(
+                answers.item_id[rows_of_map],
+                answers.embeddings[rows_of_map],
+                train.events.item_id,
+                facts.data,
+                config.seed,
+            ),
+            artifact_utils.get_single_uri(training) if training else None,
+        )
 
     def _blessed(
         self,
@@ -225,8 +246,6 @@ class Executor(tfx_evaluator.Executor):
             file.write(json.dumps(evaluation, indent=2, allow_nan=False) + "\n")
         with fileio.open(os.path.join(output.uri, query_results.FILE_NAME), "wb") as file:
             file.write(results.to_bytes())
-        with fileio.open(os.path.join(output.uri, "report.md"), "w") as file:
-            file.write(render(evaluation))
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         # Of an evaluation Pusher is given the blessing alone.
         with fileio.open(os.path.join(blessing.uri, canary.FILE_NAME), "w") as file:
