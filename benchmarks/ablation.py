@@ -37,7 +37,7 @@ from components.retrieval_evaluator.baselines import fit_baselines
 from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
-from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
+from components.retrieval_evaluator.slices import Slice, item_slices, play_ratio_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from pipeline import configs
 from pipeline.configs import PipelineConfig
@@ -197,7 +197,10 @@ def prepare(
     queries, knowledge = available.take(rows), TrainKnowledge.of(windows["train"])
     facts = DataFacts.of(data, Manifest.load(data), config.split)
     recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
-    slices = all_slices(queries, windows["test"], knowledge, recent_from)
+    slices = [
+        *item_slices(queries.labels, knowledge, recent_from),
+        *play_ratio_slices(queries, windows["test"]),
+    ]
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
     asked = Asked(rows, queries.labels, [everything, *slices])
     asked.save(output / "asked.npz")

@@ -368,6 +368,40 @@ def _parser() -> argparse.ArgumentParser:
         "-k", type=int, metavar="N", help="the k of that (default: the model's own, else 100)"
     )
 
+    gate = command(
+        "gate",
+        _gate,
+        "judge what was measured by other limits",
+        "Judges a model again from its stored evaluation, without training or asking it anything: by the "
+        "limits that it was judged by, with those of --config and --set laid over. Shows every threshold "
+        "with its value, its bounds and its limit, and what explains a refusal. It changes nothing: the "
+        "verdict of the run stays, and nothing is pushed; for that, run the pipeline with the new limits, "
+        f"which trains nothing anew. The status is 0 if the model holds them, and {EXIT_REFUSED} if not.",
+        epilog=_all_settings("gate."),
+    )
+    gate.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="the --output of `two-tower run`, for its newest evaluation; or the directory of a model or of "
+        "an evaluation",
+    )
+    _add_settings(gate)
+    gate.add_argument("--json", action="store_true", help="print it as JSON")
+
+    rollback = command(
+        "rollback",
+        _rollback,
+        "publish the model from before the one in service again",
+        "Publishes the model that was in service before the newest one, under a new, higher number, so that "
+        "servers take it up as they take up any. It is first loaded in a fresh process, where it has to "
+        "answer as it did when it was published. The model that is left stays where it is, under its number; "
+        "a later run publishes what it blesses, that very model included.",
+    )
+    where = rollback.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", metavar="DIR", help="the --output of `two-tower run`, for its pushed/")
+    where.add_argument("--push", metavar="DIR", help="the directory that servers watch")
+
     query = command(
         "query",
         _query,
@@ -443,9 +477,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _all_settings() -> str:
+def _all_settings(section: str = "") -> str:
     lines = []
     for name, value in configs.settings(configs.PipelineConfig()).items():
+        if not name.startswith(section):
+            continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
         lines.append(f"    {name} = {text}")
     return _SETTINGS_HELP + "\n".join(lines)
@@ -751,6 +787,37 @@ def _export(options: argparse.Namespace) -> int:
         print(f"two-tower: the export failed. {error}", file=sys.stderr)
         return EXIT_FAILURE
     print(done)
+    return 0
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from components.retrieval_evaluator.gate import BLESSED
+    from pipeline.judged_again import judge_again, render
+
+    judged = judge_again(options.model, options.preset, options.config, options.overrides)
+    print(judged.to_json() if options.json else render(judged).rstrip("\n"))
+    return 0 if judged.judgement.verdict == BLESSED else EXIT_REFUSED
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from pipeline import console
+
+    directory = options.push or os.path.join(options.output, "pushed")
+    _tell("Loading TFX (half a minute, the first time)")
+    with console.hushed():
+        from components.pusher.canary import CanaryFailed
+        from pipeline.rollback import roll_back
+    try:
+        done = roll_back(directory)
+    except CanaryFailed as error:
+        print(f"two-tower: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    asked = (
+        "it answered its recorded queries as it did when it was published first"
+        if done.was_asked
+        else "it loads; it is from before queries were recorded, and was asked none"
+    )
+    print(f"Version {done.left} was in service; version {done.again} is again, as {done.path}: {asked}.")
     return 0
 
 

@@ -189,16 +189,20 @@ class TrainerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
-    """The ScaNN index over the catalog's embeddings."""
+    """The index over the catalog's embeddings: ScaNN, tuned on queries of the eval split."""
 
     # Below this many items exact search is as fast, and is what is built.
     exact_below: int = 20_000
-    # 0: the square root of the catalog's size.
-    num_leaves: int = 0
-    # Share of the leaves that a query visits.
-    search_fraction: float = 0.15
-    # Candidates rescored exactly.
-    reordering_candidates: int = 500
+    # The share of exact search's best target_k items that the index has to find; the cheapest setting that
+    # does, at 99% confidence over the queries that it is tuned on, is built.
+    target_recall: float = 0.95
+    target_k: int = 100
+    # The most milliseconds that a single query may take on the machine that builds the index; 0: any. Where
+    # that is too little for the target, the best that is fast enough is built, and the model says so.
+    latency_budget_ms: float = 0.0
+    # Queries that the index is tuned on.
+    tuning_queries: int = 500
+    seed: int = 17
     # The largest k a request may ask for.
     max_k: int = 200
 
@@ -290,6 +294,11 @@ class PipelineConfig:
                 f"evaluation.cutoffs asks for Recall@{max(self.evaluation.cutoffs)} and the served model "
                 f"answers with at most index.max_k = {self.index.max_k} items: raise index.max_k."
             )
+        if self.index.target_k > self.index.max_k:
+            raise UserError(
+                f"index.target_k is {self.index.target_k}, and the served model answers with at most "
+                f"index.max_k = {self.index.max_k} items: lower the one or raise the other."
+            )
         if self.gate.cutoff not in self.evaluation.cutoffs:
             listed, judged = ", ".join(map(str, self.evaluation.cutoffs)), self.gate.cutoff
             raise UserError(
@@ -355,9 +364,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.patience": (1, 10_000),
     "trainer.seed": (0, 2**31 - 1),
     "index.exact_below": (0, math.inf),
-    "index.num_leaves": (0, 10_000_000),
-    "index.search_fraction": (1e-6, 1),
-    "index.reordering_candidates": (1, 1_000_000),
+    "index.target_recall": (0.01, 1),
+    "index.target_k": (1, 100_000),
+    "index.latency_budget_ms": (0, math.inf),
+    "index.tuning_queries": (10, 1_000_000),
+    "index.seed": (0, 2**31 - 1),
     "index.max_k": (1, 100_000),
     "evaluation.cutoffs": (1, 100_000),
     "evaluation.max_queries": (1, math.inf),
@@ -478,7 +489,47 @@ def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> Pipeline
     return PipelineConfig.from_dict(values)
 
 
+def load_gate(
+    limits: GateConfig, preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
+) -> GateConfig:
+    """The limits that an evaluation is judged by again: those of a config file and overrides over `limits`.
+
+    Args:
+      limits: to start from, where neither the call nor the file names a preset.
+      preset: whose limits to start from instead.
+      file: see `read_run_file`; what it sets beside `gate` changes nothing.
+      overrides: see `load`.
+
+    Raises:
+      UserError: as `load`, and for an override of another section.
+    """
+    run_file = read_run_file(file) if file else RunFile()
+    named = preset or run_file.preset
+    values = {**PipelineConfig().to_dict(), "gate": _plain(_preset(named).gate if named else limits)}
+    try:
+        _lay_over(values, run_file.settings, "")
+        _checked_gate(values["gate"])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    for override in overrides:
+        if not override.strip().startswith("gate."):
+            raise UserError(f"--set {override}: an evaluation is judged again by settings of gate alone.")
+    _override(values, overrides)
+    return _checked_gate(values["gate"])
+
+
+def _checked_gate(values: Any) -> GateConfig:
+    if not isinstance(values, Mapping):
+        raise UserError(f"gate is a section of settings, and was given {values!r}.")
+    gate = from_plain(GateConfig, values, "gate")
+    for field in dataclasses.fields(gate):
+        _check_range(f"gate.{field.name}", getattr(gate, field.name))
+    slice_limits(gate)
+    return gate
+
+
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets those named by `key=value` among nested plain values."""
     for override in overrides:
         name, equals, text = override.partition("=")
         name = name.strip()

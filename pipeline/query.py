@@ -99,7 +99,14 @@ def find_model(directory: str) -> str:
 
 
 def recommend(
-    model_dir: str, user: int | None, history: Sequence[int] | None, k: int, data: str | None = None
+    model_dir: str,
+    user: int | None,
+    history: Sequence[int] | None,
+    k: int,
+    data: str | None = None,
+    *,
+    exclude: Sequence[int] = (),
+    allow: Sequence[int] = (),
 ) -> Answer:
     """The k best items for a user of the data directory, or for a history of items.
 
@@ -109,15 +116,19 @@ def recommend(
       history: item ids, oldest first, instead of a user's; may be empty.
       k: how many.
       data: the data directory; None is where the model was made from.
+      exclude: items that must not be recommended, beside those that the user had where repeats are not.
+      allow: the only items that may be recommended; none: all.
 
     Raises:
-      UserError: no model, k out of the model's range, a negative id, or no data directory for a user.
+      UserError: no model, k out of the model's range, a negative id, no data directory for a user, or an
+        allow list for a model that knows none.
     """
     path = find_model(model_dir)
     provenance = _provenance(path)
     if not 1 <= k <= provenance["max_k"]:
         raise UserError(f"-k {k}: this model answers with 1 to {provenance['max_k']} items (index.max_k).")
-    if any(number < 0 for number in [*(history or []), *([] if user is None else [user])]):
+    ids = [*(history or []), *([] if user is None else [user]), *exclude, *allow]
+    if any(number < 0 for number in ids):
         raise UserError("Ids are not negative: a negative one stands for padding.")
     data = data or provenance["data"]
     notes: list[str] = []
@@ -146,9 +157,10 @@ def recommend(
         events = _History(items, [at] * size, [""] * size, [-1.0] * size, [-1] * size, items)
         if not items:
             notes.append("The history is empty: answered as a new user.")
-    exclude = [] if provenance["repeats_recommendable"] else sorted(set(events.seen))
+    seen = [] if provenance["repeats_recommendable"] else events.seen
+    excluded, allowed = sorted({*seen, *exclude}), sorted(set(allow))
     item_ids, scores, unknown = _ask(
-        path, user, events, exclude, k, provenance["history_length"], _as_requested(columns, specs)
+        path, user, events, excluded, allowed, k, provenance["history_length"], _as_requested(columns, specs)
     )
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
@@ -344,6 +356,7 @@ def _ask(
     user: int | None,
     events: _History,
     exclude: Sequence[int],
+    allow: Sequence[int],
     k: int,
     history_length: int,
     columns: Mapping[str, Any],
@@ -357,7 +370,13 @@ def _ask(
 
         model = tf.saved_model.load(path)
         recent = slice(-history_length, None)
-        answer = model.signatures["serving_default"](
+        serve = model.signatures["serving_default"]
+        lists = {}
+        if features.ALLOW_ITEM_ID in serve.structured_input_signature[1]:
+            lists[features.ALLOW_ITEM_ID] = tf.constant([allow], tf.int64)
+        elif allow:
+            raise UserError(f"--allow: {path} was built before models took such a list. Build it again.")
+        answer = serve(
             user_id=tf.constant([-1 if user is None else user], tf.int64),
             history_item_id=tf.constant([events.item_id[recent]], tf.int64),
             history_timestamp=tf.constant([events.timestamp[recent]], tf.int64),
@@ -367,6 +386,7 @@ def _ask(
             request_timestamp=tf.constant([-1], tf.int64),
             exclude_item_id=tf.constant([exclude], tf.int64),
             k=tf.constant(k, tf.int32),
+            **lists,
             **{name: tf.constant(value) for name, value in columns.items()},
         )
         known = set(model.catalog()["item_id"].numpy().tolist())

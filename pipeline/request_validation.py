@@ -118,7 +118,8 @@ def _fields(schema: schema_pb2.Schema) -> dict[str, _Field]:
             width = sizes[0] if sizes and not is_single else 0
             found[feature.name] = _Field(feature.name, feature.type, is_single, width, feature)
     integer = schema_pb2.Feature(type=schema_pb2.INT)
-    found[features.EXCLUDE_ITEM_ID] = _Field(features.EXCLUDE_ITEM_ID, schema_pb2.INT, False, 0, integer)
+    for name in (features.EXCLUDE_ITEM_ID, features.ALLOW_ITEM_ID):
+        found[name] = _Field(name, schema_pb2.INT, False, 0, integer)
     at_least_one = schema_pb2.Feature(type=schema_pb2.INT, int_domain=schema_pb2.IntDomain(min=1))
     found[features.K] = _Field(features.K, schema_pb2.INT, True, 0, at_least_one)
     return found

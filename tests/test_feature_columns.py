@@ -17,9 +17,9 @@ from components.interaction_example_gen.splits import TimeSplit
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.queries import all_queries, history_batch
-from components.scann_indexer.index import build_index
+from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.retrieval_model import RetrievalModel
-from pipeline.configs import IndexConfig, TrainerConfig
+from pipeline.configs import TrainerConfig
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.listening_logs import events_of
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
@@ -217,7 +217,7 @@ def built(world: Transformed, tmp_path_factory: pytest.TempPathFactory) -> Built
     )
     towers = tf.saved_model.load(path + "/towers")
     item_id = towers.catalog()["item_id"]
-    index = build_index(towers.candidate_embedding(item_id)["embedding"], IndexConfig())
+    index = ExactIndex(towers.candidate_embedding(item_id)["embedding"])
     RetrievalModel(towers, index, item_id, 100, world.resolved.users).save(path + "/served")
     return Built(model, table, tf.saved_model.load(path + "/served"), path + "/served")
 

@@ -65,11 +65,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         user: int | None,
         events: Any,
         exclude: list[int],
+        allow: list[int],
         k: int,
         history_length: int,
         columns: dict[str, Any],
     ) -> Any:
-        asked = {"path": path, "user": user, "events": events, "exclude": exclude, "k": k, "columns": columns}
+        asked = {"path": path, "user": user, "events": events, "k": k, "columns": columns}
+        asked |= {"exclude": exclude, "allow": allow}
         questions.append(asked)
         return [99, 10][:k], [0.9, 0.8][:k], [item for item in events.item_id if item == 77]
 
@@ -147,6 +149,17 @@ def test_where_repeats_make_no_sense_all_that_the_user_ever_had_is_excluded(
     query.recommend(model, 1, None, 2)
     query.recommend(model, None, [99, 20], 2)
     assert [question["exclude"] for question in asked] == [[10, 20, 30], [20, 99]]
+    assert [question["allow"] for question in asked] == [[], []]
+
+
+def test_items_may_be_excluded_and_allowed_by_hand(
+    tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    model = str(_model(tmp_path / "m", data, repeats_recommendable=False))
+    query.recommend(model, 1, None, 2, exclude=[7, 20], allow=[99, 10, 99])
+    assert (asked[0]["exclude"], asked[0]["allow"]) == ([7, 10, 20, 30], [10, 99])
+    with pytest.raises(UserError, match="negative"):
+        query.recommend(model, 1, None, 2, allow=[-1])
 
 
 @pytest.mark.parametrize(

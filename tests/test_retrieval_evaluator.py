@@ -21,7 +21,7 @@ from components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from components.interaction_example_gen.windows import WindowCutter
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.executor import Executor
-from components.scann_indexer.index import build_index
+from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.provenance import PROVENANCE
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
@@ -150,10 +150,8 @@ def model(frozen: Transformed, tmp_path_factory: pytest.TempPathFactory) -> stan
     loaded = tf.saved_model.load(f"{made.uri}/towers")
     item_id = loaded.catalog()["item_id"]
     config = IndexConfig()
-    index = build_index(loaded.candidate_embedding(item_id)["embedding"], config)
+    index = ExactIndex(loaded.candidate_embedding(item_id)["embedding"])
     retrieval = RetrievalModel(loaded, index, item_id, config.max_k)
-    nothing = tf.zeros([1, 0], tf.int64)
-    retrieval.recommend(tf.constant([0], tf.int64), nothing, nothing, k=tf.constant(1))
     retrieval.save(f"{made.uri}/Format-Serving")
     record(made, {})
     return made
@@ -213,6 +211,7 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
             history_is_organic=tf.constant([[e.row % 3 - 1 for e in seen]], tf.int64),
             request_timestamp=tf.constant([SPLIT.test[0]], tf.int64),
             exclude_item_id=tf.constant([[-1]], tf.int64),
+            allow_item_id=tf.constant([[-1]], tf.int64),
             k=tf.constant(70),
         )
         items = answer["item_id"].numpy()[0].tolist()

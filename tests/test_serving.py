@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -17,9 +16,8 @@ import tensorflow_transform as tft
 
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.queries import Queries, Windows, all_queries, history_batch
-from components.scann_indexer.index import ExactIndex, ScannIndex, build_index
+from components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
 from components.scann_indexer.retrieval_model import RetrievalModel
-from pipeline.configs import IndexConfig
 from tests.small_world import CONFIG, HISTORY_LENGTH, NOT_IN_CATALOG, Transformed
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
@@ -30,12 +28,10 @@ from trainer.towers import Positions, windows_of
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70
-# One leaf is searched: whoever asks for all items gets fewer.
-SPARSE = IndexConfig(
-    exact_below=0, num_leaves=20, search_fraction=0.05, reordering_candidates=10, max_k=CATALOG_SIZE
-)
+# One leaf is searched: whoever asks for many items gets few.
+SPARSE = ScannSettings(20, leaves_to_search=1, reordering_candidates=10, quantization=AH, k=10)
 # All leaves: as exact as ScaNN can be.
-DENSE = dataclasses.replace(SPARSE, num_leaves=4, search_fraction=1.0, reordering_candidates=70)
+DENSE = ScannSettings(4, leaves_to_search=4, reordering_candidates=70, quantization=AH, k=70)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +66,16 @@ def built(small_world: Transformed, tmp_path_factory: pytest.TempPathFactory) ->
     )
     towers.save(str(directory / "towers"))
     loaded = tf.saved_model.load(str(directory / "towers"))
-    retrieval = retrieval_model(loaded, IndexConfig(max_k=MAX_K))
+    retrieval = retrieval_model(loaded, MAX_K)
     retrieval.save(str(directory / "served"))
     return Built(model, table, towers, str(directory / "towers"), str(directory / "served"))
 
 
-def retrieval_model(towers: Any, config: IndexConfig) -> RetrievalModel:
+def retrieval_model(towers: Any, max_k: int, settings: ScannSettings | None = None) -> RetrievalModel:
     item_id = towers.catalog()["item_id"]
-    index = build_index(towers.candidate_embedding(item_id)["embedding"], config)
-    retrieval = RetrievalModel(towers, index, item_id, config.max_k)
-    no_history = tf.zeros([1, 0], tf.int64)
-    retrieval.recommend(tf.constant([0], tf.int64), no_history, no_history, k=tf.constant(1))
-    return retrieval
+    embeddings = towers.candidate_embedding(item_id)["embedding"]
+    index = ScannIndex(embeddings, settings, max_k) if settings else ExactIndex(embeddings)
+    return RetrievalModel(towers, index, item_id, max_k)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +85,7 @@ def exact(built: Built) -> Any:
 
 @pytest.fixture(scope="module")
 def sparse(built: Built) -> RetrievalModel:
-    return retrieval_model(tf.saved_model.load(built.towers_path), SPARSE)
+    return retrieval_model(tf.saved_model.load(built.towers_path), CATALOG_SIZE, SPARSE)
 
 
 def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, tf.Tensor]:
@@ -113,6 +107,7 @@ def request(**changes: Any) -> dict[str, tf.Tensor]:
         "history_is_organic": tf.int64,
         "request_timestamp": tf.int64,
         "exclude_item_id": tf.int64,
+        "allow_item_id": tf.int64,
         "k": tf.int32,
     }
     values = {
@@ -152,7 +147,7 @@ def test_a_request_is_embedded_as_its_position_in_a_packed_window(
         np.testing.assert_allclose(serve(**by_name)["embedding"], trained, atol=1e-5)
 
 
-def test_the_model_serves_in_a_process_without_tfx(
+def test_the_exact_form_serves_in_a_process_without_tfx_and_without_scann(
     small_world: Transformed, built: Built, exact: Any, tmp_path: Path
 ) -> None:
     windows = small_world.raw["test"]
@@ -163,14 +158,15 @@ def test_the_model_serves_in_a_process_without_tfx(
     )
     script = """if True:
         import sys
-        import numpy as np, scann, tensorflow as tf
+        import numpy as np, tensorflow as tf
         path, directory = sys.argv[1:]
         model = tf.saved_model.load(path)
         inputs = {name: tf.constant(value) for name, value in np.load(directory + "/inputs.npz").items()}
         answer = model.signatures["serving_default"](
-            **inputs, exclude_item_id=tf.constant([[-1]], tf.int64), k=tf.constant(8))
+            **inputs, exclude_item_id=tf.constant([[-1]], tf.int64),
+            allow_item_id=tf.constant([[-1]], tf.int64), k=tf.constant(8))
         embedded = model.signatures["query_embedding"](**inputs)
-        ours = {"tfx", "tensorflow_transform", "tensorflow_recommenders", "trainer", "components"}
+        ours = {"scann", "tfx", "tensorflow_transform", "tensorflow_recommenders", "trainer", "components"}
         assert not ours & set(sys.modules)
         np.savez(directory + "/outputs.npz", **answer, **embedded)
     """
@@ -369,27 +365,22 @@ def test_exact_search_finds_the_best_and_scann_over_all_its_leaves_too(built: Bu
     query = exact.query_embedding(**batch)["embedding"].numpy()
     candidates = exact.candidate_embedding(tf.range(CATALOG_SIZE, dtype=tf.int64))["embedding"].numpy()
     best = -np.sort(-(query @ candidates.T), axis=1)[:, :K]
-    dense = retrieval_model(exact.towers, DENSE)
-    assert isinstance(dense.index, ScannIndex) and isinstance(
-        retrieval_model(exact.towers, IndexConfig()).index, ExactIndex
-    )
+    dense = retrieval_model(exact.towers, CATALOG_SIZE, DENSE)
     for model in (exact, dense):
         answer = model.recommend(**batch, k=tf.constant(K))
         assert (check(answer, K) == K).all()
         np.testing.assert_allclose(answer["score"], best, atol=1e-5)
 
 
-def test_what_scann_does_not_find_is_padding_and_never_an_item(
-    sparse: RetrievalModel, tmp_path: Path
+def test_what_scann_does_not_find_is_found_exactly(
+    exact: Any, sparse: RetrievalModel, tmp_path: Path
 ) -> None:
     batch = random_requests()
-    found = check(sparse.recommend(**batch, k=tf.constant(CATALOG_SIZE)), CATALOG_SIZE)
-    assert (found < CATALOG_SIZE).any() and (found > 0).any()
     # Its raw answer has NaN, or fewer columns where every query has found as few.
     query = sparse.query_embedding(**batch)["embedding"]
     raw = sparse.index.search(query, tf.constant(CATALOG_SIZE))[1].numpy()
     assert raw.shape[1] < CATALOG_SIZE or np.isnan(raw).any()
-    # And it is masked in what is saved.
+    # And it is filled up in what is saved.
     sparse.save(str(tmp_path / "sparse"))
     saved = tf.saved_model.load(str(tmp_path / "sparse")).signatures["serving_default"]
     unknown = {
@@ -397,9 +388,63 @@ def test_what_scann_does_not_find_is_padding_and_never_an_item(
         "history_event_type": tf.constant([[""]]),
         "history_is_organic": tf.constant([[-1]], tf.int64),
         "request_timestamp": tf.constant([-1], tf.int64),
+        "allow_item_id": tf.constant([[-1]], tf.int64),
     }
-    same = saved(**random_requests(exclude_item_id=[[-1]], k=CATALOG_SIZE), **unknown)
-    np.testing.assert_array_equal(check(same, CATALOG_SIZE), found)
+    answer = saved(**random_requests(exclude_item_id=[[-1]], k=MAX_K), **unknown)
+    assert (check(answer, MAX_K) == MAX_K).all()
+    # Where it has found too few the answer is exact search's.
+    short = np.flatnonzero((~np.isnan(raw)).sum(axis=1) < MAX_K)
+    assert len(short)
+    best = exact.recommend(**batch, k=tf.constant(MAX_K))
+    np.testing.assert_array_equal(answer["item_id"].numpy()[short], best["item_id"].numpy()[short])
+
+
+def test_lists_of_items_are_answered_as_by_exact_search_and_in_full(
+    built: Built, exact: Any, sparse: RetrievalModel
+) -> None:
+    """Whatever ScaNN found: all but a few excluded, a few allowed, both; unknown ids, repetitions."""
+    batch = random_requests()
+    draw = np.random.default_rng(2)
+    query = exact.query_embedding(**batch)["embedding"].numpy()
+    scores = query @ exact.candidate_embedding(tf.range(CATALOG_SIZE, dtype=tf.int64))["embedding"].numpy().T
+    most = np.array([draw.permutation(CATALOG_SIZE)[:60] for _ in range(30)])
+    few = np.array([draw.permutation(CATALOG_SIZE)[:9] for _ in range(30)])
+    worst = np.argsort(scores, axis=1)[:, :12]
+    mixed = np.where(np.arange(30)[:, None] % 2 == 0, few, -1)
+    nothing = np.full([30, 1], -1)
+    cases = {
+        "most excluded": (np.hstack([most, most[:, :3], np.full([30, 2], 10**12)]), nothing),
+        "rare ones allowed": (nothing, np.hstack([worst, worst[:, :1], np.full([30, 1], -1)])),
+        "for some only": (mixed, mixed[::-1]),
+        "allowed and excluded": (few, np.hstack([few[:, :4], worst])),
+        "one list for all": (most[:1, :30], worst[:1]),
+        "an unknown item alone": (nothing, np.full([30, 1], 10**12)),
+    }
+    for name, (exclude, allow) in cases.items():
+        for model in (exact, sparse):
+            answer = model.recommend(
+                **batch,
+                exclude_item_id=tf.constant(exclude, tf.int64),
+                allow_item_id=tf.constant(allow, tf.int64),
+                k=tf.constant(K),
+            )
+            check(answer, K)
+            for row in range(30):
+                denied, own = set(exclude[row % len(exclude)]), set(allow[row % len(allow)]) - {-1}
+                eligible = [i for i in range(CATALOG_SIZE) if i not in denied and (i in own or not own)]
+                expected = sorted(eligible, key=lambda item: -scores[row, item])[:K]
+                got = [item for item in answer["item_id"].numpy()[row].tolist() if item >= 0]
+                assert len(got) == len(expected) and set(got) <= set(eligible), (name, row)
+                if model is exact or len(eligible) <= 12:
+                    assert got == expected, (name, row)
+
+
+def test_the_exact_fallback_costs_nothing_where_it_is_not_needed(sparse: RetrievalModel) -> None:
+    """Its product over the whole catalog stands in a branch."""
+    graph = sparse.recommend.get_concrete_function().graph
+    operations = {operation.type for operation in graph.get_operations()}
+    assert operations & {"If", "StatelessIf"}
+    assert not operations & {"While", "StatelessWhile"}, "exact search is a loop over parts of the queries"
 
 
 def test_excluded_items_are_not_returned_and_others_take_their_place(
@@ -429,10 +474,10 @@ def test_excluded_items_are_not_returned_and_others_take_their_place(
 
 
 def test_a_catalog_smaller_than_k_is_returned_whole(exact: Any) -> None:
-    retrieval = retrieval_model(exact.towers, IndexConfig(max_k=100))
+    retrieval = retrieval_model(exact.towers, 100)
     found = check(retrieval.recommend(**random_requests(), k=tf.constant(100)), 100)
     assert (found == CATALOG_SIZE).all()
-    retrieval = retrieval_model(exact.towers, dataclasses.replace(DENSE, max_k=100))
+    retrieval = retrieval_model(exact.towers, 100, DENSE)
     found = check(retrieval.recommend(**random_requests(), k=tf.constant(100)), 100)
     assert (found == CATALOG_SIZE).all()
 
@@ -452,13 +497,22 @@ def test_an_unknown_item_is_embedded_as_one_of_which_nothing_is_known(exact: Any
 
 def test_signatures_have_the_names_that_clients_send(exact: Any) -> None:
     inputs = set(exact.signatures["serving_default"].structured_input_signature[1])
-    assert inputs == {*request(exclude_item_id=[[1]], k=5)}
+    assert inputs == {*request(exclude_item_id=[[1]], allow_item_id=[[1]], k=5)}
     assert set(exact.signatures["query_embedding"].structured_input_signature[1]) == inputs - {
         "exclude_item_id",
+        "allow_item_id",
         "k",
     }
     assert exact.signatures["catalog"]()["item_id"].numpy().tolist() == list(range(CATALOG_SIZE))
-    assert (
-        json.dumps(sorted(exact.signatures))
-        == '["candidate_embedding", "catalog", "query_embedding", "serving_default"]'
-    )
+    assert sorted(exact.signatures) == [
+        "candidate_embedding", "catalog", "indexed_embedding", "query_embedding", "serving_default",
+    ]  # fmt: skip
+
+
+def test_the_index_says_what_it_holds(exact: Any, sparse: RetrievalModel) -> None:
+    rows = tf.constant([69, 0, 3])
+    for model in (exact, sparse):
+        held = model.indexed_embedding(rows)
+        assert held["item_id"].numpy().tolist() == [69, 0, 3]
+        made = model.candidate_embedding(held["item_id"])["embedding"]
+        np.testing.assert_array_equal(held["embedding"], made)

@@ -28,6 +28,7 @@ SEEN_ITEM_ID = "seen_item_id"
 
 # Serving only.
 EXCLUDE_ITEM_ID = "exclude_item_id"
+ALLOW_ITEM_ID = "allow_item_id"
 K = "k"
 
 # A catalog item.

@@ -23,11 +23,18 @@ class ScannIndexerSpec(types.ComponentSpec):
         "interactions": ChannelParameter(type=standard_artifacts.Examples),
         "towers": ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
+    OUTPUTS = {
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "exact_model": ChannelParameter(type=standard_artifacts.Model),
+    }
 
 
 class ScannIndexer(base_component.BaseComponent):
-    """Towers to a servable model with its index over the whole catalog."""
+    """Towers to a servable model with its index over the whole catalog.
+
+    `model` is what is evaluated and pushed. `exact_model` answers the same requests by exact search, without
+    custom operations, for servers that cannot load ScaNN's: stock TensorFlow Serving, Vertex's containers.
+    """
 
     SPEC_CLASS = ScannIndexerSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
@@ -42,7 +49,8 @@ class ScannIndexer(base_component.BaseComponent):
         source_digest: str,
     ) -> None:
         """Args:
-        interactions: the windows, for the facts that they carry: the model records what it was trained on.
+        interactions: the windows: the index is tuned on queries of eval, and the model records the facts
+            that they carry of what it was trained on.
         towers: the Trainer's model.
         index: IndexConfig as JSON.
         history_length: events that a query sees, recorded for those who send requests.
@@ -58,5 +66,6 @@ class ScannIndexer(base_component.BaseComponent):
                 features=features,
                 source_digest=source_digest,
                 model=types.Channel(type=standard_artifacts.Model),
+                exact_model=types.Channel(type=standard_artifacts.Model),
             )
         )

@@ -89,7 +89,7 @@ def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.Temp
     config = place / "run.yaml"
     config.write_text(
         f"data: {world.data}\noutput: {world.output}\npreset: smoke\n"
-        "index: {exact_below: 1000, search_fraction: 0.6}\n"
+        "index: {exact_below: 1000}\n"
     )
     shown = ""
     for command in (

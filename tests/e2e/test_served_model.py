@@ -31,7 +31,7 @@ many = model.signatures["serving_default"](
     user_id=ids([-1, -1]), history_item_id=ids(padded), history_timestamp=ids([[0]]),
     history_play_ratio=tf.constant([[-1.0]]), history_event_type=tf.constant([[""]]),
     history_is_organic=ids([[-1]]), request_timestamp=ids([-1]), exclude_item_id=ids([[history[0], -1]]),
-    k=tf.constant(200),
+    allow_item_id=ids([[-1]]), k=tf.constant(200),
 )
 print(json.dumps({
     "few": few["item_id"].numpy()[0].tolist(),
