@@ -162,6 +162,7 @@ class _Store:
     """A run's metadata store, read only."""
 
     def __init__(self, output: str) -> None:
+        from ml_metadata import errors
         from ml_metadata.metadata_store import MetadataStore
         from ml_metadata.proto import metadata_store_pb2 as pb
 
@@ -170,7 +171,7 @@ class _Store:
         connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READONLY
         try:
             self._store = MetadataStore(connection)
-        except RuntimeError as error:
+        except (RuntimeError, errors.StatusError) as error:
             raise UserError(f"{output}: {METADATA} cannot be read as a metadata store: {error}") from error
         self._inputs, self._outputs = pb.Event.INPUT, pb.Event.OUTPUT
         self._complete = pb.Execution.COMPLETE

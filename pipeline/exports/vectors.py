@@ -83,8 +83,10 @@ class Exact:
 
 
 def exact_search(vectors: Vectors, queries: Floats, k: int) -> Exact:
-    """The k items of the highest inner products; `k` is at most the number of items. Of several that score as the
-    last one, any."""
+    """The k items of the highest inner products; `k` is at most the number of items.
+
+    Equal scores are ordered by id; of several items that score as the last one does, any is taken.
+    """
     step = max(1, _SCORES_AT_ONCE // len(vectors))
     items, scores = [], []
     for begin in range(0, len(queries), step):
