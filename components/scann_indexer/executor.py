@@ -17,7 +17,7 @@ from tfx.utils import path_utils
 
 from components.interaction_example_gen.facts import DataFacts
 from components.retrieval_evaluator.queries import Ints, all_queries, history_batch, read_windows
-from components.scann_indexer.provenance import ITEMS, PROVENANCE, TOWERS, recorded
+from components.scann_indexer.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
 from pipeline.configs import IndexConfig
 from pipeline.errors import UserError
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
