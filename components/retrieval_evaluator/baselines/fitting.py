@@ -132,6 +132,11 @@ class _Fitting:
         self._catalog = catalog
         self._seconds = seconds
         self._most_popular = Popularity(events)
+        # What fills up the lists of those that know which items can be recommended.
+        self._fill_up = self._most_popular
+        if not isinstance(catalog, str):
+            offered = np.isin(events.item_id, catalog.items)
+            self._fill_up = Popularity(events.take(offered)) if not offered.all() else self._most_popular
 
     def of(self, name: str) -> Found | str:
         """The best of a name's candidates, or a sentence that says why there is none."""
@@ -239,7 +244,7 @@ class _Fitting:
         self, build: Callable[..., Scorer], grid: Mapping[str, Sequence[Any]], items: int
     ) -> Found:
         def scored(**settings: Any) -> Baseline:
-            return Scored(build(**settings), self._most_popular, self._history_length)
+            return Scored(build(**settings), self._fill_up, self._history_length)
 
         return self._search(scored, grid, items)
 

@@ -50,6 +50,11 @@ class LabelEvents:
         order = np.lexsort((event, train.timestamp[event], user_id))
         return cls(user_id[order], train.item_id[event[order]], train.timestamp[event[order]])
 
+    def take(self, rows: npt.ArrayLike) -> LabelEvents:
+        """The events at `rows` (ascending indices or a mask)."""
+        chosen = np.asarray(rows)
+        return LabelEvents(self.user_id[chosen], self.item_id[chosen], self.timestamp[chosen])
+
     @property
     def has_times(self) -> bool:
         """Whether the data has times."""
