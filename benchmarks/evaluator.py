@@ -1,0 +1,181 @@
+"""Prints what an exact evaluation costs: time and peak memory, and how both grow with items and users.
+
+    python -m benchmarks.evaluator [--users 10000] [--items 934057] [--plot FILE] [--one USERS ITEMS]
+
+Every user asks one query, which is compared with every item at 64 dimensions; then all metrics, slices and
+intervals follow, by the code that RetrievalEvaluator runs, for exact search and for a list of popular items
+beside it. The vectors are drawn (a user lies near the item that they play next, items around 1,000 centres):
+what they are changes no time. 934,057 items are Yambda's. Each size runs in a process of its own. Growth is
+over a tenth, three tenths and all of the items at all users, and of the users at all items. Peak memory is
+the process's, of which its vectors, and what importing its modules takes, are printed apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+DIMENSION, CENTRES, K = 64, 1_000, 100
+CUTOFFS = (1, 10, 50, 100)
+TRAIN_EVENTS = 1_000_000
+SHARES = (0.1, 0.3, 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--users", type=int, default=10_000)
+    parser.add_argument("--items", type=int, default=934_057)
+    parser.add_argument("--plot", metavar="FILE", help="draw the growth")
+    parser.add_argument("--one", nargs=2, type=int, metavar=("USERS", "ITEMS"), help="one size alone")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure_here(*options.one)))
+        return
+    sizes = dict.fromkeys(
+        [
+            *((options.users, round(options.items * share)) for share in SHARES),
+            *((round(options.users * share), options.items) for share in SHARES),
+        ]
+    )
+    results = [measured(users, items) for users, items in sizes]
+    print(
+        f"{'users':>8}{'items':>10}{'search':>10}{'metrics':>10}{'peak':>10}{'vectors':>10}{'imports':>10}"
+        f"{'products/s':>13}{'recall':>9}"
+    )
+    for one in results:
+        products = one["users"] * one["items"] / one["search_seconds"]
+        print(
+            f"{one['users']:8,}{one['items']:10,}"
+            f"{one['search_seconds']:8.1f} s{one['metrics_seconds']:8.1f} s"
+            f"{one['peak_bytes'] / 1e9:7.2f} GB{one['vector_bytes'] / 1e9:7.2f} GB"
+            f"{one['import_bytes'] / 1e9:7.2f} GB{products / 1e9:11.2f} G{one['recall']:9.3f}"
+        )
+    if options.plot:
+        draw(results, options.users, options.items, options.plot)
+
+
+def measured(users: int, items: int) -> dict[str, Any]:
+    """`measure_here` in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.evaluator", "--one", str(users), str(items)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{users} users, {items} items failed:\n{done.stderr[-4000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure_here(users: int, items: int) -> dict[str, Any]:
+    """Seconds of search and metrics, peak memory, and Recall@100, which tells that something was found."""
+    from components.retrieval_evaluator.baselines import LabelEvents
+    from components.retrieval_evaluator.beyond_accuracy import ItemVectors
+    from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
+    from components.retrieval_evaluator.exact_search import top_rows
+    from components.retrieval_evaluator.queries import LabelSets, Queries
+    from components.retrieval_evaluator.recommenders import MODEL, MODEL_EXACT
+    from components.retrieval_evaluator.slices import item_slices, popularity_slices, user_slices
+    from components.retrieval_evaluator.train_knowledge import TrainKnowledge
+
+    import_bytes = peak_bytes()
+    vectors, queries, label = drawn_vectors(users, items)
+    draw = np.random.default_rng(1)
+    played = np.minimum(draw.zipf(1.2, TRAIN_EVENTS), items) - 1
+    events = LabelEvents(draw.integers(0, users, TRAIN_EVENTS), played, np.arange(TRAIN_EVENTS))
+    train = TrainKnowledge(
+        np.arange(users), np.unique(played), events, *np.unique(played, return_counts=True)
+    )
+
+    began = time.perf_counter()
+    found = top_rows(queries, vectors, K)
+    searched = time.perf_counter()
+    place = np.arange(users)
+    asked = Queries(place, place, 0 * place, place, place, place, LabelSets.of_one(label))
+    by_plays = train.played_items[np.argsort(-train.plays, kind="stable")][:K]
+    recommendations = Recommendations(
+        queries=asked,
+        items={MODEL: found, MODEL_EXACT: found, "most_popular": np.tile(by_plays, [users, 1])},
+        slices=[
+            *item_slices(asked.labels, train),
+            *popularity_slices(asked.labels, train),
+            *user_slices(asked, train),
+        ],
+        train=train,
+        history_popularity=train.popularity(label),
+        vectors=ItemVectors.of_model(np.arange(items), vectors),
+        catalog_size=items,
+        cutoffs=CUTOFFS,
+        judged_cutoff=K,
+        seed=1,
+        resamples=1_000,
+    )
+    figures = evaluate(recommendations, results_of(recommendations))
+    return {
+        "users": users,
+        "items": items,
+        "search_seconds": searched - began,
+        "metrics_seconds": time.perf_counter() - searched,
+        "peak_bytes": peak_bytes(),
+        "vector_bytes": vectors.nbytes + queries.nbytes,
+        "import_bytes": import_bytes,
+        "recall": figures["metrics"]["test"][f"recall@{K}"],
+    }
+
+
+def drawn_vectors(users: int, items: int) -> tuple[Any, Any, Any]:
+    """Unit vectors of items [items, D] and queries [users, D] float32, and each query's label [users]."""
+    draw = np.random.default_rng(0)
+    centres = draw.standard_normal([CENTRES, DIMENSION], np.float32)
+    vectors = centres[draw.integers(0, CENTRES, items)]
+    for begin in range(0, items, 100_000):  # drawn by parts: all at once would be the peak
+        part = vectors[begin : begin + 100_000]
+        part += 0.5 * draw.standard_normal(part.shape, np.float32)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    label = draw.integers(0, items, users)
+    queries = vectors[label] + 0.1 * draw.standard_normal([users, DIMENSION], np.float32)
+    return vectors, queries / np.linalg.norm(queries, axis=1, keepdims=True), label
+
+
+def peak_bytes() -> int:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def draw(results: list[dict[str, Any]], users: int, items: int, path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (of_time, of_memory) = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for label, varied, chosen in (
+        (f"items, at {users:,} users", "items", [one for one in results if one["users"] == users]),
+        (f"users, at {items:,} items", "users", [one for one in results if one["items"] == items]),
+    ):
+        chosen = sorted(chosen, key=lambda one: one[varied])
+        share = [one[varied] / chosen[-1][varied] for one in chosen]
+        seconds = [one["search_seconds"] + one["metrics_seconds"] for one in chosen]
+        of_time.plot(share, seconds, "o-", label=label)
+        of_memory.plot(share, [one["peak_bytes"] / 1e9 for one in chosen], "o-", label=label)
+        of_memory.plot(
+            share,
+            [(one["vector_bytes"] + one["import_bytes"]) / 1e9 for one in chosen],
+            ":",
+            color="grey",
+            label="vectors and imports alone" if varied == "items" else None,
+        )
+    for axes, what in ((of_time, "seconds"), (of_memory, "peak memory, GB")):
+        axes.set(xlabel="share of the items or users", ylabel=what, ylim=(0, None))
+        axes.legend()
+    # Without the date: the same figures, the same bytes.
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+if __name__ == "__main__":
+    main()

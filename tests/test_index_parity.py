@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from components.retrieval_evaluator.index_parity import parity, sampled_rows
+
+IDS = np.array([3, 5, 8, 13])
+VECTORS = np.random.default_rng(0).normal(size=[4, 6])
+SCORES = np.array([0.9, 0.5, -0.2])
+
+
+def test_an_index_of_the_towers_own_vectors_is_in_order() -> None:
+    rounded = VECTORS.astype(np.float32)
+    found = parity(IDS, IDS[::-1], rounded, VECTORS, SCORES, SCORES)
+    assert found["ok"] and found["ids"] and found["order"]
+    assert found["max_norm_error"] < 1e-6 and found["max_score_error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"known_item_id": np.array([3, 5, 8, 14])}, "ids"),
+        ({"known_item_id": np.array([3, 5, 8, 13, 21])}, "ids"),
+        ({"item_id": np.array([3, 5, 8, 8]), "known_item_id": np.array([3, 5, 8, 8])}, "ids"),
+        ({"stored": VECTORS[[1, 0, 2, 3]]}, "order"),
+        ({"stored": -VECTORS}, "order"),  # of the right lengths
+        ({"stored": 1.1 * VECTORS}, "max_norm_error"),
+        ({"stored": np.full([4, 6], np.nan)}, "max_norm_error"),
+        ({"scores": np.array([0.9, 0.5, 0.2])}, "max_score_error"),
+        ({"scores": np.array([0.9, 0.5, np.nan])}, "max_score_error"),
+    ],
+)
+def test_what_is_wrong_with_an_index_is_told(changes: dict[str, np.ndarray], wrong: str) -> None:
+    given = {"item_id": IDS, "known_item_id": IDS, "stored": VECTORS, "embedded": VECTORS, "scores": SCORES}
+    found = parity(**{**given, "products": SCORES, **changes})
+    assert not found["ok"]
+    assert found[wrong] is False or found[wrong] > 1e-3
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_cannot_be_read_is_not_judged() -> None:
+    nothing = np.empty(0)
+    assert parity(IDS, None, None, VECTORS, nothing, nothing)["ok"]
+
+
+def test_sampled_rows_reach_from_the_first_to_the_last() -> None:
+    assert sampled_rows(10, 4).tolist() == [0, 3, 6, 9]
+    assert sampled_rows(3).tolist() == [0, 1, 2] and sampled_rows(0).tolist() == []
