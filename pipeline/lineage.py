@@ -20,6 +20,8 @@ from pipeline.report import METADATA
 _PROVENANCE = os.path.join("assets.extra", "provenance.json")
 _TOWERS = "towers_uri"
 _SERVED = "Format-Serving"
+# A model is served with an index, or in a form that any server loads.
+_FORMS = ("model", "exact_model")
 _INDEXER, _EVALUATOR, _TRAINER = "ScannIndexer", "RetrievalEvaluator", "Trainer"
 
 
@@ -73,7 +75,7 @@ def lineage_of(model_path: str) -> Lineage:
             "above it. Pass the run's output directory, or a version in its pushed/."
         )
     store = _Store(output)
-    made = store.outputs_of(_INDEXER, "model")
+    made = [pair for key in _FORMS for pair in store.outputs_of(_INDEXER, key)]
     found = next(
         (pair for pair in made if _is_same_model(os.path.join(pair[1].uri, _SERVED), model_path)), None
     )
