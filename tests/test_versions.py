@@ -1,11 +1,27 @@
 from __future__ import annotations
 
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.pusher.versions import digest_of, publish, versions
+from components.pusher import canary
+from components.pusher import versions as versions_module
+from components.pusher.canary import CanaryFailed
+from components.pusher.versions import digest_of, recorded_queries, versions
+from pipeline.errors import UserError
+from pipeline.rollback import roll_back
+
+RECORD = {"signature": "serving_default", "inputs": {}, "item_id": [[3, 1]], "score": [[2.0, 1.0]]}
+
+
+def publish(model_path: str, pushed: str, check: Any = None) -> str:
+    """As Pusher does, of models that no process could load."""
+    return versions_module.publish(model_path, pushed, RECORD, check or (lambda path, record: None))
 
 
 def model(path: Path, weights: str = "w", graph: str = "g") -> str:
@@ -57,15 +73,102 @@ def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
         patch.setattr(fileio, "copy", dies_at_the_second_file)
         publish(model(tmp_path / "b", weights="v"), str(pushed))
     assert versions(str(pushed)) == [1]
+    # What a process leaves that had no chance to clean up.
+    shutil.copytree(pushed / "1", pushed / ".incoming-2")
+    (pushed / ".incoming-2" / "half.pb").touch()
     publish(model(tmp_path / "c", weights="x"), str(pushed))
     assert versions(str(pushed)) == [1, 2]
     assert digest_of(str(pushed / "2")) == digest_of(str(tmp_path / "c"))
+    assert shown(pushed) == ["1", "2"]
+
+
+def shown(pushed: Path) -> list[str]:
+    """All but what is kept for the next push."""
+    return sorted({path.name for path in pushed.iterdir()} - {".lock", ".recorded"})
+
+
+def test_what_is_asked_of_the_copy_is_asked_before_servers_see_it(tmp_path: Path) -> None:
+    pushed, source = tmp_path / "pushed", model(tmp_path / "a")
+    publish(source, str(pushed))
+    asked = []
+
+    def refuse(path: str, record: Any) -> None:
+        asked.append((path, record, digest_of(path) == digest_of(source), versions(str(pushed))))
+        raise CanaryFailed("It answers otherwise.")
+
+    with pytest.raises(CanaryFailed, match="answers otherwise"):
+        publish(source, str(pushed), refuse)
+    assert asked == [(str(pushed / ".incoming-2"), RECORD, True, [1])]
+    assert shown(pushed) == ["1"]
+    publish(source, str(pushed))
+    assert recorded_queries(str(pushed), 2) == RECORD
+
+
+def test_pushes_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    sources = [model(tmp_path / str(i), weights=str(i)) for i in range(6)]
+
+    def slow(path: str, record: Any) -> None:
+        time.sleep(0.02)
+
+    with ThreadPoolExecutor(6) as pool:
+        paths = list(pool.map(lambda source: publish(source, str(pushed), slow), sources))
+    assert sorted(paths) == [str(pushed / str(version)) for version in range(1, 7)]
+    for source, path in zip(sources, paths, strict=True):
+        assert digest_of(path) == digest_of(source)
+
+
+@pytest.fixture
+def never_loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """What the canary would have been asked; it is content with everything."""
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(canary, "check", lambda path, record: asked.append((path, record)))
+    return asked
+
+
+def test_rolling_back_publishes_the_model_from_before_under_a_higher_number(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = tmp_path / "pushed"
+    for weights in "abc":
+        publish(model(tmp_path / weights, weights), str(pushed))
+
+    def in_service() -> str:
+        return (pushed / str(versions(str(pushed))[-1]) / "variables" / "variables.data").read_text()
+
+    done = roll_back(str(pushed))
+    assert (done.left, done.again, done.path, done.was_asked) == (3, 2, str(pushed / "4"), True)
+    assert never_loaded == [(str(pushed / ".incoming-4"), RECORD)]
+    assert in_service() == "b"
+    # Again: not to the model that was left, but one further back.
+    assert roll_back(str(pushed)).again == 1 and in_service() == "a"
+    with pytest.raises(UserError, match="version 5 is in service, and there is no model from before it"):
+        roll_back(str(pushed))
+    publish(model(tmp_path / "d", "d"), str(pushed))
+    assert roll_back(str(pushed)).again == 5 and in_service() == "a"
+    assert versions(str(pushed)) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_there_may_be_nothing_to_go_back_to(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--push"):
+        roll_back(str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="holds no published version"):
+        roll_back(str(tmp_path))
+
+
+def test_a_version_from_before_queries_were_recorded_is_loaded_alone(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    for version in ("1", "2"):
+        model(tmp_path / version, version)
+    done = roll_back(str(tmp_path))
+    assert not done.was_asked and never_loaded == [(str(tmp_path / ".incoming-3"), None)]
 
 
 # The component.
 
 
-def push(model_path: Path, blessed: bool, pushed: Path) -> Any:
+def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) -> Any:
     from tfx.components.evaluator import constants
     from tfx.types import standard_artifacts
 
@@ -81,6 +184,8 @@ def push(model_path: Path, blessed: bool, pushed: Path) -> Any:
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(blessed))
     Path(blessing.uri).mkdir()
     (Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
+    if record is not None:
+        (Path(blessing.uri) / canary.FILE_NAME).write_text(json.dumps(record))
     Executor().Do(
         {"model": [candidate], "model_blessing": [blessing]},
         {"pushed_model": [result]},
@@ -89,7 +194,9 @@ def push(model_path: Path, blessed: bool, pushed: Path) -> Any:
     return result
 
 
-def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(tmp_path: Path) -> None:
+def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
     pushed = tmp_path / "pushed"
     for name, weights in (("first", "w"), ("refused", "r"), ("unchanged", "w"), ("better", "b")):
         model(tmp_path / name / "Format-Serving", weights)
@@ -109,3 +216,12 @@ def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(tmp_path: Path) 
     better = push(tmp_path / "better", True, pushed)
     assert better.get_string_custom_property("pushed_destination") == str(pushed / "2")
     assert digest_of(str(pushed / "1")) == digest_of(str(tmp_path / "first" / "Format-Serving"))
+    # What was recorded beside the blessing is what the copy is asked.
+    assert never_loaded == [(str(pushed / ".incoming-1"), RECORD), (str(pushed / ".incoming-2"), RECORD)]
+
+
+def test_without_recorded_queries_nothing_is_pushed(tmp_path: Path) -> None:
+    model(tmp_path / "first" / "Format-Serving")
+    with pytest.raises(CanaryFailed, match="holds no recorded queries"):
+        push(tmp_path / "first", True, tmp_path / "pushed", record=None)
+    assert versions(str(tmp_path / "pushed")) == []

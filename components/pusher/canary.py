@@ -144,9 +144,8 @@ def _main(model_path: str, record_file: str) -> int:
         return 0
     specs = signature.structured_input_signature[1]
     if set(specs) != set(record["inputs"]):
-        print(
-            f"It takes the inputs {', '.join(sorted(specs))}, and it took {', '.join(sorted(record['inputs']))}."
-        )
+        now, then = (", ".join(sorted(names)) for names in (specs, record["inputs"]))
+        print(f"It takes the inputs {now}, and it took {then} when it was evaluated.")
         return 1
     inputs = {
         name: tf.reshape(tf.constant(value, specs[name].dtype), np.shape(value))

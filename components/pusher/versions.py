@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tfx.dsl.io import fileio
+
+from components.pusher import canary
+from pipeline.errors import UserError
+
+# Servers look at no name but numbers.
+_INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
 
 
 def digest_of(model_path: str) -> str:
@@ -28,22 +39,107 @@ def versions(push_directory: str) -> list[int]:
     return sorted(int(name) for name in fileio.listdir(push_directory) if name.strip("/").isdigit())
 
 
-def publish(model_path: str, push_directory: str) -> str:
+def publish(
+    model_path: str,
+    push_directory: str,
+    record: Mapping[str, Any] | None,
+    check: Callable[[str, Mapping[str, Any] | None], None] | None = None,
+) -> str:
     """Copies a model under the next number and returns its path.
 
     Servers load the highest number the moment they see it, so the copy is made under a name that they do
-    not look at and renamed when it is whole.
+    not look at, is checked there, and is renamed when it has proved to be whole. Pushes into one directory
+    wait for each other, where it is on a local disk; in an object store they must not be made at once.
+
+    Args:
+        model_path: what is published.
+        push_directory: holds numbered versions.
+        record: queries with the answers that the model was evaluated with, see `canary.recorded`; None is to
+            load it alone.
+        check: raises if what lies at a path does not answer as recorded; `canary.check`.
+
+    Raises:
+        CanaryFailed: the copy was taken away again, and nothing has changed for servers.
     """
-    existing = versions(push_directory)
-    version = existing[-1] + 1 if existing else 1
-    destination = os.path.join(push_directory, str(version))
-    incoming = os.path.join(push_directory, f".incoming-{version}")
-    if fileio.exists(incoming):  # left by a push that was killed
-        fileio.rmtree(incoming)
+    fileio.makedirs(push_directory)
+    with _alone(push_directory):
+        for name in fileio.listdir(push_directory):
+            if name.startswith(_INCOMING):  # left by a push that was killed
+                fileio.rmtree(os.path.join(push_directory, name.strip("/")))
+        existing = versions(push_directory)
+        version = existing[-1] + 1 if existing else 1
+        destination = os.path.join(push_directory, str(version))
+        incoming = os.path.join(push_directory, f"{_INCOMING}{version}")
+        try:
+            _copy(model_path, incoming)
+            (check or canary.check)(incoming, record)
+            _write_record(push_directory, version, record)
+            fileio.rename(incoming, destination)
+        except BaseException:
+            if fileio.exists(incoming):
+                fileio.rmtree(incoming)
+            raise
+    return destination
+
+
+def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None:
+    """What a version was asked before it was published; None if it was not, as versions once were not."""
+    path = _record_path(push_directory, version)
+    if not fileio.exists(path):
+        return None
+    with fileio.open(path) as file:
+        content = json.loads(file.read())
+    return None if content is None else dict(content)
+
+
+def version_before(push_directory: str) -> int:
+    """The version that was in service before the newest one's model was.
+
+    Of a version that is itself an earlier one published again it is that which came before the earlier one,
+    so that rolling back twice goes two models back.
+
+    Raises:
+        UserError: there is none.
+    """
+    published = versions(push_directory)
+    if not published:
+        raise UserError(f"{push_directory} holds no published version: there is nothing to go back from.")
+    newest = digest_of(os.path.join(push_directory, str(published[-1])))
+    first = next(v for v in published if digest_of(os.path.join(push_directory, str(v))) == newest)
+    before = [version for version in published if version < first]
+    if not before:
+        raise UserError(
+            f"{push_directory}: version {published[-1]} is in service, and there is no model from before it "
+            "to publish again."
+        )
+    return before[-1]
+
+
+def _copy(model_path: str, target_path: str) -> None:
     for directory, _, names in fileio.walk(model_path):
-        target = os.path.normpath(os.path.join(incoming, os.path.relpath(directory, model_path)))
+        target = os.path.normpath(os.path.join(target_path, os.path.relpath(directory, model_path)))
         fileio.makedirs(target)
         for name in names:
             fileio.copy(os.path.join(directory, name), os.path.join(target, name))
-    fileio.rename(incoming, destination)
-    return destination
+
+
+def _record_path(push_directory: str, version: int) -> str:
+    return os.path.join(push_directory, _RECORDS, f"{version}.json")
+
+
+def _write_record(push_directory: str, version: int, record: Mapping[str, Any] | None) -> None:
+    """Beside the versions, whose directories hold what was evaluated and nothing else."""
+    fileio.makedirs(os.path.join(push_directory, _RECORDS))
+    with fileio.open(_record_path(push_directory, version), "w") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+@contextlib.contextmanager
+def _alone(push_directory: str) -> Iterator[None]:
+    """Keeps other pushes into a directory waiting; in an object store, where there are no locks, not."""
+    if "://" in push_directory:
+        yield
+        return
+    with open(os.path.join(push_directory, _LOCK), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

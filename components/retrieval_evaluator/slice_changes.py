@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from components.retrieval_evaluator.query_results import QueryResults
 
 # Share of the resamples in which all slices lie within their bounds: in 1 % one is beyond, on either side. A
-# slice of fifty users has heavier tails than its resamples: with 2.5 %, of 400 pairs of equal models 4.8 % had
-# a slice that looked worse, with 1 % 1.0 %.
+# slice of fifty users has heavier tails than its resamples: with 2.5 %, of 400 pairs of equal models 4.8 %
+# had a slice that looked worse, with 1 % 1.0 %.
 _LEVEL = 0.98
 
 

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.pusher import canary
+from components.pusher.canary import CanaryFailed, difference, recorded
+from components.pusher.versions import publish, versions
+
+ITEMS = np.array([[4, 7, 2], [9, 1, -1]])
+SCORES = np.array([[3.0, 2.0, 1.0], [0.5, 0.4, -np.inf]], np.float32)
+RECORD = recorded({"user_id": np.array([5, 6])}, ITEMS, SCORES)
+
+
+def answer(**changes: Any) -> str:
+    return difference(RECORD, changes.get("items", ITEMS), changes.get("scores", SCORES))
+
+
+def changed(values: np.ndarray[Any, Any], *at: Any) -> np.ndarray[Any, Any]:
+    made = values.copy()
+    *place, value = at
+    made[tuple(place)] = value
+    return made
+
+
+def test_the_same_answer_is_the_same() -> None:
+    assert answer() == ""
+    # Another machine rounds otherwise.
+    assert answer(scores=SCORES * np.float32(1.00001)) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"items": changed(ITEMS, 0, 1, 8)}, "query 0 is answered with item 8 at rank 2, and it was item 7"),
+        ({"items": ITEMS[:, [1, 0, 2]]}, "query 0 is answered with item 7 at rank 1"),
+        ({"scores": changed(SCORES, 0, 2, 1.1)}, "query 0 the score at rank 3 is 1.1, and it was 1"),
+        ({"items": changed(ITEMS, 1, 2, 3), "scores": changed(SCORES, 1, 2, 0.3)}, "another number of items"),
+        ({"scores": changed(SCORES, 1, 0, np.nan)}, "scores that are no numbers"),
+        ({"items": ITEMS[:1], "scores": SCORES[:1]}, r"shape \[1, 3\]"),
+    ],
+)
+def test_another_answer_is_told(changes: dict[str, Any], reason: str) -> None:
+    found = answer(**changes)
+    assert re.search(reason, found), found
+
+
+def test_items_of_equal_score_may_trade_places() -> None:
+    tied = recorded({}, np.array([[4, 7, 2, 5]]), np.array([[3.0, 2.0, 2.0, 1.0]]))
+    scores = np.array([[3.0, 2.0, 2.0, 1.0]])
+    assert difference(tied, np.array([[4, 2, 7, 5]]), scores) == ""
+    # At the last place what ties with it may not have been recorded at all.
+    assert difference(tied, np.array([[4, 7, 2, 6]]), scores) == ""
+    assert difference(tied, np.array([[4, 7, 6, 5]]), scores) != ""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """A model that scores items by a variable, and what it answered."""
+    import tensorflow as tf
+
+    class Model(tf.Module):
+        def __init__(self) -> None:
+            self.scores = tf.Variable([1.0, 4.0, 3.0, 2.0])
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.int64, "user_id"),
+                tf.TensorSpec([None, None], tf.string, "history_event_type"),
+                tf.TensorSpec([], tf.int32, "k"),
+            ]
+        )
+        def recommend(self, user_id: Any, history_event_type: Any, k: Any) -> dict[str, Any]:
+            listens = tf.reduce_sum(tf.cast(history_event_type == "listen", tf.float32), axis=1)
+            best = tf.math.top_k(self.scores[None] * (1.0 + listens[:, None]), k)
+            return {"item_id": tf.cast(best.indices, tf.int64) + user_id[:, None], "score": best.values}
+
+    path = str(tmp_path_factory.mktemp("served") / "model")
+    made = Model()
+    tf.saved_model.save(made, path, {"serving_default": made.recommend})
+    inputs = {
+        "user_id": np.array([10, 20]),
+        "history_event_type": np.array([[b"listen", b""], [b"listen", b"listen"]], object),
+        "k": np.array(3, np.int32),
+    }
+    answered = made.recommend(**{name: tf.constant(value) for name, value in inputs.items()})
+    return path, recorded(inputs, answered["item_id"].numpy(), answered["score"].numpy())
+
+
+def test_a_model_that_answers_as_it_did_is_published(
+    served: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """For real: in a process that has nothing but the files."""
+    path, record = served
+    pushed = tmp_path / "pushed"
+    assert publish(path, str(pushed), record) == str(pushed / "1")
+
+
+def test_what_keeps_a_model_from_being_published(
+    served: tuple[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, record = served
+    broken = tmp_path / "broken"
+    shutil.copytree(path, broken)
+    (broken / "variables" / "variables.index").unlink()
+
+    def said(model: str, record: dict[str, Any] | None) -> str:
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        status = canary._main(model, str(tmp_path / "record.json"))
+        shown = capsys.readouterr().out.strip()
+        assert status == bool(shown)
+        return shown
+
+    assert said(path, record) == "" == said(path, None)
+    # The same files with other weights.
+    other = {**record, "score": [[score * 2 for score in row] for row in record["score"]]}
+    assert "rank 1 is 8, and it was 16" in said(path, other)
+    fewer = {name: value for name, value in record["inputs"].items() if name != "k"}
+    assert "it took history_event_type, user_id when" in said(path, {**record, "inputs": fewer})
+    assert said(str(broken), record).startswith("It does not load")
+
+
+def test_a_model_that_failed_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failed(command: list[str], **_: Any) -> Any:
+        return subprocess.CompletedProcess(command, 1, "a warning\nIt does not load: no file.\n", "noise")
+
+    monkeypatch.setattr(subprocess, "run", failed)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").touch()
+    pushed = tmp_path / "pushed"
+    with pytest.raises(CanaryFailed, match=r"what is in service stays: .* It does not load: no file\."):
+        publish(str(tmp_path / "model"), str(pushed), RECORD)
+    assert versions(str(pushed)) == []
+    assert not list(pushed.glob(".incoming*"))
