@@ -375,3 +375,10 @@ def test_an_empty_split_is_named_with_the_settings_that_made_it(empty: str) -> N
     with pytest.raises(UserError, match=rf"The {empty} split is empty.*split\.eval_seconds"):
         check_not_empty(counts, SPLIT)
     check_not_empty(counts | {f"{empty}_labels": 1}, SPLIT)
+
+
+def test_a_test_split_of_strangers_alone_is_an_error_before_anything_is_trained() -> None:
+    counts = {"train_labels": 9, "eval_labels": 9, "test_labels": 9, "test_users": 4}
+    check_not_empty(counts | {"test_users_unknown_to_train": 3}, SPLIT)
+    with pytest.raises(UserError, match="no user that train knows: none of its 4 users"):
+        check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)

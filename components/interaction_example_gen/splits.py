@@ -247,7 +247,19 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
 
 
 def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
-    """Raises UserError where a split has no label: there would be nothing to train, tune or test on."""
+    """Raises UserError where a split has no label, or test no user that train knows.
+
+    There would be nothing to train, tune or test on; and what a model makes of strangers alone says nothing
+    of what it learnt. It is known here, before anything is trained.
+    """
     for name in features.SPLITS:
         if not counts.get(f"{name}_labels"):
             raise UserError(f"The {name} split is empty: {split.where(name)}.")
+    strangers = counts.get("test_users_unknown_to_train", 0)
+    # The frozen protocol does not count them among its users, and says so above where there are no others.
+    if strangers >= counts.get("test_users", 0) and strangers and not isinstance(split, FrozenSplit):
+        raise UserError(
+            f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
+            "in train. Are user ids the same throughout the data? Else leave more of it to train, by shorter "
+            "split.eval_seconds and split.test_seconds or another split.protocol."
+        )
