@@ -1,0 +1,334 @@
+"""Prints how fast the tuned index is beside exact search, Faiss HNSW and Faiss IVF-PQ at equal recall.
+
+    python -m benchmarks.index [--items 1000000] [--hnsw-items 200000] [--model DIR] [--out DIR]
+
+Without --model: clustered vectors of length one, 128-d, seeded. 1,000 centres lie anywhere on the sphere, and
+a vector is its centre plus normal noise as long as the centre (spread 1.0), so that two vectors of a cluster
+have a cosine of 0.5 and two of different ones about 0. Queries are drawn alike and are not in the catalog.
+
+With --model, the --output of `two-tower run`: the items' embeddings of its model, tuned on queries of eval
+and measured on queries of test, as the pipeline does.
+
+The index is tuned by components/scann_indexer/tuning.py with its defaults: Recall@100 of 0.95 at 99%
+confidence over 500 queries. Recall and times below are of other queries, one at a time. Exact search is
+tf.matmul and tf.math.top_k in the same process, with all cores; NumPy's product and argpartition are beside
+it. Faiss searches with one thread and builds with all:
+
+- HNSW: M = 16, efConstruction = 80. Of a million vectors it takes a quarter of an hour on two cores, so that
+  it is built of --hnsw-items, where ScaNN's own figures are printed again.
+- IVF-PQ: as many lists as ScaNN has leaves, 4 bits for two dimensions with fast scan, 4k candidates reordered
+  exactly: what ScaNN does, but for how its codes are learned.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from components.scann_indexer.index import ExactIndex
+from components.scann_indexer.tuning import Built, build_index
+from pipeline.configs import IndexConfig
+from pipeline.errors import UserError
+
+Floats = npt.NDArray[np.float32]
+
+K = 100
+TARGET = 0.95
+DIMENSIONS, CENTRES, SPREAD = 128, 1_000, 1.0
+_TUNING_QUERIES, _QUERIES = 500, 500
+_EF_SEARCH = (32, 64, 100, 150, 225, 350, 500, 800)
+_SHARES_OF_LISTS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vectors:
+    """A catalog [items, dimensions], queries to tune on, and others to measure with."""
+
+    name: str
+    items: Floats
+    tuning: Floats
+    queries: Floats
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One index: curve of (recall, ms a single query), rising, and what it cost to have."""
+
+    name: str
+    curve: tuple[tuple[float, float], ...]
+    seconds: float
+    megabytes: float
+
+    def at_target(self) -> tuple[float, float] | None:
+        """The fastest measured point with enough recall."""
+        return min((point for point in self.curve if point[0] >= TARGET), key=lambda p: p[1], default=None)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="The tuned index beside exact search and Faiss.")
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--hnsw-items", type=int, default=200_000, help="0: no HNSW (default: 200000)")
+    parser.add_argument("--model", metavar="DIR", help="the --output of a run, instead of clustered vectors")
+    parser.add_argument("--out", type=Path, default=Path("index-benchmark"), help="where the plot goes")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    vectors = of_run(options.model) if options.model else clustered(options.items)
+    measured = [(vectors, compare(vectors, len(vectors.items) <= options.hnsw_items))]
+    if len(vectors.items) > options.hnsw_items > 0:
+        smaller = dataclasses.replace(vectors, items=vectors.items[: options.hnsw_items])
+        measured.append((smaller, compare(smaller, True)))
+    plot(measured, options.out / "index.svg")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"\nLoad average {load} on {os.cpu_count()} cores, peak memory {peak:.1f} GB. "
+        f"Plot: {options.out / 'index.svg'}"
+    )
+
+
+def clustered(items: int) -> Vectors:
+    """Seeded vectors in CENTRES clusters, see above."""
+    draw = np.random.default_rng(17)
+    centres = _unit(draw.standard_normal((CENTRES, DIMENSIONS), dtype=np.float32))
+
+    def some(size: int) -> Floats:
+        noise = draw.standard_normal((size, DIMENSIONS), dtype=np.float32)
+        noise *= SPREAD / DIMENSIONS**0.5
+        return _unit(centres[draw.integers(0, CENTRES, size)] + noise)
+
+    name = f"{CENTRES:,} clusters of spread {SPREAD}"
+    return Vectors(name, some(items), some(_TUNING_QUERIES), some(_QUERIES))
+
+
+def of_run(output: str) -> Vectors:
+    """Of a run's latest model: its items, and real queries of eval and test."""
+    from components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
+    from components.scann_indexer import provenance
+    from components.scann_indexer.executor import embed_catalog
+    from pipeline.feature_specs import FeatureSpec
+    from pipeline.report import latest_outputs
+
+    outputs = latest_outputs(output, "ScannIndexer")
+    (model_dir,) = outputs["ScannIndexer"]["model"]
+    (examples,) = outputs["InteractionExampleGen"]["examples"]
+    path = os.path.join(model_dir, "Format-Serving")
+    recorded = provenance.read(path)
+    if recorded is None:
+        raise UserError(f"{path} holds no model: pass the --output of a run that is finished.")
+    import scann  # noqa: F401  registers ScaNN's ops
+
+    model = tf.saved_model.load(path)
+    users = [FeatureSpec(**spec) for spec in recorded["features"]["users"]]
+
+    def some(split: str, size: int) -> Floats:
+        windows = read_windows(os.path.join(examples, f"Split-{split}"), users)
+        queries = all_queries(windows)
+        draw = np.random.default_rng(17)
+        rows = draw.choice(len(queries), min(size, len(queries)), replace=False)
+        batch = history_batch(windows, queries, rows, recorded["history_length"])
+        del batch["exclude_item_id"]
+        inputs = {name: tf.constant(values) for name, values in batch.items()}
+        return np.asarray(model.query_embedding(**inputs)["embedding"])
+
+    items = embed_catalog(model, model.catalog()["item_id"].numpy())
+    return Vectors(
+        f"trained on {recorded['dataset']}", items, some("eval", _TUNING_QUERIES), some("test", _QUERIES)
+    )
+
+
+def compare(vectors: Vectors, with_hnsw: bool) -> list[Line]:
+    """Measures all indexes over one catalog, and prints its table."""
+    items, queries = vectors.items, vectors.queries
+    print(f"\n{len(items):,} items, {items.shape[1]}-d, {vectors.name}; Recall@{K} of {TARGET}\n", flush=True)
+    held = tf.constant(items)
+
+    @tf.function(autograph=False)
+    def exact(query: tf.Tensor) -> tf.Tensor:
+        return tf.math.top_k(tf.matmul(query, held, transpose_b=True), K).indices
+
+    def by_numpy(query: Floats) -> npt.NDArray[np.int64]:
+        scores = query @ items.T
+        best = np.argpartition(-scores, K, axis=1)[:, :K]
+        return np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, axis=1)), axis=1)
+
+    true = np.concatenate(
+        [exact(tf.constant(queries[begin : begin + 50])) for begin in range(0, len(queries), 50)]
+    )
+    exact_ms = _milliseconds(lambda query: exact(tf.constant(query)), queries, 20)
+    numpy_ms = _milliseconds(by_numpy, queries, 20)
+
+    began = time.monotonic()
+    built = build_index(items, vectors.tuning, IndexConfig(exact_below=0, target_recall=TARGET, target_k=K))
+    seconds = time.monotonic() - began
+    print(built.reason)
+    lines = [_scann(built, queries, true, seconds)]
+    num_leaves = getattr(getattr(built.index, "settings", None), "num_leaves", round(len(items) ** 0.5))
+    lines.append(_ivf_pq(items, queries, true, num_leaves))
+    if with_hnsw:
+        lines.append(_hnsw(items, queries, true))
+    print(render(lines, exact_ms, numpy_ms), flush=True)
+    return lines
+
+
+def _scann(built: Built, queries: Floats, true: npt.NDArray[Any], seconds: float) -> Line:
+    index = built.index
+    if isinstance(index, ExactIndex):
+        raise UserError(f"There is no ScaNN index to compare: {built.reason}")
+    assert built.tuning is not None
+    chosen, curve = index.settings, []
+    points = {
+        point.settings for point in built.tuning.points if point.settings.quantization == chosen.quantization
+    }
+    for settings in [chosen, *(points - {chosen})]:
+        index.settings = settings
+        search = tf.function(index.search, autograph=False)
+        found, _ = search(tf.constant(queries), tf.constant(K))
+        ms = _milliseconds(
+            lambda query, search=search: search(tf.constant(query), tf.constant(K)), queries, 200
+        )
+        curve.append((_recall(np.asarray(found), true), ms))
+    index.settings = chosen
+    size = sum(variable.numpy().nbytes for variable in index.variables if variable.dtype != tf.string)
+    name = f"ScaNN, {chosen.num_leaves} leaves, {chosen.quantization}"
+    # The setting that was chosen stands for ScaNN, not the luckiest that was tried.
+    return Line(
+        name, (curve[0], *(p for p in curve[1:] if p[0] < TARGET or p[1] >= curve[0][1])), seconds, size / 1e6
+    )
+
+
+def _ivf_pq(items: Floats, queries: Floats, true: npt.NDArray[Any], num_leaves: int) -> Line:
+    began = time.monotonic()
+    dimensions = items.shape[1]
+    kind = f"IVF{num_leaves},PQ{dimensions // 2}x4fs,RFlat"
+    index = faiss.index_factory(dimensions, kind, faiss.METRIC_INNER_PRODUCT)
+    sample = np.random.default_rng(17).choice(len(items), min(len(items), 100_000), replace=False)
+    index.train(items[sample])
+    index.add(items)
+    seconds = time.monotonic() - began
+    index.k_factor = 4
+    lists = faiss.extract_index_ivf(index.base_index)
+
+    def with_lists(share: float) -> None:
+        lists.nprobe = max(1, round(share * num_leaves))
+
+    return _faiss_line(f"Faiss {kind}", index, _SHARES_OF_LISTS, with_lists, queries, true, seconds)
+
+
+def _hnsw(items: Floats, queries: Floats, true: npt.NDArray[Any]) -> Line:
+    began = time.monotonic()
+    index = faiss.IndexHNSWFlat(items.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = 80
+    index.add(items)
+    seconds = time.monotonic() - began
+
+    def with_ef(ef: float) -> None:
+        index.hnsw.efSearch = int(ef)
+
+    return _faiss_line("Faiss HNSW, M 16", index, _EF_SEARCH, with_ef, queries, true, seconds)
+
+
+def _faiss_line(
+    name: str,
+    index: Any,
+    choices: Sequence[float],
+    choose: Callable[[float], None],
+    queries: Floats,
+    true: npt.NDArray[Any],
+    seconds: float,
+) -> Line:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    curve = []
+    for choice in choices:
+        choose(choice)
+        recall = _recall(index.search(queries, K)[1], true)
+        curve.append((recall, _milliseconds(lambda query: index.search(query, K), queries, 200)))
+        if recall > 0.995:
+            break
+    faiss.omp_set_num_threads(threads)
+    return Line(name, tuple(curve), seconds, faiss.serialize_index(index).nbytes / 1e6)
+
+
+def render(lines: Sequence[Line], exact_ms: float, numpy_ms: float) -> str:
+    """The table: each index at the fastest point that meets the target."""
+    rows = [
+        "| index | Recall@100 | ms a query | queries/s | times exact search | build | memory |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| exact: TensorFlow | 1 | {exact_ms:.2f} | {1e3 / exact_ms:,.0f} | 1 | | |",
+        f"| exact: NumPy | 1 | {numpy_ms:.2f} | {1e3 / numpy_ms:,.0f} | {exact_ms / numpy_ms:.1f} | | |",
+    ]
+    for line in lines:
+        point = line.at_target()
+        told = (
+            f"{point[0]:.3f} | {point[1]:.3f} | {1e3 / point[1]:,.0f} | {exact_ms / point[1]:.0f}"
+            if point
+            else f"{max(recall for recall, _ in line.curve):.3f} at most | | | "
+        )
+        rows.append(f"| {line.name} | {told} | {line.seconds:.0f} s | {line.megabytes:,.0f} MB |")
+    return "\n".join(rows)
+
+
+def plot(measured: Sequence[tuple[Vectors, list[Line]]], path: Path) -> None:
+    """Recall against queries a second, one panel a catalog."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(measured), figsize=(6 * len(measured), 4.5), squeeze=False)
+    for panel, (vectors, lines) in zip(panels[0], measured, strict=True):
+        for line in lines:
+            curve = sorted(line.curve)
+            panel.plot([recall for recall, _ in curve], [1e3 / ms for _, ms in curve], "o-", label=line.name)
+        panel.axvline(TARGET, color="grey", linewidth=0.8, linestyle=":")
+        panel.set(
+            xlabel=f"Recall@{K}", ylabel="queries a second, one at a time", yscale="log", xlim=(0.6, 1.005)
+        )
+        panel.set_title(
+            f"{len(vectors.items):,} items, {vectors.items.shape[1]}-d\n{vectors.name}", fontsize=10
+        )
+        panel.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def _recall(found: npt.NDArray[Any], true: npt.NDArray[Any]) -> float:
+    pairs = zip(found, true, strict=True)
+    return float(np.mean([len(np.intersect1d(own, best)) / len(best) for own, best in pairs]))
+
+
+def _milliseconds(search: Callable[[Floats], Any], queries: Floats, most: int) -> float:
+    """Median of single queries, after three that are not counted."""
+    times = []
+    for number in range(min(most, len(queries)) + 3):
+        query = queries[number % len(queries)][np.newaxis]
+        began = time.perf_counter()
+        search(query)
+        times.append(1_000 * (time.perf_counter() - began))
+    return float(np.median(times[3:]))
+
+
+def _unit(vectors: Floats) -> Floats:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(str(error)) from None

@@ -1,0 +1,130 @@
+"""The index finds what it is told to find, for as little as that takes, and says why it is what it is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from components.scann_indexer.executor import check_embeddings, check_ids
+from components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
+from components.scann_indexer.tuning import Built, build_index
+from pipeline import configs
+from pipeline.configs import IndexConfig
+from pipeline.errors import UserError
+
+K = 10
+CONFIG = IndexConfig(exact_below=0, target_recall=0.9, target_k=K, max_k=20, tuning_queries=150)
+
+
+def clustered(size: int, seed: int) -> npt.NDArray[np.float32]:
+    """Vectors of different lengths around 40 centres, so that products are no cosines."""
+    centres = np.random.default_rng(0).standard_normal((40, 16))
+    draw = np.random.default_rng(seed)
+    vectors = centres[draw.integers(0, 40, size)] + 0.5 * draw.standard_normal((size, 16))
+    return (vectors * draw.lognormal(0, 0.2, (size, 1))).astype(np.float32)
+
+
+ITEMS, QUERIES, OTHERS = clustered(4_000, 1), clustered(150, 2), clustered(150, 3)
+
+
+@pytest.fixture(scope="module")
+def built() -> Built:
+    return build_index(ITEMS, QUERIES, CONFIG)
+
+
+def recall(index: ScannIndex, queries: npt.NDArray[np.float32]) -> float:
+    exact = np.argsort(-(queries @ ITEMS.T), axis=1)[:, :K]
+    found = index.search(tf.constant(queries), tf.constant(K))[0].numpy()
+    return float(np.mean([len({*a} & {*b}) / K for a, b in zip(found, exact, strict=True)]))
+
+
+def test_the_index_finds_its_target_on_queries_that_it_was_not_tuned_on(built: Built) -> None:
+    assert isinstance(built.index, ScannIndex)
+    assert recall(built.index, OTHERS) >= CONFIG.target_recall - 0.02
+
+
+def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(built: Built) -> None:
+    assert isinstance(built.index, ScannIndex) and built.tuning is not None
+    tuning = built.tuning
+    assert tuning.met and tuning.chosen is not None
+    chosen = tuning.points[tuning.chosen]
+    assert chosen.settings == built.index.settings
+    meeting = [point for point in tuning.points if point.recall_low >= CONFIG.target_recall]
+    assert chosen.bytes_per_query == min(point.bytes_per_query for point in meeting) < ITEMS.nbytes
+    assert recall(built.index, QUERIES) == pytest.approx(chosen.recall, abs=1e-6)
+    # A curve: settings that were too cheap are there too.
+    assert len(tuning.points) > len(meeting) > 0
+    costs = [point.bytes_per_query for point in tuning.points]
+    assert costs == sorted(costs)
+    described = built.described()
+    assert described["kind"] == "scann" and "cheapest" in described["reason"]
+    assert described["tuning"]["chosen"] == tuning.chosen
+    assert set(described["tuning"]["points"][0]) == {
+        "num_leaves", "leaves_to_search", "reordering_candidates", "quantization", "recall", "recall_low",
+        "bytes_per_query", "ms_per_query",
+    }  # fmt: skip
+
+
+def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() -> None:
+    """No setting is as fast as this: the fastest is built, and is known not to meet what was asked."""
+    config = dataclasses.replace(CONFIG, latency_budget_ms=1e-6)
+    built = build_index(ITEMS[:2_000], QUERIES, config)
+    assert isinstance(built.index, ScannIndex) and built.tuning is not None and not built.tuning.met
+    assert "index.latency_budget_ms" in built.reason
+    chosen = built.tuning.points[built.tuning.chosen or 0]
+    assert chosen.settings == built.index.settings
+    assert chosen.ms_per_query == min(point.ms_per_query for point in built.tuning.points)
+
+
+def test_where_scann_would_read_as_much_as_exact_search_does_search_is_exact() -> None:
+    """Sixty of a hundred nearest, all over the place: to reorder them is to read them all."""
+    noise = np.random.default_rng(5).standard_normal((100, 16)).astype(np.float32)
+    built = build_index(noise, noise, dataclasses.replace(CONFIG, target_k=60, max_k=60, target_recall=1.0))
+    assert isinstance(built.index, ExactIndex) and built.tuning is not None
+    assert built.tuning.chosen is None and built.tuning.met
+    assert "index.target_recall" in built.reason
+
+
+def test_a_small_catalog_is_searched_exactly_without_a_look_at_queries() -> None:
+    built = build_index(ITEMS, np.zeros([0, 16], np.float32), IndexConfig())
+    assert built.described() == {"kind": "exact", "reason": built.reason, "tuning": None}
+    assert "index.exact_below" in built.reason and "4,000" in built.reason
+    few = build_index(ITEMS[:5], QUERIES, CONFIG)  # fewer than any number of leaves
+    assert few.index.kind == "exact"
+
+
+def test_fewer_items_than_leaves_are_refused_before_scann_is_asked() -> None:
+    with pytest.raises(ValueError, match="60 leaves cannot be searched over 50 items"):
+        ScannIndex(tf.constant(ITEMS[:50]), ScannSettings(60, 1, 10, AH, K), K)
+    with pytest.raises(ValueError, match="too few to quantise"):
+        ScannIndex(tf.constant(ITEMS[:10]), ScannSettings(2, 1, 10, AH, K), K)
+
+
+@pytest.mark.parametrize(
+    ("item_id", "message"),
+    [([], "catalog is empty"), ([4, 9, 4, 4], "2 ids more than once, item 4 for one")],
+)
+def test_a_catalog_that_cannot_be_indexed_is_refused(item_id: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_ids(np.array(item_id, np.int64))
+
+
+def test_embeddings_that_say_nothing_are_refused() -> None:
+    item_id = np.array([7, 8, 9])
+    vectors = np.ones((3, 4), np.float32)
+    check_embeddings(item_id, vectors * [[0], [1], [1]])  # one item of which nothing is known
+    with pytest.raises(UserError, match="embeddings of all 3 items are zero"):
+        check_embeddings(item_id, vectors * 0)
+    vectors[1, 2] = np.nan
+    vectors[2, 0] = np.inf
+    with pytest.raises(UserError, match="embeddings of 2 items are not numbers, item 8 for one"):
+        check_embeddings(item_id, vectors)
+
+
+def test_a_target_beyond_what_the_model_answers_with_is_an_error_that_names_both() -> None:
+    with pytest.raises(UserError, match=r"index\.target_k is 300.*index\.max_k = 200"):
+        configs.load(overrides=["index.target_k=300"])
