@@ -34,7 +34,7 @@ RECENT_HALF_LIVES_PLAYS = (5.0, 0.2, 1.0, 20.0, 1_000_000.0)
 TUNING_QUERIES = 5_000
 # A baseline that scores all items is tuned on so many scores a combination of settings, and not on fewer
 # queries than these: of 500 queries, Recall@k is known to 2 points.
-TUNING_SCORES, FEWEST_TUNING_QUERIES = 50_000_000, 500
+TUNING_SCORES, FEWEST_TUNING_QUERIES = 25_000_000, 500
 # From so many pairs of user and item on, fewer trainings are compared, each of which takes minutes.
 MANY_PAIRS = 5_000_000
 
@@ -170,7 +170,7 @@ class _Fitting:
         documents = Documents(self._catalog)
         return self._search_scorers(
             lambda **settings: TokenMatching(documents, **settings),
-            {"half_life_plays": (1.0, 0.2, 5.0), "k1": (1.2, 2.5, 0.6), "b": (0.75, 0.3)},
+            {"half_life_plays": (1.0, 0.2, 5.0), "k1": (1.2, 2.5), "b": (0.75, 0.3)},
             len(documents.items),
         )
 
@@ -184,15 +184,16 @@ class _Fitting:
         )
 
     def ials(self) -> Found | str:
-        epochs = (15, 5)
+        epochs = (4, 8)
         trainings = AlternatingLeastSquares(self._plays, epochs, self._seed)
         return self._search_scorers(
             trainings.baseline,
             {
-                "half_life_plays": RECENT_HALF_LIVES_PLAYS,
+                "half_life_plays": (1.0, 0.2, 5.0, 1_000_000.0),
                 "epochs": epochs,
-                **self._unless_large({"alpha": (10.0, 2.0, 40.0), "regularisation": (1.0, 0.01, 30.0)}),
-                "factors": (64,),
+                **self._unless_large(
+                    {"alpha": (40.0, 10.0), "regularisation": (1.0, 10.0), "factors": (64, 32)}
+                ),
             },
             len(self._candidates),
         )

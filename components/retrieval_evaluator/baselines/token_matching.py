@@ -11,7 +11,7 @@ from components.retrieval_evaluator.baselines.ranking import RecentListens
 from components.retrieval_evaluator.queries import Ints
 
 # Words of a user's last listens make the query: older ones would cost more than they say.
-QUERY_LISTENS = 10
+QUERY_LISTENS = 5
 # A token of more items than this is left out: it costs a pass over all of them, and tells little apart.
 MOST_POSTINGS = 100_000
 
