@@ -15,13 +15,8 @@ from components.retrieval_evaluator.glossary import (
     slice_meaning,
     threshold_meaning,
 )
+from components.retrieval_evaluator.recommenders import label
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
-
-_BASELINES = {
-    "most_popular": "most popular",
-    "decayed_popularity": "decayed popularity",
-    "personal_history": "personal history",
-}
 
 
 def render(evaluation: Mapping[str, Any]) -> str:
@@ -87,32 +82,23 @@ def _metrics(evaluation: Mapping[str, Any]) -> str:
     columns = {"model": evaluation["metrics"]["test"]}
     if "test_exact" in evaluation["metrics"]:
         columns["model, exact search"] = evaluation["metrics"]["test_exact"]
-    columns |= {_BASELINES.get(name, name): values for name, values in evaluation["baselines"].items()}
+    columns |= {label(name): values for name, values in evaluation["baselines"].items()}
     settings = [
-        f"{_BASELINES.get(name, name)} has a half-life of {values[key]:g} {key.rsplit('_', 1)[1]}"
+        f"- {label(name)}: " + ", ".join(f"{key} {_setting(values[key])}" for key in chosen)
         for name, values in evaluation["baselines"].items()
-        for key in values
-        if key.startswith("half_life_")
+        if (chosen := [key for key in values if key not in evaluation["metrics"]["test"]])
     ]
     rows = [
         [name, *(_number(values.get(name)) for values in columns.values())]
         for name in shown_metrics(evaluation)
     ]
-    absent = (
-        ""
-        if "personal_history" in evaluation["baselines"]
-        else " There is no personal history among them: an item that a user already had is not recommended."
-    )
-    if not evaluation.get("has_timestamps", True):
-        absent += " There is no decayed popularity among them: the data has no times."
     return (
         "## Metrics\n\n"
         + "\n".join(f"- `{name}`: {meaning}." for name, meaning in definitions(evaluation).items())
         + "\n\n"
         + _table(["metric", *columns], rows, 1)
         + "\n\nThe baselines are trained on the train split alone"
-        + (f" ({'; '.join(settings)}, chosen on eval)." if settings else ".")
-        + absent
+        + (", with settings chosen on eval:\n\n" + "\n".join(settings) if settings else ".")
     )
 
 
@@ -133,7 +119,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
         for metric in (f"recall@{k}", f"ndcg@{k}")
         for name, part in slices.items()
     ]
-    header = ["slice", "metric", *sizes, *(_BASELINES.get(one, one) for one in who)]
+    header = ["slice", "metric", *sizes, *(label(one) for one in who)]
     return (
         "## Slices\n\nParts of the labels. What train knows of an item decides whether it is popular, cold "
         "or trending. Of a query with several labels a slice asks for those in it alone.\n\n"
@@ -218,6 +204,10 @@ def _shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> s
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
     rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
+
+
+def _setting(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _number(value: float | None) -> str:
