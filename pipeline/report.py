@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
+from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
 from pipeline.errors import UserError
 
 # Custom properties of an execution: bytes, and why it failed.
@@ -61,8 +62,14 @@ _EVALUATION_KEYS = (
     "blessed_model",
     "oracle",
     "notes",
+    "intervals",
+    "changes",
+    "latency",
+    "size",
+    "refusal",
 )
 _WIDTH = 100
+_SHOWN_SLICES = 8
 
 
 def collect(output: str, partial: bool = False) -> dict[str, Any]:
@@ -322,6 +329,8 @@ def render(report: Mapping[str, Any]) -> str:
         for name, meaning in definitions(report).items():
             console.print(f"  {name}: {meaning}")
         console.print()
+        if slices := _slice_table(report):
+            console.print(slices)
         _print_ann_and_baseline_model(console, report)
         if report["oracle"]:
             console.print(_oracle_table(report["oracle"]))
@@ -400,30 +409,91 @@ def _reindexed_line(count: Mapping[str, int]) -> str:
 
 def _threshold_table(report: Mapping[str, Any]) -> Table:
     table = _table(f"Thresholds, judged by Recall@{report.get('cutoff') or DEFAULT_CUTOFF}")
-    for heading in ("threshold", "value", "limit", ""):
-        table.add_column(heading, justify="right" if heading in ("value", "limit") else "left")
+    has_bounds = any(threshold.get("low") is not None for threshold in report["thresholds"])
+    for heading in ("threshold", "value", *(["95% interval"] if has_bounds else []), "limit"):
+        table.add_column(heading, justify="left" if heading == "threshold" else "right")
+    table.add_column("")
     for threshold in report["thresholds"]:
         held = "holds" if threshold["ok"] else "FAILS"
         note = f" ({threshold['note']})" if threshold.get("note") else ""
+        sign = "≤" if threshold.get("direction") == "max" else "≥"
+        bounds = [_bounds((threshold.get("low"), threshold.get("high")))] if has_bounds else []
         table.add_row(
-            threshold["name"], _number(threshold["value"]), f"≥ {_number(threshold['limit'])}", held + note
-        )
+            threshold["name"], _number(threshold["value"]), *bounds, f"{sign} {_number(threshold['limit'])}",
+            held + note,
+        )  # fmt: skip
     return table
 
 
 def _metric_table(report: Mapping[str, Any]) -> Table:
+    """A row each who recommends, in the story's order; evaluation.json holds more metrics."""
     queries = report["queries"] or {}
     asked = f" ({queries['test']:,} queries by {queries['users']:,} users)" if queries else ""
     table = _table(f"Test split{asked}")
-    columns = {"model": report["metrics"]["test"]}
+    rows = {MODEL: report["metrics"]["test"], **report["baselines"]}
     if "test_exact" in report["metrics"]:
-        columns["exact search"] = report["metrics"]["test_exact"]
-    columns |= {name.replace("_", " "): values for name, values in report["baselines"].items()}
-    table.add_column("metric")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for metric in shown_metrics(report):
-        table.add_row(metric, *(_number(values.get(metric)) for values in columns.values()))
+        rows[MODEL_EXACT] = report["metrics"]["test_exact"]
+    blessed = report.get("blessed_model")
+    if blessed and blessed["eligible"]:
+        rows[BLESSED_MODEL] = blessed["metrics"]
+    judged = f"recall@{report.get('cutoff') or DEFAULT_CUTOFF}"
+    intervals = report.get("intervals") or {}
+    shown = _few_metrics(report)
+    table.add_column("")
+    for metric in shown:
+        table.add_column(metric, justify="right")
+        if metric == judged and intervals:
+            table.add_column("95% interval", justify="right")
+    for who in in_order(rows):
+        cells = []
+        for metric in shown:
+            cells.append(_number(rows[who].get(metric)))
+            if metric == judged and intervals:
+                cells.append(_bounds((intervals.get(who) or {}).get(metric)))
+        table.add_row(label(who), *cells)
+    return table
+
+
+def _few_metrics(report: Mapping[str, Any]) -> list[str]:
+    """What fits a terminal: recall, which is judged, and one of each other kind."""
+    judged = report.get("cutoff") or DEFAULT_CUTOFF
+    recalls = [name for name in shown_metrics(report) if name.startswith("recall@")]
+    recalls = [name for name in recalls if name == f"recall@{judged}"] + [
+        name for name in recalls if name != f"recall@{judged}"
+    ][-3:]
+    recalls.sort(key=lambda name: int(name.partition("@")[2]))
+    others = (f"ndcg@{judged}", "mrr", f"coverage@{judged}")
+    return recalls + [name for name in others if name in report["metrics"]["test"]]
+
+
+def _slice_table(report: Mapping[str, Any]) -> Table | None:
+    """Slices of the judged recall beside the latest blessed model's; None where there is none to compare."""
+    judged = f"recall@{report.get('cutoff') or DEFAULT_CUTOFF}"
+    slices = {
+        name: part
+        for name, part in (report.get("slices") or {}).items()
+        if part["metrics"].get(BLESSED_MODEL, {}).get(judged) is not None
+        and part["metrics"].get(MODEL, {}).get(judged) is not None
+    }
+    if not slices:
+        return None
+    table = _table(f"Slices, {judged}, the greatest losses against the latest blessed model first")
+    table.add_column("slice")
+    for heading in ("queries", "model", "95% interval", "latest blessed", "change"):
+        table.add_column(heading, justify="right")
+
+    def change(part: Mapping[str, Any]) -> float:
+        return float(part["metrics"][MODEL][judged] - part["metrics"][BLESSED_MODEL][judged])
+
+    for name, part in sorted(slices.items(), key=lambda one: change(one[1]))[:_SHOWN_SLICES]:
+        table.add_row(
+            name,
+            f"{part['queries']:,}",
+            _number(part["metrics"][MODEL][judged]),
+            _bounds(((part.get("intervals") or {}).get(MODEL) or {}).get(judged)),
+            _number(part["metrics"][BLESSED_MODEL][judged]),
+            f"{change(part):+.4f}",
+        )
     return table
 
 
@@ -437,6 +507,11 @@ def _print_ann_and_baseline_model(console: Console, report: Mapping[str, Any]) -
         console.print(f"Of what exact search finds, ScaNN returns {recalls}.")
     if blessed and blessed.get("reason"):
         console.print(f"Latest blessed model: {blessed['reason']}")
+    latency = report.get("latency") or {}
+    for name, one in latency.items():
+        what = "A single query" if name == "single" else f"A batch of {one.get('size', '?')}"
+        times = ", ".join(f"{one[f'{p}_ms']:.3g} ms ({p})" for p in ("p50", "p95", "p99") if f"{p}_ms" in one)
+        console.print(f"{what} takes {times}.")
 
 
 def _oracle_table(oracle: Mapping[str, Any]) -> Table:
@@ -476,3 +551,9 @@ def _table(title: str) -> Table:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _bounds(bounds: Any) -> str:
+    if not bounds or bounds[0] is None or bounds[1] is None:
+        return ""
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"

@@ -105,7 +105,9 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
         "took",
     ):
         numeric = heading in (metric, "took")
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            heading, justify="right" if numeric else "left", no_wrap=heading in ("run", "verdict")
+        )
     for one in runs:
         recall = "–" if one["recall"] is None else f"{one['recall']:.4f}"
         if metric == "recall" and one["recall"] is not None:
@@ -119,7 +121,7 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
             recall,
             low_high,
             _ended(one),
-            f"version {one['pushed_version']}" if one["pushed_version"] else "",
+            one["pushed_version"] or "",
             _took(one["seconds"]),
         )
     console.print(table)

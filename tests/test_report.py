@@ -12,6 +12,9 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 
 from pipeline.errors import UserError
 from pipeline.report import collect, newest_version, render
+from pipeline.run_history import history
+from pipeline.run_history import render as render_history
+from pipeline.run_page import collect_with_page
 
 METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "hit_rate@10": 0.2,
            "mrr": 0.09, "user_recall@10": 0.15}  # fmt: skip
@@ -56,7 +59,12 @@ class Store:
         self._run = self._context("pipeline_run", name)
 
     def execution(
-        self, node: str, state: str, artifacts: dict[str, int] | None = None, seconds: float = 0
+        self,
+        node: str,
+        state: str,
+        artifacts: dict[str, int] | None = None,
+        seconds: float = 0,
+        parameters: dict[str, str] | None = None,
     ) -> None:
         if node not in self._nodes:
             self._nodes[node] = self._context("node", f"two-tower.{node}")
@@ -64,6 +72,8 @@ class Store:
             type_id=self._store.put_execution_type(pb.ExecutionType(name=node)),
             last_known_state=pb.Execution.State.Value(state),
         )
+        for name, value in (parameters or {}).items():
+            execution.custom_properties[name].string_value = value
         (execution_id,) = self._store.put_executions([execution])
         if seconds:  # The store keeps the times itself: of the first write and of the last.
             time.sleep(seconds)
@@ -215,12 +225,13 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
     assert shown["min_recall"] == ["0.4000", "≥", "0.0100", "holds"]
     assert shown["min_change_against_blessed"][0] == "–"
     assert "(the first)" in next(line for line in lines if "min_change" in line)
-    # model, exact search, most popular, personal history
-    metric_row = next(line for line in lines if line.split()[:1] == ["recall@100"])
-    assert metric_row.split()[1:] == ["0.4000", "0.4000", "0.1000", "0.3500"]
-    assert shown["mrr"] == ["0.0900", "0.0900", "–", "–"]
+    model, exact, popular, history = (
+        next(line.split() for line in lines if line.strip().startswith(f"{name} ") and "0." in line)
+        for name in ("two-tower", "two-tower, exact search", "most popular", "personal history")
+    )
+    assert (model[-2], exact[-2], popular[-2], history[-2]) == ("0.4000", "0.4000", "0.1000", "0.3500")
+    assert (model[-1], popular[-1]) == ("0.0900", "–")
     assert any("ScaNN returns 0.9870 (recall@100)" in line for line in lines)
-    assert shown["user_recall@10"] == ["0.1500", "0.1500", "–", "–"]
     assert "hit_rate@10" not in shown  # with one label a query, recall is
     assert "judged by Recall@100" in "\n".join(lines)
     assert any(line.strip() == "recall: share of queries whose item is among the first k" for line in lines)
@@ -249,3 +260,72 @@ def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert newest_version(str(tmp_path)) == str(tmp_path / "10")
     assert newest_version(str(tmp_path / "none")) is None
+
+
+def test_a_report_draws_the_page_with_times_and_settings(store: Store, tmp_path: Path) -> None:
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
+    store.begin("2026-01-03T03:04:05.000001")
+    store.execution("Trainer", "COMPLETE", parameters={"trainer": '{"embedding_dim": 7, "epochs": 3}'})
+    judged = store.artifact("ModelEvaluation", tmp_path / "artifacts/RetrievalEvaluator/evaluation/7")
+    store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": judged})
+    report = collect_with_page(str(tmp_path))
+    page = Path(report["page"])
+    assert page == tmp_path / "artifacts/RetrievalEvaluator/evaluation/7/report.html"
+    assert report["settings"] == {"trainer.embedding_dim": 7, "trainer.epochs": 3}
+    text = page.read_text()
+    assert '<div class="changed"><dt>embedding_dim</dt><dd>7</dd></div>' in text
+    assert "<div><dt>epochs</dt><dd>3</dd></div>" in text and "RetrievalEvaluator" in text
+    assert any(line.startswith("Report ") and str(page) in line for line in render(report).splitlines())
+    elsewhere = tmp_path / "mine.html"
+    assert collect_with_page(str(tmp_path), path=str(elsewhere))["page"] == str(elsewhere)
+    assert elsewhere.read_text() == text
+    with pytest.raises(UserError, match="the report cannot be written"):
+        collect_with_page(str(tmp_path), path=str(tmp_path / "no such folder" / "mine.html"))
+
+
+def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_path: Path) -> None:
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
+    folder = tmp_path / "artifacts/RetrievalEvaluator/evaluation/7"
+    item = {"item_id": 3, "title": "Their Song", "artist": None, "tags": None}
+    example = {
+        "user": "user 1",
+        "history": [item],
+        "seed": item,
+        "recommended": [],
+        "played_next": [],
+        "labels": 1,
+    }
+    (folder / "examples.json").write_text(json.dumps([example]))
+    assert "Their Song" in Path(collect_with_page(str(tmp_path))["page"]).read_text()
+    assert "Their Song" not in Path(collect_with_page(str(tmp_path), examples=False)["page"]).read_text()
+    assert not (folder / "examples.json").exists()
+
+
+def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) -> None:
+    facts = {"dataset": "simulated-7", "train_end": 864_000, "test_from": 950_400, "test_to": 1_036_800}
+    windows = store.artifact("Examples", tmp_path / "windows", **facts)
+    gone = store.artifact("ModelEvaluation", tmp_path / "gone")
+    blessing = store.artifact("ModelBlessing", tmp_path / "blessing", blessed=0)
+    store.begin("2026-01-01T03:04:05.000001")
+    store.execution("InteractionExampleGen", "COMPLETE", {"examples": windows})
+    store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": gone, "blessing": blessing})
+    store.execution("Pusher", "COMPLETE")
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/4", pushed_version="4")
+    store.begin("partial 2026-01-04T03:04:05.000001")
+    store.execution("InteractionExampleGen", "COMPLETE", {"examples": windows})
+    store.begin("2026-01-05T03:04:05.000001")
+    store.execution("InteractionExampleGen", "COMPLETE", {"examples": windows})
+    store.execution("Trainer", "FAILED")
+    failed, cached, pushed, cleared = history(str(tmp_path))
+    assert (failed["status"], failed["failed"], failed["verdict"]) == ("failed", ["Trainer"], None)
+    assert (failed["dataset"], failed["train_end"], failed["test_to"]) == ("simulated-7", 864_000, 1_036_800)
+    for run in (cached, pushed):
+        assert (run["recall"], run["verdict"], run["pushed_version"]) == (0.4, "blessed", "4")
+        assert run["interval"] is None and (run["train_end"], run["test_to"]) == (10, 30)
+    # What its files said is gone, and what the store says is not.
+    assert (cleared["verdict"], cleared["recall"]) == ("refused", None)
+    assert "cannot be read" in cleared["note"]
+    text = render_history(history(str(tmp_path)))
+    assert all(word in text for word in ("failed at Trainer", "version", "0.4000", "refused"))
+    with pytest.raises(UserError, match="holds no run yet"):
+        history(str(tmp_path / "nowhere"))

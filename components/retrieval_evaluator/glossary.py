@@ -17,6 +17,10 @@ _THRESHOLDS = {
     "min_recall": "Recall@{k} of the served model",
     "min_ann_recall": "share of exact search's first {k} that the served index returns",
     "min_lift_over_best_baseline": "the model's Recall@{k} minus the best baseline's",
+    "min_slice_change": "the model's Recall@{k} in a slice minus that of the latest blessed model",
+    "min_coverage": "share of the catalog that at least one query is shown among its first {k}",
+    "max_latency_p95": "milliseconds within which 95% of single queries are answered",
+    "index_parity": "whether the index holds what the towers give (1) or not (0)",
     "min_change_against_blessed": "the model's Recall@{k} minus that of the latest blessed model",
 }
 # Where each query has one label, these say what recall and NDCG say.
@@ -112,7 +116,9 @@ def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
 def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
     """Which labels a slice holds."""
     begin, end = evaluation["split"]["test"]
-    return _SLICES.get(name, name).format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
+    if name not in _SLICES:
+        return slices.meaning(name) or name
+    return _SLICES[name].format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
 
 
 def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
@@ -131,7 +137,9 @@ def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
 
 def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     """What a threshold is of, and what it was compared with."""
-    meaning = _THRESHOLDS.get(threshold["name"], threshold["name"])
+    name = threshold["name"]
+    of_slice = f"Recall@{{k}} in the slice {name.removeprefix('slices.')}"
+    meaning = of_slice if name.startswith("slices.") else _THRESHOLDS.get(name, name)
     meaning = meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF)
     return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
 

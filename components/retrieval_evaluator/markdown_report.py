@@ -11,11 +11,12 @@ from components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
     question,
+    shortfall,
     shown_metrics,
     slice_meaning,
     threshold_meaning,
 )
-from components.retrieval_evaluator.recommenders import label
+from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, in_order, label
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
 
 
@@ -28,9 +29,12 @@ def render(evaluation: Mapping[str, Any]) -> str:
     sections = [
         _verdict(evaluation),
         _thresholds(evaluation),
+        _refusal(evaluation),
+        _story(evaluation),
         _metrics(evaluation),
         _slices(evaluation),
         _index(evaluation),
+        _artifact(evaluation),
         _blessed_model(evaluation),
         _oracle(evaluation),
     ]
@@ -40,7 +44,7 @@ def render(evaluation: Mapping[str, Any]) -> str:
 def _verdict(evaluation: Mapping[str, Any]) -> str:
     failed = [t for t in evaluation["thresholds"] if not t["ok"]]
     if evaluation["verdict"] != BLESSED:
-        why = "; ".join(_shortfall(threshold, evaluation) for threshold in failed)
+        why = "; ".join(shortfall(threshold, evaluation) for threshold in failed)
         text = f"# Refused\n\n**This model was not pushed**: {why}. What was pushed before stays in service."
     elif evaluation.get("unchanged"):
         text = (
@@ -68,21 +72,79 @@ def _thresholds(evaluation: Mapping[str, Any]) -> str:
         [
             f"`{t['name']}`",
             threshold_meaning(t, evaluation),
-            _number(t["value"]),
-            f"≥ {_number(t['limit'])}",
+            _value(t["value"]),
+            _bounds((t.get("low"), t.get("high"))),
+            f"{'≤' if t.get('direction') == 'max' else '≥'} {_value(t['limit'])}",
             "holds" if t["ok"] else "**fails**",
         ]
         for t in evaluation["thresholds"]
     ]
     notes = "".join(f"\n\n{note}" for note in evaluation.get("notes", []))
-    return "## Thresholds\n\n" + _table(["threshold", "what it is", "value", "limit", ""], rows, 2) + notes
+    return (
+        "## Thresholds\n\n"
+        + _table(["threshold", "what it is", "value", "95% interval", "limit", ""], rows, 2)
+        + notes
+    )
+
+
+def _refusal(evaluation: Mapping[str, Any]) -> str:
+    """The slice and the examples that explain a refusal."""
+    refusal = evaluation.get("refusal")
+    if not refusal or evaluation["verdict"] == BLESSED:
+        return ""
+    name, examples = refusal.get("slice"), refusal.get("examples") or []
+    parts = ["## What explains the refusal"]
+    if name:
+        parts.append(f"The slice that lost most is `{name}`: {slice_meaning(name, evaluation)}.")
+    if examples:
+        rows = [
+            [
+                f"user {one['user'] + 1}",
+                _cell((one.get("label") or {}).get("title") or f"item {one['label_item']}"),
+                str(one["rank"]) if one.get("rank") else "not found",
+                f"{one['found_at']} ({label(one['found_by'])})",
+            ]
+            for one in examples
+        ]
+        parts.append(_table(["who", "what was played next", "rank here", "rank there"], rows, 2))
+    return "\n\n".join(parts) if len(parts) > 1 else ""
+
+
+def _story(evaluation: Mapping[str, Any]) -> str:
+    """Who finds how much, from what everybody plays to the model, with intervals where they are known."""
+    judged = f"recall@{evaluation.get('cutoff') or DEFAULT_CUTOFF}"
+    intervals, changes = evaluation.get("intervals") or {}, evaluation.get("changes") or {}
+    if not intervals:
+        return ""
+    found = {MODEL: evaluation["metrics"]["test"], **evaluation["baselines"]}
+    blessed = evaluation.get("blessed_model")
+    if blessed and blessed["eligible"]:
+        found[BLESSED_MODEL] = blessed["metrics"]
+    rows = []
+    for name in in_order(found):
+        change = (changes.get(name) or {}).get(judged) or {}
+        is_model = name == MODEL
+        rows.append(
+            [
+                f"**{label(name)}**" if is_model else label(name),
+                _number(found[name].get(judged)),
+                _bounds((intervals.get(name) or {}).get(judged)),
+                "" if is_model else _number(change.get("change")),
+                "" if is_model else _bounds((change.get("low"), change.get("high"))),
+            ]
+        )
+    header = ["", judged, "95% interval", "the model's lead", "95% interval of the lead"]
+    return (
+        "## Who finds what comes next\n\nIntervals are 95% bootstrap intervals over users; leads are of the "
+        "same queries.\n\n" + _table(header, rows, 1)
+    )
 
 
 def _metrics(evaluation: Mapping[str, Any]) -> str:
     columns = {"model": evaluation["metrics"]["test"]}
     if "test_exact" in evaluation["metrics"]:
         columns["model, exact search"] = evaluation["metrics"]["test_exact"]
-    columns |= {label(name): values for name, values in evaluation["baselines"].items()}
+    columns |= {label(name): evaluation["baselines"][name] for name in in_order(evaluation["baselines"])}
     settings = [
         f"- {label(name)}: " + ", ".join(f"{key} {_setting(values[key])}" for key in chosen)
         for name, values in evaluation["baselines"].items()
@@ -108,18 +170,23 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
         return ""
     k = evaluation.get("cutoff") or DEFAULT_CUTOFF
     sizes = ("labels", "queries", "items")
-    who = list(next(iter(slices.values()))["metrics"])
+    judged = f"recall@{k}"
+    baselines = evaluation.get("baselines") or {}
+    best = max(baselines, key=lambda name: baselines[name].get(judged) or -1.0, default=None)
+    named = set().union(*(part["metrics"] for part in slices.values()))
+    who = [one for one in (MODEL, BLESSED_MODEL, best) if one in named]
     rows = [
         [
             name,
             metric,
             *(f"{part[size]:,}" for size in sizes),
-            *(_number(part["metrics"][one].get(metric)) for one in who),
+            *(_number(part["metrics"].get(one, {}).get(metric)) for one in who),
+            _bounds(((part.get("intervals") or {}).get(MODEL) or {}).get(metric)),
         ]
         for metric in (f"recall@{k}", f"ndcg@{k}")
         for name, part in slices.items()
     ]
-    header = ["slice", "metric", *sizes, *(label(one) for one in who)]
+    header = ["slice", "metric", *sizes, *(label(one) for one in who), f"95% interval of {label(MODEL)}"]
     return (
         "## Slices\n\nParts of the labels. What train knows of an item decides whether it is popular, cold "
         "or trending. Of a query with several labels a slice asks for those in it alone.\n\n"
@@ -140,7 +207,38 @@ def _index(evaluation: Mapping[str, Any]) -> str:
         for name, value in ann.items()
         if name.startswith("recall@")
     )
-    return f"## Index\n\n{how} Of what exact search finds it returns: {recalls}."
+    tuning = ((evaluation.get("model") or {}).get("index") or {}).get("tuning") or {}
+    reason = f" {tuning['reason']}" if tuning.get("reason") else ""
+    parity = ann.get("parity")
+    if parity:
+        reason += (
+            " Its ids, order and norms are those of the towers that were trained."
+            if parity["ok"]
+            else " **It does not hold what the towers give**: ids, order, norms or the towers differ."
+        )
+    return f"## Index\n\n{how} Of what exact search finds it returns: {recalls}.{reason}"
+
+
+def _artifact(evaluation: Mapping[str, Any]) -> str:
+    """Latency and size of what is served."""
+    latency, size = evaluation.get("latency") or {}, evaluation.get("size") or {}
+    rows = [
+        [
+            "a single query" if name == "single" else f"a batch of {one.get('size', '?')}",
+            *(_value(one.get(f"{part}_ms")) for part in ("p50", "p95", "p99")),
+            f"{one.get('requests', 0):,}",
+        ]
+        for name, one in latency.items()
+        if one
+    ]
+    if not rows and not size:
+        return ""
+    parts = ["## Latency and size"]
+    if rows:
+        parts.append(_table(["milliseconds", "p50", "p95", "p99", "requests"], rows, 1))
+    if size:
+        parts.append(f"The model is {size['bytes'] / 2**20:,.1f} MiB in {size['files']} files.")
+    return "\n\n".join(parts)
 
 
 def _blessed_model(evaluation: Mapping[str, Any]) -> str:
@@ -193,14 +291,6 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
     )
 
 
-def _shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    meaning = threshold_meaning(threshold, evaluation)
-    if threshold["value"] is None or math.isnan(threshold["value"]):
-        return f"{meaning} could not be measured"
-    value, limit = _number(threshold["value"]), _number(threshold["limit"])
-    return f"{meaning} is {value}, below the limit of {limit}"
-
-
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
     rule = ["---" if i < text_columns else "---:" for i in range(len(header))]
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
@@ -212,3 +302,21 @@ def _setting(value: float | str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _value(value: float | None) -> str:
+    """Of a threshold, which may be a share or milliseconds."""
+    return (
+        "–" if value is None or math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+    )
+
+
+def _bounds(bounds: Sequence[float | None] | None) -> str:
+    if not bounds or bounds[0] is None or bounds[1] is None:
+        return ""
+    return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def _cell(text: str) -> str:
+    """Text of others in a cell: no bar ends it, and no tag is one."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

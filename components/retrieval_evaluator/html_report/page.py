@@ -193,7 +193,7 @@ def _thresholds(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "bounds": interval((one.get("low"), one.get("high")), 4),
             "limit_shown": _plain(one["limit"]),
         }
-        for one in evaluation["thresholds"]
+        for one in sorted(evaluation["thresholds"], key=lambda one: bool(one["ok"]))
     ]
 
 
@@ -349,6 +349,7 @@ def _slices(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
         "metric": judged,
         "families": drawn,
         "is_compared": is_compared,
+        "has_bounds": any(one.get("intervals") for one in slices.values()),
         "legend": _legend([MODEL, *([other] if other else [])]),
         "other": recommender(other).label if other else "",
     }
@@ -527,7 +528,7 @@ def _run(run: Mapping[str, Any] | None) -> dict[str, Any] | None:
     for name, value in (run.get("settings") or {}).items():
         section, _, last = name.rpartition(".")
         sections.setdefault(section or "run", []).append(
-            {"name": last, "value": _plain(value), "is_changed": name in changed}
+            {"name": last, "value": _setting(value), "is_changed": name in changed}
         )
     return {
         "output": run.get("output") or "",
@@ -560,16 +561,19 @@ def _signed(value: float) -> str:
     return ("+" if value >= 0 else "−") + number(abs(value))
 
 
+def _setting(value: Any) -> str:
+    """A setting as one would write it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else _plain(value)
+
+
 def _plain(value: Any) -> str:
-    """A value of any kind in a cell."""
+    """A number, a truth or a text in a cell."""
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}" if 1e-3 <= abs(value) < 100 else f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(one)}" for key, one in value.items())
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else f"{value:.4g}"
     return str(value)

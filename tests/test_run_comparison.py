@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.retrieval_evaluator.query_results import QueryResults
+from pipeline.errors import UserError
+from pipeline.run_comparison import compare, render
+from tests.synthetic_evaluation import evaluation_and_results, write
+
+Evaluated = tuple[dict[str, Any], QueryResults]
+
+
+@pytest.fixture(scope="module")
+def before() -> Evaluated:
+    return evaluation_and_results()
+
+
+@pytest.fixture(scope="module")
+def worse() -> Evaluated:
+    """The same queries, answered by a model whose labels lie twice as deep."""
+    return evaluation_and_results(shift=2.0)
+
+
+def directories(tmp_path: Path, *evaluated: tuple[dict[str, Any], QueryResults | None]) -> list[str]:
+    return [str(write(tmp_path / str(place), *one)) for place, one in enumerate(evaluated)]
+
+
+def test_of_the_same_queries_a_worse_model_differs_and_an_equal_one_does_not(
+    tmp_path: Path, before: Evaluated, worse: Evaluated
+) -> None:
+    a, b = directories(tmp_path, before, worse)
+    found = compare(a, b)
+    recall = found["metrics"]["recall@100"]
+    assert found["how"] == "paired" and found["notes"] == []
+    assert recall["differs"] and recall["change"] == recall["b"] - recall["a"] < 0
+    assert recall["low"] <= recall["change"] <= recall["high"] < 0
+    assert found["slices"][0]["change"] == min(row["change"] for row in found["slices"])
+    again = compare(a, a)
+    assert again["metrics"]["recall@100"]["differs"] is False
+    assert {row["change"] for row in again["slices"]} == {0.0}
+    text = render(found)
+    assert "Both asked the same queries" in text and "The settings are known of runs alone" in text
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_of_other_queries_it_is_said_that_intervals_are_wide(tmp_path: Path, before: Evaluated) -> None:
+    other = evaluation_and_results(seed=4)
+    found = compare(*directories(tmp_path, before, other))
+    assert found["how"] == "unpaired"
+    assert any("different test queries" in note for note in found["notes"])
+    recall = found["metrics"]["recall@100"]
+    assert recall["low"] < recall["change"] < recall["high"]
+    assert recall["high"] - recall["low"] > 0.02
+
+
+def test_an_evaluation_without_its_queries_has_no_intervals(tmp_path: Path, before: Evaluated) -> None:
+    a, b = directories(tmp_path, before, (before[0], None))
+    found = compare(a, b)
+    assert found["how"] == "values" and found["metrics"]["recall@100"]["differs"] is None
+    assert any(b in note for note in found["notes"])
+
+
+def test_other_data_and_cutoffs_are_said_and_no_crash(tmp_path: Path, before: Evaluated) -> None:
+    changed = copy.deepcopy(before[0]) | {"dataset": "other", "cutoff": 20}
+    changed["metrics"]["test"] = {"recall@20": 0.3, "mrr": 0.1}
+    found = compare(*directories(tmp_path, before, (changed, None)))
+    assert any("different data sets: simulated-7 and other" in note for note in found["notes"])
+    assert list(found["metrics"]) == ["mrr"] and found["slices"] == []
+    changed["metrics"]["test"] = {"recall@20": 0.3}
+    nothing = compare(*directories(tmp_path, before, (changed, None)))
+    assert any("no metric in common" in note for note in nothing["notes"])
+    assert render(nothing)
+
+
+def test_a_place_without_a_run_is_named(tmp_path: Path, before: Evaluated) -> None:
+    (there,) = directories(tmp_path, before)
+    with pytest.raises(UserError, match="holds no run yet"):
+        compare(there, str(tmp_path / "nowhere"))
+    (tmp_path / "0" / "evaluation.json").write_text("{")
+    with pytest.raises(UserError, match=r"evaluation\.json: the run's evaluation cannot be read"):
+        compare(there, there)
