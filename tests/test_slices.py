@@ -22,6 +22,7 @@ from components.retrieval_evaluator.slices import (
     all_slices,
     feature_slices,
     item_slices,
+    meaning,
     play_ratio_slices,
     popularity_slices,
     quantile_groups,
@@ -267,3 +268,20 @@ def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
         test = to_windows(WindowCutter(split, True, 5, 7).cut(log)[0]["test"])
         queries = all_queries(test)
         assert len(queries) and not play_ratio_slices(queries, test)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("history_1", "see one event"),
+        ("history_2_5", "see 2 to 5 events"),
+        ("history_over_200", "see more than 200 events"),
+        ("popularity_3", "part 3 of 10"),
+        ("activity_4", "part 4 of 4"),
+        ("discovery", "not played before"),
+        ("genre={new}_wave", "labels whose genre is {new}_wave"),
+    ],
+)
+def test_a_slices_name_in_words(name: str, words: str) -> None:
+    assert words in (meaning(name) or "")
+    assert meaning("head") is None

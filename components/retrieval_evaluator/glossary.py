@@ -33,6 +33,9 @@ _DEFINITIONS = {
     "pooled_ndcg": "mean DCG / mean ideal DCG (Yambda's NDCG)",
     "mrr": "mean of 1 / rank of the first hit",
     "coverage": "share of the catalog that at least one query is shown among its first k",
+    "novelty": "mean of -log2 of a shown item's share of train's label events, in bits",
+    "popularity_lift": "how much more popular what is shown is than what its users had played: 0 as, 1 twice",
+    "intra_list_diversity": "1 - mean cosine of all pairs of items within the first k",
 }
 # Of one label.
 _DEFINITIONS_OF_ONE = {

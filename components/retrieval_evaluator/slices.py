@@ -311,6 +311,30 @@ def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
     return [Slice("heard", play_ratio >= HEARD_PLAY_RATIO, "play_ratio")]
 
 
+def meaning(name: str) -> str | None:
+    """Which labels a slice holds, in words; None of those that `glossary` has words for."""
+    kind, _, rest = name.partition("_")
+    if name in ("repeat", "discovery"):
+        return f"labels that their user had {'' if name == 'repeat' else 'not '}played before"
+    if name in ("organic", "recommended"):
+        return f"labels that their user came upon {'without' if name == 'organic' else 'by'} a recommender"
+    if name == "new_users":
+        return "queries of users whom train does not know"
+    if kind == "popularity" and rest.isdigit():
+        return (
+            f"items in part {rest} of {POPULARITY_GROUPS} by popularity in train, the first the least popular"
+        )
+    if kind == "activity" and rest.isdigit():
+        return f"users in part {rest} of {ACTIVITY_GROUPS} by activity in train, the first the least active"
+    if kind == "history":
+        events = "one event" if rest == "1" else f"{rest.replace('_', ' to ')} events"
+        return f"queries that see {events.replace('over to', 'more than')}"
+    if kind == "event":
+        return f"labels that are events of type {rest}"
+    column, equals, value = name.partition("=")
+    return f"labels whose {column.replace('_', ' ', 1)} is {value}" if equals else None
+
+
 def all_slices(
     queries: Queries,
     windows: Windows,
