@@ -106,7 +106,7 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
     ):
         numeric = heading in (metric, "took")
         table.add_column(
-            heading, justify="right" if numeric else "left", no_wrap=heading in ("run", "verdict")
+            heading, justify="right" if numeric else "left", no_wrap=heading != "data", overflow="fold"
         )
     for one in runs:
         recall = "–" if one["recall"] is None else f"{one['recall']:.4f}"
@@ -144,7 +144,10 @@ def _when(name: str) -> str:
 
 
 def _moment(seconds: int | None) -> str:
-    return "–" if not seconds else moment(seconds).removesuffix(" of the data's own clock")
+    """The day of a moment, which is enough to tell runs apart."""
+    if not seconds:
+        return "–"
+    return moment(seconds).removesuffix(" of the data's own clock")[:10]
 
 
 def _took(seconds: float) -> str:

@@ -326,6 +326,6 @@ def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) 
     assert (cleared["verdict"], cleared["recall"]) == ("refused", None)
     assert "cannot be read" in cleared["note"]
     text = render_history(history(str(tmp_path)))
-    assert all(word in text for word in ("failed at Trainer", "version", "0.4000", "refused"))
+    assert all(word in text for word in ("failed at Trainer", "pushed", "0.4000", "refused", "day 12.00"))
     with pytest.raises(UserError, match="holds no run yet"):
         history(str(tmp_path / "nowhere"))
