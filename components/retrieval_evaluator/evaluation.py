@@ -82,7 +82,7 @@ def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[st
     of the latest blessed model, or {}. A value that could not be measured is None, as JSON holds it.
     """
     summaries = {who: _summary(recommendations, items) for who, items in recommendations.items.items()}
-    bootstrap = UserBootstrap(results.user, recommendations.resamples, recommendations.seed)
+    bootstrap = UserBootstrap(results.user.astype(np.int64), recommendations.resamples, recommendations.seed)
     values = {who: results.values(who, recommendations.cutoffs) for who in results.ranks}
     others = [who for who in values if who not in (MODEL, MODEL_EXACT)]
     return {

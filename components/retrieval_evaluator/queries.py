@@ -230,7 +230,7 @@ def read_windows(
 
     found = {field: joined(name) for name, field in events.items()}
     # One value for all events: no memory.
-    unknown = {
+    unknown: dict[str, Any] = {
         name: np.broadcast_to(
             np.array(features.UNKNOWN, np.float32 if name == "play_ratio" else np.int64),
             found["item_id"].shape,
