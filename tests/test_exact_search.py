@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def test_blocks_find_what_sorting_all_scores_finds(
     monkeypatch.setattr(exact_search, "ITEMS_AT_ONCE", blocks[1])
     draw = np.random.default_rng(k)
     queries, candidates = (draw.integers(-2, 3, [n, 3]).astype(np.float32) for n in (8, 50))
-    nothing = [set()] * 8
+    nothing: list[set[int]] = [set()] * 8
     assert top_rows(queries, candidates, k).tolist() == by_sorting(queries, candidates, k, nothing)
     excluded = draw.integers(-1, 50, [8, 20])
     left_out = [set(row.tolist()) for row in excluded]
@@ -47,7 +49,7 @@ def test_no_block_of_scores_is_larger_than_what_is_allowed(monkeypatch: pytest.M
     shapes: list[tuple[int, ...]] = []
     partition = np.partition
 
-    def seen(values: np.ndarray, *args: int, **kwargs: int) -> np.ndarray:
+    def seen(values: np.ndarray, *args: Any, **kwargs: Any) -> Any:
         shapes.append(values.shape)
         return partition(values, *args, **kwargs)
 
