@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.report import EVALUATOR, PUSHER, evaluation_at, run_nodes, status
 
 _WINDOWS = "InteractionExampleGen"
-_WIDTH = 120
+_WIDTH = 128
 
 
 def history(output: str) -> list[dict[str, Any]]:
@@ -86,7 +86,7 @@ def _outputs(nodes: Mapping[str, Mapping[str, Any]], node: str, key: str) -> Seq
 
 
 def render(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The runs as a table for a terminal of 120 columns."""
+    """The runs as a table for a terminal of 128 columns."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
     title = f"{len(runs)} runs, the newest first" if len(runs) > 1 else "One run"
