@@ -65,7 +65,7 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.learning_rat=1", "no setting trainer.learning_rat; the nearest is trainer.learning_rate"),
         ("learning_rate=1", "no setting learning_rate; the nearest is trainer.learning_rate"),
         ("model.epochs=1", "the nearest is trainer.epochs"),
-        ("seed=1", "trainer.seed or evaluation.seed"),
+        ("seed=1", "trainer.seed or index.seed or evaluation.seed"),
         ("trainer=3", "trainer is a section"),
         ("trainer.epochs", "takes key=value"),
         ("trainer.epochs=many", "trainer.epochs takes a whole number, and was given 'many'"),
@@ -82,6 +82,9 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.event_type_weights=like=2,like=3", "names the event type 'like' twice"),
         ("trainer.frequency=streaming", "set trainer.deduplicate_negatives=true"),
         ("trainer.frequency_initial_gap=0.5", "takes a value from 1"),
+        ("gate.slices=cold", "as in cold=0.02, and was given 'cold'"),
+        ("gate.slices=cold=0.1,cold=0.2", "names the slice 'cold' twice"),
+        ("gate.max_latency_p95=-1", "takes a value from 0"),
         ("evaluation.cutoffs=", "needs at least one"),
         ("evaluation.cutoffs=1,500", "raise index.max_k"),
         ("evaluation.cutoffs=1,10", "1, 10, without 100: the gate judges by Recall@100"),
@@ -147,3 +150,17 @@ def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> No
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(UserError, match=r"no/such\.yaml"):
         load(None, "no/such.yaml")
+
+
+def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("gate:\n  slices: {cold: 0.02, popularity 1: 0.5}\n")
+    assert configs.slice_limits(configs.load(file=str(path)).gate) == {"cold": 0.02, "popularity 1": 0.5}
+    # The limits that an evaluation was judged by, and over them the file's.
+    before = configs.GateConfig(cutoff=7, min_recall=0.3)
+    gate = configs.load_gate(before, file=str(path), overrides=["gate.min_coverage=0.1"])
+    assert (gate.cutoff, gate.min_recall, gate.min_coverage) == (7, 0.3, 0.1)
+    assert configs.load_gate(before, preset="next_item").cutoff == 10
+    path.write_text("gate: 3\n")
+    with pytest.raises(UserError, match="gate is a section of settings"):
+        configs.load_gate(before, file=str(path))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from components.retrieval_evaluator import refusal
-from components.retrieval_evaluator.bootstrap import UserBootstrap
+from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
 from components.retrieval_evaluator.metrics import Bools
 from components.retrieval_evaluator.slice_changes import SliceChange, recall_by_query, slice_changes
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
@@ -203,7 +203,7 @@ def judge(
             f"best baseline: {baseline}",
         ),
     ]
-    notes = _notes(evaluation, config, noise)
+    notes = _of_the_catalog(evaluation, config)
     changes: list[SliceChange] = []
     if eligible:
         assert blessed is not None
@@ -223,6 +223,7 @@ def judge(
     else:
         reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
         notes.append(f"min_change_against_blessed and min_slice_change do not apply: {reason}")
+    notes += _of_the_noise(noise)
     thresholds += _of_slices(known, judged, config, noise)
     thresholds += _of_the_artifact(evaluation, config)
     refused = [threshold.name for threshold in thresholds if not threshold.ok]
@@ -326,19 +327,22 @@ def _parity_note(parity: Mapping[str, Any]) -> str:
     return "; ".join([*wrong, *errors])
 
 
-def _notes(evaluation: Mapping[str, Any], config: GateConfig, noise: _Noise) -> list[str]:
-    notes = []
+def _of_the_catalog(evaluation: Mapping[str, Any], config: GateConfig) -> list[str]:
     items = (evaluation.get("catalog") or {}).get("items", math.inf)
-    if items <= config.cutoff:
-        notes.append(
-            f"The catalog holds {items} items, so that the first {config.cutoff} are all of them: Recall@"
-            f"{config.cutoff} tells no model from another. Judge by a smaller k (gate.cutoff)."
-        )
+    if items > config.cutoff:
+        return []
+    return [
+        f"The catalog holds {items} items, so that the first {config.cutoff} are all of them: Recall@"
+        f"{config.cutoff} tells no model from another. Judge by a smaller k (gate.cutoff)."
+    ]
+
+
+def _of_the_noise(noise: _Noise) -> list[str]:
     if noise.results is None:
-        notes.append("What single queries found is not at hand: values are judged without their noise.")
-    elif len(np.unique(noise.results.user)) < 2:
-        notes.append("The queries are by fewer than two users: nothing is known of the noise.")
-    return notes
+        return ["What single queries found is not at hand: values are judged without their noise."]
+    if len(np.unique(noise.results.user)) < MIN_USERS:
+        return ["The queries are by fewer than two users: nothing is known of the noise."]
+    return []
 
 
 def _explained(
@@ -362,7 +366,7 @@ def _explained(
         return {"slice": None, "examples": []}
     assert other is not None
     if not changes or other != _BLESSED_MODEL:
-        changes = noise.slice_changes(other, min_users=2)
+        changes = noise.slice_changes(other, MIN_USERS)
     worst = refusal.worst(changes)
     part = of_slice or (worst.name if worst and worst.change < 0 else None)
     return {"slice": part, "examples": refusal.examples(results, _MODEL, other, noise.cutoff, part)}
