@@ -128,8 +128,8 @@ def find_evaluation(directory: str) -> str:
     for pattern in _EVALUATIONS:
         if found := _evaluations(directory, pattern):
             return found[-1]
-    if found := _of_model(directory):
-        return found
+    if of_model := _of_model(directory):
+        return of_model
     raise UserError(
         f"{directory} holds no {EVALUATION}, and no evaluation near it is of a model there: pass the output "
         "directory of a run that got as far as its evaluation."

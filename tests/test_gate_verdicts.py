@@ -193,7 +193,7 @@ def test_a_loss_within_the_limit_is_allowed_and_a_gain_may_be_asked_for() -> Non
 def test_bounds_for_all_slices_are_wider_than_for_one() -> None:
     asked = Asked(seed=5, users=300)
     results = asked.results(asked.ranks(), blessed_model=asked.ranks())
-    bootstrap = UserBootstrap(results.user, 500)
+    bootstrap = UserBootstrap(results.user.astype(np.int64), 500)
     together = {
         c.name: c for c in slice_changes(results, "model", "blessed_model", CUTOFF, bootstrap, min_users=50)
     }
