@@ -272,7 +272,7 @@ def draw_training(curves: Mapping[str, Any], names: Sequence[str], title: str) -
 
 
 def draw_deciles(
-    names: Sequence[str], values: Mapping[str, Sequence[float | None]], metric: str
+    names: Sequence[str], values: Mapping[str, Sequence[float | None]], metric: str, axis: str
 ) -> Callable[[float], Markup]:
     """A metric over the popularity of what was asked for: by who a value for each name."""
 

@@ -49,6 +49,7 @@ _FAMILIES = {
     "new_users": "New users",
     "repeat": "Repeat or discovery",
     "event_type": "Event type",
+    "organic": "How the user came upon it",
     "trend": "Trends",
     "play_ratio": "How far it was played",
 }
@@ -283,7 +284,7 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for who in in_order(columns):
         settings = [
-            f"{name.replace('_', ' ')} {_plain(value)}"
+            f"{name.replace('_', ' ')} {_setting(value)}"
             for name, value in columns[who].items()
             if name not in evaluation["metrics"]["test"] and value is not None
         ]
@@ -442,7 +443,7 @@ def _popularity(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
     by_plays = {
         name: one
         for name, one in (evaluation.get("slices") or {}).items()
-        if one.get("family") == "popularity" or name in ("head", "middle", "tail")
+        if str(one.get("family")).startswith("popularity") or name in ("head", "middle", "tail")
     }
     chart = deciles = None
     legend: list[dict[str, str]] = []
@@ -458,8 +459,9 @@ def _popularity(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
             who: [by_plays[name]["metrics"].get(who, {}).get(judged) for name in names] for who in shown
         }
         values = {who: line for who, line in values.items() if any(value is not None for value in line)}
+        axis = "items by their plays in train, " + ("least first" if names is fine else "most first")
         short = [name.replace("popularity_", "").replace("decile_", "").replace("_", " ") for name in names]
-        deciles = charts.both(charts.draw_deciles(short, values, judged), charts.HALF, charts.NARROW)
+        deciles = charts.both(charts.draw_deciles(short, values, judged, axis), charts.HALF, charts.NARROW)
         legend = _legend(values)
     if not chart and not deciles:
         return None
