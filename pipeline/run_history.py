@@ -51,10 +51,14 @@ def _row(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     except UserError as error:
         note = str(error)
     blessing = next(iter(_outputs(nodes, EVALUATOR, "blessing")), None)
-    facts = next(iter(_outputs(nodes, _WINDOWS, "examples")), {"properties": {}})["properties"]
+    facts: Mapping[str, Any] = next(iter(_outputs(nodes, _WINDOWS, "examples")), {"properties": {}})[
+        "properties"
+    ]
     split = evaluation.get("split") or {}
     test = split.get("test") or (facts.get("test_from"), facts.get("test_to"))
-    pushed = next(iter(_outputs(nodes, PUSHER, "pushed_model")), {"properties": {}})["properties"]
+    pushed: Mapping[str, Any] = next(iter(_outputs(nodes, PUSHER, "pushed_model")), {"properties": {}})[
+        "properties"
+    ]
     is_pushed = pushed.get("pushed") == 1
     judged = f"recall@{evaluation.get('cutoff') or DEFAULT_CUTOFF}"
     verdict = evaluation.get("verdict")

@@ -302,7 +302,12 @@ def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_pa
 
 
 def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) -> None:
-    facts = {"dataset": "simulated-7", "train_end": 864_000, "test_from": 950_400, "test_to": 1_036_800}
+    facts: dict[str, Any] = {
+        "dataset": "simulated-7",
+        "train_end": 864_000,
+        "test_from": 950_400,
+        "test_to": 1_036_800,
+    }
     windows = store.artifact("Examples", tmp_path / "windows", **facts)
     gone = store.artifact("ModelEvaluation", tmp_path / "gone")
     blessing = store.artifact("ModelBlessing", tmp_path / "blessing", blessed=0)

@@ -174,7 +174,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
     baselines = evaluation.get("baselines") or {}
     best = max(baselines, key=lambda name: baselines[name].get(judged) or -1.0, default=None)
     named = set().union(*(part["metrics"] for part in slices.values()))
-    who = [one for one in (MODEL, BLESSED_MODEL, best) if one in named]
+    who = [one for one in (MODEL, BLESSED_MODEL, *([best] if best else [])) if one in named]
     rows = [
         [
             name,

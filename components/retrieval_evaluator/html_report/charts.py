@@ -178,8 +178,8 @@ def draw_slices(
                 nudge = -4 if key == "other" else 4
                 colour = recommender(who).colour
                 if row[bounds] and row[bounds][0] is not None:
-                    ends = [(x(bound), middle + nudge) for bound in row[bounds]]
-                    drawing.line(*ends, "whisker", colour)
+                    low, high = ((x(bound), middle + nudge) for bound in row[bounds])
+                    drawing.line(low, high, "whisker", colour)
                 tip = f"{recommender(who).label}: {number(row[key])}"
                 tip += f" ({interval(row[bounds])})" if row[bounds] else ""
                 drawing.dot(
