@@ -18,6 +18,7 @@ from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.queries import Queries, Windows, all_queries, history_batch
 from components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
 from components.scann_indexer.retrieval_model import RetrievalModel
+from pipeline.configs import IndexConfig
 from tests.small_world import CONFIG, HISTORY_LENGTH, NOT_IN_CATALOG, Transformed
 from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
@@ -196,13 +197,13 @@ def test_the_evaluator_asks_the_model_that_is_served(
     windows = measure.read_windows(str(tmp_path))
     every = all_queries(windows)
     rows = np.arange(len(every))[::3]
-    served, exactly, size = measure.answers(
+    answered = measure.answers(
         built.served_path, str(tmp_path), rows, k=K, history_length=HISTORY_LENGTH, exclude=True
     )
     here = exact.recommend(**requests(windows, every.take(rows), exclude=True), k=tf.constant(K))
-    np.testing.assert_array_equal(served, here["item_id"])
-    np.testing.assert_array_equal(exactly, served)  # exact search both
-    assert size == CATALOG_SIZE
+    np.testing.assert_array_equal(answered.served, here["item_id"])
+    np.testing.assert_array_equal(answered.exact, answered.served)  # exact search both
+    assert len(answered.item_id) == CATALOG_SIZE
 
 
 # What a request may leave out or get wrong.
@@ -516,3 +517,37 @@ def test_the_index_says_what_it_holds(exact: Any, sparse: RetrievalModel) -> Non
         assert held["item_id"].numpy().tolist() == [69, 0, 3]
         made = model.candidate_embedding(held["item_id"])["embedding"]
         np.testing.assert_array_equal(held["embedding"], made)
+
+
+def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tmp_path: Path) -> None:
+    from tfx.types import standard_artifacts
+
+    from components.scann_indexer.executor import real_queries
+    from pipeline.errors import UserError
+    from tests.small_world import SPLIT, WindowCutter, events, write_examples
+
+    batches, _ = WindowCutter(
+        SPLIT, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=10
+    ).cut(events())
+    interactions = standard_artifacts.Examples()
+    interactions.uri, interactions.split_names = str(tmp_path), '["train", "eval", "test"]'
+    config = IndexConfig(tuning_queries=40)
+
+    def tuned_on(**written: list[Any]) -> np.ndarray:
+        for split, parts in written.items():
+            write_examples(tmp_path / f"Split-{split}" / "data_tfrecord-0.gz", parts)
+        return real_queries(interactions, built.towers, config, HISTORY_LENGTH, ())
+
+    def asked(split: str) -> np.ndarray:
+        windows = measure.read_windows(str(tmp_path / f"Split-{split}"))
+        return built.towers.query_embedding(**requests(windows, all_queries(windows)))["embedding"].numpy()
+
+    # There is no test split to look at.
+    for split, found in (
+        ("eval", tuned_on(train=[batches["train"]], eval=[batches["eval"]])),
+        ("train", tuned_on(eval=[])),
+    ):
+        distances = np.abs(found[:, np.newaxis] - asked(split)).max(axis=2).min(axis=1)
+        assert len(found) == 40 and distances.max() < 1e-5, split
+    with pytest.raises(UserError, match="Neither eval nor train"):
+        tuned_on(train=[])

@@ -148,7 +148,10 @@ def real_queries(
     import tensorflow as tf
 
     for split in ("eval", "train"):
-        windows = read_windows(artifact_utils.get_split_uri([interactions], split), users)
+        directory = artifact_utils.get_split_uri([interactions], split)
+        if not _has_windows(directory):
+            continue
+        windows = read_windows(directory, users)
         queries = all_queries(windows)
         if len(queries):
             break
@@ -173,3 +176,10 @@ def real_queries(
             "Train again with a lower trainer.learning_rate."
         )
     return embeddings
+
+
+def _has_windows(directory: str) -> bool:
+    import tensorflow as tf
+
+    files = tf.io.gfile.glob(os.path.join(directory, "data_tfrecord-*.gz"))
+    return any(True for _ in tf.data.TFRecordDataset(files, "GZIP").take(1)) if files else False
