@@ -218,7 +218,7 @@ def _print_refusal(
     name, examples = refusal["slice"], refusal["examples"]
     if name:
         meaning = slice_meaning(name, evaluation)
-        console.print(f"Most was lost in {name}" + (f": {meaning}." if meaning != name else "."))
+        console.print(f"Look at {name}" + (f": {meaning}." if meaning != name else "."))
     if examples:
         found_by = examples[0]["found_by"].replace("_", " ")
         console.print(f"What {found_by} has among its first {cutoff} and this model has not:")

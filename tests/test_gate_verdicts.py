@@ -247,7 +247,7 @@ def test_a_stored_evaluation_is_judged_by_other_limits(good: QueryResults, tmp_p
     assert missed(refused.judgement) == ["slices.cold", "max_latency_p95"]
     shown = render(refused)
     assert shown.startswith("REFUSED: judged again") and "nothing is pushed" in shown
-    assert "FAILS" in shown and "Most was lost in cold" in shown and "≤ 1" in shown
+    assert "FAILS" in shown and "Look at cold" in shown and "≤ 1" in shown
     assert json.loads(refused.to_json())["gate"]["min_recall"] == 0.3
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
