@@ -226,7 +226,7 @@ def _print_refusal(
         rank = f"at rank {example['rank']}" if example["rank"] else "nowhere"
         part = f" (in {name})" if example["in_slice"] else ""
         console.print(
-            f"  user {example['user']} turned to item {example['label_item']}: {found_by} had it at rank "
+            f"  user {example['user'] + 1} turned to item {example['label_item']}: {found_by} had it at rank "
             f"{example['found_at']}, this model has it {rank}{part}",
             soft_wrap=True,
         )
