@@ -33,7 +33,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 import numpy as np
 
 from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.baselines import fit_baselines
+from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
@@ -204,7 +204,15 @@ def prepare(
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
     asked = Asked(rows, queries.labels, [everything, *slices])
     asked.save(output / "asked.npz")
-    baselines = fit_baselines(knowledge.events, windows["eval"], cutoff=K, repeats_recommendable=True, seed=1)
+    baselines = fit_baselines(
+        knowledge.events,
+        windows["eval"],
+        cutoff=K,
+        repeats_recommendable=True,
+        seed=1,
+        history_length=config.windows.history_length,
+        catalog=Catalog.read(data, facts.data_digest),
+    )
     references = {
         name.replace("_", " "): asked.recalls(baseline.recommend(windows["test"], available, rows, K, False))
         for name, baseline in baselines.items()

@@ -105,7 +105,7 @@ def catalog_of_texts(texts: dict[int, list[str]]) -> Catalog:
 def test_bm25_is_what_the_formula_says(k1: float, b: float) -> None:
     scorer = TokenMatching(Documents(catalog_of_texts(TEXTS)), 1.0, k1, b)
     scores = dense(scorer.scores(listens([8, 3], [5])))
-    mean_length = np.mean([len(text) for text in TEXTS.values()])
+    mean_length = float(np.mean([len(text) for text in TEXTS.values()]))
     for query, asked in enumerate([{3: 1.0, 8: 0.5}, {5: 1.0}]):
         wanted: Counter[str] = Counter()
         for item, weight in asked.items():
@@ -118,7 +118,7 @@ def test_bm25_is_what_the_formula_says(k1: float, b: float) -> None:
                 idf = math.log(1 + (len(TEXTS) - frequency + 0.5) / (frequency + 0.5))
                 tf = text.count(word)
                 norm = tf + k1 * (1 - b + b * len(text) / mean_length)
-                expected += weight * idf * tf * (k1 + 1) / norm if tf else 0.0
+                expected += float(weight * idf * tf * (k1 + 1) / norm) if tf else 0.0
             assert scores[query, column] == pytest.approx(expected, rel=1e-5)
 
 
@@ -165,7 +165,7 @@ def test_a_catalog_is_read_with_its_words_artists_and_unit_vectors(tmp_path: pat
         [4, 9], [7, 9], [7, 9], [9], [9], [9, 9],
     ]  # fmt: skip
     assert catalog.embeddings is not None
-    np.testing.assert_allclose(catalog.embeddings, [[0, 0], [1, 0], [0.6, 0.8]], atol=1e-6)
+    np.testing.assert_allclose(catalog.embeddings, np.array([[0, 0], [1, 0], [0.6, 0.8]]), atol=1e-6)
     assert Catalog.read(data, digest, embeddings=False).embeddings is None
 
 
@@ -270,7 +270,7 @@ def test_bpr_scores_the_scaled_mean_of_the_users_items_and_the_bias() -> None:
 def test_users_are_scaled_by_least_squares() -> None:
     items = np.array([[1.0, 0.0], [0.0, 2.0]], np.float32)
     counts = csr_matrix(np.array([[1.0, 1.0], [0.0, 3.0]], np.float32))
-    means = np.array([[0.5, 1.0], [0.0, 2.0]])
+    means = np.array([[0.5, 1.0], [0.0, 2.0]], np.float32)
     assert scale_of_users(3 * means, items, counts) == pytest.approx(3)
 
 
@@ -291,7 +291,8 @@ def test_factors_tell_the_squares_of_a_checkerboard_apart(method: str) -> None:
 
 def test_content_neighbours_stand_in_order_of_their_cosine() -> None:
     vectors = np.array([[1, 0], [0.8, 0.6], [0, 0], [-1, 0]], np.float32)
-    scorer = ContentNeighbours(Catalog(np.array([2, 4, 6, 8]), *[np.empty(0, np.int64)] * 2, vectors), 1.0)
+    nothing = np.empty(0, np.int64)
+    scorer = ContentNeighbours(Catalog(np.array([2, 4, 6, 8]), nothing, nothing, vectors), 1.0)
     assert scorer.items.tolist() == [2, 4, 8]
     scores = scorer.scores(listens([2], [8, 4], [6]))
     np.testing.assert_allclose(scores[0], [1, 0.8, -1], rtol=1e-6)

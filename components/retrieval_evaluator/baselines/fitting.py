@@ -68,7 +68,7 @@ def fit_baselines(
     cutoff: int,
     repeats_recommendable: bool,
     seed: int,
-    history_length: int = 100,
+    history_length: int,
     names: Collection[str] = BASELINES,
     catalog: Catalog | str = "No catalog was given.",
     seconds: float = SECONDS,
@@ -179,12 +179,12 @@ class _Fitting:
         return self._search_scorers(
             lambda window, **settings: CoOccurrence(counts(window), **settings),
             # Those that need the same counts come first, so that no counts are made twice.
-            {"half_life_plays": RECENT_HALF_LIVES_PLAYS, "damping": DAMPINGS, "window": (5, 2, 10)},
+            {"half_life_plays": RECENT_HALF_LIVES_PLAYS, "damping": DAMPINGS, "window": (5, 2)},
             len(self._candidates),
         )
 
     def ials(self) -> Found | str:
-        epochs = (4, 8)
+        epochs = (6, 3)
         trainings = AlternatingLeastSquares(self._plays, epochs, self._seed)
         return self._search_scorers(
             trainings.baseline,
@@ -199,12 +199,12 @@ class _Fitting:
         )
 
     def bpr(self) -> Found | str:
-        epochs = (60, 20, 120)
+        epochs = (8, 4)
         trainings = BayesianPersonalisedRanking(self._plays, epochs, self._seed)
         return self._search_scorers(
             trainings.baseline,
             {
-                "half_life_plays": RECENT_HALF_LIVES_PLAYS,
+                "half_life_plays": (1.0, 0.2, 5.0),
                 "epochs": epochs,
                 **self._unless_large({"learning_rate": (0.05, 0.1), "regularisation": (0.01, 0.001)}),
                 "factors": (64,),

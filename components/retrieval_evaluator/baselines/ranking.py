@@ -34,8 +34,6 @@ _BLOCK_CELLS = 4_000_000
 _SPARSE_ROWS = 256
 # A listen that weighs less than this beside the newest says nothing any more.
 _LEAST_WEIGHT = 1e-3
-# Items of a group of which the greatest is looked at first.
-_GROUP = 32
 
 
 class Baseline(Protocol):
@@ -178,15 +176,17 @@ def top_of(scores: Floats, k: int) -> tuple[Ints, Floats]:
     """
     rows, width = scores.shape
     k = min(k, width)
-    groups = -(-width // _GROUP)
+    # Of this size, as much is looked at in maxima as in groups.
+    size = max(int((width / max(k, 1)) ** 0.5), 1)
+    groups = -(-width // size)
     if groups <= k:
         return _sorted_top(scores, np.tile(np.arange(width), [rows, 1]), k)
-    padded = np.full([rows, groups * _GROUP], -np.inf, scores.dtype)
+    padded = np.full([rows, groups * size], -np.inf, scores.dtype)
     padded[:, :width] = scores
     # The group of a column is its number modulo the number of groups: maxima run along whole rows.
-    maxima = padded.reshape(rows, _GROUP, groups).max(axis=1)
+    maxima = padded.reshape(rows, size, groups).max(axis=1)
     chosen = np.argpartition(-maxima, k - 1, axis=1)[:, :k]
-    columns = (chosen[:, :, None] + groups * np.arange(_GROUP)).reshape(rows, -1)
+    columns = (chosen[:, :, None] + groups * np.arange(size)).reshape(rows, -1)
     return _sorted_top(np.take_along_axis(padded, columns, axis=1), columns, k)
 
 
