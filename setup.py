@@ -53,7 +53,6 @@ setup(
         "matplotlib>=3.8",
         # Matrix factorisation, one of the baselines.
         "implicit>=0.7.2,<0.8",
-        "threadpoolctl>=3",
         # Another home for the embeddings, and what ScaNN is measured against.
         "faiss-cpu>=1.8,<1.12",
         # Its t-SNE draws the report's map of the items.

@@ -249,7 +249,7 @@ def scale_of_users(users: Floats, items: Floats, counts: Any) -> float:
 @contextmanager
 def quiet_and_single_threaded_blas() -> Iterator[None]:
     """`implicit` has threads of its own: with those of BLAS beside them it is many times slower."""
-    import threadpoolctl
+    import threadpoolctl  # comes with implicit, which asks for just this
 
     logger = logging.getLogger("implicit")
     level = logger.level
