@@ -37,6 +37,7 @@ from components.curated_schema.component import CuratedSchema
 from components.interaction_example_gen.component import InteractionExampleGen
 from components.pusher.component import Pusher
 from components.retrieval_evaluator.component import RetrievalEvaluator
+from components.retrieval_evaluator.gate import check_slice_names
 from components.scann_indexer.component import ScannIndexer
 from components.trainer.component import Trainer
 from pipeline.configs import PipelineConfig
@@ -315,7 +316,11 @@ def from_towers_on(
       history_length: events that a query sees.
       resolved: the features that the towers know.
       training: the Trainer's run, where the towers were trained in this one.
+
+    Raises:
+      UserError: the gate limits a slice that there cannot be.
     """
+    check_slice_names(config.gate, [spec.name for spec in (*resolved.users, *resolved.items)])
     indexer = ScannIndexer(
         interactions=interactions,
         towers=towers,

@@ -217,6 +217,14 @@ def test_a_limit_of_a_single_slice(good: QueryResults) -> None:
         judged(good, dataclasses.replace(LIMITS, slices=("gold=0.05",)))
 
 
+def test_a_slice_that_there_cannot_be_is_told_before_a_run() -> None:
+    limits = ("cold=0.1", "popularity_3=0.1", "new_users=0", "user_gender=f=0.2", "history_2_5=0.1")
+    gate.check_slice_names(dataclasses.replace(LIMITS, slices=limits), ["user_gender"])
+    for wrong in ("gold=0.1", "user_age=f=0.2"):
+        with pytest.raises(UserError, match=r"slice .* which there is not: take one of head, .*gender"):
+            gate.check_slice_names(dataclasses.replace(LIMITS, slices=(wrong,)), ["user_gender"])
+
+
 def test_a_single_user_tells_nothing() -> None:
     asked = Asked(seed=6, users=1)
     judgement = judged(asked.results(asked.ranks()), dataclasses.replace(LIMITS, min_recall=0))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.retrieval_evaluator import refusal
+from components.retrieval_evaluator import refusal, slices
 from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
 from components.retrieval_evaluator.metrics import Bools
 from components.retrieval_evaluator.slice_changes import SliceChange, recall_by_query, slice_changes
@@ -36,6 +36,8 @@ _MODEL, _EXACT, _BLESSED_MODEL = "model", "model_exact", "blessed_model"
 _RESAMPLES, _SEED = 1_000, 17
 # Values of evaluation.json and of queries.npz differ by rounding at most.
 _ROUNDING = 1e-4
+# Slices that are not told by their form, see `slices.meaning`.
+_SLICES = ("head", "middle", "tail", "cold", "trending", "heard")
 AT_LEAST, AT_MOST = "min", "max"
 # Bounds of a value, NaN where the queries are too few; None where single queries are not known.
 Interval = tuple[float, float] | None
@@ -156,15 +158,35 @@ def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tu
     return name, values[name]
 
 
-def check_slices(config: GateConfig, slices: Iterable[str]) -> None:
-    """Raises UserError if the config limits a slice that is not one of `slices`, naming the nearest."""
-    known = list(slices)
+def check_slices(config: GateConfig, names: Iterable[str]) -> None:
+    """Raises UserError if the config limits a slice that is not one of `names`, naming the nearest."""
+    known = list(names)
     for name in slice_limits(config):
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
             raise UserError(
                 f"gate.slices limits the slice {name!r}, which this evaluation does not have; "
                 + (f"the nearest is {nearest[0]!r} of {', '.join(known)}." if nearest else "it has none.")
+            )
+
+
+def check_slice_names(config: GateConfig, columns: Iterable[str]) -> None:
+    """Raises UserError if the config limits a slice that no evaluation can have: before anything is run.
+
+    Args:
+        config: the limits.
+        columns: names of the configured features, by whose values there are slices: as in user_gender=f.
+    """
+    known = list(columns)
+    for name in slice_limits(config):
+        column, equals, _ = name.partition("=")
+        possible = column in known if equals else name in _SLICES or slices.meaning(name) is not None
+        if not possible:
+            examples = ", ".join([*_SLICES, "new_users", "repeat", "popularity_1", "activity_1"])
+            by_column = f" or of a configured column ({', '.join(known)})" if known else ""
+            raise UserError(
+                f"gate.slices limits the slice {name!r}, which there is not: take one of {examples}, ..."
+                f"{by_column}; report.md lists all that an evaluation has."
             )
 
 
@@ -276,20 +298,20 @@ class _Noise:
         return slice_changes(self.results, _MODEL, other, self.cutoff, self.bootstrap, min_users)
 
 
-def _worst_slice(changes: Sequence[SliceChange], limit: float, slices: int) -> Threshold:
+def _worst_slice(changes: Sequence[SliceChange], limit: float, count: int) -> Threshold:
     """The slice that decides: the greatest loss beyond noise if it exceeds the limit, else the greatest."""
     worst = refusal.worst(changes)
     assert worst is not None
-    small = f", {slices - len(changes)} too small to judge" if slices > len(changes) else ""
+    small = f", {count - len(changes)} too small to judge" if count > len(changes) else ""
     note = f"worst slice: {worst.name}, {worst.users:,} users; bounds for all {len(changes)} slices{small}"
     return Threshold.not_surely_lost("min_slice_change", worst.change, limit, (worst.low, worst.high), note)
 
 
 def _of_slices(
-    slices: Mapping[str, Any], judged: str, config: GateConfig, noise: _Noise
+    known: Mapping[str, Any], judged: str, config: GateConfig, noise: _Noise
 ) -> Iterable[Threshold]:
     for name, limit in slice_limits(config).items():
-        value = _number(slices[name]["metrics"][_MODEL].get(judged))
+        value = _number(known[name]["metrics"][_MODEL].get(judged))
         chosen = None if noise.results is None else noise.results.slices[name]
         yield Threshold.surely_reached(f"slices.{name}", value, limit, noise.interval(chosen=chosen))
 
