@@ -28,18 +28,119 @@ from components.retrieval_evaluator.metrics import Ints
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import (
     NOT_FOR_BASELINES,
+    Queries,
+    Windows,
     all_queries,
     read_windows,
     sample_by_user,
 )
 from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
 from components.retrieval_evaluator.report_files import named, write_reports
-from components.retrieval_evaluator.slices import all_slices, trends_from
+from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer import provenance
 from pipeline.configs import EvaluationConfig, GateConfig, from_plain
 from pipeline.errors import UserError
 from pipeline.feature_specs import ResolvedFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What is to be evaluated, on what, and by which settings."""
+
+    config: EvaluationConfig
+    gate: GateConfig
+    interactions: types.Artifact
+    facts: DataFacts
+    model: types.Artifact
+    history_length: int
+    resolved: ResolvedFeatures
+
+    @classmethod
+    def of(cls, input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]) -> _Task:
+        """From what the component is given."""
+        interactions = artifact_utils.get_single_instance(input_dict["examples"])
+        return cls(
+            from_plain(EvaluationConfig, json.loads(exec_properties["evaluation_config"]), "evaluation"),
+            from_plain(GateConfig, json.loads(exec_properties["gate_config"]), "gate"),
+            interactions,
+            DataFacts.read(interactions),
+            artifact_utils.get_single_instance(input_dict["model"]),
+            exec_properties["history_length"],
+            ResolvedFeatures.from_json(exec_properties["features"]),
+        )
+
+    @property
+    def k(self) -> int:
+        """How many items everyone recommends."""
+        return max(self.config.cutoffs)
+
+    @property
+    def exclude(self) -> bool:
+        """Whether what a user had must not be recommended."""
+        return not self.facts.repeats_recommendable
+
+    def directory(self, split: str) -> str:
+        """Where a split's windows are."""
+        return str(artifact_utils.get_split_uri([self.interactions], split))
+
+    def ask(self, model_uri: str, rows: Ints, served_alone: bool = False) -> measure.Answers:
+        """A model's answers to some of the test split's queries."""
+        return measure.answers(
+            path_utils.serving_model_path(model_uri),
+            self.directory("test"),
+            rows,
+            k=self.k,
+            history_length=self.history_length,
+            exclude=self.exclude,
+            users=self.resolved.users,
+            served_alone=served_alone,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Questions:
+    """The queries of the test split that are asked.
+
+    Attributes:
+        windows: the split's.
+        available: all its queries.
+        sampled: rows of those that are measured.
+        oracle: its answers, where the data is simulated. Its queries are all asked, in the sample or not.
+        rows: of all that are asked, ascending.
+    """
+
+    windows: Windows
+    available: Queries
+    sampled: Ints
+    oracle: OracleAnswers | None
+    rows: Ints
+
+    @classmethod
+    def read(cls, task: _Task) -> _Questions:
+        """Raises UserError where there is nothing to ask."""
+        windows = read_windows(task.directory("test"), task.resolved.users)
+        available = all_queries(windows)
+        if not len(available):
+            raise UserError(
+                "The test split holds no query: there is nothing to evaluate by. Change split.test_seconds "
+                "or split.last_timestamp, or bring more data."
+            )
+        sampled = sample_by_user(available, task.config.max_queries, task.config.seed)
+        oracle = OracleAnswers.read(task.facts.data, available)
+        return cls(
+            windows, available, sampled, oracle, np.union1d(sampled, oracle.rows) if oracle else sampled
+        )
+
+    @property
+    def measured(self) -> Queries:
+        """The queries of the sample."""
+        return self.available.take(self.sampled)
+
+    @property
+    def in_sample(self) -> Ints:
+        """Places in `rows` of those that are measured."""
+        return np.searchsorted(self.rows, self.sampled)
 
 
 # TFX resolves a baseline model on Vertex only for executors that derive from its own evaluator's.
@@ -52,159 +153,93 @@ class Executor(tfx_evaluator.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Refusing a model is a result, not an error: the run goes on, and Pusher pushes nothing."""
-        config = from_plain(EvaluationConfig, json.loads(exec_properties["evaluation_config"]), "evaluation")
-        gate_config = from_plain(GateConfig, json.loads(exec_properties["gate_config"]), "gate")
-        interactions = artifact_utils.get_single_instance(input_dict["examples"])
-        facts = DataFacts.read(interactions)
-        model = artifact_utils.get_single_instance(input_dict["model"])
-        model_path = path_utils.serving_model_path(model.uri)
-        history_length = exec_properties["history_length"]
-        resolved = ResolvedFeatures.from_json(exec_properties["features"])
-        test_dir, eval_dir, train_dir = (
-            artifact_utils.get_split_uri([interactions], split) for split in ("test", "eval", "train")
-        )
-        windows = read_windows(test_dir, resolved.users)
-        available = all_queries(windows)
-        sampled = sample_by_user(available, config.max_queries, config.seed)
-        queries = available.take(sampled)
-        # The oracle's queries are all asked, in the sample or not; the metrics are over the sample alone.
-        oracle = OracleAnswers.read(facts.data, available)
-        rows = np.union1d(sampled, oracle.rows) if oracle else sampled
-        in_sample = np.searchsorted(rows, sampled)
-        k = max(config.cutoffs)
-        exclude = not facts.repeats_recommendable
+        """Refusing a model is a result, not an error: the run goes on, and Pusher pushes nothing.
 
-        def ask(path: str, rows: Ints, served_alone: bool = False) -> measure.Answers:
-            return measure.answers(
-                path,
-                test_dir,
-                rows,
-                k=k,
-                history_length=history_length,
-                exclude=exclude,
-                users=resolved.users,
-                served_alone=served_alone,
-            )
-
-        train = TrainKnowledge.of(read_windows(train_dir, without=NOT_FOR_BASELINES))
-        evaluation_windows = read_windows(eval_dir, without=NOT_FOR_BASELINES)
-        slices = all_slices(
-            queries,
-            windows,
-            train,
-            evaluation_windows,
-            history_length=history_length,
-            recent_from=trends_from(facts.train_end, facts.test_from, facts.test_to),
-            columns=[
-                *feature_values.of_users(windows, queries, resolved.users),
-                *feature_values.of_items(facts.data, queries.label_item_id, resolved.items),
-            ],
-            most_values=config.slice_values,
-        )
-        # Before the models are asked, which may take long.
-        gate.check_slices(gate_config, [part.name for part in slices])
-        answers = ask(model_path, rows)
-        recorded = provenance.read(model_path)
-        assert recorded is not None, model_path
-        digest = digest_of(model_path)
+        Raises UserError where there is no query to evaluate by, the model's files are gone, or the gate names
+        a slice that there is not: all before a model is asked.
+        """
+        task = _Task.of(input_dict, exec_properties)
+        recorded, digest = _identified(task.model)
+        questions = _Questions.read(task)
+        train = TrainKnowledge.of(read_windows(task.directory("train"), without=NOT_FOR_BASELINES))
+        evaluation_windows = read_windows(task.directory("eval"), without=NOT_FOR_BASELINES)
+        slices = _slices(task, questions, train, evaluation_windows)
+        gate.check_slices(task.gate, [part.name for part in slices])
         candidate = provenance.ModelIdentity.from_provenance(recorded, digest)
-        blessed = self._blessed(input_dict, candidate, facts, k)
-        items = {MODEL: answers.served[in_sample], MODEL_EXACT: answers.exact[in_sample]}
-        if blessed and blessed["eligible"]:
-            items[BLESSED_MODEL] = ask(
-                path_utils.serving_model_path(blessed["uri"]), sampled, served_alone=True
-            ).served
+        blessed = self._blessed(input_dict, candidate, task.facts, task.k)
 
+        answers = task.ask(task.model.uri, questions.rows)
+        items = {who: found[questions.in_sample] for who, found in _of_model(answers).items()}
+        if blessed and blessed["eligible"]:
+            items[BLESSED_MODEL] = task.ask(blessed["uri"], questions.sampled, served_alone=True).served
+        catalog = _catalog(task)
         baselines = fit_baselines(
             train.events,
             evaluation_windows,
-            cutoff=gate_config.cutoff,
-            repeats_recommendable=facts.repeats_recommendable,
-            seed=config.seed,
-            history_length=exec_properties["history_length"],
-            names=config.baselines,
-            catalog=_catalog(facts, config),
+            cutoff=task.gate.cutoff,
+            repeats_recommendable=task.facts.repeats_recommendable,
+            seed=task.config.seed,
+            history_length=task.history_length,
+            names=task.config.baselines,
+            catalog=catalog,
         )
         recommended = {
-            name: baseline.recommend(windows, available, rows, k, exclude)
+            name: baseline.recommend(
+                questions.windows, questions.available, questions.rows, task.k, task.exclude
+            )
             for name, baseline in baselines.items()
         }
+        queries = questions.measured
         recommendations = Recommendations(
             queries=queries,
-            items={**items, **{name: found[in_sample] for name, found in recommended.items()}},
+            items={**items, **{name: found[questions.in_sample] for name, found in recommended.items()}},
             slices=slices,
             train=train,
-            history_popularity=train.popularity_of_histories(windows, queries, history_length),
-            vectors=ItemVectors.of_model(answers.item_id, answers.embeddings),
+            history_popularity=train.popularity_of_histories(questions.windows, queries, task.history_length),
+            vectors=_vectors(catalog, answers),
             catalog_size=len(answers.item_id),
-            cutoffs=config.cutoffs,
-            judged_cutoff=gate_config.cutoff,
-            seed=config.seed,
-            resamples=config.resamples,
+            cutoffs=task.config.cutoffs,
+            judged_cutoff=task.gate.cutoff,
+            seed=task.config.seed,
+            resamples=task.config.resamples,
         )
         results = results_of(recommendations)
         figures = evaluate(recommendations, results)
+        for name, baseline in baselines.items():
+            figures["baselines"][name] |= baseline.settings
+        figures["queries"] |= {
+            "available": len(questions.available),
+            "dropped_repeats": task.interactions.get_int_custom_property("repeated_labels") or 0,
+        }
+        figures["ann"] |= {
+            "kind": recorded["index"]["kind"],
+            "parity": _parity(answers.facts["parity"], recorded["index"], task.model),
+        }
         blessed_metrics = figures.pop("blessed_metrics")
         evaluation: dict[str, Any] = {
-            "dataset": facts.dataset,
-            "protocol": facts.protocol,
-            "has_timestamps": facts.has_timestamps,
-            "cutoff": gate_config.cutoff,
-            "gate": dataclasses.asdict(gate_config),
-            "bootstrap": {"resamples": config.resamples, "seed": config.seed},
-            "model": {"uri": model.uri, "digest": digest, "index": recorded["index"]},
-            "split": {
-                "train_end": facts.train_end,
-                "eval": [facts.eval_from, facts.eval_to],
-                "test": [facts.test_from, facts.test_to],
-            },
+            **_facts(task),
+            "model": {"uri": task.model.uri, "digest": digest, "index": recorded["index"]},
             "catalog": {"items": len(answers.item_id)},
             "latency": answers.facts["latency"],
             "size": answers.facts["size"],
             **figures,
             "blessed_model": {**blessed, "metrics": blessed_metrics} if blessed else None,
-            "oracle": oracle.compare(available, rows, answers.served, recommended, config.cutoffs)
-            if oracle
+            "oracle": questions.oracle.compare(
+                questions.available, questions.rows, answers.served, recommended, task.config.cutoffs
+            )
+            if questions.oracle
             else None,
         }
-        evaluation["queries"] |= {
-            "available": len(available),
-            "dropped_repeats": interactions.get_int_custom_property("repeated_labels") or 0,
-        }
-        evaluation["ann"] |= {
-            "kind": recorded["index"]["kind"],
-            "parity": _parity(answers.facts["parity"], recorded["index"], model),
-        }
-        for name, baseline in baselines.items():
-            evaluation["baselines"][name] |= baseline.settings
-        judged = gate.judge(evaluation, gate_config, results).to_dict()
+        judged = gate.judge(evaluation, task.gate, results).to_dict()
         evaluation = {
             **judged,
             "notes": [*judged["notes"], *baselines.notes.values()],
             "unchanged": bool(blessed and blessed["digest"] == digest),
             **evaluation,
         }
-        evaluation["refusal"] = named(evaluation.get("refusal"), facts.data, bool(config.examples))
-        self._write(output_dict, evaluation, results, answers.facts["canary"], model, input_dict)
-        # The candidate tower's, of items for the map: of the most played, and of others.
-        mapped = map_items(answers.item_id, train.events.item_id, config.seed)
-        rows_of_map = np.flatnonzero(np.isin(answers.item_id, mapped))
-        training = input_dict.get("training")
-        write_reports(
-            artifact_utils.get_single_uri(output_dict["evaluation"]),
-            example_users(
-                queries, windows, items[MODEL], facts.data, count=config.examples, seed=config.seed
-            ),
-            item_map(
-                answers.item_id[rows_of_map],
-                answers.embeddings[rows_of_map],
-                train.events.item_id,
-                facts.data,
-                config.seed,
-            ),
-            artifact_utils.get_single_uri(training) if training else None,
-        )
+        evaluation["refusal"] = named(evaluation.get("refusal"), task.facts.data, bool(task.config.examples))
+        self._write(output_dict, evaluation, results, answers.facts["canary"], task.model, input_dict)
+        _write_for_readers(task, recommendations, questions.windows, answers, input_dict, output_dict)
 
     def _blessed(
         self,
@@ -265,10 +300,103 @@ class Executor(tfx_evaluator.Executor):
             file.write("")
 
 
-def _catalog(facts: DataFacts, config: EvaluationConfig) -> Catalog | str:
+def _identified(model: types.Artifact) -> tuple[dict[str, Any], str]:
+    """What a model says of itself, and the digest of its files. Raises UserError where these are gone."""
+    path = path_utils.serving_model_path(model.uri)
+    recorded = provenance.read(path)
+    if recorded is None:
+        raise UserError(
+            f"{path}: the files of the model that is to be evaluated are gone. Bring them back, or run in a "
+            "new output directory."
+        )
+    return recorded, digest_of(path)
+
+
+def _slices(
+    task: _Task, questions: _Questions, train: TrainKnowledge, evaluation_windows: Windows
+) -> list[Slice]:
+    facts, queries, windows = task.facts, questions.measured, questions.windows
+    return all_slices(
+        queries,
+        windows,
+        train,
+        evaluation_windows,
+        history_length=task.history_length,
+        recent_from=trends_from(facts.train_end, facts.test_from, facts.test_to),
+        columns=[
+            *feature_values.of_users(windows, queries, task.resolved.users),
+            *feature_values.of_items(facts.data, queries.label_item_id, task.resolved.items),
+        ],
+        most_values=task.config.slice_values,
+    )
+
+
+def _of_model(answers: measure.Answers) -> dict[str, Ints]:
+    return {MODEL: answers.served, MODEL_EXACT: answers.exact}
+
+
+def _vectors(catalog: Catalog | str, answers: measure.Answers) -> ItemVectors:
+    """What lists are compared with themselves by: content where it was read, else the model's own vectors.
+
+    By its own vectors what a model recommends looks more alike than it is.
+    """
+    if isinstance(catalog, Catalog) and catalog.embeddings is not None:
+        return ItemVectors("content", catalog.items, catalog.embeddings)
+    return ItemVectors.of_model(answers.item_id, answers.embeddings)
+
+
+def _facts(task: _Task) -> dict[str, Any]:
+    """Of the data and the settings, for whoever reads evaluation.json or judges by it again."""
+    facts = task.facts
+    return {
+        "dataset": facts.dataset,
+        "protocol": facts.protocol,
+        "has_timestamps": facts.has_timestamps,
+        "cutoff": task.gate.cutoff,
+        "gate": dataclasses.asdict(task.gate),
+        "bootstrap": {"resamples": task.config.resamples, "seed": task.config.seed},
+        "split": {
+            "train_end": facts.train_end,
+            "eval": [facts.eval_from, facts.eval_to],
+            "test": [facts.test_from, facts.test_to],
+        },
+    }
+
+
+def _write_for_readers(
+    task: _Task,
+    recommendations: Recommendations,
+    windows: Windows,
+    answers: measure.Answers,
+    input_dict: dict[str, list[types.Artifact]],
+    output_dict: dict[str, list[types.Artifact]],
+) -> None:
+    """Example users, the map of items, and the reports over what was written before."""
+    data, seed, played = task.facts.data, task.config.seed, recommendations.train.events.item_id
+    # The candidate tower's, of items for the map: of the most played, and of others.
+    mapped = map_items(answers.item_id, played, seed)
+    rows = np.flatnonzero(np.isin(answers.item_id, mapped))
+    training = input_dict.get("training")
+    write_reports(
+        artifact_utils.get_single_uri(output_dict["evaluation"]),
+        example_users(
+            recommendations.queries,
+            windows,
+            recommendations.items[MODEL],
+            data,
+            count=task.config.examples,
+            seed=seed,
+        ),
+        item_map(answers.item_id[rows], answers.embeddings[rows], played, data, seed),
+        artifact_utils.get_single_uri(training) if training else None,
+    )
+
+
+def _catalog(task: _Task) -> Catalog | str:
     """What the data directory says of its items, or why it cannot be asked."""
+    facts = task.facts
     try:
-        return Catalog.read(facts.data, facts.data_digest, "content_neighbours" in config.baselines)
+        return Catalog.read(facts.data, facts.data_digest, "content_neighbours" in task.config.baselines)
     except UserError as error:
         return str(error)
 
