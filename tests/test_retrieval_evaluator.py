@@ -19,12 +19,16 @@ from tfx.types import artifact_utils, standard_artifacts
 from components.interaction_example_gen.facts import DataFacts
 from components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from components.interaction_example_gen.windows import WindowCutter
+from components.pusher import canary
+from components.pusher.canary import difference
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.executor import Executor
+from components.retrieval_evaluator.query_results import QueryResults
 from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.provenance import PROVENANCE
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
+from pipeline.judged_again import judge_again
 from tests.small_world import (
     ALL_AGGREGATES,
     CONFIG,
@@ -90,7 +94,8 @@ def evaluate(
     )
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())
     verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
-    assert [path.name for path in (out / "blessing").iterdir()] == [verdict]
+    # Beside what Pusher asks of what it is about to push.
+    assert sorted(path.name for path in (out / "blessing").iterdir()) == sorted([verdict, canary.FILE_NAME])
     return found, (out / "evaluation" / "report.md").read_text()
 
 
@@ -191,6 +196,15 @@ def frozen_queries() -> dict[int, tuple[list[int], set[int]]]:
     return found
 
 
+def asked_again(served: Any, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Items and scores of the recorded queries."""
+    recommend = served.signatures["serving_default"]
+    specs = recommend.structured_input_signature[1]
+    inputs = {name: tf.constant(value, specs[name].dtype) for name, value in record["inputs"].items()}
+    answer = recommend(**inputs)
+    return answer["item_id"].numpy(), answer["score"].numpy()
+
+
 def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_model_says(
     windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path
 ) -> None:
@@ -234,6 +248,36 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert queries["labels"]["unknown_to_train"] == sum(
         item >= FIRST_NEW_ITEM for _, labels in asked.values() for item in labels
     )
+    # As it is kept for the gate and for readers.
+    with (tmp_path / "evaluation" / "queries.npz").open("rb") as file:
+        results = QueryResults.read(file)
+    assert sorted(results.user.tolist()) == list(range(len(asked)))
+    assert list(results.ranks) == ["model", "model_exact", *evaluation["baselines"]]
+    for who in results.ranks:
+        found = evaluation["metrics"]["test"] if who.startswith("model") else evaluation["baselines"][who]
+        for name, values in results.values(who, CUTOFFS).items():
+            assert found[name] == pytest.approx(np.mean(values)), (who, name)
+    low, high = evaluation["intervals"]["model"]["recall@10"]
+    assert low < evaluation["metrics"]["test"]["recall@10"] < high
+    change = evaluation["changes"]["most_popular"]["recall@10"]
+    lift = evaluation["metrics"]["test"]["recall@10"] - evaluation["baselines"]["most_popular"]["recall@10"]
+    assert change["change"] == pytest.approx(lift) and change["low"] <= lift <= change["high"]
+    assert set(results.slices) == set(evaluation["slices"])
+
+    # Everybody shows all of a small catalog; what is popular is no surprise, and more popular than histories.
+    popular, model_ = evaluation["baselines"]["most_popular"], evaluation["metrics"]["test"]
+    assert popular["novelty@10"] < model_["novelty@10"]
+    assert popular["popularity_lift@10"] > model_["popularity_lift@10"]
+    assert 0 < model_["intra_list_diversity@10"] < 2 and model_["intra_list_diversity@1"] is None
+    assert evaluation["diversity_of"] == "model"
+
+    # Of the artifact, where it was loaded.
+    parity = evaluation["ann"]["parity"]
+    assert parity["ok"] and parity["ids"] and parity["order"] and parity["max_score_error"] < 1e-5
+    assert evaluation["latency"]["single"]["requests"] > 0 < evaluation["latency"]["batch"]["p99_ms"]
+    files = [path for path in Path(model.uri, "Format-Serving").rglob("*") if path.is_file()]
+    assert evaluation["size"] == {"bytes": sum(f.stat().st_size for f in files), "files": len(files)}
+
     # Of the test labels, each in the slice of its item.
     slices = evaluation["slices"]
     cold = slices["cold"]
@@ -244,8 +288,17 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert cold["metrics"]["most_popular"]["recall@100"] == 0 < cold["metrics"]["model"]["recall@100"]
     assert "heard" not in slices and f"| cold | recall@10 | {cold['labels']} |" in report
     assert evaluation["protocol"] == "frozen" and evaluation["cutoff"] == 10
-    assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind"}
+    assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind", "parity"}
     assert "Recall@10 of the served model" in report and "Protocol `frozen`" in report
+    # Bounds, and what Pusher asks of the copy.
+    (recall,) = (one for one in evaluation["thresholds"] if one["name"] == "min_recall")
+    assert recall["low"] < recall["value"] < recall["high"]
+    recorded = json.loads((tmp_path / "blessing" / canary.FILE_NAME).read_text())
+    assert difference(recorded, *asked_again(served, recorded)) == ""
+    # Towers of random weights: what an untrained model is refused for.
+    again = judge_again(str(tmp_path / "evaluation"), overrides=["gate.min_lift_over_best_baseline=0"])
+    assert again.judgement.verdict == "refused"
+    assert "min_lift_over_best_baseline" in [t.name for t in again.judgement.thresholds if not t.ok]
     # Of 70 items the first 100 are all, whoever ranks them: what is missing is in no catalog.
     assert evaluation["metrics"]["test"]["recall@100"] < 1
     assert evaluation["metrics"]["test"]["coverage@100"] == 1
