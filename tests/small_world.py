@@ -113,6 +113,7 @@ def transform(
     import tensorflow_transform.beam as tft_beam
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
+    from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
     from tfx_bsl.coders import example_coder
     from tfx_bsl.tfxio import tf_example_record
 
@@ -145,6 +146,8 @@ def transform(
                 )
             )
             patterns[split] = str(out / f"{split}-*.gz")
+    # As TFX leaves it with the graph: what came in.
+    metadata_io.write_metadata(dataset_metadata.DatasetMetadata(proto), str(out / "graph" / "metadata"))
     return str(out / "graph"), patterns
 
 

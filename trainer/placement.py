@@ -297,7 +297,9 @@ def _first(ids: tf.RaggedTensor | tf.SparseTensor) -> np.ndarray:
 def _told_apart(artist_id: np.ndarray, graph: tft.TFTransformOutput) -> np.ndarray:
     """Artists' ids as numbers that tell them apart, int32, -1 for -1: those that the table of the trained
     catalog has, and further ones for artists that it has not."""
-    known = np.array([int(one) for one in graph.vocabulary_by_name(features.ARTIST_VOCABULARY)], np.int64)
+    # An empty vocabulary holds one entry, which is no id.
+    entries = graph.vocabulary_by_name(features.ARTIST_VOCABULARY)
+    known = np.array([int(one) for one in entries if one.isdigit()], np.int64)
     unknown = np.setdiff1d(artist_id, np.append(known, -1))
     number = places_in(np.concatenate([[-1], known, unknown]), artist_id) - 1
     return number.astype(np.int32)

@@ -207,7 +207,8 @@ def write_checked(
             else:
                 form = vertex if home == VERTEX else parquet
                 described["format"] = form.write(vectors, directory)
-                check_same(vectors, *form.read(directory), queries.embedding, exact)
+                item_id, embedding = form.read(directory)
+                check_same(vectors, item_id, embedding, queries.embedding, exact)
                 found, target = 1.0, 1.0
         except ValueError as error:
             raise ExportFailed(
