@@ -192,7 +192,7 @@ class _Fitting:
                 "half_life_plays": (1.0, 0.2, 5.0, 1_000_000.0),
                 "epochs": epochs,
                 **self._unless_large(
-                    {"alpha": (40.0, 10.0), "regularisation": (1.0, 10.0), "factors": (64, 32)}
+                    {"alpha": (40.0, 10.0), "regularisation": (1.0, 10.0), "factors": (64, 128)}
                 ),
             },
             len(self._candidates),
