@@ -16,8 +16,8 @@ it. Faiss searches with one thread and builds with all:
 
 - HNSW: M = 16, efConstruction = 80. Of a million vectors it takes a quarter of an hour on two cores, so that
   it is built of --hnsw-items, where ScaNN's own figures are printed again.
-- IVF-PQ: as many lists as ScaNN has leaves, 4 bits for two dimensions with fast scan, 4k candidates reordered
-  exactly: what ScaNN does, but for how its codes are learned.
+- IVF-PQ: as many lists as ScaNN has leaves, 4 bits for two dimensions with fast scan, 4k or 16k candidates
+  reordered exactly: what ScaNN does, but for how its codes are learned.
 """
 
 from __future__ import annotations
@@ -220,13 +220,14 @@ def _ivf_pq(items: Floats, queries: Floats, true: npt.NDArray[Any], num_leaves: 
     index.train(items[sample])
     index.add(items)
     seconds = time.monotonic() - began
-    index.k_factor = 4
     lists = faiss.extract_index_ivf(index.base_index)
 
-    def with_lists(share: float) -> None:
+    def choose(share_and_candidates: tuple[float, int]) -> None:
+        share, index.k_factor = share_and_candidates
         lists.nprobe = max(1, round(share * num_leaves))
 
-    return _faiss_line(f"Faiss {kind}", index, _SHARES_OF_LISTS, with_lists, queries, true, seconds)
+    choices = [(share, candidates) for candidates in (4, 16) for share in _SHARES_OF_LISTS]
+    return _faiss_line(f"Faiss {kind}", index, choices, choose, queries, true, seconds)
 
 
 def _hnsw(items: Floats, queries: Floats, true: npt.NDArray[Any]) -> Line:
@@ -236,8 +237,8 @@ def _hnsw(items: Floats, queries: Floats, true: npt.NDArray[Any]) -> Line:
     index.add(items)
     seconds = time.monotonic() - began
 
-    def with_ef(ef: float) -> None:
-        index.hnsw.efSearch = int(ef)
+    def with_ef(ef: int) -> None:
+        index.hnsw.efSearch = ef
 
     return _faiss_line("Faiss HNSW, M 16", index, _EF_SEARCH, with_ef, queries, true, seconds)
 
@@ -245,8 +246,8 @@ def _hnsw(items: Floats, queries: Floats, true: npt.NDArray[Any]) -> Line:
 def _faiss_line(
     name: str,
     index: Any,
-    choices: Sequence[float],
-    choose: Callable[[float], None],
+    choices: Sequence[Any],
+    choose: Callable[[Any], None],
     queries: Floats,
     true: npt.NDArray[Any],
     seconds: float,
