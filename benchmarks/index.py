@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import resource
 import time
@@ -51,7 +52,7 @@ TARGET = 0.95
 DIMENSIONS, CENTRES, SPREAD = 128, 1_000, 1.0
 _TUNING_QUERIES, _QUERIES = 500, 500
 _EF_SEARCH = (32, 64, 100, 150, 225, 350, 500, 800)
-_SHARES_OF_LISTS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25)
+_SHARES_OF_LISTS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,11 +197,9 @@ def _scann(built: Built, queries: Floats, true: npt.NDArray[Any], seconds: float
     }
     for settings in [chosen, *(points - {chosen})]:
         index.settings = settings
-        search = tf.function(index.search, autograph=False)
-        found, _ = search(tf.constant(queries), tf.constant(K))
-        ms = _milliseconds(
-            lambda query, search=search: search(tf.constant(query), tf.constant(K)), queries, 200
-        )
+        search = functools.partial(tf.function(index.search, autograph=False), k=tf.constant(K))
+        found, _ = search(tf.constant(queries))
+        ms = _milliseconds(search, queries, 200)
         curve.append((_recall(np.asarray(found), true), ms))
     index.settings = chosen
     size = sum(variable.numpy().nbytes for variable in index.variables if variable.dtype != tf.string)

@@ -92,7 +92,8 @@ class RetrievalModel(tf.Module):
         short = tf.where(lacking)[:, 0]
 
         def filled() -> Tensors:
-            exact = self._exactly(*(tf.gather(own, short) for own in (query, exclude, allow)), k)
+            theirs = [tf.gather(own, short) for own in (query, exclude, allow)]
+            exact = self._exactly(theirs[0], theirs[1], theirs[2], k)
             at = short[:, tf.newaxis]
             return {name: tf.tensor_scatter_nd_update(found[name], at, exact[name]) for name in found}
 
