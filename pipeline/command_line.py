@@ -479,7 +479,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _all_settings(section: str = "") -> str:
     lines = []
-    for name, value in configs.settings(configs.PipelineConfig()).items():
+    for name, value in configs.settings(configs.load()).items():
         if not name.startswith(section):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -798,8 +798,15 @@ def _check_range(name: str, value: Any) -> None:
 # Below this many label events a day holds too few of them to evaluate on.
 _SMALL_BELOW = 300_000
 # What each preset is for stands in the command line's help.
+# Chosen on eval of the simulated default run: Recall@100 .507 with a constant rate of .002, three epochs and
+# 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well. Histories of 200,
+# 256 dimensions, a dot product, a learnt temperature and attention gave no more in the same time.
+_LISTENING = TrainerConfig(
+    embedding_dim=128, learning_rate=0.005, learning_rate_schedule="cosine", warmup_steps=100, epochs=4
+)
+
 PRESETS: dict[str, PipelineConfig] = {
-    "default": PipelineConfig(),
+    "default": PipelineConfig(trainer=_LISTENING),
     "small": PipelineConfig(
         # Ratings come by the handful a day: a day's would be too few to tell two models apart.
         split=SplitConfig(eval_seconds=14 * DAY, test_seconds=14 * DAY, gap_seconds=HOUR),
@@ -833,6 +840,7 @@ PRESETS: dict[str, PipelineConfig] = {
             test_seconds=YAMBDA_LAST_TIMESTAMP - YAMBDA_TEST_FROM,
             gap_seconds=YAMBDA_GAP_SECONDS,
         ),
+        trainer=_LISTENING,
     ),
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen on
     # MovieLens-1M by validation alone (`benchmarks/ml1m_next_item.py`); a catalog of more than some 20,000

@@ -67,7 +67,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
 
 def changed_settings(settings: Mapping[str, Any]) -> list[str]:
     """Names of those that are not the defaults of this version."""
-    defaults = configs.settings(configs.PipelineConfig())
+    defaults = configs.settings(configs.load())
     return [
         name
         for name, value in settings.items()

@@ -41,7 +41,7 @@ def test_every_preset_has_a_help_text_and_no_range_names_a_setting_that_is_not_t
 def test_an_override_changes_its_setting_alone(
     override: str, section: str, field: str, value: object
 ) -> None:
-    base = PipelineConfig()
+    base = load()
     changed = dataclasses.replace(getattr(base, section), **{field: value})
     assert load("default", None, [override]) == dataclasses.replace(base, **{section: changed})
     assert type(getattr(getattr(load("default", None, [override]), section), field)) is type(value)
