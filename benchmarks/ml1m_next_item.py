@@ -104,6 +104,7 @@ def run(file: str, data: str, output: str, preset: str, softmax: str, seed: int)
             f"trainer.seed={seed}",
             # No model is blessed, so that none of them is compared with those before it.
             "gate.min_recall=1",
+            "evaluation.baselines=most_popular",
         ],
     )
     from pipeline.local_runner import run_local
