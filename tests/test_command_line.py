@@ -146,7 +146,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
 
 def _report(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
-    monkeypatch.setattr("pipeline.report.collect", lambda output: {"verdict": verdict})
+    report = {"verdict": verdict, "artifacts": {}}
+    monkeypatch.setattr("pipeline.run_page.collect", lambda output: report)
     monkeypatch.setattr("pipeline.report.render", lambda report: f"the model is {report['verdict']}\n")
 
 

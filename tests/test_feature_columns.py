@@ -432,10 +432,10 @@ def test_the_evaluator_asks_models_that_take_other_columns(
     windows_dir = str(Path(world.files["test"][0]).parents[1] / "Split-test")
     rows = np.arange(30)
     ask: dict[str, Any] = {"k": 5, "history_length": HISTORY_LENGTH, "exclude": False}
-    complete, exact, _ = measure.answers(built.path, windows_dir, rows, users=USERS, **ask)
-    np.testing.assert_array_equal(complete, exact)
-    fewer, _, _ = measure.answers(built.path, windows_dir, rows, users=USERS[:2], **ask)
-    assert (complete != fewer).any() and (fewer >= 0).all()
+    answers = measure.answers(built.path, windows_dir, rows, users=USERS, **ask)
+    np.testing.assert_array_equal(answers.served, answers.exact)
+    fewer = measure.answers(built.path, windows_dir, rows, users=USERS[:2], **ask).served
+    assert (answers.served != fewer).any() and (fewer >= 0).all()
 
 
 # Known answers: what only a column can tell is learnt with it, and not without.

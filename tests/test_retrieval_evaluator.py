@@ -345,7 +345,13 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     windows = examples(tmp_path / "windows", facts)
     evaluation, report = evaluate(tmp_path, windows, model, dataclasses.replace(LENIENT, cutoff=100))
     # Without times nothing fades, and this data set has no catalog to read words or vectors from.
-    assert set(evaluation["baselines"]) == {"most_popular", "personal_history", "co_occurrence", "ials", "bpr"}
+    assert set(evaluation["baselines"]) == {
+        "most_popular",
+        "personal_history",
+        "co_occurrence",
+        "ials",
+        "bpr",
+    }
     assert evaluation["queries"]["test"] == evaluation["queries"]["users"] > 20
     test = evaluation["metrics"]["test"]
     assert test["recall@10"] == test["clipped_recall@10"] == test["hit_rate@10"] == test["user_recall@10"]

@@ -252,17 +252,19 @@ class _Served:
         return parity(
             item_id,
             _attempted(lambda: self._model.towers.catalog()["item_id"].numpy()),
-            _attempted(lambda: self._stored(sample, embeddings.shape[1])),
+            _attempted(lambda: self._stored(sample)),
             embeddings[sample],
             scores[query, place],
             np.einsum("nd,nd->n", embedded_queries[query], embeddings[row]),
         )
 
-    def _stored(self, rows: Ints, width: int) -> npt.NDArray[np.float32]:
-        """What the index itself holds in some rows: exact search in a variable, ScaNN in its data set."""
-        index = self._model.index
-        stored = index._embeddings if hasattr(index, "_embeddings") else index._state.dataset
-        return np.asarray(stored.numpy().reshape(-1, width)[rows])
+    def _stored(self, rows: Ints) -> npt.NDArray[np.float32]:
+        """[rows, D] what the index itself holds in some rows."""
+        import tensorflow as tf
+
+        return np.asarray(
+            self._model.indexed_embedding(row=tf.constant(rows, tf.int32))["embedding"].numpy(), np.float32
+        )
 
     def _batches(self) -> Any:
         size = len(self._queries)

@@ -88,8 +88,7 @@ def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.Temp
     place = tmp_path_factory.mktemp("home")
     config = place / "run.yaml"
     config.write_text(
-        f"data: {world.data}\noutput: {world.output}\npreset: smoke\n"
-        "index: {exact_below: 1000}\n"
+        f"data: {world.data}\noutput: {world.output}\npreset: smoke\nindex: {{exact_below: 1000}}\n"
     )
     shown = ""
     for command in (
