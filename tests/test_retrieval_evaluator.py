@@ -255,8 +255,8 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert list(results.ranks) == ["model", "model_exact", *evaluation["baselines"]]
     for who in results.ranks:
         found = evaluation["metrics"]["test"] if who.startswith("model") else evaluation["baselines"][who]
-        for name, values in results.values(who, CUTOFFS).items():
-            assert found[name] == pytest.approx(np.mean(values)), (who, name)
+        for name, per_query in results.values(who, CUTOFFS).items():
+            assert found[name] == pytest.approx(np.mean(per_query)), (who, name)
     low, high = evaluation["intervals"]["model"]["recall@10"]
     assert low < evaluation["metrics"]["test"]["recall@10"] < high
     change = evaluation["changes"]["most_popular"]["recall@10"]
