@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from components.pusher.versions import publish, recorded_queries, version_before, versions
 from pipeline.errors import UserError
 
 
@@ -32,8 +33,6 @@ def roll_back(push_directory: str) -> Rollback:
         UserError: there is no such directory, or no such model.
         CanaryFailed: it no longer loads, or answers otherwise than it did; nothing has changed.
     """
-    from components.pusher.versions import publish, recorded_queries, version_before, versions
-
     if not os.path.isdir(push_directory) and "://" not in push_directory:
         raise UserError(
             f"{push_directory} is no directory of published models: pass the --output of a run whose model "
