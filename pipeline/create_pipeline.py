@@ -68,15 +68,18 @@ DESCRIPTIONS = {
     "Transform": "computes vocabularies, history aggregates and example age",
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
+    "ScannIndexer": "embeds the catalog and builds the index",
+    "LatestBlessedModel": "looks for the model to compare with, and to begin from",
+    "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
+    "Pusher": "pushes the model if it was blessed",
+}
+# Of those that stand in Trainer's place when a model is re-indexed.
+REINDEXING = {
     "TrainedWindows": "takes the windows of the training's run",
     "TrainedTowers": "takes the towers that were trained",
     "TrainedTransform": "takes the graph that the windows were transformed by",
     "TrainedCatalogTransform": "takes the graph that the catalog was transformed by",
     "CatalogPlacer": "places today's items by artist, album and content",
-    "ScannIndexer": "embeds the catalog and builds the index",
-    "LatestBlessedModel": "looks for the model to compare with, and to begin from",
-    "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
-    "Pusher": "pushes the model if it was blessed",
 }
 
 
@@ -330,7 +333,6 @@ def from_towers_on(
         source_digest=source_digest(
             "trainer",
             "components/scann_indexer",
-            "components/pusher/versions.py",
             "components/retrieval_evaluator/queries.py",
             _SPECS,
         ),
@@ -347,7 +349,6 @@ def from_towers_on(
         source_digest=source_digest(
             "components/retrieval_evaluator",
             "components/pusher/canary.py",
-            "components/pusher/versions.py",
             "components/scann_indexer/provenance.py",
             "pipeline/datasets/data_directory.py",
             "pipeline/datasets/ingest_report.py",
@@ -359,7 +360,7 @@ def from_towers_on(
         model=indexer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         push_directory=push_directory,
-        source_digest=source_digest("components/pusher"),
+        source_digest=source_digest("components/pusher", "components/scann_indexer/provenance.py"),
     )
     return [indexer, evaluator, pusher]
 

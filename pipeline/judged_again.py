@@ -145,7 +145,7 @@ def _evaluations(directory: str, pattern: str) -> list[str]:
 
 def _of_model(directory: str) -> str | None:
     """The newest evaluation of the very files of a model, in the run that it lies in."""
-    from components.pusher.versions import digest_of
+    from components.scann_indexer.provenance import digest_of
 
     serving = os.path.join(directory, "Format-Serving")
     model = serving if os.path.isdir(serving) else directory

@@ -24,7 +24,7 @@ from tfx.proto.orchestration import pipeline_pb2
 
 from pipeline import beam_options, console, storage
 from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
-from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, create_pipeline
+from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
 from pipeline.datasets.data_directory import Manifest
 from pipeline.datasets.verification import verify
 from pipeline.errors import UserError
@@ -66,7 +66,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
         store = metadata.Metadata(getattr(connection, connection.WhichOneof("connection_config")))
         for node in _needed_for(pipeline, self._until):
             name = node.pipeline_node.node_info.id
-            self._progress.start(name, DESCRIPTIONS[name])
+            self._progress.start(name, {**DESCRIPTIONS, **REINDEXING}[name])
             began = time.monotonic()
             try:
                 with PeakMemory() as memory:

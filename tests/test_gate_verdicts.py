@@ -261,7 +261,7 @@ def test_a_stored_evaluation_is_judged_by_other_limits(good: QueryResults, tmp_p
 
 
 def test_an_evaluation_is_found_from_its_run_and_from_its_model(good: QueryResults, tmp_path: Path) -> None:
-    from components.pusher.versions import digest_of
+    from components.scann_indexer.provenance import digest_of
 
     model = tmp_path / "run" / "artifacts" / "ScannIndexer" / "model" / "7" / "Format-Serving"
     model.mkdir(parents=True)

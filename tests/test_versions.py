@@ -12,7 +12,8 @@ import pytest
 from components.pusher import canary
 from components.pusher import versions as versions_module
 from components.pusher.canary import CanaryFailed
-from components.pusher.versions import digest_of, recorded_queries, versions
+from components.pusher.versions import recorded_queries, versions
+from components.scann_indexer.provenance import digest_of
 from pipeline.errors import UserError
 from pipeline.rollback import roll_back
 

@@ -16,7 +16,8 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
 from components.pusher import canary
-from components.pusher.versions import digest_of, publish, versions
+from components.pusher.versions import publish, versions
+from components.scann_indexer.provenance import digest_of
 
 
 class Executor(tfx_pusher.Executor):

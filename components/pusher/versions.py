@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,23 +12,11 @@ from typing import Any
 from tfx.dsl.io import fileio
 
 from components.pusher import canary
+from components.scann_indexer.provenance import digest_of
 from pipeline.errors import UserError
 
 # Servers look at no name but numbers.
 _INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
-
-
-def digest_of(model_path: str) -> str:
-    """sha256 over the names and bytes of a model's files: equal digests mean the same model."""
-    digest = hashlib.sha256()
-    for directory, _, names in sorted(fileio.walk(model_path)):
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            digest.update(os.path.relpath(path, model_path).encode() + b"\0")
-            with fileio.open(path, "rb") as file:
-                content = file.read()
-            digest.update(len(content).to_bytes(8, "big") + content)
-    return "sha256:" + digest.hexdigest()
 
 
 def versions(push_directory: str) -> list[int]:

@@ -17,7 +17,6 @@ from tfx.utils import path_utils
 
 from components.interaction_example_gen.facts import DataFacts
 from components.pusher import canary
-from components.pusher.versions import digest_of
 from components.retrieval_evaluator import feature_values, gate, measure, query_results
 from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.beyond_accuracy import ItemVectors
@@ -257,7 +256,7 @@ class Executor(tfx_evaluator.Executor):
         if recorded is None:
             reason = f"The files of the latest blessed model are gone: {model.uri}."
             return {"eligible": False, "reason": reason, "uri": model.uri, "digest": None}
-        identity = provenance.ModelIdentity.from_provenance(recorded, digest_of(path))
+        identity = provenance.ModelIdentity.from_provenance(recorded, provenance.digest_of(path))
         eligible, reason = provenance.eligibility(candidate, identity, facts.test_from)
         if eligible and recorded["max_k"] < k:
             eligible = False
@@ -309,7 +308,7 @@ def _identified(model: types.Artifact) -> tuple[dict[str, Any], str]:
             f"{path}: the files of the model that is to be evaluated are gone. Bring them back, or run in a "
             "new output directory."
         )
-    return recorded, digest_of(path)
+    return recorded, provenance.digest_of(path)
 
 
 def _slices(

@@ -6,6 +6,7 @@ It is asked twice: before the latest blessed model is compared with, and before 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -84,6 +85,21 @@ def read(model_path: str) -> dict[str, Any] | None:
         return dict(json.loads(file.read()))
 
 
+def digest_of(model_path: str) -> str:
+    """sha256 over the names and bytes of a model's files: equal digests mean the same model."""
+    from tfx.dsl.io import fileio
+
+    digest = hashlib.sha256()
+    for directory, _, names in sorted(fileio.walk(model_path)):
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            digest.update(os.path.relpath(path, model_path).encode() + b"\0")
+            with fileio.open(path, "rb") as file:
+                content = file.read()
+            digest.update(len(content).to_bytes(8, "big") + content)
+    return "sha256:" + digest.hexdigest()
+
+
 def towers_digest(trained_uri: str) -> str | None:
     """Digest of the towers in a Trainer's model, which an index records as those that it was built from.
 
@@ -95,8 +111,6 @@ def towers_digest(trained_uri: str) -> str | None:
     """
     from tfx.dsl.io import fileio
     from tfx.utils import path_utils
-
-    from components.pusher.versions import digest_of
 
     path = path_utils.serving_model_path(trained_uri)
     return digest_of(path) if fileio.exists(path) else None

@@ -108,7 +108,7 @@ def read_model(path: str) -> tuple[Vectors, Queries]:
     import scann  # noqa: F401  (registers the operations that the model is made of)
     import tensorflow as tf
 
-    from components.pusher.versions import digest_of
+    from components.scann_indexer.provenance import digest_of
 
     with open(os.path.join(path, "assets.extra", "provenance.json"), encoding="utf-8") as file:
         provenance = json.load(file)

@@ -43,7 +43,8 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left behind; `pushed` are the versions in service, `shown` what it printed."""
+    """What a run left behind; `pushed` are the published versions and what a push left half done, `shown` what
+    it printed."""
 
     status: int
     report: dict[str, Any]
@@ -92,10 +93,9 @@ def left_by(world: World, status: int, shown: str) -> Run:
     """Reads what the latest run left."""
     from pipeline.report import collect
 
-    pushed = world.output / "pushed"
-    return Run(
-        status, collect(str(world.output)), sorted(os.listdir(pushed)) if pushed.exists() else [], shown
-    )
+    names = sorted(os.listdir(world.output / "pushed")) if (world.output / "pushed").exists() else []
+    pushed = [name for name in names if name.isdigit() or name.startswith(".incoming")]
+    return Run(status, collect(str(world.output)), pushed, shown)
 
 
 def run_here(world: World, *flags: str, **changes: str) -> Run:

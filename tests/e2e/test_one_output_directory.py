@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from components.pusher.versions import digest_of
 from components.retrieval_evaluator.gate import BLESSED, REFUSED
+from components.scann_indexer.provenance import digest_of
 from pipeline import command_line
 from pipeline.configs import DAY, GateConfig
 from pipeline.judged_again import judge_again
