@@ -43,8 +43,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left behind; `pushed` are the published versions and what a push left half done, `shown` what
-    it printed."""
+    """What a run left behind: `pushed` are versions and what a push left half done, `shown` was printed."""
 
     status: int
     report: dict[str, Any]
