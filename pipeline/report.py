@@ -326,8 +326,10 @@ def render(report: Mapping[str, Any]) -> str:
             console.print(f"  {note}\n")
         console.print(_metric_table(report))
         console.print(question(report))
+        shown = {metric.partition("@")[0] for metric in _few_metrics(report)}
         for name, meaning in definitions(report).items():
-            console.print(f"  {name}: {meaning}")
+            if name in shown:
+                console.print(f"  {name}: {meaning}")
         console.print()
         if slices := _slice_table(report):
             console.print(slices)
@@ -439,11 +441,11 @@ def _metric_table(report: Mapping[str, Any]) -> Table:
     judged = f"recall@{report.get('cutoff') or DEFAULT_CUTOFF}"
     intervals = report.get("intervals") or {}
     shown = _few_metrics(report)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for metric in shown:
-        table.add_column(metric, justify="right")
+        table.add_column(metric, justify="right", no_wrap=True)
         if metric == judged and intervals:
-            table.add_column("95% interval", justify="right")
+            table.add_column("95% interval", justify="right", no_wrap=True)
     for who in in_order(rows):
         cells = []
         for metric in shown:
@@ -455,15 +457,14 @@ def _metric_table(report: Mapping[str, Any]) -> Table:
 
 
 def _few_metrics(report: Mapping[str, Any]) -> list[str]:
-    """What fits a terminal: recall, which is judged, and one of each other kind."""
+    """What fits a terminal: the recall that is judged, two others, and NDCG; the pages hold the rest."""
     judged = report.get("cutoff") or DEFAULT_CUTOFF
     recalls = [name for name in shown_metrics(report) if name.startswith("recall@")]
     recalls = [name for name in recalls if name == f"recall@{judged}"] + [
         name for name in recalls if name != f"recall@{judged}"
-    ][-3:]
+    ][-2:]
     recalls.sort(key=lambda name: int(name.partition("@")[2]))
-    others = (f"ndcg@{judged}", "mrr", f"coverage@{judged}")
-    return recalls + [name for name in others if name in report["metrics"]["test"]]
+    return recalls + [name for name in (f"ndcg@{judged}",) if name in report["metrics"]["test"]]
 
 
 def _slice_table(report: Mapping[str, Any]) -> Table | None:

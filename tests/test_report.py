@@ -229,7 +229,7 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
         next(line.split() for line in lines if line.strip().startswith(f"{name} ") and "0." in line)
         for name in ("two-tower", "two-tower, exact search", "most popular", "personal history")
     )
-    assert (model[-2], exact[-2], popular[-2], history[-2]) == ("0.4000", "0.4000", "0.1000", "0.3500")
+    assert (model[-1], exact[-1], popular[-1], history[-1]) == ("0.4000", "0.4000", "0.1000", "0.3500")
     assert (model[-1], popular[-1]) == ("0.0900", "–")
     assert any("ScaNN returns 0.9870 (recall@100)" in line for line in lines)
     assert "hit_rate@10" not in shown  # with one label a query, recall is
@@ -265,16 +265,16 @@ def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
 def test_a_report_draws_the_page_with_times_and_settings(store: Store, tmp_path: Path) -> None:
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     store.begin("2026-01-03T03:04:05.000001")
-    store.execution("Trainer", "COMPLETE", parameters={"trainer": '{"embedding_dim": 7, "epochs": 3}'})
+    store.execution("Trainer", "COMPLETE", parameters={"trainer": '{"embedding_dim": 7, "epochs": 4}'})
     judged = store.artifact("ModelEvaluation", tmp_path / "artifacts/RetrievalEvaluator/evaluation/7")
     store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": judged})
     report = collect_with_page(str(tmp_path))
     page = Path(report["page"])
     assert page == tmp_path / "artifacts/RetrievalEvaluator/evaluation/7/report.html"
-    assert report["settings"] == {"trainer.embedding_dim": 7, "trainer.epochs": 3}
+    assert report["settings"] == {"trainer.embedding_dim": 7, "trainer.epochs": 4}
     text = page.read_text()
     assert '<div class="changed"><dt>embedding_dim</dt><dd>7</dd></div>' in text
-    assert "<div><dt>epochs</dt><dd>3</dd></div>" in text and "RetrievalEvaluator" in text
+    assert "<div><dt>epochs</dt><dd>4</dd></div>" in text and "RetrievalEvaluator" in text
     assert any(line.startswith("Report ") and str(page) in line for line in render(report).splitlines())
     elsewhere = tmp_path / "mine.html"
     assert collect_with_page(str(tmp_path), path=str(elsewhere))["page"] == str(elsewhere)
