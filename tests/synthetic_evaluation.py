@@ -67,7 +67,7 @@ def evaluation_and_results(
     for place, who in enumerate(metrics):
         metrics[who] |= {f"coverage@{k}": 0.1 * k / (place + 10) for k in CUTOFFS}
         metrics[who] |= {f"novelty@{k}": 9.0 - 0.4 * place for k in CUTOFFS}
-        metrics[who] |= {f"popularity_lift@{k}": 0.8 + 0.09 * place**2 for k in CUTOFFS}
+        metrics[who] |= {f"popularity_lift@{k}": -0.4 + 0.09 * place**2 for k in CUTOFFS}
         metrics[who] |= {f"intra_list_diversity@{k}": 0.6 for k in CUTOFFS}
     baselines = {
         who: metrics[who] for who in TYPICAL_RANK if who not in ("model", "model_exact", "blessed_model")

@@ -170,6 +170,17 @@ def test_without_examples_no_user_appears(full: Materials) -> None:
     assert "User 1" not in parsed.text and "Song 26 — Someone" not in parsed.text
 
 
+def test_a_popularity_lift_of_zero_is_drawn_as_once_as_popular(full: Materials) -> None:
+    evaluation = json.loads(json.dumps(full.evaluation))
+    name = f"popularity_lift@{evaluation['cutoff']}"
+    evaluation["metrics"]["test"][name] = -0.25
+    evaluation["baselines"]["most_popular"][name] = 2.4
+    evaluation["baselines"]["personal_history"][name] = 0.0
+    page = render(dataclasses.replace(full, evaluation=evaluation))
+    for who, times in (("two-tower", "0.75"), ("most popular", "3.4"), ("personal history", "1")):
+        assert f"{who}: {times} times" in page
+
+
 def test_the_story_goes_from_words_over_factors_to_the_towers(full: Materials, page: str) -> None:
     families = re.findall(r'<p class="family">([\w -]+)', page)
     assert [family.strip() for family in families] == ["token matching", "factorisation", "two-tower"]

@@ -439,7 +439,8 @@ def _popularity(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
     if blessed and blessed["eligible"]:
         everyone[BLESSED_MODEL] = blessed["metrics"]
     lifts = {who: everyone[who].get(lift) for who in in_order(everyone)}
-    positive = {who: float(value) for who, value in lifts.items() if value is not None and value > 0}
+    # Drawn as times: a lift of zero is once as popular.
+    times = {who: 1.0 + float(value) for who, value in lifts.items() if value is not None and value > -1}
     by_plays = {
         name: one
         for name, one in (evaluation.get("slices") or {}).items()
@@ -447,8 +448,8 @@ def _popularity(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
     }
     chart = deciles = None
     legend: list[dict[str, str]] = []
-    if positive:
-        chart = charts.both(charts.draw_lifts(positive), charts.HALF, charts.NARROW)
+    if times:
+        chart = charts.both(charts.draw_lifts(times), charts.HALF, charts.NARROW)
     coarse = [name for name in ("head", "middle", "tail") if name in by_plays]
     fine = [name for name in by_plays if name not in coarse]
     names = fine if len(fine) >= _FEWEST_FOR_A_LINE else coarse
