@@ -34,7 +34,12 @@ PRESETS, SOFTMAX = ("mean", "attention"), ("sampled", "full")
 # What they lay over the preset next_item.
 _ENCODER_SETTINGS = {
     "attention": (),
-    "mean": ("trainer.encoder=mean", "trainer.query_hidden_units=256"),
+    "mean": (
+        "trainer.encoder=mean",
+        "trainer.query_hidden_units=256",
+        "trainer.dropout=0.2",
+        "trainer.epochs=8",
+    ),
 }
 _SOFTMAX_SETTINGS = {
     "full": (),
