@@ -26,7 +26,9 @@ COLUMNS = {
     "evaluation__cutoffs": "5,20",
     "gate__cutoff": "20",
     "gate__min_lift_over_best_baseline": "-1",
+    "evaluation__baselines": "most_popular,personal_history,token_matching",
     # A few steps an epoch; new users, who have a gender and no history, are what is asked about.
+    "trainer__embedding_dim": "32",
     "trainer__epochs": "20",
     "trainer__patience": "20",
     "trainer__windows_per_step": "16",
