@@ -798,9 +798,10 @@ def _check_range(name: str, value: Any) -> None:
 # Below this many label events a day holds too few of them to evaluate on.
 _SMALL_BELOW = 300_000
 # What each preset is for stands in the command line's help.
-# Chosen on eval of the simulated default run: Recall@100 .507 with a constant rate of .002, three epochs and
-# 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well. Histories of 200,
-# 256 dimensions, a dot product, a learnt temperature and attention gave no more in the same time.
+# Chosen on eval of the simulated default run, one seed each: Recall@100 .507 with a constant rate of .002,
+# three epochs and 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well.
+# Histories of 200, 256 dimensions, a dot product, a learnt temperature and attention gave no more in the two
+# to six epochs that they were tried for.
 _LISTENING = TrainerConfig(
     embedding_dim=128, learning_rate=0.005, learning_rate_schedule="cosine", warmup_steps=100, epochs=4
 )

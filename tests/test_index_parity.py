@@ -41,9 +41,11 @@ def test_what_is_wrong_with_an_index_is_told(changes: dict[str, np.ndarray], wro
     json.dumps(found, allow_nan=False)
 
 
-def test_what_cannot_be_read_is_not_judged() -> None:
-    nothing = np.empty(0)
-    assert parity(IDS, None, None, VECTORS, nothing, nothing)["ok"]
+@pytest.mark.parametrize(("unread", "wrong"), [("known_item_id", "ids"), ("stored", "order")])
+def test_what_cannot_be_read_is_not_taken_on_trust(unread: str, wrong: str) -> None:
+    given = {"item_id": IDS, "known_item_id": IDS, "stored": VECTORS, "embedded": VECTORS, "scores": SCORES}
+    found = parity(**{**given, "products": SCORES, unread: None})
+    assert not found["ok"] and found[wrong] is False
 
 
 def test_sampled_rows_reach_from_the_first_to_the_last() -> None:

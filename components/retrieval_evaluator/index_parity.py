@@ -38,8 +38,9 @@ def parity(
     Args:
         item_id: [N] ids of the index's rows.
         known_item_id: ids that the towers can embed, which they say can be recommended; None if they do not
-            tell.
-        stored: [S, D] what the index holds in some of its rows; None if it cannot be read.
+            tell, which counts as other ids.
+        stored: [S, D] what the index holds in some of its rows; None if it cannot be read, which counts as
+            another order.
         embedded: [S, D] what the towers embed the same rows' ids to.
         scores: [n] what was served.
         products: [n] inner products of the same queries and items, by the towers.
@@ -50,9 +51,9 @@ def parity(
         that is above 1; 0 where there is nothing to compare. `ok`: all of it is within TOLERANCE.
     """
     ids = len(np.unique(item_id)) == len(item_id)
-    if known_item_id is not None:
-        ids = ids and np.array_equal(np.sort(item_id), np.sort(known_item_id))
-    order, norm_error = True, 0.0
+    ids = ids and known_item_id is not None and np.array_equal(np.sort(item_id), np.sort(known_item_id))
+    # What cannot be read is not taken on trust.
+    order, norm_error = False, 0.0
     if stored is not None:
         norms = np.linalg.norm(embedded, axis=1)
         norm_error = _error(np.linalg.norm(stored, axis=1), norms)
