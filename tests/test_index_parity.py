@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def test_what_is_wrong_with_an_index_is_told(changes: dict[str, np.ndarray], wro
 
 @pytest.mark.parametrize(("unread", "wrong"), [("known_item_id", "ids"), ("stored", "order")])
 def test_what_cannot_be_read_is_not_taken_on_trust(unread: str, wrong: str) -> None:
-    given = {"item_id": IDS, "known_item_id": IDS, "stored": VECTORS, "embedded": VECTORS, "scores": SCORES}
-    found = parity(**{**given, "products": SCORES, unread: None})
+    given: dict[str, Any] = {"item_id": IDS, "known_item_id": IDS, "stored": VECTORS, "embedded": VECTORS}
+    found = parity(**{**given, "scores": SCORES, "products": SCORES, unread: None})
     assert not found["ok"] and found[wrong] is False
 
 
