@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, shown_metrics
+from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, moment, shown_metrics
 from pipeline import storage
 from pipeline.errors import UserError
 from pipeline.report import EVALUATOR, collect, evaluation_at
@@ -30,7 +30,7 @@ _RESAMPLES = 1_000
 _MODEL = "model"
 _SHOWN_SLICES = 10
 # What metrics are of must agree, or the numbers stand beside each other and mean different things.
-_SAME = {"dataset": "data set", "protocol": "protocol", "split": "test period"}
+_SAME = {"dataset": "data set", "protocol": "protocol", "split": "split"}
 
 
 def compare(a: str, b: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def compare(a: str, b: str) -> dict[str, Any]:
     """
     first, second = _Side.at(a), _Side.at(b)
     notes = [
-        f"They are of different {what}s: {_short(of_a)} and {_short(of_b)}. The metrics do not compare."
+        f"They are of different {what}s: {_told(of_a)} and {_told(of_b)}. The metrics do not compare."
         for key, what in _SAME.items()
         if (of_a := first.evaluation.get(key)) != (of_b := second.evaluation.get(key))
     ]
@@ -142,7 +142,7 @@ def _results(directory: str) -> QueryResults | None:
     try:
         with storage.open_file(storage.join(directory, FILE_NAME), "rb") as file:
             return QueryResults.read(file)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
 
 
@@ -150,11 +150,17 @@ def _how(a: QueryResults | None, b: QueryResults | None) -> str:
     if a is None or b is None or _MODEL not in a.ranks or _MODEL not in b.ranks:
         return "values"
     same = (
-        np.array_equal(a.user, b.user)
+        np.array_equal(_by_appearance(a.user), _by_appearance(b.user))
         and np.array_equal(a.labels.offsets, b.labels.offsets)
         and np.array_equal(a.labels.item_id, b.labels.item_id)
     )
     return "paired" if same else "unpaired"
+
+
+def _by_appearance(user: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Users [Q] as the row in which each first asks: who has which number depends on the run's seed."""
+    _, first, number = np.unique(user, return_index=True, return_inverse=True)
+    return np.asarray(first[number])
 
 
 def _metrics(a: _Side, b: _Side, how: str) -> dict[str, Any]:
@@ -207,19 +213,23 @@ def _changes(
     a: QueryResults, of_a: Mapping[str, Any], b: QueryResults, of_b: Mapping[str, Any], how: str
 ) -> dict[str, dict[str, float | None]]:
     """By metric `change`, `low` and `high`, of b's values minus a's."""
-    from components.retrieval_evaluator.bootstrap import UserBootstrap
+    from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
 
     if how == "paired":
         return UserBootstrap(a.user.astype(np.int64), _RESAMPLES).changes(of_b, of_a)
     names = list(of_a)
+    sides = [
+        (side, np.stack([values[name] for name in names], axis=1)) for side, values in ((a, of_a), (b, of_b))
+    ]
     # Different seeds, so that the runs' users are drawn apart.
     drawn = [
-        UserBootstrap(side.user.astype(np.int64), _RESAMPLES, seed).means(
-            np.stack([values[name] for name in names], axis=1)
-        )
-        for seed, (side, values) in enumerate(((a, of_a), (b, of_b)))
+        UserBootstrap(side.user.astype(np.int64), _RESAMPLES, seed) for seed, (side, _) in enumerate(sides)
     ]
-    bounds = UserBootstrap(a.user.astype(np.int64), _RESAMPLES).bounds(drawn[1] - drawn[0])
+    means = [bootstrap.means(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
+    users = [bootstrap.users_with_values(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
+    # Of a single user there is no telling how users differ.
+    known = np.minimum(*users) >= MIN_USERS
+    bounds = np.where(known, drawn[0].bounds(means[1] - means[0]), np.nan)
     return {
         name: {"low": float(low), "high": float(high)} if np.isfinite(low) else {"low": None, "high": None}
         for name, (low, high) in zip(names, bounds.T, strict=True)
@@ -286,6 +296,14 @@ def _change_table(title: str, first: str, rows: Any) -> Table:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+def _told(value: Any) -> str:
+    """A split by its moments, and what else by itself."""
+    if not isinstance(value, Mapping):
+        return _short(value)
+    begin, end = (moment(seconds) for seconds in value["test"])
+    return f"train until {moment(value['train_end'])} with a test from {begin} to {end}"
 
 
 def _short(value: Any) -> str:

@@ -151,7 +151,8 @@ def _moment(seconds: int | None) -> str:
     """The day of a moment, which is enough to tell runs apart."""
     if not seconds:
         return "–"
-    return moment(seconds).removesuffix(" of the data's own clock")[:10]
+    day = moment(seconds).partition(" of ")[0]
+    return day if day.startswith("day ") else day[:10]
 
 
 def _took(seconds: float) -> str:

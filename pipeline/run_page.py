@@ -24,7 +24,7 @@ def collect_with_page(output: str, examples: bool = True, path: str | None = Non
     Args:
       output: the --output of runs.
       examples: whether users appear, under pseudonyms. Without it they are removed from the evaluation too:
-        from examples.json, and from what explains a refusal.
+        from examples.json, from what explains a refusal, and from the reports that lie there.
       path: where to write the page; None is beside the evaluation, in place of the evaluator's own.
 
     Raises:
@@ -51,13 +51,16 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         **{name: report[name] for name in ("run", "output", "components", "settings")},
         "changed": changed_settings(report["settings"]),
     }
-    target = path or storage.join(directory, REPORT_FILE)
+    own = storage.join(directory, REPORT_FILE)
+    target = path or own
     try:
         if not examples:
             report_files.remove_examples(directory)
         page = render(Materials.read(directory, run, curves), examples)
-        with storage.open_file(target, "w") as file:
-            file.write(page)
+        # Who wants no users wants none in the evaluator's own page either.
+        for place in {target} if examples else {target, own}:
+            with storage.open_file(place, "w") as file:
+                file.write(page)
     except (OSError, ValueError) as error:
         if path or not examples:
             raise UserError(f"{target}: the report cannot be written ({error}).") from error

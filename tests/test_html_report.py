@@ -283,17 +283,22 @@ def test_files_are_written_beside_the_evaluation_and_examples_can_be_removed(
     assert names <= {path.name for path in directory.iterdir()}
     read = Materials.read(str(directory))
     assert Page(render(read)).sections == [name for name in SECTIONS if name != "run"]
+    assert "item 7" in (directory / "report.md").read_text()
     report_files.remove_examples(str(directory))
     assert not (directory / "examples.json").exists()
+    assert "item 7" not in (directory / "report.md").read_text()
     assert json.loads((directory / "evaluation.json").read_text())["refusal"] == {
         "slice": "cold",
         "examples": [],
     }
 
 
-def test_a_damaged_file_beside_the_evaluation_is_left_out(full: Materials, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"cut off", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_beside_the_evaluation_is_left_out(
+    full: Materials, tmp_path: Path, content: bytes
+) -> None:
     directory = synthetic_evaluation.write(tmp_path, dict(full.evaluation), None)
-    (directory / "queries.npz").write_bytes(b"cut off")
+    (directory / "queries.npz").write_bytes(content)
     (directory / "item_map.json").write_text("{")
     read = Materials.read(str(directory))
     assert read.results is None and read.item_map is None

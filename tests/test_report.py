@@ -298,6 +298,13 @@ def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_pa
     assert "Their Song" in Path(collect_with_page(str(tmp_path))["page"]).read_text()
     assert "Their Song" not in Path(collect_with_page(str(tmp_path), examples=False)["page"]).read_text()
     assert not (folder / "examples.json").exists()
+    # A page that is written elsewhere leaves none behind either.
+    (folder / "examples.json").write_text(json.dumps([example]))
+    assert "Their Song" in Path(collect_with_page(str(tmp_path))["page"]).read_text()
+    collect_with_page(str(tmp_path), examples=False, path=str(tmp_path / "mine.html"))
+    assert not any(
+        "Their Song" in path.read_text() for path in (tmp_path / "mine.html", folder / "report.html")
+    )
 
 
 def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) -> None:
@@ -331,5 +338,7 @@ def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) 
     assert "cannot be read" in cleared["note"]
     text = render_history(history(str(tmp_path)))
     assert all(word in text for word in ("failed at Trainer", "pushed", "0.4000", "refused", "day 12.00"))
+    late = render_history([{**failed, "test_to": 1_234 * 86_400}])
+    assert "day 1,234.00" in late
     with pytest.raises(UserError, match="holds no run yet"):
         history(str(tmp_path / "nowhere"))

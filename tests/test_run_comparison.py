@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.retrieval_evaluator.query_results import QueryResults
@@ -84,3 +86,32 @@ def test_a_place_without_a_run_is_named(tmp_path: Path, before: Evaluated) -> No
     (tmp_path / "0" / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match=r"evaluation\.json: the run's evaluation cannot be read"):
         compare(there, there)
+
+
+def test_who_has_which_number_makes_no_other_queries(tmp_path: Path, before: Evaluated) -> None:
+    evaluation, results = before
+    renumbered = dataclasses.replace(results, user=(results.user.max() - results.user).astype(np.int32))
+    found = compare(*directories(tmp_path, before, (evaluation, renumbered)))
+    assert found["how"] == "paired" and found["metrics"]["recall@100"]["differs"] is False
+
+
+def test_of_a_single_user_nothing_is_said_to_differ(tmp_path: Path) -> None:
+    a, b = (evaluation_and_results(users=1, queries=40, seed=seed) for seed in (1, 2))
+    found = compare(*directories(tmp_path, a, b))
+    assert found["how"] == "unpaired"
+    assert {row["differs"] for row in found["metrics"].values()} == {None}
+
+
+@pytest.mark.parametrize("size", [0, 10, 2_000])
+def test_results_that_were_cut_off_are_none(tmp_path: Path, before: Evaluated, size: int) -> None:
+    a, b = directories(tmp_path, before, before)
+    whole = (tmp_path / "1" / "queries.npz").read_bytes()
+    (tmp_path / "1" / "queries.npz").write_bytes(whole[:size])
+    found = compare(a, b)
+    assert found["how"] == "values" and any(b in note for note in found["notes"])
+
+
+def test_other_splits_are_told_by_their_times(tmp_path: Path, before: Evaluated) -> None:
+    later = {**before[0], "split": {"train_end": 864_000, "eval": [0, 1], "test": [950_400, 1_036_800]}}
+    text = render(compare(*directories(tmp_path, before, (later, None))))
+    assert "with a test from day 11.00 of the data's own clock to day 12.00" in text and "950400" not in text

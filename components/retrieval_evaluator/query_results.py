@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import IO
 
@@ -57,16 +59,19 @@ class QueryResults:
 
     @classmethod
     def read(cls, file: IO[bytes]) -> QueryResults:
-        """The inverse of `to_bytes`."""
-        with np.load(io.BytesIO(file.read())) as content:
+        """The inverse of `to_bytes`. Raises ValueError where the file is none of these, or not whole."""
+        try:
+            with np.load(io.BytesIO(file.read())) as content:
 
-            def named(prefix: str) -> dict[str, npt.NDArray[np.generic]]:
-                return {n.removeprefix(prefix): content[n] for n in content.files if n.startswith(prefix)}
+                def named(prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+                    return {n.removeprefix(prefix): content[n] for n in content.files if n.startswith(prefix)}
 
-            user = content["user"]
-            counts = np.bincount(content["label_query"], minlength=len(user))
-            labels = LabelSets(content["label_item"], np.concatenate([[0], np.cumsum(counts)]))
-            return cls(user, labels, named(_RANK), named(_SLICE))  # type: ignore[arg-type]
+                user = content["user"]
+                counts = np.bincount(content["label_query"], minlength=len(user))
+                labels = LabelSets(content["label_item"], np.concatenate([[0], np.cumsum(counts)]))
+                return cls(user, labels, named(_RANK), named(_SLICE))  # type: ignore[arg-type]
+        except (EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"not the results of queries: {error}") from error
 
 
 def pseudonyms(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int32]:

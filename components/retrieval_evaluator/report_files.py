@@ -62,7 +62,7 @@ def named(refusal: Mapping[str, Any] | None, data: str, examples: bool) -> dict[
 
 
 def remove_examples(directory: str) -> None:
-    """Removes users from an evaluation: examples.json, and the examples of what explains a refusal.
+    """Removes users from an evaluation: examples.json, and what explains a refusal, in report.md too.
 
     Raises:
         OSError, ValueError: the evaluation cannot be read or written.
@@ -73,6 +73,7 @@ def remove_examples(directory: str) -> None:
     if (evaluation.get("refusal") or {}).get("examples"):
         evaluation["refusal"]["examples"] = []
         _write_json(directory, EVALUATION_FILE, evaluation)
+        _write(directory, MARKDOWN_FILE, render_markdown(evaluation))
 
 
 def _write_json(directory: str, name: str, content: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,5 +77,5 @@ def _results(path: str) -> QueryResults | None:
     try:
         with storage.open_file(path, "rb") as file:
             return QueryResults.read(file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError):
         return None
