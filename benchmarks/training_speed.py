@@ -59,7 +59,7 @@ from trainer.model import TwoTowerModel
 from trainer.optimizer import optimizer_of
 from trainer.sampling import log_sampling_probability
 from trainer.training_data import window_batches
-from trainer.training_loop import compiled_step, flat
+from trainer.training_loop import Handover, compiled_step
 
 # Users, listens a user as asked of the simulator, tracks: tables about as large as the default run's.
 WORLD = (3_000, 200, 24_000)
@@ -247,9 +247,10 @@ def measure_here(form: Form, data: Data, steps: int) -> dict[str, float]:
         packed = TwoTowerModel(*arguments)
         packed.compute_loss(next(iter(batches)))
         optimizer.build(packed.trainable_variables)
-        of_batch, batches = batches.element_spec, flat(batches)
+        handover = Handover(batches.element_spec)
+        batches = batches.map(handover.tensors)
         strategy = tf.distribute.get_strategy()
-        step = compiled_step(packed, optimizer, config, strategy, of_batch, batches.element_spec)
+        step = compiled_step(packed, optimizer, config, strategy, handover, batches.element_spec)
     else:
         files = _files(data.queries)
         batches = query_batches(files, form.history_length, form.positions, shuffle_seed=1)

@@ -23,7 +23,7 @@ from trainer.optimizer import optimizer_of
 from trainer.randomness import uniform
 from trainer.training import train
 from trainer.training_data import TrainingData, count_windows, window_batches
-from trainer.training_loop import CURVES_FILE, TrainingLoop, speed_of
+from trainer.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
 
 STEPS = 4
 PLAIN = TrainerConfig(epochs=3, learning_rate=0.1, patience=9, positions_per_step=5)
@@ -71,6 +71,30 @@ def batches(epoch: int, skip: int, context: object = None, seconds: float = 0.0)
             features.LABEL_STEP: tf.RaggedTensorSpec([3, None], tf.int64, 1),
         },
     ).skip(skip)
+
+
+def test_what_a_step_is_handed_is_the_batch() -> None:
+    def ragged(values: list[Any], lengths: list[int]) -> tf.RaggedTensor:
+        return tf.RaggedTensor.from_row_lengths(values, lengths)
+
+    genre = features.transformed_column("user_genre")
+    batch = {
+        features.USER: tf.constant([[3], [5]], tf.int64),
+        features.HISTORY_ITEM_ID: ragged([7, 8, 9], [1, 2]),
+        features.LABEL_STEP: ragged([1, 0, 1], [1, 2]),
+        features.EXAMPLE_AGE: ragged([0.5, 1.5, 2.5], [1, 2]),
+        # As long as the others by chance, and still not of events.
+        genre: ragged([1, 2, 4], [2, 1]),
+        features.SEEN_ITEM_ID: ragged([11, 12, 13, 14], [4, 0]),
+    }
+    handover = Handover(tf.nest.map_structure(tf.type_spec_from_value, batch))
+    tensors = handover.tensors(batch)
+    handed = handover.batch(tensors)
+    assert sum(tensor.dtype == tf.float32 for tensor in tensors) == 1
+    assert handed.keys() == batch.keys() - {features.SEEN_ITEM_ID}
+    for name, values in handed.items():
+        assert values.dtype == batch[name].dtype
+        assert tf.reduce_all(values == batch[name]), name
 
 
 @dataclasses.dataclass

@@ -132,6 +132,12 @@ def transformed_column(name: str) -> str:
     return f"column_{name}"
 
 
+def is_transformed_column(name: str) -> bool:
+    """Whether this is a column of the data directory's own, which of windows are the user's; what else is
+    ragged there has a value an event."""
+    return name.startswith(transformed_column(""))
+
+
 # Transformed, per catalog item.
 ARTIST = "artist"
 ALBUM = "album"

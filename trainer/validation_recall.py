@@ -204,13 +204,11 @@ def _as_served(batch: _Transformed, window: np.ndarray, end: np.ndarray, history
     """One window a query, with its last `history_length` events alone, as a request has them."""
     first = batch[features.HISTORY_ITEM_ID].row_splits.numpy()[window]
     events = tf.ragged.range(np.maximum(first, end - history_length), end)
-    columns = features.transformed_column("")
     served = {}
     for name, values in batch.items():
         if name in _NOT_READ:
             continue
-        # What is ragged has a value an event, but for columns of users/.
-        is_of_events = isinstance(values, tf.RaggedTensor) and not name.startswith(columns)
+        is_of_events = isinstance(values, tf.RaggedTensor) and not features.is_transformed_column(name)
         served[name] = tf.gather(values.flat_values, events) if is_of_events else tf.gather(values, window)
     return served
 
