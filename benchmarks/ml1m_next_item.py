@@ -36,7 +36,6 @@ _ENCODER_SETTINGS = {
     "attention": (),
     "mean": (
         "trainer.encoder=mean",
-        "trainer.query_hidden_units=256",
         "trainer.dropout=0.2",
         "trainer.epochs=8",
     ),

@@ -852,13 +852,13 @@ PRESETS: dict[str, PipelineConfig] = {
         windows=WindowConfig(history_length=200, positions=2_400),
         features=FeaturesConfig(history=()),
         trainer=TrainerConfig(
-            encoder="attention",
+            encoder="attention+mean",
             similarity="dot",
             temperature=1.0,
             softmax="full",
             embedding_dim=128,
             leave_out=("user_id",),
-            query_hidden_units=(),
+            query_hidden_units=(256,),
             id_dropout=0.0,
             history_dropout=0.0,
             dropout=0.3,
@@ -897,6 +897,6 @@ PRESET_HELP: dict[str, str] = {
     "default": "a million events and more, of a few weeks or longer",
     "small": "a hundred thousand events over months: two weeks are held back for evaluation, not a day",
     "yambda": "Yambda's own protocol: the state is frozen at the split, the labels are a day's items",
-    "next_item": "sequences without times: each user's last item is predicted by causal self-attention",
+    "next_item": "sequences without times: each user's last item, by causal self-attention and means",
     "smoke": "seconds of training, to see that everything works",
 }

@@ -112,12 +112,12 @@ class TrainingLoop:
 
     def _iterator(self, epoch: int, skip: int) -> Iterator[Any]:
         """The batches of an epoch, without its first ones."""
-        handover: Handover | None = None
+        handover: Handover
 
         def tensors(context: tf.distribute.InputContext) -> tf.data.Dataset:
             nonlocal handover
             parts = self._batches(epoch, skip, context)
-            handover = handover or Handover(parts.element_spec)
+            handover = Handover(parts.element_spec)
             return parts.map(handover.tensors)
 
         batches = self._strategy.distribute_datasets_from_function(tensors)
