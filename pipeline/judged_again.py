@@ -23,6 +23,8 @@ from pipeline import configs, storage
 from pipeline.errors import UserError
 
 EVALUATION = "evaluation.json"
+# What no verdict can be without: of a missing part nobody could tell whether a threshold holds.
+_NEEDED = ("metrics", "baselines", "ann", "slices", "blessed_model", "cutoff")
 _WIDTH = 110
 # Where the evaluator of a run writes, from its output directory or the folder of its artifacts.
 _EVALUATIONS = ("artifacts/RetrievalEvaluator/evaluation/*", "RetrievalEvaluator/evaluation/*")
@@ -96,9 +98,15 @@ def read(path: str) -> tuple[dict[str, Any], QueryResults]:
     place = storage.join(path, EVALUATION)
     try:
         with storage.open_file(place, "r") as file:
-            evaluation = dict(json.load(file))
+            evaluation = json.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{place}: the evaluation cannot be read ({error}).") from error
+    lacking = [name for name in _NEEDED if not isinstance(evaluation, dict) or name not in evaluation]
+    if lacking or "test" not in evaluation["metrics"]:
+        raise UserError(
+            f"{place} is no whole evaluation, it lacks {', '.join(lacking) or 'metrics of test'}: it is of "
+            "an older version, or was edited. Run the pipeline again, which evaluates the same model anew."
+        )
     place = storage.join(path, QUERIES)
     if not storage.is_file(place):
         raise UserError(
@@ -155,10 +163,19 @@ def _of_model(directory: str) -> str | None:
     for parent in _parents(os.path.abspath(directory)):
         for pattern in _EVALUATIONS:
             for path in reversed(_evaluations(parent, pattern)):
-                with open(os.path.join(path, EVALUATION), encoding="utf-8") as file:
-                    if json.load(file).get("model", {}).get("digest") == digest:
-                        return path
+                if _digest_in(path) == digest:
+                    return path
     return None
+
+
+def _digest_in(path: str) -> str | None:
+    """Of the model that an evaluation is of; None where it cannot be read, as of a run that was killed."""
+    try:
+        with open(os.path.join(path, EVALUATION), encoding="utf-8") as file:
+            found = json.load(file)["model"]["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 def _parents(directory: str) -> Iterator[str]:

@@ -31,6 +31,9 @@ LIMITS = GateConfig(
     min_change_against_blessed=-0.01,
 )
 
+PARITY = {"ids": True, "order": True, "max_norm_error": 0.0, "max_score_error": 0.0,
+          "towers": "sha256:t", "expected_towers": "sha256:t", "ok": True}  # fmt: skip
+
 
 def evaluation(recall: float | None = 0.5, ann: float | None = 0.99, baseline: float | None = 0.3,
                blessed: float | None = None) -> dict[str, Any]:  # fmt: skip
@@ -49,7 +52,7 @@ def evaluation(recall: float | None = 0.5, ann: float | None = 0.99, baseline: f
             "most_popular": {"recall@1": 0.01, "recall@100": 0.2},
             "personal_history": {"recall@1": 0.02, "recall@100": baseline, "half_life_plays": 20.0},
         },
-        "ann": {"recall@100": ann, "kind": "scann"},
+        "ann": {"recall@100": ann, "kind": "scann", "parity": PARITY},
         "blessed_model": blessed and {
             "eligible": True, "reason": "It is.", "uri": "runs/1",
             "metrics": {"recall@1": 0.05, "recall@100": blessed},
@@ -73,7 +76,7 @@ def test_a_model_that_holds_every_threshold_is_blessed() -> None:
     assert judgement.verdict == BLESSED
     values = {threshold.name: threshold.value for threshold in judgement.thresholds}
     assert values == pytest.approx(
-        {"min_recall": 0.5, "min_ann_recall": 0.99, "min_lift_over_best_baseline": 0.2}
+        {"min_recall": 0.5, "min_ann_recall": 0.99, "min_lift_over_best_baseline": 0.2, "index_parity": 1}
     )
 
 
@@ -133,12 +136,13 @@ def test_the_judged_cutoff_is_a_setting() -> None:
         return {"recall@1": 0.05, "recall@20": recall, "recall@100": 0.9}
 
     at_20 = {**evaluation(), "cutoff": 20, "metrics": {"test": measured(0.3)},
-             "baselines": {"most_popular": measured(0.2)}, "ann": {"recall@20": 0.96, "recall@100": 0.1},
+             "baselines": {"most_popular": measured(0.2)},
+             "ann": {"recall@20": 0.96, "recall@100": 0.1, "parity": PARITY},
              "blessed_model": {"eligible": True, "reason": "It is.", "metrics": measured(0.32)}}  # fmt: skip
     limits = dataclasses.replace(LIMITS, cutoff=20)
     values = {threshold.name: threshold.value for threshold in judge(at_20, limits).thresholds}
     expected = {"min_recall": 0.3, "min_ann_recall": 0.96, "min_lift_over_best_baseline": 0.1,
-                "min_change_against_blessed": -0.02}  # fmt: skip
+                "min_change_against_blessed": -0.02, "index_parity": 1}  # fmt: skip
     assert values == pytest.approx(expected)
     report = render(judged(at_20, limits))
     opening = report.split("## ")[0]
@@ -357,7 +361,8 @@ def frozen_evaluation(users: int = 100) -> dict[str, Any]:
     labels = {"total": 700, "mean": 7.0, "median": 5.0, "max": 90, "unknown_to_train": 33}
     return {**evaluation(), "protocol": "frozen", "cutoff": 3, "metrics": {"test": found},
             "queries": {"test": 100, "users": users, "available": 100, "labels": labels},
-            "baselines": {"most_popular": found}, "ann": {"recall@3": 1.0, "kind": "exact"}}  # fmt: skip
+            "baselines": {"most_popular": found},
+            "ann": {"recall@3": 1.0, "kind": "exact", "parity": PARITY}}  # fmt: skip
 
 
 FROZEN_LIMITS = dataclasses.replace(LIMITS, cutoff=3)

@@ -22,6 +22,9 @@ from tests.judged_queries import CUTOFF, Asked, evaluation_of
 
 LIMITS = GateConfig(cutoff=CUTOFF, min_recall=0.2, min_coverage=0.1, max_latency_p95=10.0)
 
+PARITY = {"ids": True, "order": True, "max_norm_error": 0.0, "max_score_error": 0.0,
+          "towers": "sha256:t", "expected_towers": "sha256:t", "ok": True}  # fmt: skip
+
 
 def judged(results: QueryResults, limits: GateConfig = LIMITS, **changes: Any) -> gate.Judgement:
     return judge(evaluation_of(results, **changes), limits, results)
@@ -93,7 +96,7 @@ def worse(asked: Asked) -> np.ndarray[Any, Any]:
         (shuffled_labels, {}, {"min_lift_over_best_baseline", "min_change_against_blessed"}, None),
         (one_broken_slice, {}, {"min_slice_change"}, "kind 3"),
         (worse, {}, {"min_change_against_blessed"}, None),
-        (Asked.ranks, {"ann": {f"recall@{CUTOFF}": 0.8, "kind": "scann"}}, {"min_ann_recall"}, None),
+        (Asked.ranks, {"ann": {f"recall@{CUTOFF}": 0.8, "parity": PARITY}}, {"min_ann_recall"}, None),
         (Asked.ranks, {"latency": {"single": {"p95_ms": 31.0}}}, {"max_latency_p95"}, None),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -148,6 +151,41 @@ def test_an_index_of_other_towers_is_refused(good: QueryResults) -> None:
     assert missed(judgement) == ["index_parity"]
     note = judgement.thresholds[-1].note
     assert "another order" in note and "built from sha256:old, not from sha256:new" in note and "0.5" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"expected_towers": None}, "the Trainer's model is gone"),
+        ({"towers": None}, "does not say what it was built from"),
+        ({"towers": None, "expected_towers": None}, "does not say what it was built from"),
+    ],
+)
+def test_an_index_that_cannot_be_held_against_its_towers_is_refused(
+    good: QueryResults, changes: dict[str, Any], note: str
+) -> None:
+    """Also where an evaluation from before that says that it is in order."""
+    judgement = judged(good, ann={f"recall@{CUTOFF}": 0.99, "parity": {**PARITY, **changes}})
+    assert missed(judgement) == ["index_parity"] and note in judgement.thresholds[-1].note
+
+
+def test_a_threshold_whose_figure_is_missing_refuses_and_says_so(good: QueryResults) -> None:
+    whole = evaluation_of(good)
+    bare = {**whole, "ann": {}, "latency": {}, "metrics": {"test": {f"recall@{CUTOFF}": whole["metrics"]["test"][f"recall@{CUTOFF}"]}}}  # fmt: skip # noqa: E501
+    judgement = judge(bare, LIMITS, good)
+    assert missed(judgement) == ["min_ann_recall", "min_coverage", "max_latency_p95", "index_parity"]
+    assert "no figure for min_ann_recall, min_coverage, max_latency_p95, index_parity" in judgement.notes[-1]
+    assert not any("no figure" in note for note in judged(good).notes)
+    assert json.loads(json.dumps(judgement.to_dict(), allow_nan=False))["thresholds"][-1]["value"] is None
+
+
+def test_queries_without_the_blessed_models_answers_are_of_another_evaluation(good: QueryResults) -> None:
+    """Else how much slices have lost would be left out as if they were too small."""
+    ranks = {who: rank for who, rank in good.ranks.items() if who != "blessed_model"}
+    with pytest.raises(ValueError, match="hold nothing of blessed_model"):
+        judge(evaluation_of(good), LIMITS, dataclasses.replace(good, ranks=ranks))
+    with pytest.raises(ValueError, match="hold nothing of the slice "):
+        judge(evaluation_of(good), LIMITS, dataclasses.replace(good, slices={}))
 
 
 def test_equal_models_are_refused_in_at_most_one_case_of_twenty() -> None:
@@ -269,6 +307,9 @@ def test_an_evaluation_is_found_from_its_run_and_from_its_model(good: QueryResul
     evaluations = tmp_path / "run" / "artifacts" / "RetrievalEvaluator" / "evaluation"
     older = stored(evaluations / "8", good, model={"digest": digest_of(str(model))})
     newer = stored(evaluations / "12", good, model={"digest": "sha256:of another"})
+    # A run that was killed leaves half a file, which is no reason not to find another's.
+    (evaluations / "11").mkdir()
+    (evaluations / "11" / "evaluation.json").write_text('{"model": ')
     assert find_evaluation(str(tmp_path / "run")) == str(newer)
     assert find_evaluation(str(older)) == str(older)
     assert find_evaluation(str(model)) == find_evaluation(str(model.parent)) == str(older)
@@ -286,6 +327,18 @@ def test_what_cannot_be_judged_again_is_told(good: QueryResults, tmp_path: Path)
         judge_again(str(path), overrides=["gate.slices=gold=0.1"])
     with pytest.raises(UserError, match="settings of gate alone"):
         judge_again(str(path), overrides=["trainer.epochs=4"])
+    written = (path / "evaluation.json").read_text()
+    for wrong, message in (
+        ("{}", "lacks metrics, baselines, ann, slices, blessed_model, cutoff"),
+        ("[1]", "is no whole evaluation"),
+        ("null", "is no whole evaluation"),
+        (json.dumps({**json.loads(written), "metrics": {}}), "lacks metrics of test"),
+        ("{", "cannot be read"),
+    ):
+        (path / "evaluation.json").write_text(wrong)
+        with pytest.raises(UserError, match=message):
+            judge_again(str(path))
+    (path / "evaluation.json").write_text(written)
     better = dataclasses.replace(good, ranks={**good.ranks, "model": good.ranks["blessed_model"] * 3})
     (path / "queries.npz").write_bytes(better.to_bytes())
     with pytest.raises(UserError, match="not of the same evaluation"):

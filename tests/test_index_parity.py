@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.retrieval_evaluator.index_parity import parity, sampled_rows
+from components.retrieval_evaluator.index_parity import built_from, parity, sampled_rows
 
 IDS = np.array([3, 5, 8, 13])
 VECTORS = np.random.default_rng(0).normal(size=[4, 6])
@@ -47,6 +47,34 @@ def test_what_cannot_be_read_is_not_taken_on_trust(unread: str, wrong: str) -> N
     given: dict[str, Any] = {"item_id": IDS, "known_item_id": IDS, "stored": VECTORS, "embedded": VECTORS}
     found = parity(**{**given, "scores": SCORES, "products": SCORES, unread: None})
     assert not found["ok"] and found[wrong] is False
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_short_vectors_are_held_to_the_same_share_as_long_ones(size: float) -> None:
+    given: dict[str, Any] = {"item_id": IDS, "known_item_id": IDS, "embedded": size * VECTORS}
+    scored = {"scores": size * SCORES, "products": size * SCORES}
+    assert parity(**given, **scored, stored=(size * VECTORS).astype(np.float32))["ok"]
+    assert not parity(**given, **scored, stored=size * VECTORS[[1, 0, 2, 3]])["ok"]
+    other = {"scores": size * SCORES, "products": 1.01 * size * SCORES}
+    assert not parity(**given, **other, stored=size * VECTORS)["ok"]
+
+
+@pytest.mark.parametrize(
+    ("towers", "expected", "ok"),
+    [
+        ("sha256:t", "sha256:t", True),
+        ("sha256:t", "sha256:u", False),
+        ("sha256:t", None, False),
+        (None, None, False),
+    ],
+)
+def test_an_index_is_of_its_towers_only_if_both_are_there_to_be_compared(
+    towers: str | None, expected: str | None, ok: bool
+) -> None:
+    measured = parity(IDS, IDS, VECTORS, VECTORS, SCORES, SCORES)
+    found = built_from(measured, towers, expected)
+    assert (found["ok"], found["towers"], found["expected_towers"]) == (ok, towers, expected)
+    assert not built_from({**measured, "ok": False}, "sha256:t", "sha256:t")["ok"]
 
 
 def test_sampled_rows_reach_from_the_first_to_the_last() -> None:

@@ -22,10 +22,10 @@ from components.interaction_example_gen.windows import WindowCutter
 from components.pusher import canary
 from components.pusher.canary import difference
 from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.executor import Executor
+from components.retrieval_evaluator.executor import Executor, _parity
 from components.retrieval_evaluator.query_results import QueryResults
 from components.scann_indexer.index import ExactIndex
-from components.scann_indexer.provenance import PROVENANCE
+from components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
 from pipeline.judged_again import judge_again
@@ -151,14 +151,16 @@ def model(frozen: Transformed, tmp_path_factory: pytest.TempPathFactory) -> stan
         frozen.resolved,
     )  # fmt: skip
     made = artifact(standard_artifacts.Model, tmp_path_factory.mktemp("model"))
-    saved.save(f"{made.uri}/towers")
-    loaded = tf.saved_model.load(f"{made.uri}/towers")
+    trained = f"{made.uri}/trained"
+    saved.save(f"{trained}/Format-Serving")
+    loaded = tf.saved_model.load(f"{trained}/Format-Serving")
     item_id = loaded.catalog()["item_id"]
     config = IndexConfig()
     index = ExactIndex(loaded.candidate_embedding(item_id)["embedding"])
     retrieval = RetrievalModel(loaded, index, item_id, config.max_k)
     retrieval.save(f"{made.uri}/Format-Serving")
-    record(made, {})
+    made.set_string_custom_property(TOWERS, trained)
+    record(made, {"index": {"kind": "exact", "towers": towers_digest(trained)}})
     return made
 
 
@@ -302,6 +304,17 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     # Of 70 items the first 100 are all, whoever ranks them: what is missing is in no catalog.
     assert evaluation["metrics"]["test"]["recall@100"] < 1
     assert evaluation["metrics"]["test"]["coverage@100"] == 1
+
+
+def test_an_index_whose_towers_are_gone_is_not_taken_on_trust(
+    model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    trained = model.get_string_custom_property(TOWERS)
+    index = {"towers": towers_digest(trained)}
+    moved = artifact(standard_artifacts.Model, tmp_path / "model")
+    for uri, ok in ((trained, True), (str(tmp_path / "gone"), False), ("", False)):
+        moved.set_string_custom_property(TOWERS, uri)
+        assert _parity({"ok": True}, index, moved)["ok"] is ok
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tfx.utils import path_utils
 
 from components.interaction_example_gen.facts import DataFacts
 from components.pusher import canary
-from components.retrieval_evaluator import feature_values, gate, measure, query_results
+from components.retrieval_evaluator import feature_values, gate, index_parity, measure, query_results
 from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.beyond_accuracy import ItemVectors
 from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
@@ -401,12 +401,7 @@ def _catalog(task: _Task) -> Catalog | str:
 
 
 def _parity(measured: dict[str, Any], index: dict[str, Any], model: types.Artifact) -> dict[str, Any]:
-    """What was measured of the index, and whether the towers that it was built from are the model's own.
-
-    Where these are gone they are None, and nothing can be said against the index.
-    """
+    """What was measured of the index, and whether the towers that it was built from are the model's own."""
     towers = model.get_string_custom_property(provenance.TOWERS)
     expected = provenance.towers_digest(towers) if towers else None
-    recorded = index.get("towers")
-    ok = measured["ok"] and expected in (None, recorded)
-    return {**measured, "towers": recorded, "expected_towers": expected, "ok": ok}
+    return index_parity.built_from(measured, index.get("towers"), expected)

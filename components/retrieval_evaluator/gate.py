@@ -19,6 +19,7 @@ import numpy as np
 
 from components.retrieval_evaluator import refusal, slices
 from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
+from components.retrieval_evaluator.index_parity import is_of_its_towers
 from components.retrieval_evaluator.metrics import Bools
 from components.retrieval_evaluator.slice_changes import SliceChange, recall_by_query, slice_changes
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
@@ -209,11 +210,13 @@ def judge(
     judged = f"recall@{config.cutoff}"
     known = evaluation.get("slices") or {}
     check_slices(config, known)
+    blessed = evaluation.get("blessed_model")
+    eligible = bool(blessed and blessed["eligible"])
+    if results is not None:
+        _check_whole(results, [_MODEL, *evaluation["baselines"], *[_BLESSED_MODEL] * eligible], known)
     noise = _Noise.of(evaluation, config.cutoff, results)
     recall = _number(evaluation["metrics"]["test"].get(judged))
     baseline, baseline_recall = best_baseline(evaluation["baselines"], judged)
-    blessed = evaluation.get("blessed_model")
-    eligible = bool(blessed and blessed["eligible"])
     thresholds = [
         Threshold.surely_reached("min_recall", recall, config.min_recall, noise.interval()),
         Threshold.reached("min_ann_recall", _number(evaluation["ann"].get(judged)), config.min_ann_recall),
@@ -242,15 +245,31 @@ def judge(
                 f"min_slice_change does not apply: no slice has {config.min_slice_users} users "
                 "(gate.min_slice_users)."
             )
+        else:
+            notes.append("min_slice_change does not apply: what single queries found is not at hand.")
     else:
         reason = blessed["reason"] if blessed else NO_BLESSED_MODEL
         notes.append(f"min_change_against_blessed and min_slice_change do not apply: {reason}")
     notes += _of_the_noise(noise)
     thresholds += _of_slices(known, judged, config, noise)
     thresholds += _of_the_artifact(evaluation, config)
+    notes += _of_the_unmeasured(thresholds)
     refused = [threshold.name for threshold in thresholds if not threshold.ok]
     explained = _explained(refused, changes, noise, baseline, eligible) if refused else None
     return Judgement(tuple(thresholds), tuple(notes), explained)
+
+
+def _check_whole(results: QueryResults, recommenders: Iterable[str], parts: Iterable[str]) -> None:
+    """Raises ValueError where the evaluation names a recommender or a slice that the queries are without."""
+    lacking = [
+        *(name for name in recommenders if name not in results.ranks),
+        *(f"the slice {name}" for name in parts if name not in results.slices),
+    ]
+    if lacking:
+        raise ValueError(
+            f"the queries beside evaluation.json hold nothing of {', '.join(lacking)}: they are not of the "
+            "same evaluation."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,21 +345,27 @@ def _of_the_artifact(evaluation: Mapping[str, Any], config: GateConfig) -> Itera
         latency = _number(single.get("p95_ms"))
         note = "milliseconds, single queries"
         yield Threshold.not_exceeded("max_latency_p95", latency, config.max_latency_p95, note)
-    if parity := evaluation["ann"].get("parity"):
-        yield Threshold.reached("index_parity", float(bool(parity["ok"])), 1.0, _parity_note(parity))
+    parity = evaluation["ann"].get("parity") or {}
+    agrees = float(bool(parity.get("ok")) and is_of_its_towers(parity)) if parity else math.nan
+    yield Threshold.reached("index_parity", agrees, 1.0, _parity_note(parity))
 
 
 def _parity_note(parity: Mapping[str, Any]) -> str:
     """What of the index differs from the towers it should have been built from."""
-    if parity["ok"]:
+    if not parity or (parity.get("ok") and is_of_its_towers(parity)):
         return ""
     wrong = []
     if not parity.get("ids", True):
         wrong.append("its ids are not the catalog's")
     if not parity.get("order", True):
         wrong.append("its ids are in another order than its vectors")
-    if parity.get("expected_towers") not in (None, parity.get("towers")):
-        wrong.append(f"built from {parity.get('towers')}, not from {parity.get('expected_towers')}")
+    built_from, expected = parity.get("towers"), parity.get("expected_towers")
+    if built_from is None:
+        wrong.append("it does not say what it was built from: build the model again")
+    elif expected is None:
+        wrong.append("the Trainer's model is gone, so that nobody knows whether it was built from that one")
+    elif built_from != expected:
+        wrong.append(f"built from {built_from}, not from {expected}")
     errors = [
         f"{name} of {parity[key]:.2g}"
         for key, name in (("max_norm_error", "error of norms"), ("max_score_error", "error of scores"))
@@ -392,6 +417,14 @@ def _explained(
     worst = refusal.worst(changes)
     part = of_slice or (worst.name if worst and worst.change < 0 else None)
     return {"slice": part, "examples": refusal.examples(results, _MODEL, other, noise.cutoff, part)}
+
+
+def _of_the_unmeasured(thresholds: Iterable[Threshold]) -> list[str]:
+    """None that is asked for is left out because nobody measured it: it fails, and this says why."""
+    names = [threshold.name for threshold in thresholds if not math.isfinite(threshold.value)]
+    if not names:
+        return []
+    return [f"The evaluation has no figure for {', '.join(names)}: what was not measured does not hold."]
 
 
 def _joined(note: str, more: str) -> str:
