@@ -41,8 +41,8 @@ _ENCODER_SETTINGS = {
     ),
 }
 _SOFTMAX_SETTINGS = {
-    "full": (),
-    "sampled": ("trainer.softmax=sampled", "trainer.deduplicate_negatives=true"),
+    "full": ("trainer.softmax=full", "trainer.deduplicate_negatives=false"),
+    "sampled": ("trainer.softmax=sampled",),
 }
 _FIRST_SEED = 17
 _K = 10

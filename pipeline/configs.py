@@ -151,8 +151,8 @@ class TrainerConfig:
     dropout: float = 0.1
     # Learn the temperature too, from `temperature` on.
     learned_temperature: bool = False
-    # What a label is told from at each step: sampled negatives, or the full catalog, if that is small; then
-    # nothing is left to correct.
+    # What a label is told from at each step: sampled negatives; the full catalog, if that is small, and then
+    # nothing is left to correct; or auto: full for at most 20,000 items, sampled for more.
     softmax: str = "sampled"
     # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
     sampling_correction: str = "logq"
@@ -389,7 +389,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.learning_rate_schedule": ("constant", "cosine"),
     "trainer.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "trainer.leave_out": ("history", "seed", "user_id", "example_age", "aggregates", "shared_tables"),
-    "trainer.softmax": ("sampled", "full"),
+    "trainer.softmax": ("sampled", "full", "auto"),
     "trainer.sampling_correction": ("logq", "refined", "none"),
     "trainer.frequency": ("exact", "streaming"),
     "trainer.distribution": ("none", "mirrored", "multi_worker"),
@@ -844,8 +844,7 @@ PRESETS: dict[str, PipelineConfig] = {
         trainer=_LISTENING,
     ),
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen on
-    # MovieLens-1M by validation alone (`benchmarks/ml1m_next_item.py`); a catalog of more than some 20,000
-    # items needs trainer.softmax=sampled, since a step holds the scores of all of them.
+    # MovieLens-1M by validation alone (`benchmarks/ml1m_next_item.py`).
     "next_item": PipelineConfig(
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.
@@ -855,7 +854,8 @@ PRESETS: dict[str, PipelineConfig] = {
             encoder="attention+mean",
             similarity="dot",
             temperature=1.0,
-            softmax="full",
+            softmax="auto",
+            deduplicate_negatives=True,
             embedding_dim=128,
             leave_out=("user_id",),
             query_hidden_units=(256,),

@@ -155,7 +155,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
     idle = []
     if trainer.similarity != "cosine":
         idle.append("trainer.temperature")
-    if trainer.softmax == "full":
+    if trainer.softmax != "sampled":
         idle += ["trainer.sampling_correction", "trainer.deduplicate_negatives"]
     elif trainer.frequency == "streaming":
         idle.append("trainer.deduplicate_negatives")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.configs import TrainerConfig
 from trainer.catalog_table import CatalogArrays
 from trainer.sampling import (
     NegativesMemory,
@@ -16,6 +17,7 @@ from trainer.sampling import (
     log_sampling_probability,
     mixed,
     per_draw,
+    softmax_for,
     whole_catalog,
 )
 
@@ -173,6 +175,21 @@ def test_the_whole_catalog_has_every_other_item_for_a_negative() -> None:
     candidates = whole_catalog(tf.constant([3, 0]), 4)
     assert candidates.rows.numpy().tolist() == [0, 1, 2, 3] and candidates.positive.numpy().tolist() == [3, 0]
     assert candidates.copies is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "items", "softmax"),
+    [
+        ("auto", 20_000, "full"),
+        ("auto", 20_001, "sampled"),
+        ("full", 20_001, "full"),
+        ("sampled", 9, "sampled"),
+    ],
+)
+def test_the_catalogs_size_settles_the_softmax_where_settings_leave_it_open(
+    asked: str, items: int, softmax: str
+) -> None:
+    assert softmax_for(TrainerConfig(softmax=asked), items) == TrainerConfig(softmax=softmax)
 
 
 def test_uniform_draws_reach_every_item_equally_often() -> None:

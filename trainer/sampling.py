@@ -13,6 +13,7 @@ is one at all: 1 - (1 - q(y))^(d + m) (1 - 1 / N)^u.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,11 +29,13 @@ from trainer.towers import Positions
 
 # Values of trainer.sampling_correction, trainer.softmax and trainer.frequency.
 LOGQ, REFINED, NONE = "logq", "refined", "none"
-FULL = "full"
+FULL, SAMPLED, AUTO = "full", "sampled", "auto"
 STREAMING = "streaming"
 # Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
 # bytes each.
 _BUCKETS_PER_ITEM = 5
+# Up to so many items a step can hold the scores of all of them.
+_SMALL_CATALOG = 20_000
 
 
 def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int]) -> np.ndarray:
@@ -334,6 +337,13 @@ class CandidateSampler(tf.Module):
         if self._config.frequency == STREAMING:
             return per_draw(tf.math.log(self._frequency.probability(self._item_ids(rows))), labels)
         return tf.gather(self._log_q, rows)
+
+
+def softmax_for(config: TrainerConfig, items: int) -> TrainerConfig:
+    """The settings with `softmax` settled for a catalog of so many items, where they leave it open."""
+    if config.softmax != AUTO:
+        return config
+    return dataclasses.replace(config, softmax=FULL if items <= _SMALL_CATALOG else SAMPLED)
 
 
 def tfrs_serves(config: TrainerConfig) -> bool:

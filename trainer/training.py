@@ -25,7 +25,7 @@ from trainer.label_weights import event_type_hash, user_weight
 from trainer.model import TwoTowerModel
 from trainer.optimizer import optimizer_of
 from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
-from trainer.sampling import log_sampling_probability
+from trainer.sampling import log_sampling_probability, softmax_for
 from trainer.serving import Towers
 from trainer.towers import padded
 from trainer.training_data import TrainingData, count_windows, window_batches
@@ -81,6 +81,7 @@ def train(
     # Before anything else: collective operations are set up when TensorFlow starts.
     strategy = strategy or strategy_of(config)
     inputs = _Inputs.read(data, config)
+    config = inputs.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
         if checkpoint_dir is None:
@@ -173,7 +174,7 @@ def _deterministic_on_cpu() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-    """What was read of the data before training."""
+    """What was read of the data before training, and the settings as they are for this data."""
 
     data: TrainingData
     config: TrainerConfig
@@ -195,6 +196,7 @@ class _Inputs:
         vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
         train_items = np.array([int(item) for item in vocabulary], np.int64)
         spec = transform_output.transformed_feature_spec()
+        config = softmax_for(config, len(catalog.item_id))
         user_weights = None
         if config.max_labels_per_user:
             users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
