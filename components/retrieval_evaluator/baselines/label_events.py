@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,12 @@ class LabelEvents:
         """The events at `rows` (ascending indices or a mask)."""
         chosen = np.asarray(rows)
         return LabelEvents(self.user_id[chosen], self.item_id[chosen], self.timestamp[chosen])
+
+    @functools.cached_property
+    def by_item(self) -> tuple[Ints, Ints, Ints]:
+        """The distinct items, ascending [I]; the place of each event's among them [m]; events of each [I]."""
+        items, place, counts = np.unique(self.item_id, return_inverse=True, return_counts=True)
+        return items, place, counts
 
     @property
     def has_times(self) -> bool:

@@ -25,7 +25,7 @@ class Popularity:
 
     def __init__(self, events: LabelEvents, half_life_days: float | None = None) -> None:
         """Ranks the items. Without a half-life every event weighs the same."""
-        items, index, counts = np.unique(events.item_id, return_inverse=True, return_counts=True)
+        items, index, counts = events.by_item
         weights: npt.NDArray[Any] = counts
         if half_life_days is not None:
             age = events.timestamp.max(initial=0) - events.timestamp
@@ -41,10 +41,13 @@ class Popularity:
     ) -> Ints:
         """See `Baseline.recommend`."""
         batch = queries.take(rows)
+        if not exclude:
+            # The same for everyone.
+            return np.repeat(self.fill_up(np.full([1, k], PADDING), none(1)), len(batch), axis=0)
         recommended = np.full([len(batch), k], PADDING)
         excludable = (batch.position + 1) + np.diff(windows.seen_offsets)[batch.window]
-        for block in blocks(k + excludable * exclude):
-            excluded = excluded_items(windows, batch.take(block)) if exclude else none(len(block))
+        for block in blocks(k + excludable):
+            excluded = excluded_items(windows, batch.take(block))
             recommended[block] = self.fill_up(recommended[block], excluded)
         return recommended
 

@@ -181,13 +181,17 @@ def top_of(scores: Floats, k: int) -> tuple[Ints, Floats]:
     groups = -(-width // size)
     if groups <= k:
         return _sorted_top(scores, np.tile(np.arange(width), [rows, 1]), k)
-    padded = np.full([rows, groups * size], -np.inf, scores.dtype)
-    padded[:, :width] = scores
     # The group of a column is its number modulo the number of groups: maxima run along whole rows.
-    maxima = padded.reshape(rows, size, groups).max(axis=1)
+    maxima = scores[:, :groups].copy()
+    for begin in range(groups, width, groups):
+        part = scores[:, begin : begin + groups]
+        np.maximum(maxima[:, : part.shape[1]], part, out=maxima[:, : part.shape[1]])
     chosen = np.argpartition(-maxima, k - 1, axis=1)[:, :k]
     columns = (chosen[:, :, None] + groups * np.arange(size)).reshape(rows, -1)
-    return _sorted_top(np.take_along_axis(padded, columns, axis=1), columns, k)
+    values = np.take_along_axis(scores, np.minimum(columns, width - 1), axis=1)
+    # The last of each group may lie behind the last column.
+    values[columns >= width] = -np.inf
+    return _sorted_top(values, columns, k)
 
 
 def _sorted_top(scores: Floats, columns: Ints, k: int) -> tuple[Ints, Floats]:
