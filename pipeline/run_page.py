@@ -48,7 +48,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
     run = {
-        **{name: report[name] for name in ("run", "output", "components", "settings")},
+        **{name: report[name] for name in ("run", "output", "components", "settings", "pushed_model")},
         "changed": changed_settings(report["settings"]),
     }
     own = storage.join(directory, REPORT_FILE)

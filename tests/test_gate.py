@@ -408,7 +408,7 @@ def test_what_says_nothing_new_is_left_out_of_the_report_and_not_of_the_json() -
 def test_a_clock_of_the_datas_own_shows_no_dates() -> None:
     own = {**evaluation(), "split": {"train_end": 86_400, "eval": [0, 0], "test": [216_000, 302_400]}}
     report = render(judged(own))
-    assert "between day 2.50 of the data's own clock and day 3.50" in report
+    assert "between day 2.50 and day 3.50 of the data's own clock" in report
     assert "1970" not in report
 
 

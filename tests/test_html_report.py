@@ -159,9 +159,10 @@ def test_the_verdict_comes_first_with_its_reasons(full: Materials) -> None:
     assert "Refused" in header
     assert "is -0.0310 (95% interval -0.0450 to -0.0170), below the limit of -0.0050" in header
     assert "is 48, above the limit of 25" in header
-    assert "Lost Song" in text and "user 5" in text and "items that train has not seen" in text
+    # The numbers are the example users'.
+    assert "Lost Song" in text and "user A" in text and "items that train has not seen" in text
     hidden = Page(render(materials, examples=False)).text
-    assert "Lost Song" not in hidden and "user 5" not in hidden and "items that train has not seen" in hidden
+    assert "Lost Song" not in hidden and "user A" not in hidden and "items that train has not seen" in hidden
 
 
 def test_without_examples_no_user_appears(full: Materials) -> None:
@@ -325,3 +326,77 @@ def test_labels_are_moved_apart_and_stay_in_order() -> None:
     moved = apart([10, 11, 12, 50], 8, 0, 60)
     assert moved == sorted(moved)
     assert all(after - before >= 8 for before, after in itertools.pairwise(moved))
+
+
+def test_who_has_no_value_at_a_place_keeps_the_others_at_theirs() -> None:
+    axis = "items by their plays in train, least first"
+    drawn = charts.draw_deciles(["1", "2", "3"], {"model": [0.1, None, 0.3]}, "recall@10", axis)(500)
+    assert re.findall(r"<title>([^<]+)", drawn) == ["two-tower, 1: .100", "two-tower, 3: .300"]
+    assert axis in drawn
+
+
+def test_epochs_stand_where_their_numbers_are() -> None:
+    curves = {"best_epoch": 6, "epochs": [{"epoch": epoch, "loss": 1.0 / epoch} for epoch in (5, 6, 7)]}
+    drawn = charts.draw_training(curves, ["loss"], "Loss")(500)
+    places = [float(place) for place in re.findall(r'<circle cx="([\d.]+)"', drawn)]
+    assert places == sorted(set(places)) and places[1] - places[0] == pytest.approx(places[2] - places[1])
+
+
+def test_names_that_would_leave_the_chart_are_cut() -> None:
+    row = {"name": "tags=" + "x" * 90, "queries": 5, "value": 0.1, "bounds": None, "other": None,
+           "other_bounds": None}  # fmt: skip
+    for width, most in ((charts.HALF, 22), (charts.NARROW, 44)):
+        drawn = charts.draw_slices([row], (0, 1), "recall@10", "ials")(width)
+        (name,) = re.findall(r"tags=x+…", drawn)
+        assert len(name) <= most
+
+
+@pytest.mark.parametrize(
+    ("run", "word", "said"),
+    [
+        ({"pushed_model": "runs/a/pushed/7"}, "Blessed", "was pushed to runs/a/pushed/7"),
+        ({"pushed_model": None}, "Blessed", "may be pushed"),
+        (
+            {
+                "components": [
+                    {"name": "Pusher", "seconds": 3.0, "cached": False, "state": "FAILED",
+                     "error": "The copy answers otherwise."}
+                ]
+            },
+            "Blessed, not pushed",
+            "Pusher failed: The copy answers otherwise.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_what_became_of_the_model(
+    full: Materials, run: dict[str, Any], word: str, said: str
+) -> None:
+    parsed = Page(render(dataclasses.replace(full, run={**(full.run or {}), **run})))
+    header = " ".join(parsed.text.split("Thresholds")[0].split())
+    assert f"✓{word} " in header.replace("✕", "✓") and said in header and ".." not in header
+
+
+def test_an_index_of_unknown_towers_is_not_said_to_be_of_others(full: Materials) -> None:
+    parity = {"ids": True, "order": False, "max_norm_error": 0.5, "max_score_error": None,
+              "towers": "sha256:1", "expected_towers": None, "ok": False}  # fmt: skip
+    judged = {"name": "index_parity", "value": 0.0, "limit": 1.0, "ok": False,
+              "note": "its ids are in another order than its vectors"}  # fmt: skip
+    evaluation = without_reasons_to_show(
+        full, verdict="refused", thresholds=[judged], ann={**full.evaluation["ann"], "parity": parity}
+    )
+    text = " ".join(Page(render(dataclasses.replace(full, evaluation=evaluation))).text.split())
+    assert "no its ids are in another order than its vectors." in text and "other towers" not in text
+    assert "The index does not hold what the towers give: its ids" in text
+
+
+def test_what_a_training_does_not_say_is_left_out(full: Materials) -> None:
+    shown = Page(render(dataclasses.replace(full, curves={"epochs": [{"epoch": 1, "loss": 2.0}]}))).text
+    assert "1 epoch." in shown and "None" not in shown
+
+
+def test_settings_of_baselines_stand_apart_from_the_table(full: Materials) -> None:
+    baselines = json.loads(json.dumps(full.evaluation["baselines"]))
+    baselines["ials"] |= {"factors": 64, "alpha": None}
+    evaluation = without_reasons_to_show(full, baselines=baselines)
+    text = Page(render(dataclasses.replace(full, evaluation=evaluation))).text
+    assert "factors 64" in text.split("How the baselines were set")[1] and "alpha" not in text

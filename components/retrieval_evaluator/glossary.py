@@ -63,14 +63,14 @@ def question(evaluation: Mapping[str, Any]) -> str:
     """Sentences that say what the protocol is, and what a query knows and asks for."""
     queries = evaluation["queries"]
     asked = f"{queries['test']:,} test queries ({queries['users']:,} users{_sampled(queries)})"
-    begin, end = (moment(seconds) for seconds in evaluation["split"]["test"])
-    train_end = moment(evaluation["split"]["train_end"])
-    by_time = f" The model has seen nothing from {train_end} on in training."
+    during = _span(*evaluation["split"]["test"])
+    train_end = moment(evaluation["split"]["train_end"]).partition(" of ")[0]
+    by_time = f" In training the model has seen nothing from {train_end} on."
     protocol = evaluation.get("protocol", "next_event")
     if protocol == "frozen":
         return (
             "Protocol `frozen`: each user's state stops before the test period, and is one query. Each of "
-            f"{asked} asks for the set of items that its user turned to between {begin} and {end}; users "
+            f"{asked} asks for the set of items that its user turned to between {during}; users "
             f"whom train does not know are left out.{_labels(queries)}{by_time}"
         )
     if protocol == "leave_one_out":
@@ -85,7 +85,7 @@ def question(evaluation: Mapping[str, Any]) -> str:
         )
     return (
         f"Protocol `next_event`: each of {asked} asks for the one item that its user turned to next, between "
-        f"{begin} and {end}, and knows all that the user did before.{by_time}"
+        f"{during}, and knows all that the user did before.{by_time}"
     )
 
 
@@ -130,12 +130,18 @@ def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> st
     value, low, high = (threshold.get(name) for name in ("value", "low", "high"))
     if value is None or math.isnan(value):
         return f"{meaning} could not be measured"
-    bounds = "" if low is None or high is None else f" (95% interval {low:.4f} to {high:.4f})"
+    if threshold["name"] == "index_parity":
+        why = f": {threshold['note']}" if threshold.get("note") else ""
+        return f"the index does not hold what the towers give{why}"
+    # The bounds of slices hold for all of them at once, and are wider.
+    what = "interval" if threshold["name"] == "min_slice_change" else "95% interval"
+    bounds = "" if low is None or high is None else f" ({what} {low:.4f} to {high:.4f})"
     if threshold.get("direction") == "max":
         return f"{meaning} is {value:.4g}{bounds}, above the limit of {threshold['limit']:.4g}"
-    reached = value >= threshold["limit"]
-    side = "of which the lower end is below" if reached and bounds else "below"
-    return f"{meaning} is {value:.4f}{bounds}, {side} the limit of {threshold['limit']:.4f}"
+    side = "below the limit"
+    if value >= threshold["limit"]:
+        side = "of which the lower end is below the limit" if bounds else "not surely above the limit"
+    return f"{meaning} is {value:.4f}{bounds}, {side} of {threshold['limit']:.4f}"
 
 
 def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
@@ -145,6 +151,16 @@ def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any
     meaning = of_slice if name.startswith("slices.") else _THRESHOLDS.get(name, name)
     meaning = meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF)
     return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+
+
+def pseudonym(place: int) -> str:
+    """Of a user among what explains a refusal: letters, since numbers name the example users."""
+    return f"user {chr(ord('A') + place)}"
+
+
+def _span(begin: int, end: int) -> str:
+    """Two moments, with the clock named once."""
+    return f"{moment(begin).partition(' of ')[0]} and {moment(end)}"
 
 
 def _sampled(queries: Mapping[str, Any]) -> str:

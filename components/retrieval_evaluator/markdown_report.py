@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from components.retrieval_evaluator.gate import BLESSED
 from components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
+    pseudonym,
     question,
     shortfall,
     shown_metrics,
@@ -44,7 +47,7 @@ def render(evaluation: Mapping[str, Any]) -> str:
 def _verdict(evaluation: Mapping[str, Any]) -> str:
     failed = [t for t in evaluation["thresholds"] if not t["ok"]]
     if evaluation["verdict"] != BLESSED:
-        why = "; ".join(shortfall(threshold, evaluation) for threshold in failed)
+        why = "; ".join(_text(shortfall(threshold, evaluation)) for threshold in failed)
         text = f"# Refused\n\n**This model was not pushed**: {why}. What was pushed before stays in service."
     elif evaluation.get("unchanged"):
         text = (
@@ -64,14 +67,14 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
         if queries.get("by_users_unknown_to_train")
         else ""
     )
-    return f"{text}\n\nData set `{evaluation['dataset']}`. {question(evaluation)}{strangers}{dropped}"
+    return f"{text}\n\nData set {_code(evaluation['dataset'])}. {question(evaluation)}{strangers}{dropped}"
 
 
 def _thresholds(evaluation: Mapping[str, Any]) -> str:
     rows = [
         [
-            f"`{t['name']}`",
-            threshold_meaning(t, evaluation),
+            _code(t["name"]),
+            _text(threshold_meaning(t, evaluation)),
             _value(t["value"]),
             _bounds((t.get("low"), t.get("high"))),
             f"{'≤' if t.get('direction') == 'max' else '≥'} {_value(t['limit'])}",
@@ -79,7 +82,7 @@ def _thresholds(evaluation: Mapping[str, Any]) -> str:
         ]
         for t in evaluation["thresholds"]
     ]
-    notes = "".join(f"\n\n{note}" for note in evaluation.get("notes", []))
+    notes = "".join(f"\n\n{_text(note)}" for note in evaluation.get("notes", []))
     return (
         "## Thresholds\n\n"
         + _table(["threshold", "what it is", "value", "95% interval", "limit", ""], rows, 2)
@@ -95,16 +98,16 @@ def _refusal(evaluation: Mapping[str, Any]) -> str:
     name, examples = refusal.get("slice"), refusal.get("examples") or []
     parts = ["## What explains the refusal"]
     if name:
-        parts.append(f"The slice that lost most is `{name}`: {slice_meaning(name, evaluation)}.")
+        parts.append(f"The slice that lost most is {_code(name)}: {_text(slice_meaning(name, evaluation))}.")
     if examples:
         rows = [
             [
-                f"user {one['user'] + 1}",
-                _cell((one.get("label") or {}).get("title") or f"item {one['label_item']}"),
+                pseudonym(place),
+                _text((one.get("label") or {}).get("title") or f"item {one['label_item']}"),
                 str(one["rank"]) if one.get("rank") else "not found",
                 f"{one['found_at']} ({label(one['found_by'])})",
             ]
-            for one in examples
+            for place, one in enumerate(examples)
         ]
         parts.append(_table(["who", "what was played next", "rank here", "rank there"], rows, 2))
     return "\n\n".join(parts) if len(parts) > 1 else ""
@@ -148,7 +151,7 @@ def _metrics(evaluation: Mapping[str, Any]) -> str:
     settings = [
         f"- {label(name)}: " + ", ".join(f"{key} {_setting(values[key])}" for key in chosen)
         for name, values in evaluation["baselines"].items()
-        if (chosen := [key for key in values if key not in evaluation["metrics"]["test"]])
+        if (chosen := [key for key in values if key not in columns["model"] and values[key] is not None])
     ]
     rows = [
         [name, *(_number(values.get(name)) for values in columns.values())]
@@ -177,7 +180,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
     who = [one for one in (MODEL, BLESSED_MODEL, *([best] if best else [])) if one in named]
     rows = [
         [
-            name,
+            _text(name),
             metric,
             *(f"{part[size]:,}" for size in sizes),
             *(_number(part["metrics"].get(one, {}).get(metric)) for one in who),
@@ -190,7 +193,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
     return (
         "## Slices\n\nParts of the labels. What train knows of an item decides whether it is popular, cold "
         "or trending. Of a query with several labels a slice asks for those in it alone.\n\n"
-        + "\n".join(f"- `{name}`: {slice_meaning(name, evaluation)}." for name in slices)
+        + "\n".join(f"- {_code(name)}: {_text(slice_meaning(name, evaluation))}." for name in slices)
         + "\n\n"
         + _table(header, rows, 2)
     )
@@ -317,6 +320,13 @@ def _bounds(bounds: Sequence[float | None] | None) -> str:
     return f"{bounds[0]:.4f} to {bounds[1]:.4f}"
 
 
-def _cell(text: str) -> str:
-    """Text of others in a cell: no bar ends it, and no tag is one."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+def _text(text: str) -> str:
+    """Text of others, such as titles and the values of columns: nothing in it is markup, nor ends a cell."""
+    escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split()))
+    return html.escape(escaped, quote=False)
+
+
+def _code(text: str) -> str:
+    """The same as code, where no backslash escapes: within cells too."""
+    plain = " ".join(text.split())
+    return f"`{plain}`" if not set(plain) & set("`|") else _text(plain)

@@ -155,7 +155,7 @@ def draw_slices(
 
     def draw(width: float) -> Markup:
         is_wide = width > _ROOM_BESIDE
-        left, right, step, top = (150, 58, 30, 6) if is_wide else (8, 46, 46, 4)
+        left, right, step, top = (150, 58, 30, 6) if is_wide else (8, 46, 48, 6)
         height = top + step * len(rows) + 26
         x = Scale(*scale, left + 6, width - right - 6)
         drawing = Drawing(width, height, f"{metric} of slices, the model beside {recommender(other).label}")
@@ -165,9 +165,9 @@ def draw_slices(
         for place, row in enumerate(rows):
             middle = top + step * place + (step / 2 if is_wide else step * 0.66)
             if is_wide:
-                drawing.text((left - 4, middle + 4), row["name"], "label", "end")
+                drawing.text((left - 4, middle + 4), shortened(row["name"], 22), "label", "end")
             else:
-                drawing.text((left, middle - 12), row["name"], "label")
+                drawing.text((left, middle - 15), shortened(row["name"], 44), "label")
             drawing.line((left, middle), (width - right, middle), "rail")
             for key, bounds, who, kind in (
                 ("other", "other_bounds", other, "hollow"),
@@ -227,6 +227,11 @@ def draw_tuning(tuning: Mapping[str, Any]) -> Callable[[float], Markup]:
     return draw
 
 
+def shortened(text: str, most: int) -> str:
+    """Text that would not fit, with its end left out."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
 def setting(point: Mapping[str, Any]) -> str:
     """A setting of the index, and what it gives, in words."""
     parts = [
@@ -248,7 +253,9 @@ def draw_training(curves: Mapping[str, Any], names: Sequence[str], title: str) -
         known = {
             name: [(one["epoch"], one[name]) for one in epochs if one.get(name) is not None] for name in names
         }
-        x = Scale(0.75, max(len(epochs) + 0.25, 1.25), left, width - right)
+        # A training that went on where another ended does not begin with the first.
+        numbers = [one["epoch"] for one in epochs]
+        x = Scale(min(numbers) - 0.25, max(numbers) + 0.25, left, width - right)
         y = Scale.around(
             [value for line in known.values() for _, value in line], height - bottom, top, margin=0.12
         )
@@ -285,17 +292,15 @@ def draw_deciles(
         _axes(drawing, None, y, left, width - right, top, height - bottom, "")
         for place, name in enumerate(names):
             drawing.text((x(place), height - bottom + 16), name, "tick", "middle")
-        drawing.text(
-            ((left + width - right) / 2, height - 6), "items by their plays in train", "axis", "middle"
-        )
+        drawing.text(((left + width - right) / 2, height - 6), axis, "axis", "middle")
         for who, line in values.items():
             colour = recommender(who).colour
-            points = [(x(place), y(value)) for place, value in enumerate(line) if value is not None]
+            known = [(place, value) for place, value in enumerate(line) if value is not None]
+            points = [(x(place), y(value)) for place, value in known]
             drawing.path(points, "curve strong" if who == MODEL else "curve", colour)
-            for (px, py), name, value in zip(points, names, line, strict=False):
-                drawing.dot(
-                    (px, py), 3.5, "dot", colour, f"{recommender(who).label}, {name}: {number(value)}"
-                )
+            for at, (place, value) in zip(points, known, strict=True):
+                tip = f"{recommender(who).label}, {names[place]}: {number(value)}"
+                drawing.dot(at, 3.5, "dot", colour, tip)
         return drawing.render()
 
     return draw
@@ -323,10 +328,10 @@ def draw_lifts(lifts: Mapping[str, float]) -> Callable[[float], Markup]:
                     (left - 4, middle + 4), label, "label strong" if who == MODEL else "label", "end"
                 )
             else:
-                drawing.text((left, middle - 12), label, "label strong" if who == MODEL else "label")
+                drawing.text((left, middle - 13), label, "label strong" if who == MODEL else "label")
             drawing.line((x(1.0), middle), (x(lift), middle), "stem", colour)
             drawing.dot((x(lift), middle), 5, "dot", colour, f"{label}: {lift:.3g} times")
-            drawing.text((width, middle + 4), f"{lift:.3g}×", "count", "end")
+            drawing.text((width, middle + 4), f"{lift:.2f}×", "count", "end")
         return drawing.render()
 
     return draw

@@ -30,7 +30,7 @@ class Materials:
         curves: training_curves.json.
         run: of the whole run, which an evaluator does not know: `run` (its name), `output`, `components` as
             `pipeline.report.collect` has them, `settings` by dotted name, and `changed`, the names of those
-            that are not the defaults.
+            that are not the defaults, and `pushed_model`, where its model was pushed, or None.
     """
 
     evaluation: Mapping[str, Any]

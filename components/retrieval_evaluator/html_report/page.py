@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
+    pseudonym,
     question,
     shortfall,
     shown_metrics,
@@ -104,16 +105,25 @@ def _cutoff(evaluation: Mapping[str, Any]) -> int:
 
 def _verdict(evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> dict[str, Any]:
     """Kind, word and reasons, and the figures that matter most."""
-    failed = [one for one in evaluation["thresholds"] if not one["ok"]]
+    reasons: list[str] = []
     if evaluation["verdict"] != BLESSED:
         kind, word = "bad", "Refused"
+        reasons = [shortfall(one, evaluation) for one in evaluation["thresholds"] if not one["ok"]]
         lead = "This model was not pushed. What was pushed before stays in service."
     elif evaluation.get("unchanged"):
         kind, word = "good", "Blessed, and in service already"
         lead = "Every threshold holds. The latest blessed model is this very model: nothing was pushed."
+    elif run and (broken := [one for one in run.get("components") or () if one["state"] == "FAILED"]):
+        kind, word = "bad", "Blessed, not pushed"
+        lead = (
+            "Every threshold holds, but the run failed after that. What was pushed before stays in service."
+        )
+        reasons = [f"{one['name']} failed{': ' + one['error'] if one.get('error') else ''}" for one in broken]
     else:
         kind, word = "good", "Blessed"
-        lead = "Every threshold holds: this model may be pushed."
+        pushed = (run or {}).get("pushed_model")
+        done = f"was pushed to {pushed}" if pushed else "may be pushed"
+        lead = f"Every threshold holds: this model {done}."
     name = (run or {}).get("run") or ""
     when = str(name)
     with contextlib.suppress(ValueError):  # A run of another orchestrator has a name of another form.
@@ -122,7 +132,7 @@ def _verdict(evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> di
         "kind": kind,
         "word": word,
         "lead": lead,
-        "reasons": [shortfall(one, evaluation) for one in failed],
+        "reasons": [reason.removesuffix(".") for reason in reasons],
         "when": when,
         "figures": _key_figures(evaluation),
     }
@@ -133,11 +143,12 @@ def _key_figures(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
     model = evaluation["metrics"]["test"].get(judged)
     intervals = evaluation.get("intervals") or {}
     changes = evaluation.get("changes") or {}
+    bounds = (intervals.get(MODEL) or {}).get(judged)
     figures = [
         {
             "name": judged.capitalize(),
             "value": number(model),
-            "note": interval((intervals.get(MODEL) or {}).get(judged)) or "of the served model",
+            "note": "; ".join(filter(None, ["of the served model", interval(bounds)])),
         }
     ]
     best = _best_baseline(evaluation, judged)
@@ -190,9 +201,9 @@ def _thresholds(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "meaning": threshold_meaning(one, evaluation),
             "gauge": charts.gauge(one),
             "sign": "≤" if one.get("direction") == "max" else "≥",
-            "shown": _plain(one["value"]),
+            "shown": _measured(one["name"], one["value"]),
             "bounds": interval((one.get("low"), one.get("high")), 4),
-            "limit_shown": _plain(one["limit"]),
+            "limit_shown": _measured(one["name"], one["limit"]),
         }
         for one in sorted(evaluation["thresholds"], key=lambda one: bool(one["ok"]))
     ]
@@ -212,7 +223,7 @@ def _refusal(evaluation: Mapping[str, Any], examples: bool) -> dict[str, Any] | 
         "meaning": slice_meaning(name, evaluation) if name else "",
         "rows": [
             {
-                "user": f"user {one['user'] + 1}",
+                "user": pseudonym(place),
                 "item": one.get("label")
                 or {"item_id": one["label_item"], "title": None, "tags": None, "artist": None},
                 "rank": one.get("rank"),
@@ -220,7 +231,7 @@ def _refusal(evaluation: Mapping[str, Any], examples: bool) -> dict[str, Any] | 
                 "found_at": one["found_at"],
                 "in_slice": one.get("in_slice"),
             }
-            for one in found
+            for place, one in enumerate(found)
         ],
     }
 
@@ -281,29 +292,35 @@ def _metrics(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         columns[BLESSED_MODEL] = blessed["metrics"]
     names = shown_metrics(evaluation)
     intervals = evaluation.get("intervals") or {}
-    rows = []
-    for who in in_order(columns):
-        settings = [
+    rows = [
+        {
+            "label": recommender(who).label,
+            "colour": recommender(who).colour,
+            "is_model": who == MODEL,
+            "cells": [
+                {
+                    "value": number(columns[who].get(name), 4),
+                    "bounds": interval((intervals.get(who) or {}).get(name), 4),
+                }
+                for name in names
+            ],
+        }
+        for who in in_order(columns)
+    ]
+    settings = {
+        recommender(who).label: ", ".join(
             f"{name.replace('_', ' ')} {_setting(value)}"
-            for name, value in columns[who].items()
+            for name, value in found.items()
             if name not in evaluation["metrics"]["test"] and value is not None
-        ]
-        rows.append(
-            {
-                "label": recommender(who).label,
-                "colour": recommender(who).colour,
-                "is_model": who == MODEL,
-                "settings": ", ".join(settings) if who not in (MODEL, MODEL_EXACT, BLESSED_MODEL) else "",
-                "cells": [
-                    {
-                        "value": number(columns[who].get(name), 4),
-                        "bounds": interval((intervals.get(who) or {}).get(name), 4),
-                    }
-                    for name in names
-                ],
-            }
         )
-    return {"names": names, "rows": rows, "definitions": definitions(evaluation)}
+        for who, found in (evaluation.get("baselines") or {}).items()
+    }
+    return {
+        "names": names,
+        "rows": rows,
+        "definitions": definitions(evaluation),
+        "settings": {who: chosen for who, chosen in settings.items() if chosen},
+    }
 
 
 def _slices(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
@@ -351,7 +368,10 @@ def _slices(evaluation: Mapping[str, Any], k: int) -> dict[str, Any] | None:
         "families": drawn,
         "is_compared": is_compared,
         "has_bounds": any(one.get("intervals") for one in slices.values()),
-        "legend": _legend([MODEL, *([other] if other else [])]),
+        "legend": [
+            *_legend([MODEL]),
+            *({**one, "kind": "hollow"} for one in _legend([other] if other else [])),
+        ],
         "other": recommender(other).label if other else "",
     }
 
@@ -386,7 +406,7 @@ def _index(evaluation: Mapping[str, Any], k: int) -> dict[str, Any]:
         "target": tuning.get("target") if tuning else None,
         "is_met": bool(tuning.get("met")) if tuning else None,
         "target_k": (tuning or {}).get("k") or k,
-        "parity": ann.get("parity"),
+        "parity": _parity(evaluation),
         "latency": [
             {
                 "name": "a single query" if name == "single" else f"a batch of {one.get('size', '?')}",
@@ -397,6 +417,20 @@ def _index(evaluation: Mapping[str, Any], k: int) -> dict[str, Any]:
             if one
         ],
         "size": f"{size['bytes'] / 2**20:,.1f} MiB in {size['files']} files" if size.get("bytes") else "",
+    }
+
+
+def _parity(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether the index is that of its towers, as the gate judged, and what differs."""
+    measured = evaluation["ann"].get("parity")
+    if not measured:
+        return None
+    judged = [one for one in evaluation["thresholds"] if one["name"] == "index_parity"]
+    errors = {name: measured.get(f"max_{name}_error") for name in ("norm", "score")}
+    return {
+        "ok": all(one["ok"] for one in judged) if judged else bool(measured.get("ok")),
+        "differences": judged[0].get("note") if judged else "",
+        "errors": {name: f"{error:.2g}" for name, error in errors.items() if error is not None},
     }
 
 
@@ -558,6 +592,13 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _measured(threshold: str, value: float | None) -> str:
+    """A threshold's value or limit: milliseconds, a yes (1) or no (0), or a share."""
+    if value is not None and threshold == "max_latency_p95":
+        return f"{value:.3g} ms"
+    return _plain(int(value)) if value is not None and threshold == "index_parity" else number(value, 4)
 
 
 def _signed(value: float) -> str:
