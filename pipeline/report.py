@@ -86,9 +86,9 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
       None if the run did not reach it. `warm_start` says what training began from, and how much of it was
       carried over; None if it was not to begin from anything. `reindexed` counts what became of the
       catalog where nothing was trained (`two-tower reindex`); else None.
-      `pushed_model` is where this run's model was pushed to, or None; `in_service` is the newest model
-      there. `artifacts` are URIs by component and output; `settings` are those of `settings_of`; `log` is
-      the newest log file.
+      `pushed_model` is where this run's model was pushed to, or None; `not_pushed_because` says why a blessed
+      one was not, see components/pusher/executor.py; `in_service` is the newest model there. `artifacts` are
+      URIs by component and output; `settings` are those of `settings_of`; `log` is the newest log file.
 
     Raises:
       UserError: there is no run in `output`.
@@ -118,6 +118,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         "warm_start": _warm_start(nodes),
         "reindexed": _reindexed(nodes),
         "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
+        "not_pushed_because": properties.get("not_pushed_because"),
         "in_service": newest_version(os.path.join(output, "pushed")),
         "artifacts": artifacts,
         "settings": settings_of(nodes),
@@ -359,6 +360,8 @@ def _headline(report: Mapping[str, Any]) -> str:
         return "UNFINISHED: the model is blessed and not pushed, for the run was killed. Run it again."
     if report["pushed_model"]:
         return f"BLESSED: the model holds every threshold and is pushed to {report['pushed_model']}."
+    if reason := report.get("not_pushed_because"):
+        return f"BLESSED, and {reason}"
     return f"BLESSED, and not pushed again: this very model is in service already, in {report['in_service']}."
 
 

@@ -218,6 +218,16 @@ def test_the_same_model_again_is_not_reported_as_pushed(store: Store, tmp_path: 
     assert "not pushed again" in render(report)
 
 
+def test_why_a_blessed_model_was_not_pushed_is_said_first(store: Store, tmp_path: Path) -> None:
+    reason = "not pushed: pushed/2 is in service, and was given newer items since."
+    _whole_run(
+        store, tmp_path, EVALUATION, pushed=0, pushed_destination="pushed/2", not_pushed_because=reason
+    )
+    report = collect(str(tmp_path))
+    assert report["not_pushed_because"] == reason
+    assert render(report).startswith(f"BLESSED, and {reason}")
+
+
 def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path) -> None:
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     lines = render(collect(str(tmp_path))).splitlines()

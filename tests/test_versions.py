@@ -212,6 +212,7 @@ def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(
     unchanged = push(tmp_path / "unchanged", True, pushed)
     assert unchanged.get_int_custom_property("pushed") == 0
     assert unchanged.get_string_custom_property("pushed_destination") == str(pushed / "1")
+    assert "this very model is in service" in unchanged.get_string_custom_property("not_pushed_because")
     assert versions(str(pushed)) == [1]
 
     better = push(tmp_path / "better", True, pushed)
@@ -219,6 +220,35 @@ def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(
     assert digest_of(str(pushed / "1")) == digest_of(str(tmp_path / "first" / "Format-Serving"))
     # What was recorded beside the blessing is what the copy is asked.
     assert never_loaded == [(str(pushed / ".incoming-1"), RECORD), (str(pushed / ".incoming-2"), RECORD)]
+
+
+def test_a_model_that_was_reindexed_since_is_not_replaced_by_the_items_of_its_training(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = tmp_path / "pushed"
+
+    def served(name: str, **provenance: str) -> Path:
+        path = Path(model(tmp_path / name / "Format-Serving", name)) / "assets.extra"
+        path.mkdir()
+        (path / "provenance.json").write_text(json.dumps({"data_digest": "sha256:monday", **provenance}))
+        return tmp_path / name
+
+    assert push(served("trained"), True, pushed).get_int_custom_property("pushed") == 1
+    assert push(served("today", items_digest="sha256:tuesday"), True, pushed).get_int_custom_property(
+        "pushed"
+    )
+    trained = tmp_path / "again"
+    shutil.copytree(tmp_path / "trained", trained)
+    for source in (trained, served("otherwise trained")):
+        done = push(source, True, pushed)
+        assert done.get_int_custom_property("pushed") == 0 and versions(str(pushed)) == [1, 2]
+        reason = done.get_string_custom_property("not_pushed_because")
+        assert f"{pushed / '2'} is in service" in reason
+        assert f"two-tower reindex --model {source / 'Format-Serving'} " in reason
+    # Newer items once more, and newer data with items of their own, are.
+    push(served("tomorrow", items_digest="sha256:wednesday"), True, pushed)
+    push(served("newer data", data_digest="sha256:thursday"), True, pushed)
+    assert versions(str(pushed)) == [1, 2, 3, 4]
 
 
 def test_without_recorded_queries_nothing_is_pushed(tmp_path: Path) -> None:

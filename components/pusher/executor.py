@@ -1,7 +1,7 @@
-"""TFX's Pusher with three differences.
+"""TFX's Pusher with four differences.
 
-A push becomes visible whole, and only once the copy has answered as the model did when it was evaluated; and
-the same model is not pushed twice.
+A push becomes visible whole, and only once the copy has answered as the model did when it was evaluated; the
+same model is not pushed twice; and a model that was re-indexed since is not replaced by its training's items.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from tfx.types import artifact_utils
 
 from components.pusher import canary
 from components.pusher.versions import publish, versions
-from components.scann_indexer.provenance import digest_of
+from components.scann_indexer import provenance
+
+# Custom property of `pushed_model`, of a blessed model: "not pushed: ..." and why.
+NOT_PUSHED = "not_pushed_because"
 
 
 class Executor(tfx_pusher.Executor):
-    """Publishes a blessed model unless the newest published one is the same."""
+    """Publishes a blessed model unless the newest published one is the same, or has newer items."""
 
     def Do(
         self,
@@ -30,6 +33,8 @@ class Executor(tfx_pusher.Executor):
         exec_properties: dict[str, Any],
     ) -> None:
         """`pushed_model` says whether it was pushed, and its `pushed_destination` what is in service.
+
+        Of a blessed model that was not, NOT_PUSHED says why.
 
         Raises:
             CanaryFailed: the copy does not load, or answers otherwise; nothing was published.
@@ -42,12 +47,28 @@ class Executor(tfx_pusher.Executor):
         model_path = self.GetModelPath(input_dict)
         published = versions(directory)
         newest = os.path.join(directory, str(published[-1])) if published else ""
-        if newest and digest_of(newest) == digest_of(model_path):
+        if reason := _why_not(model_path, newest):
             self._MarkNotPushed(pushed)
             pushed.set_string_custom_property("pushed_destination", newest)
+            pushed.set_string_custom_property(NOT_PUSHED, reason)
             return
         path = publish(model_path, directory, _recorded(input_dict))
         self._MarkPushed(pushed, pushed_destination=path, pushed_version=os.path.basename(path))
+
+
+def _why_not(model_path: str, newest: str) -> str:
+    """Why a blessed model does not follow the newest published one, "" where that is none; "" if it does."""
+    if not newest:
+        return ""
+    if provenance.digest_of(newest) == provenance.digest_of(model_path):
+        return f"not pushed again: this very model is in service already, in {newest}."
+    if provenance.takes_items_back(provenance.read(model_path), provenance.read(newest)):
+        return (
+            f"not pushed: {newest} is in service, of the same data, and was given newer items since "
+            "(`two-tower reindex`), which this model's would replace. Give it these, too: `two-tower reindex "
+            f"--model {model_path} --items DIR`."
+        )
+    return ""
 
 
 def _recorded(input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:

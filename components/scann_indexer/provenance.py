@@ -85,6 +85,25 @@ def read(model_path: str) -> dict[str, Any] | None:
         return dict(json.loads(file.read()))
 
 
+def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[str, Any] | None) -> bool:
+    """Whether a model over the items of its data would follow one that was re-indexed since.
+
+    Of the same data, the re-indexing is the later one: what it has released would be gone, and what it has
+    withdrawn would be recommended again.
+
+    Args:
+        candidate: the `provenance.json` of the model that would be published.
+        in_service: that of the newest published one.
+    """
+    if candidate is None or in_service is None:
+        return False
+    return (
+        ITEMS in in_service
+        and ITEMS not in candidate
+        and candidate["data_digest"] == in_service["data_digest"]
+    )
+
+
 def digest_of(model_path: str) -> str:
     """sha256 over the names and bytes of a model's files: equal digests mean the same model."""
     from tfx.dsl.io import fileio
