@@ -206,6 +206,25 @@ def test_equal_models_are_refused_in_at_most_one_case_of_twenty() -> None:
     assert refused <= 10
 
 
+def test_what_a_coarse_index_lost_is_shown_though_the_model_is_slow_too() -> None:
+    asked = Asked(seed=2, users=400)
+    exact = asked.ranks()
+    lost = np.where(asked.random.random(len(exact)) < 0.05, np.float32(np.inf), exact)
+    results = asked.results(lost)
+    results.ranks["model_exact"] = exact
+    limits = dataclasses.replace(LIMITS, min_recall=0, min_lift_over_best_baseline=-1)
+    for latency in (4.0, 31.0):
+        judgement = judged(
+            results,
+            limits,
+            ann={f"recall@{CUTOFF}": 0.8, "parity": PARITY},
+            latency={"single": {"p95_ms": latency}},
+        )
+        assert judgement.refusal is not None
+        examples = judgement.refusal["examples"]
+        assert len(examples) == 10 and {one["found_by"] for one in examples} == {"model_exact"}
+
+
 def test_a_real_loss_is_found() -> None:
     """Of models that find a fifth less, most are refused, by the users of one small test split."""
     found = 0
@@ -267,6 +286,7 @@ def test_a_single_user_tells_nothing() -> None:
     asked = Asked(seed=6, users=1)
     judgement = judged(asked.results(asked.ranks()), dataclasses.replace(LIMITS, min_recall=0))
     assert "min_recall" in missed(judgement)
+    assert judgement.thresholds[0].note == "too few users to know its noise"
     assert any("fewer than two users" in note for note in judgement.notes)
 
 

@@ -21,7 +21,7 @@ from components.retrieval_evaluator import refusal, slices
 from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
 from components.retrieval_evaluator.index_parity import is_of_its_towers
 from components.retrieval_evaluator.metrics import Bools
-from components.retrieval_evaluator.slice_changes import SliceChange, recall_by_query, slice_changes
+from components.retrieval_evaluator.slice_changes import LEVEL, SliceChange, recall_by_query, slice_changes
 from components.scann_indexer.provenance import NO_BLESSED_MODEL
 from pipeline.configs import GateConfig, slice_limits
 from pipeline.errors import UserError
@@ -83,7 +83,9 @@ class Threshold:
         low, high = interval
         ok = math.isfinite(value) and math.isfinite(low) and low >= limit
         if math.isfinite(value) and value >= limit and not ok:
-            note = _joined(note, "its lower bound is below the limit")
+            is_known = math.isfinite(low)
+            why = "its lower bound is below the limit" if is_known else "too few users to know its noise"
+            note = _joined(note, why)
         return cls(name, value, limit, ok, note, _known(low), _known(high))
 
     @classmethod
@@ -322,7 +324,8 @@ def _worst_slice(changes: Sequence[SliceChange], limit: float, count: int) -> Th
     worst = refusal.worst(changes)
     assert worst is not None
     small = f", {count - len(changes)} too small to judge" if count > len(changes) else ""
-    note = f"worst slice: {worst.name}, {worst.users:,} users; bounds for all {len(changes)} slices{small}"
+    held = f"{LEVEL:.0%} bounds for all {len(changes)} slices at once{small}"
+    note = f"worst slice: {worst.name}, {worst.users:,} users; {held}"
     return Threshold.not_surely_lost("min_slice_change", worst.change, limit, (worst.low, worst.high), note)
 
 
@@ -343,8 +346,7 @@ def _of_the_artifact(evaluation: Mapping[str, Any], config: GateConfig) -> Itera
     if config.max_latency_p95 > 0:
         single = (evaluation.get("latency") or {}).get("single") or {}
         latency = _number(single.get("p95_ms"))
-        note = "milliseconds, single queries"
-        yield Threshold.not_exceeded("max_latency_p95", latency, config.max_latency_p95, note)
+        yield Threshold.not_exceeded("max_latency_p95", latency, config.max_latency_p95)
     parity = evaluation["ann"].get("parity") or {}
     agrees = float(bool(parity.get("ok")) and is_of_its_towers(parity)) if parity else math.nan
     yield Threshold.reached("index_parity", agrees, 1.0, _parity_note(parity))
@@ -399,11 +401,13 @@ def _explained(
     results = noise.results
     if results is None:
         return None
-    against_blessed = {"min_change_against_blessed", "min_slice_change"} & set(refused)
+    # Of the others single queries tell nothing.
+    of_queries = set(refused) - {"max_latency_p95", "index_parity", "min_coverage"}
+    against_blessed = {"min_change_against_blessed", "min_slice_change"} & of_queries
     of_slice = next((name.removeprefix("slices.") for name in refused if name.startswith("slices.")), None)
-    if set(refused) <= {"max_latency_p95", "index_parity", "min_coverage"}:
+    if not of_queries:
         other = None
-    elif refused == ["min_ann_recall"]:
+    elif of_queries == {"min_ann_recall"}:
         other = _EXACT
     elif against_blessed or (eligible and "min_lift_over_best_baseline" not in refused):
         other = _BLESSED_MODEL
