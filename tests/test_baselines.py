@@ -21,6 +21,7 @@ from components.retrieval_evaluator.baselines import (
     LabelEvents,
     PersonalHistory,
     Popularity,
+    first_among,
     fit_baselines,
 )
 from components.retrieval_evaluator.metrics import summarize
@@ -311,3 +312,9 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_says(repeats: boo
     assert measured["recall@3"] == measured["user_recall@3"] == pytest.approx(np.mean(recalls[3]))
     assert measured[f"recall@{K}"] == pytest.approx(np.mean(recalls[K]))
     assert measured["clipped_recall@3"] == pytest.approx(np.mean(clipped))
+
+
+def test_what_is_no_candidate_makes_room_for_what_comes_next() -> None:
+    recommended = np.array([[7, 3, 9, 5], [3, 9, 7, -1], [9, 8, -1, -1]])
+    assert first_among(recommended, np.array([3, 5, 7, 11]), 2).tolist() == [[7, 3], [3, 7], [-1, -1]]
+    assert first_among(recommended[:1], np.array([5, 9]), 5).tolist() == [[9, 5, -1, -1, -1]]

@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from components.interaction_example_gen.windows import WindowCutter
 from components.pusher import canary
 from components.pusher.canary import difference
 from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.executor import Executor, _parity
+from components.retrieval_evaluator.executor import Executor, _of_baseline, _parity
 from components.retrieval_evaluator.query_results import QueryResults
 from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
@@ -377,3 +378,17 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     assert "Protocol `leave_one_out`" in report and "the data has no times" in report
     assert "clipped_recall" not in report and "1970" not in report
     assert any("The catalog holds 70 items" in note for note in evaluation["notes"])
+
+
+def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:
+    """Else they would find withdrawn labels that no model over today's items can."""
+
+    class Counting:
+        def recommend(self, windows: Any, queries: Any, rows: Any, k: int, exclude: bool) -> Any:
+            return np.tile(np.arange(k), [len(rows), 1])
+
+    task = SimpleNamespace(k=4, exclude=False)
+    questions = SimpleNamespace(windows=None, available=None, rows=np.arange(2))
+    asked: Any = (Counting(), task, questions)
+    assert _of_baseline(*asked, None).tolist() == [[0, 1, 2, 3]] * 2
+    assert _of_baseline(*asked, np.array([0, 2, 3, 6, 7, 50])).tolist() == [[0, 2, 3, 6]] * 2

@@ -18,7 +18,7 @@ from tfx.utils import path_utils
 from components.interaction_example_gen.facts import DataFacts
 from components.pusher import canary
 from components.retrieval_evaluator import feature_values, gate, index_parity, measure, query_results
-from components.retrieval_evaluator.baselines import Catalog, fit_baselines
+from components.retrieval_evaluator.baselines import Baseline, Catalog, first_among, fit_baselines
 from components.retrieval_evaluator.beyond_accuracy import ItemVectors
 from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
 from components.retrieval_evaluator.examples import example_users
@@ -41,6 +41,11 @@ from components.scann_indexer import provenance
 from pipeline.configs import EvaluationConfig, GateConfig, from_plain
 from pipeline.errors import UserError
 from pipeline.feature_specs import ResolvedFeatures
+
+_REINDEXED = (
+    "The model was re-indexed: baselines, too, recommend none but its items, of those that the data of its "
+    "training have. The latest blessed model recommends its own."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,11 +187,10 @@ class Executor(tfx_evaluator.Executor):
             names=task.config.baselines,
             catalog=catalog,
         )
+        is_reindexed = provenance.ITEMS in recorded
+        offered = answers.item_id if is_reindexed else None
         recommended = {
-            name: baseline.recommend(
-                questions.windows, questions.available, questions.rows, task.k, task.exclude
-            )
-            for name, baseline in baselines.items()
+            name: _of_baseline(baseline, task, questions, offered) for name, baseline in baselines.items()
         }
         queries = questions.measured
         recommendations = Recommendations(
@@ -232,7 +236,7 @@ class Executor(tfx_evaluator.Executor):
         judged = gate.judge(evaluation, task.gate, results).to_dict()
         evaluation = {
             **judged,
-            "notes": [*judged["notes"], *baselines.notes.values()],
+            "notes": [*judged["notes"], *baselines.notes.values(), *[_REINDEXED] * is_reindexed],
             "unchanged": bool(blessed and blessed["digest"] == digest),
             **evaluation,
         }
@@ -332,6 +336,17 @@ def _slices(
 
 def _of_model(answers: measure.Answers) -> dict[str, Ints]:
     return {MODEL: answers.served, MODEL_EXACT: answers.exact}
+
+
+def _of_baseline(baseline: Baseline, task: _Task, questions: _Questions, offered: Ints | None) -> Ints:
+    """What a baseline recommends to all that are asked, [Q, k]; of the items in `offered`, if it is given.
+
+    Baselines know the items of the data that the model was trained on. Where it was given others since, twice
+    as many as are needed are asked for, so that k are left where up to half of them are withdrawn.
+    """
+    wanted = task.k if offered is None else 2 * task.k
+    found = baseline.recommend(questions.windows, questions.available, questions.rows, wanted, task.exclude)
+    return found if offered is None else first_among(found, offered, task.k)
 
 
 def _vectors(catalog: Catalog | str, answers: measure.Answers) -> ItemVectors:

@@ -10,7 +10,7 @@ from components.retrieval_evaluator.baselines.fitting import Fitted, fit_baselin
 from components.retrieval_evaluator.baselines.label_events import LabelEvents
 from components.retrieval_evaluator.baselines.personal_history import PersonalHistory
 from components.retrieval_evaluator.baselines.popularity import DAY, Popularity
-from components.retrieval_evaluator.baselines.ranking import Baseline
+from components.retrieval_evaluator.baselines.ranking import Baseline, first_among
 
 __all__ = [
     "DAY",
@@ -20,5 +20,6 @@ __all__ = [
     "LabelEvents",
     "PersonalHistory",
     "Popularity",
+    "first_among",
     "fit_baselines",
 ]

@@ -158,6 +158,13 @@ class Scored:
         return recommended
 
 
+def first_among(recommended: Ints, items: Ints, k: int) -> Ints:
+    """Of each row [Q, any] the first k that are among `items`: [Q, k], -1 where there are fewer."""
+    found = np.where(np.isin(recommended, items), recommended, PADDING)
+    found = np.take_along_axis(found, np.argsort(found == PADDING, axis=1, kind="stable"), axis=1)[:, :k]
+    return np.pad(found, [(0, 0), (0, k - found.shape[1])], constant_values=PADDING)
+
+
 def columns_of(items: Ints, wanted: Ints) -> Ints:
     """Where ids stand among the ascending `items`, -1 where they do not: in the shape of `wanted`."""
     if not len(items):
