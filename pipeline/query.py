@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SHOWN_LISTENS = 10
 _WIDTH = 120
+# Ids are int64.
+_LARGEST_ID = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +132,8 @@ def recommend(
     ids = [*(history or []), *([] if user is None else [user]), *exclude, *allow]
     if any(number < 0 for number in ids):
         raise UserError("Ids are not negative: a negative one stands for padding.")
+    if too_large := [number for number in ids if number > _LARGEST_ID]:
+        raise UserError(f"{too_large[0]} is no id: the largest is {_LARGEST_ID}.")
     data = data or provenance["data"]
     notes: list[str] = []
     specs = [FeatureSpec(**spec) for spec in provenance.get("features", {}).get("users", [])]
@@ -199,14 +203,14 @@ def render(answer: Answer) -> str:
     past.add_column("item", justify="right")
     past.add_column("title", max_width=44)
     for listen in reversed(answer.last_listens):
-        past.add_row(str(listen.item_id), listen.title or "")
+        past.add_row(str(listen.item_id), _on_one_line(listen.title))
     recommended = _table(f"Recommended to {who}")
     recommended.add_column("", justify="right")
     recommended.add_column("item", justify="right")
     recommended.add_column("title", max_width=44)
     recommended.add_column("score", justify="right")
     for one in answer.recommendations:
-        recommended.add_row(str(one.rank), str(one.item_id), one.title or "", f"{one.score:.3f}")
+        recommended.add_row(str(one.rank), str(one.item_id), _on_one_line(one.title), f"{one.score:.3f}")
     side_by_side = Table.grid(padding=(0, 3))
     side_by_side.add_row(past, recommended)
     console.print(side_by_side)
@@ -221,6 +225,11 @@ def render(answer: Answer) -> str:
 
 def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
+
+
+def _on_one_line(title: str | None) -> str:
+    """Without what would move a terminal's cursor or change its colours."""
+    return "".join(letter if letter.isprintable() else " " for letter in title or "")
 
 
 def _provenance(path: str) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
     run = {
         **{name: report[name] for name in ("run", "output", "components", "settings", "pushed_model")},
+        "not_pushed_because": report.get("not_pushed_because"),
         "changed": changed_settings(report["settings"]),
     }
     own = storage.join(directory, REPORT_FILE)

@@ -356,6 +356,7 @@ def test_names_that_would_leave_the_chart_are_cut() -> None:
     [
         ({"pushed_model": "runs/a/pushed/7"}, "Blessed", "was pushed to runs/a/pushed/7"),
         ({"pushed_model": None}, "Blessed", "may be pushed"),
+        ({"not_pushed_because": "not pushed: 4 is newer."}, "Blessed, not pushed", "not pushed: 4 is"),
         (
             {
                 "components": [

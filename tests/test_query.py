@@ -216,13 +216,27 @@ def test_fewer_items_than_asked_for_are_told(tmp_path: Path, data: Path, asked: 
 
 @pytest.mark.parametrize(
     ("user", "history", "k", "message"),
-    [(1, None, 51, "1 to 50 items"), (1, None, 0, "1 to 50 items"), (None, [3, -1], 5, "not negative")],
+    [
+        (1, None, 51, "1 to 50 items"),
+        (1, None, 0, "1 to 50 items"),
+        (None, [3, -1], 5, "not negative"),
+        (2**63, None, 5, "9223372036854775808 is no id"),
+        (None, [10**20], 5, "is no id"),
+    ],
 )
 def test_a_request_that_no_model_can_answer_is_refused(
     user: int | None, history: list[int] | None, k: int, message: str, tmp_path: Path, data: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
         query.recommend(str(_model(tmp_path / "m", data)), user, history, k)
+
+
+def test_a_title_does_not_move_the_terminals_cursor(tmp_path: Path) -> None:
+    title = "Song\x1b[2J\nof | [bold]others[/bold]"
+    shown = query.render(
+        query.Answer("m", 1, {}, (query.Listen(1, title, 5),), (query.Recommendation(1, 2, title, 0.5),), ())
+    )
+    assert "\x1b" not in shown and "Song [2J of | [bold]others[/bold]" in shown
 
 
 def test_a_model_is_found_by_its_run_its_push_directory_and_its_version(tmp_path: Path) -> None:

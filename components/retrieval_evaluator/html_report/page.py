@@ -119,6 +119,9 @@ def _verdict(evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> di
             "Every threshold holds, but the run failed after that. What was pushed before stays in service."
         )
         reasons = [f"{one['name']} failed{': ' + one['error'] if one.get('error') else ''}" for one in broken]
+    elif run and run.get("not_pushed_because"):
+        kind, word = "good", "Blessed, not pushed"
+        lead = f"Every threshold holds, and the model is {run['not_pushed_because']}"
     else:
         kind, word = "good", "Blessed"
         pushed = (run or {}).get("pushed_model")
