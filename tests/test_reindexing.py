@@ -17,7 +17,7 @@ from pipeline import command_line
 from pipeline.configs import GateConfig
 from pipeline.datasets.data_directory import DatasetProperties, item_files
 from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.datasets.verification import verify_items
+from pipeline.datasets.verification import verify, verify_items
 from pipeline.errors import UserError
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 from pipeline.lineage import lineage_of
@@ -66,6 +66,18 @@ def test_items_alone_are_as_good_as_those_of_a_data_directory(tmp_path: Path) ->
     pq.write_table(changed, path)
     with pytest.raises(UserError, match="content is not what the manifest says"):
         verify_items(str(tmp_path / "data"))
+
+
+def test_a_data_directory_without_an_available_item_is_told_before_a_run(tmp_path: Path) -> None:
+    listens = pa.table({"user_id": [1], "item_id": [10], "timestamp": [5], "event_type": ["listen"]})
+    for name, available in (("none", [False] * 3), ("one", [False, False, None])):
+        data = str(tmp_path / name)
+        with DataDirectoryWriter(data, DatasetProperties("small", "listen", True)) as writer:
+            writer.write("events", listens)
+            writer.write("items", items(available=pa.array(available, pa.bool_())))
+    verify(str(tmp_path / "one"))
+    with pytest.raises(UserError, match="none: the catalog is empty: items/ holds no available item"):
+        verify(str(tmp_path / "none"))
 
 
 def test_items_that_are_no_catalog_are_told(tmp_path: Path) -> None:

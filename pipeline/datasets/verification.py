@@ -47,7 +47,7 @@ def verify(directory: str) -> Manifest:
         the wrong type, or of another type than in the table's other files or the manifest; an id is null,
         negative or (of an item or user in its table) not unique; a time is negative or not in seconds, an
         order negative, a split unknown; a content embedding has another width than the manifest says, or a
-        value that is not finite; spans or counts are not those of the manifest.
+        value that is not finite; spans or counts are not those of the manifest; or no item is available.
     """
     manifest = Manifest.load(directory)
     again = "Run `two-tower ingest` again."
@@ -82,6 +82,7 @@ def verify(directory: str) -> Manifest:
                 f"{storage.join(directory, MANIFEST)}: key '{key}' is {said} and the files have {found}. "
                 f"{again}"
             )
+    _check_available(directory, manifest)
     return manifest
 
 
@@ -134,8 +135,7 @@ def verify_items(directory: str) -> Manifest:
         noted={},
     )
     _verify_table(directory, "items", items)
-    if not _available(directory, items):
-        raise UserError(f"{directory}: the catalog is empty: items/ holds no available item.")
+    _check_available(directory, items)
     return items
 
 
@@ -146,15 +146,17 @@ def _items_file(directory: str, path: str) -> DataFile:
     return DataFile(relative, rows, storage.size(path), digest_of_file(path))
 
 
-def _available(directory: str, items: Manifest) -> int:
-    """How many items may be recommended."""
-    if "available" not in items.columns["items"]:
-        return items.counts["items"]
-    return sum(
-        int(pc.sum(pc.fill_null(batch["available"], True)).as_py() or 0)
-        for path in paths_of(directory, items, "items")
-        for _, batch in checked_columns.read_batches(path, ["available"])
-    )
+def _check_available(directory: str, items: Manifest) -> None:
+    """Raises UserError where no item may be recommended: nothing could be learnt for, or indexed."""
+    available = items.counts.get("items", 0)
+    if "available" in items.columns.get("items", {}):
+        available = sum(
+            int(pc.sum(pc.fill_null(batch["available"], True)).as_py() or 0)
+            for path in paths_of(directory, items, "items")
+            for _, batch in checked_columns.read_batches(path, ["available"])
+        )
+    if not available:
+        raise UserError(f"{directory}: the catalog is empty: items/ holds no available item.")
 
 
 def _verify_spans(directory: str, manifest: Manifest) -> None:
