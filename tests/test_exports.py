@@ -64,6 +64,19 @@ def test_recall_counts_ties_as_found_and_an_id_once() -> None:
         assert recall_of(np.array([found]), vectors, query, exact).tolist() == [recall]
 
 
+@pytest.mark.parametrize("size", [1e-4, 300.0])
+def test_scores_are_compared_by_their_size(vectors: Vectors, size: float, tmp_path: Path) -> None:
+    """Towers that are not compared by cosine give vectors of any length; rounding grows with it."""
+    scaled = Vectors(vectors.item_id, (size * vectors.embedding).astype(np.float32), {})
+    asked = items_as_queries(scaled)
+    assert write_checked(scaled, asked, "faiss", str(tmp_path / "index"), "flat")["check"]["recall"] == 1
+    exact = exact_search(scaled, asked.embedding, K)
+    missed = exact_search(scaled, asked.embedding, 2 * K).item_id[:, K:]
+    assert recall_of(missed, scaled, asked.embedding, exact).mean() < 0.1
+    with pytest.raises(ValueError, match="with scores that differ"):
+        check_same(scaled, scaled.item_id, 1.001 * scaled.embedding, asked.embedding, exact)
+
+
 def test_what_reads_back_otherwise_is_told(vectors: Vectors, queries: Queries) -> None:
     exact = exact_search(vectors, queries.embedding, K)
     check_same(vectors, vectors.item_id, vectors.embedding, queries.embedding, exact)
@@ -291,9 +304,10 @@ def test_embeddings_that_say_nothing_are_refused(vectors: Vectors) -> None:
     item = vectors.item_id[7]
     with pytest.raises(UserError, match=f"1 of 1,500 items are not numbers.*item {item}"):
         Vectors(vectors.item_id, broken, {}).check()
-    broken[7] = 0
-    with pytest.raises(UserError, match=f"1 of 1,500 items are all zero.*item {item}"):
-        Vectors(vectors.item_id, broken, {}).check()
+    broken[7] = 0  # one item of which nothing is known
+    Vectors(vectors.item_id, broken, {}).check()
+    with pytest.raises(UserError, match="embeddings of all 1,500 items are zero"):
+        Vectors(vectors.item_id, 0 * broken, {}).check()
     with pytest.raises(UserError, match="catalog is empty"):
         Vectors(vectors.item_id[:0], broken[:0], {}).check()
     with pytest.raises(UserError, match=f"item {item} more than once"):

@@ -13,7 +13,8 @@ from pipeline.errors import UserError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-# Scores that differ by less are equal: the same sum in another order.
+# Scores that differ by less are equal, the same sum in another order: as a share of the largest product that
+# a query could have, its own length times the longest vector's.
 TOLERANCE = 1e-5
 _SCORES_AT_ONCE = 1 << 26
 
@@ -41,21 +42,26 @@ class Vectors:
         return int(self.embedding.shape[1])
 
     def check(self) -> None:
-        """Raises UserError unless there are items, each once, whose embeddings are numbers and not zero."""
+        """Raises UserError unless there are items, each once, whose embeddings are numbers and not all zero.
+
+        Single items may be at zero, as in the model's own index.
+        """
         if not len(self):
             raise UserError("The model's catalog is empty: there is nothing to export.")
         items, counts = np.unique(self.item_id, return_counts=True)
         if (counts > 1).any():
             raise UserError(f"The model's catalog holds item {items[counts > 1][0]} more than once.")
-        for is_broken, what in (
-            (~np.isfinite(self.embedding).all(axis=1), "are not numbers (NaN or infinite)"),
-            (~self.embedding.any(axis=1), "are all zero, which no query tells apart"),
-        ):
-            if is_broken.any():
-                raise UserError(
-                    f"The embeddings of {is_broken.sum():,} of {len(self):,} items {what}, item "
-                    f"{self.item_id[is_broken][0]} for one: the model cannot be exported. Train it again."
-                )
+        broken = ~np.isfinite(self.embedding).all(axis=1)
+        if broken.any():
+            raise UserError(
+                f"The embeddings of {broken.sum():,} of {len(self):,} items are not numbers (NaN, infinite), "
+                f"item {self.item_id[broken][0]} for one: the model cannot be exported. Train it again."
+            )
+        if not self.embedding.any():
+            raise UserError(
+                f"The embeddings of all {len(self):,} items are zero, which no query tells apart: the model "
+                "cannot be exported. Train it again."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +122,7 @@ def recall_of(found: Ints, vectors: Vectors, queries: Floats, exact: Exact) -> F
     place = np.minimum(np.searchsorted(ids, found), len(ids) - 1)
     rows = order[place]
     scores = np.einsum("qd,qkd->qk", queries, vectors.embedding[rows])
-    good = (ids[place] == found) & (scores >= exact.score[:, -1:] - TOLERANCE)
+    good = (ids[place] == found) & (scores >= exact.score[:, -1:] - _rounding(vectors, queries))
     # An id that is there twice counts once.
     by_id = np.sort(np.where(good, found, -1), axis=1)
     distinct = np.append(by_id[:, :1] >= 0, (np.diff(by_id, axis=1) > 0) & (by_id[:, 1:] >= 0), axis=1)
@@ -132,10 +138,16 @@ def check_same(vectors: Vectors, item_id: Ints, embedding: Floats, queries: Floa
             f"embeddings of shape {embedding.shape}, not {vectors.embedding.shape}, were read back"
         )
     answered = exact_search(Vectors(item_id, embedding, {}), queries, exact.k)
-    error = float(np.abs(answered.score - exact.score).max(initial=0.0))
+    error = np.abs(answered.score - exact.score)
     recall = float(recall_of(answered.item_id, vectors, queries, exact).mean())
-    if not error <= TOLERANCE or recall < 1:
+    if not (error <= _rounding(vectors, queries)).all() or recall < 1:
         raise ValueError(
             f"search over what was read back finds {recall:.4f} of the first {exact.k}, with scores that "
-            f"differ by up to {error:.2g}"
+            f"differ by up to {error.max():.2g}"
         )
+
+
+def _rounding(vectors: Vectors, queries: Floats) -> Floats:
+    """By how much the scores of a query may differ and be the same, [queries, 1]."""
+    longest = np.linalg.norm(vectors.embedding, axis=1).max()
+    return np.asarray(TOLERANCE * longest * np.linalg.norm(queries, axis=1, keepdims=True), np.float32)
