@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import pathlib
 from collections import Counter
@@ -20,6 +21,7 @@ from components.retrieval_evaluator.baselines.factorisation import (
     BayesianPersonalisedRanking,
     FoldedRanking,
     Plays,
+    _Training,
     confidences,
     scale_of_users,
 )
@@ -237,7 +239,7 @@ def plays() -> Plays:
 
 
 def test_folding_in_is_the_least_squares_solution_and_what_implicit_recalculates() -> None:
-    scorer = AlternatingLeastSquares(plays(), [5], seed=3).baseline(1.0, 5, 8.0, 0.5, 4)
+    scorer = AlternatingLeastSquares(plays(), seed=3).baseline(1.0, 5, 8.0, 0.5, 4)
     factors = scorer._item_factors.astype(np.float64)
     users, _ = scorer.users(listens([1, 2, 1], [7]))
     for user, weights in zip(users, [{1: 1.25, 2: 0.5}, {7: 1.0}], strict=True):
@@ -278,12 +280,38 @@ def test_users_are_scaled_by_least_squares() -> None:
 def test_factors_tell_the_squares_of_a_checkerboard_apart(method: str) -> None:
     scorer: Scorer
     if method == "ials":
-        scorer = AlternatingLeastSquares(plays(), [10], seed=1).baseline(1e6, 10, 10.0, 0.1, 4)
+        scorer = AlternatingLeastSquares(plays(), seed=1).baseline(1e6, 10, 10.0, 0.1, 4)
     else:
-        scorer = BayesianPersonalisedRanking(plays(), [100], seed=1).baseline(1e6, 100, 0.1, 0.01, 4)
+        scorer = BayesianPersonalisedRanking(plays(), seed=1).baseline(1e6, 100, 0.1, 0.01, 4)
     # Of users whom train does not know.
     best = top_of(scorer.scores(listens([0, 2], [6, 9])), 5)[0]
     assert sorted(best[0]) == [0, 1, 2, 3, 4] and sorted(best[1]) == [5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("method", ["ials", "bpr"])
+def test_more_epochs_go_on_from_the_fewer_and_another_training_in_between_changes_nothing(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    original = _Training.after
+    monkeypatch.setattr(
+        _Training, "after", lambda self, epochs: trained.append(self) or original(self, epochs)
+    )
+
+    def scorers(*asked: tuple[int, float]) -> list[Any]:
+        of = (AlternatingLeastSquares if method == "ials" else BayesianPersonalisedRanking)(plays(), seed=1)
+        return [of.baseline(1.0, epochs, first, 0.1, 4) for epochs, first in asked]
+
+    query = listens([0, 2])
+    best, _, more = scorers((2, 0.1), (2, 0.2), (5, 0.1))
+    assert trained[0] is trained[2] is not trained[1]
+    _, alone = scorers((2, 0.1), (5, 0.1))
+    np.testing.assert_array_equal(more.scores(query), alone.scores(query))
+    # The result of fewer epochs stays what it was.
+    np.testing.assert_array_equal(best.scores(query), scorers((2, 0.1))[0].scores(query))
+    assert not np.array_equal(best.scores(query), more.scores(query))
+    with pytest.raises(ValueError, match="1 epochs are asked for after 5"):
+        trained[0].after(1)
 
 
 # Content.
@@ -326,7 +354,7 @@ def test_no_baseline_knows_the_test_period_or_is_fitted_to_eval(monkeypatch: pyt
     assert_equal_answers(fitted(windows), fitted(cut(later, SPLIT)), windows["eval"])
 
     # Eval's events choose settings and are nowhere else: without a choice they change nothing.
-    def first_alone(build: Any, grid: Any, recall: Any, seconds: float) -> Found:
+    def first_alone(build: Any, grid: Any, recall: Any, seconds: float, rising: Any) -> Found:
         return Found(build(**{name: values[0] for name, values in grid.items()}), 0.0, 1, 1, 0.0)
 
     monkeypatch.setattr(fitting_module, "search", first_alone)
@@ -385,7 +413,7 @@ def test_withdrawn_items_are_not_recommended() -> None:
     queries = all_queries(windows["test"])
     rows = np.arange(0, len(queries), 5)
     for items, is_offered in ((ITEMS, True), (ITEMS[withdrawn != ITEMS], False)):
-        for baseline in fitted(windows, catalog=catalog_of(items)).values():
+        for baseline in fitted(windows, catalog=catalog_of(items), names=configs.BASELINES).values():
             found = baseline.recommend(windows["test"], queries, rows, K, exclude=False)
             assert bool((found == withdrawn).any()) == is_offered
 
@@ -428,6 +456,41 @@ def test_a_search_goes_from_setting_to_setting() -> None:
     assert tried == [(1, 10), (2, 10), (3, 10), (2, 30)]
     assert found.baseline.settings == {"a": 2, "b": 30}
     assert found.recall == 0 and not found.was_stopped and found.tried == found.planned == 4
+
+
+def test_of_a_rising_setting_a_further_value_is_tried_only_while_it_helps() -> None:
+    def recall(baseline: Any) -> float:
+        return -abs(baseline.settings["epochs"] - 6)
+
+    rising = {"epochs": (3, 6, 12, 24, 48), "b": (1, 2)}
+    found = search(Named, rising, recall, rising=("epochs",), clock=lambda: 0.0)
+    assert found.baseline.settings == {"epochs": 6, "b": 1}
+    # 3, 6 and 12, then the other b: what was not worth trying was not stopped by time.
+    assert found.tried == found.planned == 4 and not found.was_stopped
+
+
+def test_settings_are_chosen_by_queries_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty whole users are forty opinions: single queries of all users say far more of as many queries."""
+    windows, asked = cut(LOG, SPLIT), []
+    monkeypatch.setattr(fitting_module, "TUNING_QUERIES", 12)
+    monkeypatch.setattr(
+        Popularity, "recommend",
+        lambda self, windows, queries, rows, k, exclude: asked.append(queries.take(rows)) or np.full([len(rows), k], -1),
+    )  # fmt: skip
+    fitted(windows, names=("decayed_popularity",))
+    assert len(asked) > 1 and {len(one) for one in asked} == {12}
+    assert all(np.array_equal(one.event, asked[0].event) for one in asked)
+    assert len(np.unique(asked[0].user_id)) >= 6
+
+
+def test_without_an_eval_query_the_first_settings_stand_and_it_is_said() -> None:
+    windows = cut(LOG, SPLIT)
+    silent = dataclasses.replace(windows["eval"], label_step=0 * windows["eval"].label_step)
+    found = fitted({**windows, "eval": silent}, names=("decayed_popularity", "co_occurrence"))
+    for name, baseline in found.items():
+        assert f"eval_recall@{K}" not in baseline.settings
+        assert found.notes[name] == f"{name} has its first settings: eval holds no query to choose them by."
+    json.dumps([baseline.settings for baseline in found.values()], allow_nan=False)
 
 
 def test_a_search_whose_time_is_up_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from components.retrieval_evaluator.baselines.label_events import LabelEvents
 from components.retrieval_evaluator.baselines.ranking import Floats, RecentListens, columns_of
 from components.retrieval_evaluator.queries import Ints
+
+_Result = TypeVar("_Result")
 
 
 class Plays:
@@ -39,6 +42,51 @@ class Plays:
         self.counts.sum_duplicates()
 
 
+class _Training(Generic[_Result]):
+    """A training that goes on from where it stands when more epochs are asked for."""
+
+    def __init__(self, go_on: Callable[[int, int], _Result]) -> None:
+        """Args:
+        go_on: trains from one number of epochs to another, and gives the result.
+        """
+        self._go_on = go_on
+        self._epochs = 0
+        self._result: _Result | None = None
+
+    def after(self, epochs: int) -> _Result:
+        """The result after so many epochs, which are no fewer than at the last call.
+
+        Raises:
+            ValueError: they are fewer.
+        """
+        if epochs < self._epochs:
+            raise ValueError(f"{epochs} epochs are asked for after {self._epochs}.")
+        if self._result is None or epochs > self._epochs:
+            with quiet_and_single_threaded_blas():
+                self._result = self._go_on(self._epochs, epochs)
+            self._epochs = epochs
+        return self._result
+
+
+class _Trainings(Generic[_Result]):
+    """Trainings by their settings, each as long as a scorer that came of it is held.
+
+    A search holds the best so far, which it may ask for more epochs, and the one that it tries: of a million
+    items each takes a gigabyte.
+    """
+
+    def __init__(self, begin: Callable[..., _Training[_Result]]) -> None:
+        self._begin = begin
+        self._held: weakref.WeakValueDictionary[Any, _Training[_Result]] = weakref.WeakValueDictionary()
+
+    def of(self, *settings: float) -> _Training[_Result]:
+        """The training of these settings, begun or still held."""
+        training = self._held.get(settings)
+        if training is None:
+            training = self._held[settings] = self._begin(*settings)
+        return training
+
+
 class AlternatingLeastSquares:
     """Trainings of iALS (Hu, Koren and Volinsky, 2008, "Collaborative filtering for implicit feedback").
 
@@ -46,46 +94,45 @@ class AlternatingLeastSquares:
     alpha · ln(1 + plays) in the one and of 1 in the other: once played, alpha ln 2.
     """
 
-    def __init__(self, plays: Plays, epochs: Sequence[int], seed: int) -> None:
+    def __init__(self, plays: Plays, seed: int) -> None:
         """Args:
         plays: of train.
-        epochs: after which of them a training is looked at.
         seed: of the first factors.
         """
         self.items = plays.items
         self._counts = plays.counts
-        self._epochs = sorted(epochs)
         self._seed = seed
-        # Of a million items one training holds a gigabyte, and is asked for again with other epochs only.
-        self._trained = functools.lru_cache(maxsize=1)(self._train)
+        self._trainings = _Trainings(self._begin)
 
     def baseline(
         self, half_life_plays: float, epochs: int, alpha: float, regularisation: float, factors: int
     ) -> FoldedLeastSquares:
         """The scorer of one training. An epoch takes some factors · (6 · pairs + factors · (U + I)) steps."""
+        training = self._trainings.of(alpha, regularisation, factors)
         return FoldedLeastSquares(
             self.items,
-            self._trained(alpha, regularisation, factors)[epochs],
+            training.after(epochs),
             half_life_plays=half_life_plays,
             epochs=epochs,
             alpha=alpha,
             regularisation=regularisation,
+            training=training,
         )
 
-    def _train(self, alpha: float, regularisation: float, factors: int) -> dict[int, Floats]:
-        """Item factors [I, d] by number of epochs."""
+    def _begin(self, alpha: float, regularisation: float, factors: int) -> _Training[Floats]:
+        """A training whose result are the item factors [I, d]."""
         from implicit.cpu.als import AlternatingLeastSquares as Solver
 
-        confidence = confidences(self._counts, alpha)
-        kept: dict[int, Floats] = {}
         with quiet_and_single_threaded_blas():
             solver = Solver(factors=factors, regularization=regularisation, random_state=self._seed)
-            for begin, end in zip([0, *self._epochs], self._epochs, strict=False):
-                # Goes on from the factors that it has.
-                solver.iterations = end - begin
-                solver.fit(confidence, show_progress=False)
-                kept[end] = solver.item_factors.copy()
-        return kept
+
+        def go_on(begin: int, end: int) -> Floats:
+            solver.iterations = end - begin
+            solver.fit(confidences(self._counts, alpha), show_progress=False)
+            factors: Floats = solver.item_factors.copy()
+            return factors
+
+        return _Training(go_on)
 
 
 class FoldedLeastSquares:
@@ -104,7 +151,13 @@ class FoldedLeastSquares:
         epochs: int,
         alpha: float,
         regularisation: float,
+        training: object = None,
     ) -> None:
+        """Args:
+        items: [I] ascending ids.
+        item_factors: [I, d].
+        training: is held, see `_Trainings`.
+        """
         self.items = items
         self.settings: dict[str, float | str] = {
             "half_life_plays": half_life_plays,
@@ -117,6 +170,7 @@ class FoldedLeastSquares:
         self._alpha = alpha
         self._item_factors = item_factors
         self._regularisation = regularisation
+        self._training = training
 
     @functools.cached_property
     def _solver(self) -> Any:
@@ -145,19 +199,19 @@ class FoldedLeastSquares:
 class BayesianPersonalisedRanking:
     """Trainings of BPR (Rendle et al., 2009, "Bayesian personalized ranking from implicit feedback")."""
 
-    def __init__(self, plays: Plays, epochs: Sequence[int], seed: int) -> None:
+    def __init__(self, plays: Plays, seed: int) -> None:
         """Args: as of `AlternatingLeastSquares`."""
         self.items = plays.items
         self._counts = plays.counts
-        self._epochs = sorted(epochs)
         self._seed = seed
-        self._trained = functools.lru_cache(maxsize=1)(self._train)
+        self._trainings = _Trainings(self._begin)
 
     def baseline(
         self, half_life_plays: float, epochs: int, learning_rate: float, regularisation: float, factors: int
     ) -> FoldedRanking:
         """The scorer of one training. An epoch costs about 3 · factors · pairs steps."""
-        item_factors, scale = self._trained(learning_rate, regularisation, factors)[epochs]
+        training = self._trainings.of(learning_rate, regularisation, factors)
+        item_factors, scale = training.after(epochs)
         return FoldedRanking(
             self.items,
             item_factors,
@@ -169,30 +223,30 @@ class BayesianPersonalisedRanking:
                 "regularisation": regularisation,
                 "factors": factors,
             },
+            training,
         )
 
-    def _train(
+    def _begin(
         self, learning_rate: float, regularisation: float, factors: int
-    ) -> dict[int, tuple[Floats, float]]:
-        """Item factors [I, d + 1], the last being the bias, and `scale_of_users`, by number of epochs."""
+    ) -> _Training[tuple[Floats, float]]:
+        """A training whose result are item factors [I, d + 1], the last the bias, and `scale_of_users`."""
         from implicit.cpu.bpr import BayesianPersonalizedRanking as Solver
 
-        kept: dict[int, tuple[Floats, float]] = {}
         with quiet_and_single_threaded_blas():
             # Threads would write over each other's steps, each time another way.
             solver = Solver(
                 factors=factors, learning_rate=learning_rate, regularization=regularisation, num_threads=1
             )
-            for begin, end in zip([0, *self._epochs], self._epochs, strict=False):
-                # Goes on from the factors that it has, with other draws.
-                solver.iterations = end - begin
-                solver.random_state = self._seed + end
-                solver.fit(self._counts, show_progress=False)
-                kept[end] = (
-                    solver.item_factors.copy(),
-                    scale_of_users(solver.user_factors[:, :-1], solver.item_factors[:, :-1], self._counts),
-                )
-        return kept
+
+        def go_on(begin: int, end: int) -> tuple[Floats, float]:
+            solver.iterations = end - begin
+            # Other draws than before.
+            solver.random_state = self._seed + end
+            solver.fit(self._counts, show_progress=False)
+            items, users = solver.item_factors.copy(), solver.user_factors[:, :-1]
+            return items, scale_of_users(users, items[:, :-1], self._counts)
+
+        return _Training(go_on)
 
 
 class FoldedRanking:
@@ -203,19 +257,26 @@ class FoldedRanking:
     """
 
     def __init__(
-        self, items: Ints, item_factors: Floats, scale: float, settings: dict[str, float | str]
+        self,
+        items: Ints,
+        item_factors: Floats,
+        scale: float,
+        settings: dict[str, float | str],
+        training: object = None,
     ) -> None:
         """Args:
         items: [I] ascending ids.
         item_factors: [I, d + 1], the last of which is the bias.
         scale: of the means.
         settings: `half_life_plays`, and those of the training.
+        training: is held, see `_Trainings`.
         """
         self.items = items
         self.settings = settings
         self._half_life = float(settings["half_life_plays"])
         self._factors, self._bias = np.ascontiguousarray(item_factors[:, :-1]), item_factors[:, -1]
         self._scale = np.float32(scale)
+        self._training = training
 
     def scores(self, listens: RecentListens) -> Floats:
         """See `Scorer.scores`."""

@@ -22,11 +22,24 @@ class PersonalHistory:
     ranks by recency, a long one by frequency. Lists shorter than k are filled up with popular items.
     """
 
-    def __init__(self, events: LabelEvents, popularity: Popularity, half_life_plays: float) -> None:
+    def __init__(
+        self,
+        events: LabelEvents,
+        popularity: Popularity,
+        half_life_plays: float,
+        allowed: Ints | None = None,
+    ) -> None:
+        """Args:
+        events: train's.
+        popularity: what fills up lists.
+        half_life_plays: of a listen's weight.
+        allowed: ids of the items that can be recommended; all without it.
+        """
         self.settings: dict[str, float | str] = {"half_life_plays": half_life_plays}
         self._events = events
         self._popularity = popularity
         self._half_life = half_life_plays
+        self._allowed = allowed
 
     def recommend(
         self, windows: Windows, queries: Queries, rows: npt.ArrayLike, k: int, exclude: bool
@@ -58,6 +71,7 @@ class PersonalHistory:
         )
         slots, slot = np.unique(owner * len(ids) + item, return_inverse=True)
         slot_item = ids[slots % max(len(ids), 1)]
+        is_allowed = np.ones(len(slots), bool) if self._allowed is None else np.isin(slot_item, self._allowed)
         slot_count = np.bincount(slots // max(len(ids), 1), minlength=len(used))
         slot_start = np.cumsum(slot_count) - slot_count
         past_slot, inner_slot = np.split(slot, [len(past)])
@@ -88,7 +102,8 @@ class PersonalHistory:
             scores += np.bincount(cell, self._decay(age), minlength=scores.size).reshape(scores.shape)
 
             known.ravel()[cell] = True
-
+            row, column = np.nonzero(known)
+            known[row, column] = is_allowed[begin[row] + column]
             scores[~known] = -1.0
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             exists = np.take_along_axis(known, best, axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from components.retrieval_evaluator.baselines.ranking import Baseline
@@ -42,6 +42,7 @@ def search(
     grid: Mapping[str, Sequence[Any]],
     recall: Callable[[Baseline], float],
     seconds: float = SECONDS,
+    rising: Collection[str] = (),
     clock: Callable[[], float] = time.process_time,
 ) -> Found:
     """Coordinate descent, once around: of each setting in turn the best value, the others at their best yet.
@@ -54,6 +55,8 @@ def search(
             first of each.
         recall: of a baseline, on eval. Of equals the one that was tried first is kept.
         seconds: after which no further combination is tried; the first always is.
+        rising: settings, such as the number of epochs, of which a further value is tried only where the one
+            before it helped.
         clock: in seconds; of the process's processors.
     """
     began = clock()
@@ -70,4 +73,7 @@ def search(
             tried += 1
             if measured > best_recall:
                 best, best_recall, chosen = candidate, measured, {**chosen, name: value}
+            elif name in rising:
+                planned -= len(values) - 1 - values.index(value)
+                break
     return Found(best, best_recall, tried, planned, clock() - began)
