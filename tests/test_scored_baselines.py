@@ -35,7 +35,7 @@ from components.retrieval_evaluator.baselines.ranking import (
 )
 from components.retrieval_evaluator.baselines.search import Found, search
 from components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
-from components.retrieval_evaluator.queries import Ints, Windows, all_queries
+from components.retrieval_evaluator.queries import Ints, Queries, Windows, all_queries
 from pipeline import configs
 from pipeline.datasets.data_directory import DatasetProperties
 from pipeline.datasets.data_directory_writer import DataDirectoryWriter
@@ -471,12 +471,15 @@ def test_of_a_rising_setting_a_further_value_is_tried_only_while_it_helps() -> N
 
 def test_settings_are_chosen_by_queries_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty whole users are forty opinions: single queries of all users say far more of as many queries."""
-    windows, asked = cut(LOG, SPLIT), []
+    windows = cut(LOG, SPLIT)
+    asked: list[Queries] = []
+
+    def recommend(_: Any, windows: Windows, queries: Queries, rows: Ints, k: int, exclude: bool) -> Ints:
+        asked.append(queries.take(rows))
+        return np.full([len(rows), k], -1)
+
     monkeypatch.setattr(fitting_module, "TUNING_QUERIES", 12)
-    monkeypatch.setattr(
-        Popularity, "recommend",
-        lambda self, windows, queries, rows, k, exclude: asked.append(queries.take(rows)) or np.full([len(rows), k], -1),
-    )  # fmt: skip
+    monkeypatch.setattr(Popularity, "recommend", recommend)
     fitted(windows, names=("decayed_popularity",))
     assert len(asked) > 1 and {len(one) for one in asked} == {12}
     assert all(np.array_equal(one.event, asked[0].event) for one in asked)
