@@ -416,15 +416,21 @@ def _threshold_table(report: Mapping[str, Any]) -> Table:
     table = _table(f"Thresholds, judged by Recall@{report.get('cutoff') or DEFAULT_CUTOFF}")
     has_bounds = any(threshold.get("low") is not None for threshold in report["thresholds"])
     for heading in ("threshold", "value", *(["95% interval"] if has_bounds else []), "limit"):
-        table.add_column(heading, justify="left" if heading == "threshold" else "right")
+        # Names are what one sets: of the columns the notes' alone gives way.
+        table.add_column(heading, justify="left" if heading == "threshold" else "right", no_wrap=True)
     table.add_column("")
+
+    def shown(threshold: Mapping[str, Any], part: str) -> str:
+        is_time = threshold["name"] == "max_latency_p95" and threshold[part] is not None
+        return f"{threshold[part]:.3g} ms" if is_time else _number(threshold[part])
+
     for threshold in report["thresholds"]:
         held = "holds" if threshold["ok"] else "FAILS"
         note = f" ({threshold['note']})" if threshold.get("note") else ""
         sign = "≤" if threshold.get("direction") == "max" else "≥"
         bounds = [_bounds((threshold.get("low"), threshold.get("high")))] if has_bounds else []
         table.add_row(
-            threshold["name"], _number(threshold["value"]), *bounds, f"{sign} {_number(threshold['limit'])}",
+            threshold["name"], shown(threshold, "value"), *bounds, f"{sign} {shown(threshold, 'limit')}",
             held + note,
         )  # fmt: skip
     return table

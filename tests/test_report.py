@@ -250,6 +250,18 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
     assert any(line.split() == with_oracle for line in lines)
 
 
+def test_a_long_note_cuts_no_threshold_s_name(store: Store, tmp_path: Path) -> None:
+    worst = {"name": "min_slice_change", "value": -0.11, "limit": -0.02, "ok": False, "low": -0.17,
+             "high": -0.06, "note": "worst slice: user_country=Germany, 420 users; 98% bounds for all 42",
+             "direction": "min"}  # fmt: skip
+    lift = {**worst, "name": "min_change_against_blessed", "note": "more than noise"}
+    slow = {**worst, "name": "max_latency_p95", "value": 48.4, "limit": 25.0, "low": None, "direction": "max"}
+    _whole_run(store, tmp_path, {**EVALUATION, "verdict": "refused", "thresholds": [worst, lift, slow]})
+    text = render(collect(str(tmp_path)))
+    assert "min_change_against_blessed " in text and "48.4 ms" in text and "≤ 25 ms" in text
+    assert max(map(len, text.split("Thresholds")[1].split("Test split")[0].splitlines())) <= 100
+
+
 def test_without_a_run_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run yet"):
         collect(str(tmp_path))
