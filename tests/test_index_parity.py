@@ -52,10 +52,10 @@ def test_what_cannot_be_read_is_not_taken_on_trust(unread: str, wrong: str) -> N
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
 def test_short_vectors_are_held_to_the_same_share_as_long_ones(size: float) -> None:
     given: dict[str, Any] = {"item_id": IDS, "known_item_id": IDS, "embedded": size * VECTORS}
-    scored = {"scores": size * SCORES, "products": size * SCORES}
+    scored: dict[str, Any] = {"scores": size * SCORES, "products": size * SCORES}
     assert parity(**given, **scored, stored=(size * VECTORS).astype(np.float32))["ok"]
     assert not parity(**given, **scored, stored=size * VECTORS[[1, 0, 2, 3]])["ok"]
-    other = {"scores": size * SCORES, "products": 1.01 * size * SCORES}
+    other: dict[str, Any] = {"scores": size * SCORES, "products": 1.01 * size * SCORES}
     assert not parity(**given, **other, stored=size * VECTORS)["ok"]
 
 

@@ -387,8 +387,9 @@ def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:
         def recommend(self, windows: Any, queries: Any, rows: Any, k: int, exclude: bool) -> Any:
             return np.tile(np.arange(k), [len(rows), 1])
 
-    task = SimpleNamespace(k=4, exclude=False)
-    questions = SimpleNamespace(windows=None, available=None, rows=np.arange(2))
-    asked: Any = (Counting(), task, questions)
-    assert _of_baseline(*asked, None).tolist() == [[0, 1, 2, 3]] * 2
-    assert _of_baseline(*asked, np.array([0, 2, 3, 6, 7, 50])).tolist() == [[0, 2, 3, 6]] * 2
+    baseline: Any = Counting()
+    task: Any = SimpleNamespace(k=4, exclude=False)
+    questions: Any = SimpleNamespace(windows=None, available=None, rows=np.arange(2))
+    assert _of_baseline(baseline, task, questions, None).tolist() == [[0, 1, 2, 3]] * 2
+    offered = np.array([0, 2, 3, 6, 7, 50])
+    assert _of_baseline(baseline, task, questions, offered).tolist() == [[0, 2, 3, 6]] * 2
