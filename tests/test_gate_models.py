@@ -1,0 +1,279 @@
+"""The gate refuses real models, each for its own reason: trained, spoilt, asked, measured and judged.
+
+What `test_gate_verdicts.py` says of made-up ranks is said here of what towers give. Latency alone is made up:
+it is judged from a given measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from components.interaction_example_gen.splits import TimeSplit
+from components.interaction_example_gen.windows import WindowCutter
+from components.retrieval_evaluator.baselines import fit_baselines
+from components.retrieval_evaluator.beyond_accuracy import ItemVectors
+from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
+from components.retrieval_evaluator.exact_search import top_rows
+from components.retrieval_evaluator.feature_values import FeatureValues
+from components.retrieval_evaluator.gate import BLESSED, REFUSED, Judgement, judge
+from components.retrieval_evaluator.queries import all_queries
+from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from components.retrieval_evaluator.slices import all_slices
+from components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from components.scann_indexer.index import NO_QUANTIZATION, ScannIndex, ScannSettings
+from pipeline.configs import GateConfig, TrainerConfig
+from pipeline.feature_specs import ResolvedFeatures
+from tests.listening_logs import events_of
+from tests.small_world import Transformed
+from trainer import features, training
+from trainer.catalog_table import CatalogArrays, CatalogTable
+from trainer.model import TwoTowerModel
+from trainer.sampling import log_sampling_probability
+from trainer.towers import Positions, windows_of
+
+# Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes
+# next among five, and two who have learnt it find other halves. The first classes have the most users, so
+# that who has learnt what is popular finds more than chance, which is one in forty.
+CLASSES, ITEMS_OF_A_CLASS, USERS, PLAYS = 20, 10, 240, 40
+ITEMS = CLASSES * ITEMS_OF_A_CLASS
+GENRES = 8  # of item i, of its class: i % CLASSES % GENRES
+BROKEN = 3
+CUTOFF, HISTORY_LENGTH, SEED = 5, 8, 3
+CONFIG = TrainerConfig(
+    embedding_dim=16, query_hidden_units=(32,), temperature=0.1, windows_per_step=16, positions_per_step=256,
+    id_dropout=0.05, history_dropout=0.0, dropout=0.0,
+)  # fmt: skip
+LIMITS = GateConfig(
+    cutoff=CUTOFF, min_recall=0.05, min_lift_over_best_baseline=0.1, min_change_against_blessed=-0.08,
+    min_slice_change=-0.1, min_slice_users=15, max_latency_p95=25.0,
+)  # fmt: skip
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What a model makes of the test queries [Q, D] and of all items [ITEMS, D], which are their own rows."""
+
+    query: Vectors
+    item: Vectors
+
+    def exact(self) -> npt.NDArray[np.int64]:
+        return top_rows(self.query, self.item, CUTOFF)
+
+    def through(self, leaves: int, searched: int) -> npt.NDArray[np.int64]:
+        """As ScaNN answers that looks into some of so many leaves."""
+        index = ScannIndex(self.item, ScannSettings(leaves, searched, 0, NO_QUANTIZATION, CUTOFF), CUTOFF)
+        rows, scores = (found.numpy() for found in index.search(self.query, tf.constant(CUTOFF)))
+        return np.where(np.isnan(scores), -1, rows).astype(np.int64)
+
+    def without(self, genre: int) -> Embedded:
+        """The items of a genre have lost their vectors."""
+        is_lost = np.arange(ITEMS) % CLASSES % GENRES == genre
+        return Embedded(self.query, np.where(is_lost[:, None], np.float32(0), self.item))
+
+
+class World:
+    """A listening log through Transform, and towers over it."""
+
+    def __init__(self, world: Transformed) -> None:
+        self.test = world.raw["test"]
+        self.queries = all_queries(self.test)
+        self.train_batch, self.test_batch = world.batch("train"), world.batch("test")
+        self._output = tft.TFTransformOutput(world.graph)
+        spec = tft.TFTransformOutput(world.catalog_graph).transformed_feature_spec()
+        catalog = CatalogArrays.read(world.catalog_files, spec)
+        self._table = CatalogTable(catalog, np.unique(world.raw["train"].item_id))
+        self._log_q = log_sampling_probability(catalog, training._label_counts(self._output))
+        train, evaluation = TrainKnowledge.of(world.raw["train"]), world.raw["eval"]
+        genre = (self.queries.label_item_id % CLASSES % GENRES).astype(np.str_)
+        self._shared: dict[str, Any] = {
+            "slices": all_slices(
+                self.queries, self.test, train, evaluation, history_length=HISTORY_LENGTH, recent_from=None,
+                columns=[FeatureValues("genre", np.arange(len(genre)), genre)],
+            ),
+            "train": train,
+            "history_popularity": train.popularity_of_histories(self.test, self.queries, HISTORY_LENGTH),
+        }  # fmt: skip
+        baselines = fit_baselines(
+            train.events, evaluation, cutoff=CUTOFF, repeats_recommendable=True, seed=SEED,
+            history_length=HISTORY_LENGTH, names=("most_popular", "decayed_popularity"),
+        )  # fmt: skip
+        rows = np.arange(len(self.queries))
+        self._baselines = {
+            name: baseline.recommend(self.test, self.queries, rows, CUTOFF, False)
+            for name, baseline in baselines.items()
+        }
+
+    def model(self, seed: int) -> TwoTowerModel:
+        tf.keras.utils.set_random_seed(seed)
+        users = self._output.vocabulary_size_by_name(features.USER_VOCABULARY)
+        model = TwoTowerModel(self._table, self._log_q, users, HISTORY_LENGTH, CONFIG, aggregates=())
+        model.compile(optimizer=tf.keras.optimizers.Adam(0.02))
+        return model
+
+    def train(self, model: TwoTowerModel, steps: int, batch: dict[str, Any] | None = None) -> TwoTowerModel:
+        data = tf.data.Dataset.from_tensor_slices(batch or self.train_batch).shuffle(1_000, seed=SEED)
+        windows = data.repeat().ragged_batch(CONFIG.windows_per_step, drop_remainder=True)
+        model.fit(windows, steps_per_epoch=steps, verbose=0)
+        return model
+
+    def shuffled(self) -> dict[str, Any]:
+        """Train with each play given to anyone: labels tell of popularity, and nothing of who asks."""
+        items = self.train_batch[features.HISTORY_ITEM_ID]
+        mixed = np.random.default_rng(SEED).permutation(items.flat_values.numpy())
+        return {**self.train_batch, features.HISTORY_ITEM_ID: items.with_flat_values(mixed)}
+
+    def embedded(self, model: TwoTowerModel) -> Embedded:
+        at = Positions(*(tf.constant(of, tf.int32) for of in (self.queries.window, self.queries.position)))
+        windows = windows_of(self.test_batch, self._table, HISTORY_LENGTH, ())
+        return Embedded(
+            model.query_tower(windows, at).numpy(), model.candidate_tower(tf.range(ITEMS)).numpy()
+        )
+
+    def judged(
+        self,
+        model: Embedded,
+        blessed: Embedded | None = None,
+        served: npt.NDArray[np.int64] | None = None,
+        p95_ms: float = 8.0,
+    ) -> Judgement:
+        """As the evaluator does it, from answers to the verdict; `served` are those of the index."""
+        exact = model.exact()
+        answers = {MODEL: exact if served is None else served, MODEL_EXACT: exact}
+        answers |= {BLESSED_MODEL: blessed.exact()} if blessed else {}
+        recommendations = Recommendations(
+            queries=self.queries, items={**answers, **self._baselines}, cutoffs=(1, CUTOFF), seed=SEED,
+            catalog_size=ITEMS, vectors=ItemVectors.of_model(np.arange(ITEMS), model.item),
+            judged_cutoff=CUTOFF, resamples=500, **self._shared,
+        )  # fmt: skip
+        results = results_of(recommendations)
+        figures = evaluate(recommendations, results)
+        metrics = figures.pop("blessed_metrics")
+        evaluation = {
+            **figures,
+            "ann": {**figures["ann"], "parity": {"ok": True, "towers": "t", "expected_towers": "t"}},
+            "catalog": {"items": ITEMS},
+            "latency": {"single": {"p95_ms": p95_ms}},
+            "blessed_model": {"eligible": True, "reason": "", "metrics": metrics} if blessed else None,
+            "bootstrap": {"resamples": 500, "seed": SEED},
+        }
+        return judge(evaluation, LIMITS, results)
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """All that are judged; `equal` is of another seed than `good`, and `early` is that one before it was."""
+
+    world: World
+    good: Embedded
+    equal: Embedded
+    early: Embedded
+    untrained: Embedded
+    shuffled: Embedded
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    draw = np.random.default_rng(SEED)
+    share = 1 / np.arange(1, CLASSES + 1)
+    of_user = draw.choice(CLASSES, USERS, p=share / share.sum())
+    user = np.repeat(np.arange(USERS), PLAYS)
+    item = of_user[user] + CLASSES * draw.integers(0, ITEMS_OF_A_CLASS, len(user))
+    log = events_of(user, item, np.tile(1_000 * np.arange(PLAYS), USERS), b"listen", play_ratio=1.0)
+    split = TimeSplit(train_end=30_000, eval=(30_500, 34_000), test=(34_500, 40_000))
+    nothing: list[Any] = [[] for _ in range(ITEMS)]
+    catalog = {
+        "item_id": [[i] for i in range(ITEMS)],
+        "artist_id": nothing,
+        "album_id": nothing,
+        "item_length": [[-1.0]] * ITEMS,
+    }
+    cutter = WindowCutter(split, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=15)
+    world = World(
+        Transformed.of(tmp_path_factory.mktemp("log"), log, cutter, catalog, ResolvedFeatures(history=()))
+    )
+    first, second = world.model(seed=1), world.model(seed=2)
+    untrained = world.embedded(first)
+    good = world.embedded(world.train(first, steps=130))
+    early = world.embedded(world.train(second, steps=15))
+    equal = world.embedded(world.train(second, steps=115))
+    shuffled = world.embedded(world.train(world.model(seed=1), 100, world.shuffled()))
+    return Models(world, good, equal, early, untrained, shuffled)
+
+
+def missed(judgement: Judgement) -> set[str]:
+    return {threshold.name for threshold in judgement.thresholds if not threshold.ok}
+
+
+def test_a_good_model_is_blessed_and_so_is_one_that_differs_by_noise_alone(models: Models) -> None:
+    first = models.world.judged(models.good, served=models.good.through(leaves=60, searched=60))
+    assert first.verdict == BLESSED
+    recall = first.thresholds[0]
+    assert recall.name == "min_recall" and recall.value > 0.4
+    again = models.world.judged(models.equal, blessed=models.good)
+    assert again.verdict == BLESSED and again.refusal is None
+    (change,) = (one for one in again.thresholds if one.name == "min_change_against_blessed")
+    # They are two models: noise there is.
+    assert change.value != 0 and change.low is not None and change.high is not None
+    assert change.low < 0 < change.high
+    assert "min_slice_change" in {one.name for one in again.thresholds}
+
+
+@pytest.mark.parametrize(
+    ("judge_it", "reasons", "part"),
+    [
+        pytest.param(
+            lambda m: m.world.judged(m.untrained),
+            {"min_recall", "min_lift_over_best_baseline"},
+            None,
+            id="untrained",
+        ),
+        pytest.param(
+            lambda m: m.world.judged(m.shuffled), {"min_lift_over_best_baseline"}, None, id="shuffled labels"
+        ),
+        pytest.param(
+            lambda m: m.world.judged(m.good.without(BROKEN), blessed=m.good),
+            {"min_slice_change"},
+            f"genre={BROKEN}",
+            id="a broken slice",
+        ),
+        pytest.param(
+            lambda m: m.world.judged(m.good, served=m.good.through(leaves=60, searched=1)),
+            {"min_ann_recall"},
+            None,
+            id="too coarse an index",
+        ),
+        pytest.param(
+            lambda m: m.world.judged(m.good, blessed=m.good, p95_ms=31.0),
+            {"max_latency_p95"},
+            None,
+            id="slow",
+        ),
+        pytest.param(
+            lambda m: m.world.judged(m.early, blessed=m.good),
+            {"min_change_against_blessed"},
+            None,
+            id="worse than the blessed model",
+        ),
+    ],
+)
+def test_a_bad_model_is_refused_for_its_own_reason(
+    models: Models, judge_it: Callable[[Models], Judgement], reasons: set[str], part: str | None
+) -> None:
+    judgement = judge_it(models)
+    assert judgement.verdict == REFUSED
+    # Who finds less everywhere finds less in the slices.
+    found = missed(judgement) - ({"min_slice_change"} - reasons)
+    assert found == reasons
+    assert judgement.refusal is not None
+    if part:
+        assert judgement.refusal["slice"] == part
+        assert sum(one["in_slice"] for one in judgement.refusal["examples"]) >= 8
