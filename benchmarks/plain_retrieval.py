@@ -25,7 +25,7 @@ from trainer import features
 from trainer.catalog_table import CatalogTable
 from trainer.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
 from trainer.label_weights import play_ratio_weight
-from trainer.model import labels_of
+from trainer.model import label_rows_of
 from trainer.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
 
 _SHUFFLED_QUERIES = 20_000
@@ -47,7 +47,8 @@ def plain_queries(
       `is_listen`, `elapsed` (seconds) int64 [queries, history_length]; `aggregates` float32 [queries, any].
     """
     windows = windows_of(batch, table, history_length, aggregates)
-    label_step, label_rows = (values.numpy() for values in labels_of(batch, windows))
+    label_step = padded(batch[features.LABEL_STEP])
+    label_step, label_rows = label_step.numpy(), label_rows_of(label_step, windows).numpy()
     window, event = np.nonzero((label_step > 0) & (label_rows != table.size))
     seen = event[:, np.newaxis] - np.arange(history_length)[::-1]
 

@@ -171,6 +171,9 @@ class TrainerConfig:
     memory_negatives: int = 0
     # Of each query's negatives only so many count, those of the highest logits; 0: all.
     hard_negatives: int = 0
+    # What is a position's label in training: the next listen (1), or any one of so many next ones within its
+    # window, where a user is asked for what comes in a day and not for the next track.
+    label_horizon: int = 1
     # Loss weight of a label with play ratio r: floor + (1 - floor) * min(r, 1).
     play_ratio_floor: float = 0.3
     # Loss weights of labels that the user reacted to, as in like=2 or dislike=0.
@@ -359,6 +362,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.uniform_negatives": (0, 10_000_000),
     "trainer.memory_negatives": (0, 10_000_000),
     "trainer.hard_negatives": (0, 10_000_000),
+    "trainer.label_horizon": (1, 1_000_000),
     "trainer.play_ratio_floor": (0, 1),
     "trainer.max_labels_per_user": (0, math.inf),
     "trainer.patience": (1, 10_000),

@@ -11,6 +11,7 @@ from pipeline.configs import TrainerConfig
 from trainer.catalog_table import CatalogArrays
 from trainer.sampling import (
     NegativesMemory,
+    draw_labels,
     draw_positions,
     draw_uniformly,
     in_batch,
@@ -196,6 +197,32 @@ def test_uniform_draws_reach_every_item_equally_often() -> None:
     tf.random.set_seed(4)
     counts = np.bincount(draw_uniformly(50_000, ITEMS).numpy())
     assert counts / 50_000 == pytest.approx(np.full(ITEMS, 1 / ITEMS), rel=0.05)
+
+
+def test_labels_are_drawn_among_the_next_ones_of_the_window_with_their_age() -> None:
+    # Places 1, 3 and 4 are labels in the first window, the second has one label and no other query.
+    steps = tf.constant([[1, 2, 0, 1, 0], [0, 0, 2, 0, 0]], tf.int64)
+    ages = tf.constant([[9.0, 7.0, 0.0, 6.0, 0.0], [0.0, 0.0, 3.0, 0.0, 0.0]])
+    age_of_label = {1: 9.0, 3: 7.0, 4: 6.0}
+    tf.random.set_seed(5)
+    drawn: list[set[int]] = [set(), set(), set()]
+    for _ in range(60):
+        step, age = (values.numpy() for values in draw_labels(steps, ages, 2))
+        assert (step[1] == [0, 0, 2, 0, 0]).all() and age[1, 2] == 3.0
+        assert (step[0, [2, 4]] == 0).all()
+        for number, position in enumerate((0, 1, 3)):
+            label = position + int(step[0, position])
+            assert age[0, position] == age_of_label[label]
+            drawn[number].add(label)
+    # Of the first position's three labels the last is beyond the next two.
+    assert drawn == [{1, 3}, {3, 4}, {4}]
+
+
+def test_with_a_horizon_of_one_the_label_is_the_next() -> None:
+    steps = tf.constant([[1, 2, 0, 1, 0]], tf.int64)
+    ages = tf.constant([[9.0, 7.0, 0.0, 6.0, 0.0]])
+    step, age = draw_labels(steps, ages, 1)
+    assert (step == steps).numpy().all() and (age == ages).numpy().all()
 
 
 def test_the_memory_holds_the_newest_labels_and_no_more() -> None:

@@ -38,6 +38,7 @@ from trainer import features, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
 from trainer.precision import policy_of, scaled_for
+from trainer.randomness import drawing
 from trainer.sampling import log_sampling_probability
 from trainer.towers import Positions, windows_of
 from trainer.training import train
@@ -296,6 +297,21 @@ def test_a_setting_of_the_loss_changes_it(
         losses.append(float(with_the_towers_of(built, first).compute_loss(batch)))
     assert all(map(math.isfinite, losses))
     assert losses[0] != pytest.approx(losses[1], abs=1e-5)
+
+
+def test_labels_further_on_are_trained_and_the_next_is_asked_for(small_world: Transformed) -> None:
+    batch = small_world.batch("train")
+    first, further = small(small_world), small(small_world, label_horizon=50)
+    for built in (first, further):
+        built.model.compute_loss(batch)
+
+    def loss(model: TwoTowerModel, training: bool) -> float:
+        with drawing(3, tf.constant(0, tf.int64)):
+            return float(model.compute_loss(batch, training=training))
+
+    same = with_the_towers_of(further, first)
+    assert loss(same, training=False) == pytest.approx(loss(first.model, training=False), rel=1e-5)
+    assert loss(same, training=True) != pytest.approx(loss(first.model, training=True), abs=1e-4)
 
 
 def test_the_own_loss_and_tfrss_are_one_where_both_serve(small_world: Transformed) -> None:

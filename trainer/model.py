@@ -13,7 +13,7 @@ from trainer import features
 from trainer.catalog_table import CatalogTable
 from trainer.label_weights import play_ratio_weight, reaction_weight
 from trainer.retrieval_task import retrieval_task
-from trainer.sampling import CandidateSampler, Drawn, draw_positions
+from trainer.sampling import CandidateSampler, Drawn, draw_labels, draw_positions, label_index
 from trainer.streaming_frequency import StreamingFrequency
 from trainer.towers import (
     SHARED_TABLES,
@@ -87,7 +87,11 @@ class TwoTowerModel(tfrs.Model):
         """
         table = self._items.table
         windows = windows_of(inputs, table, self._history_length, self._aggregates)
-        label_step, label_rows = labels_of(inputs, windows)
+        label_step, age = padded(inputs[features.LABEL_STEP]), windows.example_age
+        if training and self._config.label_horizon > 1:
+            label_step, age = draw_labels(label_step, age, self._config.label_horizon)
+        windows = windows._replace(example_age=age)
+        label_rows = label_rows_of(label_step, windows)
         weight = self._label_weights(inputs, windows, label_step)
         drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
         candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
@@ -106,7 +110,7 @@ class TwoTowerModel(tfrs.Model):
         if self._event_type_weights:
             types = padded(inputs[features.EVENT_TYPE])
             weight *= reaction_weight(types, windows.rows, windows.is_listen, self._event_type_weights)
-        return tf.gather(weight, _label_index(label_step), batch_dims=1)
+        return tf.gather(weight, label_index(label_step), batch_dims=1)
 
     def _weights(self, drawn: Drawn, windows: Windows) -> tf.Tensor:
         """Of each query's label, float32 [queries]: over all replicas the sum is one, but for the users'
@@ -119,14 +123,9 @@ class TwoTowerModel(tfrs.Model):
         return weight * tf.gather(self._user_weight, tf.gather(windows.user, drawn.at.window))
 
 
-def _label_index(label_step: tf.Tensor) -> tf.Tensor:
-    return tf.range(tf.shape(label_step)[1]) + tf.cast(label_step, tf.int32)
+def label_rows_of(label_step: tf.Tensor, windows: Windows) -> tf.Tensor:
+    """The catalog row of each position's label, int32 [windows, events].
 
-
-def labels_of(inputs: dict[str, tf.RaggedTensor], windows: Windows) -> tuple[tf.Tensor, tf.Tensor]:
-    """`label_step` int64 and the label's catalog row int32, both [windows, events].
-
-    The row means something where `label_step` > 0.
+    It means something where `label_step`, int64 [windows, events], is positive.
     """
-    label_step = padded(inputs[features.LABEL_STEP])
-    return label_step, tf.gather(windows.rows, _label_index(label_step), batch_dims=1)
+    return tf.gather(windows.rows, label_index(label_step), batch_dims=1)

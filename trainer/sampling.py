@@ -70,6 +70,43 @@ class Drawn(NamedTuple):
     at: Positions
 
 
+def label_index(label_step: tf.Tensor) -> tf.Tensor:
+    """Where in its window each position's label is, int32 [windows, events]; `label_step` int64 likewise."""
+    return tf.range(tf.shape(label_step)[1]) + tf.cast(label_step, tf.int32)
+
+
+def draw_labels(label_step: tf.Tensor, example_age: tf.Tensor, horizon: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Draws each position's label among the next `horizon` labels of its window, each as likely as any.
+
+    After the dense all-action loss of "PinnerFormer" (2022): who is to be told what a user will turn to in a
+    day or a month, and not what comes next, trains on that. Near a window's end there are fewer.
+
+    Args:
+      label_step: int64 [windows, events], how many events ahead the next label is; 0: a position is no query.
+      example_age: float32 [windows, events], days: of the next label.
+      horizon: how many labels.
+
+    Returns:
+      Both as they are of the labels drawn.
+    """
+    shape = tf.shape(label_step)
+    is_query = label_step > 0
+    query = tf.cast(tf.where(is_query), tf.int32)
+    label = tf.stack([query[:, 0], tf.gather_nd(label_index(label_step), query)], axis=1)
+    is_label = tf.scatter_nd(label, tf.ones_like(label[:, 0]), shape) > 0
+    age = tf.tensor_scatter_nd_update(example_age, label, tf.gather_nd(example_age, query))
+    # Labels by their number within the window, and the number of each position's next one.
+    place = tf.argsort(tf.cast(~is_label, tf.int32), axis=1, stable=True)
+    passed = tf.cumsum(tf.cast(is_label, tf.int32), axis=1)
+    choices = tf.minimum(passed[:, -1:] - passed, horizon)
+    chance = uniform(shape)
+    further = tf.minimum(tf.cast(chance * tf.cast(choices, tf.float32), tf.int32), choices - 1)
+    number = tf.where(is_query, passed + further, 0)
+    drawn = tf.gather(place, number, batch_dims=1)
+    step = tf.where(is_query, tf.cast(drawn - tf.range(shape[1]), tf.int64), 0)
+    return step, tf.where(is_query, tf.gather(age, drawn, batch_dims=1), example_age)
+
+
 def draw_positions(
     label_step: tf.Tensor, label_rows: tf.Tensor, weight: tf.Tensor, unknown_row: int, limit: int
 ) -> Drawn:
