@@ -12,8 +12,8 @@ help:  ## Say what there is to make
 run: setup  ## Simulate a data set, train, evaluate and push a recommender, and show what it recommends
 	@$(BIN)/two-tower demo --output runs/demo
 
-test: setup  ## Run all tests
-	@$(BIN)/python -m pytest
+test: setup  ## Run all tests, in as many processes as there are cores
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 lint: setup  ## Check style and types
 	@$(BIN)/ruff check .

@@ -66,7 +66,7 @@ setup(
         "setuptools<81",
     ],
     extras_require={
-        "test": ["pytest>=8,<9", "hypothesis>=6.100"],
+        "test": ["pytest>=8,<9", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         # What the data plane is measured against.
         "benchmarks": ["polars>=1"],
         "lint": ["ruff>=0.5", "mypy>=1.10"],

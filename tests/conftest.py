@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from tests.small_world import Transformed
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What `make test` runs in one process: a file, since its tests share models, and all whole runs, which
+    share an output directory."""
+    for item in items:
+        group = "e2e" if item.path.parent.name == "e2e" else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
     """See tests/small_world.py; 20 seconds, most of them for importing what Transform needs."""
