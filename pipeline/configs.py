@@ -837,7 +837,10 @@ PRESETS: dict[str, PipelineConfig] = {
             min_lift_over_best_baseline=-0.01, min_change_against_blessed=-0.01, min_slice_change=-0.05
         ),
     ),
-    # The benchmark protocol of Yambda's authors, on any size of it.
+    # The benchmark protocol of Yambda's authors, on any size of it: who is asked once for all that is played in
+    # the test period needs a user's tastes more than the track now playing. Chosen on eval of a simulated year
+    # of 2,500 users, one seed each: Recall@100 .288 as the default trains, .359 with labels from further on,
+    # .363 with histories of 200 as well, and .372 without the user's id; horizons of 20 and 80, .350 and .354.
     "yambda": PipelineConfig(
         split=SplitConfig(
             protocol="frozen",
@@ -845,7 +848,8 @@ PRESETS: dict[str, PipelineConfig] = {
             test_seconds=YAMBDA_LAST_TIMESTAMP - YAMBDA_TEST_FROM,
             gap_seconds=YAMBDA_GAP_SECONDS,
         ),
-        trainer=_LISTENING,
+        windows=WindowConfig(history_length=200),
+        trainer=dataclasses.replace(_LISTENING, label_horizon=300, leave_out=("user_id",), epochs=3),
     ),
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen on
     # MovieLens-1M by validation alone (`benchmarks/ml1m_next_item.py`).
