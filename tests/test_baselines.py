@@ -191,7 +191,7 @@ def test_the_half_life_is_the_one_that_does_best_on_eval() -> None:
     windows = cut(log_of(rows), split)
     baselines = fitted(windows)
     assert list(baselines) == ["most_popular", "decayed_popularity", "personal_history"]
-    assert baselines["decayed_popularity"].settings["half_life_days"] <= 7.0
+    assert float(baselines["decayed_popularity"].settings["half_life_days"]) <= 7.0
 
 
 def test_where_repeats_are_not_recommended_personal_history_is_absent() -> None:

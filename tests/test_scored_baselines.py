@@ -292,11 +292,14 @@ def test_factors_tell_the_squares_of_a_checkerboard_apart(method: str) -> None:
 def test_more_epochs_go_on_from_the_fewer_and_another_training_in_between_changes_nothing(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = []
+    trained: list[object] = []
     original = _Training.after
-    monkeypatch.setattr(
-        _Training, "after", lambda self, epochs: trained.append(self) or original(self, epochs)
-    )
+
+    def noted(training: _Training[Any], epochs: int) -> Any:
+        trained.append(training)
+        return original(training, epochs)
+
+    monkeypatch.setattr(_Training, "after", noted)
 
     def scorers(*asked: tuple[int, float]) -> list[Any]:
         of = (AlternatingLeastSquares if method == "ials" else BayesianPersonalisedRanking)(plays(), seed=1)
