@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from tests.small_world import Transformed
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What `make test` runs in one process: a file, since its tests share models, and all whole runs, which
     share an output directory."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         group = "e2e" if item.path.parent.name == "e2e" else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))

@@ -292,7 +292,7 @@ def test_factors_tell_the_squares_of_a_checkerboard_apart(method: str) -> None:
 def test_more_epochs_go_on_from_the_fewer_and_another_training_in_between_changes_nothing(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[object] = []
+    trained: list[Any] = []
     original = _Training.after
 
     def noted(training: _Training[Any], epochs: int) -> Any:
