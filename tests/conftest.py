@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.small_world import Transformed
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What `make test` runs in one process: a file, since its tests share models, and all whole runs, which
     share an output directory."""
