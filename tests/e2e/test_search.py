@@ -1,0 +1,39 @@
+"""`two-tower tune` on data that nothing has run on, and a search that goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import configs
+from pipeline.configs import DAY
+from tests.e2e.runs import FIRST_DAYS, call, write_part
+
+pytestmark = pytest.mark.e2e
+
+RATES = (0.0, 0.02)
+
+
+def test_a_search_finds_the_better_setting_and_goes_on_where_it_was(whole: Path, tmp_path: Path) -> None:
+    data, output, space = tmp_path / "data", tmp_path / "output", tmp_path / "space.yaml"
+    write_part(whole, data, FIRST_DAYS * DAY)
+    # Of a rate of zero nothing is learnt.
+    space.write_text(yaml.safe_dump({"trainer.learning_rate": list(RATES)}))
+    arguments = ["tune", "--data", str(data), "--output", str(output), "--preset", "smoke"]
+    arguments += ["--set", "trainer.epochs=2", "--set", "trainer.learning_rate=0", "--space", str(space)]
+
+    status, shown, errors = call([*arguments, "--trials", "1"])
+    assert status == 0, shown + errors
+    folder = output / "tune"
+    first = (folder / "trials.md").read_text()
+
+    # The same call again, with more trials: the first is kept, and another is drawn.
+    status, shown, errors = call([*arguments, "--trials", "2"])
+    assert status == 0, shown + errors
+    table = (folder / "trials.md").read_text()
+    assert len(table.splitlines()) > len(first.splitlines())
+    best = configs.load(file=str(folder / "best.yaml"))
+    assert best.trainer.learning_rate == RATES[1] and best.trainer.epochs == 2
+    assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")
