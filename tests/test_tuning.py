@@ -272,7 +272,10 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"data_digest": "sha256:2"}, "the data's digest is sha256:2, and was sha256:1"),
-        ({"base": configs.load("small", None, ["trainer.epochs=9"])}, f"trainer.epochs is 9, and was {SMALL.trainer.epochs}"),
+        (
+            {"base": configs.load("small", None, ["trainer.epochs=9"])},
+            f"trainer.epochs is 9, and was {SMALL.trainer.epochs}",
+        ),
         (
             {"base": configs.load("small", None, ["windows.positions=9"])},
             "windows.positions is 9, and was 20",
