@@ -79,6 +79,17 @@ def events_of(
     )
 
 
+def catalog_of_ids(items: int) -> dict[str, list[Any]]:
+    """A catalog of ids alone, from 0: no artists, albums or lengths."""
+    nothing: list[Any] = [[] for _ in range(items)]
+    return {
+        "item_id": [[item] for item in range(items)],
+        "artist_id": nothing,
+        "album_id": nothing,
+        "item_length": [[-1.0]] * items,
+    }
+
+
 def columns(log: list[Event], play_ratio: np.ndarray | None = None) -> Events:
     """The log as arrays. Without play ratios, an event's is its row, by which it is known again."""
     rows = np.arange(len(log))

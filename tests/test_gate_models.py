@@ -31,7 +31,7 @@ from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from components.scann_indexer.index import NO_QUANTIZATION, ScannIndex, ScannSettings
 from pipeline.configs import GateConfig, TrainerConfig
 from pipeline.feature_specs import ResolvedFeatures
-from tests.listening_logs import events_of
+from tests.listening_logs import catalog_of_ids, events_of
 from tests.small_world import Transformed
 from trainer import features, training
 from trainer.catalog_table import CatalogArrays, CatalogTable
@@ -189,16 +189,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     item = of_user[user] + CLASSES * draw.integers(0, ITEMS_OF_A_CLASS, len(user))
     log = events_of(user, item, np.tile(1_000 * np.arange(PLAYS), USERS), b"listen", play_ratio=1.0)
     split = TimeSplit(train_end=30_000, eval=(30_500, 34_000), test=(34_500, 40_000))
-    nothing: list[Any] = [[] for _ in range(ITEMS)]
-    catalog = {
-        "item_id": [[i] for i in range(ITEMS)],
-        "artist_id": nothing,
-        "album_id": nothing,
-        "item_length": [[-1.0]] * ITEMS,
-    }
     cutter = WindowCutter(split, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=15)
     world = World(
-        Transformed.of(tmp_path_factory.mktemp("log"), log, cutter, catalog, ResolvedFeatures(history=()))
+        Transformed.of(
+            tmp_path_factory.mktemp("log"), log, cutter, catalog_of_ids(ITEMS), ResolvedFeatures(history=())
+        )
     )
     first, second = world.model(seed=1), world.model(seed=2)
     untrained = world.embedded(first)

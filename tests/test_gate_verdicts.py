@@ -171,7 +171,9 @@ def test_an_index_that_cannot_be_held_against_its_towers_is_refused(
 
 def test_a_threshold_whose_figure_is_missing_refuses_and_says_so(good: QueryResults) -> None:
     whole = evaluation_of(good)
-    bare = {**whole, "ann": {}, "latency": {}, "metrics": {"test": {f"recall@{CUTOFF}": whole["metrics"]["test"][f"recall@{CUTOFF}"]}}}  # fmt: skip # noqa: E501
+    recall = f"recall@{CUTOFF}"
+    alone = {"test": {recall: whole["metrics"]["test"][recall]}}
+    bare = {**whole, "ann": {}, "latency": {}, "metrics": alone}
     judgement = judge(bare, LIMITS, good)
     assert missed(judgement) == ["min_ann_recall", "min_coverage", "max_latency_p95", "index_parity"]
     assert "no figure for min_ann_recall, min_coverage, max_latency_p95, index_parity" in judgement.notes[-1]

@@ -24,7 +24,7 @@ from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of, summa
 from components.retrieval_evaluator.queries import all_queries, excluded_items, history_batch, read_windows
 from pipeline.configs import TrainerConfig
 from pipeline.errors import UserError
-from tests.listening_logs import events_of
+from tests.listening_logs import catalog_of_ids, events_of
 from tests.small_world import (
     CONFIG,
     HISTORY_LENGTH,
@@ -39,7 +39,7 @@ from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
 from trainer.precision import policy_of, scaled_for
 from trainer.randomness import drawing
-from trainer.sampling import log_sampling_probability
+from trainer.sampling import Candidates, log_sampling_probability
 from trainer.towers import Positions, windows_of
 from trainer.training import train
 from trainer.training_data import TrainingData
@@ -73,16 +73,8 @@ def checkerboard(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
     time = np.tile(1_000 * np.arange(PLAYS), USERS)
     log = events_of(user, item, time, b"listen", play_ratio=1.0)
     split = TimeSplit(train_end=44_000, eval=(45_000, 52_000), test=(53_000, 60_000))
-    # A catalog of ids alone: no artists, albums or lengths.
-    nothing: list[Any] = [[] for _ in range(ITEMS)]
-    catalog = {
-        "item_id": [[i] for i in range(ITEMS)],
-        "artist_id": nothing,
-        "album_id": nothing,
-        "item_length": [[-1.0]] * ITEMS,
-    }
     cutter = WindowCutter(split, repeats_recommendable=True, history_length=8, positions=15)
-    return Transformed.of(tmp_path_factory.mktemp("checkerboard"), log, cutter, catalog)
+    return Transformed.of(tmp_path_factory.mktemp("checkerboard"), log, cutter, catalog_of_ids(ITEMS))
 
 
 def data_of(world: Transformed, repeats: bool = True, history_length: int = 8) -> TrainingData:
@@ -297,6 +289,15 @@ def test_a_setting_of_the_loss_changes_it(
         losses.append(float(with_the_towers_of(built, first).compute_loss(batch)))
     assert all(map(math.isfinite, losses))
     assert losses[0] != pytest.approx(losses[1], abs=1e-5)
+
+
+def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_world: Transformed) -> None:
+    inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, softmax="auto"))
+    batch = small_world.batch("train")
+    model = inputs.model(tf.distribute.get_strategy())
+    candidates = model._sampler(tf.constant([1, 2]), tf.constant([0, 1]))
+    assert isinstance(candidates, Candidates) and len(candidates.rows) == inputs.table.size
+    assert np.isfinite(float(model.compute_loss(batch)))
 
 
 def test_labels_further_on_are_trained_and_the_next_is_asked_for(small_world: Transformed) -> None:

@@ -14,6 +14,7 @@ is one at all: 1 - (1 - q(y))^(d + m) (1 - 1 / N)^u.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from trainer.distribution import joined, replica, replicas
 from trainer.randomness import uniform
 from trainer.streaming_frequency import StreamingFrequency
 from trainer.towers import Positions
+
+_log = logging.getLogger(__name__)
 
 # Values of trainer.sampling_correction, trainer.softmax and trainer.frequency.
 LOGQ, REFINED, NONE = "logq", "refined", "none"
@@ -380,7 +383,9 @@ def softmax_for(config: TrainerConfig, items: int) -> TrainerConfig:
     """The settings with `softmax` settled for a catalog of so many items, where they leave it open."""
     if config.softmax != AUTO:
         return config
-    return dataclasses.replace(config, softmax=FULL if items <= _SMALL_CATALOG else SAMPLED)
+    softmax = FULL if items <= _SMALL_CATALOG else SAMPLED
+    _log.info("trainer.softmax=auto: %s, for a catalog of %d items.", softmax, items)
+    return dataclasses.replace(config, softmax=softmax)
 
 
 def tfrs_serves(config: TrainerConfig) -> bool:

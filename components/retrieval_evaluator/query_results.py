@@ -7,7 +7,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,13 +63,13 @@ class QueryResults:
         try:
             with np.load(io.BytesIO(file.read())) as content:
 
-                def named(prefix: str) -> dict[str, npt.NDArray[np.generic]]:
+                def named(prefix: str) -> dict[str, npt.NDArray[Any]]:
                     return {n.removeprefix(prefix): content[n] for n in content.files if n.startswith(prefix)}
 
                 user = content["user"]
                 counts = np.bincount(content["label_query"], minlength=len(user))
                 labels = LabelSets(content["label_item"], np.concatenate([[0], np.cumsum(counts)]))
-                return cls(user, labels, named(_RANK), named(_SLICE))  # type: ignore[arg-type]
+                return cls(user, labels, named(_RANK), named(_SLICE))
         except (EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"not the results of queries: {error}") from error
 
