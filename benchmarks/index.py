@@ -1,10 +1,13 @@
 """Prints how fast the tuned index is beside exact search, Faiss HNSW and Faiss IVF-PQ at equal recall.
 
-    python -m benchmarks.index [--items 1000000] [--hnsw-items 200000] [--model DIR] [--out DIR]
+    python -m benchmarks.index [--items 1000000] [--simulated | --model DIR] [--out DIR]
 
-Without --model: clustered vectors of length one, 128-d, seeded. 1,000 centres lie anywhere on the sphere, and
+By default: clustered vectors of length one, 128-d, seeded. 1,000 centres lie anywhere on the sphere, and
 a vector is its centre plus normal noise as long as the centre (spread 1.0), so that two vectors of a cluster
 have a cosine of 0.5 and two of different ones about 0. Queries are drawn alike and are not in the catalog.
+
+With --simulated, the simulator's content embeddings, of length one: 40 styles, few of them large, in them
+artists and albums, and noise of half the signal. Queries are tracks that are not in the catalog.
 
 With --model, the --output of `two-tower run`: the items' embeddings of its model, tuned on queries of eval
 and measured on queries of test, as the pipeline does.
@@ -14,8 +17,7 @@ confidence over 500 queries. Recall and times below are of other queries, one at
 tf.matmul and tf.math.top_k in the same process, with all cores; NumPy's product and argpartition are beside
 it. Faiss searches with one thread and builds with all:
 
-- HNSW: M = 16, efConstruction = 80. Of a million vectors it takes a quarter of an hour on two cores, so that
-  it is built of --hnsw-items, where ScaNN's own figures are printed again.
+- HNSW: M = 16, efConstruction = 80.
 - IVF-PQ: as many lists as ScaNN has leaves, 4 bits for two dimensions with fast scan, 4k or 16k candidates
   reordered exactly: what ScaNN does, but for how its codes are learned.
 """
@@ -43,6 +45,7 @@ import tensorflow as tf
 from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.tuning import Built, build_index
 from pipeline.configs import IndexConfig
+from pipeline.datasets.simulated_world import SimulationParameters, make_world
 from pipeline.errors import UserError
 
 Floats = npt.NDArray[np.float32]
@@ -83,17 +86,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="The tuned index beside exact search and Faiss.")
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--hnsw-items", type=int, default=200_000, help="0: no HNSW (default: 200000)")
-    parser.add_argument("--model", metavar="DIR", help="the --output of a run, instead of clustered vectors")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--simulated", action="store_true", help="the simulator's content embeddings instead")
+    other.add_argument("--model", metavar="DIR", help="those of a run's model instead: its --output")
     parser.add_argument("--out", type=Path, default=Path("index-benchmark"), help="where the plot goes")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    vectors = of_run(options.model) if options.model else clustered(options.items)
-    measured = [(vectors, compare(vectors, len(vectors.items) <= options.hnsw_items))]
-    if len(vectors.items) > options.hnsw_items > 0:
-        smaller = dataclasses.replace(vectors, items=vectors.items[: options.hnsw_items])
-        measured.append((smaller, compare(smaller, True)))
-    plot(measured, options.out / "index.svg")
+    if options.model:
+        vectors = of_run(options.model)
+    else:
+        vectors = (simulated if options.simulated else clustered)(options.items)
+    plot(vectors, compare(vectors), options.out / "index.svg")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
@@ -114,6 +117,16 @@ def clustered(items: int) -> Vectors:
 
     name = f"{CENTRES:,} clusters of spread {SPREAD}"
     return Vectors(name, some(items), some(_TUNING_QUERIES), some(_QUERIES))
+
+
+def simulated(items: int) -> Vectors:
+    """Content embeddings of a simulated catalog, see above."""
+    queries = _TUNING_QUERIES + _QUERIES
+    # Days are popularity's, which is not asked for.
+    world = make_world(SimulationParameters(tracks=items + queries, days=1))
+    embeddings = np.random.default_rng(17).permutation(_unit(world.embeddings().astype(np.float32)))
+    parts = np.split(embeddings, [items, items + _TUNING_QUERIES])
+    return Vectors("simulated content", *parts)
 
 
 def of_run(output: str) -> Vectors:
@@ -152,7 +165,7 @@ def of_run(output: str) -> Vectors:
     )
 
 
-def compare(vectors: Vectors, with_hnsw: bool) -> list[Line]:
+def compare(vectors: Vectors) -> list[Line]:
     """Measures all indexes over one catalog, and prints its table."""
     items, queries = vectors.items, vectors.queries
     print(f"\n{len(items):,} items, {items.shape[1]}-d, {vectors.name}; Recall@{K} of {TARGET}\n", flush=True)
@@ -180,8 +193,7 @@ def compare(vectors: Vectors, with_hnsw: bool) -> list[Line]:
     lines = [_scann(built, queries, true, seconds)]
     num_leaves = getattr(getattr(built.index, "settings", None), "num_leaves", round(len(items) ** 0.5))
     lines.append(_ivf_pq(items, queries, true, num_leaves))
-    if with_hnsw:
-        lines.append(_hnsw(items, queries, true))
+    lines.append(_hnsw(items, queries, true))
     print(render(lines, exact_ms, numpy_ms), flush=True)
     return lines
 
@@ -283,26 +295,21 @@ def render(lines: Sequence[Line], exact_ms: float, numpy_ms: float) -> str:
     return "\n".join(rows)
 
 
-def plot(measured: Sequence[tuple[Vectors, list[Line]]], path: Path) -> None:
-    """Recall against queries a second, one panel a catalog."""
+def plot(vectors: Vectors, lines: Sequence[Line], path: Path) -> None:
+    """Recall against queries a second."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(measured), figsize=(6 * len(measured), 4.5), squeeze=False)
-    for panel, (vectors, lines) in zip(panels[0], measured, strict=True):
-        for line in lines:
-            curve = sorted(line.curve)
-            panel.plot([recall for recall, _ in curve], [1e3 / ms for _, ms in curve], "o-", label=line.name)
-        panel.axvline(TARGET, color="grey", linewidth=0.8, linestyle=":")
-        panel.set(
-            xlabel=f"Recall@{K}", ylabel="queries a second, one at a time", yscale="log", xlim=(0.6, 1.005)
-        )
-        panel.set_title(
-            f"{len(vectors.items):,} items, {vectors.items.shape[1]}-d\n{vectors.name}", fontsize=10
-        )
-        panel.legend(fontsize=8)
+    figure, panel = pyplot.subplots(figsize=(7, 4.5))
+    for line in lines:
+        curve = sorted(line.curve)
+        panel.plot([recall for recall, _ in curve], [1e3 / ms for _, ms in curve], "o-", label=line.name)
+    panel.axvline(TARGET, color="grey", linewidth=0.8, linestyle=":")
+    panel.set(xlabel=f"Recall@{K}", ylabel="queries a second, one at a time", yscale="log", xlim=(0.6, 1.005))
+    panel.set_title(f"{len(vectors.items):,} items, {vectors.items.shape[1]}-d, {vectors.name}", fontsize=10)
+    panel.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
 

@@ -55,6 +55,9 @@ class Reindexing:
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
         self._digest = manifest.digest
+        from trainer import warm_start  # last, since TensorFlow comes with it
+
+        warm_start.left_by(self.lineage.towers.uri)
 
     def run(self) -> None:
         """Runs the DAG in the output directory. Raises UserError and ComponentFailed, as `run_local` does."""

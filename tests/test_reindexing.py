@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 from pipeline.lineage import lineage_of
 from pipeline.reindexing import Reindexing, check_features
+from trainer import warm_start
 
 FEATURES = ResolvedFeatures(items=(FeatureSpec("embedding", "embedding", "vector", 2),))
 
@@ -163,6 +164,9 @@ class Run:
             name: self.artifact(name)[1] for name in ("interactions", "transform_graph", "catalog_graph")
         }
         uri, towers = self.artifact("Trainer")
+        left = Path(uri) / warm_start.DIRECTORY
+        left.mkdir(exist_ok=True)
+        (left / "state.index").write_text("")
         self.execution(
             "Trainer", inputs, {"model": towers}, trainer="{}", features=FEATURES.to_json(), history_length=7
         )
@@ -257,6 +261,9 @@ def test_a_reindexed_model_is_judged_as_its_model_was_but_for_what_is_set(run: R
         Reindexing(served, there, None, ["gate.min_recal=2"])
     with pytest.raises(UserError, match="do not fit the model"):
         Reindexing(served, alone(tmp_path / "bare", items().drop(["embedding"])), None, [])
+    shutil.rmtree(Path(towers) / warm_start.DIRECTORY)
+    with pytest.raises(UserError, match=r"warm_start: the training's weights are not there.*Train again"):
+        Reindexing(served, there, None, [])
 
 
 def test_the_command_tells_what_is_wrong_before_it_loads_anything(

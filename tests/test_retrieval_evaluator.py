@@ -29,6 +29,7 @@ from components.scann_indexer.index import ExactIndex
 from components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
+from pipeline.errors import UserError
 from pipeline.judged_again import judge_again
 from tests.small_world import (
     ALL_AGGREGATES,
@@ -106,7 +107,8 @@ def asked_once() -> Iterator[None]:
     answers, known = measure.answers, {}
 
     def remembered(path: str, windows_dir: str, rows: np.ndarray, **kwargs: Any) -> Any:
-        key = (windows_dir, rows.tobytes())
+        files = sorted(str(file.relative_to(path)) for file in Path(path).rglob("*"))
+        key = (windows_dir, rows.tobytes(), *files)
         if key not in known:
             known[key] = answers(path, windows_dir, rows, **kwargs)
         return known[key]
@@ -346,6 +348,19 @@ def test_the_latest_blessed_model_is_compared_with_or_named_and_ignored(
         assert "min_change_against_blessed" not in names
         assert reason in evaluation["blessed_model"]["reason"]
         assert reason in report
+
+
+@pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index"])
+def test_a_blessed_model_with_some_files_gone_is_named(
+    windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path, lost: str
+) -> None:
+    blessed = artifact(standard_artifacts.Model, tmp_path / "blessed")
+    shutil.copytree(model.uri, blessed.uri, dirs_exist_ok=True)
+    record(blessed, {"max_k": 201})
+    (tmp_path / "blessed" / "Format-Serving" / lost).unlink()
+    with pytest.raises(UserError, match=r"blessed/Format-Serving: the model does not load .*Bring them back"):
+        evaluate(tmp_path, windows, model, LENIENT, blessed)
+    assert not (tmp_path / "blessing").exists() or not any((tmp_path / "blessing").iterdir())
 
 
 def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tmp_path: Path) -> None:

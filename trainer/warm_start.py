@@ -139,6 +139,17 @@ def exists(directory: str) -> bool:
     return bool(tf.io.gfile.exists(os.path.join(directory, f"{_FILE}.index")))
 
 
+def left_by(trained: str) -> str:
+    """The directory with what a training left, of its artifact `trained`. Raises UserError if it is gone."""
+    directory = os.path.join(trained, DIRECTORY)
+    if not exists(directory):
+        raise UserError(
+            f"{directory}: the training's weights are not there: an earlier release trained the model, or "
+            "they were removed. Train again with `two-tower run`."
+        )
+    return directory
+
+
 def carry_over(
     directory: str, model: TwoTowerModel, rows: RowNames, config: TrainerConfig, resolved: ResolvedFeatures
 ) -> CarriedOver:

@@ -16,7 +16,6 @@ from tfx.utils import path_utils
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from components.scann_indexer.provenance import ITEMS, TOWERS
 from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
 from pipeline.feature_specs import ResolvedFeatures
 
 # Custom properties of the model: today's items, those that training has not had, those with a row of their
@@ -40,12 +39,7 @@ class Executor(base_executor.BaseExecutor):
         from trainer import placement, warm_start
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
-        state = os.path.join(trained.uri, warm_start.DIRECTORY)
-        if not warm_start.exists(state):
-            raise UserError(
-                f"{state}: the training's weights are not there: an earlier release trained the model, or "
-                "they were removed. Train again with `two-tower run`."
-            )
+        state = warm_start.left_by(trained.uri)
         catalog = artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT)
         placed = placement.place(
             placement.Training(

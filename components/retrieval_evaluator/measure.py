@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -32,7 +33,10 @@ from components.retrieval_evaluator.queries import (
     history_batch,
     read_windows,
 )
+from pipeline.errors import UserError
 from pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
+
+_log = logging.getLogger(__name__)
 
 _QUERIES_PER_BATCH = 256
 _ITEMS_PER_BATCH = 16_384
@@ -84,7 +88,7 @@ def answers(
         compared with.
 
     Raises:
-      RuntimeError: the model does not load or answer; the message ends with what the process said.
+      UserError: the model does not load or answer; what the process said stands in the log.
     """
     request = {
         "model_path": model_path,
@@ -107,8 +111,13 @@ def answers(
             text=True,
         )
         if done.returncode:
-            raise RuntimeError(
-                f"The model at {model_path} could not be evaluated in a fresh process:\n{done.stderr[-4000:]}"
+            _log.error("Evaluating %s in a fresh process failed:\n%s", model_path, done.stderr)
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            raise UserError(
+                f"{model_path}: the model does not load or does not answer in a fresh process, which ended "
+                f"with status {done.returncode} and said {said[-1] if said else 'nothing'!r}. Are its files "
+                "damaged, or some of them gone? Bring them back, or remove the whole directory: a model of "
+                "which nothing is left is not compared with."
             )
         with np.load(answer_file) as answer:
             return Answers(
