@@ -37,7 +37,13 @@ from components.retrieval_evaluator.baselines import Catalog, fit_baselines
 from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
 from components.retrieval_evaluator.oracle_comparison import OracleAnswers
 from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
-from components.retrieval_evaluator.slices import Slice, item_slices, play_ratio_slices, trends_from
+from components.retrieval_evaluator.slices import (
+    Slice,
+    item_slices,
+    play_ratio_slices,
+    repeat_slices,
+    trends_from,
+)
 from components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from pipeline import configs
 from pipeline.configs import PipelineConfig
@@ -68,7 +74,7 @@ TINY = dataclasses.replace(WORLD, users=300, days=10, listens_per_user=60.0, tra
 SETTINGS = ("features.items=embedding", "trainer.epochs=4", "trainer.windows_per_step=16")
 K = 100
 OVERALL = "overall"
-COLUMNS = (OVERALL, "head", "tail", "cold", "trending", "heard")
+COLUMNS = (OVERALL, "head", "tail", "cold", "trending", "heard", "repeat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +97,7 @@ PARTS = {
     "id_dropout": Part("id dropout", "cold", "trainer.id_dropout=0"),
     "user_id": Part("user id", OVERALL, "trainer.leave_out=user_id"),
     "aggregates": Part("history aggregates", OVERALL, "trainer.leave_out=aggregates"),
+    "repeats": Part("scores of the history's items", "repeat", "trainer.repeat_head=false"),
 }
 FULL = "full"
 # Two-sided 95% quantiles of Student's t for 1 degree of freedom and more.
@@ -200,6 +207,7 @@ def prepare(
     slices = [
         *item_slices(queries.labels, knowledge, recent_from),
         *play_ratio_slices(queries, windows["test"]),
+        *repeat_slices(queries, windows["test"], knowledge, windows["eval"]),
     ]
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
     asked = Asked(rows, queries.labels, [everything, *slices])

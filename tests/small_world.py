@@ -9,18 +9,25 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from components.interaction_example_gen.splits import TimeSplit
 from components.interaction_example_gen.windows import Events, WindowCutter
-from components.retrieval_evaluator.queries import Windows, read_windows
+from components.retrieval_evaluator.queries import Queries, Windows, history_batch, read_windows
 from pipeline.configs import DAY, TrainerConfig
 from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.listening_logs import Event, columns
 from trainer import features
+
+if TYPE_CHECKING:
+    from components.scann_indexer.index import ScannSettings
+    from components.scann_indexer.retrieval_model import RetrievalModel
+    from trainer.catalog_table import CatalogTable
+    from trainer.model import TwoTowerModel
+    from trainer.serving import Towers
 
 HISTORY_LENGTH = 7
 ALL_AGGREGATES = ResolvedFeatures(history=features.AGGREGATES)
@@ -241,3 +248,68 @@ class Transformed:
 def small_world(out: Path, repeats: bool = True) -> Transformed:
     """The log of this module, transformed."""
     return Transformed.of(out, events(), WindowCutter(SPLIT, repeats, HISTORY_LENGTH, 10), catalog_items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A model of random weights, as it is trained and as it is saved, with exact search."""
+
+    model: TwoTowerModel
+    table: CatalogTable
+    towers: Towers
+    towers_path: str
+    served_path: str
+
+    @classmethod
+    def of(cls, world: Transformed, out: Path, config: TrainerConfig, max_k: int) -> Built:
+        """Saves below `out`."""
+        import tensorflow as tf
+        import tensorflow_transform as tft
+
+        from trainer.catalog_table import CatalogArrays, CatalogTable
+        from trainer.model import TwoTowerModel
+        from trainer.sampling import log_sampling_probability
+        from trainer.serving import Towers
+
+        output = tft.TFTransformOutput(world.graph)
+        catalog_output = tft.TFTransformOutput(world.catalog_graph)
+        catalog = CatalogArrays.read(world.catalog_files, catalog_output.transformed_feature_spec())
+        train_items = [int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)]
+        table = CatalogTable(catalog, np.array(train_items))
+        users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
+        log_q = log_sampling_probability(catalog, dict.fromkeys(train_items, 1))
+        model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config)
+        model.compute_loss(world.batch("train"))
+        draw = np.random.default_rng(4)
+        for weight in model.trainable_weights:
+            weight.assign(draw.normal(0, 0.4, weight.shape))
+        layer = output.transform_features_layer()
+        towers = Towers(
+            layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH, world.resolved
+        )
+        towers.save(str(out / "towers"))
+        retrieval = retrieval_model(tf.saved_model.load(str(out / "towers")), max_k)
+        retrieval.save(str(out / "served"))
+        return cls(model, table, towers, str(out / "towers"), str(out / "served"))
+
+
+def retrieval_model(towers: Any, max_k: int, settings: ScannSettings | None = None) -> RetrievalModel:
+    """What is served of towers, over ScaNN of some settings or exact search."""
+    from components.scann_indexer.index import ExactIndex, ScannIndex
+    from components.scann_indexer.retrieval_model import RetrievalModel
+
+    item_id = towers.catalog()["item_id"]
+    embeddings = towers.candidate_embedding(item_id)["embedding"]
+    index = ScannIndex(embeddings, settings, max_k) if settings else ExactIndex(embeddings)
+    return RetrievalModel(towers, index, item_id, max_k)
+
+
+def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, Any]:
+    """A request of all queries, as the evaluator makes it."""
+    import tensorflow as tf
+
+    rows = np.arange(len(queries))
+    batch = history_batch(windows, queries, rows, HISTORY_LENGTH, exclude)
+    if not exclude:
+        del batch["exclude_item_id"]
+    return {name: tf.constant(values) for name, values in batch.items()}

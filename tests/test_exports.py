@@ -105,6 +105,16 @@ def test_vectors_read_back_to_the_bit_from_several_files(vectors: Vectors, tmp_p
         assert (embedding == written.embedding).all() and embedding.dtype == np.float32
 
 
+@pytest.mark.parametrize("repeat_scores", [True, False])
+def test_it_is_told_where_inner_products_are_not_all(
+    vectors: Vectors, queries: Queries, tmp_path: Path, repeat_scores: bool
+) -> None:
+    of_model = Vectors(vectors.item_id, vectors.embedding, {"repeat_scores": repeat_scores})
+    written = write_checked(of_model, queries, "parquet", str(tmp_path / "out"))
+    assert described(tmp_path / "out")["model"]["repeat_scores"] == repeat_scores
+    assert ("repeat_score that query_embedding gives" in export.summary(written, "out")) == repeat_scores
+
+
 def test_vertex_files_are_as_google_describes_them(
     vectors: Vectors, queries: Queries, tmp_path: Path
 ) -> None:

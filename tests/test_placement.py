@@ -83,6 +83,10 @@ def todays_items() -> dict[str, Any]:
     return {**plain, **encode_columns(table, ITEMS, "items")}
 
 
+# Items of a history have scores of their own.
+REPEATING = dataclasses.replace(CONFIG, repeat_head=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A model of weights that no initialisation gives, as a training leaves it."""
@@ -102,7 +106,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     table = CatalogTable(catalog, train_items)
     users = graph.vocabulary_size_by_name(features.USER_VOCABULARY)
     log_q = np.zeros(table.size + 1, np.float32)
-    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, CONFIG, RESOLVED.history)
+    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, REPEATING, RESOLVED.history)
     model.compute_loss(world.batch("train"))
     draw = np.random.default_rng(4)
     for weight in model.trainable_weights:
@@ -111,13 +115,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     towers = Towers(layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH, RESOLVED)
     towers.save(str(out / "towers"))
     rows = warm_start.row_names(catalog, train_items, graph, catalog_graph, ())
-    warm_start.save(str(out / "state"), model, rows, CONFIG, RESOLVED)
+    warm_start.save(str(out / "state"), model, rows, REPEATING, RESOLVED)
     training = Training(
         towers=str(out / "towers"),
         state=str(out / "state"),
         transform_graph=world.graph,
         catalog_graph=world.catalog_graph,
-        config=CONFIG,
+        config=REPEATING,
         history_length=HISTORY_LENGTH,
         resolved=RESOLVED,
     )
@@ -146,8 +150,8 @@ def candidates(towers: Any, item_id: list[int]) -> np.ndarray:
     return found
 
 
-def query(towers: Any, history: list[int], user: int = 3) -> np.ndarray:
-    found: np.ndarray = towers.query_embedding(
+def answer(towers: Any, history: list[int], user: int = 3) -> dict[str, np.ndarray]:
+    found = towers.query_embedding(
         user_id=tf.constant([user], tf.int64),
         history_item_id=tf.constant([history], tf.int64),
         history_timestamp=tf.constant([list(range(600, 600 + 200 * len(history), 200))], tf.int64),
@@ -155,8 +159,12 @@ def query(towers: Any, history: list[int], user: int = 3) -> np.ndarray:
         history_event_type=tf.constant([[""]]),
         history_is_organic=tf.constant([[-1]], tf.int64),
         request_timestamp=tf.constant([-1], tf.int64),
-    )["embedding"].numpy()
-    return found
+    )
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def query(towers: Any, history: list[int], user: int = 3) -> np.ndarray:
+    return answer(towers, history, user)["embedding"]
 
 
 def test_candidates_are_todays_items_and_no_others(placed: Placed, saved: Any) -> None:
@@ -173,7 +181,10 @@ def test_what_train_knows_stays_where_it_was(trained: Trained, saved: Any) -> No
     # Of different items, so that staying means something.
     assert len(np.unique(candidates(saved, known).round(4), axis=0)) == len(known)
     for history in ([5, 12, 0], [64, 2, 2, 9, 33], []):
-        np.testing.assert_allclose(query(saved, history), query(trained.towers, history), atol=1e-5)
+        now, then = answer(saved, history), answer(trained.towers, history)
+        np.testing.assert_allclose(now["embedding"], then["embedding"], atol=1e-5)
+        np.testing.assert_array_equal(now["repeat_item_id"], then["repeat_item_id"])
+        np.testing.assert_allclose(now["repeat_score"], then["repeat_score"], atol=1e-5)
 
 
 def test_a_history_of_withdrawn_items_says_what_it_said(trained: Trained, saved: Any) -> None:
@@ -232,7 +243,7 @@ def test_items_that_are_no_catalog_are_told(trained: Trained, tmp_path: Path, ca
 
 
 def test_weights_of_another_shape_are_told(trained: Trained, tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, query_hidden_units=(8,))
+    config = dataclasses.replace(REPEATING, query_hidden_units=(8,))
     training = dataclasses.replace(trained.training, config=config)
     with pytest.raises(UserError, match=r"query_\w+/\w+ is \[.*16.*\], where \[.*8.*\] is needed"):
         place(training, [examples(tmp_path, todays_items())])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -12,19 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_transform as tft
 
 from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.queries import Queries, Windows, all_queries, history_batch
-from components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
+from components.retrieval_evaluator.queries import all_queries
+from components.scann_indexer.index import AH, ScannSettings
 from components.scann_indexer.retrieval_model import RetrievalModel
 from pipeline.configs import IndexConfig
-from tests.small_world import CONFIG, HISTORY_LENGTH, NOT_IN_CATALOG, Transformed
+from tests.small_world import (
+    CONFIG,
+    HISTORY_LENGTH,
+    NOT_IN_CATALOG,
+    Built,
+    Transformed,
+    requests,
+    retrieval_model,
+)
 from trainer import features
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.sampling import log_sampling_probability
-from trainer.serving import Towers
 from trainer.towers import Positions, windows_of
 
 K, MAX_K = 8, 40
@@ -35,48 +37,9 @@ SPARSE = ScannSettings(20, leaves_to_search=1, reordering_candidates=10, quantiz
 DENSE = ScannSettings(4, leaves_to_search=4, reordering_candidates=70, quantization=AH, k=70)
 
 
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A model of random weights, as it is trained and as it is saved."""
-
-    model: TwoTowerModel
-    table: CatalogTable
-    towers: Towers
-    towers_path: str
-    served_path: str
-
-
 @pytest.fixture(scope="module")
 def built(small_world: Transformed, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    output = tft.TFTransformOutput(small_world.graph)
-    catalog_output = tft.TFTransformOutput(small_world.catalog_graph)
-    catalog = CatalogArrays.read(small_world.catalog_files, catalog_output.transformed_feature_spec())
-    train_items = [int(item) for item in output.vocabulary_by_name(features.ITEM_VOCABULARY)]
-    table = CatalogTable(catalog, np.array(train_items))
-    users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
-    log_q = log_sampling_probability(catalog, dict.fromkeys(train_items, 1))
-    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, CONFIG)
-    model.compute_loss(small_world.batch("train"))
-    draw = np.random.default_rng(4)
-    for weight in model.trainable_weights:
-        weight.assign(draw.normal(0, 0.4, weight.shape))
-    directory = tmp_path_factory.mktemp("served")
-    layer = output.transform_features_layer()
-    towers = Towers(
-        layer, table, model.query_tower, model.candidate_tower, HISTORY_LENGTH, small_world.resolved
-    )
-    towers.save(str(directory / "towers"))
-    loaded = tf.saved_model.load(str(directory / "towers"))
-    retrieval = retrieval_model(loaded, MAX_K)
-    retrieval.save(str(directory / "served"))
-    return Built(model, table, towers, str(directory / "towers"), str(directory / "served"))
-
-
-def retrieval_model(towers: Any, max_k: int, settings: ScannSettings | None = None) -> RetrievalModel:
-    item_id = towers.catalog()["item_id"]
-    embeddings = towers.candidate_embedding(item_id)["embedding"]
-    index = ScannIndex(embeddings, settings, max_k) if settings else ExactIndex(embeddings)
-    return RetrievalModel(towers, index, item_id, max_k)
+    return Built.of(small_world, tmp_path_factory.mktemp("served"), CONFIG, MAX_K)
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +50,6 @@ def exact(built: Built) -> Any:
 @pytest.fixture(scope="module")
 def sparse(built: Built) -> RetrievalModel:
     return retrieval_model(tf.saved_model.load(built.towers_path), CATALOG_SIZE, SPARSE)
-
-
-def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, tf.Tensor]:
-    rows = np.arange(len(queries))
-    batch = history_batch(windows, queries, rows, HISTORY_LENGTH, exclude)
-    if not exclude:
-        del batch["exclude_item_id"]
-    return {name: tf.constant(values) for name, values in batch.items()}
 
 
 def request(**changes: Any) -> dict[str, tf.Tensor]:

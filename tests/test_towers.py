@@ -59,6 +59,7 @@ def windows(**changes: Any) -> Windows:
         "length": np.full(2, EVENTS, np.int32),
         "rows": draw.integers(0, 20, [2, EVENTS]).astype(np.int32),
         "is_listen": np.arange(2 * EVENTS).reshape(2, EVENTS) % 3 != 2,
+        "play_ratio": np.full([2, EVENTS], -1.0, np.float32),
         "elapsed": np.cumsum(draw.integers(0, 5_000, [2, EVENTS]), axis=1),
         "example_age": np.zeros([2, EVENTS], np.float32),
         "aggregates": draw.normal(size=[2, EVENTS, AGGREGATES]).astype(np.float32),

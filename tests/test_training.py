@@ -40,7 +40,7 @@ from trainer.model import TwoTowerModel
 from trainer.precision import policy_of, scaled_for
 from trainer.randomness import drawing
 from trainer.sampling import Candidates, log_sampling_probability
-from trainer.towers import Positions, windows_of
+from trainer.towers import Positions, Windows, windows_of
 from trainer.training import train
 from trainer.training_data import TrainingData
 from trainer.training_loop import CURVES_FILE
@@ -391,11 +391,14 @@ def test_weights_of_an_event_type_that_train_does_not_have_are_an_error(small_wo
 
 def stub(candidates: np.ndarray, query: np.ndarray) -> Any:
     """Towers that answer every query with one embedding."""
+
+    def query_tower(windows: Windows, at: Positions) -> tf.Tensor:
+        return tf.tile(tf.constant(query[None], tf.float32), [tf.size(at.window), 1])
+
+    query_tower.repeats = None  # type: ignore[attr-defined]
     return SimpleNamespace(
         candidate_tower=lambda rows: tf.gather(tf.constant(candidates, tf.float32), rows),
-        query_tower=lambda windows, at: tf.tile(
-            tf.constant(query[None], tf.float32), [tf.size(at.window), 1]
-        ),
+        query_tower=query_tower,
     )
 
 

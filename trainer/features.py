@@ -30,6 +30,9 @@ SEEN_ITEM_ID = "seen_item_id"
 EXCLUDE_ITEM_ID = "exclude_item_id"
 ALLOW_ITEM_ID = "allow_item_id"
 K = "k"
+# Of a query, beside its embedding: the items of the history that have scores of their own, and these.
+REPEAT_ITEM_ID = "repeat_item_id"
+REPEAT_SCORE = "repeat_score"
 
 # A catalog item.
 ITEM_ID = "item_id"

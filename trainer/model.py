@@ -95,12 +95,13 @@ class TwoTowerModel(tfrs.Model):
         weight = self._label_weights(inputs, windows, label_step)
         drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
         candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
-        return self.task(
-            self.query_tower(windows, drawn.at, training=training),
-            self.candidate_tower(candidates.rows, training=training),
-            candidates,
-            self._weights(drawn, windows),
-        )
+        queries = self.query_tower(windows, drawn.at, training=training)
+        scored = (queries, self.candidate_tower(candidates.rows, training=training), candidates)
+        weights = self._weights(drawn, windows)
+        if self.query_tower.repeats is None:
+            return self.task(*scored, weights)
+        repeats = self.query_tower.repeats(windows, drawn.at, queries, self.candidate_tower)
+        return self.task(*scored, weights, repeats)
 
     def _label_weights(
         self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor

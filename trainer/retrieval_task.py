@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from pipeline.configs import TrainerConfig
+from trainer.repeats import Repeats
 from trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
 
 _LEAST_TEMPERATURE = 0.01
@@ -123,6 +124,9 @@ class SampledSoftmax(tf.keras.layers.Layer):
     - none: logq with c = 1.
 
     Where nothing is sampled all three have one gradient, and the loss is -log P.
+
+    Items of the history may score more than <query, candidate>, see `repeats.RepeatHead`: what they score
+    more is added to the sums, of every one of them, sampled or not. A positive among them is not corrected.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class SampledSoftmax(tf.keras.layers.Layer):
         candidate_embeddings: tf.Tensor,
         candidates: Candidates,
         sample_weight: tf.Tensor,
+        repeats: Repeats | None = None,
     ) -> tf.Tensor:
         """Loss of a replica's queries.
 
@@ -165,6 +170,7 @@ class SampledSoftmax(tf.keras.layers.Layer):
           candidate_embeddings: [candidates, embedding_dim], of `candidates.rows`.
           candidates: of `sampling.mixed` or `sampling.whole_catalog`.
           sample_weight: [queries].
+          repeats: what the items of the histories score beyond their inner products, if anything.
 
         Returns:
           Scalar: the weighted sum; zero without any query.
@@ -173,12 +179,19 @@ class SampledSoftmax(tf.keras.layers.Layer):
         embeddings = tf.cast(candidate_embeddings, tf.float32)
         # From the embeddings: the gradient of a gather from the scores would be one more matrix of them.
         positive = tf.reduce_sum(queries * tf.gather(embeddings, candidates.positive), axis=1)
+        recurs, excess = tf.zeros_like(positive, tf.bool), None
+        if repeats is not None:
+            label = tf.gather(candidates.rows, candidates.positive)
+            recurs, bonus = repeats.bonus_of(label)
+            positive += bonus / self.temperature
+            excess = repeats.log_excess(self.temperature)
         if candidates.copies is None and not self._hard_negatives:
-            losses = _log_sum_exp(queries, embeddings) - positive
+            losses = _with_excess(_log_sum_exp(queries, embeddings), excess) - positive
             return tf.reduce_sum(sample_weight * losses)
         if candidates.copies is not None and self._correction == LOGQ:
             at = tf.stack([candidates.window, candidates.positive], axis=1)
-            positive -= tf.gather_nd(candidates.log_expected, at)
+            # What is in the history is there for certain, and was not sampled.
+            positive -= tf.where(recurs, 0.0, tf.gather_nd(candidates.log_expected, at))
         offsets = self._offsets(candidates)
         if self._hard_negatives:
             logits = tf.matmul(queries, embeddings, transpose_b=True) + offsets
@@ -186,6 +199,10 @@ class SampledSoftmax(tf.keras.layers.Layer):
             total = tf.reduce_logsumexp(tf.math.top_k(logits, k=count, sorted=False).values, axis=1)
         else:
             total = _log_sum_exp(queries, embeddings, offsets)
+        if repeats is not None:
+            # Of the others: the positive is not among what it is told from.
+            is_label = repeats.rows == label[:, tf.newaxis]
+            total = _with_excess(total, tf.where(is_label, _NEXT_TO_NOTHING, excess))
         # Log of the odds against the positive.
         margin = total - positive
         if self._correction == REFINED and candidates.copies is not None:
@@ -208,6 +225,13 @@ class SampledSoftmax(tf.keras.layers.Layer):
             offsets = tf.gather(tf.where(candidates.copies > 0, offsets, _NEXT_TO_NOTHING), candidates.window)
         own = tf.stack([tf.range(queries), candidates.positive], axis=1)
         return tf.tensor_scatter_nd_update(offsets, own, tf.fill([queries], _NEXT_TO_NOTHING))
+
+
+def _with_excess(total: tf.Tensor, excess: tf.Tensor | None) -> tf.Tensor:
+    """log(e^total + sum_j e^(excess j)), of `total` [queries] and `excess` [queries, any]."""
+    if excess is None:
+        return total
+    return tf.reduce_logsumexp(tf.concat([total[:, tf.newaxis], excess], axis=1), axis=1)
 
 
 def _log_sum_exp(queries: tf.Tensor, candidates: tf.Tensor, offsets: tf.Tensor | None = None) -> tf.Tensor:

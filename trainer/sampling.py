@@ -388,11 +388,20 @@ def softmax_for(config: TrainerConfig, items: int) -> TrainerConfig:
     return dataclasses.replace(config, softmax=softmax)
 
 
+def repeats_for(config: TrainerConfig, repeats_recommendable: bool) -> TrainerConfig:
+    """The settings without `repeat_head`, where what a user had is not recommended again."""
+    if repeats_recommendable or not config.repeat_head:
+        return config
+    _log.info("trainer.repeat_head is left out: items that a user had are not recommended again.")
+    return dataclasses.replace(config, repeat_head=False)
+
+
 def tfrs_serves(config: TrainerConfig) -> bool:
     """Whether TFRS's Retrieval does: candidates are the batch's labels, as often as they are there, only q's
-    ratios matter, and the temperature is fixed."""
+    ratios matter, the temperature is fixed, and no item scores more for being in the history."""
     return (
         config.softmax != FULL
+        and not config.repeat_head
         and config.sampling_correction != REFINED
         and not config.deduplicate_negatives
         and not config.uniform_negatives

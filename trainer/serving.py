@@ -153,7 +153,12 @@ class Towers(tf.Module):
         self.query_embedding = signature(self._query_embedding, query_inputs(resolved.users))
 
     def _query_embedding(self, inputs: Tensors) -> Tensors:
-        """Histories to `embedding` [queries, embedding_dim]."""
+        """Histories to `embedding` [queries, embedding_dim].
+
+        With `trainer.repeat_head` also `repeat_item_id` int64 and `repeat_score` float32, [queries, N]: what
+        the items of the history score, in the place of their inner products; -1 and -inf where there are
+        fewer. The best items are the best of these and of those with the largest inner products.
+        """
         history_item_id = inputs[features.HISTORY_ITEM_ID]
         shape = tf.shape(history_item_id)
         event_type = tf.broadcast_to(inputs[features.HISTORY_EVENT_TYPE], shape)
@@ -192,7 +197,17 @@ class Towers(tf.Module):
         transformed = {name: value for name, value in transformed.items() if name != features.EXAMPLE_AGE}
         positions = Positions(window=tf.range(shape[0]), event=tf.cast(lengths, tf.int32) - 1)
         windows = windows_of(transformed, self._table, self._history_length, self._aggregates)
-        return {"embedding": self._query_tower(windows, positions)}
+        embedding = self._query_tower(windows, positions)
+        if self._query_tower.repeats is None:
+            return {"embedding": embedding}
+        repeats = self._query_tower.repeats(windows, positions, embedding, self._candidate_tower)
+        is_one = repeats.rows >= 0
+        item_id = tf.gather(self._table.item_id, tf.maximum(repeats.rows, 0))
+        return {
+            "embedding": embedding,
+            features.REPEAT_ITEM_ID: tf.where(is_one, item_id, features.PADDING),
+            features.REPEAT_SCORE: tf.where(is_one, repeats.score, -float("inf")),
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -14,6 +14,7 @@ from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
 from trainer.encoders import encoders
 from trainer.history_aggregates import catalog_aggregates
 from trainer.randomness import Dropout, uniform
+from trainer.repeats import RepeatHead
 
 # Days in which an example's age tells less and less apart, from hours to months.
 _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -27,16 +28,18 @@ class Windows(NamedTuple):
     """A batch of windows as the towers read it, padded to the longest.
 
     `user` int64 and `length` int32 (events) [windows]; `rows` int32 [windows, events]: catalog rows;
-    `is_listen` bool, `elapsed` int64 (seconds since the window's first event; None without times) and
-    `example_age` float32 (days) [windows, events]; `aggregates` float32 [windows, events, aggregates]. Of
-    columns of users/, `user_values` by feature: int32 [windows, values], rows of an embedding table, -1 where
-    there are fewer, the first always there; `user_numbers` float32 [windows, numbers]: numbers and vectors.
+    `is_listen` bool, `play_ratio` float32 (-1 unknown), `elapsed` int64 (seconds since the window's first
+    event; None without times) and `example_age` float32 (days) [windows, events]; `aggregates` float32
+    [windows, events, aggregates]. Of columns of users/, `user_values` by feature: int32 [windows, values],
+    rows of an embedding table, -1 where there are fewer, the first always there; `user_numbers` float32
+    [windows, numbers]: numbers and vectors.
     """
 
     user: tf.Tensor
     length: tf.Tensor
     rows: tf.Tensor
     is_listen: tf.Tensor
+    play_ratio: tf.Tensor
     elapsed: tf.Tensor | None
     example_age: tf.Tensor
     aggregates: tf.Tensor
@@ -184,7 +187,8 @@ class QueryTower(tf.keras.layers.Layer):
     """Positions of packed windows to embeddings [positions, embedding_dim], L2-normalised for the cosine.
 
     The encoders serve every position of a window in one pass; seed, user with the columns of users/, example
-    age and aggregates join after them.
+    age and aggregates join after them. `repeats`, None without `trainer.repeat_head`, scores the items of
+    their histories.
     """
 
     def __init__(
@@ -206,6 +210,9 @@ class QueryTower(tf.keras.layers.Layer):
         self._config = config
         self._parts = {HISTORY, SEED, USER_ID, AGE, AGGREGATES} - set(config.leave_out)
         self._encoders = encoders(history_length, config) if HISTORY in self._parts else []
+        self.repeats = None
+        if config.repeat_head and HISTORY in self._parts:
+            self.repeats = RepeatHead(history_length, items.table.size, config)
         self._users = tf.keras.layers.Embedding(
             users + 1, config.embedding_dim // 2, embeddings_initializer="zeros", name="user"
         )
@@ -348,6 +355,7 @@ def windows_of(
         length=tf.cast(item_id.row_lengths(), tf.int32),
         rows=rows,
         is_listen=is_listen,
+        play_ratio=padded(transformed[features.HISTORY_PLAY_RATIO], features.UNKNOWN),
         elapsed=padded(transformed[elapsed]) if elapsed in transformed else None,
         example_age=padded(transformed[age]) if age in transformed else tf.zeros(tf.shape(rows)),
         aggregates=tf.concat([padded(listens.with_flat_values(of_events)), of_catalog], axis=-1),

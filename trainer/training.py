@@ -25,7 +25,7 @@ from trainer.label_weights import event_type_hash, user_weight
 from trainer.model import TwoTowerModel
 from trainer.optimizer import optimizer_of
 from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
-from trainer.sampling import log_sampling_probability, softmax_for
+from trainer.sampling import log_sampling_probability, repeats_for, softmax_for
 from trainer.serving import Towers
 from trainer.towers import padded
 from trainer.training_data import TrainingData, count_windows, window_batches
@@ -197,6 +197,7 @@ class _Inputs:
         train_items = np.array([int(item) for item in vocabulary], np.int64)
         spec = transform_output.transformed_feature_spec()
         config = softmax_for(config, len(catalog.item_id))
+        config = repeats_for(config, data.repeats_recommendable)
         user_weights = None
         if config.max_labels_per_user:
             users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)

@@ -23,7 +23,6 @@ _WINDOWS_AT_ONCE = 256
 _SCORES_AT_ONCE = 64_000_000
 # Of what Transform writes the towers do not read these.
 _NOT_READ = (
-    features.HISTORY_PLAY_RATIO,
     features.EVENT_TYPE,
     features.LABEL_STEP,
     features.LABEL_ITEM_ID,
@@ -133,20 +132,42 @@ class ValidationRecall(tf.keras.callbacks.Callback):
         size = self._table.size
         batches = [tf.range(begin, min(begin + 65_536, size)) for begin in range(0, size, 65_536)]
         catalog = np.concatenate([self.model.candidate_tower(rows).numpy() for rows in batches])
-        answered = np.concatenate([self.model.query_tower(*asked).numpy() for asked in self._seen])
-        embeddings = np.empty_like(answered)
-        embeddings[self._order] = answered
+        answered = [self.model.query_tower(*asked) for asked in self._seen]
+        embeddings = self._in_order([one.numpy() for one in answered])
+        repeats = self._repeats(answered)
         ends = np.append(0, np.cumsum(self._counts))
         step = max(1, _SCORES_AT_ONCE // size)
         ranks = []
         for begin in range(0, len(embeddings), step):
             end = min(begin + step, len(embeddings))
             scores = tf.matmul(embeddings[begin:end], catalog, transpose_b=True).numpy()
+            if repeats is not None:
+                again, own = (values[begin:end] for values in repeats)
+                of_query, place = np.nonzero(again >= 0)
+                scores[of_query, again[of_query, place]] = own[of_query, place]
             query = np.repeat(np.arange(end - begin), self._counts[begin:end])
             rows = self._label_rows[ends[begin] : ends[end]]
             had = None if self._had is None else self._had[begin:end]
             ranks.append(self._ranks_among(scores, query, rows, had))
         return np.concatenate(ranks)
+
+    def _repeats(self, embeddings: list[tf.Tensor]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Catalog rows, -1 at padding, and scores of the items that have their own, [queries, N]; None where
+        no item has. `embeddings`: of the queries, part by part."""
+        head = self.model.query_tower.repeats
+        if head is None:
+            return None
+        asked = zip(self._seen, embeddings, strict=True)
+        found = [head(*windows, own, self.model.candidate_tower) for windows, own in asked]
+        rows = self._in_order([one.rows.numpy() for one in found])
+        return rows, self._in_order([one.score.numpy() for one in found])
+
+    def _in_order(self, parts: list[np.ndarray]) -> np.ndarray:
+        """What was answered part by part, in the order of the queries."""
+        answered = np.concatenate(parts)
+        values = np.empty_like(answered)
+        values[self._order] = answered
+        return values
 
     def _ranks_among(
         self, scores: np.ndarray, query: np.ndarray, rows: np.ndarray, had: tf.RaggedTensor | None

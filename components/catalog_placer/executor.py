@@ -14,6 +14,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
+from components.interaction_example_gen.facts import DataFacts
 from components.scann_indexer.provenance import ITEMS, TOWERS
 from pipeline.configs import TrainerConfig
 from pipeline.feature_specs import ResolvedFeatures
@@ -37,9 +38,11 @@ class Executor(base_executor.BaseExecutor):
         # TensorFlow loads here, not when the pipeline is drawn.
         from components.retrieval_evaluator.queries import all_queries, read_windows
         from trainer import placement, warm_start
+        from trainer.sampling import repeats_for
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         state = warm_start.left_by(trained.uri)
+        facts = DataFacts.read(artifact_utils.get_single_instance(input_dict["interactions"]))
         catalog = artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT)
         placed = placement.place(
             placement.Training(
@@ -47,7 +50,9 @@ class Executor(base_executor.BaseExecutor):
                 state=state,
                 transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
                 catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
-                config=TrainerConfig(**json.loads(exec_properties["trainer"])),
+                config=repeats_for(
+                    TrainerConfig(**json.loads(exec_properties["trainer"])), facts.repeats_recommendable
+                ),
                 history_length=exec_properties["history_length"],
                 resolved=ResolvedFeatures.from_json(exec_properties["features"]),
             ),

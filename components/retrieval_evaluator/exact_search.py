@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
 from components.retrieval_evaluator.queries import PADDING, Ints
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnScores:
+    """Candidates that have another score than the inner product for a query.
+
+    Attributes:
+        rows: int64 [Q, R], -1 at padding; each candidate once a query.
+        scores: float32 [Q, R], no less than the inner products.
+    """
+
+    rows: Ints
+    scores: npt.NDArray[np.float32]
+
 
 Vectors = npt.NDArray[np.float32]
 
@@ -13,7 +29,13 @@ Vectors = npt.NDArray[np.float32]
 QUERIES_AT_ONCE, ITEMS_AT_ONCE = 512, 16_384
 
 
-def top_rows(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | None = None) -> Ints:
+def top_rows(
+    queries: Vectors,
+    candidates: Vectors,
+    k: int,
+    excluded: Ints | None = None,
+    own_scores: OwnScores | None = None,
+) -> Ints:
     """The k candidates with the largest inner product with each query, best first.
 
     All are compared, a block of scores at a time. Once a query has k candidates, of a further block only
@@ -24,6 +46,7 @@ def top_rows(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | Non
         candidates: [N, D].
         k: how many.
         excluded: [Q, E] rows of candidates that a query must not be answered with, -1 at padding.
+        own_scores: what counts instead of the inner product, of candidates that are not excluded.
 
     Returns:
         [Q, k] rows of candidates, -1 where there are fewer than k. Of equal scores the lower row is first.
@@ -31,11 +54,24 @@ def top_rows(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | Non
     found = np.full([len(queries), k], PADDING, np.int64)
     for begin in range(0, len(queries), QUERIES_AT_ONCE):
         block = slice(begin, begin + QUERIES_AT_ONCE)
-        found[block] = _of_block(queries[block], candidates, k, None if excluded is None else excluded[block])
+        rows, scores = _of_block(queries[block], candidates, k, None if excluded is None else excluded[block])
+        if own_scores is not None:
+            rows, scores = _merged_with(rows, scores, own_scores.rows[block], own_scores.scores[block])
+        found[block] = rows
     return found
 
 
-def _of_block(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | None) -> Ints:
+def _merged_with(rows: Ints, scores: Vectors, own: Ints, own_scores: Vectors) -> tuple[Ints, Vectors]:
+    """The best k with candidates `own` at their own scores. No other can come in: own scores only rise."""
+    line = np.arange(len(rows))[:, np.newaxis]
+    width = max(own.max(initial=0), rows.max(initial=0)) + 1
+    is_own = np.isin(line * width + rows, (line * width + own)[own >= 0])
+    scores = np.hstack([np.where(own >= 0, own_scores, -np.inf), np.where(is_own, -np.inf, scores)])
+    rows = np.where(scores > -np.inf, np.hstack([own, rows]), PADDING)
+    return _merged(rows, scores, is_own.shape[1])
+
+
+def _of_block(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | None) -> tuple[Ints, Vectors]:
     rows = np.full([len(queries), k], PADDING, np.int64)
     best = np.full([len(queries), k], -np.inf, np.float32)
     for begin in range(0, len(candidates), ITEMS_AT_ONCE):
@@ -60,7 +96,7 @@ def _of_block(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | No
         more_scores = np.full(more_rows.shape, -np.inf, np.float32)
         more_rows[query, place], more_scores[query, place] = column + begin, scores[query, column]
         rows, best = _merged(np.hstack([rows, more_rows]), np.hstack([best, more_scores]), k)
-    return rows
+    return rows, best
 
 
 def _merged(rows: Ints, scores: Vectors, k: int) -> tuple[Ints, Vectors]:

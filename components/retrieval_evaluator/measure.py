@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.pusher import canary
-from components.retrieval_evaluator.exact_search import top_rows
+from components.retrieval_evaluator.exact_search import OwnScores, top_rows
 from components.retrieval_evaluator.index_parity import parity, sampled_rows
 from components.retrieval_evaluator.queries import (
     PADDING,
@@ -35,6 +35,7 @@ from components.retrieval_evaluator.queries import (
 )
 from pipeline.errors import UserError
 from pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
+from trainer import features
 
 _log = logging.getLogger(__name__)
 
@@ -140,14 +141,15 @@ def _main(request_file: str, answer_file: str) -> None:
     found |= {"embeddings": np.empty([0, 0], np.float32), "facts": "{}"}
     if not request["served_alone"]:
         item_id, embeddings = model.catalog()
-        embedded_queries = model.query_embeddings()
+        embedded_queries, own_scores = model.embedded_queries(item_id)
         facts = {
             "latency": model.latency(batch_seconds),
             "size": _size(request["model_path"]),
-            "parity": model.parity(item_id, embeddings, embedded_queries, served, scores),
+            "parity": model.parity(item_id, embeddings, embedded_queries, own_scores, served, scores),
             "canary": model.canary(served, scores),
         }
-        rows = top_rows(embedded_queries, embeddings, request["k"], model.excluded_rows(item_id))
+        excluded = model.excluded_rows(item_id)
+        rows = top_rows(embedded_queries, embeddings, request["k"], excluded, own_scores)
         exact = np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
         found |= {"exact": exact, "item_id": item_id, "embeddings": embeddings, "facts": json.dumps(facts)}
     np.savez(answer_file, **found)
@@ -192,13 +194,18 @@ class _Served:
             {name: value.numpy() for name, value in inputs.items()}, served[rows], scores[rows]
         )
 
-    def query_embeddings(self) -> npt.NDArray[np.float32]:
-        """[Q, D]."""
+    def embedded_queries(self, item_id: Ints) -> tuple[npt.NDArray[np.float32], OwnScores | None]:
+        """Embeddings [Q, D], and what items of the catalog [items] score by being in a query's history, where
+        the model says so."""
         embed = self._model.signatures["query_embedding"]
-        parts = [
-            embed(**self._taken(embed, self._inputs(rows)))["embedding"].numpy() for rows in self._batches()
-        ]
-        return np.concatenate(parts) if parts else np.empty([0, 1], np.float32)
+        parts = [embed(**self._taken(embed, self._inputs(rows))) for rows in self._batches()]
+        if not parts:
+            return np.empty([0, 1], np.float32), None
+        answer = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+        again = answer.get(features.REPEAT_ITEM_ID)
+        if again is None:
+            return answer["embedding"], None
+        return answer["embedding"], OwnScores(_places(again, item_id), answer[features.REPEAT_SCORE])
 
     def catalog(self) -> tuple[Ints, npt.NDArray[np.float32]]:
         """Ids [items] in the index's order, and their embeddings [items, D] by the towers."""
@@ -216,10 +223,7 @@ class _Served:
         """Places in the catalog [Q, E] of what each query's user had, -1 at padding; None if it may recur."""
         if not self._request["exclude"]:
             return None
-        excluded = excluded_items(self._windows, self._queries)
-        by_id = np.argsort(item_id)
-        place = by_id[np.minimum(np.searchsorted(item_id, excluded, sorter=by_id), len(item_id) - 1)]
-        return np.where(item_id[place] == excluded, place, PADDING)
+        return _places(excluded_items(self._windows, self._queries), item_id)
 
     def latency(self, batch_seconds: list[float]) -> dict[str, Any]:
         """`single` and `batch` as in evaluation.json: of real requests, once the model is warm."""
@@ -250,21 +254,26 @@ class _Served:
         item_id: Ints,
         embeddings: npt.NDArray[np.float32],
         embedded_queries: npt.NDArray[np.float32],
+        own_scores: OwnScores | None,
         served: Ints,
         scores: npt.NDArray[np.float32],
     ) -> dict[str, Any]:
         """See `index_parity.parity`: of the first batch's scores, and of some rows of the index."""
         sample = sampled_rows(len(item_id))
-        by_id = np.argsort(item_id)
         query, place = np.nonzero(served[:_QUERIES_PER_BATCH] >= 0)
-        row = by_id[np.minimum(np.searchsorted(item_id, served[query, place], sorter=by_id), len(by_id) - 1)]
+        row = _places(served[query, place], item_id)
+        expected = np.einsum("nd,nd->n", embedded_queries[query], embeddings[row])
+        if own_scores is not None:
+            is_own = own_scores.rows[query] == row[:, np.newaxis]
+            own = np.where(is_own, own_scores.scores[query], 0.0).sum(axis=1)
+            expected = np.where(is_own.any(axis=1), own, expected)
         return parity(
             item_id,
             _attempted(lambda: self._model.towers.catalog()["item_id"].numpy()),
             _attempted(lambda: self._stored(sample)),
             embeddings[sample],
             scores[query, place],
-            np.einsum("nd,nd->n", embedded_queries[query], embeddings[row]),
+            expected,
         )
 
     def _stored(self, rows: Ints) -> npt.NDArray[np.float32]:
@@ -306,6 +315,13 @@ class _Served:
                 kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
                 taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
         return taken
+
+
+def _places(ids: Ints, item_id: Ints) -> Ints:
+    """Where ids of any shape stand in the catalog [items], -1 where they do not."""
+    by_id = np.argsort(item_id)
+    place = by_id[np.minimum(np.searchsorted(item_id, ids, sorter=by_id), len(item_id) - 1)]
+    return np.where(item_id[place] == ids, place, PADDING)
 
 
 def _attempted(read: Callable[[], Any]) -> Any:

@@ -80,9 +80,25 @@ class RetrievalModel(tf.Module):
         tf.debugging.assert_less_equal(
             k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
         )
-        query = self.towers.query_embedding(**inputs)["embedding"]
-        size = tf.shape(query)[0]
+        asked = self.towers.query_embedding(**inputs)
+        size = tf.shape(asked["embedding"])[0]
         exclude, allow = (tf.broadcast_to(ids, [size, tf.shape(ids)[1]]) for ids in (exclude, allow))
+        found = self._by_index(asked["embedding"], exclude, allow, k)
+        if features.REPEAT_ITEM_ID not in asked:
+            return found
+        # The history's items have scores of their own, whether the index found them or not.
+        again, scores = asked[features.REPEAT_ITEM_ID], asked[features.REPEAT_SCORE]
+        hidden = (self._rows_of(again) < 0) | _is_among(again, exclude)
+        hidden |= tf.reduce_any(allow >= 0, axis=1, keepdims=True) & ~_is_among(again, allow)
+        others = tf.where(_is_among(found["item_id"], again), -float("inf"), found["score"])
+        return _best(
+            tf.concat([again, found["item_id"]], axis=1),
+            tf.concat([tf.where(hidden, -float("inf"), scores), others], axis=1),
+            k,
+        )
+
+    def _by_index(self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor) -> Tensors:
+        """The k items of the largest inner products, as far as there are so many."""
         if isinstance(self.index, ExactIndex):
             return self._exactly(query, exclude, allow, k)
         found = self._by_scann(query, exclude, allow, k)
@@ -127,7 +143,11 @@ class RetrievalModel(tf.Module):
         return tf.where(is_known, tf.gather(self._row_of_ascending, place), -1)
 
     def _query_embedding(self, inputs: Tensors) -> Tensors:
-        """Histories to `embedding` [queries, embedding_dim]; see `recommend`."""
+        """Histories to `embedding` [queries, embedding_dim]; see `recommend`.
+
+        Where the model scores the items of the history on their own, also to `repeat_item_id` and
+        `repeat_score`, [queries, N].
+        """
         return dict(self.towers.query_embedding(**inputs))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])

@@ -24,6 +24,7 @@ from pipeline.exports import faiss_index, parquet, vertex
 from pipeline.exports.vectors import Queries, Vectors, check_same, exact_search
 from pipeline.lineage import lineage_of
 from pipeline.query import find_model
+from trainer.features import REPEAT_SCORE
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
 DESCRIPTION = "export.json"
@@ -125,6 +126,8 @@ def read_model(path: str) -> tuple[Vectors, Queries]:
         "digest": digest_of(path),
         **{name: provenance.get(name) for name in ("dataset", "data_digest", "train_newest_timestamp")},
         "index": provenance.get("index", {}),
+        # Whether a query's history brings items of its own, which no home of the others knows.
+        "repeat_scores": REPEAT_SCORE in loaded.signatures["query_embedding"].structured_outputs,
     }
     vectors = Vectors(item_id, embedding, facts)
     vectors.check()
@@ -242,6 +245,11 @@ def summary(described: dict[str, Any], output: str) -> str:
     else:
         lines.append(f"Read back, it answers as exact search does, to the first {check['k']} items.")
     lines.append(f"Asked: {check['queries']:,} {check['queries_are']}.")
+    if described["model"].get("repeat_scores"):
+        lines.append(
+            "Items of a query's history score more than their inner product: what is found is to be joined "
+            "with the repeat_item_id and repeat_score that query_embedding gives, each item once."
+        )
     if described["home"] == VERTEX:
         folder = storage.join(output, vertex.FOLDER)
         lines.append(f"Import {folder} (contentsDeltaUri) with DOT_PRODUCT_DISTANCE.")

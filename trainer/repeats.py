@@ -1,0 +1,132 @@
+"""What speaks for an item again: scores of their own for the items of a query's history.
+
+A vector can say what kind of item comes next, but not well which of fifty it was: their sum has every other
+item of their kind close by, and what is played again is not what is popular. So an item of the history scores
+what any item does, the inner product of query and candidate, and on top a bonus, which follows from how long
+ago, how often and how far it was played and from the query; repeating and exploring are told apart after
+"RepeatNet" (2019).
+
+The bonus is never negative. So the best k of all items are among the best k by inner product, which any index
+finds, and the items of the history, which are few: whoever serves joins the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import tensorflow as tf
+
+from pipeline.configs import TrainerConfig
+
+if TYPE_CHECKING:
+    from trainer.towers import Positions, Windows
+
+_UNITS = 16
+# Few items come again: until something is learnt, a bonus is next to nothing.
+_INITIAL = -3.0
+# A bonus of zero has no logarithm.
+_LEAST = 1e-6
+
+
+class Repeats(NamedTuple):
+    """The items among the last N events of queries, newest first, each once: where it was listened to last.
+
+    Attributes:
+        rows: int32 [queries, N], catalog rows; -1 where an event is no listen, or an older one of an item.
+        product: float32 [queries, N], of the query's embedding and the item's, which no gradient reaches.
+        bonus: float32 [queries, N], what is added to it: at least 0.
+    """
+
+    rows: tf.Tensor
+    product: tf.Tensor
+    bonus: tf.Tensor
+
+    @property
+    def score(self) -> tf.Tensor:
+        """What an item of the history scores, float32 [queries, N]."""
+        return self.product + self.bonus
+
+    def log_excess(self, temperature: tf.Tensor) -> tf.Tensor:
+        """log(e^(score / temperature) - e^(product / temperature)), [queries, N].
+
+        It is what an item has beyond what the softmax counts for any; next to nothing where `rows` are -1.
+        """
+        bonus = tf.maximum(self.bonus / temperature, _LEAST)
+        excess = self.product / temperature + bonus + tf.math.log(-tf.math.expm1(-bonus))
+        return tf.where(self.rows >= 0, excess, excess.dtype.min / 100)
+
+    def bonus_of(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Of a catalog row a query, int32 [queries]: whether the history has it, and its bonus, [queries]."""
+        is_it = self.rows == row[:, tf.newaxis]
+        return tf.reduce_any(is_it, axis=1), tf.reduce_sum(tf.where(is_it, self.bonus, 0.0), axis=1)
+
+
+class RepeatHead(tf.keras.layers.Layer):
+    """The bonus of each item that a query has in its history."""
+
+    def __init__(self, history_length: int, unknown_row: int, config: TrainerConfig) -> None:
+        """`unknown_row`: the catalog row of items that are in no catalog, which are not recommended."""
+        super().__init__(name="repeats", autocast=False)
+        self._history_length = history_length
+        self._unknown_row = unknown_row
+        # In which scores are, while what is learnt is of the size of logits.
+        self._temperature = config.temperature
+        self._of_event = tf.keras.layers.Dense(_UNITS, name="repeats_of_event")
+        self._of_query = tf.keras.layers.Dense(_UNITS, use_bias=False, name="repeats_of_query")
+        self._bonus = tf.keras.layers.Dense(
+            1, bias_initializer=tf.keras.initializers.Constant(_INITIAL), name="repeats_bonus"
+        )
+
+    def call(
+        self,
+        windows: Windows,
+        positions: Positions,
+        query_embedding: tf.Tensor,
+        embed: Callable[[tf.Tensor], tf.Tensor],
+    ) -> Repeats:
+        """See `Windows` and `Positions`.
+
+        Args:
+          windows: of the positions.
+          positions: the queries.
+          query_embedding: float32 [positions, embedding_dim].
+          embed: catalog rows int32 [any] to candidates' embeddings [any, embedding_dim].
+        """
+        events = tf.shape(windows.rows)[1]
+        ago = tf.range(self._history_length)
+        event = positions.event[:, tf.newaxis] - ago
+        at = positions.window[:, tf.newaxis] * events + tf.maximum(event, 0)
+
+        def read(of_windows: tf.Tensor) -> tf.Tensor:
+            return tf.gather(tf.reshape(of_windows, [-1]), at)
+
+        rows = tf.where((event >= 0) & read(windows.is_listen), read(windows.rows), self._unknown_row)
+        is_same = tf.cast(rows[:, :, tf.newaxis] == rows[:, tf.newaxis], tf.float32)
+        is_last = (tf.argmax(is_same, axis=2, output_type=tf.int32) == ago) & (rows != self._unknown_row)
+
+        distinct, place = tf.unique(tf.reshape(windows.rows, [-1]))
+        vectors = tf.stop_gradient(tf.cast(embed(distinct), tf.float32))
+        product = tf.einsum("pd,pnd->pn", query_embedding, tf.gather(vectors, tf.gather(place, at)))
+
+        ratio = read(windows.play_ratio)
+        # While the seed plays, nobody knows how far it will be.
+        is_known = (ratio >= 0) & (ago > 0)
+        of_event = [
+            tf.stop_gradient(product) / self._temperature,
+            tf.broadcast_to(tf.math.log1p(tf.cast(ago, tf.float32)), tf.shape(rows)),
+            tf.math.log(tf.reduce_sum(is_same, axis=2)),
+            tf.cast(is_known, tf.float32),
+            tf.where(is_known, tf.minimum(ratio, 1.0), 0.0),
+        ]
+        now = tf.stack([positions.window, tf.maximum(positions.event, 0)], axis=1)
+        if windows.elapsed is not None:
+            seconds = tf.gather_nd(windows.elapsed, now)[:, tf.newaxis] - read(windows.elapsed)
+            of_event.append(tf.math.log1p(tf.cast(tf.maximum(seconds, 0), tf.float32)))
+        of_query = [tf.stop_gradient(query_embedding)]
+        if windows.aggregates.shape[-1] != 0:
+            of_query.append(tf.gather_nd(windows.aggregates, now))
+        hidden = self._of_event(tf.stack(of_event, axis=-1))
+        hidden += self._of_query(tf.concat(of_query, axis=-1))[:, tf.newaxis]
+        bonus = self._temperature * tf.nn.softplus(self._bonus(tf.nn.relu(hidden))[..., 0])
+        return Repeats(tf.where(is_last, rows, -1), product, bonus)
