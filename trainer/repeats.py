@@ -1,6 +1,6 @@
 """What speaks for an item again: scores of their own for the items of a query's history.
 
-A vector can say what kind of item comes next, but not well which of fifty it was: their sum has every other
+A vector can say what kind of item comes next, but not well which of a hundred it was: their sum has every other
 item of their kind close by, and what is played again is not what is popular. So an item of the history scores
 what any item does, the inner product of query and candidate, and on top a bonus, which follows from how long
 ago, how often and how far it was played and from the query; repeating and exploring are told apart after
@@ -94,20 +94,25 @@ class RepeatHead(tf.keras.layers.Layer):
           embed: catalog rows int32 [any] to candidates' embeddings [any, embedding_dim].
         """
         events = tf.shape(windows.rows)[1]
-        ago = tf.range(self._history_length)
-        event = positions.event[:, tf.newaxis] - ago
+        newest, ago = positions.event[:, tf.newaxis], tf.range(self._history_length)
+        event, oldest = newest - ago, tf.maximum(newest - self._history_length + 1, 0)
         at = positions.window[:, tf.newaxis] * events + tf.maximum(event, 0)
 
         def read(of_windows: tf.Tensor) -> tf.Tensor:
             return tf.gather(tf.reshape(of_windows, [-1]), at)
 
-        rows = tf.where((event >= 0) & read(windows.is_listen), read(windows.rows), self._unknown_row)
-        is_same = tf.cast(rows[:, :, tf.newaxis] == rows[:, tf.newaxis], tf.float32)
-        is_last = (tf.argmax(is_same, axis=2, output_type=tf.int32) == ago) & (rows != self._unknown_row)
+        heard = tf.where(windows.is_listen, windows.rows, self._unknown_row)
+        rows = tf.where(event >= 0, read(heard), self._unknown_row)
+        is_item = rows != self._unknown_row
+        earlier = tf.reshape(_times_heard_before(heard), [-1])
 
-        distinct, place = tf.unique(tf.reshape(windows.rows, [-1]))
-        vectors = tf.stop_gradient(tf.cast(embed(distinct), tf.float32))
-        product = tf.einsum("pd,pnd->pn", query_embedding, tf.gather(vectors, tf.gather(place, at)))
+        def heard_before(place: tf.Tensor) -> tf.Tensor:
+            return tf.gather(earlier, at * (events + 1) + place)
+
+        times = heard_before(newest + 1)
+        is_last = is_item & (times == heard_before(tf.maximum(event, 0) + 1))
+        times = tf.where(is_item, times - heard_before(oldest), 1.0)
+        product = _products(windows, positions, query_embedding, embed, at)
 
         ratio = read(windows.play_ratio)
         # While the seed plays, nobody knows how far it will be.
@@ -115,7 +120,7 @@ class RepeatHead(tf.keras.layers.Layer):
         of_event = [
             tf.stop_gradient(product) / self._temperature,
             tf.broadcast_to(tf.math.log1p(tf.cast(ago, tf.float32)), tf.shape(rows)),
-            tf.math.log(tf.reduce_sum(is_same, axis=2)),
+            tf.math.log(times),
             tf.cast(is_known, tf.float32),
             tf.where(is_known, tf.minimum(ratio, 1.0), 0.0),
         ]
@@ -130,3 +135,45 @@ class RepeatHead(tf.keras.layers.Layer):
         hidden += self._of_query(tf.concat(of_query, axis=-1))[:, tf.newaxis]
         bonus = self._temperature * tf.nn.softplus(self._bonus(tf.nn.relu(hidden))[..., 0])
         return Repeats(tf.where(is_last, rows, -1), product, bonus)
+
+
+def _times_heard_before(rows: tf.Tensor) -> tf.Tensor:
+    """How many of the events before each place have the item of each event, [windows, events, events + 1].
+
+    `rows` int32 [windows, events].
+    """
+    is_same = tf.cast(rows[:, :, tf.newaxis] == rows[:, tf.newaxis], tf.float32)
+    return tf.pad(tf.cumsum(is_same, axis=2), [[0, 0], [0, 0], [1, 0]])
+
+
+def _products(
+    windows: Windows,
+    positions: Positions,
+    query_embedding: tf.Tensor,
+    embed: Callable[[tf.Tensor], tf.Tensor],
+    at: tf.Tensor,
+) -> tf.Tensor:
+    """Inner products of queries and events of their windows, [positions, N]; see `RepeatHead.call`.
+
+    Args:
+      at: int32 [positions, N], the events' places among those of all windows.
+
+    All queries of a window and all its events are one product of matrices: what a query does not ask for is
+    less work than to copy what it does.
+    """
+    count, events = tf.unstack(tf.shape(windows.rows))
+    distinct, place = tf.unique(tf.reshape(windows.rows, [-1]))
+    vectors = tf.stop_gradient(tf.cast(embed(distinct), tf.float32))
+    vectors = tf.gather(vectors, tf.reshape(place, [count, events]))
+    # Each query's number within its window.
+    is_of = tf.one_hot(positions.window, count, dtype=tf.int32)
+    number = tf.reduce_sum(is_of * tf.cumsum(is_of, exclusive=True), axis=1)
+    most = tf.maximum(tf.reduce_max(number), 0) + 1  # of no query the maximum is the least of all numbers
+    queries = tf.scatter_nd(
+        tf.stack([positions.window, number], axis=1),
+        query_embedding,
+        [count, most, query_embedding.shape[1]],
+    )
+    products = tf.reshape(tf.matmul(queries, vectors, transpose_b=True), [-1])
+    event = at - (positions.window * events)[:, tf.newaxis]
+    return tf.gather(products, ((positions.window * most + number) * events)[:, tf.newaxis] + event)
