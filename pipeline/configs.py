@@ -899,6 +899,7 @@ PRESETS: dict[str, PipelineConfig] = {
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
             embedding_dim=16,
+            repeat_head=True,
             query_hidden_units=(32,),
             epochs=3,
             learning_rate=0.01,

@@ -40,6 +40,7 @@ VARIANTS: list[dict[str, Any]] = [
         "frequency_learning_rate": 0.3,
         "memory_negatives": 50,
         "uniform_negatives": 5,
+        "repeat_head": True,
     },
 ]
 # Where the windows of both replicas begin and end in each step: as many, more and fewer, and none.

@@ -29,7 +29,7 @@ from tests.small_world import (
     retrieval_model,
     write_examples,
 )
-from trainer import features
+from trainer import features, repeats
 from trainer.repeats import Repeats
 from trainer.retrieval_task import SampledSoftmax
 from trainer.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
@@ -88,19 +88,19 @@ def test_each_item_of_the_last_n_listens_has_one_score(
     small_world: Transformed, built: Built, split: str
 ) -> None:
     windows, queries, _ = asked(small_world, split)
-    repeats = trained_repeats(small_world, built, split)
+    own = trained_repeats(small_world, built, split)
     expected = list(histories(windows, queries))
-    assert [row[row >= 0].tolist() for row in repeats.rows.numpy()] == expected
+    assert [row[row >= 0].tolist() for row in own.rows.numpy()] == expected
     # There are items that were heard twice, and events that are none.
     assert min(map(len, expected)) < HISTORY_LENGTH == max(map(len, expected))
     tower = built.model.query_tower
     batch = windows_of(small_world.batch(split), built.table, HISTORY_LENGTH)
     _, _, at = asked(small_world, split)
     products = tower(batch, at).numpy() @ built.model.candidate_tower(tf.range(ITEMS)).numpy().T
-    query, place = np.nonzero(repeats.rows.numpy() >= 0)
-    found = repeats.product.numpy()[query, place]
-    np.testing.assert_allclose(found, products[query, repeats.rows.numpy()[query, place]], atol=1e-5)
-    bonus = repeats.bonus.numpy()[query, place]
+    query, place = np.nonzero(own.rows.numpy() >= 0)
+    found = own.product.numpy()[query, place]
+    np.testing.assert_allclose(found, products[query, own.rows.numpy()[query, place]], atol=1e-5)
+    bonus = own.bonus.numpy()[query, place]
     assert (bonus >= 0).all() and bonus.std() > 0.01
 
 
@@ -129,6 +129,12 @@ def test_how_often_how_long_ago_and_how_far_an_item_was_heard_changes_its_score(
     assert score([5, 5, 9, 12]) != pytest.approx(plain, rel=1e-4)
     # While the seed plays nobody knows how far it will be.
     assert score([7, 5, 9, 12], ratios=(-1.0, -1.0, -1.0, 0.9)) == pytest.approx(plain, rel=1e-5)
+
+
+def test_listens_to_an_item_are_counted_up_to_each_place() -> None:
+    found = repeats._times_heard_before(tf.constant([[5, 7, 5, 5]]))
+    of_five, of_seven = [0, 1, 1, 2, 3], [0, 0, 1, 1, 1]
+    assert found.numpy().tolist() == [[of_five, of_seven, of_five, of_five]]
 
 
 def test_where_nothing_is_recommended_again_there_is_no_head() -> None:

@@ -1,10 +1,10 @@
 """What speaks for an item again: scores of their own for the items of a query's history.
 
-A vector can say what kind of item comes next, but not well which of a hundred it was: their sum has every other
-item of their kind close by, and what is played again is not what is popular. So an item of the history scores
-what any item does, the inner product of query and candidate, and on top a bonus, which follows from how long
-ago, how often and how far it was played and from the query; repeating and exploring are told apart after
-"RepeatNet" (2019).
+A vector can say what kind of item comes next, but not well which of a hundred it was: their sum has every
+other item of their kind close by, and what is played again is not what is popular. So an item of the history
+scores what any item does, the inner product of query and candidate, and on top a bonus, which follows from
+how long ago, how often and how far it was played and from the query; repeating and exploring are told apart
+after "RepeatNet" (2019).
 
 The bonus is never negative. So the best k of all items are among the best k by inner product, which any index
 finds, and the items of the history, which are few: whoever serves joins the two.
