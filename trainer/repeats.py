@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from trainer.towers import Positions, Windows
 
 _UNITS = 16
+# What is beside the history's items, all other items together, is no linear function of the query.
+_QUERY_UNITS = 64
 # Few items come again: until something is learnt, a bonus is next to nothing.
 _INITIAL = -3.0
 # A bonus of zero has no logarithm.
@@ -73,6 +75,9 @@ class RepeatHead(tf.keras.layers.Layer):
         # In which scores are, while what is learnt is of the size of logits.
         self._temperature = config.temperature
         self._of_event = tf.keras.layers.Dense(_UNITS, name="repeats_of_event")
+        self._query_hidden = tf.keras.layers.Dense(
+            _QUERY_UNITS, activation="relu", name="repeats_query_hidden"
+        )
         self._of_query = tf.keras.layers.Dense(_UNITS, use_bias=False, name="repeats_of_query")
         self._bonus = tf.keras.layers.Dense(
             1, bias_initializer=tf.keras.initializers.Constant(_INITIAL), name="repeats_bonus"
@@ -132,7 +137,7 @@ class RepeatHead(tf.keras.layers.Layer):
         if windows.aggregates.shape[-1] != 0:
             of_query.append(tf.gather_nd(windows.aggregates, now))
         hidden = self._of_event(tf.stack(of_event, axis=-1))
-        hidden += self._of_query(tf.concat(of_query, axis=-1))[:, tf.newaxis]
+        hidden += self._of_query(self._query_hidden(tf.concat(of_query, axis=-1)))[:, tf.newaxis]
         bonus = self._temperature * tf.nn.softplus(self._bonus(tf.nn.relu(hidden))[..., 0])
         return Repeats(tf.where(is_last, rows, -1), product, bonus)
 
