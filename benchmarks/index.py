@@ -122,8 +122,8 @@ def clustered(items: int) -> Vectors:
 def simulated(items: int) -> Vectors:
     """Content embeddings of a simulated catalog, see above."""
     queries = _TUNING_QUERIES + _QUERIES
-    # Days are popularity's, which is not asked for.
-    world = make_world(SimulationParameters(tracks=items + queries, days=1))
+    # Days are of popularity, which is not asked for: as few as there may be.
+    world = make_world(SimulationParameters(tracks=items + queries, days=2))
     embeddings = np.random.default_rng(17).permutation(_unit(world.embeddings().astype(np.float32)))
     parts = np.split(embeddings, [items, items + _TUNING_QUERIES])
     return Vectors("simulated content", *parts)

@@ -231,11 +231,18 @@ def test_a_part_that_is_left_out_is_not_read(part: str) -> None:
     name, at = PARTS[part]
     # Without the history, the seed is read as the seed alone; without the seed, as the history's last.
     leave_out = (part, "history") if part == "seed" else (part,)
-    model = model_of(dataclasses.replace(CONFIG, encoder="attention+mean", leave_out=leave_out))
+    config = dataclasses.replace(CONFIG, encoder="attention+mean", leave_out=leave_out, repeat_head=True)
+    model = model_of(config)
     base = windows()
     assert base.is_listen[0, 4]
     other = base._replace(**{name: tf.constant(changed(getattr(base, name), at, 2))})
     np.testing.assert_array_equal(embedded(model, base, (0, 5)), embedded(model, other, (0, 5)))
+    head = model.query.repeats
+    assert (head is None) == ("history" in leave_out)
+    if head is not None:
+        embedding = tf.constant(embedded(model, base, (0, 5)))
+        own = [head(one, positions((0, 5)), embedding, model.candidate).score for one in (base, other)]
+        np.testing.assert_array_equal(*own)
 
 
 def test_a_plain_dot_product_keeps_lengths() -> None:

@@ -67,11 +67,14 @@ class Repeats(NamedTuple):
 class RepeatHead(tf.keras.layers.Layer):
     """The bonus of each item that a query has in its history."""
 
-    def __init__(self, history_length: int, unknown_row: int, config: TrainerConfig) -> None:
+    def __init__(
+        self, history_length: int, unknown_row: int, config: TrainerConfig, reads_aggregates: bool = True
+    ) -> None:
         """`unknown_row`: the catalog row of items that are in no catalog, which are not recommended."""
         super().__init__(name="repeats", autocast=False)
         self._history_length = history_length
         self._unknown_row = unknown_row
+        self._reads_aggregates = reads_aggregates
         # In which scores are, while what is learnt is of the size of logits.
         self._temperature = config.temperature
         self._of_event = tf.keras.layers.Dense(_UNITS, name="repeats_of_event")
@@ -134,7 +137,8 @@ class RepeatHead(tf.keras.layers.Layer):
             seconds = tf.gather_nd(windows.elapsed, now)[:, tf.newaxis] - read(windows.elapsed)
             of_event.append(tf.math.log1p(tf.cast(tf.maximum(seconds, 0), tf.float32)))
         of_query = [tf.stop_gradient(query_embedding)]
-        if windows.aggregates.shape[-1] != 0:
+        # gather_nd refuses a matrix without columns.
+        if self._reads_aggregates and windows.aggregates.shape[-1] != 0:
             of_query.append(tf.gather_nd(windows.aggregates, now))
         hidden = self._of_event(tf.stack(of_event, axis=-1))
         hidden += self._of_query(self._query_hidden(tf.concat(of_query, axis=-1)))[:, tf.newaxis]

@@ -212,7 +212,7 @@ class QueryTower(tf.keras.layers.Layer):
         self._encoders = encoders(history_length, config) if HISTORY in self._parts else []
         self.repeats = None
         if config.repeat_head and HISTORY in self._parts:
-            self.repeats = RepeatHead(history_length, items.table.size, config)
+            self.repeats = RepeatHead(history_length, items.table.size, config, AGGREGATES in self._parts)
         self._users = tf.keras.layers.Embedding(
             users + 1, config.embedding_dim // 2, embeddings_initializer="zeros", name="user"
         )
