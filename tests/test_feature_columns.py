@@ -396,6 +396,7 @@ def query_after(built: Built, item: int) -> np.ndarray:
     transformed = {
         features.USER: tf.constant([[0]], tf.int64),
         features.HISTORY_ITEM_ID: history,
+        features.HISTORY_PLAY_RATIO: tf.cast(zeros, tf.float32) - 1,
         features.IS_LISTEN: zeros + 1,
         **dict.fromkeys(features.aggregate_columns(RESOLVED.history), tf.cast(zeros, tf.float32)),
         **dict.fromkeys([NAMES[n] for n in ("user_gender", "user_tags", "user_bio")], tf.zeros_like(history)),

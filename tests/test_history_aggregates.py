@@ -126,6 +126,7 @@ def as_transformed(inputs: dict[str, tf.Tensor], history_length: int) -> dict[st
     return {
         features.USER: tf.zeros([item_id.nrows(), 1], tf.int64),
         features.HISTORY_ITEM_ID: item_id,
+        features.HISTORY_PLAY_RATIO: inputs[features.HISTORY_PLAY_RATIO],
         **{name: item_id.with_flat_values(values) for name, values in flat.items()},
     }
 
@@ -150,6 +151,9 @@ def packed(windows: list[list[Seen]], requests: list[int], history_length: int) 
 def read_at(windows: Any, at: Any) -> tf.Tensor:
     """In the query tower's place: the aggregates that it would read."""
     return tf.gather_nd(windows.aggregates, tf.stack([at.window, tf.maximum(at.event, 0)], axis=-1))
+
+
+read_at.repeats = None  # type: ignore[attr-defined]
 
 
 @functools.cache
