@@ -15,8 +15,8 @@ import tensorflow as tf
 from components.retrieval_evaluator import measure
 from components.retrieval_evaluator.exact_search import OwnScores, top_rows
 from components.retrieval_evaluator.queries import Queries, Windows, all_queries
-from components.scann_indexer.index import AH, ScannSettings
-from pipeline.configs import TrainerConfig
+from components.scann_indexer.index import AH, ExactIndex, ScannSettings
+from components.scann_indexer.retrieval_model import RetrievalModel
 from tests.small_world import (
     CONFIG,
     HISTORY_LENGTH,
@@ -29,7 +29,7 @@ from tests.small_world import (
     retrieval_model,
     write_examples,
 )
-from trainer import features, repeats
+from trainer import repeats
 from trainer.repeats import Repeats
 from trainer.retrieval_task import SampledSoftmax
 from trainer.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
@@ -301,9 +301,6 @@ def test_excluded_items_and_items_that_are_not_allowed_stay_away(
 def test_withdrawn_items_are_not_recommended_for_being_in_a_history(built: Built, served: Any) -> None:
     towers = tf.saved_model.load(built.towers_path)
     kept = tf.constant([i for i in range(ITEMS) if i != 5], tf.int64)
-    from components.scann_indexer.index import ExactIndex
-    from components.scann_indexer.retrieval_model import RetrievalModel
-
     model = RetrievalModel(towers, ExactIndex(towers.candidate_embedding(kept)["embedding"]), kept, MAX_K)
     for one, is_there in ((served, True), (model, False)):
         answer = one.recommend(
@@ -361,8 +358,3 @@ def test_validation_ranks_by_the_same_scores(small_world: Transformed, built: Bu
     own = expected[np.arange(len(label)), np.minimum(label, ITEMS - 1)]
     rank = (expected > own[:, np.newaxis] + 1e-6).sum(axis=1)
     np.testing.assert_array_equal(validation.ranks(), np.where(label < ITEMS, rank, np.inf))
-
-
-def test_the_setting_is_off_unless_it_is_asked_for(small_world: Transformed) -> None:
-    assert not TrainerConfig().repeat_head
-    assert features.REPEAT_ITEM_ID == "repeat_item_id"
