@@ -97,6 +97,8 @@ PARTS = {
     "id_dropout": Part("id dropout", "cold", "trainer.id_dropout=0"),
     "user_id": Part("user id", OVERALL, "trainer.leave_out=user_id"),
     "aggregates": Part("history aggregates", OVERALL, "trainer.leave_out=aggregates"),
+    "item_bias": Part("items' biases", OVERALL, "trainer.item_bias=false"),
+    "item_width": Part("few numbers of an item's own", OVERALL, "trainer.item_embedding_dim=0"),
     "repeats": Part("scores of the history's items", "repeat", "trainer.repeat_head=false"),
 }
 FULL = "full"

@@ -19,7 +19,7 @@ Packed windows come in three forms:
   of many users; two thirds of the positions that it encodes are in no loss;
 - packed, all: every labelled position of 32 windows, each with all others' labels for negatives.
 
-A history of 100 is the default's; 200 costs the plain form with attention seconds a step and gigabytes. The
+A history of 200 is the default's, and costs the plain form with attention seconds a step and gigabytes. The
 first run makes the data, which stays in --work; then `--forms "N = 50" --rounds 2` takes three minutes.
 
 For orientation, measured outside on machines like these (2 cores): gSASRec in PyTorch (2 blocks, width 64,
@@ -97,7 +97,7 @@ FORMS = tuple(
         Form(ALL, encoder, windows=TrainerConfig.windows_per_step, positions=10**6),
         *(
             form
-            for length in (50, 200)
+            for length in (50, 100)
             for form in (
                 Form(PLAIN, encoder, history_length=length),
                 Form(PACKED, encoder, history_length=length, windows=12),

@@ -249,3 +249,43 @@ def test_a_plain_dot_product_keeps_lengths() -> None:
     model = model_of(dataclasses.replace(CONFIG, similarity="dot"))
     lengths = np.linalg.norm(model.candidate(tf.range(ITEMS)).numpy(), axis=1)
     assert lengths.std() > 0.05
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_bias_is_the_last_number_and_counts_four_logits_for_whoever_asks(similarity: str) -> None:
+    config = dataclasses.replace(CONFIG, similarity=similarity, item_bias=True, temperature=0.25)
+    model = model_of(config)
+    queries = embedded(model, windows(), (0, 5), (1, 8), (0, -1))
+    candidates = model.candidate(tf.range(ITEMS + 1)).numpy()
+    assert queries.shape[1] == candidates.shape[1] == CONFIG.embedding_dim
+    assert model.items.bias is not None
+    bias = model.items.bias.numpy()[TABLE.item.numpy(), 0]
+    np.testing.assert_array_equal(candidates[:, -1], bias)
+    logits = queries @ candidates.T / config.temperature
+    compared = queries[:, :-1] @ candidates[:, :-1].T / config.temperature
+    np.testing.assert_allclose(logits, compared + 4 * bias, atol=1e-5)
+    if similarity == "cosine":
+        for vectors in (queries, candidates):
+            assert np.linalg.norm(vectors[:, :-1], axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_id_that_is_dropped_takes_its_bias_along() -> None:
+    model = model_of(dataclasses.replace(CONFIG, item_bias=True, id_dropout=0.99))
+    tf.random.set_seed(3)
+    assert model.items.bias is not None
+    trained = model.candidate(tf.range(20), training=True).numpy()[:, -1]
+    unknown = model.items.bias.numpy()[0, 0]
+    assert np.mean(trained == unknown) > 0.8
+    assert not np.any(model.candidate(tf.range(20)).numpy()[:, -1] == unknown)
+
+
+def test_items_have_few_numbers_of_their_own_where_artists_and_albums_say_more() -> None:
+    config = dataclasses.replace(CONFIG, item_embedding_dim=3)
+    narrow = model_of(config)
+    assert narrow.items.item.shape[1] == 3
+    assert narrow.items.artist is not None
+    assert narrow.items.artist.shape[1] == CONFIG.embedding_dim // 2
+    assert narrow.candidate(tf.range(ITEMS)).shape[1] == CONFIG.embedding_dim
+    of_nobody = np.full([ITEMS, 1], -1, np.int32)
+    bare = CatalogTable(CatalogArrays(np.arange(ITEMS), of_nobody, of_nobody, LENGTH), np.arange(20))
+    assert ItemEmbedding(bare, config).item.shape[1] == CONFIG.embedding_dim

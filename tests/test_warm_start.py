@@ -35,6 +35,7 @@ NEW_USERS = 2
 ATTENTION = dataclasses.replace(
     CONFIG,
     encoder="attention+mean",
+    item_bias=True,
     repeat_head=True,
     learned_temperature=True,
     deduplicate_negatives=True,

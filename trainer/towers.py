@@ -18,6 +18,8 @@ from trainer.repeats import RepeatHead
 
 # Days in which an example's age tells less and less apart, from hours to months.
 _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# What an item's bias counts in logits: as embeddings move by the learning rate, so much faster it is learnt.
+_BIAS_SCALE = 4.0
 # Values of trainer.similarity and trainer.leave_out.
 COSINE = "cosine"
 HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
@@ -57,9 +59,9 @@ class Positions(NamedTuple):
 class ItemEmbedding(tf.keras.layers.Layer):
     """Catalog rows to [..., width]: item, artist and album embeddings and the length, side by side.
 
-    Columns of items/ follow: embeddings of values, numbers, and vectors, projected. The tables are shared by
-    history, seed and candidates. What no item of train has is left out: data without artists has no table of
-    them.
+    Columns of items/ follow: embeddings of values, numbers, and vectors, projected; with `trainer.item_bias`
+    the item's bias comes last. The tables are shared by history, seed and candidates. What no item of train
+    has is left out: data without artists has no table of them.
     """
 
     def __init__(self, table: CatalogTable, config: TrainerConfig, name: str = "item_embedding") -> None:
@@ -76,7 +78,14 @@ class ItemEmbedding(tf.keras.layers.Layer):
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
-        self.item = embeddings(table.item_vocabulary_size, config.embedding_dim, "item", 4)
+        says_more = table.artist_vocabulary_size > 1 or table.album_vocabulary_size > 1 or table.vectors
+        width = (says_more and config.item_embedding_dim) or config.embedding_dim
+        self.item = embeddings(table.item_vocabulary_size, width, "item", 4)
+        self.bias = None
+        if config.item_bias:
+            self.bias = self.add_weight(
+                name="item_bias", shape=[table.item_vocabulary_size, 1], initializer="zeros"
+            )
         self.artist = self.album = None
         if table.artist_vocabulary_size > 1:
             self.artist = embeddings(table.artist_vocabulary_size, side, "artist", 6)
@@ -98,14 +107,16 @@ class ItemEmbedding(tf.keras.layers.Layer):
         return self._get_table()
 
     @property
-    def tables(self) -> dict[str, tf.Variable]:
-        """The embedding tables, by the vocabulary that their rows are of."""
-        tables = {features.ITEM_VOCABULARY: self.item, **self._values}
-        if self.artist is not None:
-            tables[features.ARTIST_VOCABULARY] = self.artist
-        if self.album is not None:
-            tables[features.ALBUM_VOCABULARY] = self.album
-        return tables
+    def tables(self) -> list[tuple[str, tf.Variable]]:
+        """The tables, each with the vocabulary that its rows are of."""
+        tables = [
+            (features.ITEM_VOCABULARY, self.item),
+            (features.ITEM_VOCABULARY, self.bias),
+            (features.ARTIST_VOCABULARY, self.artist),
+            (features.ALBUM_VOCABULARY, self.album),
+            *self._values.items(),
+        ]
+        return [(vocabulary, table) for vocabulary, table in tables if table is not None]
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 of any shape; the result has one more dimension."""
@@ -127,6 +138,7 @@ class ItemEmbedding(tf.keras.layers.Layer):
                     project(tf.gather(self.table.vectors[name], rows))
                     for name, project in self._projections.items()
                 ),
+                *([] if self.bias is None else [tf.gather(self.bias, item)]),
             ],
             axis=-1,
         )
@@ -155,17 +167,30 @@ def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 
 
 class CandidateTower(tf.keras.layers.Layer):
-    """Catalog rows [candidates] to embeddings [candidates, embedding_dim], L2-normalised for the cosine."""
+    """Catalog rows [candidates] to embeddings [candidates, embedding_dim], L2-normalised for the cosine.
+
+    With `trainer.item_bias` the last number is the item's bias, which is not normalised: queries have a
+    constant there.
+    """
 
     def __init__(self, items: ItemEmbedding, config: TrainerConfig) -> None:
         super().__init__(name="candidate_tower")
         self._items = items
         self._similarity = config.similarity
-        self._project = tf.keras.layers.Dense(config.embedding_dim, name="candidate_projection")
+        self._project = tf.keras.layers.Dense(_compared(config), name="candidate_projection")
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 [candidates]."""
-        return _scored_by(self._similarity, self._project(self._items(rows, training=training)))
+        items = self._items(rows, training=training)
+        embedding = _scored_by(self._similarity, self._project(items))
+        if self._items.bias is None:
+            return embedding
+        return tf.concat([embedding, tf.cast(items[:, -1:], tf.float32)], axis=-1)
+
+
+def _compared(config: TrainerConfig) -> int:
+    """How many of an embedding's numbers say what query and candidate have in common."""
+    return config.embedding_dim - config.item_bias
 
 
 def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
@@ -228,17 +253,17 @@ class QueryTower(tf.keras.layers.Layer):
             for number, units in enumerate(config.query_hidden_units)
         ]
         self._dropout = Dropout(config.dropout)
-        self._project = tf.keras.layers.Dense(config.embedding_dim, name="query_projection")
+        self._project = tf.keras.layers.Dense(_compared(config), name="query_projection")
         # A straight way past the hidden layers, so that "the same again" and "the same artist again",
         # which are linear in the shared embeddings, need not be relearnt through them. For the example age
         # likewise: what was popular then and is not now, for whoever asks.
-        self._shortcut = tf.keras.layers.Dense(config.embedding_dim, use_bias=False, name="query_shortcut")
+        self._shortcut = tf.keras.layers.Dense(_compared(config), use_bias=False, name="query_shortcut")
 
     @property
-    def tables(self) -> dict[str, tf.Variable]:
-        """The embedding tables of users, by the vocabulary of their rows; once the tower is built."""
-        of_users = {features.USER_VOCABULARY: self._users.embeddings} if self._users.built else {}
-        return {**of_users, **self._user_values}
+    def tables(self) -> list[tuple[str, tf.Variable]]:
+        """The embedding tables of users, each with the vocabulary of its rows; once the tower is built."""
+        of_users = [(features.USER_VOCABULARY, self._users.embeddings)] if self._users.built else []
+        return [*of_users, *self._user_values.items()]
 
     def call(self, windows: Windows, positions: Positions, training: bool = False) -> tf.Tensor:
         """See `Windows` and `Positions` for the shapes."""
@@ -252,11 +277,8 @@ class QueryTower(tf.keras.layers.Layer):
         at = tf.stack([positions.window, event], axis=-1)
 
         # [positions, any] each: what the shortcut takes too, and what joins it.
-        direct = [encoded * keep for encoded in self._encoded(windows, positions.window, event, training)]
+        direct = self._of_items(windows, positions.window, event, has_history, training)
         joined = [keep]
-        if SEED in self._parts:
-            seed = tf.where(has_history, tf.gather_nd(windows.rows, at), self._items.table.size)
-            direct.append(self._items(seed, training=training))
         if AGE in self._parts:
             direct.append(age_features(tf.gather_nd(windows.example_age, at)))
         if USER_ID in self._parts:
@@ -276,13 +298,26 @@ class QueryTower(tf.keras.layers.Layer):
         embedding = self._project(hidden)
         if direct:
             embedding += self._shortcut(tf.concat(joined[: len(direct)], axis=-1))
-        return _scored_by(config.similarity, embedding)
+        embedding = _scored_by(config.similarity, embedding)
+        if not config.item_bias:
+            return embedding
+        # The loss divides by the temperature, a bias' counts as it is.
+        constant = tf.fill([tf.shape(embedding)[0], 1], _BIAS_SCALE * config.temperature)
+        return tf.concat([embedding, constant], axis=-1)
 
-    def _encoded(
-        self, windows: Windows, window: tf.Tensor, event: tf.Tensor, training: bool
+    def _of_items(
+        self,
+        windows: Windows,
+        window: tf.Tensor,
+        event: tf.Tensor,
+        has_history: tf.Tensor,
+        training: bool,
     ) -> list[tf.Tensor]:
-        """Each encoder's output at positions, [positions, any]."""
-        if not self._encoders:
+        """What history and seed say at each position, [positions, any]: each encoder's output, and the seed.
+
+        An item is embedded once, however many windows have it.
+        """
+        if not {HISTORY, SEED} & self._parts:
             return []
         is_event = tf.sequence_mask(windows.length, tf.shape(windows.rows)[1])
 
@@ -290,15 +325,23 @@ class QueryTower(tf.keras.layers.Layer):
             """All windows' events in a row, and one more, of no window, which an empty history reads."""
             return tf.pad(tf.boolean_mask(values, is_event), [[0, 1]], constant_values=last)
 
-        number = tf.range(tf.size(windows.length))[:, tf.newaxis] + tf.zeros_like(windows.rows)
-        of_events = (
-            self._items(flat(windows.rows, self._items.table.size), training=training),
-            flat(number, -1),
-            flat(windows.is_listen, False),
-            None if windows.elapsed is None else flat(windows.elapsed, 0),
-        )
-        begin = tf.gather(tf.cumsum(windows.length, exclusive=True), window)
-        return [tf.gather(encode(*of_events, training=training), begin + event) for encode in self._encoders]
+        rows, place = tf.unique(flat(windows.rows, self._items.table.size))
+        embedded = tf.gather(self._items(rows, training=training), place)
+        at = tf.gather(tf.cumsum(windows.length, exclusive=True), window) + event
+        found = []
+        if self._encoders:
+            number = tf.range(tf.size(windows.length))[:, tf.newaxis] + tf.zeros_like(windows.rows)
+            of_events = (
+                embedded,
+                flat(number, -1),
+                flat(windows.is_listen, False),
+                None if windows.elapsed is None else flat(windows.elapsed, 0),
+            )
+            keep = tf.cast(has_history, self.compute_dtype)[:, tf.newaxis]
+            found = [tf.gather(encode(*of_events, training=training), at) * keep for encode in self._encoders]
+        if SEED in self._parts:
+            found.append(tf.gather(embedded, tf.where(has_history, at, tf.size(place) - 1)))
+        return found
 
     def _user_columns(self, windows: Windows, window: tf.Tensor, training: bool) -> list[tf.Tensor]:
         """What the columns of users/ say at each position, [positions, any].

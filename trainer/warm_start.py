@@ -42,7 +42,7 @@ _FILE = "state"
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
 _FREQUENCY = ("frequency/step", "frequency/last_seen", "frequency/gap")
 # Settings that change what a layer's numbers mean, though perhaps not their shape.
-_MEANING = ("encoder", "attention_layers", "attention_heads", "similarity", "leave_out")
+_MEANING = ("encoder", "attention_layers", "attention_heads", "similarity", "item_bias", "leave_out")
 # Settings that change how often a step holds an item, or by which hash functions it is counted.
 _COUNTING = ("frequency_hashes", "windows_per_step", "positions_per_step")
 # What stands for the out-of-vocabulary row among ids and among values, none of which is it.
@@ -329,7 +329,7 @@ def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
         for root in roots
         for layer in (root, *root.submodules)
         if isinstance(layer, ItemEmbedding | QueryTower)
-        for vocabulary, table in layer.tables.items()
+        for vocabulary, table in layer.tables
     }
     found: dict[str, _Weight] = {}
     seen = {id(root) for root in roots}
