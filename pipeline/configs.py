@@ -113,7 +113,8 @@ class TrainerConfig:
     # Width of the table of items where artist, album or content vectors say more of them: then few numbers of
     # an item's own do. Without any of these, or of 0, it is embedding_dim.
     item_embedding_dim: int = 0
-    # A term of its own in each item's score, whoever asks: its popularity. It is an embedding's last number.
+    # A term of its own in each item's score, whoever asks: its popularity. It is an embedding's last number;
+    # items that train does not know have the mean of what is listened to.
     item_bias: bool = False
     # What makes the history one vector at each position: mean (of the last N and of the last few listens),
     # attention (causal self-attention, with the distance in events and in time), or attention+mean.

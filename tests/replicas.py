@@ -41,6 +41,7 @@ VARIANTS: list[dict[str, Any]] = [
         "memory_negatives": 50,
         "uniform_negatives": 5,
         "repeat_head": True,
+        "item_bias": True,
     },
 ]
 # Where the windows of both replicas begin and end in each step: as many, more and fewer, and none.
@@ -48,7 +49,7 @@ STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]
 
 # Small steps, of which the last of an epoch has one window alone: the small world has 101.
 TRAINED = dataclasses.replace(
-    CERTAIN, positions_per_step=100, windows_per_step=50, epochs=2, learning_rate=0.01
+    CERTAIN, item_bias=True, positions_per_step=100, windows_per_step=50, epochs=2, learning_rate=0.01
 )
 
 

@@ -65,6 +65,7 @@ class TwoTowerModel(tfrs.Model):
         )
         self.task = retrieval_task(config)
         self._items = items
+        self._label_shares = np.exp(log_q)
         self._history_length = history_length
         self._aggregates = tuple(aggregates)
         self._config = config
@@ -78,6 +79,10 @@ class TwoTowerModel(tfrs.Model):
     def frequency(self) -> StreamingFrequency | None:
         """What estimates from the batches how often items are labels, where the settings ask for it."""
         return self._sampler.frequency
+
+    def end_epoch(self) -> None:
+        """What is to be done before the towers are asked: items that train does not know get their bias."""
+        self._items.place_new_items(tf.constant(self._label_shares))
 
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
         """`inputs`: a batch of transformed windows.

@@ -106,6 +106,21 @@ class ItemEmbedding(tf.keras.layers.Layer):
         """The catalog."""
         return self._get_table()
 
+    def place_new_items(self, shares: tf.Tensor) -> None:
+        """Gives the items that train does not know one bias: of those that it knows the mean over labels.
+
+        Until it is counted, a release is as popular as what is listened to, not as the catalog's mean item.
+
+        Args:
+          shares: float32 [items + 1], of train's labels, each catalog row's.
+        """
+        if self.bias is None:
+            return
+        is_known = tf.cast(self.table.item != OUT_OF_VOCABULARY, tf.float32)
+        total = tf.reduce_sum(shares * is_known * tf.gather(self.bias, self.table.item)[:, 0])
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(shares * is_known))
+        self.bias.assign(tf.concat([tf.reshape(mean, [1, 1]), self.bias[1:]], axis=0))
+
     @property
     def tables(self) -> list[tuple[str, tf.Variable]]:
         """The tables, each with the vocabulary that its rows are of."""
@@ -138,7 +153,8 @@ class ItemEmbedding(tf.keras.layers.Layer):
                     project(tf.gather(self.table.vectors[name], rows))
                     for name, project in self._projections.items()
                 ),
-                *([] if self.bias is None else [tf.gather(self.bias, item)]),
+                # Whose id is forgotten keeps its bias: a new item is placed by all but the two.
+                *([] if self.bias is None else [tf.gather(self.bias, tf.gather(self.table.item, rows))]),
             ],
             axis=-1,
         )

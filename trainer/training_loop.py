@@ -168,6 +168,8 @@ class TrainingLoop:
         """Validates, and adds to the curves."""
         progress = self.progress
         curve = {"epoch": progress.epoch + 1.0, "loss": progress.loss / max(progress.step, 1)}
+        with self._strategy.scope():
+            self._model.end_epoch()
         self._validation.on_epoch_end(progress.epoch, curve)
         # Workers must agree on which epoch is the best and when to stop, to the last bit: the chief says.
         curve = dict(zip(curve, gathered(self._strategy, list(curve.values()))[0].tolist(), strict=True))
