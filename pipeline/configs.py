@@ -815,9 +815,9 @@ _SMALL_BELOW = 300_000
 # Chosen on eval of the simulated default run, one seed each: Recall@100 .507 with a constant rate of .002,
 # three epochs and 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well;
 # .543 with scores of their own for the history's items, and .551 with 100 of them, not 50; .553 with 32
-# numbers of an item's own, not 128 (.554 with 16), .557 with 16 and its bias, and .560 with histories of 200
-# as well; .559 in three epochs. Before these scores histories of 200, 256 dimensions, a dot product, a learnt
-# temperature and attention gave no more in the two to six epochs that they were tried for.
+# numbers of an item's own, not 128, and .552 with histories of 200 too; .558 with items' biases as well, in
+# three epochs (docs/decisions/0011-what-is-an-items-own.md). Before scores of the history's items 256
+# dimensions, a dot product, a learnt temperature and attention gave no more in two to six epochs.
 _LISTENING = TrainerConfig(
     embedding_dim=128,
     repeat_head=True,

@@ -1,7 +1,7 @@
 """Nearest candidates by inner product: ScaNN, or exact search, behind one interface.
 
-Towers that compare by cosine give embeddings of length one, so that the inner product serves both. How a
-ScaNN index is to be built is found in tuning.py.
+Towers that compare by cosine give embeddings of length one, but for a bias, so that the inner product serves
+both. How a ScaNN index is to be built is found in tuning.py.
 """
 
 from __future__ import annotations
