@@ -860,7 +860,7 @@ PRESETS: dict[str, PipelineConfig] = {
     # eval of a simulated year of 2,500 users, one seed each: Recall@100 .288 as the default trains, .359 with
     # labels from further on, .363 with histories of 200 as well, and .372 without the user's id. Horizons of
     # 20 and 80 gave .350 and .354; windows bound them by their positions. A repeat head showed nothing, and
-    # what the default has besides takes away: .352 with items' biases, .353 with 32 numbers of their own too.
+    # what the default has besides took away: .352 with items' biases, .353 with 32 numbers of their own too.
     "yambda": PipelineConfig(
         split=SplitConfig(
             protocol="frozen",
