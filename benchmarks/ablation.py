@@ -71,23 +71,29 @@ WORLD = SimulationParameters(
 )
 # Seconds of training, to see that the benchmark works.
 TINY = dataclasses.replace(WORLD, users=300, days=10, listens_per_user=60.0, tracks=1_200, styles=8)
-SETTINGS = ("features.items=embedding", "trainer.epochs=4", "trainer.windows_per_step=16")
+SETTINGS = ("features.items=embedding", "trainer.windows_per_step=16")
 K = 100
 OVERALL = "overall"
 COLUMNS = (OVERALL, "head", "tail", "cold", "trending", "heard", "repeat")
+FULL = "full"
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of the model: how it is taken out, and which columns it is meant to help."""
+    """A part of the model: how it is taken out, and which columns it is meant to help.
+
+    `beside` is a part that is out with it and without it: what is compared are two models without that one.
+    """
 
     name: str
     meant_for: str
     without: str
+    beside: str = FULL
 
 
 PARTS = {
-    "logq": Part("logQ correction", "overall, head", "trainer.sampling_correction=none"),
+    # Without correction the history's items, which are not sampled, would count for more than all others.
+    "logq": Part("logQ correction", "overall, head", "trainer.sampling_correction=none", beside="repeats"),
     "example_age": Part("example age", "trending", "trainer.leave_out=example_age"),
     "history": Part("history", OVERALL, "trainer.leave_out=history"),
     "seed": Part("seed track", OVERALL, "trainer.leave_out=seed"),
@@ -101,7 +107,6 @@ PARTS = {
     "item_width": Part("few numbers of an item's own", OVERALL, "trainer.item_embedding_dim=0"),
     "repeats": Part("scores of the history's items", "repeat", "trainer.repeat_head=false"),
 }
-FULL = "full"
 # Two-sided 95% quantiles of Student's t for 1 degree of freedom and more.
 _T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _BEGIN, _END = "<!-- printed by benchmarks/ablation.py: begin -->", "<!-- end -->"
@@ -166,7 +171,7 @@ def main() -> None:
     if not prepared.exists():
         _in_a_process(prepare, output, world, overrides, what)
     for seed in range(options.seeds):
-        for part in (FULL, *parts):
+        for part in trained_for(parts):
             if (part, seed) not in trainings(output):
                 _in_a_process(train_without, output, overrides, part, seed)
                 print(_told(trainings(output)[part, seed]), flush=True)
@@ -174,6 +179,11 @@ def main() -> None:
     print(text)
     if options.write:
         write_between_marks(options.write, text)
+
+
+def trained_for(parts: Sequence[str]) -> list[str]:
+    """The variants that the parts' table needs, each once."""
+    return list(dict.fromkeys([FULL, *(PARTS[part].beside for part in parts), *parts]))
 
 
 def _in_a_process(target: Callable[..., None], *arguments: Any) -> None:
@@ -302,8 +312,11 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
 
 def variant(overrides: Sequence[str], part: str, seed: int) -> PipelineConfig:
     """The settings of a training."""
-    without = () if part == FULL else (PARTS[part].without,)
-    config = configs.load(overrides=(*overrides, *without))
+    without = list(overrides)
+    while part != FULL:
+        without.append(PARTS[part].without)
+        part = PARTS[part].beside
+    config = configs.load(overrides=without)
     trainer = dataclasses.replace(config.trainer, seed=config.trainer.seed + seed)
     return dataclasses.replace(config, trainer=trainer)
 
@@ -331,15 +344,15 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def summarize(output: Path, parts: Iterable[str], seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
     """By variant and column mean and half-width: of the full model's recall, and of the others' differences
-    from it, paired by seed."""
+    from it, or from the model without what they are compared `beside`, paired by seed."""
     done = trainings(output)
 
     def of(column: str, part: str) -> tuple[float, float]:
         own = [done[part, seed]["recall"][column] for seed in range(seeds)]
-        full = [done[FULL, seed]["recall"][column] for seed in range(seeds)]
         if part == FULL:
-            return interval(full)
-        return interval([one - other for one, other in zip(own, full, strict=True)])
+            return interval(own)
+        other = [done[PARTS[part].beside, seed]["recall"][column] for seed in range(seeds)]
+        return interval([without - whole for without, whole in zip(own, other, strict=True)])
 
     columns = [column for column in COLUMNS if column in done[FULL, 0]["recall"]]
     return {part: {column: of(column, part) for column in columns} for part in (FULL, *parts)}
@@ -349,7 +362,7 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
     """The table, and `ablation.json`."""
     prepared = json.loads((output / "prepared.json").read_text())
     summary, done = summarize(output, parts, seeds), trainings(output)
-    runs = [done[part, seed] for seed in range(seeds) for part in (FULL, *parts)]
+    runs = [done[part, seed] for seed in range(seeds) for part in trained_for(parts)]
     (output / "ablation.json").write_text(
         json.dumps({**prepared, "parts": list(parts), "trainings": runs, "summary": summary}, indent=2)
     )
@@ -363,7 +376,7 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
         ["**all parts**", "", *(_with_interval(*summary[FULL][column], sign="") for column in columns)],
         *(
             [
-                f"without {PARTS[part].name}",
+                _without(part),
                 PARTS[part].meant_for,
                 *(_with_interval(*summary[part][column], sign="+") for column in columns),
             ]
@@ -376,11 +389,17 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"{table}\n\nRecall@100 of {len(runs)} trainings, {seeds} a row, which took {minutes:.0f} minutes. "
-        "Below *all parts* are differences from it, paired by seed: a negative one says that the part helps. "
+        "Below *all parts* are differences from it (or from what a row names), paired by seed: a negative "
+        "one says that the part helps. "
         "± is half a 95% interval by Student's t over seeds, of one world and its one test day. In bold: "
         f"differences whose interval leaves zero out; of {len(parts) * len(columns)} differences "
         f"{len(parts) * len(columns) * 0.05:.0f} would by chance alone."
     )
+
+
+def _without(part: str) -> str:
+    beside = PARTS[part].beside
+    return f"without {PARTS[part].name}" + ("" if beside == FULL else f" (both without {PARTS[beside].name})")
 
 
 def _with_interval(mean: float, half: float, sign: str) -> str:

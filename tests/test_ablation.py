@@ -38,17 +38,31 @@ def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     """Seeds differ far more than the part does: only the difference within each tells."""
-    write(tmp_path, {ablation.FULL: [0.40, 0.50, 0.60], "seed": [0.30, 0.41, 0.49], "logq": [0.3, 0.7, 0.6]})
-    summary = ablation.summarize(tmp_path, ["seed", "logq"], 3)
+    recalls = {ablation.FULL: [0.40, 0.50, 0.60], "seed": [0.30, 0.41, 0.49], "user_id": [0.3, 0.7, 0.6]}
+    write(tmp_path, recalls)
+    summary = ablation.summarize(tmp_path, ["seed", "user_id"], 3)
     mean, half = summary["seed"]["overall"]
     assert mean == pytest.approx(-0.1)
     assert half == pytest.approx(4.303 * 0.01 / 3**0.5)
     assert summary[ablation.FULL]["cold"] == pytest.approx((0.5, 4.303 * 0.1 / 3**0.5))
-    rows = ablation.render(tmp_path, ["seed", "logq"], 3).splitlines()
+    rows = ablation.render(tmp_path, ["seed", "user_id"], 3).splitlines()
     assert rows[4].startswith("| **all parts** |  | 0.5000 ± 0.2484 |")
     assert rows[5].startswith("| without seed track | overall | **−0.1000 ± 0.0248** |")
-    assert rows[6].startswith("| without logQ correction | overall, head | +0.0333 ± 0.3795 |")
+    assert rows[6].startswith("| without user id | overall | +0.0333 ± 0.3795 |")
     assert json.loads((tmp_path / "ablation.json").read_text())["summary"]["seed"]["tail"] == [mean, half]
+
+
+def test_logq_is_taken_out_where_nothing_scores_on_its_own(tmp_path: Path) -> None:
+    """Against the uncorrected sums of a sample the history's items would count for more than all others."""
+    trainer = ablation.variant(ablation.SETTINGS, "logq", 0).trainer
+    assert (trainer.sampling_correction, trainer.repeat_head) == ("none", False)
+    assert ablation.trained_for(["seed", "logq"]) == [ablation.FULL, "repeats", "seed", "logq"]
+    write(tmp_path, {ablation.FULL: [0.6], "repeats": [0.5], "logq": [0.3]})
+    text = ablation.render(tmp_path, ["logq"], 1)
+    assert (
+        "| without logQ correction (both without scores of the history's items) | overall, head | −0.2000 |"
+        in text
+    )
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
