@@ -149,7 +149,8 @@ class TrainerConfig:
     # What towers are computed in: float32, mixed_float16 (GPUs), mixed_bfloat16 (TPUs and new GPUs), or auto,
     # by the hardware: float16 on GPUs of compute capability 7.0 and more. What is served is float32.
     precision: str = "auto"
-    # Windows read per step, and labelled positions drawn at random across them.
+    # Windows read per step (0: by how many there are, so that an epoch has some 190 steps), and labelled
+    # positions drawn at random across them.
     windows_per_step: int = 32
     positions_per_step: int = 1_024
     # Chance that an item's id (or a user's) is replaced by its out-of-vocabulary row in training: it
@@ -359,7 +360,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "trainer.warmup_steps": (0, 100_000_000),
     "trainer.weight_decay": (0, 1_000),
     "trainer.clip_norm": (0, math.inf),
-    "trainer.windows_per_step": (1, 1_000_000),
+    "trainer.windows_per_step": (0, 1_000_000),
     # In-batch negatives: a position alone would have none.
     "trainer.positions_per_step": (2, 1_000_000),
     "trainer.id_dropout": (0, 0.99),

@@ -300,6 +300,15 @@ def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_wor
     assert np.isfinite(float(model.compute_loss(batch)))
 
 
+def test_the_windows_of_a_step_follow_from_the_data_where_settings_leave_them_open(
+    small_world: Transformed,
+) -> None:
+    inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, windows_per_step=0))
+    assert inputs.windows == len(small_world.batch("train")[features.USER])
+    batch = next(iter(inputs.epoch(0, 0, tf.distribute.InputContext())))
+    assert len(batch[features.USER]) == inputs.config.windows_per_step == 8 < inputs.windows
+
+
 def test_labels_further_on_are_trained_and_the_next_is_asked_for(small_world: Transformed) -> None:
     batch = small_world.batch("train")
     first, further = small(small_world), small(small_world, label_horizon=50)

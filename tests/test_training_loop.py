@@ -22,7 +22,7 @@ from trainer.checkpoints import Checkpoints, Progress, UnusableCheckpointError
 from trainer.optimizer import optimizer_of
 from trainer.randomness import uniform
 from trainer.training import train
-from trainer.training_data import TrainingData, count_windows, window_batches
+from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
 from trainer.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
 
 STEPS = 4
@@ -280,6 +280,26 @@ def test_an_epoch_s_order_follows_from_its_seed_and_what_is_skipped_is_its_begin
     assert users(1, skip=2) == users(1)[2 * 16 :]
     assert sorted(users(1)) == sorted(users(None))
     assert count_windows(files) == len(users(None))
+
+
+@pytest.mark.parametrize(
+    ("asked", "windows", "labels", "replicas", "settled"),
+    [
+        (0, 6_040, 981_491, 1, 32),
+        (0, 22_363, 131_413, 1, 118),
+        (0, 138_493, 19_700_000, 1, 57),
+        (0, 90, 0, 1, 8),
+        (0, 90, 300, 12, 12),
+        (3, 6_040, 981_491, 1, 3),
+    ],
+    ids=["190 steps", "short sequences", "what a step can hold", "a few", "one for each replica", "as set"],
+)
+def test_the_number_of_windows_settles_those_of_a_step(
+    asked: int, windows: int, labels: int, replicas: int, settled: int
+) -> None:
+    config = TrainerConfig(windows_per_step=asked)
+    found = windows_for(config, windows, labels, replicas)
+    assert found == dataclasses.replace(config, windows_per_step=settled)
 
 
 def test_a_training_killed_in_mid_epoch_goes_on_to_the_same_weights_bit_by_bit(

@@ -48,7 +48,7 @@ def strategy_of(config: TrainerConfig) -> tf.distribute.Strategy:
                 f"trainer.distribution=multi_worker: {error} Run Trainer in a process of its own, in "
                 "which nothing else has used TensorFlow."
             ) from error
-    if config.windows_per_step < strategy.num_replicas_in_sync:
+    if 0 < config.windows_per_step < strategy.num_replicas_in_sync:
         raise UserError(
             f"trainer.windows_per_step is {config.windows_per_step}, and the windows of a step are divided "
             f"among {strategy.num_replicas_in_sync} replicas: set it to that at least."

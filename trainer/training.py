@@ -28,7 +28,7 @@ from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
 from trainer.sampling import log_sampling_probability, repeats_for, softmax_for
 from trainer.serving import Towers
 from trainer.towers import padded
-from trainer.training_data import TrainingData, count_windows, window_batches
+from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
 from trainer.training_loop import TrainingLoop, speed_of
 from trainer.validation_recall import ValidationRecall
 from trainer.warm_start import RowNames, carry_over, row_names
@@ -80,7 +80,7 @@ def train(
     """
     # Before anything else: collective operations are set up when TensorFlow starts.
     strategy = strategy or strategy_of(config)
-    inputs = _Inputs.read(data, config)
+    inputs = _Inputs.read(data, config, strategy.num_replicas_in_sync)
     config = inputs.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
@@ -91,9 +91,7 @@ def train(
             model_dir = state_dir = None
             log_dir = stack.enter_context(tempfile.TemporaryDirectory())
             checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        steps_per_epoch = math.ceil(count_windows(data.train_files) / config.windows_per_step)
-        if not steps_per_epoch:
-            raise UserError("There are no windows of train: see what InteractionExampleGen made of the data.")
+        steps_per_epoch = math.ceil(inputs.windows / config.windows_per_step)
         eval_batches = window_batches(data.eval_files, inputs.spec, 256)
         validation = ValidationRecall(eval_batches, inputs.table, data, config.seed, cutoff)
         policy = policy_of(config.precision, strategy)
@@ -180,14 +178,18 @@ class _Inputs:
     config: TrainerConfig
     transform_output: tft.TFTransformOutput
     spec: dict[str, object]
+    windows: int
     table: CatalogTable
     log_q: np.ndarray
     rows: RowNames
     user_weights: np.ndarray | None
 
     @classmethod
-    def read(cls, data: TrainingData, config: TrainerConfig) -> _Inputs:
+    def read(cls, data: TrainingData, config: TrainerConfig, replicas: int = 1) -> _Inputs:
         """Reads the catalog, and of the windows what the settings ask for."""
+        windows = count_windows(data.train_files)
+        if not windows:
+            raise UserError("There are no windows of train: see what InteractionExampleGen made of the data.")
         transform_output = tft.TFTransformOutput(data.transform_graph)
         catalog_output = tft.TFTransformOutput(data.catalog_graph)
         catalog = CatalogArrays.read(
@@ -196,6 +198,8 @@ class _Inputs:
         vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
         train_items = np.array([int(item) for item in vocabulary], np.int64)
         spec = transform_output.transformed_feature_spec()
+        label_counts = _label_counts(transform_output)
+        config = windows_for(config, windows, sum(label_counts.values()), replicas)
         config = softmax_for(config, len(catalog.item_id))
         config = repeats_for(config, data.repeats_recommendable)
         user_weights = None
@@ -210,8 +214,9 @@ class _Inputs:
             config,
             transform_output,
             spec,
+            windows,
             CatalogTable(catalog, train_items),
-            log_sampling_probability(catalog, _label_counts(transform_output)),
+            log_sampling_probability(catalog, label_counts),
             row_names(
                 catalog,
                 train_items,

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from pipeline.configs import TrainerConfig
 from pipeline.feature_specs import ResolvedFeatures
 from trainer.distribution import parts
 
+_log = logging.getLogger(__name__)
+
 _SHUFFLED_WINDOWS = 20_000
+# Where trainer.windows_per_step is left open: how many steps an epoch has, how many labels a step holds at
+# most, on average, and how many windows at least, which are each other's negatives.
+_STEPS_PER_EPOCH = 190
+_LABELS_PER_STEP = 8_192
+_LEAST_WINDOWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +79,18 @@ def count_windows(files: list[str]) -> int:
     """How many windows there are. Every file is read once, and nothing in it parsed."""
     records = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     return int(records.batch(1_024).reduce(np.int64(0), lambda count, some: count + tf.size(some, tf.int64)))
+
+
+def windows_for(config: TrainerConfig, windows: int, labels: int, replicas: int = 1) -> TrainerConfig:
+    """The settings with `windows_per_step` settled for so many windows of train, where they leave it open.
+
+    How many steps a training takes decides more than how much a step holds: sequences of a few events and of
+    hundreds, of a thousand users and of a hundred thousand, are learnt in about as many. A step's memory sets
+    a limit.
+    """
+    if config.windows_per_step:
+        return config
+    fitting = int(_LABELS_PER_STEP * windows / max(labels, 1))
+    settled = max(min(round(windows / _STEPS_PER_EPOCH), fitting), _LEAST_WINDOWS, replicas)
+    _log.info("trainer.windows_per_step=0: %d, for %d windows with %d labels.", settled, windows, labels)
+    return dataclasses.replace(config, windows_per_step=settled)
