@@ -1,15 +1,17 @@
 """The published leave-one-out protocol on MovieLens-1M's sequences, through the whole DAG.
 
     python benchmarks/ml1m_next_item.py ml-1m.txt.gz [--preset mean|attention] [--seeds 3]
-        [--softmax full|sampled] [--output runs/ml1m]
+        [--softmax full|sampled] [--similarity cosine|dot] [--output runs/ml1m]
 
 FILE is the one that SASRec, BERT4Rec and gSASRec publish: a line `user item` an event, in order. Of each
 user the last event is the test label, the one before it validation's; a query sees all that came before it,
 and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the project's
 own; the settings are the preset's, next_item, chosen by validation alone with attention and the full
-softmax. The mean encoder's were tried twice on it; those of sampling are first values. Of a further seed only
-what depends on it runs, and what has run is not run again. Every model is asked once more by a few lines of
-NumPy that read FILE themselves: the benchmark stops where these count anything else.
+softmax. The mean encoder's were tried twice on it; those of sampling are first values. Embeddings are
+compared by the cosine, as in the preset, or by a plain dot product, for which the learning rate and dropout
+were chosen. Of a further seed only what depends on it runs, and what has run is not run again. Every model is
+asked once more by a few lines of NumPy that read FILE themselves: the benchmark stops where these count
+anything else.
 
 Prints the README's table as Markdown.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -29,6 +32,9 @@ from pipeline import configs
 from pipeline.datasets import FORMATS
 from pipeline.errors import UserError
 from pipeline.report import collect
+
+# Encoder, softmax and similarity.
+Form = tuple[str, str, str]
 
 PRESETS, SOFTMAX = ("mean", "attention"), ("sampled", "full")
 # What they lay over the preset next_item.
@@ -43,6 +49,10 @@ _ENCODER_SETTINGS = {
 _SOFTMAX_SETTINGS = {
     "full": ("trainer.softmax=full", "trainer.deduplicate_negatives=false"),
     "sampled": ("trainer.softmax=sampled",),
+}
+_SIMILARITY_SETTINGS = {
+    "cosine": (),
+    "dot": ("trainer.similarity=dot", "trainer.temperature=1"),
 }
 _FIRST_SEED = 17
 _K = 10
@@ -81,30 +91,34 @@ def main() -> None:
     parser.add_argument("file", help="ml-1m.txt.gz, or another file of lines `user item`")
     parser.add_argument("--preset", choices=PRESETS, help="default: both")
     parser.add_argument("--softmax", choices=SOFTMAX, help="default: both")
+    parser.add_argument("--similarity", choices=_SIMILARITY_SETTINGS, help="default: both")
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--output", default="runs/ml1m", help="directory for data and runs")
     options = parser.parse_args()
     data = os.path.join(options.output, "data")
     FORMATS["sequences"](options.file, data, "ml-1m-sequences")
-    found: dict[tuple[str, str], list[Run]] = {}
-    for preset in [options.preset] if options.preset else PRESETS:
-        for softmax in [options.softmax] if options.softmax else SOFTMAX:
-            runs = found.setdefault((preset, softmax), [])
-            for seed in range(_FIRST_SEED, _FIRST_SEED + options.seeds):
-                runs.append(
-                    run(options.file, data, os.path.join(options.output, "runs"), preset, softmax, seed)
-                )
-                print(f"\n{preset}, {softmax} softmax, seed {seed}: {runs[-1]}\n", flush=True)
+    found: dict[Form, list[Run]] = {}
+    for form in itertools.product(
+        [options.preset] if options.preset else PRESETS,
+        [options.softmax] if options.softmax else SOFTMAX,
+        [options.similarity] if options.similarity else _SIMILARITY_SETTINGS,
+    ):
+        runs = found.setdefault(form, [])
+        for seed in range(_FIRST_SEED, _FIRST_SEED + options.seeds):
+            runs.append(run(options.file, data, os.path.join(options.output, "runs"), form, seed))
+            print(f"\n{', '.join(form)}, seed {seed}: {runs[-1]}\n", flush=True)
     print_table(found)
 
 
-def run(file: str, data: str, output: str, preset: str, softmax: str, seed: int) -> Run:
+def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
     """Trains and evaluates once, and counts again."""
+    encoder, softmax, similarity = form
     config = configs.load(
         "next_item",
         overrides=[
-            *_ENCODER_SETTINGS[preset],
+            *_ENCODER_SETTINGS[encoder],
             *_SOFTMAX_SETTINGS[softmax],
+            *_SIMILARITY_SETTINGS[similarity],
             f"trainer.seed={seed}",
             # No model is blessed, so that none of them is compared with those before it.
             "gate.min_recall=1",
@@ -191,11 +205,12 @@ def count_again(file: str, model_uri: str, history_length: int) -> tuple[float, 
     return float(np.mean(np.array(gains) > 0)), float(np.mean(gains))
 
 
-def print_table(found: dict[tuple[str, str], list[Run]]) -> None:
+def print_table(found: dict[Form, list[Run]]) -> None:
     """Markdown: ours beside the published ones."""
     header = [
         "model",
         "softmax",
+        "similarity",
         "HR@10",
         "NDCG@10",
         "validation HR@10",
@@ -205,11 +220,12 @@ def print_table(found: dict[tuple[str, str], list[Run]]) -> None:
     ]
     header.append("training, s")
     rows: list[list[Any]] = []
-    for (preset, softmax), runs in found.items():
+    for (encoder, softmax, similarity), runs in found.items():
         rows.append(
             [
-                f"two-tower, {preset}",
+                f"two-tower, {encoder}",
                 softmax,
+                similarity,
                 _mean(runs, "hit_rate"),
                 _mean(runs, "ndcg"),
                 _mean(runs, "validation_hit_rate"),
@@ -220,15 +236,15 @@ def print_table(found: dict[tuple[str, str], list[Run]]) -> None:
             ]
         )
     popular = next(iter(found.values()))[0].most_popular
-    rows.append(["most popular in train", "", *(f"{value:.4f}" for value in popular), *[""] * 5])
+    rows.append(["most popular in train", "", "", *(f"{value:.4f}" for value in popular), *[""] * 5])
     rows += [
-        [f"{name} ({source})", "", f"{hit_rate:.4f}", f"{ndcg:.4f}", *[""] * 5]
+        [f"{name} ({source})", "", "", f"{hit_rate:.4f}", f"{ndcg:.4f}", *[""] * 5]
         for name, hit_rate, ndcg, source in _PUBLISHED
     ]
     seeds = len(next(iter(found.values())))
     spread = f"Mean of {seeds} seeds ± standard error" if seeds > 1 else "One seed"
     print(f"\n{spread}; epochs: the best of those that were trained.\n")
-    print(f"| {' | '.join(header)} |\n|---|---|{'---:|' * (len(header) - 2)}")
+    print(f"| {' | '.join(header)} |\n|---|---|---|{'---:|' * (len(header) - 3)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")
 
