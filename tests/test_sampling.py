@@ -14,6 +14,7 @@ from trainer.sampling import (
     draw_labels,
     draw_positions,
     draw_uniformly,
+    had_by_then,
     in_batch,
     log_sampling_probability,
     mixed,
@@ -21,6 +22,7 @@ from trainer.sampling import (
     softmax_for,
     whole_catalog,
 )
+from trainer.towers import Positions
 
 # A batch of three windows, of two, one and one labels, over a catalog of five items.
 LABEL_ROWS, WINDOW = np.array([4, 1, 4, 2]), np.array([0, 0, 7, 9])
@@ -176,6 +178,21 @@ def test_the_whole_catalog_has_every_other_item_for_a_negative() -> None:
     candidates = whole_catalog(tf.constant([3, 0]), 4)
     assert candidates.rows.numpy().tolist() == [0, 1, 2, 3] and candidates.positive.numpy().tolist() == [3, 0]
     assert candidates.copies is None
+
+
+@pytest.mark.parametrize("candidates", [[0, 1, 2, 3, 4], [4, 3, 3, 0]])
+def test_what_a_user_has_had_by_a_query_is_told_of_each_candidate(candidates: list[int]) -> None:
+    unknown, padding = ITEMS, ITEMS
+    windows = [[3, 1, unknown, 4], [4, 3, 4, padding], [2, padding, padding, padding]]
+    at = [(0, 0), (0, 3), (1, 1), (1, 2), (2, -1), (2, 0)]
+    found = had_by_then(
+        tf.constant(windows),
+        Positions(tf.constant([window for window, _ in at]), tf.constant([event for _, event in at])),
+        tf.constant(candidates),
+        ITEMS,
+    )
+    expected = [[row in windows[window][: event + 1] for row in candidates] for window, event in at]
+    assert found.numpy().tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,12 @@ class Small:
     log_q: np.ndarray
 
 
-def small(world: Transformed, user_weight: np.ndarray | None = None, **changes: Any) -> Small:
+def small(
+    world: Transformed,
+    user_weight: np.ndarray | None = None,
+    repeats_recommendable: bool = True,
+    **changes: Any,
+) -> Small:
     output = tft.TFTransformOutput(world.graph)
     catalog_output = tft.TFTransformOutput(world.catalog_graph)
     catalog = CatalogArrays.read(world.catalog_files, catalog_output.transformed_feature_spec())
@@ -213,7 +218,15 @@ def small(world: Transformed, user_weight: np.ndarray | None = None, **changes: 
     log_q = log_sampling_probability(catalog, training._label_counts(output))
     users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
     config = dataclasses.replace(CONFIG, positions_per_step=10_000, **changes)
-    model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config, user_weight=user_weight)
+    model = TwoTowerModel(
+        table,
+        log_q,
+        users,
+        HISTORY_LENGTH,
+        config,
+        user_weight=user_weight,
+        repeats_recommendable=repeats_recommendable,
+    )
     return Small(model, table, log_q)
 
 
@@ -241,6 +254,50 @@ def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Tran
     weight = np.where(ratio < 0, 1, floor + (1 - floor) * np.minimum(ratio, 1))
     assert {-1, 0, 0.5, 1.25} == set(ratio.tolist())
     assert loss == pytest.approx((weight * losses).sum() / weight.sum(), rel=1e-4)
+
+
+def without_repeats(world: Transformed, split: str, out: Path) -> tuple[Any, dict[str, Any]]:
+    """The small world's windows where no item is a label twice: as read, and transformed."""
+    batch = WindowCutter(SPLIT, False, HISTORY_LENGTH, 10).cut(events())[0][split]
+    file = write_examples(out / "data_tfrecord-0.gz", [batch])
+    proto = text_format.Parse(schema.read("interactions", ()), schema_pb2.Schema())
+    spec = schema_utils.schema_as_feature_spec(proto).feature_spec
+    serialized = tf.stack(list(tf.data.TFRecordDataset(file, "GZIP")))
+    transform = tft.TFTransformOutput(world.graph).transform_features_layer()
+    return read_windows(file), transform(tf.io.parse_example(serialized, spec))
+
+
+@pytest.mark.parametrize("softmax", ["sampled", "full"])
+def test_what_a_user_has_had_is_no_negative_where_it_is_not_recommended_again(
+    small_world: Transformed, tmp_path: Path, softmax: str
+) -> None:
+    raw, batch = without_repeats(small_world, "train", tmp_path)
+    queries = all_queries(raw)
+    asked = {"softmax": softmax, "play_ratio_floor": 1.0}
+    built = small(small_world, repeats_recommendable=False, **asked)
+    loss = float(built.model.compute_loss(batch))
+    repeating = small(small_world, **asked)
+    repeating.model.compute_loss(batch)
+    assert loss < float(with_the_towers_of(repeating, built).compute_loss(batch)) - 0.01
+
+    at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
+    windows = windows_of(batch, built.table, HISTORY_LENGTH)
+    query = built.model.query_tower(windows, at).numpy().astype(np.float64)
+    rows = built.table.rows_of(tf.constant(queries.label_item_id)).numpy()
+    candidates = rows if softmax == "sampled" else np.arange(built.table.size)
+    embeddings = built.model.candidate_tower(tf.constant(candidates)).numpy().astype(np.float64)
+    logits = query @ embeddings.T / CONFIG.temperature
+    positive = np.take_along_axis(logits, rows[:, np.newaxis], axis=1)[:, 0]
+    if softmax == "sampled":
+        logits -= built.log_q[rows]
+        positive = np.diag(logits).copy()
+        logits[queries.window[:, np.newaxis] == queries.window] = -np.inf
+    logits[rows[:, np.newaxis] == candidates] = -np.inf
+    for own, window, position in zip(logits, queries.window, queries.position, strict=True):
+        own[np.isin(candidates, windows.rows[window, : position + 1])] = -np.inf
+    highest = np.maximum(logits.max(axis=1), positive)
+    total = np.exp(logits - highest[:, np.newaxis]).sum(axis=1) + np.exp(positive - highest)
+    assert loss == pytest.approx(np.mean(highest + np.log(total) - positive), rel=1e-4)
 
 
 def with_the_towers_of(built: Small, other: Small) -> TwoTowerModel:
@@ -511,16 +568,9 @@ def test_validation_recall_is_the_evaluator_s_where_items_are_not_recommended_tw
     small_world: Transformed, tmp_path: Path
 ) -> None:
     """Both leave out what the user had, before the window too, and read a packed window's queries alike."""
-    batch = WindowCutter(SPLIT, False, HISTORY_LENGTH, 10).cut(events())[0]["eval"]
-    file = write_examples(tmp_path / "data_tfrecord-0.gz", [batch])
-    raw = read_windows(file)
+    raw, transformed = without_repeats(small_world, "eval", tmp_path)
     queries = all_queries(raw)
     assert len(raw.seen_item_id) > 100 and (queries.position >= HISTORY_LENGTH).any()
-    proto = text_format.Parse(schema.read("interactions", ()), schema_pb2.Schema())
-    spec = schema_utils.schema_as_feature_spec(proto).feature_spec
-    serialized = tf.stack(list(tf.data.TFRecordDataset(file, "GZIP")))
-    transform = tft.TFTransformOutput(small_world.graph).transform_features_layer()
-    transformed = transform(tf.io.parse_example(serialized, spec))
     built = small(small_world)
     at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
     query = built.model.query_tower(windows_of(transformed, built.table, HISTORY_LENGTH), at).numpy()

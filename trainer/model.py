@@ -13,7 +13,15 @@ from trainer import features
 from trainer.catalog_table import CatalogTable
 from trainer.label_weights import play_ratio_weight, reaction_weight
 from trainer.retrieval_task import retrieval_task
-from trainer.sampling import CandidateSampler, Drawn, draw_labels, draw_positions, label_index
+from trainer.sampling import (
+    CandidateSampler,
+    Drawn,
+    draw_labels,
+    draw_positions,
+    had_by_then,
+    label_index,
+    less_had,
+)
 from trainer.streaming_frequency import StreamingFrequency
 from trainer.towers import (
     SHARED_TABLES,
@@ -55,10 +63,12 @@ class TwoTowerModel(tfrs.Model):
         aggregates: Sequence[str] = features.AGGREGATES,
         user_values: Mapping[str, int] | None = None,
         user_weight: np.ndarray | None = None,
+        repeats_recommendable: bool = True,
     ) -> None:
         """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
         aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
-        `label_weights.user_weight`, default: all are one."""
+        `label_weights.user_weight`, default: all are one; `repeats_recommendable`: whether what a user has
+        had is a negative as any other, since it may be recommended again."""
         super().__init__()
         items, self.query_tower, self.candidate_tower = towers_of(
             table, users, history_length, config, user_values
@@ -67,6 +77,7 @@ class TwoTowerModel(tfrs.Model):
         self._items = items
         self._label_shares = np.exp(log_q)
         self._history_length = history_length
+        self._repeats_recommendable = repeats_recommendable
         self._aggregates = tuple(aggregates)
         self._config = config
         self._event_type_weights = event_type_weights(config)
@@ -100,6 +111,9 @@ class TwoTowerModel(tfrs.Model):
         weight = self._label_weights(inputs, windows, label_step)
         drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
         candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
+        if not self._repeats_recommendable:
+            had = had_by_then(windows.rows, drawn.at, candidates.rows, table.size)
+            candidates = less_had(candidates, had)
         queries = self.query_tower(windows, drawn.at, training=training)
         scored = (queries, self.candidate_tower(candidates.rows, training=training), candidates)
         weights = self._weights(drawn, windows)

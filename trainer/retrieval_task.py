@@ -185,7 +185,7 @@ class SampledSoftmax(tf.keras.layers.Layer):
             recurs, bonus = repeats.bonus_of(label)
             positive += bonus / self.temperature
             excess = repeats.log_excess(self.temperature)
-        if candidates.copies is None and not self._hard_negatives:
+        if candidates.copies is None and candidates.had is None and not self._hard_negatives:
             losses = _with_excess(_log_sum_exp(queries, embeddings), excess) - positive
             return tf.reduce_sum(sample_weight * losses)
         if candidates.copies is not None and self._correction == LOGQ:
@@ -223,6 +223,8 @@ class SampledSoftmax(tf.keras.layers.Layer):
             if self._correction != NONE:
                 offsets -= candidates.log_expected
             offsets = tf.gather(tf.where(candidates.copies > 0, offsets, _NEXT_TO_NOTHING), candidates.window)
+        if candidates.had is not None:
+            offsets = tf.where(candidates.had, _NEXT_TO_NOTHING, offsets)
         own = tf.stack([tf.range(queries), candidates.positive], axis=1)
         return tf.tensor_scatter_nd_update(offsets, own, tf.fill([queries], _NEXT_TO_NOTHING))
 

@@ -167,7 +167,8 @@ class Candidates(NamedTuple):
     among them. What is the same for all queries of a window stands once a window, `window` int32 [queries]
     being the row of each: `copies` float32 [windows, candidates], how often each is a negative (a query's
     positive never is), and `log_expected` float32 [windows, candidates]: log c(y). These three are None where
-    every candidate but the positive is a negative once, and nothing is sampled.
+    every candidate but the positive is a negative once, and nothing is sampled. `had` bool [queries,
+    candidates]: what is no negative of a query all the same, see `had_by_then`; None: nothing.
     """
 
     rows: tf.Tensor
@@ -175,6 +176,7 @@ class Candidates(NamedTuple):
     window: tf.Tensor | None = None
     copies: tf.Tensor | None = None
     log_expected: tf.Tensor | None = None
+    had: tf.Tensor | None = None
 
 
 def in_batch(
@@ -261,6 +263,39 @@ def mixed(
 def whole_catalog(label_rows: tf.Tensor, items: int) -> Candidates:
     """Every item is a candidate, and a negative but for the label: nothing is sampled, nothing corrected."""
     return Candidates(tf.range(items), label_rows)
+
+
+def had_by_then(rows: tf.Tensor, at: Positions, candidates: tf.Tensor, items: int) -> tf.Tensor:
+    """Which candidates a query's user has had, in its window up to the query: bool [queries, candidates].
+
+    Args:
+      rows: int32 [windows, events], catalog rows; those from `items` on are no candidates.
+      at: the queries' places in the windows.
+      candidates: int32 [candidates], catalog rows.
+      items: the catalog's size.
+    """
+    windows, events = tf.unstack(tf.shape(rows))
+    distinct, place = tf.unique(candidates)
+    count = tf.size(distinct)
+    # What is no candidate has the last column.
+    column = tf.tensor_scatter_nd_update(
+        tf.fill([items + 1], count), distinct[:, tf.newaxis], tf.range(count)
+    )
+    window, event = tf.meshgrid(tf.range(windows), tf.range(events), indexing="ij")
+    first = tf.tensor_scatter_nd_min(
+        tf.fill([windows, count + 1], events), tf.stack([window, tf.gather(column, rows)], axis=-1), event
+    )
+    return tf.gather(tf.gather(first, place, axis=1), at.window) <= at.event[:, tf.newaxis]
+
+
+def less_had(candidates: Candidates | InBatch, had: tf.Tensor) -> Candidates | InBatch:
+    """The candidates, of which `had` are no negatives; see `had_by_then`.
+
+    What is never recommended again need not be told from what is: its likes are, and they score alike.
+    """
+    if isinstance(candidates, InBatch):
+        return candidates._replace(is_negative=candidates.is_negative & ~had)
+    return candidates._replace(had=had)
 
 
 def draw_uniformly(count: int, items: int) -> tf.Tensor:

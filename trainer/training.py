@@ -239,6 +239,7 @@ class _Inputs:
             self.data.resolved.history,
             _user_vocabularies(self.transform_output, self.data.resolved),
             self.user_weights,
+            self.data.repeats_recommendable,
         )
         # Kernels are made when the first batch comes.
         batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
