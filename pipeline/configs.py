@@ -835,7 +835,6 @@ PRESETS: dict[str, PipelineConfig] = {
         # Short windows: most users have a few events, and a batch is padded to its longest.
         windows=WindowConfig(history_length=20, positions=20),
         trainer=TrainerConfig(
-            embedding_dim=32,
             query_hidden_units=(64,),
             # Of all settings tried on MovieTweetings' eval split the one that matters: Recall@100 was .327 at
             # 0.07, .348 at 0.12, .360 at 0.2 and .369 at 0.3, where decayed popularity has .348. Later, at

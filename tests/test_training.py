@@ -273,7 +273,7 @@ def test_what_a_user_has_had_is_no_negative_where_it_is_not_recommended_again(
 ) -> None:
     raw, batch = without_repeats(small_world, "train", tmp_path)
     queries = all_queries(raw)
-    asked = {"softmax": softmax, "play_ratio_floor": 1.0}
+    asked: dict[str, Any] = {"softmax": softmax, "play_ratio_floor": 1.0}
     built = small(small_world, repeats_recommendable=False, **asked)
     loss = float(built.model.compute_loss(batch))
     repeating = small(small_world, **asked)

@@ -185,8 +185,11 @@ class SampledSoftmax(tf.keras.layers.Layer):
             recurs, bonus = repeats.bonus_of(label)
             positive += bonus / self.temperature
             excess = repeats.log_excess(self.temperature)
-        if candidates.copies is None and candidates.had is None and not self._hard_negatives:
-            losses = _with_excess(_log_sum_exp(queries, embeddings), excess) - positive
+        if candidates.copies is None and not self._hard_negatives:
+            offsets = None
+            if candidates.had is not None:
+                offsets = tf.where(candidates.had, _NEXT_TO_NOTHING, 0.0)
+            losses = _with_excess(_log_sum_exp(queries, embeddings, offsets), excess) - positive
             return tf.reduce_sum(sample_weight * losses)
         if candidates.copies is not None and self._correction == LOGQ:
             at = tf.stack([candidates.window, candidates.positive], axis=1)
