@@ -293,7 +293,9 @@ class Built:
         return cls(model, table, towers, str(out / "towers"), str(out / "served"))
 
 
-def retrieval_model(towers: Any, max_k: int, settings: ScannSettings | None = None) -> RetrievalModel:
+def retrieval_model(
+    towers: Any, max_k: int, settings: ScannSettings | None = None, repeats_recommendable: bool = True
+) -> RetrievalModel:
     """What is served of towers, over ScaNN of some settings or exact search."""
     from components.scann_indexer.index import ExactIndex, ScannIndex
     from components.scann_indexer.retrieval_model import RetrievalModel
@@ -301,7 +303,7 @@ def retrieval_model(towers: Any, max_k: int, settings: ScannSettings | None = No
     item_id = towers.catalog()["item_id"]
     embeddings = towers.candidate_embedding(item_id)["embedding"]
     index = ScannIndex(embeddings, settings, max_k) if settings else ExactIndex(embeddings)
-    return RetrievalModel(towers, index, item_id, max_k)
+    return RetrievalModel(towers, index, item_id, max_k, (), repeats_recommendable)
 
 
 def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, Any]:

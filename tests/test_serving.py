@@ -403,6 +403,23 @@ def test_the_exact_fallback_costs_nothing_where_it_is_not_needed(sparse: Retriev
     assert not operations & {"While", "StatelessWhile"}, "exact search is a loop over parts of the queries"
 
 
+@pytest.mark.parametrize("settings", [None, SPARSE], ids=["exact", "ScaNN"])
+def test_a_request_s_history_is_not_returned_where_items_are_not_recommended_again(
+    built: Built, settings: ScannSettings | None
+) -> None:
+    towers = tf.saved_model.load(built.towers_path)
+    again, once = (retrieval_model(towers, CATALOG_SIZE, settings, repeats) for repeats in (True, False))
+    batch = random_requests()
+    history, k = batch["history_item_id"], tf.constant(K)
+    expected = again.recommend(**batch, exclude_item_id=history, k=k)
+    found = once.recommend(**batch, k=k)
+    assert found["item_id"].numpy().tolist() == expected["item_id"].numpy().tolist()
+    assert found["item_id"].numpy().tolist() != again.recommend(**batch, k=k)["item_id"].numpy().tolist()
+    # What the request names goes beside it.
+    named = found["item_id"][:, :2]
+    check(once.recommend(**batch, exclude_item_id=named, k=k), K, np.hstack([history.numpy(), named.numpy()]))
+
+
 def test_excluded_items_are_not_returned_and_others_take_their_place(
     exact: Any, sparse: RetrievalModel
 ) -> None:

@@ -68,7 +68,14 @@ class Executor(base_executor.BaseExecutor):
         without_scann = Built(exact, "Exact search: the form without custom operations.", None)
         for artifact, form in ((model, built), (exact_model, without_scann)):
             path = path_utils.serving_model_dir(artifact.uri)
-            RetrievalModel(towers, form.index, tf.constant(item_id), config.max_k, resolved.users).save(path)
+            RetrievalModel(
+                towers,
+                form.index,
+                tf.constant(item_id),
+                config.max_k,
+                resolved.users,
+                facts.repeats_recommendable,
+            ).save(path)
             provenance = {
                 **recorded(facts),
                 # Which towers, whatever the run or the directory: the index is theirs or it is stale.

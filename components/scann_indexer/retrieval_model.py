@@ -51,9 +51,11 @@ class RetrievalModel(tf.Module):
         item_id: tf.Tensor,
         max_k: int,
         users: Iterable[FeatureSpec] = (),
+        repeats_recommendable: bool = True,
     ) -> None:
         """`towers`: the Trainer's SavedModel, loaded, which takes the columns of users/ in `users`.
-        `item_id`: int64 [items], distinct, in the index's row order.
+        `item_id`: int64 [items], distinct, in the index's row order. `repeats_recommendable`: whether a
+        request's own history may be returned, unless it is excluded.
         """
         super().__init__(name="retrieval_model")
         self.towers = towers
@@ -63,6 +65,7 @@ class RetrievalModel(tf.Module):
         self._ascending = tf.Variable(np.asarray(item_id)[order], trainable=False, name="ascending_item_id")
         self._row_of_ascending = tf.Variable(order, trainable=False, name="row_of_ascending_item_id")
         self._max_k = max_k
+        self._repeats_recommendable = repeats_recommendable
         inputs = query_inputs(users)
         self.recommend = signature(self._recommend, (*inputs, *_ANSWER_INPUTS))
         self.query_embedding = signature(self._query_embedding, inputs)
@@ -80,9 +83,12 @@ class RetrievalModel(tf.Module):
         tf.debugging.assert_less_equal(
             k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
         )
+        history = inputs[features.HISTORY_ITEM_ID]
         asked = self.towers.query_embedding(**inputs)
         size = tf.shape(asked["embedding"])[0]
         exclude, allow = (tf.broadcast_to(ids, [size, tf.shape(ids)[1]]) for ids in (exclude, allow))
+        if not self._repeats_recommendable:
+            exclude = tf.concat([exclude, history], axis=1)
         found = self._by_index(asked["embedding"], exclude, allow, k)
         if features.REPEAT_ITEM_ID not in asked:
             return found
