@@ -72,7 +72,11 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
 
     def untrained(config: TrainerConfig) -> TwoTowerModel:
         tf.keras.utils.set_random_seed(1)
-        model = TwoTowerModel(table, log_q, users, HISTORY_LENGTH, config, (), user_weight=user_weight)
+        # Without repeats a replica's queries have negatives less, by its own windows.
+        repeats = config.repeat_head
+        model = TwoTowerModel(
+            table, log_q, users, HISTORY_LENGTH, config, (), None, user_weight, repeats_recommendable=repeats
+        )
         model.compute_loss(windows(0, 3))
         return model
 
