@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,11 @@ def test_a_users_columns_decide_what_a_new_user_is_recommended(films: World, fro
 
     model = tf.saved_model.load(str(films.output / "pushed" / "1"))
 
-    def recommended(gender: str) -> set[int]:
+    def recommended(gender: str, history: Sequence[int] = ()) -> set[int]:
         answer = model.recommend(
             user_id=tf.constant([10**9], tf.int64),
-            history_item_id=tf.zeros([1, 0], tf.int64),
-            history_timestamp=tf.zeros([1, 0], tf.int64),
+            history_item_id=tf.constant([history], tf.int64),
+            history_timestamp=tf.zeros([1, len(history)], tf.int64),
             user_gender=tf.constant([gender]),
             k=tf.constant(20),
         )
@@ -120,6 +121,9 @@ def test_a_users_columns_decide_what_a_new_user_is_recommended(films: World, fro
     for_women = sum((film - 1) % 4 < 2 for film in women)
     for_men = sum((film - 1) % 4 < 2 for film in men)
     assert for_women >= 15 and for_men <= 5
+    # No film is recommended again.
+    rated = sorted(women)[:5]
+    assert len(recommended("F", rated)) == 20 and not recommended("F", rated) & set(rated)
 
 
 @pytest.mark.e2e
