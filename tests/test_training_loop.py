@@ -283,21 +283,21 @@ def test_an_epoch_s_order_follows_from_its_seed_and_what_is_skipped_is_its_begin
 
 
 @pytest.mark.parametrize(
-    ("asked", "windows", "labels", "replicas", "settled"),
+    ("asked", "positions", "windows", "labels", "replicas", "settled"),
     [
-        (0, 6_040, 981_491, 1, 32),
-        (0, 22_363, 131_413, 1, 118),
-        (0, 138_493, 19_700_000, 1, 57),
-        (0, 90, 0, 1, 8),
-        (0, 90, 300, 12, 12),
-        (3, 6_040, 981_491, 1, 3),
+        pytest.param(0, 9_999, 6_040, 981_491, 1, 32, id="190 steps"),
+        pytest.param(0, 9_999, 22_363, 131_413, 1, 118, id="short sequences"),
+        pytest.param(0, 9_999, 138_493, 19_700_000, 1, 57, id="what a step can hold"),
+        pytest.param(0, 1_024, 20_000, 280_000, 1, 73, id="what it may hold"),
+        pytest.param(0, 9_999, 90, 0, 1, 8, id="a few"),
+        pytest.param(0, 9_999, 90, 300, 12, 12, id="one for each replica"),
+        pytest.param(3, 9_999, 6_040, 981_491, 1, 3, id="as set"),
     ],
-    ids=["190 steps", "short sequences", "what a step can hold", "a few", "one for each replica", "as set"],
 )
 def test_the_number_of_windows_settles_those_of_a_step(
-    asked: int, windows: int, labels: int, replicas: int, settled: int
+    asked: int, positions: int, windows: int, labels: int, replicas: int, settled: int
 ) -> None:
-    config = TrainerConfig(windows_per_step=asked)
+    config = TrainerConfig(windows_per_step=asked, positions_per_step=positions)
     found = windows_for(config, windows, labels, replicas)
     assert found == dataclasses.replace(config, windows_per_step=settled)
 

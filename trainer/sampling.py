@@ -291,7 +291,7 @@ def had_by_then(rows: tf.Tensor, at: Positions, candidates: tf.Tensor, items: in
 def less_had(candidates: Candidates | InBatch, had: tf.Tensor) -> Candidates | InBatch:
     """The candidates, of which `had` are no negatives; see `had_by_then`.
 
-    What is never recommended again need not be told from what is: its likes are, and they score alike.
+    What is not recommended again need not score less than what is like it.
     """
     if isinstance(candidates, InBatch):
         return candidates._replace(is_negative=candidates.is_negative & ~had)

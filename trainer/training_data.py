@@ -85,12 +85,12 @@ def windows_for(config: TrainerConfig, windows: int, labels: int, replicas: int 
     """The settings with `windows_per_step` settled for so many windows of train, where they leave it open.
 
     How many steps a training takes decides more than how much a step holds: sequences of a few events and of
-    hundreds, of a thousand users and of a hundred thousand, are learnt in about as many. A step's memory sets
-    a limit.
+    hundreds, of a thousand users and of twenty thousand, are learnt in about as many. A step's memory and
+    `positions_per_step` set a limit.
     """
     if config.windows_per_step:
         return config
-    fitting = int(_LABELS_PER_STEP * windows / max(labels, 1))
+    fitting = int(min(_LABELS_PER_STEP, config.positions_per_step) * windows / max(labels, 1))
     settled = max(min(round(windows / _STEPS_PER_EPOCH), fitting), _LEAST_WINDOWS, replicas)
     _log.info("trainer.windows_per_step=0: %d, for %d windows with %d labels.", settled, windows, labels)
     return dataclasses.replace(config, windows_per_step=settled)
