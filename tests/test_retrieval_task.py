@@ -207,6 +207,31 @@ def test_of_the_whole_catalog_it_is_the_plain_softmax(hard_negatives: int) -> No
         )
 
 
+@pytest.mark.parametrize("hard_negatives", [0, 4])
+@pytest.mark.parametrize("is_sampled", [True, False])
+def test_what_a_user_has_had_counts_for_nothing(is_sampled: bool, hard_negatives: int) -> None:
+    draw = np.random.default_rng(6)
+    queries, embeddings = (draw.normal(size=[size, 4]).astype(np.float32) for size in (3, 6))
+    candidates = Candidates(tf.range(6), tf.constant([0, 1, 2]))
+    if is_sampled:
+        shares = tf.constant(draw.uniform(0.1, 0.9, [2, 6]), tf.float32)
+        candidates = candidates._replace(
+            window=tf.constant([0, 0, 1]), copies=tf.ones([2, 6]), log_expected=tf.math.log(shares)
+        )
+    had = np.zeros([3, 6], bool)
+    had[:, 4] = True
+    other = embeddings.copy()
+    other[4] = 3 * queries.sum(axis=0)
+    task = SampledSoftmax(0.5, hard_negatives=hard_negatives)
+
+    def of(vectors: np.ndarray, candidates: Candidates) -> float:
+        return float(task(tf.constant(queries), tf.constant(vectors), candidates, tf.ones([3])))
+
+    without = candidates._replace(had=tf.constant(had))
+    assert of(other, without) == pytest.approx(of(embeddings, without), abs=1e-6)
+    assert abs(of(other, candidates) - of(embeddings, candidates)) > 0.1
+
+
 @TASKS
 def test_replicas_losses_add_up_to_that_of_the_joined_batch(task: Task) -> None:
     """Each replica has its own queries, and the labels of all for candidates."""
