@@ -91,7 +91,9 @@ def main() -> None:
     parser.add_argument("file", help="ml-1m.txt.gz, or another file of lines `user item`")
     parser.add_argument("--preset", choices=PRESETS, help="default: both")
     parser.add_argument("--softmax", choices=SOFTMAX, help="default: both")
-    parser.add_argument("--similarity", choices=_SIMILARITY_SETTINGS, help="default: both")
+    parser.add_argument(
+        "--similarity", choices=_SIMILARITY_SETTINGS, default="cosine", help="default: cosine"
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N")
     parser.add_argument("--output", default="runs/ml1m", help="directory for data and runs")
     options = parser.parse_args()
@@ -101,7 +103,7 @@ def main() -> None:
     for form in itertools.product(
         [options.preset] if options.preset else PRESETS,
         [options.softmax] if options.softmax else SOFTMAX,
-        [options.similarity] if options.similarity else _SIMILARITY_SETTINGS,
+        [options.similarity],
     ):
         runs = found.setdefault(form, [])
         for seed in range(_FIRST_SEED, _FIRST_SEED + options.seeds):
