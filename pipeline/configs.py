@@ -817,8 +817,10 @@ _SMALL_BELOW = 300_000
 # three epochs and 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well;
 # .543 with scores of their own for the history's items, and .551 with 100 of them, not 50; .553 with 32
 # numbers of an item's own, not 128, and .552 with histories of 200 too; .558 with items' biases as well, in
-# three epochs (docs/decisions/0011-what-is-an-items-own.md). Before scores of the history's items 256
-# dimensions, a dot product, a learnt temperature and attention gave no more in two to six epochs.
+# three epochs (docs/decisions/0011-what-is-an-items-own.md); .563 with every label of a step's windows, some
+# 3,400, twice the rate and decay, in two (docs/decisions/0013-every-label-of-a-step.md). Before scores of the
+# history's items 256 dimensions, a dot product, a learnt temperature and attention gave no more in two to
+# six epochs.
 _LISTENING = TrainerConfig(
     embedding_dim=128,
     repeat_head=True,
@@ -828,7 +830,18 @@ _LISTENING = TrainerConfig(
 )
 
 PRESETS: dict[str, PipelineConfig] = {
-    "default": PipelineConfig(trainer=dataclasses.replace(_LISTENING, item_embedding_dim=32, item_bias=True)),
+    "default": PipelineConfig(
+        trainer=dataclasses.replace(
+            _LISTENING,
+            item_embedding_dim=32,
+            item_bias=True,
+            # All that a step's windows hold, as long as users have some 130 labels.
+            positions_per_step=4_096,
+            epochs=2,
+            learning_rate=0.01,
+            weight_decay=0.3,
+        )
+    ),
     "small": PipelineConfig(
         # Ratings come by the handful a day: a day's would be too few to tell two models apart.
         split=SplitConfig(eval_seconds=14 * DAY, test_seconds=14 * DAY, gap_seconds=HOUR),
