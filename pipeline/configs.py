@@ -162,7 +162,7 @@ class TrainerConfig:
     # Learn the temperature too, from `temperature` on.
     learned_temperature: bool = False
     # What a label is told from at each step: sampled negatives; the full catalog, if that is small, and then
-    # nothing is left to correct; or auto: full for at most 20,000 items, sampled for more.
+    # nothing is left to correct; or auto: full for at most 50,000 items, sampled for more.
     softmax: str = "sampled"
     # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
     sampling_correction: str = "logq"

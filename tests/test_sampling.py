@@ -198,9 +198,9 @@ def test_what_a_user_has_had_by_a_query_is_told_of_each_candidate(candidates: li
 @pytest.mark.parametrize(
     ("asked", "items", "softmax"),
     [
-        ("auto", 20_000, "full"),
-        ("auto", 20_001, "sampled"),
-        ("full", 20_001, "full"),
+        ("auto", 50_000, "full"),
+        ("auto", 50_001, "sampled"),
+        ("full", 50_001, "full"),
         ("sampled", 9, "sampled"),
     ],
 )

@@ -38,7 +38,7 @@ STREAMING = "streaming"
 # bytes each.
 _BUCKETS_PER_ITEM = 5
 # Up to so many items a step can hold the scores of all of them.
-_SMALL_CATALOG = 20_000
+_SMALL_CATALOG = 50_000
 
 
 def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int]) -> np.ndarray:
