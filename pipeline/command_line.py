@@ -896,7 +896,7 @@ def _demo(options: argparse.Namespace) -> int:
         f"  two-tower query --model {output} --user {user + 1}            another listener\n"
         f"  two-tower query --model {output} --history 1,2,3     someone new, who listened to these items\n"
         f"  two-tower report --output {output} --json            the report, for programs\n"
-        f"  two-tower run --data {data} --output {output} --set trainer.epochs=2\n"
+        f"  two-tower run --data {data} --output {output} --set trainer.embedding_dim=64\n"
         "                                                              the same with another setting\n"
         "  two-tower ingest --help                                     your own data\n"
         "The command is in .venv/bin; `source .venv/bin/activate` puts it on the PATH."

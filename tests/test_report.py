@@ -10,6 +10,7 @@ import pytest
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
+from pipeline.configs import PRESETS
 from pipeline.errors import UserError
 from pipeline.report import collect, newest_version, render
 from pipeline.run_history import history
@@ -286,16 +287,18 @@ def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
 def test_a_report_draws_the_page_with_times_and_settings(store: Store, tmp_path: Path) -> None:
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     store.begin("2026-01-03T03:04:05.000001")
-    store.execution("Trainer", "COMPLETE", parameters={"trainer": '{"embedding_dim": 7, "epochs": 3}'})
+    epochs = PRESETS["default"].trainer.epochs
+    settings = {"embedding_dim": 7, "epochs": epochs}
+    store.execution("Trainer", "COMPLETE", parameters={"trainer": json.dumps(settings)})
     judged = store.artifact("ModelEvaluation", tmp_path / "artifacts/RetrievalEvaluator/evaluation/7")
     store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": judged})
     report = collect_with_page(str(tmp_path))
     page = Path(report["page"])
     assert page == tmp_path / "artifacts/RetrievalEvaluator/evaluation/7/report.html"
-    assert report["settings"] == {"trainer.embedding_dim": 7, "trainer.epochs": 3}
+    assert report["settings"] == {"trainer.embedding_dim": 7, "trainer.epochs": epochs}
     text = page.read_text()
     assert '<div class="changed"><dt>embedding_dim</dt><dd>7</dd></div>' in text
-    assert "<div><dt>epochs</dt><dd>3</dd></div>" in text and "RetrievalEvaluator" in text
+    assert f"<div><dt>epochs</dt><dd>{epochs}</dd></div>" in text and "RetrievalEvaluator" in text
     assert any(line.startswith("Report ") and str(page) in line for line in render(report).splitlines())
     elsewhere = tmp_path / "mine.html"
     assert collect_with_page(str(tmp_path), path=str(elsewhere))["page"] == str(elsewhere)
