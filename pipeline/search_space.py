@@ -149,7 +149,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
         "trainer.item_bias": [False, True],
         "trainer.dropout": {"low": 0.0, "high": 0.5},
         "trainer.id_dropout": {"low": 0.0, "high": 0.4},
-        "trainer.positions_per_step": [512, 1_024, 2_048],
+        "trainer.weight_decay": {"low": 0.0, "high": 1.0},
         "trainer.sampling_correction": ["logq", "refined"],
         "trainer.deduplicate_negatives": [False, True],
     }

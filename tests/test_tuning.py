@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from pipeline import command_line, configs, console, trial, tuning, tuning_report
-from pipeline.configs import PipelineConfig, TrainerConfig
+from pipeline.configs import PRESETS, PipelineConfig, TrainerConfig
 from pipeline.errors import UserError
-from pipeline.search_space import SearchSpace, default_space, with_trainer
+from pipeline.search_space import Choices, SearchSpace, default_space, setting_text, with_trainer
 from pipeline.trial import OnEpoch, TrialFailed, train_apart
 from pipeline.tuning import Search
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
@@ -32,7 +32,7 @@ SPACE = SearchSpace.from_plain(
         "trainer.query_hidden_units": [[], [64, 32]],
     }
 )
-SMALL = configs.PRESETS["small"]
+SMALL = PRESETS["small"]
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,17 @@ def test_the_default_space_contradicts_no_settings_that_it_lies_over(changes: di
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(40):
         with_trainer(base, space.suggest(study.ask()))
+
+
+@pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
+def test_a_search_of_the_default_space_can_begin_with_what_the_preset_has(preset: str) -> None:
+    base = configs.load(preset)
+    space = default_space(base)
+    given = configs.settings(base)
+    assert space.parameters_of(base) == {
+        name: setting_text(given[name]) if isinstance(one, Choices) else given[name]
+        for name, one in space.dimensions.items()
+    }
 
 
 # The study, over trials that need no training.
