@@ -4,14 +4,14 @@
         [--softmax full|sampled] [--similarity cosine|dot] [--output runs/ml1m]
 
 FILE is the one that SASRec, BERT4Rec and gSASRec publish: a line `user item` an event, in order. Of each
-user the last event is the test label, the one before it validation's; a query sees all that came before it,
-and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the project's
-own; the settings are the preset's, next_item, chosen by validation alone with attention and the full
-softmax. The mean encoder's were tried twice on it; those of sampling are first values. Embeddings are
-compared by the cosine, as in the preset, or by a plain dot product, for which the learning rate and dropout
-were chosen. Of a further seed only what depends on it runs, and what has run is not run again. Every model is
-asked once more by a few lines of NumPy that read FILE themselves: the benchmark stops where these count
-anything else.
+user the last event is the test label, the one before it validation's; a query sees all that came before
+it, and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the
+project's own; the settings are the preset's, next_item, but for its weight decay, chosen by validation
+alone with attention and the full softmax. The mean encoder's were tried twice on it; those of sampling
+are first values. Embeddings are compared by the cosine, as in the preset, or by a plain dot product, for
+which the learning rate and dropout were chosen. Of a further seed only what depends on it runs, and what
+has run is not run again. Every model is asked once more by a few lines of NumPy that read FILE
+themselves: the benchmark stops where these count anything else.
 
 Prints the README's table as Markdown.
 """
