@@ -116,6 +116,10 @@ class TrainerConfig:
     # A term of its own in each item's score, whoever asks: its popularity. It is an embedding's last number;
     # items that train does not know have the mean of what is listened to.
     item_bias: bool = False
+    # Where items' own embeddings begin: random, or co_occurrence, at factors of how often items come shortly
+    # after each other, for data with few labels an item. A training that begins from an earlier model begins
+    # there.
+    item_initial: str = "random"
     # What makes the history one vector at each position: mean (of the last N and of the last few listens),
     # attention (causal self-attention, with the distance in events and in time), or attention+mean.
     encoder: str = "mean"
@@ -162,7 +166,7 @@ class TrainerConfig:
     # Learn the temperature too, from `temperature` on.
     learned_temperature: bool = False
     # What a label is told from at each step: sampled negatives; the full catalog, if that is small, and then
-    # nothing is left to correct; or auto: full for at most 50,000 items, sampled for more.
+    # nothing is left to correct; or auto: full where 8,192 labels could be told from 50,000 items.
     softmax: str = "sampled"
     # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
     sampling_correction: str = "logq"
@@ -401,6 +405,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "split.protocol": PROTOCOLS,
     "trainer.encoder": ("mean", "attention", "attention+mean"),
     "trainer.similarity": ("cosine", "dot"),
+    "trainer.item_initial": ("random", "co_occurrence"),
     "trainer.learning_rate_schedule": ("constant", "cosine"),
     "trainer.precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     "trainer.leave_out": ("history", "seed", "user_id", "example_age", "aggregates", "shared_tables"),

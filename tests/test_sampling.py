@@ -196,18 +196,22 @@ def test_what_a_user_has_had_by_a_query_is_told_of_each_candidate(candidates: li
 
 
 @pytest.mark.parametrize(
-    ("asked", "items", "softmax"),
+    ("asked", "items", "labels", "softmax"),
     [
-        ("auto", 50_000, "full"),
-        ("auto", 50_001, "sampled"),
-        ("full", 50_001, "full"),
-        ("sampled", 9, "sampled"),
+        ("auto", 50_000, 8_192, "full"),
+        ("auto", 50_001, 8_192, "sampled"),
+        # The fewer labels a step has, the more items it can hold the scores of; each costs something itself.
+        ("auto", 100_000, 4_096, "full"),
+        ("auto", 200_000, 1, "full"),
+        ("auto", 200_001, 1, "sampled"),
+        ("full", 10_000_000, 8_192, "full"),
+        ("sampled", 9, 1, "sampled"),
     ],
 )
-def test_the_catalogs_size_settles_the_softmax_where_settings_leave_it_open(
-    asked: str, items: int, softmax: str
+def test_a_steps_scores_settle_the_softmax_where_settings_leave_it_open(
+    asked: str, items: int, labels: float, softmax: str
 ) -> None:
-    assert softmax_for(TrainerConfig(softmax=asked), items) == TrainerConfig(softmax=softmax)
+    assert softmax_for(TrainerConfig(softmax=asked), items, labels) == TrainerConfig(softmax=softmax)
 
 
 def test_uniform_draws_reach_every_item_equally_often() -> None:

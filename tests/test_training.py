@@ -351,10 +351,39 @@ def test_a_setting_of_the_loss_changes_it(
 def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_world: Transformed) -> None:
     inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, softmax="auto"))
     batch = small_world.batch("train")
-    model = inputs.model(tf.distribute.get_strategy())
+    model = inputs.model()
     candidates = model._sampler(tf.constant([1, 2]), tf.constant([0, 1]))
     assert isinstance(candidates, Candidates) and len(candidates.rows) == inputs.table.size
     assert np.isfinite(float(model.compute_loss(batch)))
+
+
+def test_items_begin_at_factors_of_co_occurrence_if_that_is_asked_for(
+    checkerboard: Transformed,
+    learnt: tuple[Path, dict[str, float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = dataclasses.replace(LEARNING, learning_rate=0.002, epochs=1, item_initial="co_occurrence")
+    inputs = training._Inputs.read(data_of(checkerboard), config)
+    first = inputs.first_embeddings()
+    assert first is not None and first[1:].any(axis=1).all()
+    np.testing.assert_array_equal(inputs.model(first)._items.item.numpy(), first)
+    at_random = dataclasses.replace(config, item_initial="random")
+    assert training._Inputs.read(data_of(checkerboard), at_random).first_embeddings() is None
+
+    def recall(config: TrainerConfig) -> float:
+        return train(data_of(checkerboard), config, None, str(tmp_path), cutoff=10)["val_recall@10"]
+
+    assert recall(config) > 2 * recall(at_random)
+
+    def not_needed(*_: Any) -> None:
+        raise AssertionError("the earlier model says where items are")
+
+    monkeypatch.setattr(training, "co_occurrence_embeddings", not_needed)
+    place, before = learnt
+    state = str(place / "state")
+    goes_on = train(data_of(checkerboard), config, None, str(tmp_path), cutoff=10, warm_start=state)
+    assert goes_on["val_recall@10"] > 0.9 * before["val_recall@10"]
 
 
 def test_the_windows_of_a_step_follow_from_the_data_where_settings_leave_them_open(

@@ -40,12 +40,13 @@ def towers_of(
     history_length: int,
     config: TrainerConfig,
     user_values: Mapping[str, int] | None = None,
+    first_embeddings: np.ndarray | None = None,
 ) -> tuple[ItemEmbedding, QueryTower, CandidateTower]:
     """Items' embeddings and the towers over them; for the arguments see TwoTowerModel."""
-    items = ItemEmbedding(table, config)
+    items = ItemEmbedding(table, config, first=first_embeddings)
     of_history = items
     if SHARED_TABLES in config.leave_out:
-        of_history = ItemEmbedding(table, config, "history_embedding")
+        of_history = ItemEmbedding(table, config, "history_embedding", first_embeddings)
     query_tower = QueryTower(of_history, users, history_length, config, user_values)
     return items, query_tower, CandidateTower(items, config)
 
@@ -64,14 +65,16 @@ class TwoTowerModel(tfrs.Model):
         user_values: Mapping[str, int] | None = None,
         user_weight: np.ndarray | None = None,
         repeats_recommendable: bool = True,
+        first_embeddings: np.ndarray | None = None,
     ) -> None:
         """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
         aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
         `label_weights.user_weight`, default: all are one; `repeats_recommendable`: whether what a user has
-        had is a negative as any other, since it may be recommended again."""
+        had is a negative as any other, since it may be recommended again; `first_embeddings`: see
+        ItemEmbedding."""
         super().__init__()
         items, self.query_tower, self.candidate_tower = towers_of(
-            table, users, history_length, config, user_values
+            table, users, history_length, config, user_values, first_embeddings
         )
         self.task = retrieval_task(config)
         self._items = items

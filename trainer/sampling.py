@@ -37,8 +37,10 @@ STREAMING = "streaming"
 # Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
 # bytes each.
 _BUCKETS_PER_ITEM = 5
-# Up to so many items a step can hold the scores of all of them.
-_SMALL_CATALOG = 50_000
+# A step can hold so many scores, of labels times items, in a few seconds and 5 GB. What an item costs but for
+# its scores (its tower, its gradient) is about what so many labels cost.
+_MOST_SCORES = 8_192 * 50_000
+_LEAST_LABELS = 2_048
 
 
 def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int]) -> np.ndarray:
@@ -414,12 +416,17 @@ class CandidateSampler(tf.Module):
         return tf.gather(self._log_q, rows)
 
 
-def softmax_for(config: TrainerConfig, items: int) -> TrainerConfig:
-    """The settings with `softmax` settled for a catalog of so many items, where they leave it open."""
+def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConfig:
+    """The settings with `softmax` settled, where they leave it open.
+
+    Args:
+      items: the catalog's size.
+      labels: how many a step has on average.
+    """
     if config.softmax != AUTO:
         return config
-    softmax = FULL if items <= _SMALL_CATALOG else SAMPLED
-    _log.info("trainer.softmax=auto: %s, for a catalog of %d items.", softmax, items)
+    softmax = FULL if items * max(labels, _LEAST_LABELS) <= _MOST_SCORES else SAMPLED
+    _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
     return dataclasses.replace(config, softmax=softmax)
 
 

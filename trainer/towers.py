@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
@@ -64,23 +65,33 @@ class ItemEmbedding(tf.keras.layers.Layer):
     has is left out: data without artists has no table of them.
     """
 
-    def __init__(self, table: CatalogTable, config: TrainerConfig, name: str = "item_embedding") -> None:
+    def __init__(
+        self,
+        table: CatalogTable,
+        config: TrainerConfig,
+        name: str = "item_embedding",
+        first: np.ndarray | None = None,
+    ) -> None:
+        """`first`: float32 [item_vocabulary_size, item_width], where items' own embeddings begin, at random
+        where a row is zero; None: all do."""
         super().__init__(name=name)
         # Out of Keras's sight, which would copy the catalog along with the weights of the best epoch.
         self._get_table = lambda: table
         self._id_dropout = config.id_dropout
         side = config.embedding_dim // 2
 
-        def embeddings(rows: int, width: int, name: str, seed: int) -> tf.Variable:
+        def embeddings(
+            rows: int, width: int, name: str, seed: int, first: np.ndarray | None = None
+        ) -> tf.Variable:
             seed ^= zlib.crc32(self.name.encode())
-            # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
             initial = tf.random.stateless_normal([rows, width], [config.seed, seed], stddev=width**-0.5)
+            if first is not None:
+                initial = tf.where(tf.reduce_any(first != 0.0, axis=1, keepdims=True), first, initial)
+            # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
-        says_more = table.artist_vocabulary_size > 1 or table.album_vocabulary_size > 1 or table.vectors
-        width = (says_more and config.item_embedding_dim) or config.embedding_dim
-        self.item = embeddings(table.item_vocabulary_size, width, "item", 4)
+        self.item = embeddings(table.item_vocabulary_size, item_width(table, config), "item", 4, first)
         self.bias = None
         if config.item_bias:
             self.bias = self.add_weight(
@@ -158,6 +169,12 @@ class ItemEmbedding(tf.keras.layers.Layer):
             ],
             axis=-1,
         )
+
+
+def item_width(table: CatalogTable, config: TrainerConfig) -> int:
+    """Width of an item's own embedding: all of an embedding's, where nothing else is said of items."""
+    says_more = table.artist_vocabulary_size > 1 or table.album_vocabulary_size > 1 or table.vectors
+    return (says_more and config.item_embedding_dim) or config.embedding_dim
 
 
 def value_width(values: int, config: TrainerConfig) -> int:

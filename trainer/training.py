@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,13 +22,14 @@ from trainer import features
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.checkpoints import Checkpoints, UnusableCheckpointError
 from trainer.distribution import gathered, is_chief, strategy_of
+from trainer.first_embeddings import RANDOM, co_occurrence_embeddings
 from trainer.label_weights import event_type_hash, user_weight
 from trainer.model import TwoTowerModel
 from trainer.optimizer import optimizer_of
 from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
 from trainer.sampling import log_sampling_probability, repeats_for, softmax_for
 from trainer.serving import Towers
-from trainer.towers import padded
+from trainer.towers import item_width, padded
 from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
 from trainer.training_loop import TrainingLoop, speed_of
 from trainer.validation_recall import ValidationRecall
@@ -97,10 +99,11 @@ def train(
         policy = policy_of(config.precision, strategy)
 
         carried: dict[str, float] = {}
+        first_embeddings = inputs.first_embeddings() if warm_start is None else None
 
         def begin() -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
             with strategy.scope(), computing_in(policy):
-                model = inputs.model(strategy)
+                model = inputs.model(first_embeddings)
                 if warm_start is not None:
                     carried.update(
                         carry_over(warm_start, model, inputs.rows, config, data.resolved).to_dict()
@@ -138,7 +141,7 @@ def train(
         if model_dir is not None:
             if policy != FLOAT32:
                 # What is served is float32: CPUs have no units for less.
-                trained, model = model, inputs.model(tf.distribute.get_strategy())
+                trained, model = model, inputs.model()
                 model.set_weights(trained.get_weights())
             inputs.towers(model).save(model_dir)
         checkpoints.delete()
@@ -179,6 +182,7 @@ class _Inputs:
     transform_output: tft.TFTransformOutput
     spec: dict[str, object]
     windows: int
+    labels: int
     table: CatalogTable
     log_q: np.ndarray
     rows: RowNames
@@ -199,14 +203,16 @@ class _Inputs:
         train_items = np.array([int(item) for item in vocabulary], np.int64)
         spec = transform_output.transformed_feature_spec()
         label_counts = _label_counts(transform_output)
-        config = windows_for(config, windows, sum(label_counts.values()), replicas)
-        config = softmax_for(config, len(catalog.item_id))
+        labels = sum(label_counts.values())
+        config = windows_for(config, windows, labels, replicas)
+        of_step = min(config.windows_per_step * labels / windows, config.positions_per_step)
+        config = softmax_for(config, len(catalog.item_id), of_step)
         config = repeats_for(config, data.repeats_recommendable)
         user_weights = None
         if config.max_labels_per_user:
             users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
-            labels = _labels_by_user(window_batches(data.train_files, spec, 256), users)
-            user_weights = user_weight(labels, config.max_labels_per_user)
+            by_user = _labels_by_user(window_batches(data.train_files, spec, 256), users)
+            user_weights = user_weight(by_user, config.max_labels_per_user)
         if config.event_type_weights:
             _check_event_types(window_batches(data.train_files, spec, 256), config)
         return cls(
@@ -215,6 +221,7 @@ class _Inputs:
             transform_output,
             spec,
             windows,
+            labels,
             CatalogTable(catalog, train_items),
             log_sampling_probability(catalog, label_counts),
             row_names(
@@ -227,7 +234,26 @@ class _Inputs:
             user_weights,
         )
 
-    def model(self, strategy: tf.distribute.Strategy) -> TwoTowerModel:
+    def first_embeddings(self) -> np.ndarray | None:
+        """Where items' embeddings begin, as `trainer.item_initial` says; None: at random."""
+        if self.config.item_initial == RANDOM:
+            return None
+        started = time.perf_counter()
+        embeddings = co_occurrence_embeddings(
+            window_batches(self.data.train_files, self.spec, 256),
+            self.table,
+            item_width(self.table, self.config),
+            self.labels,
+            self.config.seed,
+        )
+        _log.info(
+            "%d items' embeddings begin at factors of co-occurrence, after %.0f s.",
+            np.count_nonzero(embeddings.any(axis=1)),
+            time.perf_counter() - started,
+        )
+        return embeddings
+
+    def model(self, first_embeddings: np.ndarray | None = None) -> TwoTowerModel:
         """A new model with its variables made; of one seed, the same one."""
         tf.keras.utils.set_random_seed(self.config.seed)
         model = TwoTowerModel(
@@ -240,6 +266,7 @@ class _Inputs:
             _user_vocabularies(self.transform_output, self.data.resolved),
             self.user_weights,
             self.data.repeats_recommendable,
+            first_embeddings,
         )
         # Kernels are made when the first batch comes.
         batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
