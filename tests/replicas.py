@@ -49,7 +49,13 @@ STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]
 
 # Small steps, of which the last of an epoch has one window alone: the small world has 101.
 TRAINED = dataclasses.replace(
-    CERTAIN, item_bias=True, positions_per_step=100, windows_per_step=50, epochs=2, learning_rate=0.01
+    CERTAIN,
+    item_bias=True,
+    item_initial="co_occurrence",
+    positions_per_step=100,
+    windows_per_step=50,
+    epochs=2,
+    learning_rate=0.01,
 )
 
 
