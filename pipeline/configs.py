@@ -899,13 +899,13 @@ PRESETS: dict[str, PipelineConfig] = {
         ),
     ),
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen by
-    # validation alone, on MovieLens-1M (`benchmarks/ml1m_next_item.py`; 163 labels a user), and the cosine
-    # and the windows of a step on Amazon Beauty (6) and LastFM (45) too, as S3-Rec publishes them. HR@10 of
-    # the plain dot product and the cosine: .347 to .349 (three seeds) and .348, .094 and .102, .098 and .096.
-    # Of 32 windows a step and the number taken here, 118 of Beauty and 8 of LastFM: .092 (a dot product, and
-    # three times as long) and .102, .086 and .096 (6 windows). Of a decay of 0, .5 and 1: ML-1M .358 (three
-    # seeds), .357, .353; Beauty .1035, .109, .106; Yelp .046, .050, .050 (in eight epochs); LastFM .104,
-    # .111, .100 (seeds differ by .01). One of 3 is worse but on Yelp (.052 in eight epochs).
+    # validation alone (HR@10) on MovieLens-1M (`benchmarks/ml1m_next_item.py`; 163 labels a user) and on what
+    # S3-Rec publishes. The cosine and the windows of a step, of a plain dot product and the cosine: MovieLens
+    # .347 to .349 (three seeds) and .348, Beauty .094 and .102, LastFM .098 and .096; of 32 windows a step and
+    # the number taken here: Beauty (118) .092 (a dot product, and three times as long) and .102, LastFM (8)
+    # .086 and .096. Then of a decay of 0, .5 and 1: MovieLens .358, .357, .353, Beauty .1035, .109, .106, Yelp
+    # .046, .050, .050, LastFM .104, .111, .100 (seeds differ by .01). For where items begin and at which rate
+    # they go on see docs/decisions/0014-where-items-begin.md.
     "next_item": PipelineConfig(
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.
@@ -922,7 +922,8 @@ PRESETS: dict[str, PipelineConfig] = {
             history_dropout=0.0,
             dropout=0.3,
             weight_decay=0.5,
-            learning_rate=0.003,
+            item_initial="co_occurrence",
+            learning_rate=0.001,
             learning_rate_schedule="cosine",
             warmup_steps=300,
             epochs=16,
