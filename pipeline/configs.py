@@ -901,11 +901,11 @@ PRESETS: dict[str, PipelineConfig] = {
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen by
     # validation alone (HR@10) on MovieLens-1M (`benchmarks/ml1m_next_item.py`; 163 labels a user) and on what
     # S3-Rec publishes. The cosine and the windows of a step, of a plain dot product and the cosine: MovieLens
-    # .347 to .349 (three seeds) and .348, Beauty .094 and .102, LastFM .098 and .096; of 32 windows a step and
-    # the number taken here: Beauty (118) .092 (a dot product, and three times as long) and .102, LastFM (8)
-    # .086 and .096. Then of a decay of 0, .5 and 1: MovieLens .358, .357, .353, Beauty .1035, .109, .106, Yelp
-    # .046, .050, .050, LastFM .104, .111, .100 (seeds differ by .01). For where items begin and at which rate
-    # they go on see docs/decisions/0014-where-items-begin.md.
+    # .347 to .349 (three seeds) and .348, Beauty .094 and .102, LastFM .098 and .096; of 32 windows a step
+    # and the number taken here: Beauty (118) .092 (a dot product, and three times as long) and .102, LastFM
+    # (8) .086 and .096. Then of a decay of 0, .5 and 1: MovieLens .358, .357, .353, Beauty .1035, .109, .106,
+    # Yelp .046, .050, .050, LastFM .104, .111, .100 (seeds differ by .01). For where items begin, and at
+    # which rate they go on, see docs/decisions/0014-where-items-begin.md.
     "next_item": PipelineConfig(
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.
