@@ -862,7 +862,9 @@ PRESETS: dict[str, PipelineConfig] = {
             # 48 windows a step there. With 512, a constant rate and up to 30 epochs Recall@100 was .361 and
             # Recall@10 .100; with 48 they are .369 to .372 and .109 to .114 (two seeds), and .369 and .111 by
             # this schedule; with 64 numbers an embedding and not 32 .374 and .116 (.371 for .363 by another
-            # seed). Items' biases: .366 and .117 with 32, .367 with 64.
+            # seed). Items' biases: .366 and .117 with 32, .367 with 64. Where items begin at factors of
+            # co-occurrence .399 for .377 (docs/decisions/0014-where-items-begin.md).
+            item_initial="co_occurrence",
             windows_per_step=0,
             epochs=8,
             learning_rate=0.005,
