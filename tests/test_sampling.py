@@ -200,7 +200,7 @@ def test_what_a_user_has_had_by_a_query_is_told_of_each_candidate(candidates: li
     [
         ("auto", 50_000, 8_192, "full"),
         ("auto", 50_001, 8_192, "sampled"),
-        # The fewer labels a step has, the more items it can hold the scores of; each costs something itself.
+        # The fewer labels a step has, the more items it can hold the scores of, up to a limit.
         ("auto", 100_000, 4_096, "full"),
         ("auto", 200_000, 1, "full"),
         ("auto", 200_001, 1, "sampled"),

@@ -37,10 +37,10 @@ STREAMING = "streaming"
 # Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
 # bytes each.
 _BUCKETS_PER_ITEM = 5
-# A step can hold so many scores, of labels times items, in a few seconds and 5 GB. What an item costs but for
-# its scores (its tower, its gradient) is about what so many labels cost.
+# A step can hold so many scores, of labels times items, in 5 GB: loss and gradient take two seconds of a core.
+# The items' towers and gradients take as long as the scores of some 500 labels, and a limit of their own.
 _MOST_SCORES = 8_192 * 50_000
-_LEAST_LABELS = 2_048
+_MOST_ITEMS = 200_000
 
 
 def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int]) -> np.ndarray:
@@ -425,7 +425,7 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
     """
     if config.softmax != AUTO:
         return config
-    softmax = FULL if items * max(labels, _LEAST_LABELS) <= _MOST_SCORES else SAMPLED
+    softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
     _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
     return dataclasses.replace(config, softmax=softmax)
 
