@@ -37,8 +37,8 @@ STREAMING = "streaming"
 # Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
 # bytes each.
 _BUCKETS_PER_ITEM = 5
-# A step can hold so many scores, of labels times items, in 5 GB: loss and gradient take two seconds of a core.
-# The items' towers and gradients take as long as the scores of some 500 labels, and a limit of their own.
+# A step can hold so many scores, of labels times items: loss and gradient take two seconds of a core and 5 GB.
+# What an item's tower and gradient take, as long as 500 of its scores, is limited by the number of items.
 _MOST_SCORES = 8_192 * 50_000
 _MOST_ITEMS = 200_000
 
