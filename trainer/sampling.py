@@ -37,7 +37,7 @@ STREAMING = "streaming"
 # Buckets of streaming frequency estimation for an item of the catalog, at least, of each hash function: 12
 # bytes each.
 _BUCKETS_PER_ITEM = 5
-# A step can hold so many scores, of labels times items: loss and gradient take two seconds of a core and 5 GB.
+# A step can hold so many scores, labels times items: loss and gradient take two seconds of a core and 5 GB.
 # What an item's tower and gradient take, as long as 500 of its scores, is limited by the number of items.
 _MOST_SCORES = 8_192 * 50_000
 _MOST_ITEMS = 200_000
