@@ -45,6 +45,8 @@ setup(
         "apache-beam[gcp]>=2.59,<2.60",
         "numpy>=1.26,<2",
         "pyarrow>=10,<11",
+        # Sparse counts and their eigenvectors: co-occurrence, and where items' embeddings begin.
+        "scipy>=1.12,<2",
         # Data directories and data sets may lie on gs:// and wherever else fsspec reaches.
         "fsspec>=2024.2",
         "gcsfs>=2024.2",
