@@ -146,6 +146,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
         "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
         "trainer.learning_rate": {"low": 0.0005, "high": 0.02, "log": True},
         "trainer.embedding_dim": [32, 64, 128],
+        "trainer.item_initial": ["random", "co_occurrence"],
         "trainer.item_bias": [False, True],
         "trainer.dropout": {"low": 0.0, "high": 0.5},
         "trainer.id_dropout": {"low": 0.0, "high": 0.4},
