@@ -34,7 +34,7 @@ from tests.small_world import (
     events,
     write_examples,
 )
-from trainer import features, training, validation_recall
+from trainer import features, sampling, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
 from trainer.precision import policy_of, scaled_for
@@ -355,6 +355,23 @@ def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_wor
     candidates = model._sampler(tf.constant([1, 2]), tf.constant([0, 1]))
     assert isinstance(candidates, Candidates) and len(candidates.rows) == inputs.table.size
     assert np.isfinite(float(model.compute_loss(batch)))
+
+
+def test_the_labels_of_a_step_count_where_the_softmax_is_left_open(
+    small_world: Transformed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settled(**settings: Any) -> str:
+        config = dataclasses.replace(CONFIG, softmax="auto", **settings)
+        return training._Inputs.read(data_of(small_world), config).config.softmax
+
+    items = training._Inputs.read(data_of(small_world), CONFIG).table.size
+    monkeypatch.setattr(sampling, "_MOST_SCORES", 10 * items)
+    assert settled(windows_per_step=50, positions_per_step=10) == "full"
+    assert settled(windows_per_step=50, positions_per_step=11) == "sampled"
+    # The windows of a step may hold fewer labels than it may take.
+    monkeypatch.setattr(sampling, "_MOST_SCORES", 200 * items)
+    assert settled(windows_per_step=1, positions_per_step=100_000) == "full"
+    assert settled(windows_per_step=100, positions_per_step=100_000) == "sampled"
 
 
 def test_items_begin_at_factors_of_co_occurrence_if_that_is_asked_for(
