@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import tensorflow as tf
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from trainer import features, first_embeddings
 from trainer.catalog_table import CatalogArrays, CatalogTable
@@ -113,3 +117,16 @@ def test_fewer_pairs_are_counted_where_there_would_be_too_many(monkeypatch: pyte
     near = co_occurrence_embeddings([batch], table_of(3, 3), 3, 4, 0)
     next_to_it = first_embeddings._nearness([batch], table_of(3, 3), 1).toarray()[1:, 1:]
     np.testing.assert_allclose(near[1:] @ near[1:].T, cosines(next_to_it), atol=1e-5)
+
+
+def test_a_solver_that_finds_only_some_factors_leaves_those(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gives_up(matrix: Any, k: int, **options: Any) -> None:
+        values, vectors = np.linalg.eigh(matrix.toarray())
+        raise ArpackNoConvergence("No convergence", values[-2:], vectors[:, -2:])
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", gives_up)
+    monkeypatch.setattr(first_embeddings, "_SMALL_MATRIX", 1)
+    windows = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 1, 0], [5, 2, 7]]
+    found = co_occurrence_embeddings([batch_of(windows)], table_of(10, 10), 4, 14, 0)
+    assert np.linalg.matrix_rank(found, tol=1e-5) == 2
+    np.testing.assert_allclose(np.linalg.norm(found[1:], axis=1), 1, rtol=1e-5)

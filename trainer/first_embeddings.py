@@ -7,6 +7,7 @@ Embedding as Implicit Matrix Factorization", 2014): training begins from them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,8 @@ import tensorflow as tf
 
 from trainer import features
 from trainer.catalog_table import CatalogTable
+
+_log = logging.getLogger(__name__)
 
 # Values of trainer.item_initial.
 RANDOM, CO_OCCURRENCE = "random", "co_occurrence"
@@ -105,12 +108,20 @@ def _log_lifts(nearness: Any) -> Any:
 
 
 def _first_eigenvectors(matrix: Any, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The greatest eigenvalues of a symmetric matrix, [count], and their vectors, [rows, count]."""
-    from scipy.sparse.linalg import eigsh
+    """The greatest eigenvalues of a symmetric matrix, [count], and their vectors, [rows, count]; fewer of
+    both where the solver does not find all of them."""
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
     rows = matrix.shape[0]
     if rows <= max(_SMALL_MATRIX, 2 * count):
         values, vectors = np.linalg.eigh(matrix.toarray())
         return values[-count:], vectors[:, -count:]
     # Of one beginning, so that two trainings begin alike; more digits than training keeps are of no use.
-    return eigsh(matrix, k=count, which="LA", v0=np.random.default_rng(seed).normal(size=rows), tol=1e-4)
+    begin = np.random.default_rng(seed).normal(size=rows)
+    try:
+        return eigsh(matrix, k=count, which="LA", v0=begin, tol=1e-4)
+    except ArpackNoConvergence as error:
+        _log.warning(
+            "Items begin at %d factors of co-occurrence, not %d: %s", len(error.eigenvalues), count, error
+        )
+        return error.eigenvalues, error.eigenvectors

@@ -31,7 +31,7 @@ from trainer.sampling import log_sampling_probability, repeats_for, softmax_for
 from trainer.serving import Towers
 from trainer.towers import item_width, padded
 from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
-from trainer.training_loop import TrainingLoop, speed_of
+from trainer.training_loop import TrainingLoop, progress_log, speed_of
 from trainer.validation_recall import ValidationRecall
 from trainer.warm_start import RowNames, carry_over, row_names
 from trainer.warm_start import save as save_state
@@ -238,6 +238,7 @@ class _Inputs:
         """Where items' embeddings begin, as `trainer.item_initial` says; None: at random."""
         if self.config.item_initial == RANDOM:
             return None
+        progress_log.info("Trainer: counts which items are heard together, where their embeddings begin")
         started = time.perf_counter()
         embeddings = co_occurrence_embeddings(
             window_batches(self.data.train_files, self.spec, 256),
