@@ -71,19 +71,25 @@ class RepeatHead(tf.keras.layers.Layer):
         self, history_length: int, unknown_row: int, config: TrainerConfig, reads_aggregates: bool = True
     ) -> None:
         """`unknown_row`: the catalog row of items that are in no catalog, which are not recommended."""
-        super().__init__(name="repeats", autocast=False)
+        # Whatever precision the towers have: what it makes is added to logits.
+        super().__init__(name="repeats", dtype="float32", autocast=False)
         self._history_length = history_length
         self._unknown_row = unknown_row
         self._reads_aggregates = reads_aggregates
         # In which scores are, while what is learnt is of the size of logits.
         self._temperature = config.temperature
-        self._of_event = tf.keras.layers.Dense(_UNITS, name="repeats_of_event")
+        self._of_event = tf.keras.layers.Dense(_UNITS, dtype="float32", name="repeats_of_event")
         self._query_hidden = tf.keras.layers.Dense(
-            _QUERY_UNITS, activation="relu", name="repeats_query_hidden"
+            _QUERY_UNITS, activation="relu", dtype="float32", name="repeats_query_hidden"
         )
-        self._of_query = tf.keras.layers.Dense(_UNITS, use_bias=False, name="repeats_of_query")
+        self._of_query = tf.keras.layers.Dense(
+            _UNITS, use_bias=False, dtype="float32", name="repeats_of_query"
+        )
         self._bonus = tf.keras.layers.Dense(
-            1, bias_initializer=tf.keras.initializers.Constant(_INITIAL), name="repeats_bonus"
+            1,
+            bias_initializer=tf.keras.initializers.Constant(_INITIAL),
+            dtype="float32",
+            name="repeats_bonus",
         )
 
     def call(
