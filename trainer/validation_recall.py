@@ -21,8 +21,10 @@ _LEAST_COLD_QUERIES = 50
 _WINDOWS_AT_ONCE = 256
 # Of queries with items: 256 MB of float32.
 _SCORES_AT_ONCE = 64_000_000
-# Of what Transform writes the towers do not read these.
+# Of what Transform writes the towers do not read these. Nor the age of an example: what is served answers for
+# now, also where what is to be predicted is older than train's newest label.
 _NOT_READ = (
+    features.EXAMPLE_AGE,
     features.EVENT_TYPE,
     features.LABEL_STEP,
     features.LABEL_ITEM_ID,
