@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
+from trainer import towers
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows
 
@@ -150,6 +151,17 @@ def test_the_out_of_vocabulary_row_is_zero_until_id_dropout_trains_it() -> None:
         gradient = tf.convert_to_tensor(tape.gradient(loss, items.item))
         assert items.item[0].numpy().tolist() == [0.0] * CONFIG.embedding_dim
         assert bool(tf.reduce_any(gradient[0] != 0)) is trained
+
+
+def test_an_item_of_which_nothing_is_known_has_a_gradient_like_any_other() -> None:
+    """Adam would remember a million times another's for hundreds of steps."""
+    unknown, known = tf.Variable(tf.zeros([1, 4])), tf.Variable([[0.3, -0.2, 0.1, 0.4]])
+    gradients = []
+    for embedding in (unknown, known):
+        with tf.GradientTape() as tape:
+            score = towers._scored_by(towers.COSINE, embedding)[0, 1]
+        gradients.append(float(tf.norm(tape.gradient(score, embedding))))
+    assert 0 < gradients[0] < 200 * gradients[1]
 
 
 def test_items_of_several_artists_read_their_mean(model: Model) -> None:

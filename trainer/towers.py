@@ -23,6 +23,10 @@ _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 _BIAS_SCALE = 4.0
 # Values of trainer.similarity and trainer.leave_out.
 COSINE = "cosine"
+# Below a length of .01 an embedding is compared as if it were that long. An item of which nothing is known
+# yet has none: its gradient would be a million times any other's, and Adam would take hundreds of steps to
+# forget it.
+_LEAST_SQUARE = 1e-4
 HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
 AGGREGATES, SHARED_TABLES = "aggregates", "shared_tables"
 
@@ -87,7 +91,8 @@ class ItemEmbedding(tf.keras.layers.Layer):
             initial = tf.random.stateless_normal([rows, width], [config.seed, seed], stddev=width**-0.5)
             if first is not None:
                 initial = tf.where(tf.reduce_any(first != 0.0, axis=1, keepdims=True), first, initial)
-            # Without id dropout nothing trains the out-of-vocabulary row, and it must read as nothing.
+            # Where nothing trains the out-of-vocabulary row (id dropout does, and a softmax of all items),
+            # it must read as nothing.
             initial = tf.concat([tf.zeros([1, width]), initial[1:]], axis=0)
             return self.add_weight(name=name, shape=[rows, width], initializer=lambda *_, **__: initial)
 
@@ -229,7 +234,9 @@ def _compared(config: TrainerConfig) -> int:
 def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
     """Embeddings whose dot product is the score: of length one for the cosine, in full precision."""
     embedding = tf.cast(embedding, tf.float32)
-    return tf.math.l2_normalize(embedding, axis=-1) if similarity == COSINE else embedding
+    return (
+        tf.math.l2_normalize(embedding, axis=-1, epsilon=_LEAST_SQUARE) if similarity == COSINE else embedding
+    )
 
 
 def age_features(days: tf.Tensor) -> tf.Tensor:
