@@ -28,6 +28,9 @@ YAMBDA_LAST_TIMESTAMP = 26_000_000
 YAMBDA_TEST_FROM = 25_913_600
 YAMBDA_GAP_SECONDS = 1_800
 
+# A learned temperature never falls below this: however sure training is, scores stay finite.
+LEAST_LEARNED_TEMPERATURE = 0.01
+
 PROTOCOLS = ("next_event", "frozen", "leave_one_out", "split_column")
 
 T = TypeVar("T")
@@ -778,6 +781,11 @@ def _check_trainer(trainer: TrainerConfig) -> None:
         raise UserError(
             f"trainer.attention_heads is {trainer.attention_heads}, and trainer.embedding_dim, "
             f"{trainer.embedding_dim}, cannot be divided by it."
+        )
+    if trainer.learned_temperature and trainer.temperature < LEAST_LEARNED_TEMPERATURE:
+        raise UserError(
+            f"trainer.temperature is {trainer.temperature}, and a learned one is never below "
+            f"{LEAST_LEARNED_TEMPERATURE}: begin there or above, or set trainer.learned_temperature=false."
         )
     if trainer.frequency == "streaming" and not trainer.deduplicate_negatives:
         raise UserError(

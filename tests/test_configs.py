@@ -95,6 +95,13 @@ def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) 
         load("default", None, [override])
 
 
+def test_a_learned_temperature_begins_where_it_may_be() -> None:
+    asked = ["trainer.learned_temperature=true", "trainer.temperature=0.005"]
+    with pytest.raises(UserError, match=r"temperature is 0.005, and a learned one is never below 0.01"):
+        load("default", None, asked)
+    assert load("default", None, asked[1:]).trainer.temperature == 0.005
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UserError, match="no preset 'smok'; the nearest is 'smoke'"):
         load("smok")

@@ -33,7 +33,8 @@ def loss(
 ) -> float:
     """Of queries whose labels are the candidates in the same rows; `mask`: the candidates that count."""
     is_negative = mask[:rows, :rows] & ~np.eye(rows, dtype=bool)
-    value = task(TEMPERATURE, correction, hard_negatives)(
+    made = SampledSoftmax(TEMPERATURE, correction, hard_negatives)
+    value = (CorrectedRetrieval(TEMPERATURE, correction) if task is CorrectedRetrieval else made)(
         tf.constant(QUERIES[:rows]),
         tf.constant(candidates[:rows]),
         InBatch(tf.range(rows), tf.constant(is_negative), tf.constant(np.log(q[:rows]), tf.float32))
@@ -117,8 +118,8 @@ def test_masked_candidates_do_not_matter(task: Task) -> None:
     assert loss(task, mask) == pytest.approx(loss(task, mask, candidates=changed), rel=1e-6)
 
 
-@TASKS
-def test_hard_negatives_are_those_of_the_highest_corrected_logits(task: Task) -> None:
+def test_hard_negatives_are_those_of_the_highest_corrected_logits() -> None:
+    task = SampledSoftmax
     # By query the logits are 2.29, 4.61, .41; 2.93, 6.21, 2.17; 1.89, 6.61, 3.21: the rare item is hard.
     hard = np.array([[1, 1, 0], [1, 1, 0], [0, 1, 1]], bool)
     assert loss(task, hard_negatives=1) == pytest.approx(by_hand(hard), rel=1e-5)
@@ -128,6 +129,22 @@ def test_hard_negatives_are_those_of_the_highest_corrected_logits(task: Task) ->
     mask = np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1]], bool)
     hard = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 1]], bool)
     assert loss(task, mask, hard_negatives=1) == pytest.approx(by_hand(hard), rel=1e-5)
+
+
+def test_a_hard_negative_is_an_item_however_often_it_is_in_the_batch() -> None:
+    """Three labels of one item are one candidate, which leaves a place for the next."""
+    rows, nothing = tf.constant([0, 1, 1, 1, 2]), tf.zeros([0], tf.int32)
+    candidates = mixed(
+        rows, tf.range(5), lambda rows: tf.zeros(tf.shape(rows)), 3, nothing, nothing, once=False
+    )
+    assert candidates.rows.numpy().tolist() == [0, 1, 2]
+    embeddings = tf.constant(CANDIDATES)
+    value = SampledSoftmax(TEMPERATURE, "none", hard_negatives=2)(
+        tf.constant(np.tile(QUERIES[:1], [5, 1])), embeddings, candidates, tf.constant([1.0, 0, 0, 0, 0])
+    )
+    scores = QUERIES[0] @ CANDIDATES.T / TEMPERATURE
+    total = np.exp(scores[0]) + 3 * np.exp(scores[1]) + np.exp(scores[2])
+    assert float(value) == pytest.approx(math.log(total) - scores[0], rel=1e-5)
 
 
 def test_the_refined_loss_is_the_papers_worked_out_by_hand() -> None:
@@ -308,6 +325,8 @@ def test_a_learned_temperature_is_trained_and_a_fixed_one_is_not() -> None:
     for _ in range(20):
         optimizer.minimize(lambda: learned(*arguments), learned.trainable_variables)
     assert float(learned(*arguments)) < first - 0.01
+    # A fixed one is what was asked for.
+    assert float(SampledSoftmax(0.002).temperature) == pytest.approx(0.002)
     # However sure training is, scores stay finite.
     learned.trainable_variables[0].assign(-50.0)
     assert float(learned.temperature) == pytest.approx(0.01)
@@ -317,7 +336,8 @@ def test_a_learned_temperature_is_trained_and_a_fixed_one_is_not() -> None:
     ("settings", "kind"),
     [
         ({}, CorrectedRetrieval),
-        ({"sampling_correction": "none", "hard_negatives": 5}, CorrectedRetrieval),
+        ({"sampling_correction": "none"}, CorrectedRetrieval),
+        ({"hard_negatives": 5}, SampledSoftmax),
         ({"sampling_correction": "refined"}, SampledSoftmax),
         ({"uniform_negatives": 5}, SampledSoftmax),
         ({"memory_negatives": 5}, SampledSoftmax),

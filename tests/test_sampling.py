@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 
 from pipeline.configs import TrainerConfig
-from trainer.catalog_table import CatalogArrays
+from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.sampling import (
+    CandidateSampler,
     NegativesMemory,
     draw_labels,
     draw_positions,
@@ -214,6 +215,31 @@ def test_a_steps_scores_settle_the_softmax_where_settings_leave_it_open(
     assert softmax_for(TrainerConfig(softmax=asked), items, labels) == TrainerConfig(softmax=softmax)
 
 
+def test_who_asks_for_other_negatives_than_all_is_told_that_there_are_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = TrainerConfig(
+        softmax="auto", uniform_negatives=9, frequency="streaming", deduplicate_negatives=True
+    )
+    softmax_for(asked, 200_001, 9)
+    assert "changes nothing" not in caplog.text
+    softmax_for(asked, 9, 9)
+    assert "trainer.uniform_negatives, trainer.frequency=streaming changes nothing" in caplog.text
+
+
+def test_streaming_frequencies_do_not_depend_on_the_size_of_the_last_batch() -> None:
+    config = TrainerConfig(frequency="streaming", deduplicate_negatives=True, frequency_learning_rate=0.05)
+    catalog = CatalogTable(CATALOG, CATALOG.item_id)
+    sampler = CandidateSampler(config, catalog, np.log(np.array([0.6, 0.3, 0.1, 1e-9], np.float32)))
+    draw = np.random.default_rng(5)
+    for _ in range(300):
+        sampler(tf.constant(draw.choice(3, 8, p=[0.6, 0.3, 0.1]), tf.int32), tf.range(8), training=True)
+    estimate = np.exp(sampler._log_probability(tf.range(3)))
+    assert estimate == pytest.approx([0.6, 0.3, 0.1], abs=0.15)
+    sampler(tf.constant([2], tf.int32), tf.range(1), training=True)
+    assert np.exp(sampler._log_probability(tf.range(3))) == pytest.approx(estimate, rel=0.2)
+
+
 def test_uniform_draws_reach_every_item_equally_often() -> None:
     tf.random.set_seed(4)
     counts = np.bincount(draw_uniformly(50_000, ITEMS).numpy())
@@ -262,11 +288,11 @@ def test_the_memory_holds_the_newest_labels_and_no_more() -> None:
 def test_one_draws_probability_from_that_of_a_batch() -> None:
     one = np.array([1e-6, 1e-3, 0.1])
     batch = 1 - (1 - one) ** 64
-    assert np.exp(per_draw(tf.constant(np.log(batch), tf.float32), tf.constant(64))) == pytest.approx(
+    assert np.exp(per_draw(tf.constant(np.log(batch), tf.float32), tf.constant(64.0))) == pytest.approx(
         one, rel=1e-4
     )
     # In every batch: finite.
-    assert math.isfinite(float(per_draw(tf.constant(0.0), tf.constant(64))))
+    assert math.isfinite(float(per_draw(tf.constant(0.0), tf.constant(64.0))))
 
 
 CATALOG = CatalogArrays(

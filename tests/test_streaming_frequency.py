@@ -76,6 +76,18 @@ def test_an_item_counts_once_a_step_and_where_two_share_a_bucket_the_bucket_does
     assert int(frequency.step) == 3
 
 
+def test_it_knows_how_many_labels_the_batches_had() -> None:
+    """The mean of the first batches, and a moving average of all."""
+    frequency = StreamingFrequency(16, 1, 0.1, 30.0)
+    for size in (3, 5, 10):
+        frequency.update(tf.range(size, dtype=tf.int64))
+    assert float(frequency.labels) == pytest.approx(6)
+    for _ in range(200):
+        frequency.update(tf.range(8, dtype=tf.int64))
+    frequency.update(tf.zeros([0], tf.int64))
+    assert float(frequency.labels) == pytest.approx(0.9 * 8)
+
+
 def test_an_unseen_item_has_the_initial_gap_and_a_new_one_leaves_it_slowly() -> None:
     frequency = fed(StreamingFrequency(100_003, 3, 0.1, 50.0), stream(100))
     unseen = frequency.probability(tf.constant([123, 2**62 + 5], tf.int64)).numpy()
@@ -116,7 +128,7 @@ def test_state_is_saved_and_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_it_is_state_and_not_trained() -> None:
     frequency = StreamingFrequency(100, 2)
-    assert len(frequency.variables) == 3 and not frequency.trainable_variables
+    assert len(frequency.variables) == 4 and not frequency.trainable_variables
 
 
 def test_the_benchmarks_batches_hold_each_item_with_its_probability() -> None:
@@ -133,10 +145,11 @@ def test_with_more_buckets_every_estimate_and_the_steps_go_on() -> None:
     crowded, batches = fed(StreamingFrequency(16, 2, 0.05, 30.0), stream(300)), stream(700, seed=3)
     before, known = estimates(crowded), tf.constant(np.append(IDS, np.arange(50)))
     grown = StreamingFrequency(64, 2, 0.05, 30.0)
-    state = crowded.step.numpy(), crowded.last_seen.numpy(), crowded.gap.numpy()
+    states = crowded.step, crowded.labels, crowded.last_seen, crowded.gap
+    state = [one.numpy() for one in states]
     assert grown.go_on(*state)
     assert grown.probability(known).numpy().tolist() == crowded.probability(known).numpy().tolist()
-    assert int(grown.step) == 300
+    assert int(grown.step) == 300 and float(grown.labels) == float(crowded.labels) > 1
     error = {name: np.abs(estimates(fed(one, batches)) - PROBABILITY).mean()
              for name, one in (("crowded", crowded), ("grown", grown))}  # fmt: skip
     assert error["grown"] < 0.7 * error["crowded"] and not np.allclose(estimates(grown), before)

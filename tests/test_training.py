@@ -37,7 +37,7 @@ from tests.small_world import (
 from trainer import features, sampling, training, validation_recall
 from trainer.catalog_table import CatalogArrays, CatalogTable
 from trainer.model import TwoTowerModel
-from trainer.precision import policy_of, scaled_for
+from trainer.precision import computing_in, policy_of, scaled_for
 from trainer.randomness import drawing
 from trainer.sampling import Candidates, log_sampling_probability
 from trainer.towers import Positions, Windows, windows_of
@@ -162,6 +162,30 @@ def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
     assert embeddings.dtype == tf.float32
     # Of length one to more digits than half precision has.
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repeat_head": True, "item_bias": True},
+        {"encoder": "attention+mean", "softmax": "full", "repeat_head": True},
+        {"deduplicate_negatives": True, "similarity": "dot", "repeats_recommendable": False},
+    ],
+)
+def test_every_part_of_a_step_takes_half_precision(
+    small_world: Transformed, settings: dict[str, Any], policy: str
+) -> None:
+    batch = small_world.batch("train")
+    expected = float(small(small_world, **settings).model.compute_loss(batch))
+    with computing_in(policy):
+        model = small(small_world, **settings).model
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(batch)
+        gradients = tape.gradient(loss, model.trainable_variables)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(expected, rel=0.02) and float(loss) != expected
+    assert all(np.isfinite(tf.convert_to_tensor(one)).all() for one in gradients if one is not None)
 
 
 def test_half_precision_is_for_hardware_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,9 +517,11 @@ def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
 
 def test_weights_of_an_event_type_that_train_does_not_have_are_an_error(small_world: Transformed) -> None:
     batches = tf.data.Dataset.from_tensors(small_world.batch("train"))
-    training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "listen=1")))
+    training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2",)))
     with pytest.raises(UserError, match=r"event_type_weights names 'lik'.*no event of train"):
         training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "lik=2")))
+    with pytest.raises(UserError, match=r"names 'listen', which every label is"):
+        training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "listen=2")))
 
 
 # Recall while training.
@@ -533,6 +559,21 @@ def test_validation_ranks_labels_among_the_whole_catalog(small_world: Transforme
             expected.append(None)  # no query of data whose repeats are not recommended
     pairs = [(a, b) for a, b in zip(validation.ranks().tolist(), expected, strict=True) if b is not None]
     assert len(pairs) > 50 and all(a == b for a, b in pairs)
+
+
+def test_validation_asks_for_now_as_serving_does(small_world: Transformed) -> None:
+    """Where splits are none in time, an example may be older than train's newest."""
+    batch = small_world.batch("eval")
+    older = batch[features.EXAMPLE_AGE].with_flat_values(
+        tf.fill([len(batch[features.EXAMPLE_AGE].flat_values)], 9.0)
+    )
+    built, ranks = small(small_world), []
+    for age in (batch[features.EXAMPLE_AGE], older):
+        batches = tf.data.Dataset.from_tensors(batch | {features.EXAMPLE_AGE: age})
+        validation = ValidationRecall(batches, built.table, data_of(small_world), seed=1)
+        validation.model = built.model
+        ranks.append(validation.ranks().tolist())
+    assert ranks[0] == ranks[1]
 
 
 @pytest.fixture(scope="module")

@@ -62,8 +62,8 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
     published (2015, in the form of the end of section 2).
 
     Weight decay is decoupled ("Decoupled Weight Decay Regularization", 2019): learning rate times decay times
-    weight is subtracted from kernels at every step and from a table's rows as they are read; never from
-    vectors, such as biases.
+    weight is subtracted from kernels at every step and from a table's rows as they are read, those of items'
+    biases too (a table of width one); never from vectors, such as layers' biases.
 
     Gradients are clipped by the norm of all of them together, a row's counted once, after its slices are
     summed (Keras would take the norm of the slices).

@@ -8,11 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from pipeline.configs import TrainerConfig
+from pipeline.configs import LEAST_LEARNED_TEMPERATURE, TrainerConfig
 from trainer.repeats import Repeats
 from trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
 
-_LEAST_TEMPERATURE = 0.01
 # Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
 _NEXT_TO_NOTHING = -3e36
 # TFRS takes the `len` of a symbolic tensor, which autograph alone understands; steps are traced without it.
@@ -29,11 +28,9 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
     It serves where candidates are the batch's labels, each in its query's row (`sampling.in_batch`).
     """
 
-    def __init__(self, temperature: float, correction: str = LOGQ, hard_negatives: int = 0) -> None:
-        """`correction`: logq or none; `hard_negatives`: of each query only so many count, 0 for all."""
-        # With hard negatives a label stands anywhere, and TFRS's default loss looks for it.
-        loss = None if hard_negatives else CrossEntropyOfOwnCandidates()
-        super().__init__(loss=loss, num_hard_negatives=hard_negatives or None)
+    def __init__(self, temperature: float, correction: str = LOGQ) -> None:
+        """`correction`: logq or none."""
+        super().__init__(loss=CrossEntropyOfOwnCandidates())
         # Keras would cast to half precision what has been cast out of it.
         self._autocast = False
         self._softmax_temperature = temperature
@@ -141,6 +138,7 @@ class SampledSoftmax(tf.keras.layers.Layer):
         `temperature`, and never falls below 0.01."""
         # Whatever precision the towers have: logits and log c need all of it.
         super().__init__(name="sampled_softmax", dtype="float32")
+        self._is_learned = learned_temperature
         self._correction = correction
         self._hard_negatives = hard_negatives
         self._log_temperature = self.add_weight(
@@ -153,7 +151,8 @@ class SampledSoftmax(tf.keras.layers.Layer):
     @property
     def temperature(self) -> tf.Tensor:
         """By which scores are divided, a scalar."""
-        return tf.maximum(tf.exp(self._log_temperature), _LEAST_TEMPERATURE)
+        temperature = tf.exp(self._log_temperature)
+        return tf.maximum(temperature, LEAST_LEARNED_TEMPERATURE) if self._is_learned else temperature
 
     def call(
         self,
@@ -273,5 +272,5 @@ def retrieval_task(config: TrainerConfig) -> CorrectedRetrieval | SampledSoftmax
     """TFRS's where it serves; see `sampling.tfrs_serves`."""
     temperature, correction = config.temperature, config.sampling_correction
     if tfrs_serves(config):
-        return CorrectedRetrieval(temperature, correction, config.hard_negatives)
+        return CorrectedRetrieval(temperature, correction)
     return SampledSoftmax(temperature, correction, config.hard_negatives, config.learned_temperature)

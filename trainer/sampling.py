@@ -331,12 +331,12 @@ class NegativesMemory(tf.Module):
 
 
 def per_draw(log_in_batch: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """log q of one draw, from the log of the probability Q that an item is among `labels` draws.
+    """log q of one draw, from the log of the probability Q that an item is among `labels` draws, a scalar.
 
     Q is what streaming frequency estimation measures; Q = 1 - (1 - q)^labels.
     """
     never = tf.math.log1p(-_probability(log_in_batch))
-    return tf.math.log(-tf.math.expm1(never / tf.cast(labels, tf.float32)))
+    return tf.math.log(-tf.math.expm1(never / labels))
 
 
 class CandidateSampler(tf.Module):
@@ -398,7 +398,7 @@ class CandidateSampler(tf.Module):
         candidates = mixed(
             label_rows,
             window,
-            lambda rows: self._log_probability(rows, tf.size(label_rows)),
+            self._log_probability,
             self._items,
             draw_uniformly(config.uniform_negatives, self._items),
             remembered,
@@ -409,10 +409,11 @@ class CandidateSampler(tf.Module):
             self._memory.push(label_rows)
         return candidates
 
-    def _log_probability(self, rows: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        """log q of one draw, of a batch of so many."""
+    def _log_probability(self, rows: tf.Tensor) -> tf.Tensor:
+        """log q of one draw."""
         if self._config.frequency == STREAMING:
-            return per_draw(tf.math.log(self._frequency.probability(self._item_ids(rows))), labels)
+            in_batch = tf.math.log(self._frequency.probability(self._item_ids(rows)))
+            return per_draw(in_batch, tf.maximum(self._frequency.labels, 1.0))
         return tf.gather(self._log_q, rows)
 
 
@@ -427,6 +428,13 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
         return config
     softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
     _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
+    unused = [name for name in ("uniform_negatives", "memory_negatives") if getattr(config, name)]
+    unused += ["frequency=streaming"] * (config.frequency == STREAMING)
+    if softmax == FULL and unused:
+        _log.warning(
+            "All items are negatives: %s changes nothing; trainer.softmax=sampled would heed it.",
+            ", ".join(f"trainer.{name}" for name in unused),
+        )
     return dataclasses.replace(config, softmax=softmax)
 
 
@@ -440,7 +448,8 @@ def repeats_for(config: TrainerConfig, repeats_recommendable: bool) -> TrainerCo
 
 def tfrs_serves(config: TrainerConfig) -> bool:
     """Whether TFRS's Retrieval does: candidates are the batch's labels, as often as they are there, only q's
-    ratios matter, the temperature is fixed, and no item scores more for being in the history."""
+    ratios matter, the temperature is fixed, no item scores more for being in the history, and all negatives
+    count (TFRS's hard ones would be labels, and not items: the hardest as often as it is one)."""
     return (
         config.softmax != FULL
         and not config.repeat_head
@@ -448,6 +457,7 @@ def tfrs_serves(config: TrainerConfig) -> bool:
         and not config.deduplicate_negatives
         and not config.uniform_negatives
         and not config.memory_negatives
+        and not config.hard_negatives
         and not config.learned_temperature
     )
 

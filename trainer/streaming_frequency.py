@@ -19,7 +19,10 @@ class StreamingFrequency(tf.Module):
 
     Until an item has been in about 1 / `learning_rate` batches its estimate leans to 1 / `initial_gap`.
 
-    The state is three variables, saved and restored with whatever holds this module. Under tf.distribute each
+    Batches may be of different sizes: `labels` is a moving average of how many ids they had, as B is one of
+    gaps, and what 1 / B is the probability for.
+
+    The state is four variables, saved and restored with whatever holds this module. Under tf.distribute each
     replica keeps its own, and they stay the same as long as all are given the ids of the joined batch.
 
     Example:
@@ -54,10 +57,11 @@ class StreamingFrequency(tf.Module):
             )
 
         self.step = state(tf.zeros([], tf.int64), "step")
+        self.labels = state(tf.zeros([]), "labels")
         self.last_seen = state(tf.zeros([hashes * buckets], tf.int64), "last_seen")
         self.gap = state(tf.fill([hashes * buckets], float(initial_gap)), "gap")
 
-    def go_on(self, step: int, last_seen: np.ndarray, gap: np.ndarray) -> bool:
+    def go_on(self, step: int, labels: float, last_seen: np.ndarray, gap: np.ndarray) -> bool:
         """Goes on with the state of another estimator of the same hash functions, perhaps of fewer buckets.
 
         Where there are now k times as many buckets, the items of bucket b are in b, b + H, ..., and
@@ -65,7 +69,7 @@ class StreamingFrequency(tf.Module):
         on those that shared a bucket part.
 
         Args:
-          step: of the other one.
+          step, labels: of the other one.
           last_seen, gap: its variables, [hashes * buckets].
 
         Returns:
@@ -80,6 +84,7 @@ class StreamingFrequency(tf.Module):
             return np.tile(state.reshape(hashes, -1), [1, copies]).reshape(-1)
 
         self.step.assign(step)
+        self.labels.assign(labels)
         self.last_seen.assign(copied(last_seen))
         self.gap.assign(copied(gap))
         return True
@@ -91,6 +96,9 @@ class StreamingFrequency(tf.Module):
         write the same. (Taken one after the other, as the paper has it, the second would see a gap of zero.)
         """
         now = self.step.assign_add(1)
+        # Of the first batches it is their mean.
+        share = tf.maximum(1.0 / tf.cast(now, tf.float32), self._learning_rate)
+        self.labels.assign_add(share * (tf.cast(tf.size(item_id), tf.float32) - self.labels))
         at = self._places(item_id)
         gap = tf.cast(now - tf.gather(self.last_seen, at), tf.float32)
         moved = (1 - self._learning_rate) * tf.gather(self.gap, at) + self._learning_rate * gap

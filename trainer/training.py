@@ -83,7 +83,9 @@ def train(
     # Before anything else: collective operations are set up when TensorFlow starts.
     strategy = strategy or strategy_of(config)
     inputs = _Inputs.read(data, config, strategy.num_replicas_in_sync)
-    config = inputs.config
+    # What the data settles, such as a number of windows, may be another each time: a warm start goes by what
+    # is asked for.
+    asked, config = config, inputs.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
         if checkpoint_dir is None:
@@ -105,9 +107,7 @@ def train(
             with strategy.scope(), computing_in(policy):
                 model = inputs.model(first_embeddings)
                 if warm_start is not None:
-                    carried.update(
-                        carry_over(warm_start, model, inputs.rows, config, data.resolved).to_dict()
-                    )
+                    carried.update(carry_over(warm_start, model, inputs.rows, asked, data.resolved).to_dict())
                 optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
                 optimizer.build(model.trainable_variables)
             loop = TrainingLoop(
@@ -137,7 +137,7 @@ def train(
         with computing_in(policy):
             progress = loop.run(checkpoints, on_epoch)
         if state_dir is not None:
-            save_state(state_dir, model, inputs.rows, config, data.resolved)
+            save_state(state_dir, model, inputs.rows, asked, data.resolved)
         if model_dir is not None:
             if policy != FLOAT32:
                 # What is served is float32: CPUs have no units for less.
@@ -320,7 +320,12 @@ def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
 
 
 def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
-    """Raises UserError for a weight of an event type that no event of the batches has."""
+    """Raises UserError for a weight of an event type that no event of the batches has, or of the labels'."""
+    if features.LISTEN in event_type_weights(config):
+        raise UserError(
+            "trainer.event_type_weights weighs labels by the user's reactions to them, as in like=2, and "
+            f"names {features.LISTEN!r}, which every label is."
+        )
     missing = {int(event_type_hash(name)): name for name in event_type_weights(config)}
     for batch in batches:
         for number in np.unique(batch[features.EVENT_TYPE].flat_values):

@@ -40,7 +40,7 @@ DIRECTORY = "warm_start"
 _FILE = "state"
 # What stands in the file, by name.
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
-_FREQUENCY = ("frequency/step", "frequency/last_seen", "frequency/gap")
+_FREQUENCY = ("frequency/step", "frequency/labels", "frequency/last_seen", "frequency/gap")
 # Settings that change what a layer's numbers mean, though perhaps not their shape.
 _MEANING = ("encoder", "attention_layers", "attention_heads", "similarity", "item_bias", "leave_out")
 # Settings that change how often a step holds an item, or by which hash functions it is counted.
@@ -124,7 +124,8 @@ def save(
         if weight.vocabulary is not None:
             content[f"{_ROWS}/{weight.vocabulary}"] = rows[weight.vocabulary]
     if (frequency := model.frequency) is not None:
-        content |= zip(_FREQUENCY, (frequency.step, frequency.last_seen, frequency.gap), strict=True)
+        states = frequency.step, frequency.labels, frequency.last_seen, frequency.gap
+        content |= zip(_FREQUENCY, states, strict=True)
     tf.io.gfile.makedirs(directory)
     tf.raw_ops.SaveV2(
         prefix=os.path.join(directory, _FILE),
@@ -293,10 +294,10 @@ class _Earlier:
 
     def carry_frequency(self, frequency: StreamingFrequency) -> bool:
         """Lets estimation go on where it was, if there was any."""
-        if _FREQUENCY[0] not in self._shapes:
+        if not all(name in self._shapes for name in _FREQUENCY):
             return False
-        step, last_seen, gap = (self._file.get_tensor(name) for name in _FREQUENCY)
-        return frequency.go_on(int(step), last_seen, gap)
+        step, labels, last_seen, gap = (self._file.get_tensor(name) for name in _FREQUENCY)
+        return frequency.go_on(int(step), float(labels), last_seen, gap)
 
 
 def _places(names: np.ndarray, earlier: np.ndarray) -> np.ndarray:
