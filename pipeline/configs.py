@@ -905,7 +905,12 @@ PRESETS: dict[str, PipelineConfig] = {
             gap_seconds=YAMBDA_GAP_SECONDS,
         ),
         trainer=dataclasses.replace(
-            _LISTENING, temperature=0.15, epochs=5, label_horizon=300, leave_out=("user_id",)
+            _LISTENING,
+            temperature=0.15,
+            epochs=5,
+            label_horizon=300,
+            leave_out=("user_id",),
+            item_initial="co_occurrence",
         ),
     ),
     # The protocol by which next-item recommenders are compared, on sequences without times. Chosen by

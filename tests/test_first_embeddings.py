@@ -119,6 +119,13 @@ def test_fewer_pairs_are_counted_where_there_would_be_too_many(monkeypatch: pyte
     np.testing.assert_allclose(near[1:] @ near[1:].T, cosines(next_to_it), atol=1e-5)
 
 
+def test_a_large_catalog_has_fewer_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_embeddings, "_MOST_NUMBERS", 2 * 11 + 1)
+    windows = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 1, 0], [5, 2, 7]]
+    found = co_occurrence_embeddings([batch_of(windows)], table_of(10, 10), 4, 14, 0)
+    assert found.shape == (11, 4) and np.linalg.matrix_rank(found, tol=1e-5) == 2
+
+
 def test_a_solver_that_finds_only_some_factors_leaves_those(monkeypatch: pytest.MonkeyPatch) -> None:
     def gives_up(matrix: Any, k: int, **options: Any) -> None:
         values, vectors = np.linalg.eigh(matrix.toarray())

@@ -26,6 +26,9 @@ _REACH = 20
 _MOST_PAIRS = 50_000_000
 # Pairs that are held before they are summed up, of some 30 bytes each.
 _PAIRS_AT_ONCE = 5_000_000
+# Of items times factors, of which the solver holds some 16 bytes each: a catalog beyond 2 million items has
+# fewer factors than 128.
+_MOST_NUMBERS = 256_000_000
 # Of a smaller matrix all eigenvectors are computed at once: it is as fast, and has no least size.
 _SMALL_MATRIX = 500
 
@@ -36,7 +39,8 @@ def co_occurrence_embeddings(
     """Embeddings of length one, whose inner products tell which items come near each other in train.
 
     They are the first eigenvectors of log(1 + c_ij c / (c_i c_j)), each times the root of its eigenvalue,
-    where c_ij is how often i and j are near each other, and c_i and c are sums of it.
+    where c_ij is how often i and j are near each other, and c_i and c are sums of it: as many as `width` in
+    all but the largest catalogs.
 
     Args:
       batches: Transform's windows of train.
@@ -53,7 +57,8 @@ def co_occurrence_embeddings(
     lifts = _log_lifts(_nearness(batches, table, max(1, min(_REACH, _MOST_PAIRS // max(labels, 1)))))
     if not lifts.nnz:
         return embeddings
-    values, vectors = _first_eigenvectors(lifts, min(width, len(embeddings)), seed)
+    count = min(width, len(embeddings), max(1, _MOST_NUMBERS // len(embeddings)))
+    values, vectors = _first_eigenvectors(lifts, count, seed)
     factors = vectors * np.sqrt(np.maximum(values, 0.0))
     length = np.linalg.norm(factors, axis=1, keepdims=True)
     # Of an item near no other what is there is noise.
