@@ -147,7 +147,7 @@ class TrainerConfig:
     learning_rate: float = 0.002
     # constant, or cosine: half a cosine, down to 1% of the learning rate at the last step of all epochs.
     learning_rate_schedule: str = "constant"
-    # Over so many first steps the learning rate rises from zero.
+    # Over so many first steps the learning rate rises from zero; at most half of all.
     warmup_steps: int = 0
     # Decoupled: what a step takes away of kernels, and of the embeddings that it reads, by learning rate.
     weight_decay: float = 0.0

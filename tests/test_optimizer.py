@@ -112,3 +112,10 @@ def test_the_settings_reach_the_optimizer_and_it_survives_keras_s_config() -> No
     steps = [[0, 1], [2], [0, 5]]
     for mine, other in zip(trained(optimizer, steps), trained(again, steps), strict=True):
         assert (mine == other).all()
+
+
+def test_a_short_training_reaches_its_learning_rate() -> None:
+    config = TrainerConfig(learning_rate=0.5, warmup_steps=300)
+    rates = [float(optimizer_of(config, 8)._learning_rate(step)) for step in range(8)]
+    assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert float(optimizer_of(config, 1)._learning_rate(0)) == 0.5

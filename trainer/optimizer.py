@@ -170,6 +170,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
 
 
 def optimizer_of(config: TrainerConfig, steps: int) -> RowwiseAdam:
-    """As the settings ask for it; `steps`: of the whole training."""
-    schedule = LearningRate(config.learning_rate, config.learning_rate_schedule, config.warmup_steps, steps)
+    """As the settings ask for it; `steps`: of the whole training, at most half of which warms up."""
+    warmup_steps = min(config.warmup_steps, steps // 2)
+    schedule = LearningRate(config.learning_rate, config.learning_rate_schedule, warmup_steps, steps)
     return RowwiseAdam(schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
