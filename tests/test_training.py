@@ -45,6 +45,7 @@ from trainer.training import train
 from trainer.training_data import TrainingData
 from trainer.training_loop import CURVES_FILE
 from trainer.validation_recall import ValidationRecall
+from trainer.warm_start import CarriedOver
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
 # finds every label among the first 10; chance and popularity find one in forty.
@@ -139,6 +140,28 @@ def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_en
     assert result["val_recall@10"] > before["val_recall@10"] - 0.05
     assert result["warm_rows_item"] == result["rows_item"] == ITEMS
     assert result["warm_start_afresh"] == 0
+
+
+def test_a_warm_start_goes_by_what_is_asked_for_and_not_by_what_the_data_settles(
+    checkerboard: Transformed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day's new windows are no reason to count frequencies anew."""
+    asked: list[TrainerConfig] = []
+
+    def carried_over(
+        directory: str, model: Any, rows: Any, config: TrainerConfig, resolved: Any
+    ) -> CarriedOver:
+        asked.append(config)
+        return CarriedOver({}, ())
+
+    def saved(directory: str, model: Any, rows: Any, config: TrainerConfig, resolved: Any) -> None:
+        asked.append(config)
+
+    monkeypatch.setattr(training, "carry_over", carried_over)
+    monkeypatch.setattr(training, "save_state", saved)
+    config = dataclasses.replace(LEARNING, windows_per_step=0, epochs=1)
+    train(data_of(checkerboard), config, None, str(tmp_path), warm_start="before", state_dir="now")
+    assert asked == [config, config]
 
 
 def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed, tmp_path: Path) -> None:
