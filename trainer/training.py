@@ -238,7 +238,7 @@ class _Inputs:
         """Where items' embeddings begin, as `trainer.item_initial` says; None: at random."""
         if self.config.item_initial == RANDOM:
             return None
-        progress_log.info("Trainer: counts which items are heard together, where their embeddings begin")
+        progress_log.info("counts which items are heard together, where their embeddings begin")
         started = time.perf_counter()
         embeddings = co_occurrence_embeddings(
             window_batches(self.data.train_files, self.spec, 256),
