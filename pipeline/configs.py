@@ -896,7 +896,8 @@ PRESETS: dict[str, PipelineConfig] = {
     # user id, .364 at this temperature in as many epochs, and .374 with scores of the history's items, which
     # take five (two seeds; .383 at the best of eight). Horizons of 20 and 80 gave .350 and .354; windows
     # bound them by their positions. About what seeds differ by: labels drawn among distinct items (-.006 to
-    # +.011), 2,048 positions (+.013), items' biases (+.008). For where items begin see 0014 among the decisions.
+    # +.011), 2,048 positions (+.013), items' biases (+.008). For where items begin see
+    # docs/decisions/0014-where-items-begin.md.
     "yambda": PipelineConfig(
         split=SplitConfig(
             protocol="frozen",
