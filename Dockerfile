@@ -19,6 +19,7 @@ RUN awk '/^uv==/ { found = 1 } found { print } found && !/\\$/ { exit }' constra
     && uv pip install --python /venv/bin/python --no-cache --require-hashes \
         --build-constraints constraints.txt -r constraints.txt
 COPY setup.py pyproject.toml LICENSE ./
+COPY two_tower ./two_tower
 COPY schema ./schema
 COPY trainer ./trainer
 COPY components ./components

@@ -18,20 +18,13 @@ setup(
     description="From raw events to a gated, served two-tower recommender, on TFX, TFRS and ScaNN",
     license="Apache-2.0",
     python_requires=">=3.10,<3.11",
-    packages=find_packages(
-        include=[
-            "pipeline",
-            "pipeline.*",
-            "components",
-            "components.*",
-            "trainer",
-            "trainer.*",
-            "schema",
-        ]
-    ),
+    # Folders of the repository below one import name: each room is a link in two_tower/.
+    packages=find_packages(include=["two_tower", "two_tower.*"]),
     package_data={
-        "schema": ["*.pbtxt"],
-        "components.retrieval_evaluator.html_report": ["*.j2", "*.css"],
+        # Cache keys hold the versions of what a component imports.
+        "two_tower": ["constraints.txt"],
+        "two_tower.schema": ["*.pbtxt"],
+        "two_tower.components.retrieval_evaluator.html_report": ["*.j2", "*.css"],
     },
     install_requires=[
         "tfx[kfp]>=1.16.0,<1.17",
@@ -44,6 +37,8 @@ setup(
         # Of TFX 1.16's own image. With 2.65 Transform's deep copies fail: AppliedPTransform takes more there.
         "apache-beam[gcp]>=2.59,<2.60",
         "numpy>=1.26,<2",
+        # Requirements of packages, for cache keys.
+        "packaging>=22",
         "pyarrow>=10,<11",
         # Sparse counts and their eigenvectors: co-occurrence, and where items' embeddings begin.
         "scipy>=1.12,<2",
@@ -75,5 +70,5 @@ setup(
         # The installer: `make setup` fetches it by pip where the machine has none.
         "setup": ["uv>=0.5"],
     },
-    entry_points={"console_scripts": ["two-tower = pipeline.command_line:main"]},
+    entry_points={"console_scripts": ["two-tower = two_tower.pipeline.command_line:main"]},
 )

@@ -32,27 +32,32 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import numpy as np
 
-from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.baselines import Catalog, fit_baselines
-from components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
-from components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from components.retrieval_evaluator.queries import LabelSets, all_queries, read_windows, sample_by_user
-from components.retrieval_evaluator.slices import (
+from two_tower.components.retrieval_evaluator import measure
+from two_tower.components.retrieval_evaluator.baselines import Catalog, fit_baselines
+from two_tower.components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
+from two_tower.components.retrieval_evaluator.oracle_comparison import OracleAnswers
+from two_tower.components.retrieval_evaluator.queries import (
+    LabelSets,
+    all_queries,
+    read_windows,
+    sample_by_user,
+)
+from two_tower.components.retrieval_evaluator.slices import (
     Slice,
     item_slices,
     play_ratio_slices,
     repeat_slices,
     trends_from,
 )
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from pipeline import configs
-from pipeline.configs import PipelineConfig
-from pipeline.datasets import FORMATS
-from pipeline.datasets.data_directory import Manifest
-from pipeline.datasets.simulator import SimulationParameters, simulate
-from pipeline.errors import UserError
-from pipeline.feature_specs import resolve
-from pipeline.source_digest import source_digest
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.pipeline import configs
+from two_tower.pipeline.configs import PipelineConfig
+from two_tower.pipeline.datasets import FORMATS
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.datasets.simulator import SimulationParameters, simulate
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import resolve
+from two_tower.pipeline.import_closure import import_digest
 
 WORLD = SimulationParameters(
     users=3_000,
@@ -160,7 +165,7 @@ def main() -> None:
     what = {
         "world": dataclasses.asdict(world),
         "settings": configs.load(overrides=overrides).to_dict(),
-        "sources": source_digest("trainer", "components", "pipeline/datasets"),
+        "sources": import_digest("two_tower.pipeline.command_line"),
     }
     prepared = output / "prepared.json"
     if prepared.exists() and json.loads(prepared.read_text())["what"] != json.loads(json.dumps(what)):
@@ -199,9 +204,9 @@ def prepare(
     output: Path, world: SimulationParameters, overrides: Sequence[str], what: dict[str, Any]
 ) -> None:
     """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
-    from components.interaction_example_gen.facts import DataFacts
-    from pipeline.local_runner import run_local
-    from pipeline.report import latest_outputs
+    from two_tower.components.interaction_example_gen.facts import DataFacts
+    from two_tower.pipeline.local_runner import run_local
+    from two_tower.pipeline.report import latest_outputs
 
     config = configs.load(overrides=overrides)
     source, data, run = (str(output / name) for name in ("yambda", "data", "run"))
@@ -255,10 +260,10 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     """Trains without a part, or with all (FULL), and adds a line of what was measured."""
     import tensorflow as tf
 
-    from components.scann_indexer.index import ExactIndex
-    from components.scann_indexer.retrieval_model import RetrievalModel
-    from trainer.training import train
-    from trainer.training_data import TrainingData
+    from two_tower.components.scann_indexer.index import ExactIndex
+    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+    from two_tower.trainer.training import train
+    from two_tower.trainer.training_data import TrainingData
 
     began = time.monotonic()
     config = variant(overrides, part, seed)

@@ -12,10 +12,10 @@ import argparse
 import os
 import time
 
-from pipeline import configs
-from pipeline.datasets import FORMATS
-from pipeline.datasets.simulator import SimulationParameters, simulate
-from pipeline.report import collect
+from two_tower.pipeline import configs
+from two_tower.pipeline.datasets import FORMATS
+from two_tower.pipeline.datasets.simulator import SimulationParameters, simulate
+from two_tower.pipeline.report import collect
 
 _METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10")
 
@@ -39,7 +39,7 @@ def main() -> None:
     FORMATS["yambda"](source, data)
     steps["ingest"] = time.monotonic() - began
     began = time.monotonic()
-    from pipeline.local_runner import run_local
+    from two_tower.pipeline.local_runner import run_local
 
     steps["import TFX"] = time.monotonic() - began
     run_local(data, run, configs.load())

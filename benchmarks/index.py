@@ -42,11 +42,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.scann_indexer.index import ExactIndex
-from components.scann_indexer.tuning import Built, build_index
-from pipeline.configs import IndexConfig
-from pipeline.datasets.simulated_world import SimulationParameters, make_world
-from pipeline.errors import UserError
+from two_tower.components.scann_indexer.index import ExactIndex
+from two_tower.components.scann_indexer.tuning import Built, build_index
+from two_tower.pipeline.configs import IndexConfig
+from two_tower.pipeline.datasets.simulated_world import SimulationParameters, make_world
+from two_tower.pipeline.errors import UserError
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,11 +131,11 @@ def simulated(items: int) -> Vectors:
 
 def of_run(output: str) -> Vectors:
     """Of a run's latest model: its items, and real queries of eval and test."""
-    from components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
-    from components.scann_indexer import provenance
-    from components.scann_indexer.executor import embed_catalog
-    from pipeline.feature_specs import FeatureSpec
-    from pipeline.report import latest_outputs
+    from two_tower.components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
+    from two_tower.components.scann_indexer import provenance
+    from two_tower.components.scann_indexer.executor import embed_catalog
+    from two_tower.pipeline.feature_specs import FeatureSpec
+    from two_tower.pipeline.report import latest_outputs
 
     outputs = latest_outputs(output, "ScannIndexer")
     (model_dir,) = outputs["ScannIndexer"]["model"]

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import configs
-from pipeline.datasets import FORMATS
-from pipeline.errors import UserError
-from pipeline.report import collect
+from two_tower.pipeline import configs
+from two_tower.pipeline.datasets import FORMATS
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import collect
 
 # Encoder, softmax and similarity.
 Form = tuple[str, str, str]
@@ -134,7 +134,7 @@ def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
             "evaluation.baselines=most_popular",
         ],
     )
-    from pipeline.local_runner import run_local
+    from two_tower.pipeline.local_runner import run_local
 
     run_local(data, output, config, until=("RetrievalEvaluator",))
     report = collect(output, partial=True)

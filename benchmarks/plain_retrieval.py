@@ -20,13 +20,13 @@ import pyarrow as pa
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from pipeline.configs import TrainerConfig
-from trainer import features
-from trainer.catalog_table import CatalogTable
-from trainer.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
-from trainer.label_weights import play_ratio_weight
-from trainer.model import label_rows_of
-from trainer.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogTable
+from two_tower.trainer.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
+from two_tower.trainer.label_weights import play_ratio_weight
+from two_tower.trainer.model import label_rows_of
+from two_tower.trainer.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
 
 _SHUFFLED_QUERIES = 20_000
 # Histories are oldest first, and padded before the oldest.

@@ -51,15 +51,15 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from benchmarks.plain_retrieval import PlainRetrieval, plain_queries, query_batches, write_queries
-from pipeline.configs import PipelineConfig, TrainerConfig, WindowConfig
-from trainer import features, training
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.encoders import ATTENTION, MEAN
-from trainer.model import TwoTowerModel
-from trainer.optimizer import optimizer_of
-from trainer.sampling import log_sampling_probability
-from trainer.training_data import window_batches
-from trainer.training_loop import Handover, compiled_step
+from two_tower.pipeline.configs import PipelineConfig, TrainerConfig, WindowConfig
+from two_tower.trainer import features, training
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.encoders import ATTENTION, MEAN
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.optimizer import optimizer_of
+from two_tower.trainer.sampling import log_sampling_probability
+from two_tower.trainer.training_data import window_batches
+from two_tower.trainer.training_loop import Handover, compiled_step
 
 # Users, listens a user as asked of the simulator, tracks: tables about as large as the default run's.
 WORLD = (3_000, 200, 24_000)
@@ -198,7 +198,7 @@ def show(results: dict[Form, list[dict[str, float]]]) -> None:
 def prepare(data: Data) -> None:
     """Simulates, cuts and transforms windows, and repeats the history of their queries for the plain form."""
     from benchmarks.simulated_data import simulated_data
-    from pipeline.local_runner import run_local
+    from two_tower.pipeline.local_runner import run_local
 
     simulated_data(data.events, *WORLD)
     config = PipelineConfig(windows=WindowConfig(history_length=data.history_length))

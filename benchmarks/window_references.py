@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from components.interaction_example_gen.splits import TimeSplit
-from trainer import features
+from two_tower.components.interaction_example_gen.splits import TimeSplit
+from two_tower.trainer import features
 
 # How many windows and labels each split got, for holding the forms against each other.
 Counts = dict[str, int]

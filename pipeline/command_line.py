@@ -20,9 +20,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline import configs
-from pipeline.datasets import FORMAT_HELP
-from pipeline.errors import UserError
+from two_tower.pipeline import configs
+from two_tower.pipeline.datasets import FORMAT_HELP
+from two_tower.pipeline.errors import UserError
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -492,8 +492,8 @@ def _config(options: argparse.Namespace, fallback: str = "default") -> configs.P
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from pipeline.datasets.simulated_world import SimulationParameters
-    from pipeline.datasets.simulator import simulate
+    from two_tower.pipeline.datasets.simulated_world import SimulationParameters
+    from two_tower.pipeline.datasets.simulator import simulate
 
     given = {name: getattr(options, name) for name in ("seed", "users", "days", "tracks")}
     parameters = SimulationParameters(**{name: value for name, value in given.items() if value is not None})
@@ -515,15 +515,15 @@ def _ingest(options: argparse.Namespace) -> int:
             raise UserError(
                 f"--describe DIR shows a data directory and ingests nothing: leave out {extra[0]}."
             )
-        from pipeline.datasets import description
+        from two_tower.pipeline.datasets import description
 
         print(description.render(description.describe(options.describe, _tell_progress)))
         return 0
     if missing := [name for name, value in positions.items() if value is None]:
         raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")
 
-    from pipeline import storage
-    from pipeline.datasets import FORMATS, ingest_report
+    from two_tower.pipeline import storage
+    from two_tower.pipeline.datasets import FORMATS, ingest_report
 
     if options.format not in FORMATS:
         nearest = difflib.get_close_matches(options.format, FORMATS, n=1, cutoff=0)[0]
@@ -570,8 +570,8 @@ def _run(options: argparse.Namespace) -> int:
     if status:
         return status
 
-    from pipeline.report import render
-    from pipeline.run_page import collect_with_page
+    from two_tower.pipeline.report import render
+    from two_tower.pipeline.run_page import collect_with_page
 
     report = collect_with_page(output, not options.no_examples)
     print()
@@ -584,10 +584,10 @@ def _validate(options: argparse.Namespace) -> int:
     if options.requests is not None:
         if data:
             raise UserError("--requests FILE checks requests and no data: leave out --data.")
-        from pipeline import console
+        from two_tower.pipeline import console
 
         with console.hushed():
-            from pipeline.request_validation import validate_requests
+            from two_tower.pipeline.request_validation import validate_requests
 
             checked = validate_requests(options.requests, output, _config(options).validation.max_skew)
         print("Checked, and nothing is wrong:", *checked, sep="\n")
@@ -598,7 +598,7 @@ def _validate(options: argparse.Namespace) -> int:
     found: list[str] = []
 
     def validate() -> None:
-        from pipeline.validation import validate_data
+        from two_tower.pipeline.validation import validate_data
 
         found.extend(validate_data(data, output, config))
 
@@ -623,15 +623,15 @@ def _tune(options: argparse.Namespace) -> int:
         raise UserError(f"--trials takes a number from 1 on, and was given {options.trials}.")
     if options.timeout is not None and not options.timeout > 0:
         raise UserError(f"--timeout takes seconds, more than none, and was given {options.timeout:g}.")
-    from pipeline.search_space import SearchSpace, default_space
+    from two_tower.pipeline.search_space import SearchSpace, default_space
 
     given = SearchSpace.read(options.space) if options.space else None
     preset = _preset_suited_to(data, options)
     base = _config(options, preset)
     _check_output(output)
 
-    from pipeline import storage, tuning, tuning_report
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline import storage, tuning, tuning_report
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
     search = tuning.Search(
         storage.absolute(data),
@@ -675,7 +675,7 @@ def _config_suited_to(data: str, options: argparse.Namespace) -> configs.Pipelin
 
 def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
     """The preset that is named, or else that which suits the data."""
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
     _config(options)  # before the data is looked at: a mistake in the settings shows at once
     manifest = Manifest.load(data)
@@ -695,14 +695,14 @@ def _run_pipeline(
 
     `work` is done instead of the whole run; without `output` it looks after its log itself.
     """
-    from pipeline import console
-    from pipeline.report import newest_log
+    from two_tower.pipeline import console
+    from two_tower.pipeline.report import newest_log
 
     if output:
         _check_output(output)
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
-        from pipeline.local_runner import ComponentFailed, run_local
+        from two_tower.pipeline.local_runner import ComponentFailed, run_local
     log_before = newest_log(output) if output else None
     try:
         if work:
@@ -732,7 +732,7 @@ def _report(options: argparse.Namespace) -> int:
         given = {"--output": options.output, "--html": options.html, "--no-examples": options.no_examples}
         if extra := [name for name, value in given.items() if value]:
             raise UserError(f"--compare A B names the runs itself: leave out {extra[0]}.")
-        from pipeline import run_comparison
+        from two_tower.pipeline import run_comparison
 
         compared = run_comparison.compare(*options.compare)
         print(
@@ -741,8 +741,8 @@ def _report(options: argparse.Namespace) -> int:
         return 0
     if not options.output:
         raise UserError("report needs a run's directory in --output, or two in --compare.")
-    from pipeline.report import render
-    from pipeline.run_page import collect_with_page
+    from two_tower.pipeline.report import render
+    from two_tower.pipeline.run_page import collect_with_page
 
     report = collect_with_page(options.output, not options.no_examples, options.html)
     print(json.dumps(report, indent=2) if options.json else render(report).rstrip("\n"))
@@ -750,7 +750,7 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from pipeline import run_history
+    from two_tower.pipeline import run_history
 
     runs = run_history.history(options.output)
     print(json.dumps(runs, indent=2) if options.json else run_history.render(runs).rstrip("\n"))
@@ -758,7 +758,7 @@ def _history(options: argparse.Namespace) -> int:
 
 
 def _reindex(options: argparse.Namespace) -> int:
-    from pipeline.reindexing import Reindexing
+    from two_tower.pipeline.reindexing import Reindexing
 
     if options.output:
         _check_output(options.output)
@@ -767,8 +767,8 @@ def _reindex(options: argparse.Namespace) -> int:
     if status:
         return status
 
-    from pipeline.report import render
-    from pipeline.run_page import collect_with_page
+    from two_tower.pipeline.report import render
+    from two_tower.pipeline.run_page import collect_with_page
 
     report = collect_with_page(reindexing.output)
     print()
@@ -777,7 +777,7 @@ def _reindex(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from pipeline.exports import export
+    from two_tower.pipeline.exports import export
 
     try:
         done = export.export(
@@ -791,8 +791,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from components.retrieval_evaluator.gate import BLESSED
-    from pipeline.judged_again import judge_again, render
+    from two_tower.components.retrieval_evaluator.gate import BLESSED
+    from two_tower.pipeline.judged_again import judge_again, render
 
     judged = judge_again(options.model, options.preset, options.config, options.overrides)
     print(judged.to_json() if options.json else render(judged).rstrip("\n"))
@@ -800,13 +800,13 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from pipeline import console
+    from two_tower.pipeline import console
 
     directory = options.push or os.path.join(options.output, "pushed")
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
-        from components.pusher.canary import CanaryFailed
-        from pipeline.rollback import roll_back
+        from two_tower.components.pusher.canary import CanaryFailed
+        from two_tower.pipeline.rollback import roll_back
     try:
         done = roll_back(directory)
     except CanaryFailed as error:
@@ -822,7 +822,7 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from pipeline.query import recommend, render
+    from two_tower.pipeline.query import recommend, render
 
     history = None if options.history is None else _ids("--history", options.history)
     answer = recommend(
@@ -850,11 +850,11 @@ def _ids(option: str, text: str) -> list[int]:
 
 def _compile(options: argparse.Namespace) -> int:
     config = _config(options)
-    from pipeline import console
+    from two_tower.pipeline import console
 
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
-        from pipeline.kubeflow_runner import compile_job
+        from two_tower.pipeline.kubeflow_runner import compile_job
 
         compile_job(options.image, options.output_file, config, options.data, options.root)
     print(f"{options.output_file} holds the job: submit it to Kubeflow Pipelines or Vertex AI.")
@@ -862,11 +862,11 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pipeline.datasets import FORMATS, ingest_report
-    from pipeline.datasets.simulated_world import SimulationParameters
-    from pipeline.datasets.simulator import simulate
-    from pipeline.report import render
-    from pipeline.run_page import collect_with_page
+    from two_tower.pipeline.datasets import FORMATS, ingest_report
+    from two_tower.pipeline.datasets.simulated_world import SimulationParameters
+    from two_tower.pipeline.datasets.simulator import simulate
+    from two_tower.pipeline.report import render
+    from two_tower.pipeline.run_page import collect_with_page
 
     config = _config(options)
     source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
@@ -888,7 +888,7 @@ def _demo(options: argparse.Namespace) -> int:
     print(render(report))
     user = _some_listener(data, manifest.label_event)
     if report["in_service"]:
-        from pipeline import query
+        from two_tower.pipeline import query
 
         print(query.render(query.recommend(output, user, None, 10)))
     print(
@@ -917,8 +917,8 @@ def _some_listener(data: str, label_event: str) -> int:
     import numpy as np
     import pyarrow.dataset as pads
 
-    from pipeline.datasets.checked_columns import open_dataset
-    from pipeline.datasets.data_directory import event_files
+    from two_tower.pipeline.datasets.checked_columns import open_dataset
+    from two_tower.pipeline.datasets.data_directory import event_files
 
     events = open_dataset(event_files(data))
     listens = events.to_table(columns=["user_id"], filter=pads.field("event_type") == label_event)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 HOUR = 3_600
 DAY = 24 * HOUR

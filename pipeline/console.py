@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as LiveDisplay
 
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 # Records of this logger carry `step` and `steps` beside their message; the trainer writes them.
 PROGRESS_LOGGER = "two_tower.progress"

@@ -18,14 +18,14 @@ from tfx.types import BaseChannel, Channel
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
-import schema
-from components.anomaly_gate.component import AnomalyGate
-from components.approved_statistics.approved import LatestIfAny
-from components.approved_statistics.component import ApprovedStatistics
-from components.catalog_example_gen.component import CatalogExampleGen
-from components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
-from components.comparable_statistics.component import ComparableStatistics
-from components.comparable_statistics.distributions import (
+from two_tower import schema
+from two_tower.components.anomaly_gate.component import AnomalyGate
+from two_tower.components.approved_statistics.approved import LatestIfAny
+from two_tower.components.approved_statistics.component import ApprovedStatistics
+from two_tower.components.catalog_example_gen.component import CatalogExampleGen
+from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
+from two_tower.components.comparable_statistics.component import ComparableStatistics
+from two_tower.components.comparable_statistics.distributions import (
     DRIFT_PAIR,
     SKEW_PAIR,
     compared_for_drift,
@@ -33,21 +33,18 @@ from components.comparable_statistics.distributions import (
     statistics_options,
     validator_config,
 )
-from components.curated_schema.component import CuratedSchema
-from components.interaction_example_gen.component import InteractionExampleGen
-from components.pusher.component import Pusher
-from components.retrieval_evaluator.component import RetrievalEvaluator
-from components.retrieval_evaluator.gate import check_slice_names
-from components.scann_indexer.component import ScannIndexer
-from components.trainer.component import Trainer
-from pipeline.configs import PipelineConfig
-from pipeline.feature_specs import ResolvedFeatures
-from pipeline.source_digest import source_digest
+from two_tower.components.curated_schema.component import CuratedSchema
+from two_tower.components.interaction_example_gen.component import InteractionExampleGen
+from two_tower.components.pusher.component import Pusher
+from two_tower.components.retrieval_evaluator.component import RetrievalEvaluator
+from two_tower.components.retrieval_evaluator.gate import check_slice_names
+from two_tower.components.scann_indexer.component import ScannIndexer
+from two_tower.components.trainer.component import Trainer
+from two_tower.pipeline.configs import PipelineConfig
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.pipeline.import_closure import import_digest
 
 PIPELINE_NAME = "two-tower"
-_SPECS = "pipeline/feature_specs.py"
-# What reads a data directory: which rows, and in which order.
-_READING = (_SPECS, "trainer/features.py", "pipeline/datasets/data_directory.py", "pipeline/storage.py")
 
 # What each component does, for whoever watches a run.
 DESCRIPTIONS = {
@@ -105,9 +102,7 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: how the runner knows the latest artifact of a type.
     """
-    preprocessing = source_digest(
-        "trainer/preprocessing.py", "trainer/history_aggregates.py", "trainer/features.py", _SPECS
-    )
+    preprocessing = import_digest("two_tower.trainer.preprocessing")
     history_length = config.windows.history_length
     features = resolved.to_json()
     # To what need not run again when an item's column or an aggregate is named.
@@ -118,14 +113,14 @@ def create_pipeline(
         data_digest,
         _json(config.split),
         _json(config.windows),
-        source_digest("components/interaction_example_gen", *_READING),
+        executor_digest(InteractionExampleGen),
         user_features,
     )
     catalog = catalog_examples(data, data_digest, resolved)
 
     statistics = StatisticsGen(examples=interactions.outputs["examples"], stats_options=statistics_options())
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
-    curated = source_digest("components/curated_schema")
+    curated = executor_digest(CuratedSchema)
     interaction_schema = CuratedSchema(
         text=schema.read("interactions", resolved.users), source_digest=curated
     ).with_id("InteractionSchema")
@@ -157,7 +152,7 @@ def create_pipeline(
         approved_before=latest_approved.outputs["approved"].as_optional(),
         features=features,
         made_with=made_with,
-        source_digest=source_digest("components/comparable_statistics", "components/approved_statistics"),
+        source_digest=executor_digest(ComparableStatistics),
     )
     drift, skew = (
         DistributionValidator(
@@ -181,20 +176,20 @@ def create_pipeline(
         skew=skew.outputs["anomalies"],
         validation=_json(config.validation),
         features=features,
-        source_digest=source_digest("components/anomaly_gate", "components/comparable_statistics"),
+        source_digest=executor_digest(AnomalyGate),
     )
     approved = ApprovedStatistics(
         examples=interactions.outputs["examples"],
         statistics=statistics.outputs["statistics"],
         made_with=made_with,
-        source_digest=source_digest("components/approved_statistics"),
+        source_digest=executor_digest(ApprovedStatistics),
     )
 
     # Test windows are evaluated through the served model, which transforms them itself.
     transform = Transform(
         examples=interactions.outputs["examples"],
         schema=interaction_schema.outputs["schema"],
-        preprocessing_fn="trainer.preprocessing.preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # Of what goes in there are statistics already; those of what comes out would double its time.
         disable_statistics=True,
@@ -209,7 +204,7 @@ def create_pipeline(
     catalog_transform = Transform(
         examples=catalog.outputs["examples"],
         schema=catalog_schema.outputs["schema"],
-        preprocessing_fn="trainer.preprocessing.catalog_preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
         custom_config={
@@ -231,9 +226,7 @@ def create_pipeline(
         history_length=history_length,
         features=features,
         cutoff=config.gate.cutoff,
-        source_digest=source_digest(
-            "trainer", "components/trainer", "components/scann_indexer/provenance.py", _SPECS
-        ),
+        source_digest=executor_digest(Trainer),
         base_model=latest_blessed.outputs["model"] if config.trainer.warm_start else None,
     )
     served = from_towers_on(
@@ -285,8 +278,13 @@ def catalog_examples(
         data_digest,
         # Not those of users: the items need not run again when one of theirs is named.
         ResolvedFeatures(items=resolved.items).to_json(),
-        source_digest("components/catalog_example_gen", *_READING),
+        executor_digest(CatalogExampleGen),
     )
+
+
+def executor_digest(component: type[BaseComponent]) -> str:
+    """Returns the digest of what a component's executor imports, which its cache keys on."""
+    return import_digest(component.EXECUTOR_SPEC.executor_class.__module__)
 
 
 def latest_blessed_model() -> Resolver:
@@ -330,12 +328,7 @@ def from_towers_on(
         index=_json(config.index),
         history_length=history_length,
         features=resolved.to_json(),
-        source_digest=source_digest(
-            "trainer",
-            "components/scann_indexer",
-            "components/retrieval_evaluator/queries.py",
-            _SPECS,
-        ),
+        source_digest=executor_digest(ScannIndexer),
     )
     evaluator = RetrievalEvaluator(
         examples=interactions,
@@ -346,21 +339,13 @@ def from_towers_on(
         gate_config=_json(config.gate),
         history_length=history_length,
         features=resolved.to_json(),
-        source_digest=source_digest(
-            "components/retrieval_evaluator",
-            "components/pusher/canary.py",
-            "components/scann_indexer/provenance.py",
-            "pipeline/datasets/data_directory.py",
-            "pipeline/datasets/ingest_report.py",
-            "pipeline/datasets/checked_columns.py",
-            *_READING,
-        ),
+        source_digest=executor_digest(RetrievalEvaluator),
     )
     pusher = Pusher(
         model=indexer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         push_directory=push_directory,
-        source_digest=source_digest("components/pusher", "components/scann_indexer/provenance.py"),
+        source_digest=executor_digest(Pusher),
     )
     return [indexer, evaluator, pusher]
 

@@ -19,12 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.configs import FeaturesConfig
-from pipeline.errors import UserError
-from trainer import features
+from two_tower.pipeline.configs import FeaturesConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features
 
 if TYPE_CHECKING:
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
 # What a column's values become in the towers:
 #   categorical   an embedding of the value

@@ -15,12 +15,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.retrieval_evaluator import gate
-from components.retrieval_evaluator.glossary import slice_meaning
-from components.retrieval_evaluator.query_results import FILE_NAME as QUERIES
-from components.retrieval_evaluator.query_results import QueryResults
-from pipeline import configs, storage
-from pipeline.errors import UserError
+from two_tower.components.retrieval_evaluator import gate
+from two_tower.components.retrieval_evaluator.glossary import slice_meaning
+from two_tower.components.retrieval_evaluator.query_results import FILE_NAME as QUERIES
+from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.pipeline import configs, storage
+from two_tower.pipeline.errors import UserError
 
 EVALUATION = "evaluation.json"
 # What no verdict can be without: of a missing part nobody could tell whether a threshold holds.
@@ -153,7 +153,7 @@ def _evaluations(directory: str, pattern: str) -> list[str]:
 
 def _of_model(directory: str) -> str | None:
     """The newest evaluation of the very files of a model, in the run that it lies in."""
-    from components.scann_indexer.provenance import digest_of
+    from two_tower.components.scann_indexer.provenance import digest_of
 
     serving = os.path.join(directory, "Format-Serving")
     model = serving if os.path.isdir(serving) else directory

@@ -13,8 +13,8 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.report import METADATA
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import METADATA
 
 # Where a served model says what it was made of, see components/scann_indexer/provenance.py, which needs TFX.
 _PROVENANCE = os.path.join("assets.extra", "provenance.json")

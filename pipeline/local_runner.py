@@ -22,16 +22,16 @@ from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from pipeline import beam_options, console, storage
-from pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
-from pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
-from pipeline.datasets.data_directory import Manifest
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
-from pipeline.feature_specs import resolve
-from pipeline.peak_memory import PeakMemory
-from pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
-from pipeline.run_page import collect_with_page
+from two_tower.pipeline import beam_options, console, storage
+from two_tower.pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
+from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import resolve
+from two_tower.pipeline.peak_memory import PeakMemory
+from two_tower.pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
+from two_tower.pipeline.run_page import collect_with_page
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 

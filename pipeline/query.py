@@ -13,12 +13,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import console as terminal
-from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.feature_specs import ABSENT, MULTI_VALUED, VECTOR, FeatureSpec, encode_columns
-from pipeline.report import newest_version
-from trainer import features
+from two_tower.pipeline import console as terminal
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ABSENT, MULTI_VALUED, VECTOR, FeatureSpec, encode_columns
+from two_tower.pipeline.report import newest_version
+from two_tower.trainer import features
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,8 +248,8 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from pipeline.datasets.checked_columns import open_dataset
-    from pipeline.datasets.data_directory import event_files
+    from two_tower.pipeline.datasets.checked_columns import open_dataset
+    from two_tower.pipeline.datasets.data_directory import event_files
 
     events = open_dataset(event_files(data))
     time = "timestamp" if "timestamp" in events.schema.names else "order"
@@ -286,7 +286,7 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
 
 
 def _newest_time(data: str) -> int:
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
     return Manifest.load(data).time_range[1]
 
@@ -296,8 +296,8 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from pipeline.datasets.checked_columns import open_dataset
-    from pipeline.datasets.data_directory import user_files
+    from two_tower.pipeline.datasets.checked_columns import open_dataset
+    from two_tower.pipeline.datasets.data_directory import user_files
 
     if not specs:
         return None
@@ -350,8 +350,8 @@ def _or_unknown(table: pa.Table, column: str) -> list[Any]:
 def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
     import pyarrow.dataset as pads
 
-    from pipeline.datasets.checked_columns import open_dataset
-    from pipeline.datasets.data_directory import item_files
+    from two_tower.pipeline.datasets.checked_columns import open_dataset
+    from two_tower.pipeline.datasets.data_directory import item_files
 
     items = open_dataset(item_files(data))
     if "title" not in items.schema.names:

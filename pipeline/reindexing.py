@@ -10,19 +10,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline import configs, storage
-from pipeline.configs import FeaturesConfig, PipelineConfig
-from pipeline.datasets.verification import verify_items
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, resolve
-from pipeline.lineage import Lineage, StoredArtifact, lineage_of
-from pipeline.query import find_model
+from two_tower.pipeline import configs, storage
+from two_tower.pipeline.configs import FeaturesConfig, PipelineConfig
+from two_tower.pipeline.datasets.verification import verify_items
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, resolve
+from two_tower.pipeline.lineage import Lineage, StoredArtifact, lineage_of
+from two_tower.pipeline.query import find_model
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
     from tfx.orchestration import pipeline as tfx_pipeline
 
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
 # Settings that a re-indexed model takes; all else is its training's.
 SECTIONS = ("index", "evaluation", "gate")
@@ -55,13 +55,13 @@ class Reindexing:
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
         self._digest = manifest.digest
-        from trainer import warm_start  # last, since TensorFlow comes with it
+        from two_tower.trainer import warm_start  # last, since TensorFlow comes with it
 
         warm_start.left_by(self.lineage.towers.uri)
 
     def run(self) -> None:
         """Runs the DAG in the output directory. Raises UserError and ComponentFailed, as `run_local` does."""
-        from pipeline.local_runner import launch
+        from two_tower.pipeline.local_runner import launch
 
         launch(self.output, self._draw)
 
@@ -70,9 +70,8 @@ class Reindexing:
         from tfx.orchestration import pipeline as tfx_pipeline
         from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 
-        from components.catalog_placer.component import CatalogPlacer
-        from pipeline import create_pipeline as dag
-        from pipeline.source_digest import source_digest
+        from two_tower.components.catalog_placer.component import CatalogPlacer
+        from two_tower.pipeline import create_pipeline as dag
 
         def earlier(artifact: StoredArtifact, kind: type, name: str, with_facts: bool = False) -> Any:
             # In the store that knows it, it is the same artifact; another store is told of it.
@@ -95,7 +94,7 @@ class Reindexing:
             history_length=self.lineage.history_length,
             features=self.lineage.features,
             items_digest=self._digest,
-            source_digest=source_digest("trainer", "components/catalog_placer", "pipeline/feature_specs.py"),
+            source_digest=dag.executor_digest(CatalogPlacer),
         )
         blessed = dag.latest_blessed_model()
         served = dag.from_towers_on(

@@ -18,9 +18,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
-from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
-from pipeline.errors import UserError
+from two_tower.components.retrieval_evaluator.glossary import (
+    DEFAULT_CUTOFF,
+    definitions,
+    question,
+    shown_metrics,
+)
+from two_tower.components.retrieval_evaluator.recommenders import (
+    BLESSED_MODEL,
+    MODEL,
+    MODEL_EXACT,
+    in_order,
+    label,
+)
+from two_tower.pipeline.errors import UserError
 
 # Custom properties of an execution: bytes, and why it failed.
 PEAK_MEMORY = "peak_memory_bytes"

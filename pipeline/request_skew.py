@@ -11,10 +11,10 @@ import tensorflow_data_validation as tfdv
 from tensorflow_data_validation.statistics import stats_impl
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics, DatasetFeatureStatisticsList
 
-from components.anomaly_gate import comparisons
-from components.anomaly_gate.comparisons import Comparison, Sides
-from components.approved_statistics.approved import FILE
-from components.comparable_statistics.distributions import (
+from two_tower.components.anomaly_gate import comparisons
+from two_tower.components.anomaly_gate.comparisons import Comparison, Sides
+from two_tower.components.approved_statistics.approved import FILE
+from two_tower.components.comparable_statistics.distributions import (
     JENSEN_SHANNON,
     L_INFINITY,
     Compared,
@@ -24,8 +24,8 @@ from components.comparable_statistics.distributions import (
     statistics_options,
     validator_config,
 )
-from pipeline.feature_specs import ResolvedFeatures
-from trainer import features
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer import features
 
 SIDES = Sides("skew", "the requests", "train", "validation.max_skew")
 

@@ -13,11 +13,11 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-import schema as schemas
-from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.report import latest_outputs
-from trainer import features
+from two_tower import schema as schemas
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import latest_outputs
+from two_tower.trainer import features
 
 ENVIRONMENT = "SERVING"
 APPROVED = "ApprovedStatistics"
@@ -246,8 +246,8 @@ def _shown(value: Any) -> str:
 
 def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
     """Raises UserError where the requests' distributions are farther from train's than `limit`."""
-    from components.anomaly_gate import comparisons
-    from pipeline import request_skew
+    from two_tower.components.anomaly_gate import comparisons
+    from two_tower.pipeline import request_skew
 
     (uri,) = _approved(output)[APPROVED]["approved"]
     found = request_skew.compare(requests, uri, limit)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 
-from components.pusher.versions import publish, recorded_queries, version_before, versions
-from pipeline.errors import UserError
+from two_tower.components.pusher.versions import publish, recorded_queries, version_before, versions
+from two_tower.pipeline.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

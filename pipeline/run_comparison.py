@@ -17,13 +17,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, moment, shown_metrics
-from pipeline import storage
-from pipeline.errors import UserError
-from pipeline.report import EVALUATOR, collect, evaluation_at
+from two_tower.components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, moment, shown_metrics
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import EVALUATOR, collect, evaluation_at
 
 if TYPE_CHECKING:
-    from components.retrieval_evaluator.query_results import QueryResults
+    from two_tower.components.retrieval_evaluator.query_results import QueryResults
 
 _WIDTH = 100
 _RESAMPLES = 1_000
@@ -137,7 +137,7 @@ class _Side:
 
 
 def _results(directory: str) -> QueryResults | None:
-    from components.retrieval_evaluator.query_results import FILE_NAME, QueryResults
+    from two_tower.components.retrieval_evaluator.query_results import FILE_NAME, QueryResults
 
     try:
         with storage.open_file(storage.join(directory, FILE_NAME), "rb") as file:
@@ -213,7 +213,7 @@ def _changes(
     a: QueryResults, of_a: Mapping[str, Any], b: QueryResults, of_b: Mapping[str, Any], how: str
 ) -> dict[str, dict[str, float | None]]:
     """By metric `change`, `low` and `high`, of b's values minus a's."""
-    from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
+    from two_tower.components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
 
     if how == "paired":
         return UserBootstrap(a.user.astype(np.int64), _RESAMPLES).changes(of_b, of_a)

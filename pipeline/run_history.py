@@ -15,9 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, moment
-from pipeline.errors import UserError
-from pipeline.report import EVALUATOR, PUSHER, evaluation_at, run_nodes, status
+from two_tower.components.retrieval_evaluator.glossary import DEFAULT_CUTOFF, moment
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import EVALUATOR, PUSHER, evaluation_at, run_nodes, status
 
 _WINDOWS = "InteractionExampleGen"
 _WIDTH = 128

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import configs, storage
-from pipeline.errors import UserError
-from pipeline.report import EVALUATOR, TRAINER, collect
+from two_tower.pipeline import configs, storage
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import EVALUATOR, TRAINER, collect
 
 # A setting that stands for others ("all") is written out for the components: it tells of no change.
 _WRITTEN_OUT = ("features.history",)
@@ -41,9 +41,9 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     if not uris or not report["verdict"]:
         return None
     # Slow to load, and of no use to a run that did not get as far.
-    from components.retrieval_evaluator import report_files
-    from components.retrieval_evaluator.html_report.materials import REPORT_FILE, Materials
-    from components.retrieval_evaluator.html_report.page import render
+    from two_tower.components.retrieval_evaluator import report_files
+    from two_tower.components.retrieval_evaluator.html_report.materials import REPORT_FILE, Materials
+    from two_tower.components.retrieval_evaluator.html_report.page import render
 
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline import configs
-from pipeline.configs import PipelineConfig
-from pipeline.errors import UserError
+from two_tower.pipeline import configs
+from two_tower.pipeline.configs import PipelineConfig
+from two_tower.pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -34,8 +34,8 @@ _REFUSED = {
     "beam_args": "it decides where Beam works, and not what is learnt",
 }
 _REFUSED_TRAINER = {
-    "trainer.distribution": "it decides where steps are computed, and not what is learnt",
-    "trainer.warm_start": "all trials begin anew",
+    "two_tower.trainer.distribution": "it decides where steps are computed, and not what is learnt",
+    "two_tower.trainer.warm_start": "all trials begin anew",
     "trainer.seed": "the best of many seeds is luck, and will not be as good on test",
     "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
     "with --set",

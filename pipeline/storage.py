@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from trainer.training_data import TrainingData
+    from two_tower.trainer.training_data import TrainingData
 
 # Told after each epoch, from 1 on: the name of the recall that picks the best epoch, and its value. False
 # stops the training.
@@ -85,7 +85,7 @@ def _train(
     """In the new process: sends (epoch, name, recall) after each, a text on failure, and None at the end."""
     # Ctrl-C reaches all processes of a terminal: what becomes of this one is for the other to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from trainer.training import train  # TensorFlow loads here
+    from two_tower.trainer.training import train  # TensorFlow loads here
 
     def on_epoch(epoch: int, name: str, recall: float) -> None:
         connection.send((epoch, name, recall))

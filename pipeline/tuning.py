@@ -22,16 +22,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pipeline import configs, console, tuning_report
-from pipeline.configs import PipelineConfig, TrainerConfig
-from pipeline.errors import UserError
-from pipeline.search_space import SearchSpace, setting_text, with_trainer
-from pipeline.source_digest import source_digest
-from pipeline.trial import OnEpoch, TrialFailed, train_apart
-from pipeline.tuning_report import METRIC, REASON, ended_trials
+from two_tower.pipeline import configs, console, tuning_report
+from two_tower.pipeline.configs import PipelineConfig, TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.import_closure import import_digest
+from two_tower.pipeline.search_space import SearchSpace, setting_text, with_trainer
+from two_tower.pipeline.trial import OnEpoch, TrialFailed, train_apart
+from two_tower.pipeline.tuning_report import METRIC, REASON, ended_trials
 
 if TYPE_CHECKING:
-    from trainer.training_data import TrainingData
+    from two_tower.trainer.training_data import TrainingData
 
 # Trains with the settings; the number is the trial's.
 Train = Callable[[int, TrainerConfig, OnEpoch], None]
@@ -92,7 +92,7 @@ class Search:
             **given,
             **searched,
             "the data's digest": self.data_digest,
-            "the digest of the trainer's sources": source_digest("trainer"),
+            "the digest of the trainer's sources": import_digest("two_tower.trainer.training"),
         }
 
 
@@ -206,11 +206,11 @@ def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None
 
 def _prepared(search: Search) -> TrainingData:
     """Runs what the Trainer needs, and finds what it left."""
-    from pipeline.datasets.data_directory import Manifest
-    from pipeline.feature_specs import resolve
-    from pipeline.local_runner import run_local
-    from pipeline.report import latest_outputs
-    from trainer.training_data import TrainingData
+    from two_tower.pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.feature_specs import resolve
+    from two_tower.pipeline.local_runner import run_local
+    from two_tower.pipeline.report import latest_outputs
+    from two_tower.trainer.training_data import TrainingData
 
     windows, catalog = "Transform", "CatalogTransform"
     run_local(search.data, search.output, search.base, until=(windows, catalog))

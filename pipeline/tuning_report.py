@@ -13,14 +13,14 @@ import optuna
 import yaml
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
-from pipeline import configs
-from pipeline.errors import UserError
-from pipeline.search_space import Range, SearchSpace, setting_text, with_trainer
+from two_tower.pipeline import configs
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.search_space import Range, SearchSpace, setting_text, with_trainer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pipeline.tuning import Search
+    from two_tower.pipeline.tuning import Search
 
 TRIALS_FILE = "trials.md"
 PLOT_FILE = "trials.png"

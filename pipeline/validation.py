@@ -8,11 +8,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from components.anomaly_gate import verdict
-from pipeline.configs import PipelineConfig
-from pipeline.errors import UserError
-from pipeline.local_runner import run_local
-from pipeline.report import latest_outputs, newest_log
+from two_tower.components.anomaly_gate import verdict
+from two_tower.pipeline.configs import PipelineConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.local_runner import run_local
+from two_tower.pipeline.report import latest_outputs, newest_log
 
 GATE = "AnomalyGate"
 

@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.splits import (
+from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
     LeaveOneOut,
     SplitColumn,
     TimeSplit,
 )
-from components.interaction_example_gen.windows import Events
-from components.retrieval_evaluator.queries import Windows, all_queries
-from trainer import features
+from two_tower.components.interaction_example_gen.windows import Events
+from two_tower.components.retrieval_evaluator.queries import Windows, all_queries
+from two_tower.trainer import features
 
 # Few users, items and times, so that ties and repeats are common; all splits and gaps lie within them.
 SPLIT = TimeSplit(train_end=20, eval=(22, 30), test=(32, 40))

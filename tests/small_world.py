@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from components.interaction_example_gen.splits import TimeSplit
-from components.interaction_example_gen.windows import Events, WindowCutter
-from components.retrieval_evaluator.queries import Queries, Windows, history_batch, read_windows
-from pipeline.configs import DAY, TrainerConfig
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.listening_logs import Event, columns
-from trainer import features
+from two_tower.components.interaction_example_gen.splits import TimeSplit
+from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
+from two_tower.components.retrieval_evaluator.queries import Queries, Windows, history_batch, read_windows
+from two_tower.pipeline.configs import DAY, TrainerConfig
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.trainer import features
 
 if TYPE_CHECKING:
-    from components.scann_indexer.index import ScannSettings
-    from components.scann_indexer.retrieval_model import RetrievalModel
-    from trainer.catalog_table import CatalogTable
-    from trainer.model import TwoTowerModel
-    from trainer.serving import Towers
+    from two_tower.components.scann_indexer.index import ScannSettings
+    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+    from two_tower.trainer.catalog_table import CatalogTable
+    from two_tower.trainer.model import TwoTowerModel
+    from two_tower.trainer.serving import Towers
 
 HISTORY_LENGTH = 7
 ALL_AGGREGATES = ResolvedFeatures(history=features.AGGREGATES)
@@ -124,7 +124,7 @@ def transform(
     from tfx_bsl.coders import example_coder
     from tfx_bsl.tfxio import tf_example_record
 
-    import schema
+    from two_tower import schema
 
     proto = text_format.Parse(schema.read(schema_name, specs), schema_pb2.Schema())
     patterns = {}
@@ -188,7 +188,7 @@ class Transformed:
 
         import tensorflow as tf
 
-        from trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
+        from two_tower.trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
 
         def user_columns(user_id: np.ndarray) -> dict[str, pa.ListArray]:
             assert users is not None
@@ -266,10 +266,10 @@ class Built:
         import tensorflow as tf
         import tensorflow_transform as tft
 
-        from trainer.catalog_table import CatalogArrays, CatalogTable
-        from trainer.model import TwoTowerModel
-        from trainer.sampling import log_sampling_probability
-        from trainer.serving import Towers
+        from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+        from two_tower.trainer.model import TwoTowerModel
+        from two_tower.trainer.sampling import log_sampling_probability
+        from two_tower.trainer.serving import Towers
 
         output = tft.TFTransformOutput(world.graph)
         catalog_output = tft.TFTransformOutput(world.catalog_graph)
@@ -297,8 +297,8 @@ def retrieval_model(
     towers: Any, max_k: int, settings: ScannSettings | None = None, repeats_recommendable: bool = True
 ) -> RetrievalModel:
     """What is served of towers, over ScaNN of some settings or exact search."""
-    from components.scann_indexer.index import ExactIndex, ScannIndex
-    from components.scann_indexer.retrieval_model import RetrievalModel
+    from two_tower.components.scann_indexer.index import ExactIndex, ScannIndex
+    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
 
     item_id = towers.catalog()["item_id"]
     embeddings = towers.candidate_embedding(item_id)["embedding"]

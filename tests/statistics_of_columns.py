@@ -17,7 +17,7 @@ def statistics_of(columns: Columns) -> Any:
     """DatasetFeatureStatistics of windows given as lists."""
     from tensorflow_data_validation.statistics import stats_impl
 
-    from components.comparable_statistics.distributions import statistics_options
+    from two_tower.components.comparable_statistics.distributions import statistics_options
 
     batch = pa.RecordBatch.from_pydict({name: pa.array(list(rows)) for name, rows in columns.items()})
     return stats_impl.generate_statistics_in_memory(batch, statistics_options()).datasets[0]

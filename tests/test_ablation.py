@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from components.retrieval_evaluator.queries import LabelSets
-from components.retrieval_evaluator.slices import Slice
-from pipeline import configs
-from pipeline.errors import UserError
+from two_tower.components.retrieval_evaluator.queries import LabelSets
+from two_tower.components.retrieval_evaluator.slices import Slice
+from two_tower.pipeline import configs
+from two_tower.pipeline.errors import UserError
 
 
 def write(output: Path, recalls: dict[str, list[float]]) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.configs import ValidationConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 from tests.statistics_of_columns import Columns, statistics_artifact
-from trainer import features
+from two_tower.pipeline.configs import ValidationConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+from two_tower.trainer import features
 
 MADE_WITH = {"split.protocol": "next_event", "windows.history_length": 50}
 GENDER = FeatureSpec("user_gender", "gender", "categorical")
@@ -85,7 +85,7 @@ class Place:
         """Windows that know where they come from; their test period begins with the first event."""
         from tfx.types import standard_artifacts
 
-        from components.interaction_example_gen.facts import DataFacts
+        from two_tower.components.interaction_example_gen.facts import DataFacts
 
         facts: dict[str, Any] = {
             field.name: {"str": "", "int": 0, "bool": True}[str(field.type)]
@@ -104,7 +104,7 @@ class Place:
         """What ApprovedStatistics keeps."""
         from tfx.types.experimental.simple_artifacts import Statistics
 
-        from components.approved_statistics.component import ApprovedStatistics
+        from two_tower.components.approved_statistics.component import ApprovedStatistics
 
         kept = self.artifact(Statistics, "approved")
         ApprovedStatistics.EXECUTOR_SPEC.executor_class().Do(
@@ -129,10 +129,10 @@ class Place:
         from tfx.types import standard_artifacts
         from tfx.utils import json_utils
 
-        from components.anomaly_gate import verdict
-        from components.anomaly_gate.component import AnomalyGate
-        from components.comparable_statistics import distributions
-        from components.comparable_statistics.component import ComparableStatistics
+        from two_tower.components.anomaly_gate import verdict
+        from two_tower.components.anomaly_gate.component import AnomalyGate
+        from two_tower.components.comparable_statistics import distributions
+        from two_tower.components.comparable_statistics.component import ComparableStatistics
 
         validation = ValidationConfig(**limits)
         comparable = self.artifact(standard_artifacts.ExampleStatistics, "comparable")

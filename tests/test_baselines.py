@@ -7,15 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from components.interaction_example_gen.splits import (
+from tests.listening_logs import events_of, to_windows
+from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
     LeaveOneOut,
     SplitColumn,
     TimeSplit,
 )
-from components.interaction_example_gen.windows import Events, Histories, WindowCutter
-from components.retrieval_evaluator.baselines import (
+from two_tower.components.interaction_example_gen.windows import Events, Histories, WindowCutter
+from two_tower.components.retrieval_evaluator.baselines import (
     DAY,
     Fitted,
     LabelEvents,
@@ -24,9 +25,8 @@ from components.retrieval_evaluator.baselines import (
     first_among,
     fit_baselines,
 )
-from components.retrieval_evaluator.metrics import summarize
-from components.retrieval_evaluator.queries import Queries, Windows, all_queries
-from tests.listening_logs import events_of, to_windows
+from two_tower.components.retrieval_evaluator.metrics import summarize
+from two_tower.components.retrieval_evaluator.queries import Queries, Windows, all_queries
 
 K = 12
 # Those of the others are in tests/test_scored_baselines.py.

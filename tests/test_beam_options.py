@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import configs
-from pipeline.errors import UserError
+from two_tower.pipeline import configs
+from two_tower.pipeline.errors import UserError
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
 
@@ -22,7 +22,7 @@ DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "
     ],
 )
 def test_what_beam_knows_is_taken(beam_args: tuple[str, ...]) -> None:
-    from pipeline.beam_options import check
+    from two_tower.pipeline.beam_options import check
 
     check(beam_args, places=["gs://b/data"])
 
@@ -40,7 +40,7 @@ def test_what_beam_knows_is_taken(beam_args: tuple[str, ...]) -> None:
     ],
 )
 def test_what_beam_does_not_know_is_named_with_the_nearest(beam_args: tuple[str, ...], told: str) -> None:
-    from pipeline.beam_options import check
+    from two_tower.pipeline.beam_options import check
 
     with pytest.raises(UserError, match=r"^beam_args: ") as refused:
         check(beam_args)
@@ -48,7 +48,7 @@ def test_what_beam_does_not_know_is_named_with_the_nearest(beam_args: tuple[str,
 
 
 def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> None:
-    from pipeline.beam_options import check
+    from two_tower.pipeline.beam_options import check
 
     with pytest.raises(UserError, match=r"two-tower compile"):
         check(DATAFLOW, places=[str(tmp_path)])
@@ -57,7 +57,7 @@ def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> 
 
 
 def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_path: Path) -> None:
-    from pipeline.kubeflow_runner import compile_job
+    from two_tower.pipeline.kubeflow_runner import compile_job
 
     config = configs.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
     for places in ({"data": str(tmp_path)}, {"data": "gs://b/data", "root": str(tmp_path)}):
@@ -83,8 +83,8 @@ def test_every_component_that_runs_on_beam_gets_the_options(tmp_path: Path) -> N
     from tfx.orchestration.local import runner_utils
     from tfx.proto.orchestration import executable_spec_pb2
 
-    from pipeline.create_pipeline import create_pipeline
-    from pipeline.feature_specs import ResolvedFeatures
+    from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.feature_specs import ResolvedFeatures
 
     wanted = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 

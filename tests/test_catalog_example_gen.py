@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets.data_directory import DatasetProperties
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+from two_tower.pipeline.datasets.data_directory import DatasetProperties
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 
 
 def encoded(path: Path, table: pa.Table, specs: tuple[FeatureSpec, ...] = ()) -> list[dict[str, list]]:
     """The Examples that an items file becomes, as plain values."""
     import tensorflow as tf
 
-    from components.catalog_example_gen.executor import _encode_items, _row_groups
+    from two_tower.components.catalog_example_gen.executor import _encode_items, _row_groups
 
     pq.write_table(table, path / "items.parquet", row_group_size=2)
     groups = _row_groups([str(path / "items.parquet")])
@@ -121,7 +121,7 @@ def test_the_component_writes_one_split_of_all_files(tmp_path: Path) -> None:
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
 
-    from components.catalog_example_gen.executor import Executor
+    from two_tower.components.catalog_example_gen.executor import Executor
 
     data = str(tmp_path / "data")
     ids = np.arange(0, 50, 5)

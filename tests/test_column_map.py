@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from pipeline.datasets import column_map
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import column_map
+from two_tower.pipeline.errors import UserError
 
 WHOLE = """
 dataset: my-films

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import command_line, configs, console
-from pipeline.command_line import main
-from pipeline.configs import PipelineConfig
-from pipeline.datasets import FORMAT_HELP, FORMATS
-from pipeline.datasets.data_directory import Manifest
-from pipeline.errors import UserError
+from two_tower.pipeline import command_line, configs, console
+from two_tower.pipeline.command_line import main
+from two_tower.pipeline.configs import PipelineConfig
+from two_tower.pipeline.datasets import FORMAT_HELP, FORMATS
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.errors import UserError
 
 COMMANDS = ("simulate", "ingest", "run", "tune", "report", "query", "compile", "demo")
 
@@ -118,13 +118,13 @@ def test_wrong_input_is_one_sentence_and_status_2(
 
 
 class ComponentFailed(Exception):
-    """Stands for pipeline.local_runner's."""
+    """Stands for two_tower.pipeline.local_runner's."""
 
 
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
     """A pipeline.local_runner that does nothing, on a data directory that is taken on trust."""
-    fake = types.ModuleType("pipeline.local_runner")
+    fake = types.ModuleType("two_tower.pipeline.local_runner")
     fake.ComponentFailed = ComponentFailed  # type: ignore[attr-defined]
     fake.calls = []  # type: ignore[attr-defined]
     fake.error = None  # type: ignore[attr-defined]
@@ -138,17 +138,19 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
             raise fake.error
 
     fake.run_local = run_local  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.local_runner", fake)
+    monkeypatch.setitem(sys.modules, "two_tower.pipeline.local_runner", fake)
     manifest = types.SimpleNamespace(counts={"label_events": 1_000_000}, has_timestamps=True)
-    monkeypatch.setattr("pipeline.datasets.data_directory.Manifest.load", lambda directory: manifest)
+    manifest_class = "two_tower.pipeline.datasets.data_directory.Manifest"
+    monkeypatch.setattr(f"{manifest_class}.load", lambda directory: manifest)
     monkeypatch.chdir(tmp_path)
     return fake
 
 
 def _report(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     report = {"verdict": verdict, "artifacts": {}}
-    monkeypatch.setattr("pipeline.run_page.collect", lambda output: report)
-    monkeypatch.setattr("pipeline.report.render", lambda report: f"the model is {report['verdict']}\n")
+    monkeypatch.setattr("two_tower.pipeline.run_page.collect", lambda output: report)
+    rendered = "two_tower.pipeline.report.render"
+    monkeypatch.setattr(rendered, lambda report: f"the model is {report['verdict']}\n")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +186,9 @@ def test_run_takes_everything_from_a_config_file(runner: Any, monkeypatch: pytes
 def test_validate_repeats_its_settings_in_the_command_that_comes_next(
     runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake = types.ModuleType("pipeline.validation")
+    fake = types.ModuleType("two_tower.pipeline.validation")
     fake.validate_data = lambda data, output, config: ["all holds"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipeline.validation", fake)
+    monkeypatch.setitem(sys.modules, "two_tower.pipeline.validation", fake)
     settings = [
         "--preset",
         "small",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.statistics_of_columns import Columns, statistics_of
-from trainer import features
+from two_tower.trainer import features
 
 RATIO = features.HISTORY_PLAY_RATIO
 TYPE = features.HISTORY_EVENT_TYPE
@@ -31,7 +31,7 @@ def measured(baseline: Any, examined: Any, measures: Sequence[Any]) -> dict[str,
     import tensorflow_data_validation as tfdv
     from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
-    from components.comparable_statistics.distributions import validator_config
+    from two_tower.components.comparable_statistics.distributions import validator_config
 
     schema = tfdv.infer_schema(DatasetFeatureStatisticsList(datasets=[baseline]))
     for one in validator_config(list(measures), LIMIT).default_slice_config.feature:
@@ -46,7 +46,7 @@ def measured(baseline: Any, examined: Any, measures: Sequence[Any]) -> dict[str,
 
 def distance(baseline: Columns, examined: Columns, context: float = 0.0) -> float:
     """Of the only column, as it is compared."""
-    from components.comparable_statistics.distributions import (
+    from two_tower.components.comparable_statistics.distributions import (
         JENSEN_SHANNON,
         L_INFINITY,
         Compared,
@@ -60,7 +60,7 @@ def distance(baseline: Columns, examined: Columns, context: float = 0.0) -> floa
 
 
 def test_one_outlier_is_no_drift_though_tfdv_alone_says_so() -> None:
-    from components.comparable_statistics.distributions import JENSEN_SHANNON, Compared
+    from two_tower.components.comparable_statistics.distributions import JENSEN_SHANNON, Compared
 
     with_outlier = ratios(10_000, 1)
     with_outlier[0] = 100
@@ -119,7 +119,7 @@ def test_event_types_are_compared_without_context_too() -> None:
 
 
 def test_the_share_of_context_is_that_of_events_before_the_test_period() -> None:
-    from components.comparable_statistics.distributions import context_share
+    from two_tower.components.comparable_statistics.distributions import context_share
 
     times = np.concatenate([np.arange(0, 30_000, 10), np.arange(30_000, 31_000)])
     statistics = statistics_of({features.HISTORY_TIMESTAMP: as_windows(times)})
@@ -128,12 +128,12 @@ def test_the_share_of_context_is_that_of_events_before_the_test_period() -> None
 
 
 def test_how_windows_are_made_is_compared_with_the_run_before_and_never_with_test() -> None:
-    from components.comparable_statistics.distributions import (
+    from two_tower.components.comparable_statistics.distributions import (
         WINDOW_EVENTS,
         compared_for_drift,
         compared_for_skew,
     )
-    from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+    from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 
     users = tuple(
         FeatureSpec(f"user_{kind}", kind, kind) for kind in ("categorical", "numeric", "text", "vector")
@@ -149,7 +149,7 @@ def test_how_windows_are_made_is_compared_with_the_run_before_and_never_with_tes
 
 
 def test_shorter_windows_are_drift() -> None:
-    from components.comparable_statistics.distributions import (
+    from two_tower.components.comparable_statistics.distributions import (
         JENSEN_SHANNON,
         WINDOW_EVENTS,
         Compared,
@@ -173,7 +173,12 @@ def test_shorter_windows_are_drift() -> None:
     st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200),
 )
 def test_bins_hold_every_value_once(before: list[float], now: list[float]) -> None:
-    from components.comparable_statistics.distributions import bin_edges, masses, of_feature, quantiles
+    from two_tower.components.comparable_statistics.distributions import (
+        bin_edges,
+        masses,
+        of_feature,
+        quantiles,
+    )
 
     sides = [
         quantiles(of_feature(statistics_of({"x": [[np.float32(value)] for value in values]}), "x"))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import configs
-from pipeline.configs import PRESETS, PipelineConfig, load
-from pipeline.errors import UserError
+from two_tower.pipeline import configs
+from two_tower.pipeline.configs import PRESETS, PipelineConfig, load
+from two_tower.pipeline.errors import UserError
 
 
 @pytest.mark.parametrize("name", PRESETS)

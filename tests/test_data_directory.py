@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import data_directory, data_directory_writer
-from pipeline.datasets.data_directory import DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.datasets.ingest_report import render
-from pipeline.datasets.key_counts import KeyCounts
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import data_directory, data_directory_writer
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.datasets.ingest_report import render
+from two_tower.pipeline.datasets.key_counts import KeyCounts
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 PROPERTIES = DatasetProperties("small", "listen", True)
 
@@ -417,8 +417,8 @@ def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
     program = """
 import os, signal, sys
 import pyarrow as pa
-from pipeline.datasets.data_directory import DatasetProperties
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.datasets.data_directory import DatasetProperties
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
 with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) as writer:
     writer.write("events", pa.table({"user_id": [1], "item_id": [1], "timestamp": [1]}))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import ResolvedFeatures
 from tests.replicas import TRAINED, training
 from tests.small_world import Transformed
-from trainer.distribution import check_tf_config, gathered, is_chief, parts, strategy_of
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer.distribution import check_tf_config, gathered, is_chief, parts, strategy_of
 
 
 def started(

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.datasets import divided_by_user
-from pipeline.datasets.divided_by_user import (
+from two_tower.pipeline.datasets import divided_by_user
+from two_tower.pipeline.datasets.divided_by_user import (
     earliest_of_each_item,
     in_order,
     is_in_order,
     without_duplicates,
 )
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 BY = ("user_id", "timestamp")
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.retrieval_evaluator import exact_search
-from components.retrieval_evaluator.exact_search import top_rows
+from two_tower.components.retrieval_evaluator import exact_search
+from two_tower.components.retrieval_evaluator.exact_search import top_rows
 
 
 def by_sorting(

@@ -13,23 +13,23 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.interaction_example_gen.splits import TimeSplit
-from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.queries import all_queries, history_batch
-from components.scann_indexer.index import ExactIndex
-from components.scann_indexer.retrieval_model import RetrievalModel
-from pipeline.configs import TrainerConfig
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.listening_logs import events_of
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
-from trainer import features, training
-from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.serving import Towers
-from trainer.towers import Positions, windows_of
-from trainer.training import train
-from trainer.training_data import TrainingData
+from two_tower.components.interaction_example_gen.splits import TimeSplit
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.retrieval_evaluator import measure
+from two_tower.components.retrieval_evaluator.queries import all_queries, history_batch
+from two_tower.components.scann_indexer.index import ExactIndex
+from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.trainer import features, training
+from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.serving import Towers
+from two_tower.trainer.towers import Positions, windows_of
+from two_tower.trainer.training import train
+from two_tower.trainer.training_data import TrainingData
 
 USERS = (
     FeatureSpec("user_gender", "gender", "categorical"),
@@ -335,7 +335,7 @@ def tower_docs(built: Built) -> str:
 
 
 def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed) -> None:
-    from trainer.serving import query_inputs
+    from two_tower.trainer.serving import query_inputs
 
     assert small_world.resolved.users == ()
     plain = [one.name for one in query_inputs(())]
@@ -352,8 +352,8 @@ def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed
 
 
 def test_naming_a_column_of_items_does_not_cut_windows_again() -> None:
-    from pipeline.configs import PipelineConfig
-    from pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.configs import PipelineConfig
+    from two_tower.pipeline.create_pipeline import create_pipeline
 
     def parameters(resolved: ResolvedFeatures) -> dict[str, dict[str, Any]]:
         dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), resolved)

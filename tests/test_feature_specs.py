@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.configs import FeaturesConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import KINDS, FeatureSpec, ResolvedFeatures, encode, encode_columns, resolve
+from two_tower.pipeline.configs import FeaturesConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import (
+    KINDS,
+    FeatureSpec,
+    ResolvedFeatures,
+    encode,
+    encode_columns,
+    resolve,
+)
 
 COLUMNS = {
     "events": {"user_id": "int64", "item_id": "int64"},
@@ -244,7 +251,7 @@ def test_a_schema_without_columns_is_the_curated_one_and_others_add_theirs() -> 
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    import schema
+    from two_tower import schema
 
     specs = [dataclasses.replace(spec(kind, 4 if kind == "vector" else 0), name=kind) for kind in KINDS]
     for name in ("interactions", "catalog"):

@@ -8,9 +8,9 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from scipy.sparse.linalg import ArpackNoConvergence
 
-from trainer import features, first_embeddings
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.first_embeddings import co_occurrence_embeddings
+from two_tower.trainer import features, first_embeddings
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.first_embeddings import co_occurrence_embeddings
 
 
 def table_of(items: int, trained: int) -> CatalogTable:

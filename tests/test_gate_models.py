@@ -16,28 +16,28 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.interaction_example_gen.splits import TimeSplit
-from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator.baselines import fit_baselines
-from components.retrieval_evaluator.beyond_accuracy import ItemVectors
-from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from components.retrieval_evaluator.exact_search import top_rows
-from components.retrieval_evaluator.feature_values import FeatureValues
-from components.retrieval_evaluator.gate import BLESSED, REFUSED, Judgement, judge
-from components.retrieval_evaluator.queries import all_queries
-from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
-from components.retrieval_evaluator.slices import all_slices
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from components.scann_indexer.index import NO_QUANTIZATION, ScannIndex, ScannSettings
-from pipeline.configs import GateConfig, TrainerConfig
-from pipeline.feature_specs import ResolvedFeatures
 from tests.listening_logs import catalog_of_ids, events_of
 from tests.small_world import Transformed
-from trainer import features, training
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.sampling import log_sampling_probability
-from trainer.towers import Positions, windows_of
+from two_tower.components.interaction_example_gen.splits import TimeSplit
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.retrieval_evaluator.baselines import fit_baselines
+from two_tower.components.retrieval_evaluator.beyond_accuracy import ItemVectors
+from two_tower.components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
+from two_tower.components.retrieval_evaluator.exact_search import top_rows
+from two_tower.components.retrieval_evaluator.feature_values import FeatureValues
+from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED, Judgement, judge
+from two_tower.components.retrieval_evaluator.queries import all_queries
+from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.components.retrieval_evaluator.slices import all_slices
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.components.scann_indexer.index import NO_QUANTIZATION, ScannIndex, ScannSettings
+from two_tower.pipeline.configs import GateConfig, TrainerConfig
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer import features, training
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.sampling import log_sampling_probability
+from two_tower.trainer.towers import Positions, windows_of
 
 # Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes
 # next among five, and two who have learnt it find other halves. The first classes have the most users, so

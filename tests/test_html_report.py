@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.retrieval_evaluator import report_files
-from components.retrieval_evaluator.html_report import charts
-from components.retrieval_evaluator.html_report.materials import Materials
-from components.retrieval_evaluator.html_report.page import render
-from components.retrieval_evaluator.html_report.svg import Scale, apart
-from components.retrieval_evaluator.queries import LabelSets
-from components.retrieval_evaluator.query_results import QueryResults
 from tests import synthetic_evaluation
+from two_tower.components.retrieval_evaluator import report_files
+from two_tower.components.retrieval_evaluator.html_report import charts
+from two_tower.components.retrieval_evaluator.html_report.materials import Materials
+from two_tower.components.retrieval_evaluator.html_report.page import render
+from two_tower.components.retrieval_evaluator.html_report.svg import Scale, apart
+from two_tower.components.retrieval_evaluator.queries import LabelSets
+from two_tower.components.retrieval_evaluator.query_results import QueryResults
 
 # Elements without an end.
 VOID = {"meta", "br", "link", "img", "hr", "input"}

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from components.scann_indexer.executor import check_embeddings, check_ids
-from components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
-from components.scann_indexer.tuning import Built, build_index
-from pipeline import configs
-from pipeline.configs import IndexConfig
-from pipeline.errors import UserError
+from two_tower.components.scann_indexer.executor import check_embeddings, check_ids
+from two_tower.components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
+from two_tower.components.scann_indexer.tuning import Built, build_index
+from two_tower.pipeline import configs
+from two_tower.pipeline.configs import IndexConfig
+from two_tower.pipeline.errors import UserError
 
 K = 10
 CONFIG = IndexConfig(exact_below=0, target_recall=0.9, target_k=K, max_k=20, tuning_queries=150)

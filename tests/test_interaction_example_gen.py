@@ -13,17 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.interaction_example_gen import shards
-from components.interaction_example_gen.facts import DataFacts
-from components.interaction_example_gen.splits import FrozenSplit, SplitColumn, TimeSplit
-from components.interaction_example_gen.windows import Events, WindowCutter
-from components.retrieval_evaluator.queries import Windows, all_queries
-from pipeline import storage
-from pipeline.configs import DAY, FeaturesConfig
-from pipeline.datasets.data_directory import DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.errors import UserError
-from pipeline.feature_specs import resolve
 from tests.listening_logs import (
     SPLIT,
     Event,
@@ -35,6 +24,17 @@ from tests.listening_logs import (
     queries_in,
     queries_of,
 )
+from two_tower.components.interaction_example_gen import shards
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, SplitColumn, TimeSplit
+from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
+from two_tower.components.retrieval_evaluator.queries import Windows, all_queries
+from two_tower.pipeline import storage
+from two_tower.pipeline.configs import DAY, FeaturesConfig
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import resolve
 
 SPLITS = ("train", "eval", "test")
 HISTORY_LENGTH = 6
@@ -76,7 +76,7 @@ def run_component(
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
 
-    from components.interaction_example_gen.executor import Executor
+    from two_tower.components.interaction_example_gen.executor import Executor
 
     artifact = standard_artifacts.Examples()
     artifact.uri = str(out)
@@ -96,7 +96,7 @@ def run_component(
 
 
 def windows_of(artifact: Any) -> dict[str, Windows]:
-    from components.retrieval_evaluator.queries import read_windows
+    from two_tower.components.retrieval_evaluator.queries import read_windows
 
     return {split: read_windows(f"{artifact.uri}/Split-{split}") for split in SPLITS}
 
@@ -211,7 +211,7 @@ def test_windows_are_built_a_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     events = columns([Event(n % 3, n, n // 90, b"listen", n) for n in range(3_000)])
     cutter = WindowCutter(SPLIT, False, HISTORY_LENGTH, 9)
     whole, _ = cutter.cut(events)
-    monkeypatch.setattr("components.interaction_example_gen.windows._SLICE_EVENTS", 100)
+    monkeypatch.setattr("two_tower.components.interaction_example_gen.windows._SLICE_EVENTS", 100)
     slices = list(cutter.slices(events, Counter()))
     assert len(slices) > 20
     assert max(len(batch["history_item_id"].flatten()) for _, batch in slices) <= 100

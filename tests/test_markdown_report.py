@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from components.retrieval_evaluator.glossary import shortfall
-from components.retrieval_evaluator.markdown_report import render
 from tests import synthetic_evaluation
+from two_tower.components.retrieval_evaluator.glossary import shortfall
+from two_tower.components.retrieval_evaluator.markdown_report import render
 
 
 @pytest.fixture(scope="module")

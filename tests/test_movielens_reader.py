@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import FORMATS, divided_by_user, film_ratings, text_lines
-from pipeline.datasets.data_directory import Manifest, event_files, item_files
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import FORMATS, divided_by_user, film_ratings, text_lines
+from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 # user, film, rating, time: by user and film, as the CSV releases are, one film rated that is not listed.
 RATINGS = [

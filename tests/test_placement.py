@@ -12,9 +12,6 @@ import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.interaction_example_gen.windows import WindowCutter
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
 from tests.small_world import (
     CONFIG,
     HISTORY_LENGTH,
@@ -26,11 +23,14 @@ from tests.small_world import (
     events,
     write_examples,
 )
-from trainer import features, warm_start
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.placement import Placed, Training, place, read_items
-from trainer.serving import Towers
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.trainer import features, warm_start
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.placement import Placed, Training, place, read_items
+from two_tower.trainer.serving import Towers
 
 ITEMS = (
     FeatureSpec("country", "country", "categorical"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.retrieval_evaluator.queries import (
+from two_tower.components.retrieval_evaluator.queries import (
     LabelSets,
     Queries,
     Windows,
@@ -226,8 +226,8 @@ def test_windows_are_read_as_they_were_written(tmp_path: Path, windows: Windows)
 def test_columns_of_users_go_from_examples_to_requests(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from pipeline.feature_specs import FeatureSpec, encode_columns
     from tests.small_world import write_examples
+    from two_tower.pipeline.feature_specs import FeatureSpec, encode_columns
 
     specs = [
         FeatureSpec("user_country", "country", "categorical"),

@@ -13,16 +13,16 @@ import pytest
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
-from pipeline import command_line
-from pipeline.configs import GateConfig
-from pipeline.datasets.data_directory import DatasetProperties, item_files
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.datasets.verification import verify, verify_items
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
-from pipeline.lineage import lineage_of
-from pipeline.reindexing import Reindexing, check_features
-from trainer import warm_start
+from two_tower.pipeline import command_line
+from two_tower.pipeline.configs import GateConfig
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, item_files
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.datasets.verification import verify, verify_items
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+from two_tower.pipeline.lineage import lineage_of
+from two_tower.pipeline.reindexing import Reindexing, check_features
+from two_tower.trainer import warm_start
 
 FEATURES = ResolvedFeatures(items=(FeatureSpec("embedding", "embedding", "vector", 2),))
 

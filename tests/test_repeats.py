@@ -12,11 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.exact_search import OwnScores, top_rows
-from components.retrieval_evaluator.queries import Queries, Windows, all_queries
-from components.scann_indexer.index import AH, ExactIndex, ScannSettings
-from components.scann_indexer.retrieval_model import RetrievalModel
 from tests.small_world import (
     CONFIG,
     HISTORY_LENGTH,
@@ -29,13 +24,18 @@ from tests.small_world import (
     retrieval_model,
     write_examples,
 )
-from trainer import repeats
-from trainer.repeats import Repeats
-from trainer.retrieval_task import SampledSoftmax
-from trainer.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
-from trainer.towers import Positions, windows_of
-from trainer.training_data import TrainingData
-from trainer.validation_recall import ValidationRecall
+from two_tower.components.retrieval_evaluator import measure
+from two_tower.components.retrieval_evaluator.exact_search import OwnScores, top_rows
+from two_tower.components.retrieval_evaluator.queries import Queries, Windows, all_queries
+from two_tower.components.scann_indexer.index import AH, ExactIndex, ScannSettings
+from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+from two_tower.trainer import repeats
+from two_tower.trainer.repeats import Repeats
+from two_tower.trainer.retrieval_task import SampledSoftmax
+from two_tower.trainer.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
+from two_tower.trainer.towers import Positions, windows_of
+from two_tower.trainer.training_data import TrainingData
+from two_tower.trainer.validation_recall import ValidationRecall
 
 # Scores that are not divided by little: random weights then make bonuses that matter.
 REPEATING = dataclasses.replace(CONFIG, repeat_head=True, temperature=1.0)

@@ -10,12 +10,12 @@ import pytest
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
-from pipeline.configs import PRESETS
-from pipeline.errors import UserError
-from pipeline.report import collect, newest_version, render
-from pipeline.run_history import history
-from pipeline.run_history import render as render_history
-from pipeline.run_page import collect_with_page
+from two_tower.pipeline.configs import PRESETS
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.report import collect, newest_version, render
+from two_tower.pipeline.run_history import history
+from two_tower.pipeline.run_history import render as render_history
+from two_tower.pipeline.run_page import collect_with_page
 
 METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "hit_rate@10": 0.2,
            "mrr": 0.09, "user_recall@10": 0.15}  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.request_validation import validate_requests
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.request_validation import validate_requests
 
 GOOD: dict[str, Any] = {
     "user_id": 17,
@@ -113,11 +113,11 @@ def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> 
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    import schema
-    from components.scann_indexer.retrieval_model import _ANSWER_INPUTS
-    from pipeline.feature_specs import KINDS, FeatureSpec
-    from pipeline.request_validation import _fields
-    from trainer.serving import query_inputs
+    from two_tower import schema
+    from two_tower.components.scann_indexer.retrieval_model import _ANSWER_INPUTS
+    from two_tower.pipeline.feature_specs import KINDS, FeatureSpec
+    from two_tower.pipeline.request_validation import _fields
+    from two_tower.trainer.serving import query_inputs
 
     users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
     users.append(FeatureSpec("user_short", "short", "vector", 1))

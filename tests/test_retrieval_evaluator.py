@@ -17,20 +17,6 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.interaction_example_gen.facts import DataFacts
-from components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
-from components.interaction_example_gen.windows import WindowCutter
-from components.pusher import canary
-from components.pusher.canary import difference
-from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.executor import Executor, _of_baseline, _parity
-from components.retrieval_evaluator.query_results import QueryResults
-from components.scann_indexer.index import ExactIndex
-from components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
-from components.scann_indexer.retrieval_model import RetrievalModel
-from pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
-from pipeline.errors import UserError
-from pipeline.judged_again import judge_again
 from tests.small_world import (
     ALL_AGGREGATES,
     CONFIG,
@@ -43,10 +29,24 @@ from tests.small_world import (
     log,
     write_examples,
 )
-from trainer import features
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.serving import Towers
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.pusher import canary
+from two_tower.components.pusher.canary import difference
+from two_tower.components.retrieval_evaluator import measure
+from two_tower.components.retrieval_evaluator.executor import Executor, _of_baseline, _parity
+from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.components.scann_indexer.index import ExactIndex
+from two_tower.components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
+from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+from two_tower.pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.judged_again import judge_again
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.serving import Towers
 
 GAP, ENOUGH = 3_600, 0.25
 FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, labels="listen", min_play_ratio=ENOUGH)

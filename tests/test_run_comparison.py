@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.retrieval_evaluator.query_results import QueryResults
-from pipeline.errors import UserError
-from pipeline.run_comparison import compare, render
 from tests.synthetic_evaluation import evaluation_and_results, write
+from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.run_comparison import compare, render
 
 Evaluated = tuple[dict[str, Any], QueryResults]
 

@@ -12,11 +12,18 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from components.retrieval_evaluator.baselines import Catalog, Fitted, LabelEvents, Popularity, fit_baselines
-from components.retrieval_evaluator.baselines import fitting as fitting_module
-from components.retrieval_evaluator.baselines.co_occurrence import CoOccurrence, Counts
-from components.retrieval_evaluator.baselines.content_neighbours import ContentNeighbours
-from components.retrieval_evaluator.baselines.factorisation import (
+from tests.test_baselines import LOG, SPLIT, K, cut, had_before
+from two_tower.components.retrieval_evaluator.baselines import (
+    Catalog,
+    Fitted,
+    LabelEvents,
+    Popularity,
+    fit_baselines,
+)
+from two_tower.components.retrieval_evaluator.baselines import fitting as fitting_module
+from two_tower.components.retrieval_evaluator.baselines.co_occurrence import CoOccurrence, Counts
+from two_tower.components.retrieval_evaluator.baselines.content_neighbours import ContentNeighbours
+from two_tower.components.retrieval_evaluator.baselines.factorisation import (
     AlternatingLeastSquares,
     BayesianPersonalisedRanking,
     FoldedRanking,
@@ -25,7 +32,7 @@ from components.retrieval_evaluator.baselines.factorisation import (
     confidences,
     scale_of_users,
 )
-from components.retrieval_evaluator.baselines.ranking import (
+from two_tower.components.retrieval_evaluator.baselines.ranking import (
     RecentListens,
     Scored,
     Scorer,
@@ -33,14 +40,13 @@ from components.retrieval_evaluator.baselines.ranking import (
     _best_of_sparse,
     top_of,
 )
-from components.retrieval_evaluator.baselines.search import Found, search
-from components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
-from components.retrieval_evaluator.queries import Ints, Queries, Windows, all_queries
-from pipeline import configs
-from pipeline.datasets.data_directory import DatasetProperties
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.errors import UserError
-from tests.test_baselines import LOG, SPLIT, K, cut, had_before
+from two_tower.components.retrieval_evaluator.baselines.search import Found, search
+from two_tower.components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
+from two_tower.components.retrieval_evaluator.queries import Ints, Queries, Windows, all_queries
+from two_tower.pipeline import configs
+from two_tower.pipeline.datasets.data_directory import DatasetProperties
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.errors import UserError
 
 # All that are not of tests/test_baselines.py.
 SCORED = ("token_matching", "co_occurrence", "ials", "bpr", "content_neighbours")

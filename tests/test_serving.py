@@ -12,11 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.retrieval_evaluator import measure
-from components.retrieval_evaluator.queries import all_queries
-from components.scann_indexer.index import AH, ScannSettings
-from components.scann_indexer.retrieval_model import RetrievalModel
-from pipeline.configs import IndexConfig
 from tests.small_world import (
     CONFIG,
     HISTORY_LENGTH,
@@ -26,8 +21,13 @@ from tests.small_world import (
     requests,
     retrieval_model,
 )
-from trainer import features
-from trainer.towers import Positions, windows_of
+from two_tower.components.retrieval_evaluator import measure
+from two_tower.components.retrieval_evaluator.queries import all_queries
+from two_tower.components.scann_indexer.index import AH, ScannSettings
+from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+from two_tower.pipeline.configs import IndexConfig
+from two_tower.trainer import features
+from two_tower.trainer.towers import Positions, windows_of
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70
@@ -494,9 +494,9 @@ def test_the_index_says_what_it_holds(exact: Any, sparse: RetrievalModel) -> Non
 def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tmp_path: Path) -> None:
     from tfx.types import standard_artifacts
 
-    from components.scann_indexer.executor import real_queries
-    from pipeline.errors import UserError
     from tests.small_world import SPLIT, WindowCutter, events, write_examples
+    from two_tower.components.scann_indexer.executor import real_queries
+    from two_tower.pipeline.errors import UserError
 
     batches, _ = WindowCutter(
         SPLIT, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=10

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import simulator
-from pipeline.datasets.oracle import (
+from two_tower.pipeline.datasets import simulator
+from two_tower.pipeline.datasets.oracle import (
     StyleFilter,
     ask_oracle,
     query_probabilities,
@@ -20,9 +20,15 @@ from pipeline.datasets.oracle import (
     replay,
     sample_queries,
 )
-from pipeline.datasets.simulated_listening import SESSION_GAP, Listeners, ListeningLog, listen, make_listeners
-from pipeline.datasets.simulated_names import artist_names
-from pipeline.datasets.simulated_world import (
+from two_tower.pipeline.datasets.simulated_listening import (
+    SESSION_GAP,
+    Listeners,
+    ListeningLog,
+    listen,
+    make_listeners,
+)
+from two_tower.pipeline.datasets.simulated_names import artist_names
+from two_tower.pipeline.datasets.simulated_world import (
     DAY,
     Groups,
     SimulationParameters,
@@ -30,8 +36,8 @@ from pipeline.datasets.simulated_world import (
     make_world,
     next_listen_probabilities,
 )
-from pipeline.datasets.simulator import simulate
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets.simulator import simulate
+from two_tower.pipeline.errors import UserError
 
 SMALL = SimulationParameters(
     users=150, days=8, tracks=900, styles=8, genres=3, tastes=3, listens_per_user=90, oracle_queries=300

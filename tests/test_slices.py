@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
-from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator.baselines import LabelEvents
-from components.retrieval_evaluator.feature_values import FeatureValues, of_items, of_users
-from components.retrieval_evaluator.metrics import hits_of, label_ranks, ranks_of, summarize
-from components.retrieval_evaluator.queries import LabelSets, all_queries
-from components.retrieval_evaluator.slices import (
+from tests.listening_logs import events_of, to_windows
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.retrieval_evaluator.baselines import LabelEvents
+from two_tower.components.retrieval_evaluator.feature_values import FeatureValues, of_items, of_users
+from two_tower.components.retrieval_evaluator.metrics import hits_of, label_ranks, ranks_of, summarize
+from two_tower.components.retrieval_evaluator.queries import LabelSets, all_queries
+from two_tower.components.retrieval_evaluator.slices import (
     Slice,
     all_slices,
     feature_slices,
@@ -28,9 +29,8 @@ from components.retrieval_evaluator.slices import (
     quantile_groups,
     trends_from,
 )
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from pipeline.feature_specs import FeatureSpec
-from tests.listening_logs import events_of, to_windows
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.pipeline.feature_specs import FeatureSpec
 
 BANDS = ("head", "middle", "tail", "cold")
 

@@ -17,10 +17,10 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.datasets import data_directory, data_directory_writer, ingest_report
-from pipeline.datasets.checked_columns import open_dataset
-from pipeline.datasets.data_directory import (
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import data_directory, data_directory_writer, ingest_report
+from two_tower.pipeline.datasets.checked_columns import open_dataset
+from two_tower.pipeline.datasets.data_directory import (
     DAY,
     DatasetProperties,
     Manifest,
@@ -28,10 +28,10 @@ from pipeline.datasets.data_directory import (
     item_files,
     user_files,
 )
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.datasets.merged_tables import NewRows, is_known, merge
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.datasets.merged_tables import NewRows, is_known, merge
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 PROPERTIES = DatasetProperties("days", "listen", True)
 
@@ -484,7 +484,7 @@ def test_the_oracle_is_found_wherever_it_is(data: str, tmp_path: pathlib.Path) -
 def test_many_batches_and_files_are_merged(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "items", 10)
     monkeypatch.setitem(data_directory_writer._FILE_ROWS, "items", 20)
-    monkeypatch.setattr("pipeline.datasets.merged_tables._BATCH_ROWS", 7)
+    monkeypatch.setattr("two_tower.pipeline.datasets.merged_tables._BATCH_ROWS", 7)
     generator = np.random.default_rng(3)
     ids = generator.permutation(95)
     write(data, listens(3, 1), 3, {"item_id": ids[:60], "year": 1000 + ids[:60]})

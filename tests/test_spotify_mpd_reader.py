@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import FORMATS, data_directory_writer
-from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import FORMATS, data_directory_writer
+from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 
 def track(pos: int, name: str, **changes: Any) -> dict[str, Any]:

@@ -13,11 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.datasets import FORMATS, column_map, data_directory_writer, divided_by_user, table_files
-from pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import (
+    FORMATS,
+    column_map,
+    data_directory_writer,
+    divided_by_user,
+    table_files,
+)
+from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 MAP = """
 dataset: my-films

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from trainer import towers
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.trainer import towers
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows
 
 ITEMS, USERS, EVENTS, AGGREGATES = 30, 4, 9, 6
 N = 4

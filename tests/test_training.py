@@ -16,14 +16,6 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tensorflow_transform.tf_metadata import schema_utils
 
-import schema
-from components.interaction_example_gen.splits import FrozenSplit, TimeSplit
-from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator.baselines import LabelEvents, Popularity
-from components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of, summarize
-from components.retrieval_evaluator.queries import all_queries, excluded_items, history_batch, read_windows
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
 from tests.listening_logs import catalog_of_ids, events_of
 from tests.small_world import (
     CONFIG,
@@ -34,18 +26,31 @@ from tests.small_world import (
     events,
     write_examples,
 )
-from trainer import features, sampling, training, validation_recall
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.precision import computing_in, policy_of, scaled_for
-from trainer.randomness import drawing
-from trainer.sampling import Candidates, log_sampling_probability
-from trainer.towers import Positions, Windows, windows_of
-from trainer.training import train
-from trainer.training_data import TrainingData
-from trainer.training_loop import CURVES_FILE
-from trainer.validation_recall import ValidationRecall
-from trainer.warm_start import CarriedOver
+from two_tower import schema
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.retrieval_evaluator.baselines import LabelEvents, Popularity
+from two_tower.components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of, summarize
+from two_tower.components.retrieval_evaluator.queries import (
+    all_queries,
+    excluded_items,
+    history_batch,
+    read_windows,
+)
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features, sampling, training, validation_recall
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.precision import computing_in, policy_of, scaled_for
+from two_tower.trainer.randomness import drawing
+from two_tower.trainer.sampling import Candidates, log_sampling_probability
+from two_tower.trainer.towers import Positions, Windows, windows_of
+from two_tower.trainer.training import train
+from two_tower.trainer.training_data import TrainingData
+from two_tower.trainer.training_loop import CURVES_FILE
+from two_tower.trainer.validation_recall import ValidationRecall
+from two_tower.trainer.warm_start import CarriedOver
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
 # finds every label among the first 10; chance and popularity find one in forty.

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
-from trainer import features, training_loop
-from trainer.checkpoints import Checkpoints, Progress, UnusableCheckpointError
-from trainer.optimizer import optimizer_of
-from trainer.randomness import uniform
-from trainer.training import train
-from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
-from trainer.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features, training_loop
+from two_tower.trainer.checkpoints import Checkpoints, Progress, UnusableCheckpointError
+from two_tower.trainer.optimizer import optimizer_of
+from two_tower.trainer.randomness import uniform
+from two_tower.trainer.training import train
+from two_tower.trainer.training_data import TrainingData, count_windows, window_batches, windows_for
+from two_tower.trainer.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
 
 STEPS = 4
 PLAIN = TrainerConfig(epochs=3, learning_rate=0.1, patience=9, positions_per_step=5)
@@ -392,7 +392,7 @@ def test_where_a_checkpoint_cannot_be_used_training_begins_anew(
 def test_a_training_finds_its_checkpoints_again_and_never_those_of_another() -> None:
     from tfx.types import standard_artifacts
 
-    from components.trainer.executor import checkpoint_directory
+    from two_tower.components.trainer.executor import checkpoint_directory
 
     def directory(execution: int, uri: str = "gs://a/Transform/3", **properties: Any) -> str:
         examples = standard_artifacts.Examples()

@@ -16,13 +16,13 @@ import optuna
 import pytest
 import yaml
 
-from pipeline import command_line, configs, console, trial, tuning, tuning_report
-from pipeline.configs import PRESETS, PipelineConfig, TrainerConfig
-from pipeline.errors import UserError
-from pipeline.search_space import SearchSpace, default_space, with_trainer
-from pipeline.trial import OnEpoch, TrialFailed, train_apart
-from pipeline.tuning import Search
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from two_tower.pipeline import command_line, configs, console, trial, tuning, tuning_report
+from two_tower.pipeline.configs import PRESETS, PipelineConfig, TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.search_space import SearchSpace, default_space, with_trainer
+from two_tower.pipeline.trial import OnEpoch, TrialFailed, train_apart
+from two_tower.pipeline.tuning import Search
 
 SPACE = SearchSpace.from_plain(
     {
@@ -37,7 +37,7 @@ SMALL = PRESETS["small"]
 
 @pytest.fixture(autouse=True)
 def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "source_digest", lambda *sources: "sha256:0")
+    monkeypatch.setattr(tuning, "import_digest", lambda *modules: "sha256:0")
 
 
 # What a space file may hold.
@@ -368,9 +368,9 @@ def messages_of(
     monkeypatch: pytest.MonkeyPatch, train: Callable[..., None], answers: tuple[bool, ...]
 ) -> list[Any]:
     """What the process of a trial sends while it is answered so; `train` stands for the Trainer's."""
-    fake = types.ModuleType("trainer.training")
+    fake = types.ModuleType("two_tower.trainer.training")
     fake.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "trainer.training", fake)
+    monkeypatch.setitem(sys.modules, "two_tower.trainer.training", fake)
     monkeypatch.setattr(trial.signal, "signal", lambda *arguments: None)
     ours, theirs = multiprocessing.Pipe()
     for answer in answers:
@@ -411,7 +411,7 @@ def test_a_trials_process_tells_why_it_failed(
 def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
     small_world: Transformed, tmp_path: Path
 ) -> None:
-    from trainer.training_data import TrainingData
+    from two_tower.trainer.training_data import TrainingData
 
     data = TrainingData(
         small_world.files["train"],

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import command_line, configs
-from pipeline.configs import DAY
-from pipeline.datasets.data_directory import DatasetProperties
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.errors import UserError
 from tests.e2e.runs import call
+from two_tower.pipeline import command_line, configs
+from two_tower.pipeline.configs import DAY
+from two_tower.pipeline.datasets.data_directory import DatasetProperties
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.errors import UserError
 
 USERS, DAYS, EVERY = 60, 10, 7_200
 
@@ -90,7 +90,7 @@ def test_edited_data_is_refused_before_anything_is_written(healthy: Path, tmp_pa
 @pytest.fixture(scope="module")
 def output(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a run has passed the gate."""
-    from pipeline.local_runner import run_local
+    from two_tower.pipeline.local_runner import run_local
 
     place = tmp_path_factory.mktemp("output")
     run_local(str(healthy), str(place), configs.load("smoke"), until=("ApprovedStatistics",))
@@ -120,8 +120,8 @@ def test_data_that_was_refused_is_refused_again(broken: Path, output: Path) -> N
 
 
 def test_a_run_that_the_gate_stopped_is_reported_with_the_reason(broken: Path, output: Path) -> None:
-    from pipeline.local_runner import run_local
-    from pipeline.report import collect, render
+    from two_tower.pipeline.local_runner import run_local
+    from two_tower.pipeline.report import collect, render
 
     with pytest.raises(UserError, match="history_play_ratio"):
         run_local(str(broken), str(output), configs.load("smoke"))

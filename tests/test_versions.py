@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from components.pusher import canary
-from components.pusher import versions as versions_module
-from components.pusher.canary import CanaryFailed
-from components.pusher.versions import recorded_queries, versions
-from components.scann_indexer.provenance import digest_of
-from pipeline.errors import UserError
-from pipeline.rollback import roll_back
+from two_tower.components.pusher import canary
+from two_tower.components.pusher import versions as versions_module
+from two_tower.components.pusher.canary import CanaryFailed
+from two_tower.components.pusher.versions import recorded_queries, versions
+from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.rollback import roll_back
 
 RECORD = {"signature": "serving_default", "inputs": {}, "item_id": [[3, 1]], "score": [[2.0, 1.0]]}
 
@@ -173,7 +173,7 @@ def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) ->
     from tfx.components.evaluator import constants
     from tfx.types import standard_artifacts
 
-    from components.pusher.executor import Executor
+    from two_tower.components.pusher.executor import Executor
 
     candidate, blessing, result = (
         standard_artifacts.Model(),

@@ -15,19 +15,19 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.interaction_example_gen.facts import DataFacts
-from components.scann_indexer.provenance import PROVENANCE, TOWERS, recorded
-from components.trainer.executor import WARM_START, Executor, starting_point
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import ResolvedFeatures
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
-from trainer import features, training, warm_start
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.model import TwoTowerModel
-from trainer.towers import Positions, windows_of
-from trainer.training import _user_vocabularies
-from trainer.warm_start import CarriedOver, RowNames, carry_over, row_names, save
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.scann_indexer.provenance import PROVENANCE, TOWERS, recorded
+from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer import features, training, warm_start
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.towers import Positions, windows_of
+from two_tower.trainer.training import _user_vocabularies
+from two_tower.trainer.warm_start import CarriedOver, RowNames, carry_over, row_names, save
 
 # Heard in train, and yet unknown to the earlier model. Item 48 alone is of album 16.
 NEW_ITEMS = (3, 20, 48)

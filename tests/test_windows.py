@@ -10,18 +10,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from components.interaction_example_gen.splits import (
-    EventSplit,
-    FrozenSplit,
-    LeaveOneOut,
-    SplitColumn,
-    TimeSplit,
-    check_not_empty,
-)
-from components.interaction_example_gen.windows import WindowCutter
-from components.retrieval_evaluator.queries import all_queries, excluded_items
-from pipeline.configs import DAY, PRESETS, SplitConfig
-from pipeline.errors import UserError
 from tests.listening_logs import (
     SPLIT,
     Event,
@@ -37,6 +25,18 @@ from tests.listening_logs import (
     split_of,
     to_windows,
 )
+from two_tower.components.interaction_example_gen.splits import (
+    EventSplit,
+    FrozenSplit,
+    LeaveOneOut,
+    SplitColumn,
+    TimeSplit,
+    check_not_empty,
+)
+from two_tower.components.interaction_example_gen.windows import WindowCutter
+from two_tower.components.retrieval_evaluator.queries import all_queries, excluded_items
+from two_tower.pipeline.configs import DAY, PRESETS, SplitConfig
+from two_tower.pipeline.errors import UserError
 
 SPLITS = ("train", "eval", "test")
 COUNTED = ("listens_without_seed", "repeated_labels", "gap_labels", *(f"{split}_labels" for split in SPLITS))

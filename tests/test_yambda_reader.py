@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.datasets import FORMATS, divided_by_user, yambda
-from pipeline.datasets.data_directory import Manifest, event_files, item_files
-from pipeline.datasets.verification import verify
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import FORMATS, divided_by_user, yambda
+from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files
+from two_tower.pipeline.datasets.verification import verify
+from two_tower.pipeline.errors import UserError
 
 # uid, item_id, timestamp, is_organic, played_ratio_pct, track_length_seconds, event_type
 EVENTS = [

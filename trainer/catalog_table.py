@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from pipeline.feature_specs import NUMERIC, VECTOR, FeatureSpec
-from trainer import features
+from two_tower.pipeline.feature_specs import NUMERIC, VECTOR, FeatureSpec
+from two_tower.trainer import features
 
 # Most items have one artist and one album; of the rest, this many are kept.
 MAX_IDS_PER_ITEM = 4

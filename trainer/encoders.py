@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from trainer.randomness import Dropout
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.trainer.randomness import Dropout
 
 # The last few listens say what the session is about, the whole history what its user likes.
 SHORT_HISTORY = 5

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import features
-from trainer.catalog_table import CatalogTable
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogTable
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import features
+from two_tower.trainer import features
 
 # Events further apart than this are of two sessions, and so is a request so long after the seed's start.
 # Of a shorter wait the query knows nothing: it would tell whether the seed was skipped.

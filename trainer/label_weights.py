@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from trainer import features
+from two_tower.trainer import features
 
 
 def event_type_hash(name: str) -> tf.Tensor:

@@ -8,12 +8,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from pipeline.configs import TrainerConfig, event_type_weights
-from trainer import features
-from trainer.catalog_table import CatalogTable
-from trainer.label_weights import play_ratio_weight, reaction_weight
-from trainer.retrieval_task import retrieval_task
-from trainer.sampling import (
+from two_tower.pipeline.configs import TrainerConfig, event_type_weights
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogTable
+from two_tower.trainer.label_weights import play_ratio_weight, reaction_weight
+from two_tower.trainer.retrieval_task import retrieval_task
+from two_tower.trainer.sampling import (
     CandidateSampler,
     Drawn,
     draw_labels,
@@ -22,8 +22,8 @@ from trainer.sampling import (
     label_index,
     less_had,
 )
-from trainer.streaming_frequency import StreamingFrequency
-from trainer.towers import (
+from two_tower.trainer.streaming_frequency import StreamingFrequency
+from two_tower.trainer.towers import (
     SHARED_TABLES,
     CandidateTower,
     ItemEmbedding,

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
+from two_tower.pipeline.configs import TrainerConfig
 
 # Value of trainer.learning_rate_schedule.
 COSINE = "cosine"

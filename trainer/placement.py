@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
-from trainer import features
-from trainer.catalog_table import (
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import (
     MAX_IDS_PER_ITEM,
     MAX_VALUES_PER_ITEM,
     OUT_OF_VOCABULARY,
@@ -30,9 +30,9 @@ from trainer.catalog_table import (
     CatalogTable,
     without_empty_places,
 )
-from trainer.model import towers_of
-from trainer.serving import Towers
-from trainer.warm_start import RowNames, names_of_rows, places_in, restore
+from two_tower.trainer.model import towers_of
+from two_tower.trainer.serving import Towers
+from two_tower.trainer.warm_start import RowNames, names_of_rows, places_in, restore
 
 _ITEMS_PER_BATCH = 8_192
 _TOLERANCE = 1e-4

@@ -14,9 +14,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from pipeline.feature_specs import NUMERIC, TEXT, VECTOR, FeatureSpec
-from trainer import features
-from trainer.history_aggregates import history_aggregates
+from two_tower.pipeline.feature_specs import NUMERIC, TEXT, VECTOR, FeatureSpec
+from two_tower.trainer import features
+from two_tower.trainer.history_aggregates import history_aggregates
 
 # Of the values of a column, as of the words of a text, so many of the most frequent are told apart.
 MAX_VALUES = 50_000

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
+from two_tower.pipeline.configs import TrainerConfig
 
 if TYPE_CHECKING:
-    from trainer.towers import Positions, Windows
+    from two_tower.trainer.towers import Positions, Windows
 
 _UNITS = 16
 # What is beside the history's items, all other items together, is no linear function of the query.

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from pipeline.configs import LEAST_LEARNED_TEMPERATURE, TrainerConfig
-from trainer.repeats import Repeats
-from trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
+from two_tower.pipeline.configs import LEAST_LEARNED_TEMPERATURE, TrainerConfig
+from two_tower.trainer.repeats import Repeats
+from two_tower.trainer.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
 
 # Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
 _NEXT_TO_NOTHING = -3e36

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.distribution import joined, replica, replicas
-from trainer.randomness import uniform
-from trainer.streaming_frequency import StreamingFrequency
-from trainer.towers import Positions
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.distribution import joined, replica, replicas
+from two_tower.trainer.randomness import uniform
+from two_tower.trainer.streaming_frequency import StreamingFrequency
+from two_tower.trainer.towers import Positions
 
 _log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.feature_specs import (
+from two_tower.pipeline.feature_specs import (
     ABSENT,
     CATEGORICAL,
     MULTI_VALUED,
@@ -22,10 +22,10 @@ from pipeline.feature_specs import (
     FeatureSpec,
     ResolvedFeatures,
 )
-from trainer import features
-from trainer.catalog_table import CatalogTable
-from trainer.history_aggregates import is_label_event
-from trainer.towers import CandidateTower, Positions, QueryTower, windows_of
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogTable
+from two_tower.trainer.history_aggregates import is_label_event
+from two_tower.trainer.towers import CandidateTower, Positions, QueryTower, windows_of
 
 Tensors = dict[str, tf.Tensor]
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from trainer import features
-from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
-from trainer.encoders import encoders
-from trainer.history_aggregates import catalog_aggregates
-from trainer.randomness import Dropout, uniform
-from trainer.repeats import RepeatHead
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
+from two_tower.trainer.encoders import encoders
+from two_tower.trainer.history_aggregates import catalog_aggregates
+from two_tower.trainer.randomness import Dropout, uniform
+from two_tower.trainer.repeats import RepeatHead
 
 # Days in which an example's age tells less and less apart, from hours to months.
 _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

@@ -15,26 +15,26 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tensorflow.python.framework import config as tf_config
 
-from pipeline.configs import TrainerConfig, event_type_weights
-from pipeline.errors import UserError
-from pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
-from trainer import features
-from trainer.catalog_table import CatalogArrays, CatalogTable
-from trainer.checkpoints import Checkpoints, UnusableCheckpointError
-from trainer.distribution import gathered, is_chief, strategy_of
-from trainer.first_embeddings import RANDOM, co_occurrence_embeddings
-from trainer.label_weights import event_type_hash, user_weight
-from trainer.model import TwoTowerModel
-from trainer.optimizer import optimizer_of
-from trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
-from trainer.sampling import log_sampling_probability, repeats_for, softmax_for
-from trainer.serving import Towers
-from trainer.towers import item_width, padded
-from trainer.training_data import TrainingData, count_windows, window_batches, windows_for
-from trainer.training_loop import TrainingLoop, progress_log, speed_of
-from trainer.validation_recall import ValidationRecall
-from trainer.warm_start import RowNames, carry_over, row_names
-from trainer.warm_start import save as save_state
+from two_tower.pipeline.configs import TrainerConfig, event_type_weights
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import NUMERIC, VECTOR, ResolvedFeatures
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.checkpoints import Checkpoints, UnusableCheckpointError
+from two_tower.trainer.distribution import gathered, is_chief, strategy_of
+from two_tower.trainer.first_embeddings import RANDOM, co_occurrence_embeddings
+from two_tower.trainer.label_weights import event_type_hash, user_weight
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.optimizer import optimizer_of
+from two_tower.trainer.precision import FLOAT32, computing_in, policy_of, scaled_for
+from two_tower.trainer.sampling import log_sampling_probability, repeats_for, softmax_for
+from two_tower.trainer.serving import Towers
+from two_tower.trainer.towers import item_width, padded
+from two_tower.trainer.training_data import TrainingData, count_windows, window_batches, windows_for
+from two_tower.trainer.training_loop import TrainingLoop, progress_log, speed_of
+from two_tower.trainer.validation_recall import ValidationRecall
+from two_tower.trainer.warm_start import RowNames, carry_over, row_names
+from two_tower.trainer.warm_start import save as save_state
 
 _log = logging.getLogger(__name__)
 

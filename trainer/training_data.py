@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from pipeline.feature_specs import ResolvedFeatures
-from trainer.distribution import parts
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer.distribution import parts
 
 _log = logging.getLogger(__name__)
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
-from trainer import features
-from trainer.checkpoints import Checkpoints, Progress
-from trainer.distribution import gathered
-from trainer.model import TwoTowerModel
-from trainer.randomness import drawing
-from trainer.validation_recall import ValidationRecall
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features
+from two_tower.trainer.checkpoints import Checkpoints, Progress
+from two_tower.trainer.distribution import gathered
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.randomness import drawing
+from two_tower.trainer.validation_recall import ValidationRecall
 
 # Records with `step`, `steps` and `message`: the console draws them as a bar, a cluster logs them.
 progress_log = logging.getLogger("two_tower.progress")

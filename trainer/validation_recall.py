@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from trainer import features
-from trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
-from trainer.towers import Positions, Windows, windows_of
-from trainer.training_data import TrainingData
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
+from two_tower.trainer.towers import Positions, Windows, windows_of
+from two_tower.trainer.training_data import TrainingData
 
 # So many queries are drawn where the catalog is large, and twice as many where it is scored in no time.
 VALIDATION_QUERIES = 5_000

@@ -26,14 +26,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from pipeline.configs import TrainerConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import ResolvedFeatures
-from trainer import features
-from trainer.catalog_table import CatalogArrays, touched_by
-from trainer.model import TwoTowerModel
-from trainer.streaming_frequency import StreamingFrequency
-from trainer.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.pipeline.configs import TrainerConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.trainer import features
+from two_tower.trainer.catalog_table import CatalogArrays, touched_by
+from two_tower.trainer.model import TwoTowerModel
+from two_tower.trainer.streaming_frequency import StreamingFrequency
+from two_tower.trainer.towers import CandidateTower, ItemEmbedding, QueryTower
 
 # Beside the SavedModel in the Trainer's artifact.
 DIRECTORY = "warm_start"

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
-from components.anomaly_gate.anomalies import shares, values_of
-from components.comparable_statistics.distributions import L_INFINITY, Compared, of_feature, quantiles
+from two_tower.components.anomaly_gate.anomalies import shares, values_of
+from two_tower.components.comparable_statistics.distributions import (
+    L_INFINITY,
+    Compared,
+    of_feature,
+    quantiles,
+)
 
 HOLDS, EXCEEDS, NOT_JUDGED = "holds", "exceeds", "not judged"
 # Of fewer windows a distance is chance as much as change: of 30, a share of a half is measured to ±0.09.

@@ -11,10 +11,10 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
-from components.anomaly_gate import verdict
-from components.comparable_statistics.distributions import NO_DRIFT_REASON
-from pipeline.configs import ValidationConfig
-from pipeline.feature_specs import ResolvedFeatures
+from two_tower.components.anomaly_gate import verdict
+from two_tower.components.comparable_statistics.distributions import NO_DRIFT_REASON
+from two_tower.pipeline.configs import ValidationConfig
+from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 
 @component

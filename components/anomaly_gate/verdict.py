@@ -11,17 +11,17 @@ from tensorflow_metadata.proto.v0.anomalies_pb2 import Anomalies
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 from tfx.dsl.io import fileio
 
-from components.anomaly_gate import anomalies, comparisons
-from components.anomaly_gate.comparisons import DRIFT, EXCEEDS, SKEW, Comparison
-from components.comparable_statistics.distributions import (
+from two_tower.components.anomaly_gate import anomalies, comparisons
+from two_tower.components.anomaly_gate.comparisons import DRIFT, EXCEEDS, SKEW, Comparison
+from two_tower.components.comparable_statistics.distributions import (
     DRIFT_PAIR,
     SKEW_PAIR,
     compared_for_drift,
     compared_for_skew,
 )
-from pipeline.configs import ValidationConfig
-from pipeline.errors import UserError
-from pipeline.feature_specs import ResolvedFeatures
+from two_tower.pipeline.configs import ValidationConfig
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 FILE = "report.json"
 

@@ -12,8 +12,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
-from components.approved_statistics import approved as kept
-from components.interaction_example_gen.facts import DataFacts
+from two_tower.components.approved_statistics import approved as kept
+from two_tower.components.interaction_example_gen.facts import DataFacts
 
 
 @component

@@ -7,7 +7,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
-from components.catalog_placer import executor
+from two_tower.components.catalog_placer import executor
 
 
 class CatalogPlacerSpec(types.ComponentSpec):

@@ -14,11 +14,11 @@ from tfx.types import artifact_utils
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
-from components.approved_statistics import approved
-from components.comparable_statistics import distributions
-from components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
-from components.interaction_example_gen.facts import DataFacts
-from pipeline.feature_specs import ResolvedFeatures
+from two_tower.components.approved_statistics import approved
+from two_tower.components.comparable_statistics import distributions
+from two_tower.components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 
 @component

@@ -20,12 +20,12 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
-from components.interaction_example_gen import shards, splits, windows
-from components.interaction_example_gen.facts import DataFacts
-from pipeline.configs import SplitConfig, WindowConfig
-from pipeline.datasets.data_directory import Manifest
-from pipeline.feature_specs import FeatureSpec, ResolvedFeatures
-from trainer import features
+from two_tower.components.interaction_example_gen import shards, splits, windows
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.pipeline.configs import SplitConfig, WindowConfig
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+from two_tower.trainer import features
 
 _ROWS, _COUNTS = "rows", "counts"
 # Level 1 takes 0.4 of level 6's time for 1.08 of its bytes. No compression would save a tenth of this

@@ -9,9 +9,9 @@ from typing import Any
 
 from tfx import types
 
-from components.interaction_example_gen.splits import FrozenSplit, TimeSplit, event_split
-from pipeline.configs import SplitConfig
-from pipeline.datasets.data_directory import Manifest
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit, event_split
+from two_tower.pipeline.configs import SplitConfig
+from two_tower.pipeline.datasets.data_directory import Manifest
 
 
 @dataclasses.dataclass(frozen=True)

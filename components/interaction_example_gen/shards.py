@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.interaction_example_gen.windows import Events
-from pipeline import storage
-from pipeline.configs import DAY
-from pipeline.datasets.data_directory import Manifest, event_files, user_files
-from pipeline.errors import UserError
-from pipeline.feature_specs import FeatureSpec, encode_columns
-from trainer import features
+from two_tower.components.interaction_example_gen.windows import Events
+from two_tower.pipeline import storage
+from two_tower.pipeline.configs import DAY
+from two_tower.pipeline.datasets.data_directory import Manifest, event_files, user_files
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import FeatureSpec, encode_columns
+from two_tower.trainer import features
 
 # Rows that are read at once: a batch a shard comes of them, and each has its overhead.
 _LEAST_ROWS, _MOST_ROWS = 500_000, 4_000_000

@@ -11,10 +11,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from pipeline.configs import SplitConfig
-from pipeline.datasets.data_directory import Manifest
-from pipeline.errors import UserError
-from trainer import features
+from two_tower.pipeline.configs import SplitConfig
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features
 
 Array = np.ndarray
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from components.interaction_example_gen.splits import (
+from two_tower.components.interaction_example_gen.splits import (
     EVAL,
     NONE,
     TEST,
@@ -29,7 +29,7 @@ from components.interaction_example_gen.splits import (
     FrozenSplit,
     Placement,
 )
-from trainer import features
+from two_tower.trainer import features
 
 Array = np.ndarray
 # Columns of user features, by name, for users [windows].

@@ -2,7 +2,7 @@
 
 The evaluator records a few of the requests that it evaluated a model with and what the model answered. A copy
 that a server could not load, or that answers otherwise, is not what was evaluated, whatever its files say.
-Run as `python -m components.pusher.canary MODEL RECORD`, in a process that has nothing of those before it.
+Run as `python -m two_tower.components.pusher.canary MODEL RECORD`, in a process of its own.
 """
 
 from __future__ import annotations

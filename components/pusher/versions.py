@@ -11,9 +11,9 @@ from typing import Any
 
 from tfx.dsl.io import fileio
 
-from components.pusher import canary
-from components.scann_indexer.provenance import digest_of
-from pipeline.errors import UserError
+from two_tower.components.pusher import canary
+from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.pipeline.errors import UserError
 
 # Servers look at no name but numbers.
 _INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"

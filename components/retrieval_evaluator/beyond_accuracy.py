@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.metrics import Floats, Ints, mean
+from two_tower.components.retrieval_evaluator.metrics import Floats, Ints, mean
 
 # Vectors that are gathered at once: 32 MB of 64 float32 each.
 _VECTORS_AT_ONCE = 125_000

@@ -7,7 +7,7 @@ from tfx.dsl.components.base import base_beam_component, executor_spec
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
-from components.retrieval_evaluator import executor
+from two_tower.components.retrieval_evaluator import executor
 
 
 class RetrievalEvaluatorSpec(types.ComponentSpec):

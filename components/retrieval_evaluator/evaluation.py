@@ -9,20 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from components.retrieval_evaluator.beyond_accuracy import (
+from two_tower.components.retrieval_evaluator.beyond_accuracy import (
     ItemVectors,
     intra_list_diversity,
     novelty_at_k,
     popularity_lift_at_k,
     self_information,
 )
-from components.retrieval_evaluator.bootstrap import UserBootstrap
-from components.retrieval_evaluator.metrics import Floats, Ints, ann_recall, label_ranks, mean, summarize
-from components.retrieval_evaluator.queries import Queries
-from components.retrieval_evaluator.query_results import QueryResults, pseudonyms
-from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
-from components.retrieval_evaluator.slices import Slice
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.components.retrieval_evaluator.bootstrap import UserBootstrap
+from two_tower.components.retrieval_evaluator.metrics import (
+    Floats,
+    Ints,
+    ann_recall,
+    label_ranks,
+    mean,
+    summarize,
+)
+from two_tower.components.retrieval_evaluator.queries import Queries
+from two_tower.components.retrieval_evaluator.query_results import QueryResults, pseudonyms
+from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.components.retrieval_evaluator.slices import Slice
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
 
 Numbers = dict[str, float | None]
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import PADDING, Ints
+from two_tower.components.retrieval_evaluator.queries import PADDING, Ints
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import Ints, Queries, Windows
-from pipeline import storage
-from pipeline.errors import UserError
-from trainer import features
+from two_tower.components.retrieval_evaluator.queries import Ints, Queries, Windows
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features
 
 # Beside evaluation.json.
 EXAMPLES_FILE = "examples.json"
@@ -45,8 +45,8 @@ class ItemNames:
         import pyarrow as pa
         import pyarrow.dataset as pads
 
-        from pipeline.datasets.checked_columns import open_dataset
-        from pipeline.datasets.data_directory import item_files
+        from two_tower.pipeline.datasets.checked_columns import open_dataset
+        from two_tower.pipeline.datasets.data_directory import item_files
 
         wanted = np.unique(np.asarray(item_ids, np.int64))
         wanted = wanted[wanted >= 0]

@@ -15,17 +15,23 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from components.interaction_example_gen.facts import DataFacts
-from components.pusher import canary
-from components.retrieval_evaluator import feature_values, gate, index_parity, measure, query_results
-from components.retrieval_evaluator.baselines import Baseline, Catalog, first_among, fit_baselines
-from components.retrieval_evaluator.beyond_accuracy import ItemVectors
-from components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from components.retrieval_evaluator.examples import example_users
-from components.retrieval_evaluator.item_map import item_map, map_items
-from components.retrieval_evaluator.metrics import Ints
-from components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from components.retrieval_evaluator.queries import (
+from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.pusher import canary
+from two_tower.components.retrieval_evaluator import (
+    feature_values,
+    gate,
+    index_parity,
+    measure,
+    query_results,
+)
+from two_tower.components.retrieval_evaluator.baselines import Baseline, Catalog, first_among, fit_baselines
+from two_tower.components.retrieval_evaluator.beyond_accuracy import ItemVectors
+from two_tower.components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
+from two_tower.components.retrieval_evaluator.examples import example_users
+from two_tower.components.retrieval_evaluator.item_map import item_map, map_items
+from two_tower.components.retrieval_evaluator.metrics import Ints
+from two_tower.components.retrieval_evaluator.oracle_comparison import OracleAnswers
+from two_tower.components.retrieval_evaluator.queries import (
     NOT_FOR_BASELINES,
     Queries,
     Windows,
@@ -33,14 +39,14 @@ from components.retrieval_evaluator.queries import (
     read_windows,
     sample_by_user,
 )
-from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
-from components.retrieval_evaluator.report_files import named, write_reports
-from components.retrieval_evaluator.slices import Slice, all_slices, trends_from
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from components.scann_indexer import provenance
-from pipeline.configs import EvaluationConfig, GateConfig, from_plain
-from pipeline.errors import UserError
-from pipeline.feature_specs import ResolvedFeatures
+from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.components.retrieval_evaluator.report_files import named, write_reports
+from two_tower.components.retrieval_evaluator.slices import Slice, all_slices, trends_from
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.components.scann_indexer import provenance
+from two_tower.pipeline.configs import EvaluationConfig, GateConfig, from_plain
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 _REINDEXED = (
     "The model was re-indexed: baselines, too, recommend none but its items, of those that the data of its "

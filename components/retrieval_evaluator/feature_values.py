@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import Ints, Queries, Windows, ragged_index
-from pipeline.feature_specs import CATEGORICAL, MULTI_VALUED, FeatureSpec
+from two_tower.components.retrieval_evaluator.queries import Ints, Queries, Windows, ragged_index
+from two_tower.pipeline.feature_specs import CATEGORICAL, MULTI_VALUED, FeatureSpec
 
 _SLICED_KINDS = (CATEGORICAL, MULTI_VALUED)
 
@@ -53,9 +53,9 @@ def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[Fea
     """
     import pyarrow.dataset as pads
 
-    from pipeline.datasets.checked_columns import open_dataset
-    from pipeline.datasets.data_directory import item_files
-    from pipeline.feature_specs import encode_columns
+    from two_tower.pipeline.datasets.checked_columns import open_dataset
+    from two_tower.pipeline.datasets.data_directory import item_files
+    from two_tower.pipeline.feature_specs import encode_columns
 
     sliced = [spec for spec in specs if spec.kind in _SLICED_KINDS]
     if not sliced or not len(item_id):

@@ -17,17 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.retrieval_evaluator import refusal, slices
-from components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
-from components.retrieval_evaluator.index_parity import is_of_its_towers
-from components.retrieval_evaluator.metrics import Bools
-from components.retrieval_evaluator.slice_changes import LEVEL, SliceChange, recall_by_query, slice_changes
-from components.scann_indexer.provenance import NO_BLESSED_MODEL
-from pipeline.configs import GateConfig, slice_limits
-from pipeline.errors import UserError
+from two_tower.components.retrieval_evaluator import refusal, slices
+from two_tower.components.retrieval_evaluator.bootstrap import MIN_USERS, UserBootstrap
+from two_tower.components.retrieval_evaluator.index_parity import is_of_its_towers
+from two_tower.components.retrieval_evaluator.metrics import Bools
+from two_tower.components.retrieval_evaluator.slice_changes import (
+    LEVEL,
+    SliceChange,
+    recall_by_query,
+    slice_changes,
+)
+from two_tower.components.scann_indexer.provenance import NO_BLESSED_MODEL
+from two_tower.pipeline.configs import GateConfig, slice_limits
+from two_tower.pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from components.retrieval_evaluator.query_results import QueryResults
+    from two_tower.components.retrieval_evaluator.query_results import QueryResults
 
 BLESSED = "blessed"
 REFUSED = "refused"

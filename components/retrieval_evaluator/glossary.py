@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from components.retrieval_evaluator import slices
-from pipeline.datasets.data_directory import DAY
-from pipeline.datasets.ingest_report import tells_dates
+from two_tower.components.retrieval_evaluator import slices
+from two_tower.pipeline.datasets.data_directory import DAY
+from two_tower.pipeline.datasets.ingest_report import tells_dates
 
 DEFAULT_CUTOFF = 100
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import Ints
+from two_tower.components.retrieval_evaluator.queries import Ints
 
 Vectors = npt.NDArray[np.floating]
 

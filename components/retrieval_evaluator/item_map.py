@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.examples import ItemNames
+from two_tower.components.retrieval_evaluator.examples import ItemNames
 
 Ints = npt.NDArray[np.int64]
 

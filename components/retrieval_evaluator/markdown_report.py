@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.retrieval_evaluator.gate import BLESSED
-from components.retrieval_evaluator.glossary import (
+from two_tower.components.retrieval_evaluator.gate import BLESSED
+from two_tower.components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
     pseudonym,
@@ -19,8 +19,8 @@ from components.retrieval_evaluator.glossary import (
     slice_meaning,
     threshold_meaning,
 )
-from components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, in_order, label
-from components.scann_indexer.provenance import NO_BLESSED_MODEL
+from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, in_order, label
+from two_tower.components.scann_indexer.provenance import NO_BLESSED_MODEL
 
 
 def render(evaluation: Mapping[str, Any]) -> str:

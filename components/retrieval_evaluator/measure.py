@@ -1,7 +1,8 @@
 """Asks a served model queries of a split, in a process of its own, and looks at it there.
 
 What is loaded is what would be pushed, with nothing but TensorFlow and ScaNN beside it: no TFX, and no
-object of the process that built it. Run as `python -m components.retrieval_evaluator.measure REQUEST ANSWER`.
+object of the process that built it.
+Run as `python -m two_tower.components.retrieval_evaluator.measure REQUEST ANSWER`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.pusher import canary
-from components.retrieval_evaluator.exact_search import OwnScores, top_rows
-from components.retrieval_evaluator.index_parity import parity, sampled_rows
-from components.retrieval_evaluator.queries import (
+from two_tower.components.pusher import canary
+from two_tower.components.retrieval_evaluator.exact_search import OwnScores, top_rows
+from two_tower.components.retrieval_evaluator.index_parity import parity, sampled_rows
+from two_tower.components.retrieval_evaluator.queries import (
     PADDING,
     Ints,
     Queries,
@@ -33,9 +34,9 @@ from components.retrieval_evaluator.queries import (
     history_batch,
     read_windows,
 )
-from pipeline.errors import UserError
-from pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
-from trainer import features
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
+from two_tower.trainer import features
 
 _log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import LabelSets
+from two_tower.components.retrieval_evaluator.queries import LabelSets
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from components.retrieval_evaluator.metrics import Floats, Ints, hits_of, mean, ranks_of
-from components.retrieval_evaluator.queries import Queries
-from pipeline import storage
-from pipeline.datasets.data_directory import oracle_file
+from two_tower.components.retrieval_evaluator.metrics import Floats, Ints, hits_of, mean, ranks_of
+from two_tower.components.retrieval_evaluator.queries import Queries
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets.data_directory import oracle_file
 
 KEY = ("user_id", "label_timestamp", "label_item_id")
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.feature_specs import ABSENT, MULTI_VALUED, NUMERIC, VECTOR, FeatureSpec
-from trainer import features
+from two_tower.pipeline.feature_specs import ABSENT, MULTI_VALUED, NUMERIC, VECTOR, FeatureSpec
+from two_tower.trainer import features
 
 Ints = npt.NDArray[np.int64]
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.metrics import Bools, Floats, values_by_query
-from components.retrieval_evaluator.queries import LabelSets
+from two_tower.components.retrieval_evaluator.metrics import Bools, Floats, values_by_query
+from two_tower.components.retrieval_evaluator.queries import LabelSets
 
 FILE_NAME = "queries.npz"
 _RANK, _SLICE = "rank/", "slice/"

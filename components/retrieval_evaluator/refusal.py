@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from components.retrieval_evaluator.slice_changes import SliceChange
+from two_tower.components.retrieval_evaluator.slice_changes import SliceChange
 
 if TYPE_CHECKING:
-    from components.retrieval_evaluator.query_results import QueryResults
+    from two_tower.components.retrieval_evaluator.query_results import QueryResults
 
 EXAMPLES = 10
 # Of the examples at least so many are from the slice, where it has them.

@@ -6,17 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.retrieval_evaluator.examples import EXAMPLES_FILE, ItemNames
-from components.retrieval_evaluator.html_report.materials import (
+from two_tower.components.retrieval_evaluator.examples import EXAMPLES_FILE, ItemNames
+from two_tower.components.retrieval_evaluator.html_report.materials import (
     CURVES_FILE,
     EVALUATION_FILE,
     REPORT_FILE,
     Materials,
 )
-from components.retrieval_evaluator.html_report.page import render as render_page
-from components.retrieval_evaluator.item_map import MAP_FILE
-from components.retrieval_evaluator.markdown_report import render as render_markdown
-from pipeline import storage
+from two_tower.components.retrieval_evaluator.html_report.page import render as render_page
+from two_tower.components.retrieval_evaluator.item_map import MAP_FILE
+from two_tower.components.retrieval_evaluator.markdown_report import render as render_markdown
+from two_tower.pipeline import storage
 
 MARKDOWN_FILE = "report.md"
 

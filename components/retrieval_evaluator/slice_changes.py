@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.retrieval_evaluator.bootstrap import UserBootstrap
-from components.retrieval_evaluator.metrics import Bools, Floats
+from two_tower.components.retrieval_evaluator.bootstrap import UserBootstrap
+from two_tower.components.retrieval_evaluator.metrics import Bools, Floats
 
 if TYPE_CHECKING:
-    from components.retrieval_evaluator.query_results import QueryResults
+    from two_tower.components.retrieval_evaluator.query_results import QueryResults
 
 # Share of the resamples in which all slices lie within their bounds: in 1 % one is beyond, on either side. A
 # slice of fifty users has heavier tails than its resamples: with 2.5 %, of 400 pairs of equal models 4.8 %

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.feature_values import FeatureValues
-from components.retrieval_evaluator.metrics import Bools, Floats, Ints, mean, values_by_query
-from components.retrieval_evaluator.queries import LabelSets, Queries, Windows
-from components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from trainer import features
+from two_tower.components.retrieval_evaluator.feature_values import FeatureValues
+from two_tower.components.retrieval_evaluator.metrics import Bools, Floats, Ints, mean, values_by_query
+from two_tower.components.retrieval_evaluator.queries import LabelSets, Queries, Windows
+from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.trainer import features
 
 LISTEN = features.LISTEN.encode()
 # The most played items, which together have this share of train's label events, are the head; what comes

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.baselines import LabelEvents
-from components.retrieval_evaluator.metrics import Bools, Floats
-from components.retrieval_evaluator.queries import Ints, Queries, Windows
+from two_tower.components.retrieval_evaluator.baselines import LabelEvents
+from two_tower.components.retrieval_evaluator.metrics import Bools, Floats
+from two_tower.components.retrieval_evaluator.queries import Ints, Queries, Windows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from components.interaction_example_gen.facts import DataFacts
+    from two_tower.components.interaction_example_gen.facts import DataFacts
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from components.scann_indexer.index import ExactIndex, Restriction, ScannIndex, exact_search
-from pipeline.feature_specs import FeatureSpec
-from trainer import features
-from trainer.serving import Input, Tensors, query_inputs, signature
+from two_tower.components.scann_indexer.index import ExactIndex, Restriction, ScannIndex, exact_search
+from two_tower.pipeline.feature_specs import FeatureSpec
+from two_tower.trainer import features
+from two_tower.trainer.serving import Input, Tensors, query_inputs, signature
 
 DEFAULT_K = 100
 # ScaNN is asked for as many more than k as a request excludes, but for no more than this: who has had

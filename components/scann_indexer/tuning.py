@@ -20,8 +20,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from components.scann_indexer.index import AH, NO_QUANTIZATION, ExactIndex, ScannIndex, ScannSettings
-from pipeline.configs import IndexConfig
+from two_tower.components.scann_indexer.index import (
+    AH,
+    NO_QUANTIZATION,
+    ExactIndex,
+    ScannIndex,
+    ScannSettings,
+)
+from two_tower.pipeline.configs import IndexConfig
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]

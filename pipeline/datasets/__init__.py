@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
 
 def _reader(module: str) -> Callable[..., Manifest]:
     def ingest(source: str, out: str, name: str | None = None, **options: Any) -> Manifest:
-        reader = importlib.import_module(f"pipeline.datasets.{module}")
+        reader = importlib.import_module(f"two_tower.pipeline.datasets.{module}")
         given = {option: value for option, value in options.items() if value is not None}
         return reader.ingest(source, out, name, **given)
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
 
 # 2100-01-01: what lies beyond is not a time in seconds.
 NEWEST_TIMESTAMP = 4_102_444_800

@@ -28,9 +28,9 @@ from typing import Any
 
 import yaml
 
-from pipeline import storage
-from pipeline.datasets.data_directory import SPLIT_NAMES
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets.data_directory import SPLIT_NAMES
+from two_tower.pipeline.errors import UserError
 
 # Units of time → how many of them are a second.
 UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}

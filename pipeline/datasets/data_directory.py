@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.datasets import checked_columns
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.errors import UserError
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"

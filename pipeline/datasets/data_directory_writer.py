@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.datasets import checked_columns
-from pipeline.datasets.data_directory import (
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.datasets.data_directory import (
     COLUMNS,
     DAY,
     MANIFEST,
@@ -37,9 +37,9 @@ from pipeline.datasets.data_directory import (
     ids_in_file,
     sizes_of_files,
 )
-from pipeline.datasets.key_counts import KeyCounts
-from pipeline.datasets.merged_tables import NewRows, merge
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets.key_counts import KeyCounts
+from two_tower.pipeline.datasets.merged_tables import NewRows, merge
+from two_tower.pipeline.errors import UserError
 
 # A number of days since 1970-01-01 on the data's own clock, or the day of the newest event; None: no spans.
 Span = int | Literal["auto"] | None

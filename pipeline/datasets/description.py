@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.configs import FeaturesConfig
-from pipeline.datasets import checked_columns
-from pipeline.datasets.data_directory import (
+from two_tower.pipeline.configs import FeaturesConfig
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.datasets.data_directory import (
     DAY,
     SPLIT_NAMES,
     Manifest,
@@ -25,11 +25,17 @@ from pipeline.datasets.data_directory import (
     item_files,
     user_files,
 )
-from pipeline.datasets.ingest_report import day_name, protocol_settings, span_name, tells_dates, time_range
-from pipeline.datasets.key_counts import KeyCounts
-from pipeline.datasets.merged_tables import is_known
-from pipeline.errors import UserError
-from pipeline.feature_specs import resolve
+from two_tower.pipeline.datasets.ingest_report import (
+    day_name,
+    protocol_settings,
+    span_name,
+    tells_dates,
+    time_range,
+)
+from two_tower.pipeline.datasets.key_counts import KeyCounts
+from two_tower.pipeline.datasets.merged_tables import is_known
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.feature_specs import resolve
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

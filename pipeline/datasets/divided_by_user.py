@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 # Rows sorted in memory at a time: about 0.5 GB with the columns that events have.
 _PART_ROWS = 4_000_000

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.datasets import checked_columns, divided_by_user, text_lines
-from pipeline.datasets.checked_columns import NEWEST_TIMESTAMP, timestamp_remedy
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns, divided_by_user, text_lines
+from two_tower.pipeline.datasets.checked_columns import NEWEST_TIMESTAMP, timestamp_remedy
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.pipeline.errors import UserError
 
 EVENT_TYPE = "rating"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from pipeline.datasets.data_directory import DAY, Manifest
+from two_tower.pipeline.datasets.data_directory import DAY, Manifest
 
 _SHOWN_SPANS = 3
 # Times of data sets such as Yambda count from an origin of their own; what lies after 1990 is a date.

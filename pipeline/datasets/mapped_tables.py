@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.datasets import source_values, table_files
-from pipeline.datasets.column_map import ColumnMap, TableMap
-from pipeline.datasets.source_values import Place
-from pipeline.datasets.table_files import TableFile
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import source_values, table_files
+from two_tower.pipeline.datasets.column_map import ColumnMap, TableMap
+from two_tower.pipeline.datasets.source_values import Place
+from two_tower.pipeline.datasets.table_files import TableFile
+from two_tower.pipeline.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.datasets import checked_columns
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.errors import UserError
 
 _BATCH_ROWS = 50_000
 

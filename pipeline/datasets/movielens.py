@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.datasets import checked_columns, film_ratings, text_lines
-from pipeline.datasets.data_directory import DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.datasets.film_ratings import Film, RatingLines
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns, film_ratings, text_lines
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.datasets.film_ratings import Film, RatingLines
+from two_tower.pipeline.errors import UserError
 
 _NO_GENRES = "(no genres listed)"
 _UNKNOWN_GENRE = "unknown"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline import storage
-from pipeline.datasets import film_ratings, text_lines
-from pipeline.datasets.data_directory import DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import film_ratings, text_lines
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.errors import UserError
 
 _RATINGS = film_ratings.RatingLines(
     form="user::movie::rating::unix seconds",

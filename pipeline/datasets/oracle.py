@@ -26,8 +26,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.simulated_listening import Listeners, ListeningLog
-from pipeline.datasets.simulated_world import (
+from two_tower.pipeline.datasets.simulated_listening import Listeners, ListeningLog
+from two_tower.pipeline.datasets.simulated_world import (
     DAY,
     Bools,
     Floats,

@@ -13,12 +13,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 
-from pipeline import storage
-from pipeline.datasets import tabular
-from pipeline.datasets.column_map import ColumnMap, TableMap, TextFormat
-from pipeline.datasets.data_directory import Manifest
-from pipeline.datasets.data_directory_writer import Span
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import tabular
+from two_tower.pipeline.datasets.column_map import ColumnMap, TableMap, TextFormat
+from two_tower.pipeline.datasets.data_directory import Manifest
+from two_tower.pipeline.datasets.data_directory_writer import Span
+from two_tower.pipeline.errors import UserError
 
 EVENT_TYPE = "interaction"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.datasets.simulated_world import (
+from two_tower.pipeline.datasets.simulated_world import (
     DAY,
     Bools,
     Floats,

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 DAY = 86_400
 

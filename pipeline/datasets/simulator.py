@@ -19,11 +19,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.datasets.oracle import OracleAnswers, OracleSummary, ask_oracle
-from pipeline.datasets.simulated_listening import ListeningLog, listen, make_listeners
-from pipeline.datasets.simulated_names import artist_names, track_titles
-from pipeline.datasets.simulated_world import Bools, Groups, Ints, SimulationParameters, World, make_world
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets.oracle import OracleAnswers, OracleSummary, ask_oracle
+from two_tower.pipeline.datasets.simulated_listening import ListeningLog, listen, make_listeners
+from two_tower.pipeline.datasets.simulated_names import artist_names, track_titles
+from two_tower.pipeline.datasets.simulated_world import (
+    Bools,
+    Groups,
+    Ints,
+    SimulationParameters,
+    World,
+    make_world,
+)
+from two_tower.pipeline.errors import UserError
 
 __all__ = ["SimulationParameters", "SimulationSummary", "simulate", "write_simulation"]
 

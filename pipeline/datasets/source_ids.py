@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.datasets import checked_columns, source_values
-from pipeline.datasets.data_directory import MANIFEST, Manifest, item_files, user_files
-from pipeline.datasets.mapped_tables import MappedTable, one_kind
-from pipeline.datasets.source_values import Place
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns, source_values
+from two_tower.pipeline.datasets.data_directory import MANIFEST, Manifest, item_files, user_files
+from two_tower.pipeline.datasets.mapped_tables import MappedTable, one_kind
+from two_tower.pipeline.datasets.source_values import Place
+from two_tower.pipeline.errors import UserError
 
 # Kinds of columns that are no ids, in words.
 _NO_IDS = {

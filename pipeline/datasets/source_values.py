@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.datasets import checked_columns
-from pipeline.datasets.column_map import SPLIT_OF, UNITS
-from pipeline.datasets.data_directory import SPLIT_NAMES
-from pipeline.errors import UserError
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.datasets.column_map import SPLIT_OF, UNITS
+from two_tower.pipeline.datasets.data_directory import SPLIT_NAMES
+from two_tower.pipeline.errors import UserError
 
 # Names that published splits go by.
 _WHOLE_NUMBER = r"^-?(0|[1-9][0-9]{0,18})$"

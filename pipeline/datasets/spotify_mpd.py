@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.datasets.data_directory import DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.errors import UserError
 
 _SLICE = re.compile(r"mpd\.slice\.(\d+)-(\d+)\.json")
 _EVENT_TYPE = "added"

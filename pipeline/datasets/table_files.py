@@ -21,10 +21,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline import storage
-from pipeline.datasets import checked_columns
-from pipeline.datasets.column_map import TextFormat
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.datasets.column_map import TextFormat
+from two_tower.pipeline.errors import UserError
 
 # Bytes of a CSV file that are parsed at a time; no row may be longer.
 _BLOCK_BYTES = 1 << 24

@@ -16,16 +16,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
-from pipeline.datasets import column_map, divided_by_user, source_values
-from pipeline.datasets.column_map import UNITS, ColumnMap
-from pipeline.datasets.data_directory import COLUMNS, DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.datasets.key_counts import KeyCounts
-from pipeline.datasets.mapped_tables import Batch, MappedTable, look_at, one_kind
-from pipeline.datasets.source_ids import DirectoryBefore, Ids, ids_of
-from pipeline.datasets.source_values import Place
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import column_map, divided_by_user, source_values
+from two_tower.pipeline.datasets.column_map import UNITS, ColumnMap
+from two_tower.pipeline.datasets.data_directory import COLUMNS, DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.datasets.key_counts import KeyCounts
+from two_tower.pipeline.datasets.mapped_tables import Batch, MappedTable, look_at, one_kind
+from two_tower.pipeline.datasets.source_ids import DirectoryBefore, Ids, ids_of
+from two_tower.pipeline.datasets.source_values import Place
+from two_tower.pipeline.errors import UserError
 
 _COLUMN_MAP = "columns.yaml"
 _KEY = {"items": "item_id", "users": "user_id"}

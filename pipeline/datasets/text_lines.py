@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 import pyarrow.csv
 
-from pipeline import storage
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.errors import UserError
 
 _BLOCK_BYTES = 1 << 24
 # A line as long as this is none: the file is binary, or its lines end otherwise.

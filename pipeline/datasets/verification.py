@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.datasets import checked_columns
-from pipeline.datasets.data_directory import (
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns
+from two_tower.pipeline.datasets.data_directory import (
     COLUMNS,
     MANIFEST,
     REQUIRED,
@@ -30,7 +30,7 @@ from pipeline.datasets.data_directory import (
     paths_of,
     sizes_of_files,
 )
-from pipeline.errors import UserError
+from two_tower.pipeline.errors import UserError
 
 
 def verify(directory: str) -> Manifest:

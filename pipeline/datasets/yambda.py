@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.datasets import checked_columns, divided_by_user
-from pipeline.datasets.data_directory import ORACLE, DatasetProperties, Manifest
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from pipeline.datasets.key_counts import KeyCounts
-from pipeline.errors import UserError
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets import checked_columns, divided_by_user
+from two_tower.pipeline.datasets.data_directory import ORACLE, DatasetProperties, Manifest
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
+from two_tower.pipeline.datasets.key_counts import KeyCounts
+from two_tower.pipeline.errors import UserError
 
 _MULTI_EVENT = "multi_event.parquet"
 _EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import console, storage
-from pipeline.errors import UserError
-from pipeline.exports import faiss_index, parquet, vertex
-from pipeline.exports.vectors import Queries, Vectors, check_same, exact_search
-from pipeline.lineage import lineage_of
-from pipeline.query import find_model
-from trainer.features import REPEAT_SCORE
+from two_tower.pipeline import console, storage
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.exports import faiss_index, parquet, vertex
+from two_tower.pipeline.exports.vectors import Queries, Vectors, check_same, exact_search
+from two_tower.pipeline.lineage import lineage_of
+from two_tower.pipeline.query import find_model
+from two_tower.trainer.features import REPEAT_SCORE
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
 DESCRIPTION = "export.json"
@@ -109,7 +109,7 @@ def read_model(path: str) -> tuple[Vectors, Queries]:
     import scann  # noqa: F401  (registers the operations that the model is made of)
     import tensorflow as tf
 
-    from components.scann_indexer.provenance import digest_of
+    from two_tower.components.scann_indexer.provenance import digest_of
 
     with open(os.path.join(path, "assets.extra", "provenance.json"), encoding="utf-8") as file:
         provenance = json.load(file)
@@ -137,8 +137,8 @@ def read_model(path: str) -> tuple[Vectors, Queries]:
 
 def _eval_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> Queries | None:
     """Embeddings of queries of eval, on which the model was not judged; None where its run is not at hand."""
-    from components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
-    from pipeline.feature_specs import FeatureSpec
+    from two_tower.components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
+    from two_tower.pipeline.feature_specs import FeatureSpec
 
     try:
         lineage = lineage_of(path)

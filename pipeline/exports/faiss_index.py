@@ -20,8 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
-from pipeline.exports.vectors import Exact, Floats, Ints, Queries, Vectors, recall_of
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.exports.vectors import Exact, Floats, Ints, Queries, Vectors, recall_of
 
 INDEX_FILE, IDS_FILE = "index.faiss", "item_ids.parquet"
 FLAT, IVFPQ, HNSW = KINDS = ("flat", "ivfpq", "hnsw")

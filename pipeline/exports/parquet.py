@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.exports.vectors import Floats, Ints, Vectors
+from two_tower.pipeline.exports.vectors import Floats, Ints, Vectors
 
 FOLDER = "embeddings"
 _BYTES_PER_FILE = 1 << 27

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pajson
 
-from pipeline.errors import UserError
-from pipeline.exports.vectors import Floats, Ints, Vectors
+from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.exports.vectors import Floats, Ints, Vectors
 
 # The "batch root" that an import is pointed at.
 FOLDER = "embeddings"

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.configs import DAY
 from tests.e2e.runs import (
     FIRST_DAYS,
     ROOT,
@@ -27,6 +26,7 @@ from tests.e2e.runs import (
     script,
     write_part,
 )
+from two_tower.pipeline.configs import DAY
 
 WARM_START = {"trainer__warm_start": "true"}
 NOTHING_LEARNED = {

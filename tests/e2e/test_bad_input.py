@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import command_line
-from pipeline.configs import DAY
-from pipeline.datasets.data_directory import DatasetProperties, event_files
-from pipeline.datasets.data_directory_writer import DataDirectoryWriter
 from tests.e2e.runs import World, call
+from two_tower.pipeline import command_line
+from two_tower.pipeline.configs import DAY
+from two_tower.pipeline.datasets.data_directory import DatasetProperties, event_files
+from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
 
 pytestmark = pytest.mark.e2e
 
@@ -67,7 +67,7 @@ def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) ->
 
 
 def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
-    from pipeline.report import collect
+    from two_tower.pipeline.report import collect
 
     world = small_data(tmp_path, play_ratio=float("nan"), item_length=-3.0)
     message = told(world)
@@ -90,7 +90,7 @@ def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
 def test_a_wrong_config_of_the_tfx_command_line_is_a_sentence(
     content: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import local_runner
+    from two_tower.pipeline import local_runner
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(local_runner.CONFIG_VARIABLE, raising=False)
@@ -107,7 +107,7 @@ def test_a_wrong_config_of_the_tfx_command_line_is_a_sentence(
 def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import local_runner
+    from two_tower.pipeline import local_runner
 
     world = small_data(tmp_path)
     (world.output / "logs").mkdir(parents=True)

@@ -33,7 +33,7 @@ def constants(spec: Any, task: str) -> dict[str, str]:
 
 
 def test_a_compiled_job_holds_every_component_and_the_settings(tmp_path: Path) -> None:
-    from pipeline.create_pipeline import DESCRIPTIONS
+    from two_tower.pipeline.create_pipeline import DESCRIPTIONS
 
     _, spec = compiled(tmp_path, "--preset", "smoke", "--set", "trainer.epochs=7")
     # A resolver of two artifacts is two tasks there.
@@ -67,7 +67,7 @@ def test_what_is_not_known_yet_is_asked_for_when_the_job_is_submitted(tmp_path: 
 
 
 def test_data_and_root_are_written_into_the_job(tmp_path: Path, whole: Path) -> None:
-    from pipeline.datasets.data_directory import Manifest
+    from two_tower.pipeline.datasets.data_directory import Manifest
 
     job, spec = compiled(tmp_path, "--data", str(whole), "--root", "gs://bucket/root")
     assert set(spec.root.input_definitions.parameters) == set()

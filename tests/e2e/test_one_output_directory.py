@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from components.retrieval_evaluator.gate import BLESSED, REFUSED
-from components.scann_indexer.provenance import digest_of
-from pipeline import command_line
-from pipeline.configs import BASELINES, DAY, GateConfig
-from pipeline.judged_again import judge_again
 from tests.e2e.runs import FIRST_DAYS, Run, World
+from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED
+from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.pipeline import command_line
+from two_tower.pipeline.configs import BASELINES, DAY, GateConfig
+from two_tower.pipeline.judged_again import judge_again
 
 pytestmark = pytest.mark.e2e
 

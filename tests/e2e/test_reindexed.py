@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.retrieval_evaluator.gate import BLESSED
-from pipeline.datasets.data_directory import item_files
 from tests.e2e.runs import Run, World, call, left_by
+from two_tower.components.retrieval_evaluator.gate import BLESSED
+from two_tower.pipeline.datasets.data_directory import item_files
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import configs
-from pipeline.configs import DAY
 from tests.e2e.runs import FIRST_DAYS, call, write_part
+from two_tower.pipeline import configs
+from two_tower.pipeline.configs import DAY
 
 pytestmark = pytest.mark.e2e
 

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.dataset as pads
 import pytest
 
-from pipeline.datasets.data_directory import item_files
 from tests.e2e.runs import Run, World, call, environment, script
+from two_tower.pipeline.datasets.data_directory import item_files
 
 pytestmark = pytest.mark.e2e
 

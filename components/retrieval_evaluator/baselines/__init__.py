@@ -5,12 +5,12 @@ protocol: what is asked for, one label or a set of them, changes the metric alon
 what the model sees of its user too.
 """
 
-from components.retrieval_evaluator.baselines.catalog import Catalog
-from components.retrieval_evaluator.baselines.fitting import Fitted, fit_baselines
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.personal_history import PersonalHistory
-from components.retrieval_evaluator.baselines.popularity import DAY, Popularity
-from components.retrieval_evaluator.baselines.ranking import Baseline, first_among
+from two_tower.components.retrieval_evaluator.baselines.catalog import Catalog
+from two_tower.components.retrieval_evaluator.baselines.fitting import Fitted, fit_baselines
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.personal_history import PersonalHistory
+from two_tower.components.retrieval_evaluator.baselines.popularity import DAY, Popularity
+from two_tower.components.retrieval_evaluator.baselines.ranking import Baseline, first_among
 
 __all__ = [
     "DAY",

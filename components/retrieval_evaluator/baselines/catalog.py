@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import Ints
-from pipeline import storage
-from pipeline.datasets.data_directory import Manifest, item_files
-from pipeline.errors import UserError
-from trainer import features
+from two_tower.components.retrieval_evaluator.queries import Ints
+from two_tower.pipeline import storage
+from two_tower.pipeline.datasets.data_directory import Manifest, item_files
+from two_tower.pipeline.errors import UserError
+from two_tower.trainer import features
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.ranking import RecentListens, columns_of
-from components.retrieval_evaluator.queries import Ints
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.ranking import RecentListens, columns_of
+from two_tower.components.retrieval_evaluator.queries import Ints
 
 DAMPINGS = ("cosine", "logarithmic", "none")
 NEIGHBOURS = 200

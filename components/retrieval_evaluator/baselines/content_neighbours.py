@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from components.retrieval_evaluator.baselines.catalog import Catalog
-from components.retrieval_evaluator.baselines.ranking import Floats, RecentListens
-from components.retrieval_evaluator.queries import Ints
+from two_tower.components.retrieval_evaluator.baselines.catalog import Catalog
+from two_tower.components.retrieval_evaluator.baselines.ranking import Floats, RecentListens
+from two_tower.components.retrieval_evaluator.queries import Ints
 
 
 class ContentNeighbours:

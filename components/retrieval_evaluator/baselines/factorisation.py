@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.ranking import Floats, RecentListens, columns_of
-from components.retrieval_evaluator.queries import Ints
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.ranking import Floats, RecentListens, columns_of
+from two_tower.components.retrieval_evaluator.queries import Ints
 
 _Result = TypeVar("_Result")
 

@@ -9,23 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from components.retrieval_evaluator.baselines.catalog import Catalog
-from components.retrieval_evaluator.baselines.co_occurrence import DAMPINGS, CoOccurrence, Counts
-from components.retrieval_evaluator.baselines.content_neighbours import ContentNeighbours
-from components.retrieval_evaluator.baselines.factorisation import (
+from two_tower.components.retrieval_evaluator.baselines.catalog import Catalog
+from two_tower.components.retrieval_evaluator.baselines.co_occurrence import DAMPINGS, CoOccurrence, Counts
+from two_tower.components.retrieval_evaluator.baselines.content_neighbours import ContentNeighbours
+from two_tower.components.retrieval_evaluator.baselines.factorisation import (
     AlternatingLeastSquares,
     BayesianPersonalisedRanking,
     Plays,
 )
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.personal_history import PersonalHistory
-from components.retrieval_evaluator.baselines.popularity import Popularity
-from components.retrieval_evaluator.baselines.ranking import Baseline, Scored, Scorer
-from components.retrieval_evaluator.baselines.search import SECONDS, Found, search
-from components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
-from components.retrieval_evaluator.metrics import label_ranks, mean, values_by_query
-from components.retrieval_evaluator.queries import Ints, Windows, all_queries
-from pipeline.configs import BASELINES
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.personal_history import PersonalHistory
+from two_tower.components.retrieval_evaluator.baselines.popularity import Popularity
+from two_tower.components.retrieval_evaluator.baselines.ranking import Baseline, Scored, Scorer
+from two_tower.components.retrieval_evaluator.baselines.search import SECONDS, Found, search
+from two_tower.components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
+from two_tower.components.retrieval_evaluator.metrics import label_ranks, mean, values_by_query
+from two_tower.components.retrieval_evaluator.queries import Ints, Windows, all_queries
+from two_tower.pipeline.configs import BASELINES
 
 HALF_LIVES_DAYS = (0.02, 0.06, 0.25, 1.0, 3.0, 7.0, 14.0, 30.0, 90.0, 365.0)
 # A million plays is plain frequency, with ties going to the item played last.

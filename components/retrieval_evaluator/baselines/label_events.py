@@ -8,8 +8,8 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import Ints, Windows, all_queries, ragged_index
-from trainer import features
+from two_tower.components.retrieval_evaluator.queries import Ints, Windows, all_queries, ragged_index
+from two_tower.trainer import features
 
 _LISTEN = features.LISTEN.encode()
 # Any odd number: sums are modulo 2^64.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.popularity import Popularity
-from components.retrieval_evaluator.baselines.ranking import blocks, none
-from components.retrieval_evaluator.queries import PADDING, Ints, Queries, Windows, ragged_index
-from trainer import features
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.popularity import Popularity
+from two_tower.components.retrieval_evaluator.baselines.ranking import blocks, none
+from two_tower.components.retrieval_evaluator.queries import PADDING, Ints, Queries, Windows, ragged_index
+from two_tower.trainer import features
 
 _LISTEN = features.LISTEN.encode()
 

@@ -7,15 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.baselines.label_events import LabelEvents
-from components.retrieval_evaluator.baselines.ranking import blocks, none
-from components.retrieval_evaluator.queries import (
-    PADDING,
-    Ints,
-    Queries,
-    Windows,
-    excluded_items,
-)
+from two_tower.components.retrieval_evaluator.baselines.label_events import LabelEvents
+from two_tower.components.retrieval_evaluator.baselines.ranking import blocks, none
+from two_tower.components.retrieval_evaluator.queries import PADDING, Ints, Queries, Windows, excluded_items
 
 DAY = 86_400
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from components.retrieval_evaluator.queries import (
+from two_tower.components.retrieval_evaluator.queries import (
     PADDING,
     Ints,
     Queries,
@@ -20,10 +20,10 @@ from components.retrieval_evaluator.queries import (
     excluded_items,
     ragged_index,
 )
-from trainer import features
+from two_tower.trainer import features
 
 if TYPE_CHECKING:
-    from components.retrieval_evaluator.baselines.popularity import Popularity
+    from two_tower.components.retrieval_evaluator.baselines.popularity import Popularity
 
 Floats = npt.NDArray[np.float32]
 

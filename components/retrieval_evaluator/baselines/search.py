@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from components.retrieval_evaluator.baselines.ranking import Baseline
+from two_tower.components.retrieval_evaluator.baselines.ranking import Baseline
 
 # A search that has taken so long ends with what it found: seconds of this process's processors, so that what
 # is chosen does not depend on what else the machine does.

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from components.retrieval_evaluator.baselines.catalog import Catalog
-from components.retrieval_evaluator.baselines.ranking import RecentListens
-from components.retrieval_evaluator.queries import Ints
+from two_tower.components.retrieval_evaluator.baselines.catalog import Catalog
+from two_tower.components.retrieval_evaluator.baselines.ranking import RecentListens
+from two_tower.components.retrieval_evaluator.queries import Ints
 
 # Words of a user's last listens make the query: older ones would cost more than they say.
 QUERY_LISTENS = 5

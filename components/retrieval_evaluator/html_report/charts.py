@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from components.retrieval_evaluator.bootstrap import UserBootstrap
-from components.retrieval_evaluator.html_report.svg import Drawing, Scale, apart
-from components.retrieval_evaluator.query_results import QueryResults
-from components.retrieval_evaluator.recommenders import (
+from two_tower.components.retrieval_evaluator.bootstrap import UserBootstrap
+from two_tower.components.retrieval_evaluator.html_report.svg import Drawing, Scale, apart
+from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.components.retrieval_evaluator.recommenders import (
     BLESSED_MODEL,
     MODEL,
     MODEL_EXACT,

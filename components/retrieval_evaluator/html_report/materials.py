@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.retrieval_evaluator.examples import EXAMPLES_FILE
-from components.retrieval_evaluator.item_map import MAP_FILE
-from components.retrieval_evaluator.query_results import FILE_NAME, QueryResults
-from pipeline import storage
+from two_tower.components.retrieval_evaluator.examples import EXAMPLES_FILE
+from two_tower.components.retrieval_evaluator.item_map import MAP_FILE
+from two_tower.components.retrieval_evaluator.query_results import FILE_NAME, QueryResults
+from two_tower.pipeline import storage
 
 EVALUATION_FILE = "evaluation.json"
 REPORT_FILE = "report.html"

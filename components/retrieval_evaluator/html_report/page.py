@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from components.retrieval_evaluator.glossary import (
+from two_tower.components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
     pseudonym,
@@ -22,10 +22,10 @@ from components.retrieval_evaluator.glossary import (
     slice_meaning,
     threshold_meaning,
 )
-from components.retrieval_evaluator.html_report import charts
-from components.retrieval_evaluator.html_report.charts import interval, number
-from components.retrieval_evaluator.html_report.materials import Materials
-from components.retrieval_evaluator.recommenders import (
+from two_tower.components.retrieval_evaluator.html_report import charts
+from two_tower.components.retrieval_evaluator.html_report.charts import interval, number
+from two_tower.components.retrieval_evaluator.html_report.materials import Materials
+from two_tower.components.retrieval_evaluator.recommenders import (
     BLESSED_MODEL,
     FACTORISATION,
     MODEL,
