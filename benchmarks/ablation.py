@@ -204,7 +204,7 @@ def prepare(
     output: Path, world: SimulationParameters, overrides: Sequence[str], what: dict[str, Any]
 ) -> None:
     """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
-    from two_tower.components.interaction_example_gen.facts import DataFacts
+    from two_tower.components.interaction_example_gen.facts import facts_of
     from two_tower.pipeline.local_runner import run_local
     from two_tower.pipeline.report import latest_outputs
 
@@ -219,7 +219,7 @@ def prepare(
     available = all_queries(windows["test"])
     rows = sample_by_user(available, config.evaluation.max_queries, config.evaluation.seed)
     queries, knowledge = available.take(rows), TrainKnowledge.of(windows["train"])
-    facts = DataFacts.of(data, Manifest.load(data), config.split)
+    facts = facts_of(data, Manifest.load(data), config.split)
     recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
     slices = [
         *item_slices(queries.labels, knowledge, recent_from),

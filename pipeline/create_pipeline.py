@@ -17,8 +17,8 @@ from tfx.proto import transform_pb2
 from tfx.types import BaseChannel, Channel
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
+from two_tower.pipeline.configs import PipelineConfig
 
-from two_tower import schema
 from two_tower.components.anomaly_gate.component import AnomalyGate
 from two_tower.components.approved_statistics.approved import LatestIfAny
 from two_tower.components.approved_statistics.component import ApprovedStatistics
@@ -33,6 +33,7 @@ from two_tower.components.comparable_statistics.distributions import (
     statistics_options,
     validator_config,
 )
+from two_tower.components.curated_schema import schemas
 from two_tower.components.curated_schema.component import CuratedSchema
 from two_tower.components.interaction_example_gen.component import InteractionExampleGen
 from two_tower.components.pusher.component import Pusher
@@ -40,7 +41,6 @@ from two_tower.components.retrieval_evaluator.component import RetrievalEvaluato
 from two_tower.components.retrieval_evaluator.gate import check_slice_names
 from two_tower.components.scann_indexer.component import ScannIndexer
 from two_tower.components.trainer.component import Trainer
-from two_tower.pipeline.configs import PipelineConfig
 from two_tower.pipeline.feature_specs import ResolvedFeatures
 from two_tower.pipeline.import_closure import import_digest
 
@@ -122,10 +122,10 @@ def create_pipeline(
     catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
     curated = executor_digest(CuratedSchema)
     interaction_schema = CuratedSchema(
-        text=schema.read("interactions", resolved.users), source_digest=curated
+        text=schemas.read("interactions", resolved.users), source_digest=curated
     ).with_id("InteractionSchema")
     catalog_schema = CuratedSchema(
-        text=schema.read("catalog", resolved.items), source_digest=curated
+        text=schemas.read("catalog", resolved.items), source_digest=curated
     ).with_id("CatalogSchema")
     validator = ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=interaction_schema.outputs["schema"]

@@ -13,11 +13,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from two_tower.components.pusher.versions import find_model
 from two_tower.pipeline import console as terminal
 from two_tower.pipeline import storage
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.feature_specs import ABSENT, MULTI_VALUED, VECTOR, FeatureSpec, encode_columns
-from two_tower.pipeline.report import newest_version
 from two_tower.trainer import features
 
 if TYPE_CHECKING:
@@ -78,26 +78,6 @@ class _History:
     play_ratio: list[float]
     is_organic: list[int]
     seen: list[int]
-
-
-def find_model(directory: str) -> str:
-    """The SavedModel meant by a version's directory, by a push directory, or by a run's output directory.
-
-    Raises:
-      UserError: there is none.
-    """
-    for candidate in (
-        directory,
-        os.path.join(directory, "Format-Serving"),
-        newest_version(directory),
-        newest_version(os.path.join(directory, "pushed")),
-    ):
-        if candidate and os.path.isfile(os.path.join(candidate, "saved_model.pb")):
-            return candidate
-    raise UserError(
-        f"{directory} holds no served model: pass a run's output directory, its pushed/ or a version in it. "
-        "A run whose model was refused pushes nothing; `two-tower report` says so."
-    )
 
 
 def recommend(

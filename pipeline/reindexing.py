@@ -10,13 +10,14 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from two_tower.pipeline import configs, storage
 from two_tower.pipeline.configs import FeaturesConfig, PipelineConfig
+
+from two_tower.components.pusher.versions import find_model
+from two_tower.pipeline import configs, storage
 from two_tower.pipeline.datasets.verification import verify_items
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.pipeline.lineage import Lineage, StoredArtifact, lineage_of
-from two_tower.pipeline.query import find_model
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2

@@ -18,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from two_tower.components.pusher.versions import newest_version
 from two_tower.components.retrieval_evaluator.glossary import (
     DEFAULT_CUTOFF,
     definitions,
@@ -189,14 +190,6 @@ def newest_log(output: str) -> str | None:
     """The newest log file of the runs in `output`."""
     logs = glob.glob(os.path.join(glob.escape(output), "logs", "*.log"))
     return max(logs, key=os.path.getmtime, default=None)
-
-
-def newest_version(directory: str) -> str | None:
-    """The highest numbered model in a directory that Pusher writes to, which is the one that servers load."""
-    if not os.path.isdir(directory):
-        return None
-    versions = [name for name in os.listdir(directory) if name.isdigit()]
-    return os.path.join(directory, max(versions, key=int)) if versions else None
 
 
 def _latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:

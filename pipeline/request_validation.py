@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from two_tower import schema as schemas
+from two_tower.components.curated_schema import schemas
 from two_tower.pipeline import storage
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.report import latest_outputs

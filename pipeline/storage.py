@@ -113,6 +113,15 @@ def list_sizes(folder: str) -> dict[str, int]:
         }
 
 
+def list_names(folder: str) -> list[str]:
+    """Returns the names of files and folders right below a folder, sorted; [] where there is none."""
+    if is_local(folder):
+        return sorted(os.listdir(_on_disk(folder))) if is_directory(folder) else []
+    with _remote(folder) as (filesystem, name):
+        found = filesystem.ls(name, detail=False) if filesystem.isdir(name) else []
+        return sorted({str(path).rstrip("/").rpartition("/")[2] for path in found})
+
+
 def make_directories(path: str) -> None:
     """Makes a folder and those above it where they are missing. Does nothing in an object store."""
     if is_local(path):
@@ -127,6 +136,32 @@ def upload(local: str, path: str) -> None:
         return
     with _remote(path) as (filesystem, name):
         filesystem.put_file(local, name)
+
+
+def copy_file(source: str, target: str) -> None:
+    """Copies a file, whose target folder must exist where it is local."""
+    with open_file(source) as read, open_file(target, "wb") as written:
+        shutil.copyfileobj(read, written, _BUFFER)
+
+
+def rename(source: str, target: str) -> None:
+    """Renames a file or a folder: at once on a local disk, file by file in an object store."""
+    if is_local(source):
+        os.rename(_on_disk(source), _on_disk(target))
+        return
+    with _remote(source) as (filesystem, name), _remote(target) as (_, new_name):
+        filesystem.mv(name, new_name, recursive=True)
+
+
+def remove_tree(folder: str) -> None:
+    """Deletes a folder with all that lies in it; one that is not there is no error."""
+    if not exists(folder):
+        return
+    if is_local(folder):
+        shutil.rmtree(_on_disk(folder))
+        return
+    with _remote(folder) as (filesystem, name):
+        filesystem.rm(name, recursive=True)
 
 
 def remove_file(path: str) -> None:

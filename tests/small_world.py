@@ -124,9 +124,9 @@ def transform(
     from tfx_bsl.coders import example_coder
     from tfx_bsl.tfxio import tf_example_record
 
-    from two_tower import schema
+    from two_tower.components.curated_schema import schemas
 
-    proto = text_format.Parse(schema.read(schema_name, specs), schema_pb2.Schema())
+    proto = text_format.Parse(schemas.read(schema_name, specs), schema_pb2.Schema())
     patterns = {}
     with beam.Pipeline() as pipeline, tft_beam.Context(temp_dir=str(out / "scratch")):
         raw = {}

@@ -85,14 +85,15 @@ class Place:
         """Windows that know where they come from; their test period begins with the first event."""
         from tfx.types import standard_artifacts
 
-        from two_tower.components.interaction_example_gen.facts import DataFacts
+        from two_tower.components.interaction_example_gen.facts import write_facts
+        from two_tower.data_directory.facts import DataFacts
 
         facts: dict[str, Any] = {
             field.name: {"str": "", "int": 0, "bool": True}[str(field.type)]
             for field in dataclasses.fields(DataFacts)
         }
         artifact = self.artifact(standard_artifacts.Examples, "examples")
-        DataFacts(**{**facts, "dataset": dataset, "protocol": protocol}).write(artifact)
+        write_facts(DataFacts(**{**facts, "dataset": dataset, "protocol": protocol}), artifact)
         return artifact
 
     def statistics(self, splits: Mapping[str, Columns]) -> Any:

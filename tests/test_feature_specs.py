@@ -251,12 +251,12 @@ def test_a_schema_without_columns_is_the_curated_one_and_others_add_theirs() -> 
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    from two_tower import schema
+    from two_tower.components.curated_schema import schemas
 
     specs = [dataclasses.replace(spec(kind, 4 if kind == "vector" else 0), name=kind) for kind in KINDS]
     for name in ("interactions", "catalog"):
-        curated = text_format.Parse(schema.read(name), schema_pb2.Schema())
-        grown = text_format.Parse(schema.read(name, specs), schema_pb2.Schema())
+        curated = text_format.Parse(schemas.read(name), schema_pb2.Schema())
+        grown = text_format.Parse(schemas.read(name, specs), schema_pb2.Schema())
         assert [f.name for f in grown.feature] == [*(f.name for f in curated.feature), *KINDS]
         assert list(grown.feature[: len(curated.feature)]) == list(curated.feature)
         shown = grown.tensor_representation_group[""].tensor_representation

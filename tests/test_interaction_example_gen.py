@@ -25,7 +25,8 @@ from tests.listening_logs import (
     queries_of,
 )
 from two_tower.components.interaction_example_gen import shards
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import facts_of, read_facts
+from two_tower.data_directory.facts import DataFacts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, SplitColumn, TimeSplit
 from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
 from two_tower.components.retrieval_evaluator.queries import Windows, all_queries
@@ -135,7 +136,7 @@ def expected_queries(log: list[Event], artifact: Any) -> tuple[list[Query], Coun
 
 
 def facts_of(artifact: Any) -> DataFacts:
-    return DataFacts.read(artifact)
+    return read_facts(artifact)
 
 
 def test_the_component_writes_the_same_windows_however_many_shards(tmp_path: Path) -> None:

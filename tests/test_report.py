@@ -12,7 +12,8 @@ from ml_metadata.proto import metadata_store_pb2 as pb
 
 from two_tower.pipeline.configs import PRESETS
 from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.report import collect, newest_version, render
+from two_tower.components.pusher.versions import newest_version
+from two_tower.pipeline.report import collect, render
 from two_tower.pipeline.run_history import history
 from two_tower.pipeline.run_history import render as render_history
 from two_tower.pipeline.run_page import collect_with_page

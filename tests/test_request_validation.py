@@ -113,7 +113,7 @@ def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> 
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
-    from two_tower import schema
+    from two_tower.components.curated_schema import schemas
     from two_tower.components.scann_indexer.retrieval_model import _ANSWER_INPUTS
     from two_tower.pipeline.feature_specs import KINDS, FeatureSpec
     from two_tower.pipeline.request_validation import _fields
@@ -121,7 +121,7 @@ def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> 
 
     users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
     users.append(FeatureSpec("user_short", "short", "vector", 1))
-    fields = _fields(text_format.Parse(schema.read("interactions", users), schema_pb2.Schema()))
+    fields = _fields(text_format.Parse(schemas.read("interactions", users), schema_pb2.Schema()))
     inputs = {one.name: one for one in (*query_inputs(users), *_ANSWER_INPUTS)}
     assert fields.keys() == inputs.keys()
     # One value a request where the signature has one a query.

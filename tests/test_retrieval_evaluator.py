@@ -29,7 +29,8 @@ from tests.small_world import (
     log,
     write_examples,
 )
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import write_facts
+from two_tower.data_directory.facts import DataFacts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.components.pusher import canary
@@ -69,7 +70,7 @@ def artifact(kind: type[Any], uri: Path) -> Any:
 def examples(uri: Path, facts: DataFacts) -> standard_artifacts.Examples:
     made = artifact(standard_artifacts.Examples, uri)
     made.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
-    facts.write(made)
+    write_facts(facts, made)
     return made
 
 

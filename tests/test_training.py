@@ -26,7 +26,7 @@ from tests.small_world import (
     events,
     write_examples,
 )
-from two_tower import schema
+from two_tower.components.curated_schema import schemas
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.components.retrieval_evaluator.baselines import LabelEvents, Popularity
@@ -314,7 +314,7 @@ def without_repeats(world: Transformed, split: str, out: Path) -> tuple[Any, dic
     """The small world's windows where no item is a label twice: as read, and transformed."""
     batch = WindowCutter(SPLIT, False, HISTORY_LENGTH, 10).cut(events())[0][split]
     file = write_examples(out / "data_tfrecord-0.gz", [batch])
-    proto = text_format.Parse(schema.read("interactions", ()), schema_pb2.Schema())
+    proto = text_format.Parse(schemas.read("interactions", ()), schema_pb2.Schema())
     spec = schema_utils.schema_as_feature_spec(proto).feature_spec
     serialized = tf.stack(list(tf.data.TFRecordDataset(file, "GZIP")))
     transform = tft.TFTransformOutput(world.graph).transform_features_layer()

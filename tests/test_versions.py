@@ -14,6 +14,7 @@ from two_tower.components.pusher import versions as versions_module
 from two_tower.components.pusher.canary import CanaryFailed
 from two_tower.components.pusher.versions import recorded_queries, versions
 from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.pipeline import storage
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.rollback import roll_back
 
@@ -60,9 +61,7 @@ def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
 ) -> None:
     pushed = tmp_path / "pushed"
     publish(model(tmp_path / "a"), str(pushed))
-    from tfx.dsl.io import fileio
-
-    copy, copied = fileio.copy, list[str]()
+    copy, copied = storage.copy_file, list[str]()
 
     def dies_at_the_second_file(source: str, target: str) -> None:
         if copied:
@@ -71,7 +70,7 @@ def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
         copy(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fileio, "copy", dies_at_the_second_file)
+        patch.setattr(storage, "copy_file", dies_at_the_second_file)
         publish(model(tmp_path / "b", weights="v"), str(pushed))
     assert versions(str(pushed)) == [1]
     # What a process leaves that had no chance to clean up.

@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 from tfx.types import artifact_utils, standard_artifacts
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.data_directory.facts import DataFacts
 from two_tower.components.scann_indexer.provenance import PROVENANCE, TOWERS, recorded
 from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
 from two_tower.pipeline.configs import TrainerConfig

@@ -13,14 +13,12 @@ finds, and the items of the history, which are few: whoever serves joins the two
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
-
 from two_tower.pipeline.configs import TrainerConfig
 
-if TYPE_CHECKING:
-    from two_tower.trainer.towers import Positions, Windows
+from two_tower.trainer.windows import Positions, Windows
 
 _UNITS = 16
 # What is beside the history's items, all other items together, is no linear function of the query.

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-
 from two_tower.pipeline.configs import TrainerConfig
+
 from two_tower.trainer import features
 from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogTable
 from two_tower.trainer.encoders import encoders
 from two_tower.trainer.history_aggregates import catalog_aggregates
 from two_tower.trainer.randomness import Dropout, uniform
 from two_tower.trainer.repeats import RepeatHead
+from two_tower.trainer.windows import Positions, Windows
 
 # Days in which an example's age tells less and less apart, from hours to months.
 _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -29,36 +29,6 @@ COSINE = "cosine"
 _LEAST_SQUARE = 1e-4
 HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
 AGGREGATES, SHARED_TABLES = "aggregates", "shared_tables"
-
-
-class Windows(NamedTuple):
-    """A batch of windows as the towers read it, padded to the longest.
-
-    `user` int64 and `length` int32 (events) [windows]; `rows` int32 [windows, events]: catalog rows;
-    `is_listen` bool, `play_ratio` float32 (-1 unknown), `elapsed` int64 (seconds since the window's first
-    event; None without times) and `example_age` float32 (days) [windows, events]; `aggregates` float32
-    [windows, events, aggregates]. Of columns of users/, `user_values` by feature: int32 [windows, values],
-    rows of an embedding table, -1 where there are fewer, the first always there; `user_numbers` float32
-    [windows, numbers]: numbers and vectors.
-    """
-
-    user: tf.Tensor
-    length: tf.Tensor
-    rows: tf.Tensor
-    is_listen: tf.Tensor
-    play_ratio: tf.Tensor
-    elapsed: tf.Tensor | None
-    example_age: tf.Tensor
-    aggregates: tf.Tensor
-    user_values: dict[str, tf.Tensor]
-    user_numbers: tf.Tensor
-
-
-class Positions(NamedTuple):
-    """Query positions: `window` and `event` int32 [positions]. `event` is -1 for an empty history."""
-
-    window: tf.Tensor
-    event: tf.Tensor
 
 
 class ItemEmbedding(tf.keras.layers.Layer):

@@ -13,7 +13,7 @@ from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
 from two_tower.components.approved_statistics import approved as kept
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 
 
 @component
@@ -31,4 +31,4 @@ def ApprovedStatistics(
     """
     del source_digest
     train = stats_artifact_utils.load_statistics(statistics, "train").proto().datasets[0]
-    kept.write(approved, train, DataFacts.read(examples).dataset, json.loads(made_with))
+    kept.write(approved, train, read_facts(examples).dataset, json.loads(made_with))

@@ -12,11 +12,11 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
+from two_tower.pipeline.configs import TrainerConfig
 
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.components.scann_indexer.provenance import ITEMS, TOWERS
-from two_tower.pipeline.configs import TrainerConfig
 from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 # Custom properties of the model: today's items, those that training has not had, those with a row of their
@@ -42,7 +42,7 @@ class Executor(base_executor.BaseExecutor):
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         state = warm_start.left_by(trained.uri)
-        facts = DataFacts.read(artifact_utils.get_single_instance(input_dict["interactions"]))
+        facts = read_facts(artifact_utils.get_single_instance(input_dict["interactions"]))
         catalog = artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT)
         placed = placement.place(
             placement.Training(

@@ -17,7 +17,7 @@ from tfx.types.standard_artifacts import Examples, ExampleStatistics
 from two_tower.components.approved_statistics import approved
 from two_tower.components.comparable_statistics import distributions
 from two_tower.components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 
@@ -49,7 +49,7 @@ def ComparableStatistics(
         stats_artifact_utils.load_statistics(statistics, split).proto().datasets[0]
         for split in ("train", "test")
     )
-    facts = DataFacts.read(examples)
+    facts = read_facts(examples)
     reason, before = approved.baseline_of(approved_before, facts.dataset, json.loads(made_with))
     # In the other protocols a test window is a user's state, nothing of which is later than what is predicted
     # from it; there is no period whose events could be told apart.

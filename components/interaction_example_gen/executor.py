@@ -19,10 +19,10 @@ from tfx.dsl.io import fileio
 from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
+from two_tower.pipeline.configs import SplitConfig, WindowConfig
 
 from two_tower.components.interaction_example_gen import shards, splits, windows
-from two_tower.components.interaction_example_gen.facts import DataFacts
-from two_tower.pipeline.configs import SplitConfig, WindowConfig
+from two_tower.components.interaction_example_gen.facts import facts_of, write_facts
 from two_tower.pipeline.datasets.data_directory import Manifest
 from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 from two_tower.trainer import features
@@ -49,7 +49,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         window_config = WindowConfig(**json.loads(exec_properties["windows"]))
         specs = _user_features(exec_properties.get("features"))
         split = splits.event_split(data, manifest, split_config, window_config.spans)
-        facts = DataFacts.of(data, manifest, split_config, window_config.spans)
+        facts = facts_of(data, manifest, split_config, window_config.spans)
 
         event_files = shards.table_files(data, manifest, "events", window_config.spans)
         user_files = shards.table_files(data, manifest, "users") if specs else []
@@ -108,7 +108,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         total = dict(_read_json_lines(counts_file))
         splits.check_not_empty(total, split)
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
-        facts.write(examples)
+        write_facts(facts, examples)
         for key, value in total.items():
             examples.set_int_custom_property(key, value)
 

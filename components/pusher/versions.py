@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tfx.dsl.io import fileio
-
 from two_tower.components.pusher import canary
-from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.components.scann_indexer.provenance import SERVED_FORM, digest_of
+from two_tower.pipeline import storage
 from two_tower.pipeline.errors import UserError
 
 # Servers look at no name but numbers.
@@ -21,9 +20,33 @@ _INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
 
 def versions(push_directory: str) -> list[int]:
     """The published versions, ascending."""
-    if not fileio.exists(push_directory):
-        return []
-    return sorted(int(name) for name in fileio.listdir(push_directory) if name.strip("/").isdigit())
+    return sorted(int(name) for name in storage.list_names(push_directory) if name.isdigit())
+
+
+def newest_version(directory: str) -> str | None:
+    """Returns the path of the highest numbered model, which servers load; None where there is none."""
+    published = versions(directory)
+    return storage.join(directory, str(published[-1])) if published else None
+
+
+def find_model(directory: str) -> str:
+    """Finds the SavedModel meant by a version's directory, a push directory or a run's output directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    for candidate in (
+        directory,
+        os.path.join(directory, SERVED_FORM),
+        newest_version(directory),
+        newest_version(os.path.join(directory, "pushed")),
+    ):
+        if candidate and os.path.isfile(os.path.join(candidate, "saved_model.pb")):
+            return candidate
+    raise UserError(
+        f"{directory} holds no served model: pass a run's output directory, its pushed/ or a version in it. "
+        "A run whose model was refused pushes nothing; `two-tower report` says so."
+    )
 
 
 def publish(
@@ -48,11 +71,11 @@ def publish(
     Raises:
         CanaryFailed: the copy was taken away again, and nothing has changed for servers.
     """
-    fileio.makedirs(push_directory)
+    storage.make_directories(push_directory)
     with _alone(push_directory):
-        for name in fileio.listdir(push_directory):
+        for name in storage.list_names(push_directory):
             if name.startswith(_INCOMING):  # left by a push that was killed
-                fileio.rmtree(os.path.join(push_directory, name.strip("/")))
+                storage.remove_tree(storage.join(push_directory, name))
         existing = versions(push_directory)
         version = existing[-1] + 1 if existing else 1
         destination = os.path.join(push_directory, str(version))
@@ -61,10 +84,9 @@ def publish(
             _copy(model_path, incoming)
             (check or canary.check)(incoming, record)
             _write_record(push_directory, version, record)
-            fileio.rename(incoming, destination)
+            storage.rename(incoming, destination)
         except BaseException:
-            if fileio.exists(incoming):
-                fileio.rmtree(incoming)
+            storage.remove_tree(incoming)
             raise
     return destination
 
@@ -72,9 +94,9 @@ def publish(
 def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None:
     """What a version was asked before it was published; None if it was not, as versions once were not."""
     path = _record_path(push_directory, version)
-    if not fileio.exists(path):
+    if not storage.exists(path):
         return None
-    with fileio.open(path) as file:
+    with storage.open_file(path, "r") as file:
         content = json.loads(file.read())
     return None if content is None else dict(content)
 
@@ -103,11 +125,10 @@ def version_before(push_directory: str) -> int:
 
 
 def _copy(model_path: str, target_path: str) -> None:
-    for directory, _, names in fileio.walk(model_path):
-        target = os.path.normpath(os.path.join(target_path, os.path.relpath(directory, model_path)))
-        fileio.makedirs(target)
-        for name in names:
-            fileio.copy(os.path.join(directory, name), os.path.join(target, name))
+    for name in storage.list_files(model_path):
+        target = storage.join(target_path, name)
+        storage.make_directories(os.path.dirname(target))
+        storage.copy_file(storage.join(model_path, name), target)
 
 
 def _record_path(push_directory: str, version: int) -> str:
@@ -116,8 +137,8 @@ def _record_path(push_directory: str, version: int) -> str:
 
 def _write_record(push_directory: str, version: int, record: Mapping[str, Any] | None) -> None:
     """Beside the versions, whose directories hold what was evaluated and nothing else."""
-    fileio.makedirs(os.path.join(push_directory, _RECORDS))
-    with fileio.open(_record_path(push_directory, version), "w") as file:
+    storage.make_directories(os.path.join(push_directory, _RECORDS))
+    with storage.open_file(_record_path(push_directory, version), "w") as file:
         file.write(json.dumps(record) + "\n")
 
 

@@ -14,8 +14,10 @@ from tfx.components.evaluator import executor as tfx_evaluator
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
+from two_tower.data_directory.facts import DataFacts
+from two_tower.pipeline.configs import EvaluationConfig, GateConfig, from_plain
 
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.components.pusher import canary
 from two_tower.components.retrieval_evaluator import (
     feature_values,
@@ -44,7 +46,6 @@ from two_tower.components.retrieval_evaluator.report_files import named, write_r
 from two_tower.components.retrieval_evaluator.slices import Slice, all_slices, trends_from
 from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
 from two_tower.components.scann_indexer import provenance
-from two_tower.pipeline.configs import EvaluationConfig, GateConfig, from_plain
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.feature_specs import ResolvedFeatures
 
@@ -74,7 +75,7 @@ class _Task:
             from_plain(EvaluationConfig, json.loads(exec_properties["evaluation_config"]), "evaluation"),
             from_plain(GateConfig, json.loads(exec_properties["gate_config"]), "gate"),
             interactions,
-            DataFacts.read(interactions),
+            read_facts(interactions),
             artifact_utils.get_single_instance(input_dict["model"]),
             exec_properties["history_length"],
             ResolvedFeatures.from_json(exec_properties["features"]),

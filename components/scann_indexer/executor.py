@@ -14,11 +14,11 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
+from two_tower.pipeline.configs import IndexConfig
 
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
 from two_tower.components.retrieval_evaluator.queries import Ints, all_queries, history_batch, read_windows
 from two_tower.components.scann_indexer.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
-from two_tower.pipeline.configs import IndexConfig
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
 from two_tower.trainer import features
@@ -47,7 +47,7 @@ class Executor(base_executor.BaseExecutor):
         from two_tower.components.scann_indexer.tuning import Built, build_index, needs_queries
 
         interactions = artifact_utils.get_single_instance(input_dict["interactions"])
-        facts = DataFacts.read(interactions)
+        facts = read_facts(interactions)
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         config = IndexConfig(**json.loads(exec_properties["index"]))
         history_length = exec_properties["history_length"]
@@ -90,7 +90,7 @@ class Executor(base_executor.BaseExecutor):
             fileio.makedirs(os.path.join(path, "assets.extra"))
             with fileio.open(os.path.join(path, PROVENANCE), "w") as file:
                 file.write(json.dumps(provenance, indent=2) + "\n")
-            facts.write(artifact)
+            write_facts(facts, artifact)
             # Not among what is served: the same towers are the same model, wherever they lie.
             artifact.set_string_custom_property(TOWERS, trained.uri)
 

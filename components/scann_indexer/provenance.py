@@ -10,13 +10,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.data_directory.facts import DataFacts
+
+from two_tower.pipeline import storage
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
+# Within an artifact of a model, where TFX has the form that is served.
+SERVED_FORM = "Format-Serving"
 # Custom property of the served model: where the Trainer's model is that it was made of.
 TOWERS = "towers_uri"
 # Custom property of towers whose catalog is not the trained one, and key of the provenance: its digest.
@@ -76,12 +79,10 @@ def recorded(facts: DataFacts) -> dict[str, Any]:
 
 def read(model_path: str) -> dict[str, Any] | None:
     """The `provenance.json` of a served model; None where its files are gone."""
-    from tfx.dsl.io import fileio  # slow to load, and what judges by these rules has no need of it
-
-    path = os.path.join(model_path, PROVENANCE)
-    if not fileio.exists(path):
+    path = storage.join(model_path, PROVENANCE)
+    if not storage.exists(path):
         return None
-    with fileio.open(path) as file:
+    with storage.open_file(path, "r") as file:
         return dict(json.loads(file.read()))
 
 
@@ -106,16 +107,12 @@ def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[st
 
 def digest_of(model_path: str) -> str:
     """sha256 over the names and bytes of a model's files: equal digests mean the same model."""
-    from tfx.dsl.io import fileio
-
     digest = hashlib.sha256()
-    for directory, _, names in sorted(fileio.walk(model_path)):
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            digest.update(os.path.relpath(path, model_path).encode() + b"\0")
-            with fileio.open(path, "rb") as file:
-                content = file.read()
-            digest.update(len(content).to_bytes(8, "big") + content)
+    for name in sorted(storage.list_files(model_path), key=os.path.split):
+        digest.update(name.encode() + b"\0")
+        with storage.open_file(storage.join(model_path, name)) as file:
+            content = file.read()
+        digest.update(len(content).to_bytes(8, "big") + content)
     return "sha256:" + digest.hexdigest()
 
 
@@ -128,11 +125,8 @@ def towers_digest(trained_uri: str) -> str | None:
     Returns:
         None where its files are gone.
     """
-    from tfx.dsl.io import fileio
-    from tfx.utils import path_utils
-
-    path = path_utils.serving_model_path(trained_uri)
-    return digest_of(path) if fileio.exists(path) else None
+    path = storage.join(trained_uri, SERVED_FORM)
+    return digest_of(path) if storage.exists(path) else None
 
 
 def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:

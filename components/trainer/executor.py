@@ -13,11 +13,12 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
+from two_tower.data_directory.facts import DataFacts
+from two_tower.pipeline.configs import TrainerConfig
 
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
-from two_tower.components.interaction_example_gen.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.components.scann_indexer import provenance
-from two_tower.pipeline.configs import TrainerConfig
 from two_tower.pipeline.feature_specs import ResolvedFeatures
 
 # Custom property of the model, where trainer.warm_start is on: which model training began from, or why from
@@ -45,7 +46,7 @@ class Executor(base_executor.BaseExecutor):
         def files(artifacts: list[types.Artifact], split: str) -> list[str]:
             return sorted(fileio.glob(os.path.join(artifact_utils.get_split_uri(artifacts, split), "*.gz")))
 
-        facts = DataFacts.read(artifact_utils.get_single_instance(input_dict["interactions"]))
+        facts = read_facts(artifact_utils.get_single_instance(input_dict["interactions"]))
         data = training_data.TrainingData(
             train_files=files(examples, "train"),
             eval_files=files(examples, "eval"),

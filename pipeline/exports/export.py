@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from two_tower.components.pusher.versions import find_model
 from two_tower.pipeline import console, storage
 from two_tower.pipeline.errors import UserError
 from two_tower.pipeline.exports import faiss_index, parquet, vertex
 from two_tower.pipeline.exports.vectors import Queries, Vectors, check_same, exact_search
 from two_tower.pipeline.lineage import lineage_of
-from two_tower.pipeline.query import find_model
 from two_tower.trainer.features import REPEAT_SCORE
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")

@@ -1,0 +1,45 @@
+"""The curated schemas of interactions and of the catalog, with the features of named columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf import text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+
+from two_tower import schema as schemas
+from two_tower.pipeline.feature_specs import CATEGORICAL, NUMERIC, TEXT, VECTOR, FeatureSpec
+
+
+def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:
+    """Text of `schema/<name>.pbtxt`, "interactions" or "catalog", with the features of named columns.
+
+    Those belong to both environments, TRAINING and SERVING, and may be absent from any Example.
+    """
+    text = schemas.text(name)
+    schema = text_format.Parse(text, schema_pb2.Schema())
+    specs = tuple(specs)
+    for spec in specs:
+        _add(schema, spec)
+    # Without features of its own it stays as it was written, comments and all.
+    return text_format.MessageToString(schema) if specs else text
+
+
+def _add(schema: schema_pb2.Schema, spec: FeatureSpec) -> None:
+    is_number = spec.kind in (NUMERIC, VECTOR)
+    feature = schema.feature.add(name=spec.name, type=schema_pb2.FLOAT if is_number else schema_pb2.BYTES)
+    feature.presence.min_fraction = 1 if spec.kind == VECTOR else 0
+    if is_number:
+        feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True
+    if spec.kind in (CATEGORICAL, NUMERIC, TEXT):
+        feature.value_count.max = 1
+    representation = schema.tensor_representation_group[""].tensor_representation[spec.name]
+    if spec.kind == VECTOR:
+        feature.shape.dim.add(size=spec.width)
+        representation.dense_tensor.column_name = spec.name
+        representation.dense_tensor.shape.dim.add(size=spec.width)
+    else:
+        representation.ragged_tensor.feature_path.step.append(spec.name)
+        representation.ragged_tensor.row_partition_dtype = (
+            schema_pb2.TensorRepresentation.RowPartitionDType.INT64
+        )

@@ -1,0 +1,204 @@
+"""Settings of a run: a preset, a config file laid over it, and `key=value` overrides over both."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from two_tower.base.errors import UserError
+from two_tower.base.settings import from_plain, to_plain, unknown_setting
+from two_tower.evaluation.settings import GateConfig, slice_limits
+
+from two_tower.pipeline.presets import PRESETS
+from two_tower.pipeline.settings import PipelineConfig, check_range, known, types
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFile:
+    """A config file: where a run's data and output are, its preset, and settings laid over that."""
+
+    data: str | None = None
+    output: str | None = None
+    preset: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_run_file(path: str) -> RunFile:
+    """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
+
+    Raises:
+      UserError: the file is missing, is not YAML, or one of the three keys is not a text. The settings
+        are looked at by `load`.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"{path}: the config file cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a config file holds keys and values, and this one is a {_kind(content)}.")
+    places: dict[str, str | None] = {}
+    for key in ("data", "output", "preset"):
+        places[key] = content.pop(key, None)
+        if not isinstance(places[key], str | None):
+            raise UserError(f"{path}: {key} takes a text, and is {places[key]!r}.")
+    return RunFile(**places, settings=content)
+
+
+# Below this many label events a day holds too few of them to evaluate on.
+_SMALL_BELOW = 300_000
+
+
+def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
+    """The preset for data of that many label events, with times or without, where none is named."""
+    if not has_timestamps:
+        return "next_item"
+    return "small" if label_events < _SMALL_BELOW else "default"
+
+
+def load(
+    preset: str | None = None,
+    file: str | None = None,
+    overrides: Sequence[str] = (),
+    fallback: str = "default",
+) -> PipelineConfig:
+    """The settings of a preset, with those of a config file laid over, and `key=value` overrides over both.
+
+    Args:
+      preset: a name in PRESETS; None takes the file's `preset`, or else `fallback`.
+      file: a YAML or JSON file, see `read_run_file`.
+      overrides: as in "trainer.learning_rate=0.01"; a tuple's values are separated by commas.
+      fallback: the preset where neither of the two names one.
+
+    Raises:
+      UserError: an unknown preset or setting, naming the nearest valid one, or a value that its setting
+        does not take.
+    """
+    run_file = read_run_file(file) if file else RunFile()
+    values = _preset(preset or run_file.preset or fallback).to_dict()
+    try:
+        _lay_over(values, run_file.settings, "")
+        # Checked before the overrides, so that a complaint names the right one of the two.
+        PipelineConfig.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    _override(values, overrides)
+    return PipelineConfig.from_dict(values)
+
+
+def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
+    """A configuration with `key=value` overrides over it; raises UserError as `load` does."""
+    values = config.to_dict()
+    _override(values, overrides)
+    return PipelineConfig.from_dict(values)
+
+
+def load_gate(
+    limits: GateConfig, preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
+) -> GateConfig:
+    """The limits that an evaluation is judged by again: those of a config file and overrides over `limits`.
+
+    Args:
+      limits: to start from, where neither the call nor the file names a preset.
+      preset: whose limits to start from instead.
+      file: see `read_run_file`; what it sets beside `gate` changes nothing.
+      overrides: see `load`.
+
+    Raises:
+      UserError: as `load`, and for an override of another section.
+    """
+    run_file = read_run_file(file) if file else RunFile()
+    named = preset or run_file.preset
+    values = {**PipelineConfig().to_dict(), "gate": to_plain(_preset(named).gate if named else limits)}
+    try:
+        _lay_over(values, run_file.settings, "")
+        _checked_gate(values["gate"])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    for override in overrides:
+        if not override.strip().startswith("gate."):
+            raise UserError(f"--set {override}: an evaluation is judged again by settings of gate alone.")
+    _override(values, overrides)
+    return _checked_gate(values["gate"])
+
+
+def _checked_gate(values: Any) -> GateConfig:
+    if not isinstance(values, Mapping):
+        raise UserError(f"gate is a section of settings, and was given {values!r}.")
+    gate = from_plain(GateConfig, values, "gate")
+    for field in dataclasses.fields(gate):
+        check_range(f"gate.{field.name}", getattr(gate, field.name))
+    slice_limits(gate)
+    return gate
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets those named by `key=value` among nested plain values."""
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        name = name.strip()
+        if not equals:
+            raise UserError(f"--set takes key=value, as in trainer.learning_rate=0.01, and got {override!r}.")
+        *path, last = known(name).split(".")
+        section = functools.reduce(lambda values, part: values[part], path, values)
+        section[last] = _parse(name, text.strip())
+
+
+def _preset(name: str) -> PipelineConfig:
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
+        raise UserError(f"there is no preset {name!r}; the nearest is {nearest!r} of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> None:
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _lay_over(values[key], value, f"{section}{key}.")
+        elif key in values:
+            values[key] = value
+        else:
+            raise unknown_setting(f"{section}{key}", types())
+
+
+def _kind(value: Any) -> str:
+    return {"str": "text"}.get(type(value).__name__, type(value).__name__)
+
+
+def _parse(name: str, text: str) -> Any:
+    """A value of `--set` as YAML would hold it; whether it is one is for `_typed` to say."""
+    hint = types()[name]
+    if typing.get_origin(hint) is tuple:
+        if text.startswith("["):
+            try:
+                return json.loads(text)
+            except ValueError:
+                raise UserError(f"{name}: {text!r} is not a list: separate the values by commas.") from None
+        # An option of Beam may hold commas itself: only where the next one begins does one end.
+        parts = re.split(r",(?=\s*--)" if name == "beam_args" else ",", text)
+        return [_scalar(typing.get_args(hint)[0], part.strip()) for part in parts] if text else []
+    return _scalar(hint, text)
+
+
+def _scalar(hint: Any, text: str) -> Any:
+    if hint is int:
+        try:
+            return int(text)
+        except ValueError:
+            return text
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return text
+
+
