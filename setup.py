@@ -24,7 +24,7 @@ setup(
         # Cache keys hold the versions of what a component imports.
         "two_tower": ["constraints.txt"],
         "two_tower.schema": ["*.pbtxt"],
-        "two_tower.components.retrieval_evaluator.html_report": ["*.j2", "*.css"],
+        "two_tower.evaluation.report.html": ["*.j2", "*.css"],
     },
     install_requires=[
         "tfx[kfp]>=1.16.0,<1.17",

@@ -48,7 +48,7 @@ def to_plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def types_of(cls: type, section: str = "") -> dict[str, Any]:
+def types_of(cls: Any, section: str = "") -> dict[str, Any]:
     """Returns the type of every setting of a dataclass by its dotted name."""
     found: dict[str, Any] = {}
     for key, hint in typing.get_type_hints(cls).items():

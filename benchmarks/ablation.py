@@ -32,32 +32,21 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 import numpy as np
 
-from two_tower.components.retrieval_evaluator import measure
-from two_tower.components.retrieval_evaluator.baselines import Catalog, fit_baselines
-from two_tower.components.retrieval_evaluator.metrics import Floats, Ints, label_ranks
-from two_tower.components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from two_tower.components.retrieval_evaluator.queries import (
-    LabelSets,
-    all_queries,
-    read_windows,
-    sample_by_user,
-)
-from two_tower.components.retrieval_evaluator.slices import (
-    Slice,
-    item_slices,
-    play_ratio_slices,
-    repeat_slices,
-    trends_from,
-)
-from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from two_tower.pipeline import configs
-from two_tower.pipeline.configs import PipelineConfig
-from two_tower.pipeline.datasets import FORMATS
-from two_tower.pipeline.datasets.data_directory import Manifest
-from two_tower.pipeline.datasets.simulator import SimulationParameters, simulate
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import resolve
-from two_tower.pipeline.import_closure import import_digest
+from two_tower.base.errors import UserError
+from two_tower.base.import_closure import import_digest
+from two_tower.data_directory.feature_columns import resolve
+from two_tower.data_directory.manifest import Manifest
+from two_tower.evaluation import measure
+from two_tower.evaluation.baselines import Catalog, fit_baselines
+from two_tower.evaluation.metrics import Floats, Ints, label_ranks
+from two_tower.evaluation.oracle_comparison import OracleAnswers
+from two_tower.evaluation.queries import LabelSets, all_queries, read_windows, sample_by_user
+from two_tower.evaluation.slices import Slice, item_slices, play_ratio_slices, repeat_slices, trends_from
+from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.ingestion import FORMATS
+from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import PipelineConfig
+from two_tower.simulator.simulate import SimulationParameters, simulate
 
 WORLD = SimulationParameters(
     users=3_000,
@@ -164,7 +153,7 @@ def main() -> None:
     world = TINY if options.tiny else WORLD
     what = {
         "world": dataclasses.asdict(world),
-        "settings": configs.load(overrides=overrides).to_dict(),
+        "settings": run_file.load(overrides=overrides).to_dict(),
         "sources": import_digest("two_tower.pipeline.command_line"),
     }
     prepared = output / "prepared.json"
@@ -206,9 +195,9 @@ def prepare(
     """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
     from two_tower.components.interaction_example_gen.facts import facts_of
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.report import latest_outputs
+    from two_tower.pipeline.runs.report import latest_outputs
 
-    config = configs.load(overrides=overrides)
+    config = run_file.load(overrides=overrides)
     source, data, run = (str(output / name) for name in ("yambda", "data", "run"))
     simulate(source, world)
     FORMATS["yambda"](source, data)
@@ -260,10 +249,10 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     """Trains without a part, or with all (FULL), and adds a line of what was measured."""
     import tensorflow as tf
 
-    from two_tower.components.scann_indexer.index import ExactIndex
-    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-    from two_tower.trainer.training import train
-    from two_tower.trainer.training_data import TrainingData
+    from two_tower.serving.index import ExactIndex
+    from two_tower.serving.retrieval_model import RetrievalModel
+    from two_tower.trainer.loop.training import train
+    from two_tower.trainer.loop.training_data import TrainingData
 
     began = time.monotonic()
     config = variant(overrides, part, seed)
@@ -321,7 +310,7 @@ def variant(overrides: Sequence[str], part: str, seed: int) -> PipelineConfig:
     while part != FULL:
         without.append(PARTS[part].without)
         part = PARTS[part].beside
-    config = configs.load(overrides=without)
+    config = run_file.load(overrides=without)
     trainer = dataclasses.replace(config.trainer, seed=config.trainer.seed + seed)
     return dataclasses.replace(config, trainer=trainer)
 

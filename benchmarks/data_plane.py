@@ -28,8 +28,8 @@ import tempfile
 import time
 from typing import Any
 
-from two_tower.pipeline.configs import PipelineConfig
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files
+from two_tower.data_directory.manifest import Manifest, event_files
+from two_tower.pipeline.settings import PipelineConfig
 
 # Name ▶ users, listens a user as asked of the simulator, tracks.
 WORLDS = {
@@ -137,7 +137,7 @@ def growth(work: str, sizes: list[str], plot: str | None) -> None:
 def run_until_trainer(data: str, output: str) -> None:
     """Everything before the Trainer, in this process; seconds and peak bytes of each component, as JSON."""
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.report import collect
+    from two_tower.pipeline.runs.report import collect
 
     components: dict[str, tuple[float, int]] = {}
     for last in LAST_NODES:
@@ -197,7 +197,7 @@ def measure_here(form: str, data: str, out: str) -> dict[str, Any]:
     """Seconds (without imports), peak memory, bytes written, and labels of each split, of one form."""
     from benchmarks import window_references
     from two_tower.components.interaction_example_gen.splits import TimeSplit
-    from two_tower.trainer import features
+    from two_tower.schema import features
 
     config = PipelineConfig()
     manifest = Manifest.load(data)
@@ -260,7 +260,7 @@ def count_labels(out: str, split: str, form: str) -> int:
 
         steps = pq.read_table(os.path.join(out, f"{split}.parquet"), columns=["label_step"])["label_step"]
         return int(pc.sum(pc.greater(pc.list_flatten(steps), 0)).as_py() or 0)
-    from two_tower.components.retrieval_evaluator.queries import all_queries, read_windows
+    from two_tower.evaluation.queries import all_queries, read_windows
 
     pattern = f"{split}-*.gz" if form == "row at a time" else f"Split-{split}/*"
     return len(all_queries(read_windows(os.path.join(out, pattern))))

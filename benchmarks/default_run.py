@@ -12,10 +12,10 @@ import argparse
 import os
 import time
 
-from two_tower.pipeline import configs
-from two_tower.pipeline.datasets import FORMATS
-from two_tower.pipeline.datasets.simulator import SimulationParameters, simulate
-from two_tower.pipeline.report import collect
+from two_tower.ingestion import FORMATS
+from two_tower.pipeline import run_file
+from two_tower.pipeline.runs.report import collect
+from two_tower.simulator.simulate import SimulationParameters, simulate
 
 _METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10")
 
@@ -42,7 +42,7 @@ def main() -> None:
     from two_tower.pipeline.local_runner import run_local
 
     steps["import TFX"] = time.monotonic() - began
-    run_local(data, run, configs.load())
+    run_local(data, run, run_file.load())
     report = collect(run)
 
     print(f"\nVerdict: {report['verdict']}\n")

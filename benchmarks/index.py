@@ -12,7 +12,7 @@ artists and albums, and noise of half the signal. Queries are tracks that are no
 With --model, the --output of `two-tower run`: the items' embeddings of its model, tuned on queries of eval
 and measured on queries of test, as the pipeline does.
 
-The index is tuned by components/scann_indexer/tuning.py with its defaults: Recall@100 of 0.95 at 99%
+The index is tuned by serving/index_tuning.py with its defaults: Recall@100 of 0.95 at 99%
 confidence over 500 queries. Recall and times below are of other queries, one at a time. Exact search is
 tf.matmul and tf.math.top_k in the same process, with all cores; NumPy's product and argpartition are beside
 it. Faiss searches with one thread and builds with all:
@@ -42,11 +42,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from two_tower.components.scann_indexer.index import ExactIndex
-from two_tower.components.scann_indexer.tuning import Built, build_index
-from two_tower.pipeline.configs import IndexConfig
-from two_tower.pipeline.datasets.simulated_world import SimulationParameters, make_world
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.serving.index import ExactIndex
+from two_tower.serving.index_tuning import Built, build_index
+from two_tower.serving.settings import IndexConfig
+from two_tower.simulator.world import SimulationParameters, make_world
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,11 +131,11 @@ def simulated(items: int) -> Vectors:
 
 def of_run(output: str) -> Vectors:
     """Of a run's latest model: its items, and real queries of eval and test."""
-    from two_tower.components.retrieval_evaluator.queries import all_queries, history_batch, read_windows
-    from two_tower.components.scann_indexer import provenance
     from two_tower.components.scann_indexer.executor import embed_catalog
-    from two_tower.pipeline.feature_specs import FeatureSpec
-    from two_tower.pipeline.report import latest_outputs
+    from two_tower.data_directory.feature_columns import FeatureSpec
+    from two_tower.evaluation.queries import all_queries, history_batch, read_windows
+    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.serving import provenance
 
     outputs = latest_outputs(output, "ScannIndexer")
     (model_dir,) = outputs["ScannIndexer"]["model"]

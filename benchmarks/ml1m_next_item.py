@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from two_tower.pipeline import configs
-from two_tower.pipeline.datasets import FORMATS
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.report import collect
+from two_tower.base.errors import UserError
+from two_tower.ingestion import FORMATS
+from two_tower.pipeline import run_file
+from two_tower.pipeline.runs.report import collect
 
 # Encoder, softmax and similarity.
 Form = tuple[str, str, str]
@@ -122,7 +122,7 @@ def main() -> None:
 def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
     """Trains and evaluates once, and counts again."""
     encoder, softmax, similarity = form
-    config = configs.load(
+    config = run_file.load(
         "next_item",
         overrides=[
             *_ENCODER_SETTINGS[encoder],

@@ -20,13 +20,13 @@ import pyarrow as pa
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer import features
-from two_tower.trainer.catalog_table import CatalogTable
-from two_tower.trainer.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
-from two_tower.trainer.label_weights import play_ratio_weight
-from two_tower.trainer.model import label_rows_of
-from two_tower.trainer.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
+from two_tower.schema import features
+from two_tower.trainer.loop.two_tower_model import label_rows_of
+from two_tower.trainer.loss.label_weights import play_ratio_weight
+from two_tower.trainer.model.catalog_table import CatalogTable
+from two_tower.trainer.model.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
+from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
+from two_tower.trainer.settings import TrainerConfig
 
 _SHUFFLED_QUERIES = 20_000
 # Histories are oldest first, and padded before the oldest.
@@ -118,7 +118,7 @@ def query_batches(
 
 
 class PlainQueryTower(tf.keras.layers.Layer):
-    """Queries with a history of their own to L2-normalised embeddings; see `trainer.towers.QueryTower`."""
+    """Queries with a history of their own to L2-normalised embeddings; see `trainer.model.towers.QueryTower`."""
 
     def __init__(self, items: ItemEmbedding, users: int, history_length: int, config: TrainerConfig) -> None:
         super().__init__(name="query_tower")
@@ -185,7 +185,7 @@ class PlainRetrieval(tfrs.Model):
     def __init__(
         self, table: CatalogTable, log_q: np.ndarray, users: int, history_length: int, config: TrainerConfig
     ) -> None:
-        """Arguments as for `trainer.model.TwoTowerModel`."""
+        """Arguments as for `trainer.loop.two_tower_model.TwoTowerModel`."""
         super().__init__()
         items = ItemEmbedding(table, config)
         self.query_tower = PlainQueryTower(items, users, history_length, config)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.datasets.simulated_listening import listen, make_listeners
-from two_tower.pipeline.datasets.simulated_world import SimulationParameters, World, make_world
-from two_tower.pipeline.datasets.simulator import EVENT_TYPES, all_events
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import DatasetProperties, Manifest
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.simulator.listening import listen, make_listeners
+from two_tower.simulator.simulate import EVENT_TYPES, all_events
+from two_tower.simulator.world import SimulationParameters, World, make_world
 
 # A day costs the simulator 90 MB for a million tracks: fewer days, more listens in each.
 DAYS = 60

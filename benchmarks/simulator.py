@@ -22,10 +22,10 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from two_tower.pipeline.datasets.oracle import OracleAnswers, ask_oracle
-from two_tower.pipeline.datasets.simulated_listening import ListeningLog, listen, make_listeners
-from two_tower.pipeline.datasets.simulated_world import SimulationParameters, World, make_world
-from two_tower.pipeline.datasets.simulator import write_simulation
+from two_tower.simulator.listening import ListeningLog, listen, make_listeners
+from two_tower.simulator.oracle import OracleAnswers, ask_oracle
+from two_tower.simulator.simulate import write_simulation
+from two_tower.simulator.world import SimulationParameters, World, make_world
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ def simulate(seed: int) -> dict[Setting, np.ndarray]:
     """Estimated probabilities of each setting after every EVERY steps, [STEPS / EVERY, items]."""
     import tensorflow as tf
 
-    from two_tower.trainer.streaming_frequency import StreamingFrequency
+    from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 
     estimators = {
         setting: StreamingFrequency(

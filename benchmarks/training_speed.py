@@ -51,15 +51,18 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from benchmarks.plain_retrieval import PlainRetrieval, plain_queries, query_batches, write_queries
-from two_tower.pipeline.configs import PipelineConfig, TrainerConfig, WindowConfig
-from two_tower.trainer import features, training
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.encoders import ATTENTION, MEAN
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.optimizer import optimizer_of
-from two_tower.trainer.sampling import log_sampling_probability
-from two_tower.trainer.training_data import window_batches
-from two_tower.trainer.training_loop import Handover, compiled_step
+from two_tower.components.interaction_example_gen.settings import WindowConfig
+from two_tower.pipeline.settings import PipelineConfig
+from two_tower.schema import features
+from two_tower.trainer.loop import training
+from two_tower.trainer.loop.optimizer import optimizer_of
+from two_tower.trainer.loop.training_data import window_batches
+from two_tower.trainer.loop.training_loop import Handover, compiled_step
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loss.sampling import log_sampling_probability
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.encoders import ATTENTION, MEAN
+from two_tower.trainer.settings import TrainerConfig
 
 # Users, listens a user as asked of the simulator, tracks: tables about as large as the default run's.
 WORLD = (3_000, 200, 24_000)
@@ -241,7 +244,7 @@ class Inputs(NamedTuple):
 def measure_here(form: Form, data: Data, steps: int) -> dict[str, float]:
     """Medians of so many steps in this process, after a few that are not counted."""
     tf.keras.utils.set_random_seed(1)
-    # As `trainer.training` does on CPUs.
+    # As `trainer.loop.training` does on CPUs.
     tf.config.experimental.enable_op_determinism()
     inputs = Inputs.read(data)
     config = TrainerConfig(encoder=form.encoder, positions_per_step=form.positions)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from two_tower.components.interaction_example_gen.splits import TimeSplit
-from two_tower.trainer import features
+from two_tower.schema import features
 
 # How many windows and labels each split got, for holding the forms against each other.
 Counts = dict[str, int]

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 from apache_beam.options import pipeline_options
 
-from two_tower.pipeline import storage
-from two_tower.pipeline.errors import UserError
+from two_tower.base import storage
+from two_tower.base.errors import UserError
 
 _DATAFLOW = "DataflowRunner"
 _DATAFLOW_NEEDS = ("project", "region", "temp_location")

@@ -20,9 +20,9 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from two_tower.pipeline import configs
-from two_tower.pipeline.datasets import FORMAT_HELP
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.ingestion import FORMAT_HELP
+from two_tower.pipeline import presets, run_file, settings
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -460,11 +460,11 @@ def _formats() -> str:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    presets = "; ".join(f"{name}: {text}" for name, text in configs.PRESET_HELP.items())
+    listed = "; ".join(f"{name}: {text}" for name, text in presets.PRESET_HELP.items())
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"a set of settings; without one `run` takes that which suits the data. {presets}",
+        help=f"a set of settings; without one `run` takes that which suits the data. {listed}",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with settings, see below")
     parser.add_argument(
@@ -479,7 +479,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _all_settings(section: str = "") -> str:
     lines = []
-    for name, value in configs.settings(configs.load()).items():
+    for name, value in settings.settings(run_file.load()).items():
         if not name.startswith(section):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -487,13 +487,13 @@ def _all_settings(section: str = "") -> str:
     return _SETTINGS_HELP + "\n".join(lines)
 
 
-def _config(options: argparse.Namespace, fallback: str = "default") -> configs.PipelineConfig:
-    return configs.load(options.preset, options.config, options.overrides, fallback)
+def _config(options: argparse.Namespace, fallback: str = "default") -> settings.PipelineConfig:
+    return run_file.load(options.preset, options.config, options.overrides, fallback)
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from two_tower.pipeline.datasets.simulated_world import SimulationParameters
-    from two_tower.pipeline.datasets.simulator import simulate
+    from two_tower.simulator.simulate import simulate
+    from two_tower.simulator.world import SimulationParameters
 
     given = {name: getattr(options, name) for name in ("seed", "users", "days", "tracks")}
     parameters = SimulationParameters(**{name: value for name, value in given.items() if value is not None})
@@ -515,15 +515,16 @@ def _ingest(options: argparse.Namespace) -> int:
             raise UserError(
                 f"--describe DIR shows a data directory and ingests nothing: leave out {extra[0]}."
             )
-        from two_tower.pipeline.datasets import description
+        from two_tower.data_directory import description
 
         print(description.render(description.describe(options.describe, _tell_progress)))
         return 0
     if missing := [name for name, value in positions.items() if value is None]:
         raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")
 
-    from two_tower.pipeline import storage
-    from two_tower.pipeline.datasets import FORMATS, ingest_report
+    from two_tower.base import storage
+    from two_tower.data_directory import ingest_report
+    from two_tower.ingestion import FORMATS
 
     if options.format not in FORMATS:
         nearest = difflib.get_close_matches(options.format, FORMATS, n=1, cutoff=0)[0]
@@ -570,8 +571,8 @@ def _run(options: argparse.Namespace) -> int:
     if status:
         return status
 
-    from two_tower.pipeline.report import render
-    from two_tower.pipeline.run_page import collect_with_page
+    from two_tower.pipeline.runs.page import collect_with_page
+    from two_tower.pipeline.runs.report import render
 
     report = collect_with_page(output, not options.no_examples)
     print()
@@ -584,10 +585,10 @@ def _validate(options: argparse.Namespace) -> int:
     if options.requests is not None:
         if data:
             raise UserError("--requests FILE checks requests and no data: leave out --data.")
-        from two_tower.pipeline import console
+        from two_tower.base import console
 
         with console.hushed():
-            from two_tower.pipeline.request_validation import validate_requests
+            from two_tower.pipeline.checks.request_validation import validate_requests
 
             checked = validate_requests(options.requests, output, _config(options).validation.max_skew)
         print("Checked, and nothing is wrong:", *checked, sep="\n")
@@ -598,7 +599,7 @@ def _validate(options: argparse.Namespace) -> int:
     found: list[str] = []
 
     def validate() -> None:
-        from two_tower.pipeline.validation import validate_data
+        from two_tower.pipeline.checks.data_validation import validate_data
 
         found.extend(validate_data(data, output, config))
 
@@ -623,15 +624,17 @@ def _tune(options: argparse.Namespace) -> int:
         raise UserError(f"--trials takes a number from 1 on, and was given {options.trials}.")
     if options.timeout is not None and not options.timeout > 0:
         raise UserError(f"--timeout takes seconds, more than none, and was given {options.timeout:g}.")
-    from two_tower.pipeline.search_space import SearchSpace, default_space
+    from two_tower.pipeline.tuning.search_space import SearchSpace, default_space
 
     given = SearchSpace.read(options.space) if options.space else None
     preset = _preset_suited_to(data, options)
     base = _config(options, preset)
     _check_output(output)
 
-    from two_tower.pipeline import storage, tuning, tuning_report
-    from two_tower.pipeline.datasets.data_directory import Manifest
+    from two_tower.base import storage
+    from two_tower.data_directory.manifest import Manifest
+    from two_tower.pipeline.tuning import search as tuning
+    from two_tower.pipeline.tuning import tuning_report
 
     search = tuning.Search(
         storage.absolute(data),
@@ -664,24 +667,24 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _places(options: argparse.Namespace) -> tuple[str | None, str | None]:
     """Data and output, as options or else in the config file."""
-    run_file = configs.read_run_file(options.config) if options.config else configs.RunFile()
-    return options.data or run_file.data, options.output or run_file.output
+    given = run_file.read_run_file(options.config) if options.config else run_file.RunFile()
+    return options.data or given.data, options.output or given.output
 
 
-def _config_suited_to(data: str, options: argparse.Namespace) -> configs.PipelineConfig:
+def _config_suited_to(data: str, options: argparse.Namespace) -> settings.PipelineConfig:
     """The settings; where no preset is named, over that which suits the data."""
     return _config(options, _preset_suited_to(data, options))
 
 
 def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
     """The preset that is named, or else that which suits the data."""
-    from two_tower.pipeline.datasets.data_directory import Manifest
+    from two_tower.data_directory.manifest import Manifest
 
     _config(options)  # before the data is looked at: a mistake in the settings shows at once
     manifest = Manifest.load(data)
     events = manifest.counts["label_events"]
-    suited = configs.suited_preset(events, manifest.has_timestamps)
-    named = options.preset or (configs.read_run_file(options.config).preset if options.config else None)
+    suited = run_file.suited_preset(events, manifest.has_timestamps)
+    named = options.preset or (run_file.read_run_file(options.config).preset if options.config else None)
     if not named:
         times = "" if manifest.has_timestamps else " without times"
         _tell(f"Preset '{suited}', for {events:,} events{times}; --preset names another")
@@ -689,14 +692,14 @@ def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
 
 
 def _run_pipeline(
-    data: str, output: str | None, config: configs.PipelineConfig, work: Callable[[], None] | None = None
+    data: str, output: str | None, config: settings.PipelineConfig, work: Callable[[], None] | None = None
 ) -> int:
     """0, or EXIT_FAILURE after telling what failed and where its log is.
 
     `work` is done instead of the whole run; without `output` it looks after its log itself.
     """
-    from two_tower.pipeline import console
-    from two_tower.pipeline.report import newest_log
+    from two_tower.base import console
+    from two_tower.pipeline.runs.report import newest_log
 
     if output:
         _check_output(output)
@@ -732,17 +735,17 @@ def _report(options: argparse.Namespace) -> int:
         given = {"--output": options.output, "--html": options.html, "--no-examples": options.no_examples}
         if extra := [name for name, value in given.items() if value]:
             raise UserError(f"--compare A B names the runs itself: leave out {extra[0]}.")
-        from two_tower.pipeline import run_comparison
+        from two_tower.pipeline.runs import comparison
 
-        compared = run_comparison.compare(*options.compare)
+        compared = comparison.compare(*options.compare)
         print(
-            json.dumps(compared, indent=2) if options.json else run_comparison.render(compared).rstrip("\n")
+            json.dumps(compared, indent=2) if options.json else comparison.render(compared).rstrip("\n")
         )
         return 0
     if not options.output:
         raise UserError("report needs a run's directory in --output, or two in --compare.")
-    from two_tower.pipeline.report import render
-    from two_tower.pipeline.run_page import collect_with_page
+    from two_tower.pipeline.runs.page import collect_with_page
+    from two_tower.pipeline.runs.report import render
 
     report = collect_with_page(options.output, not options.no_examples, options.html)
     print(json.dumps(report, indent=2) if options.json else render(report).rstrip("\n"))
@@ -750,10 +753,10 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from two_tower.pipeline import run_history
+    from two_tower.pipeline.runs import history
 
-    runs = run_history.history(options.output)
-    print(json.dumps(runs, indent=2) if options.json else run_history.render(runs).rstrip("\n"))
+    runs = history.history(options.output)
+    print(json.dumps(runs, indent=2) if options.json else history.render(runs).rstrip("\n"))
     return 0
 
 
@@ -767,8 +770,8 @@ def _reindex(options: argparse.Namespace) -> int:
     if status:
         return status
 
-    from two_tower.pipeline.report import render
-    from two_tower.pipeline.run_page import collect_with_page
+    from two_tower.pipeline.runs.page import collect_with_page
+    from two_tower.pipeline.runs.report import render
 
     report = collect_with_page(reindexing.output)
     print()
@@ -777,11 +780,19 @@ def _reindex(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from two_tower.pipeline.exports import export
+    from two_tower.pipeline.export_queries import eval_queries
+    from two_tower.serving.exports import export
 
     try:
         done = export.export(
-            options.model, options.to, options.output, options.index, options.recall, options.k, _tell
+            options.model,
+            options.to,
+            options.output,
+            options.index,
+            options.recall,
+            options.k,
+            _tell,
+            eval_queries,
         )
     except export.ExportFailed as error:
         print(f"two-tower: the export failed. {error}", file=sys.stderr)
@@ -791,8 +802,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from two_tower.components.retrieval_evaluator.gate import BLESSED
-    from two_tower.pipeline.judged_again import judge_again, render
+    from two_tower.evaluation.gate.judge import BLESSED
+    from two_tower.pipeline.runs.judged_again import judge_again, render
 
     judged = judge_again(options.model, options.preset, options.config, options.overrides)
     print(judged.to_json() if options.json else render(judged).rstrip("\n"))
@@ -800,13 +811,13 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    from two_tower.pipeline import console
+    from two_tower.base import console
 
     directory = options.push or os.path.join(options.output, "pushed")
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
-        from two_tower.components.pusher.canary import CanaryFailed
-        from two_tower.pipeline.rollback import roll_back
+        from two_tower.serving.canary import CanaryFailed
+        from two_tower.serving.rollback import roll_back
     try:
         done = roll_back(directory)
     except CanaryFailed as error:
@@ -822,7 +833,7 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _query(options: argparse.Namespace) -> int:
-    from two_tower.pipeline.query import recommend, render
+    from two_tower.serving.query import recommend, render
 
     history = None if options.history is None else _ids("--history", options.history)
     answer = recommend(
@@ -850,7 +861,7 @@ def _ids(option: str, text: str) -> list[int]:
 
 def _compile(options: argparse.Namespace) -> int:
     config = _config(options)
-    from two_tower.pipeline import console
+    from two_tower.base import console
 
     _tell("Loading TFX (half a minute, the first time)")
     with console.hushed():
@@ -862,11 +873,12 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from two_tower.pipeline.datasets import FORMATS, ingest_report
-    from two_tower.pipeline.datasets.simulated_world import SimulationParameters
-    from two_tower.pipeline.datasets.simulator import simulate
-    from two_tower.pipeline.report import render
-    from two_tower.pipeline.run_page import collect_with_page
+    from two_tower.data_directory import ingest_report
+    from two_tower.ingestion import FORMATS
+    from two_tower.pipeline.runs.page import collect_with_page
+    from two_tower.pipeline.runs.report import render
+    from two_tower.simulator.simulate import simulate
+    from two_tower.simulator.world import SimulationParameters
 
     config = _config(options)
     source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
@@ -888,7 +900,7 @@ def _demo(options: argparse.Namespace) -> int:
     print(render(report))
     user = _some_listener(data, manifest.label_event)
     if report["in_service"]:
-        from two_tower.pipeline import query
+        from two_tower.serving import query
 
         print(query.render(query.recommend(output, user, None, 10)))
     print(
@@ -917,8 +929,8 @@ def _some_listener(data: str, label_event: str) -> int:
     import numpy as np
     import pyarrow.dataset as pads
 
-    from two_tower.pipeline.datasets.checked_columns import open_dataset
-    from two_tower.pipeline.datasets.data_directory import event_files
+    from two_tower.data_directory.checked_columns import open_dataset
+    from two_tower.data_directory.manifest import event_files
 
     events = open_dataset(event_files(data))
     listens = events.to_table(columns=["user_id"], filter=pads.field("event_type") == label_event)

@@ -17,8 +17,8 @@ from tfx.proto import transform_pb2
 from tfx.types import BaseChannel, Channel
 from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
-from two_tower.pipeline.configs import PipelineConfig
 
+from two_tower.base.import_closure import import_digest
 from two_tower.components.anomaly_gate.component import AnomalyGate
 from two_tower.components.approved_statistics.approved import LatestIfAny
 from two_tower.components.approved_statistics.component import ApprovedStatistics
@@ -38,11 +38,11 @@ from two_tower.components.curated_schema.component import CuratedSchema
 from two_tower.components.interaction_example_gen.component import InteractionExampleGen
 from two_tower.components.pusher.component import Pusher
 from two_tower.components.retrieval_evaluator.component import RetrievalEvaluator
-from two_tower.components.retrieval_evaluator.gate import check_slice_names
 from two_tower.components.scann_indexer.component import ScannIndexer
 from two_tower.components.trainer.component import Trainer
-from two_tower.pipeline.feature_specs import ResolvedFeatures
-from two_tower.pipeline.import_closure import import_digest
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.evaluation.gate.judge import check_slice_names
+from two_tower.pipeline.settings import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
 
@@ -102,7 +102,7 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: how the runner knows the latest artifact of a type.
     """
-    preprocessing = import_digest("two_tower.trainer.preprocessing")
+    preprocessing = import_digest("two_tower.trainer.loop.two_tower_model.preprocessing")
     history_length = config.windows.history_length
     features = resolved.to_json()
     # To what need not run again when an item's column or an aggregate is named.
@@ -189,7 +189,7 @@ def create_pipeline(
     transform = Transform(
         examples=interactions.outputs["examples"],
         schema=interaction_schema.outputs["schema"],
-        preprocessing_fn="two_tower.trainer.preprocessing.preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.loop.two_tower_model.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # Of what goes in there are statistics already; those of what comes out would double its time.
         disable_statistics=True,
@@ -204,7 +204,7 @@ def create_pipeline(
     catalog_transform = Transform(
         examples=catalog.outputs["examples"],
         schema=catalog_schema.outputs["schema"],
-        preprocessing_fn="two_tower.trainer.preprocessing.catalog_preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.loop.two_tower_model.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
         custom_config={

@@ -10,12 +10,13 @@ from tfx.dsl.input_resolution.strategies.latest_artifact_strategy import LatestA
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
-from two_tower.pipeline import beam_options, storage
-from two_tower.pipeline.configs import PipelineConfig
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import resolve
+from two_tower.data_directory.manifest import Manifest
+from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
-from two_tower.pipeline.datasets.data_directory import Manifest
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import resolve
+from two_tower.pipeline.settings import PipelineConfig
 
 # Asked for when the job is submitted, unless it was compiled with --data and --root.
 DATA_PARAMETER = "data"

@@ -22,16 +22,18 @@ from tfx.orchestration.local import local_dag_runner, runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from two_tower.pipeline import beam_options, console, storage
-from two_tower.pipeline.configs import PipelineConfig, load, read_run_file, suited_preset
+from two_tower.base import console, storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import resolve
+from two_tower.data_directory.manifest import Manifest
+from two_tower.data_directory.verification import verify
+from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
-from two_tower.pipeline.datasets.data_directory import Manifest
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import resolve
 from two_tower.pipeline.peak_memory import PeakMemory
-from two_tower.pipeline.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
-from two_tower.pipeline.run_page import collect_with_page
+from two_tower.pipeline.run_file import load, read_run_file, suited_preset
+from two_tower.pipeline.runs.page import collect_with_page
+from two_tower.pipeline.runs.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
+from two_tower.pipeline.settings import PipelineConfig
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 

@@ -10,20 +10,21 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from two_tower.pipeline.configs import FeaturesConfig, PipelineConfig
-
-from two_tower.components.pusher.versions import find_model
-from two_tower.pipeline import configs, storage
-from two_tower.pipeline.datasets.verification import verify_items
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, resolve
-from two_tower.pipeline.lineage import Lineage, StoredArtifact, lineage_of
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
+from two_tower.data_directory.settings import FeaturesConfig
+from two_tower.data_directory.verification import verify_items
+from two_tower.pipeline import run_file
+from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
+from two_tower.pipeline.settings import PipelineConfig
+from two_tower.serving.versions import find_model
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
     from tfx.orchestration import pipeline as tfx_pipeline
 
-    from two_tower.pipeline.datasets.data_directory import Manifest
+    from two_tower.data_directory.manifest import Manifest
 
 # Settings that a re-indexed model takes; all else is its training's.
 SECTIONS = ("index", "evaluation", "gate")
@@ -56,7 +57,7 @@ class Reindexing:
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
         self._digest = manifest.digest
-        from two_tower.trainer import warm_start  # last, since TensorFlow comes with it
+        from two_tower.trainer.loop import warm_start  # last, since TensorFlow comes with it
 
         warm_start.left_by(self.lineage.towers.uri)
 
@@ -149,7 +150,7 @@ def _config(lineage: Lineage, overrides: Sequence[str]) -> PipelineConfig:
     for section, then in lineage.settings.items():
         # A setting that there was when the model was made, and is no more, means nothing now.
         values[section] |= {name: value for name, value in then.items() if name in values[section]}
-    return configs.with_overrides(PipelineConfig.from_dict(values), overrides)
+    return run_file.with_overrides(PipelineConfig.from_dict(values), overrides)
 
 
 def _facts(properties: Mapping[str, str | int]) -> dict[str, str | int]:

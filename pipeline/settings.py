@@ -16,12 +16,11 @@ from typing import Any
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, to_plain, typed, types_of, unknown_setting
+from two_tower.components.anomaly_gate.settings import ValidationConfig
+from two_tower.components.interaction_example_gen.settings import PROTOCOLS, SplitConfig, WindowConfig
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.evaluation.settings import BASELINES, EvaluationConfig, GateConfig, slice_limits
 from two_tower.serving.settings import IndexConfig
-
-from two_tower.components.anomaly_gate.settings import ValidationConfig
-from two_tower.components.interaction_example_gen.settings import PROTOCOLS, SplitConfig, WindowConfig
 from two_tower.trainer.settings import TrainerConfig, check_trainer
 
 
@@ -201,6 +200,7 @@ def types() -> dict[str, Any]:
 
 
 def known(name: str) -> str:
+    """Returns a dotted name that is a setting's. Raises UserError, naming the nearest, for any other."""
     if name in types():
         return name
     if any(known.startswith(f"{name}.") for known in types()):
@@ -209,6 +209,7 @@ def known(name: str) -> str:
 
 
 def check_range(name: str, value: Any) -> None:
+    """Raises UserError for a value outside its setting's range or choices."""
     values = value if isinstance(value, tuple) else (value,)
     if not values and name not in _MAY_BE_EMPTY:
         raise UserError(f"{name} needs at least one value.")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.components.retrieval_evaluator.queries import LabelSets
-from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.evaluation.queries import LabelSets
+from two_tower.evaluation.query_results import QueryResults
 
 CUTOFF = 10
 RESAMPLES = 300

@@ -17,8 +17,8 @@ from two_tower.components.interaction_example_gen.splits import (
     TimeSplit,
 )
 from two_tower.components.interaction_example_gen.windows import Events
-from two_tower.components.retrieval_evaluator.queries import Windows, all_queries
-from two_tower.trainer import features
+from two_tower.evaluation.queries import Windows, all_queries
+from two_tower.schema import features
 
 # Few users, items and times, so that ties and repeats are common; all splits and gaps lie within them.
 SPLIT = TimeSplit(train_end=20, eval=(22, 30), test=(32, 40))

@@ -13,14 +13,14 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer import features
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.randomness import drawing
-from two_tower.trainer.sampling import log_sampling_probability
-from two_tower.trainer.training import _label_counts, train
-from two_tower.trainer.training_data import TrainingData
+from two_tower.schema import features
+from two_tower.trainer.loop.training import _label_counts, train
+from two_tower.trainer.loop.training_data import TrainingData
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loss.sampling import log_sampling_probability
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.randomness import drawing
+from two_tower.trainer.settings import TrainerConfig
 
 # Dropout is each replica's own, and would tell them from one.
 CERTAIN = dataclasses.replace(CONFIG, id_dropout=0.0, history_dropout=0.0, dropout=0.0)

@@ -17,17 +17,18 @@ import pyarrow as pa
 from tests.listening_logs import Event, columns
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
-from two_tower.components.retrieval_evaluator.queries import Queries, Windows, history_batch, read_windows
-from two_tower.pipeline.configs import DAY, TrainerConfig
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
-from two_tower.trainer import features
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.data_directory.manifest import DAY
+from two_tower.evaluation.queries import Queries, Windows, history_batch, read_windows
+from two_tower.schema import features
+from two_tower.trainer.settings import TrainerConfig
 
 if TYPE_CHECKING:
-    from two_tower.components.scann_indexer.index import ScannSettings
-    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-    from two_tower.trainer.catalog_table import CatalogTable
-    from two_tower.trainer.model import TwoTowerModel
-    from two_tower.trainer.serving import Towers
+    from two_tower.serving.index import ScannSettings
+    from two_tower.serving.retrieval_model import RetrievalModel
+    from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+    from two_tower.trainer.model.catalog_table import CatalogTable
+    from two_tower.trainer.model.signatures import Towers
 
 HISTORY_LENGTH = 7
 ALL_AGGREGATES = ResolvedFeatures(history=features.AGGREGATES)
@@ -188,7 +189,7 @@ class Transformed:
 
         import tensorflow as tf
 
-        from two_tower.trainer.preprocessing import catalog_preprocessing_fn, preprocessing_fn
+        from two_tower.trainer.model.preprocessing import catalog_preprocessing_fn, preprocessing_fn
 
         def user_columns(user_id: np.ndarray) -> dict[str, pa.ListArray]:
             assert users is not None
@@ -266,10 +267,10 @@ class Built:
         import tensorflow as tf
         import tensorflow_transform as tft
 
-        from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-        from two_tower.trainer.model import TwoTowerModel
-        from two_tower.trainer.sampling import log_sampling_probability
-        from two_tower.trainer.serving import Towers
+        from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+        from two_tower.trainer.loss.sampling import log_sampling_probability
+        from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+        from two_tower.trainer.model.signatures import Towers
 
         output = tft.TFTransformOutput(world.graph)
         catalog_output = tft.TFTransformOutput(world.catalog_graph)
@@ -297,8 +298,8 @@ def retrieval_model(
     towers: Any, max_k: int, settings: ScannSettings | None = None, repeats_recommendable: bool = True
 ) -> RetrievalModel:
     """What is served of towers, over ScaNN of some settings or exact search."""
-    from two_tower.components.scann_indexer.index import ExactIndex, ScannIndex
-    from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
+    from two_tower.serving.index import ExactIndex, ScannIndex
+    from two_tower.serving.retrieval_model import RetrievalModel
 
     item_id = towers.catalog()["item_id"]
     embeddings = towers.candidate_embedding(item_id)["embedding"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from two_tower.components.retrieval_evaluator.queries import LabelSets
-from two_tower.components.retrieval_evaluator.slices import Slice
-from two_tower.pipeline import configs
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.evaluation.queries import LabelSets
+from two_tower.evaluation.slices import Slice
+from two_tower.pipeline import settings
 
 
 def write(output: Path, recalls: dict[str, list[float]]) -> None:
@@ -31,8 +31,8 @@ def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
     found = [ablation.variant(ablation.SETTINGS, part, 0) for part in ablation.PARTS]
     assert all(without != full for without in found)
     assert len({json.dumps(one.to_dict()) for one in found}) == len(ablation.PARTS)
-    other = configs.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
-    changed = {name for name, value in configs.settings(full).items() if other[name] != value}
+    other = settings.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
+    changed = {name for name, value in settings.settings(full).items() if other[name] != value}
     assert changed == {"trainer.seed"}
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from tests.statistics_of_columns import Columns, statistics_artifact
-from two_tower.pipeline.configs import ValidationConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
-from two_tower.trainer import features
+from two_tower.base.errors import UserError
+from two_tower.components.anomaly_gate.settings import ValidationConfig
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
+from two_tower.schema import features
 
 MADE_WITH = {"split.protocol": "next_event", "windows.history_length": 50}
 GENDER = FeatureSpec("user_gender", "gender", "categorical")

@@ -16,7 +16,7 @@ from two_tower.components.interaction_example_gen.splits import (
     TimeSplit,
 )
 from two_tower.components.interaction_example_gen.windows import Events, Histories, WindowCutter
-from two_tower.components.retrieval_evaluator.baselines import (
+from two_tower.evaluation.baselines import (
     DAY,
     Fitted,
     LabelEvents,
@@ -25,8 +25,8 @@ from two_tower.components.retrieval_evaluator.baselines import (
     first_among,
     fit_baselines,
 )
-from two_tower.components.retrieval_evaluator.metrics import summarize
-from two_tower.components.retrieval_evaluator.queries import Queries, Windows, all_queries
+from two_tower.evaluation.metrics import summarize
+from two_tower.evaluation.queries import Queries, Windows, all_queries
 
 K = 12
 # Those of the others are in tests/test_scored_baselines.py.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from two_tower.pipeline import configs
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.pipeline import run_file
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
 
@@ -59,7 +59,7 @@ def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> 
 def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_path: Path) -> None:
     from two_tower.pipeline.kubeflow_runner import compile_job
 
-    config = configs.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
+    config = run_file.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
     for places in ({"data": str(tmp_path)}, {"data": "gs://b/data", "root": str(tmp_path)}):
         with pytest.raises(UserError, match=rf"{tmp_path} is no place that Dataflow's workers see"):
             compile_job("registry/two-tower:1", str(tmp_path / "job.json"), config, **places)
@@ -74,7 +74,7 @@ def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_
     ],
 )
 def test_options_with_commas_and_equals_signs_are_set_on_the_command_line(text: str) -> None:
-    config = configs.load(None, None, [f"beam_args={text}"])
+    config = run_file.load(None, None, [f"beam_args={text}"])
     assert config.beam_args == ("--runner=DataflowRunner", "--experiments=a,b", "--project=p")
 
 
@@ -83,13 +83,13 @@ def test_every_component_that_runs_on_beam_gets_the_options(tmp_path: Path) -> N
     from tfx.orchestration.local import runner_utils
     from tfx.proto.orchestration import executable_spec_pb2
 
+    from two_tower.data_directory.feature_columns import ResolvedFeatures
     from two_tower.pipeline.create_pipeline import create_pipeline
-    from two_tower.pipeline.feature_specs import ResolvedFeatures
 
     wanted = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
     def on_beam(beam_args: list[str]) -> dict[str, list[str]]:
-        config = configs.load("smoke", None, [f"beam_args={','.join(beam_args)}"])
+        config = run_file.load("smoke", None, [f"beam_args={','.join(beam_args)}"])
         pipeline = create_pipeline(
             "data", "digest", str(tmp_path), str(tmp_path / "pushed"), config, ResolvedFeatures()
         )

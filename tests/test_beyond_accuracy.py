@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator import beyond_accuracy
-from two_tower.components.retrieval_evaluator.beyond_accuracy import (
+from two_tower.evaluation import beyond_accuracy
+from two_tower.evaluation.beyond_accuracy import (
     ItemVectors,
     intra_list_diversity,
     novelty_at_k,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator import bootstrap as bootstrap_module
-from two_tower.components.retrieval_evaluator.bootstrap import UserBootstrap
+from two_tower.evaluation import bootstrap as bootstrap_module
+from two_tower.evaluation.bootstrap import UserBootstrap
 
 
 def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2) -> tuple[np.ndarray, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.components.pusher import canary
-from two_tower.components.pusher.canary import CanaryFailed, difference, recorded
-from two_tower.components.pusher.versions import publish, versions
+from two_tower.serving import canary
+from two_tower.serving.canary import CanaryFailed, difference, recorded
+from two_tower.serving.versions import publish, versions
 
 ITEMS = np.array([[4, 7, 2], [9, 1, -1]])
 SCORES = np.array([[3.0, 2.0, 1.0], [0.5, 0.4, -np.inf]], np.float32)

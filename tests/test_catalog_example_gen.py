@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets.data_directory import DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
+from two_tower.data_directory.manifest import DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter
 
 
 def encoded(path: Path, table: pa.Table, specs: tuple[FeatureSpec, ...] = ()) -> list[dict[str, list]]:

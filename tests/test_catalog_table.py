@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
+from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
 
 # Artists and albums are rows of their vocabularies. Train has items 3 and 20; of item 7's artists it knows
 # the second, of item 90 nothing, and item 50 has no artist and no album.

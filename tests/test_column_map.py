@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from two_tower.pipeline.datasets import column_map
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.ingestion import column_map
 
 WHOLE = """
 dataset: my-films

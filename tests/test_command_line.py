@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from two_tower.pipeline import command_line, configs, console
+from two_tower.base import console
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import Manifest
+from two_tower.ingestion import FORMAT_HELP, FORMATS
+from two_tower.pipeline import command_line, run_file, settings
 from two_tower.pipeline.command_line import main
-from two_tower.pipeline.configs import PipelineConfig
-from two_tower.pipeline.datasets import FORMAT_HELP, FORMATS
-from two_tower.pipeline.datasets.data_directory import Manifest
-from two_tower.pipeline.errors import UserError
+from two_tower.pipeline.settings import PipelineConfig
 
 COMMANDS = ("simulate", "ingest", "run", "tune", "report", "query", "compile", "demo")
 
@@ -44,7 +45,7 @@ def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     shown = capsys.readouterr().out
-    for name in configs.settings(PipelineConfig()):
+    for name in settings.settings(PipelineConfig()):
         assert f"    {name} = " in shown
 
 
@@ -140,7 +141,7 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
     fake.run_local = run_local  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "two_tower.pipeline.local_runner", fake)
     manifest = types.SimpleNamespace(counts={"label_events": 1_000_000}, has_timestamps=True)
-    manifest_class = "two_tower.pipeline.datasets.data_directory.Manifest"
+    manifest_class = "two_tower.data_directory.manifest.Manifest"
     monkeypatch.setattr(f"{manifest_class}.load", lambda directory: manifest)
     monkeypatch.chdir(tmp_path)
     return fake
@@ -148,8 +149,8 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
 def _report(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     report = {"verdict": verdict, "artifacts": {}}
-    monkeypatch.setattr("two_tower.pipeline.run_page.collect", lambda output: report)
-    rendered = "two_tower.pipeline.report.render"
+    monkeypatch.setattr("two_tower.pipeline.runs.page.collect", lambda output: report)
+    rendered = "two_tower.pipeline.runs.report.render"
     monkeypatch.setattr(rendered, lambda report: f"the model is {report['verdict']}\n")
 
 
@@ -180,15 +181,15 @@ def test_run_takes_everything_from_a_config_file(runner: Any, monkeypatch: pytes
     assert main(["run", "--config", "run.yaml", "--output", "elsewhere", "--set", "trainer.seed=5"]) == 0
     ((data, output, config),) = runner.calls
     assert (data, output) == ("d", "elsewhere")
-    assert config == configs.load("smoke", None, ["trainer.epochs=7", "trainer.seed=5"])
+    assert config == run_file.load("smoke", None, ["trainer.epochs=7", "trainer.seed=5"])
 
 
 def test_validate_repeats_its_settings_in_the_command_that_comes_next(
     runner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake = types.ModuleType("two_tower.pipeline.validation")
+    fake = types.ModuleType("two_tower.pipeline.checks.data_validation")
     fake.validate_data = lambda data, output, config: ["all holds"]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "two_tower.pipeline.validation", fake)
+    monkeypatch.setitem(sys.modules, "two_tower.pipeline.checks.data_validation", fake)
     settings = [
         "--preset",
         "small",

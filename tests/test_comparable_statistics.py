@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.statistics_of_columns import Columns, statistics_of
-from two_tower.trainer import features
+from two_tower.schema import features
 
 RATIO = features.HISTORY_PLAY_RATIO
 TYPE = features.HISTORY_EVENT_TYPE
@@ -133,7 +133,7 @@ def test_how_windows_are_made_is_compared_with_the_run_before_and_never_with_tes
         compared_for_drift,
         compared_for_skew,
     )
-    from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
+    from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
 
     users = tuple(
         FeatureSpec(f"user_{kind}", kind, kind) for kind in ("categorical", "numeric", "text", "vector")

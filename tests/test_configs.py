@@ -6,23 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from two_tower.pipeline import configs
-from two_tower.pipeline.configs import PRESETS, PipelineConfig, load
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.base.settings import from_plain, typed
+from two_tower.evaluation.settings import GateConfig, slice_limits
+from two_tower.pipeline import presets, run_file, settings
+from two_tower.pipeline.presets import PRESETS
+from two_tower.pipeline.run_file import load
+from two_tower.pipeline.settings import PipelineConfig
+from two_tower.trainer.settings import TrainerConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_survives_json(name: str) -> None:
     plain = json.loads(json.dumps(PRESETS[name].to_dict()))
     assert PipelineConfig.from_dict(plain) == PRESETS[name]
-    trainer = configs.from_plain(configs.TrainerConfig, plain["trainer"], "trainer")
+    trainer = from_plain(TrainerConfig, plain["trainer"], "trainer")
     assert trainer == PRESETS[name].trainer
 
 
 def test_every_preset_has_a_help_text_and_no_range_names_a_setting_that_is_not_there() -> None:
-    assert PRESETS.keys() == configs.PRESET_HELP.keys()
-    known = configs.settings(PipelineConfig())
-    assert {*configs._RANGES, *configs._CHOICES, *configs._MAY_BE_EMPTY} <= known.keys()
+    assert PRESETS.keys() == presets.PRESET_HELP.keys()
+    known = settings.settings(PipelineConfig())
+    assert {*settings._RANGES, *settings._CHOICES, *settings._MAY_BE_EMPTY} <= known.keys()
 
 
 @pytest.mark.parametrize(
@@ -54,9 +59,9 @@ def test_beam_arguments_keep_their_equals_signs() -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
 def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
-    assert configs._typed("switch", bool, configs._scalar(bool, text)) is value
+    assert typed("switch", bool, run_file._scalar(bool, text)) is value
     with pytest.raises(UserError, match="switch takes true or false, and was given 'yes'"):
-        configs._typed("switch", bool, configs._scalar(bool, "yes"))
+        typed("switch", bool, run_file._scalar(bool, "yes"))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +115,7 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("preset: smoke\ndata: d\ntrainer:\n  learning_rate: 1e-3\n  epochs: 7\n")
-    run = configs.read_run_file(str(path))
+    run = run_file.read_run_file(str(path))
     assert (run.data, run.output, run.preset) == ("d", None, "smoke")
     config = load(None, str(path), ["trainer.epochs=9"])
     smoke = PRESETS["smoke"]
@@ -124,10 +129,10 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
 def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: d\n")
-    assert load(None, str(path), fallback=configs.suited_preset(100_000)) == PRESETS["small"]
-    assert load(None, str(path), fallback=configs.suited_preset(1_000_000)) == PRESETS["default"]
+    assert load(None, str(path), fallback=run_file.suited_preset(100_000)) == PRESETS["small"]
+    assert load(None, str(path), fallback=run_file.suited_preset(1_000_000)) == PRESETS["default"]
     for events in (100_000, 1_000_000):
-        assert configs.suited_preset(events, has_timestamps=False) == "next_item"
+        assert run_file.suited_preset(events, has_timestamps=False) == "next_item"
     path.write_text("preset: smoke\n")
     assert load(None, str(path), fallback="small") == PRESETS["smoke"]
 
@@ -162,12 +167,12 @@ def test_a_missing_file_is_named() -> None:
 def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("gate:\n  slices: {cold: 0.02, popularity 1: 0.5}\n")
-    assert configs.slice_limits(configs.load(file=str(path)).gate) == {"cold": 0.02, "popularity 1": 0.5}
+    assert slice_limits(run_file.load(file=str(path)).gate) == {"cold": 0.02, "popularity 1": 0.5}
     # The limits that an evaluation was judged by, and over them the file's.
-    before = configs.GateConfig(cutoff=7, min_recall=0.3)
-    gate = configs.load_gate(before, file=str(path), overrides=["gate.min_coverage=0.1"])
+    before = GateConfig(cutoff=7, min_recall=0.3)
+    gate = run_file.load_gate(before, file=str(path), overrides=["gate.min_coverage=0.1"])
     assert (gate.cutoff, gate.min_recall, gate.min_coverage) == (7, 0.3, 0.1)
-    assert configs.load_gate(before, preset="next_item").cutoff == 10
+    assert run_file.load_gate(before, preset="next_item").cutoff == 10
     path.write_text("gate: 3\n")
     with pytest.raises(UserError, match="gate is a section of settings"):
-        configs.load_gate(before, file=str(path))
+        run_file.load_gate(before, file=str(path))

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import data_directory, data_directory_writer
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.datasets.ingest_report import render
-from two_tower.pipeline.datasets.key_counts import KeyCounts
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory import manifest as manifest_module
+from two_tower.data_directory import writer as writer_module
+from two_tower.data_directory.ingest_report import render
+from two_tower.data_directory.key_counts import KeyCounts
+from two_tower.data_directory.manifest import DatasetProperties, Manifest
+from two_tower.data_directory.verification import verify
+from two_tower.data_directory.writer import DataDirectoryWriter
 
 PROPERTIES = DatasetProperties("small", "listen", True)
 
@@ -64,7 +65,7 @@ def test_manifest_says_what_was_written(tmp_path: pathlib.Path) -> None:
     assert manifest.has_embedding == 2
     assert manifest.noted == {"play_ratio_over_1": 1, "users_with_one_event": 1}
     assert Manifest.load(str(tmp_path / "data")) == manifest == verify(str(tmp_path / "data"))
-    assert [os.path.basename(path) for path in data_directory.event_files(str(tmp_path / "data"))] == [
+    assert [os.path.basename(path) for path in manifest_module.event_files(str(tmp_path / "data"))] == [
         "part-00000.parquet"
     ]
     assert os.listdir(tmp_path) == ["data"]
@@ -93,12 +94,12 @@ def test_one_changed_value_changes_the_digest(tmp_path: pathlib.Path, other: dic
 def test_files_and_row_groups_are_full_and_keep_the_order(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "events", 10)
-    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "events", 20)
+    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 10)
+    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 20)
     times = np.arange(47)
     table = pa.table({"user_id": times % 3, "item_id": 10 + times % 2, "timestamp": times})
     write(tmp_path / "data", [table.slice(start, 7) for start in range(0, 47, 7)])
-    files = [pq.ParquetFile(path) for path in data_directory.event_files(str(tmp_path / "data"))]
+    files = [pq.ParquetFile(path) for path in manifest_module.event_files(str(tmp_path / "data"))]
     assert [[f.metadata.row_group(g).num_rows for g in range(f.num_row_groups)] for f in files] == [
         [10, 10],
         [10, 10],
@@ -203,10 +204,10 @@ def test_users_are_a_table_and_all_columns_are_listed(tmp_path: pathlib.Path) ->
         "users": {"user_id": "int64", "gender": "string"},
     }
     assert verify(str(tmp_path / "data")) == manifest
-    (path,) = data_directory.user_files(str(tmp_path / "data"))
+    (path,) = manifest_module.user_files(str(tmp_path / "data"))
     assert pq.read_table(path)["gender"].to_pylist() == ["F", "M", None]
     write(tmp_path / "other")
-    assert data_directory.user_files(str(tmp_path / "other")) == []
+    assert manifest_module.user_files(str(tmp_path / "other")) == []
 
 
 def test_one_content_has_one_form(tmp_path: pathlib.Path) -> None:
@@ -331,7 +332,7 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> 
         writer.write("users", pa.table({"user_id": [1, 2], "age": [30, 40]}))
     old = writer.manifest
     pq.write_table(content, data / table / "part-00000.parquet")
-    files = tuple(data_directory_writer._describe(str(data), file.path) for file in old.files)
+    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
     columns = old.columns | {table: {field.name: str(field.type) for field in content.schema}}
     dataclasses.replace(old, **{"files": files, "columns": columns} | facts).save(str(data))
 
@@ -393,13 +394,13 @@ def test_the_manifest_knows_the_columns(tmp_path: pathlib.Path) -> None:
 def test_a_column_of_two_types_is_named_with_both_files(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "events", 2)
-    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "events", 2)
+    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 2)
+    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 2)
     data = tmp_path / "data"
     old = write(data, [events(mood=[1, 2, 3, 4])])
     part = data / "events" / "part-00001.parquet"
     pq.write_table(events(mood=["a", "b", "c", "d"]).slice(2), part)
-    files = tuple(data_directory_writer._describe(str(data), file.path) for file in old.files)
+    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
     dataclasses.replace(old, files=files).save(str(data))
     with pytest.raises(UserError) as error:
         verify(str(data))
@@ -417,8 +418,8 @@ def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
     program = """
 import os, signal, sys
 import pyarrow as pa
-from two_tower.pipeline.datasets.data_directory import DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
+from two_tower.data_directory.manifest import DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter
 with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) as writer:
     writer.write("events", pa.table({"user_id": [1], "item_id": [1], "timestamp": [1]}))
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from two_tower.data_directory import description
+from two_tower.data_directory.description import Column, Description, Distribution, describe, render
+from two_tower.data_directory.manifest import DAY, DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter, Span
 from two_tower.pipeline.command_line import main
-from two_tower.pipeline.datasets import description
-from two_tower.pipeline.datasets.data_directory import DAY, DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from two_tower.pipeline.datasets.description import Column, Description, Distribution, describe, render
 
 
 def write(

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 from tests.replicas import TRAINED, training
 from tests.small_world import Transformed
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.trainer.distribution import check_tf_config, gathered, is_chief, parts, strategy_of
+from two_tower.trainer.settings import TrainerConfig
 
 
 def started(

@@ -9,14 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from two_tower.pipeline.datasets import divided_by_user
-from two_tower.pipeline.datasets.divided_by_user import (
-    earliest_of_each_item,
-    in_order,
-    is_in_order,
-    without_duplicates,
-)
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.ingestion import external_sort
+from two_tower.ingestion.external_sort import earliest_of_each_item, in_order, is_in_order, without_duplicates
 
 BY = ("user_id", "timestamp")
 
@@ -55,7 +50,7 @@ def tuples(table: pa.Table, *columns: str) -> list[tuple[object, ...]]:
 def test_rows_come_sorted_and_no_equal_ones_are_divided(
     monkeypatch: pytest.MonkeyPatch, by: tuple[str, ...], batch_rows: int, part_rows: int
 ) -> None:
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", part_rows)
     table = events(300, users=9)
     # The number of rows is a guess: it may be far off.
     for guess in (0, 300, 10**6):
@@ -90,8 +85,8 @@ def test_a_sorted_source_is_not_written_and_not_collected(monkeypatch: pytest.Mo
 
 
 def test_parts_that_grow_too_large_are_divided_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", 50)
-    monkeypatch.setattr(divided_by_user, "_MAX_PARTS", 5)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", 50)
+    monkeypatch.setattr(external_sort, "_MAX_PARTS", 5)
     crowd = events(3000, users=200)
     giant = events(2000, users=1).set_column(0, "user_id", pa.array(np.full(2000, 77)))
     parts = list(in_order(batches(pa.concat_tables([crowd, giant]), 100), BY, 5000, is_sorted=False))
@@ -105,7 +100,7 @@ def test_temporary_files_are_gone_when_the_reader_is_done_or_stops(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", 10)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", 10)
     table = events(100, users=50)
     stream = in_order(batches(table, 10), BY, 100, is_sorted=False)
     next(stream)
@@ -126,7 +121,7 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(divided_by_user.pa.ipc, "new_stream", full)
+    monkeypatch.setattr(external_sort.pa.ipc, "new_stream", full)
     with pytest.raises(UserError, match=r"two-tower-ingest-.*No space left.*TMPDIR"):
         list(in_order([events(10, users=3)], BY, 10, is_sorted=False))
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator.baselines import LabelEvents
-from two_tower.components.retrieval_evaluator.beyond_accuracy import ItemVectors
-from two_tower.components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from two_tower.components.retrieval_evaluator.queries import LabelSets, Queries
-from two_tower.components.retrieval_evaluator.slices import Slice
-from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
+from two_tower.evaluation.baselines import LabelEvents
+from two_tower.evaluation.beyond_accuracy import ItemVectors
+from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+from two_tower.evaluation.queries import LabelSets, Queries
+from two_tower.evaluation.slices import Slice
+from two_tower.evaluation.train_counts import TrainKnowledge
 
 USERS, ITEMS = 40, 20
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator import exact_search
-from two_tower.components.retrieval_evaluator.exact_search import top_rows
+from two_tower.evaluation import exact_search
+from two_tower.evaluation.exact_search import top_rows
 
 
 def by_sorting(

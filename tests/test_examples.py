@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.components.retrieval_evaluator import examples
-from two_tower.components.retrieval_evaluator.examples import ItemNames, example_users
-from two_tower.components.retrieval_evaluator.item_map import item_map, map_items, project
-from two_tower.components.retrieval_evaluator.queries import LabelSets, Queries, Windows
+from two_tower.evaluation.queries import LabelSets, Queries, Windows
+from two_tower.evaluation.report import examples
+from two_tower.evaluation.report.examples import ItemNames, example_users
+from two_tower.evaluation.report.item_map import item_map, map_items, project
 
 # Real ids, which must not be seen.
 USERS = np.array([90_210, 77_345, 31_999])
@@ -62,7 +62,7 @@ def data_directory(path: Path) -> str:
 @pytest.fixture
 def names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data directory, as far as names are read from one."""
-    from two_tower.pipeline.datasets import data_directory as module
+    from two_tower.data_directory import manifest as module
 
     path = data_directory(tmp_path)
     monkeypatch.setattr(module, "item_files", lambda _: [str(tmp_path / "items" / "part.parquet")])

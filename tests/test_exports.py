@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline import command_line, storage
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.exports import export, faiss_index, parquet, vertex
-from two_tower.pipeline.exports.export import ExportFailed, items_as_queries, write_checked
-from two_tower.pipeline.exports.vectors import Queries, Vectors, check_same, exact_search, recall_of
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.pipeline import command_line
+from two_tower.serving.exports import export, faiss_index, parquet, vertex
+from two_tower.serving.exports.export import ExportFailed, items_as_queries, write_checked
+from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search, recall_of
 
 ITEMS, DIM, K = 1_500, 16, 10
 

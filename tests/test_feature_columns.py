@@ -17,19 +17,21 @@ from tests.listening_logs import events_of
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items, events
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator import measure
-from two_tower.components.retrieval_evaluator.queries import all_queries, history_batch
-from two_tower.components.scann_indexer.index import ExactIndex
-from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
-from two_tower.trainer import features, training
-from two_tower.trainer.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.serving import Towers
-from two_tower.trainer.towers import Positions, windows_of
-from two_tower.trainer.training import train
-from two_tower.trainer.training_data import TrainingData
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.evaluation import measure
+from two_tower.evaluation.queries import all_queries, history_batch
+from two_tower.schema import features
+from two_tower.serving.index import ExactIndex
+from two_tower.serving.retrieval_model import RetrievalModel
+from two_tower.trainer.loop import training
+from two_tower.trainer.loop.training import train
+from two_tower.trainer.loop.training_data import TrainingData
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
+from two_tower.trainer.model.signatures import Towers
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.settings import TrainerConfig
 
 USERS = (
     FeatureSpec("user_gender", "gender", "categorical"),
@@ -335,7 +337,7 @@ def tower_docs(built: Built) -> str:
 
 
 def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed) -> None:
-    from two_tower.trainer.serving import query_inputs
+    from two_tower.trainer.model.signatures import query_inputs
 
     assert small_world.resolved.users == ()
     plain = [one.name for one in query_inputs(())]
@@ -352,8 +354,8 @@ def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed
 
 
 def test_naming_a_column_of_items_does_not_cut_windows_again() -> None:
-    from two_tower.pipeline.configs import PipelineConfig
     from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.settings import PipelineConfig
 
     def parameters(resolved: ResolvedFeatures) -> dict[str, dict[str, Any]]:
         dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), resolved)

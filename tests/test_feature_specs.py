@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from two_tower.pipeline.configs import FeaturesConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import (
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import (
     KINDS,
     FeatureSpec,
     ResolvedFeatures,
@@ -21,6 +20,7 @@ from two_tower.pipeline.feature_specs import (
     encode_columns,
     resolve,
 )
+from two_tower.data_directory.settings import FeaturesConfig
 
 COLUMNS = {
     "events": {"user_id": "int64", "item_id": "int64"},

@@ -8,9 +8,10 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from scipy.sparse.linalg import ArpackNoConvergence
 
-from two_tower.trainer import features, first_embeddings
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.first_embeddings import co_occurrence_embeddings
+from two_tower.schema import features
+from two_tower.trainer.loop import co_occurrence_initialisation
+from two_tower.trainer.loop.co_occurrence_initialisation import co_occurrence_embeddings
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 
 
 def table_of(items: int, trained: int) -> CatalogTable:
@@ -99,28 +100,28 @@ def test_the_first_eigenvectors_of_a_large_matrix_are_the_same_twice(
     alike = np.equal.outer(np.arange(600) % 4, np.arange(600) % 4)
     assert near[alike].mean() > 0.9 and abs(near[~alike].mean()) < 0.1
     # All of them at once, and some of those.
-    monkeypatch.setattr(first_embeddings, "_SMALL_MATRIX", 1_000)
+    monkeypatch.setattr(co_occurrence_initialisation, "_SMALL_MATRIX", 1_000)
     np.testing.assert_allclose(near, found()[1:] @ found()[1:].T, atol=1e-2)
 
 
 def test_fewer_pairs_are_counted_where_there_would_be_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = batch_of([[0, 1, 2], [0, 1, 2]])
-    all_pairs = first_embeddings._nearness([batch], table_of(3, 3), 2).toarray()
+    all_pairs = co_occurrence_initialisation._nearness([batch], table_of(3, 3), 2).toarray()
     assert all_pairs[1, 3] == all_pairs[3, 1] == 1
-    monkeypatch.setattr(first_embeddings, "_MOST_PAIRS", 4)
+    monkeypatch.setattr(co_occurrence_initialisation, "_MOST_PAIRS", 4)
     # What is summed up now and then is the same.
-    monkeypatch.setattr(first_embeddings, "_PAIRS_AT_ONCE", 0)
+    monkeypatch.setattr(co_occurrence_initialisation, "_PAIRS_AT_ONCE", 0)
     np.testing.assert_array_equal(
-        first_embeddings._nearness([batch, batch], table_of(3, 3), 2).toarray(), 2 * all_pairs
+        co_occurrence_initialisation._nearness([batch, batch], table_of(3, 3), 2).toarray(), 2 * all_pairs
     )
     # At 4 labels' worth of pairs one event before each of them.
     near = co_occurrence_embeddings([batch], table_of(3, 3), 3, 4, 0)
-    next_to_it = first_embeddings._nearness([batch], table_of(3, 3), 1).toarray()[1:, 1:]
+    next_to_it = co_occurrence_initialisation._nearness([batch], table_of(3, 3), 1).toarray()[1:, 1:]
     np.testing.assert_allclose(near[1:] @ near[1:].T, cosines(next_to_it), atol=1e-5)
 
 
 def test_a_large_catalog_has_fewer_factors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_embeddings, "_MOST_NUMBERS", 2 * 11 + 1)
+    monkeypatch.setattr(co_occurrence_initialisation, "_MOST_NUMBERS", 2 * 11 + 1)
     windows = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 1, 0], [5, 2, 7]]
     found = co_occurrence_embeddings([batch_of(windows)], table_of(10, 10), 4, 14, 0)
     assert found.shape == (11, 4) and np.linalg.matrix_rank(found, tol=1e-5) == 2
@@ -132,7 +133,7 @@ def test_a_solver_that_finds_only_some_factors_leaves_those(monkeypatch: pytest.
         raise ArpackNoConvergence("No convergence", values[-2:], vectors[:, -2:])
 
     monkeypatch.setattr(scipy.sparse.linalg, "eigsh", gives_up)
-    monkeypatch.setattr(first_embeddings, "_SMALL_MATRIX", 1)
+    monkeypatch.setattr(co_occurrence_initialisation, "_SMALL_MATRIX", 1)
     windows = [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 3, 1, 0], [5, 2, 7]]
     found = co_occurrence_embeddings([batch_of(windows)], table_of(10, 10), 4, 14, 0)
     assert np.linalg.matrix_rank(found, tol=1e-5) == 2

@@ -11,17 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED, best_baseline, judge
-from two_tower.components.retrieval_evaluator.markdown_report import render
-from two_tower.components.retrieval_evaluator.metrics import summarize
-from two_tower.components.retrieval_evaluator.oracle_comparison import (
-    OracleAnswers,
-    matching_rows,
-    oracle_share,
-)
-from two_tower.components.retrieval_evaluator.queries import LabelSets, Queries, sample_by_user
-from two_tower.components.scann_indexer.provenance import ModelIdentity, eligibility, starting_point
-from two_tower.pipeline.configs import GateConfig
+from two_tower.evaluation.gate.judge import BLESSED, REFUSED, best_baseline, judge
+from two_tower.evaluation.metrics import summarize
+from two_tower.evaluation.oracle_comparison import OracleAnswers, matching_rows, oracle_share
+from two_tower.evaluation.queries import LabelSets, Queries, sample_by_user
+from two_tower.evaluation.report.markdown_report import render
+from two_tower.evaluation.settings import GateConfig
+from two_tower.serving.provenance import ModelIdentity, eligibility, starting_point
 
 LIMITS = GateConfig(
     min_recall=0.1,

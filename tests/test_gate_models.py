@@ -20,24 +20,27 @@ from tests.listening_logs import catalog_of_ids, events_of
 from tests.small_world import Transformed
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.baselines import fit_baselines
-from two_tower.components.retrieval_evaluator.beyond_accuracy import ItemVectors
-from two_tower.components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from two_tower.components.retrieval_evaluator.exact_search import top_rows
-from two_tower.components.retrieval_evaluator.feature_values import FeatureValues
-from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED, Judgement, judge
-from two_tower.components.retrieval_evaluator.queries import all_queries
-from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
-from two_tower.components.retrieval_evaluator.slices import all_slices
-from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from two_tower.components.scann_indexer.index import NO_QUANTIZATION, ScannIndex, ScannSettings
-from two_tower.pipeline.configs import GateConfig, TrainerConfig
-from two_tower.pipeline.feature_specs import ResolvedFeatures
-from two_tower.trainer import features, training
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.sampling import log_sampling_probability
-from two_tower.trainer.towers import Positions, windows_of
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.evaluation.baselines import fit_baselines
+from two_tower.evaluation.beyond_accuracy import ItemVectors
+from two_tower.evaluation.exact_search import top_rows
+from two_tower.evaluation.feature_values import FeatureValues
+from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+from two_tower.evaluation.gate.judge import BLESSED, REFUSED, Judgement, judge
+from two_tower.evaluation.queries import all_queries
+from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.evaluation.settings import GateConfig
+from two_tower.evaluation.slices import all_slices
+from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.schema import features
+from two_tower.serving.index import NO_QUANTIZATION, ScannIndex, ScannSettings
+from two_tower.trainer.loop import training
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loss.sampling import log_sampling_probability
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.settings import TrainerConfig
 
 # Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes
 # next among five, and two who have learnt it find other halves. The first classes have the most users, so

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from tests.judged_queries import CUTOFF, Asked, evaluation_of
-from two_tower.components.retrieval_evaluator import gate
-from two_tower.components.retrieval_evaluator.bootstrap import UserBootstrap
-from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED, judge
-from two_tower.components.retrieval_evaluator.query_results import QueryResults
-from two_tower.components.retrieval_evaluator.slice_changes import recall_by_query, slice_changes
-from two_tower.pipeline.configs import GateConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.judged_again import find_evaluation, judge_again, render
+from two_tower.base.errors import UserError
+from two_tower.evaluation.bootstrap import UserBootstrap
+from two_tower.evaluation.gate import judge as gate
+from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
+from two_tower.evaluation.gate.slice_changes import recall_by_query, slice_changes
+from two_tower.evaluation.query_results import QueryResults
+from two_tower.evaluation.settings import GateConfig
+from two_tower.pipeline.runs.judged_again import find_evaluation, judge_again, render
 
 LIMITS = GateConfig(cutoff=CUTOFF, min_recall=0.2, min_coverage=0.1, max_latency_p95=10.0)
 
@@ -321,7 +321,7 @@ def test_a_stored_evaluation_is_judged_by_other_limits(good: QueryResults, tmp_p
 
 
 def test_an_evaluation_is_found_from_its_run_and_from_its_model(good: QueryResults, tmp_path: Path) -> None:
-    from two_tower.components.scann_indexer.provenance import digest_of
+    from two_tower.serving.provenance import digest_of
 
     model = tmp_path / "run" / "artifacts" / "ScannIndexer" / "model" / "7" / "Format-Serving"
     model.mkdir(parents=True)

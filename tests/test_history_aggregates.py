@@ -18,12 +18,12 @@ from tests.listening_logs import Event, columns, queries_of, to_windows
 from tests.small_world import ALL_AGGREGATES, HISTORY_LENGTH, Transformed
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.queries import Windows, all_queries, history_batch
-from two_tower.trainer import features
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.history_aggregates import history_aggregates
-from two_tower.trainer.serving import Towers
-from two_tower.trainer.towers import windows_of
+from two_tower.evaluation.queries import Windows, all_queries, history_batch
+from two_tower.schema import features
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.history_aggregates import history_aggregates
+from two_tower.trainer.model.signatures import Towers
+from two_tower.trainer.model.towers import windows_of
 
 DAY = 86_400
 # Items 0 to 3 and 5; artist 7 is the second of item 3, which counts as its first's. Item 4 is in no catalog.

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from tests import synthetic_evaluation
-from two_tower.components.retrieval_evaluator import report_files
-from two_tower.components.retrieval_evaluator.html_report import charts
-from two_tower.components.retrieval_evaluator.html_report.materials import Materials
-from two_tower.components.retrieval_evaluator.html_report.page import render
-from two_tower.components.retrieval_evaluator.html_report.svg import Scale, apart
-from two_tower.components.retrieval_evaluator.queries import LabelSets
-from two_tower.components.retrieval_evaluator.query_results import QueryResults
+from two_tower.evaluation.queries import LabelSets
+from two_tower.evaluation.query_results import QueryResults
+from two_tower.evaluation.report import report_files
+from two_tower.evaluation.report.html import charts
+from two_tower.evaluation.report.html.materials import Materials
+from two_tower.evaluation.report.html.page import render
+from two_tower.evaluation.report.html.svg import Scale, apart
 
 # Elements without an end.
 VOID = {"meta", "br", "link", "img", "hr", "input"}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from two_tower.pipeline import import_closure as module
-from two_tower.pipeline.import_closure import import_closure, import_digest
+from two_tower.base import import_closure as module
+from two_tower.base.import_closure import import_closure, import_digest
 
 EXECUTOR = "two_tower.room.executor"
 SOURCES = {

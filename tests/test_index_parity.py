@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator.index_parity import built_from, parity, sampled_rows
+from two_tower.evaluation.index_parity import built_from, parity, sampled_rows
 
 IDS = np.array([3, 5, 8, 13])
 VECTORS = np.random.default_rng(0).normal(size=[4, 6])

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from two_tower.base.errors import UserError
 from two_tower.components.scann_indexer.executor import check_embeddings, check_ids
-from two_tower.components.scann_indexer.index import AH, ExactIndex, ScannIndex, ScannSettings
-from two_tower.components.scann_indexer.tuning import Built, build_index
-from two_tower.pipeline import configs
-from two_tower.pipeline.configs import IndexConfig
-from two_tower.pipeline.errors import UserError
+from two_tower.pipeline import run_file
+from two_tower.serving.index import AH, ExactIndex, ScannIndex, ScannSettings
+from two_tower.serving.index_tuning import Built, build_index
+from two_tower.serving.settings import IndexConfig
 
 K = 10
 CONFIG = IndexConfig(exact_below=0, target_recall=0.9, target_k=K, max_k=20, tuning_queries=150)
@@ -127,4 +127,4 @@ def test_embeddings_that_say_nothing_are_refused() -> None:
 
 def test_a_target_beyond_what_the_model_answers_with_is_an_error_that_names_both() -> None:
     with pytest.raises(UserError, match=r"index\.target_k is 300.*index\.max_k = 200"):
-        configs.load(overrides=["index.target_k=300"])
+        run_file.load(overrides=["index.target_k=300"])

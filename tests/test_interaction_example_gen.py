@@ -24,18 +24,18 @@ from tests.listening_logs import (
     queries_in,
     queries_of,
 )
+from two_tower.base import storage
+from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen import shards
-from two_tower.components.interaction_example_gen.facts import facts_of, read_facts
-from two_tower.data_directory.facts import DataFacts
+from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, SplitColumn, TimeSplit
 from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
-from two_tower.components.retrieval_evaluator.queries import Windows, all_queries
-from two_tower.pipeline import storage
-from two_tower.pipeline.configs import DAY, FeaturesConfig
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import resolve
+from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.feature_columns import resolve
+from two_tower.data_directory.manifest import DAY, DatasetProperties, Manifest
+from two_tower.data_directory.settings import FeaturesConfig
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.evaluation.queries import Windows, all_queries
 
 SPLITS = ("train", "eval", "test")
 HISTORY_LENGTH = 6
@@ -97,7 +97,7 @@ def run_component(
 
 
 def windows_of(artifact: Any) -> dict[str, Windows]:
-    from two_tower.components.retrieval_evaluator.queries import read_windows
+    from two_tower.evaluation.queries import read_windows
 
     return {split: read_windows(f"{artifact.uri}/Split-{split}") for split in SPLITS}
 
@@ -129,13 +129,13 @@ def found_queries(artifact: Any) -> list[Query]:
 
 
 def expected_queries(log: list[Event], artifact: Any) -> tuple[list[Query], Counter[str]]:
-    facts = facts_of(artifact)
+    facts = recorded_facts(artifact)
     times = TimeSplit(facts.train_end, (facts.eval_from, facts.eval_to), (facts.test_from, facts.test_to))
     queries, counts = queries_of(log, HISTORY_LENGTH, True, times)
     return sorted(queries), counts
 
 
-def facts_of(artifact: Any) -> DataFacts:
+def recorded_facts(artifact: Any) -> DataFacts:
     return read_facts(artifact)
 
 
@@ -150,7 +150,7 @@ def test_the_component_writes_the_same_windows_however_many_shards(tmp_path: Pat
     expected, counts = expected_queries(log_of(table), artifact)
     assert found[1_000_000] == found[50] == expected
     assert {name: artifact.get_int_custom_property(name) for name in counts} == dict(counts)
-    facts = facts_of(artifact)
+    facts = recorded_facts(artifact)
     assert (facts.dataset, facts.label_event, facts.repeats_recommendable) == ("small", "play", True)
     assert (facts.protocol, facts.has_timestamps) == ("next_event", True)
     organic = dict(enumerate(table["is_organic"].to_pylist()))
@@ -287,8 +287,8 @@ def test_spans_are_read_together_and_what_comes_late_or_twice_is_counted(tmp_pat
     expected, _ = expected_queries([*late, *kept], newest)
     assert found_queries(newest) == expected
     # Other spans may be another split, of the same settings.
-    assert facts_of(newest).data_digest == facts_of(artifact).data_digest
-    assert facts_of(newest).split_digest != facts_of(artifact).split_digest
+    assert recorded_facts(newest).data_digest == recorded_facts(artifact).data_digest
+    assert recorded_facts(newest).split_digest != recorded_facts(artifact).split_digest
 
 
 def test_events_of_a_data_set_without_times_are_left_out_one_by_one(tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_events_of_a_data_set_without_times_are_left_out_one_by_one(tmp_path: Pa
         asked = dict(zip(queries.user_id.tolist(), queries.label_item_id.tolist(), strict=True))
         assert asked == {user: ids["item_id"][ids["user_id"] == user][back] for user in users.tolist()}
         assert not windows.timestamp.any()
-    facts = facts_of(artifact)
+    facts = recorded_facts(artifact)
     assert (facts.protocol, facts.has_timestamps, facts.train_end, facts.test_to) == (
         "leave_one_out",
         False,
@@ -347,7 +347,7 @@ def test_the_frozen_protocol_holds_one_set_of_labels_a_known_user(tmp_path: Path
     data = data_directory(tmp_path / "data", table)
     settings = {**SPLIT_SETTINGS, "protocol": "frozen", "frozen_labels": "play", "min_label_play_ratio": 0}
     artifact = run_component(data, tmp_path / "out", 400, settings)
-    facts = facts_of(artifact)
+    facts = recorded_facts(artifact)
     times = TimeSplit(facts.train_end, (facts.eval_from, facts.eval_to), (facts.test_from, facts.test_to))
     expected, counts = frozen_queries_of(
         log_of(table), HISTORY_LENGTH, True, FrozenSplit(times, 3_600, "listen", 0)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.retrieval_task import retrieval_task
-from two_tower.trainer.sampling import CandidateSampler
+from two_tower.trainer.loss.retrieval_task import retrieval_task
+from two_tower.trainer.loss.sampling import CandidateSampler
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.settings import TrainerConfig
 
 ITEMS, CONTEXTS, WINDOWS, POSITIONS, STEPS = 40, 5, 6, 12, 1_500
 _draw = np.random.default_rng(5)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.trainer.label_weights import event_type_hash, play_ratio_weight, reaction_weight, user_weight
+from two_tower.trainer.loss.label_weights import (
+    event_type_hash,
+    play_ratio_weight,
+    reaction_weight,
+    user_weight,
+)
 
 WEIGHTS = {"like": 2.0, "dislike": 0.0, "share": 3.0}
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests import synthetic_evaluation
-from two_tower.components.retrieval_evaluator.glossary import shortfall
-from two_tower.components.retrieval_evaluator.markdown_report import render
+from two_tower.evaluation.report.glossary import shortfall
+from two_tower.evaluation.report.markdown_report import render
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from two_tower.components.retrieval_evaluator.metrics import (
+from two_tower.evaluation.metrics import (
     ann_recall,
     clipped_recall_at_k,
     coverage_at_k,
@@ -24,7 +24,7 @@ from two_tower.components.retrieval_evaluator.metrics import (
     summarize,
     user_mean,
 )
-from two_tower.components.retrieval_evaluator.queries import LabelSets
+from two_tower.evaluation.queries import LabelSets
 
 RECOMMENDED = np.array([[5, 6, 7, 8], [5, 6, 7, 8], [9, -1, -1, -1], [-1, -1, -1, -1]])
 LABELS = np.array([5, 7, 3, 3])

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import FORMATS, divided_by_user, film_ratings, text_lines
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import Manifest, event_files, item_files
+from two_tower.data_directory.verification import verify
+from two_tower.ingestion import FORMATS, external_sort, film_ratings, text_lines
 
 # user, film, rating, time: by user and film, as the CSV releases are, one film rated that is not listed.
 RATINGS = [
@@ -241,7 +241,7 @@ def test_blocks_and_the_exact_way_give_the_same(
 def test_the_order_of_the_lines_does_not_matter(
     release: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, part_rows: int
 ) -> None:
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", part_rows)
     # Users' ratings that repeat: an earlier and a later one, and one that is there twice.
     rows = [*RATINGS, (1, 1, 2.0, 978300000), (1, 1, 5.0, 978400000), (2, 2, 1.0, 978298413)]
     kept = sorted([(1, 1, 2.0, 978300000), *RATINGS[1:]])
@@ -593,16 +593,16 @@ def test_memory_does_not_grow_with_the_ratings(
 ) -> None:
     """The rows on their way at any time are a few blocks, sorted or not."""
     monkeypatch.setattr(text_lines, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", 100)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", 100)
     largest = 0
-    keep = divided_by_user.earliest_of_each_item
+    keep = external_sort.earliest_of_each_item
 
     def watched(events: pa.Table) -> tuple[pa.Table, int, int]:
         nonlocal largest
         largest = max(largest, events.num_rows)
         return keep(events)
 
-    monkeypatch.setattr(divided_by_user, "earliest_of_each_item", watched)
+    monkeypatch.setattr(external_sort, "earliest_of_each_item", watched)
     rows = [(user, film, 4.0, 978300760) for user in range(500) for film in range(10)]
     assert ingest(folder_of(tmp_path, "csv", rows), tmp_path / "a").counts["events"] == 5000
     assert largest <= 200

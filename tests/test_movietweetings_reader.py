@@ -6,10 +6,10 @@ import pathlib
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import FORMATS
-from two_tower.pipeline.datasets.data_directory import event_files, item_files
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import event_files, item_files
+from two_tower.data_directory.verification import verify
+from two_tower.ingestion import FORMATS
 
 RATINGS = """\
 1::0114508::8::1381006850

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer.optimizer import LearningRate, RowwiseAdam, optimizer_of
+from two_tower.trainer.loop.optimizer import LearningRate, RowwiseAdam, optimizer_of
+from two_tower.trainer.settings import TrainerConfig
 
 ROWS, WIDTH = 6, 3
 

@@ -23,14 +23,15 @@ from tests.small_world import (
     events,
     write_examples,
 )
+from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures, encode_columns
-from two_tower.trainer import features, warm_start
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.placement import Placed, Training, place, read_items
-from two_tower.trainer.serving import Towers
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, encode_columns
+from two_tower.schema import features
+from two_tower.trainer.loop import warm_start
+from two_tower.trainer.loop.placement import Placed, Training, place, read_items
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.signatures import Towers
 
 ITEMS = (
     FeatureSpec("country", "country", "categorical"),

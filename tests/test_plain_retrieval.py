@@ -12,10 +12,11 @@ import tensorflow_transform as tft
 
 from benchmarks.plain_retrieval import PlainRetrieval, plain_queries, query_batches, write_queries
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
-from two_tower.trainer import features, training
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.sampling import log_sampling_probability
+from two_tower.schema import features
+from two_tower.trainer.loop import training
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loss.sampling import log_sampling_probability
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 
 
 @pytest.mark.parametrize("encoder", ["mean", "attention"])

@@ -15,7 +15,7 @@ from tests.small_world import (
     catalog_items,
     log,
 )
-from two_tower.components.retrieval_evaluator.queries import all_queries
+from two_tower.evaluation.queries import all_queries
 
 SPLITS = ("train", "eval", "test")
 
@@ -42,7 +42,7 @@ def test_vocabularies_come_from_train_alone(small_world: Transformed) -> None:
 def test_label_counts_are_those_of_train_alone(small_world: Transformed) -> None:
     import tensorflow_transform as tft
 
-    from two_tower.trainer.training import _label_counts
+    from two_tower.trainer.loop.training import _label_counts
 
     rows = log()
     queries, _ = queries_of(rows, HISTORY_LENGTH, True, SPLIT)
@@ -90,7 +90,7 @@ def test_the_example_age_is_the_labels_in_train_and_exactly_zero_elsewhere(small
 def test_catalog_items_keep_their_id_and_get_rows_of_their_artists(small_world: Transformed) -> None:
     import tensorflow_transform as tft
 
-    from two_tower.trainer.catalog_table import CatalogArrays
+    from two_tower.trainer.model.catalog_table import CatalogArrays
 
     output = tft.TFTransformOutput(small_world.catalog_graph)
     catalog = CatalogArrays.read(small_world.catalog_files, output.transformed_feature_spec())

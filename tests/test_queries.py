@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from two_tower.components.retrieval_evaluator.queries import (
+from two_tower.evaluation.queries import (
     LabelSets,
     Queries,
     Windows,
@@ -227,7 +227,7 @@ def test_columns_of_users_go_from_examples_to_requests(tmp_path: Path) -> None:
     import pyarrow as pa
 
     from tests.small_world import write_examples
-    from two_tower.pipeline.feature_specs import FeatureSpec, encode_columns
+    from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 
     specs = [
         FeatureSpec("user_country", "country", "categorical"),

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline import query
-from two_tower.pipeline.datasets.data_directory import DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec
+from two_tower.data_directory.manifest import DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.serving import query
 
 LAST_TIME = 1_000
 
@@ -50,8 +50,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     items = str(directory / "items.parquet")
     titles = {"item_id": [10, 20, 30, 99], "title": ["Ten", "Twenty", None, "Ninety-nine"]}
     pq.write_table(pa.table(titles), items)
-    monkeypatch.setattr("two_tower.pipeline.datasets.data_directory.event_files", lambda _: paths)
-    monkeypatch.setattr("two_tower.pipeline.datasets.data_directory.item_files", lambda _: [items])
+    monkeypatch.setattr("two_tower.data_directory.manifest.event_files", lambda _: paths)
+    monkeypatch.setattr("two_tower.data_directory.manifest.item_files", lambda _: [items])
     return directory
 
 
@@ -136,7 +136,7 @@ def test_without_times_the_order_tells_what_came_last(
     path = str(data / "events" / "ordered.parquet")
     columns = {"user_id": [1, 1, 1], "item_id": [30, 10, 20], "order": [2, 0, 1]}
     pq.write_table(pa.table(columns), path)
-    monkeypatch.setattr("two_tower.pipeline.datasets.data_directory.event_files", lambda _: [path])
+    monkeypatch.setattr("two_tower.data_directory.manifest.event_files", lambda _: [path])
     query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
     assert asked[0]["events"].item_id == [10, 20, 30]
     assert asked[0]["events"].timestamp == [0, 0, 0]
@@ -258,7 +258,7 @@ def _knowing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, users:
     if users is not None:
         files = [str(data / "users.parquet")]
         pq.write_table(users, files[0])
-    monkeypatch.setattr("two_tower.pipeline.datasets.data_directory.user_files", lambda _: files)
+    monkeypatch.setattr("two_tower.data_directory.manifest.user_files", lambda _: files)
     specs = [
         FeatureSpec("user_gender", "gender", "categorical"),
         FeatureSpec("user_age", "age", "numeric"),

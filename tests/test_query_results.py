@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.test_slices import ASKED, RECOMMENDED
-from two_tower.components.retrieval_evaluator.metrics import label_ranks
-from two_tower.components.retrieval_evaluator.queries import LabelSets
-from two_tower.components.retrieval_evaluator.query_results import QueryResults, pseudonyms
+from two_tower.evaluation.metrics import label_ranks
+from two_tower.evaluation.queries import LabelSets
+from two_tower.evaluation.query_results import QueryResults, pseudonyms
 
 RESULTS = QueryResults(
     np.array([1, 0, 1], np.int32),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from two_tower.trainer.randomness import Dropout, drawing, shuffled, uniform
+from two_tower.trainer.model.randomness import Dropout, drawing, shuffled, uniform
 
 
 @tf.function(autograph=False)

@@ -13,16 +13,16 @@ import pytest
 from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
+from two_tower.data_directory.manifest import DatasetProperties, item_files
+from two_tower.data_directory.verification import verify, verify_items
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.evaluation.settings import GateConfig
 from two_tower.pipeline import command_line
-from two_tower.pipeline.configs import GateConfig
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, item_files
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.datasets.verification import verify, verify_items
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
-from two_tower.pipeline.lineage import lineage_of
 from two_tower.pipeline.reindexing import Reindexing, check_features
-from two_tower.trainer import warm_start
+from two_tower.pipeline.runs.lineage import lineage_of
+from two_tower.trainer.loop import warm_start
 
 FEATURES = ResolvedFeatures(items=(FeatureSpec("embedding", "embedding", "vector", 2),))
 

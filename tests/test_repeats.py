@@ -24,18 +24,19 @@ from tests.small_world import (
     retrieval_model,
     write_examples,
 )
-from two_tower.components.retrieval_evaluator import measure
-from two_tower.components.retrieval_evaluator.exact_search import OwnScores, top_rows
-from two_tower.components.retrieval_evaluator.queries import Queries, Windows, all_queries
-from two_tower.components.scann_indexer.index import AH, ExactIndex, ScannSettings
-from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-from two_tower.trainer import repeats
-from two_tower.trainer.repeats import Repeats
-from two_tower.trainer.retrieval_task import SampledSoftmax
-from two_tower.trainer.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
-from two_tower.trainer.towers import Positions, windows_of
-from two_tower.trainer.training_data import TrainingData
-from two_tower.trainer.validation_recall import ValidationRecall
+from two_tower.evaluation import measure
+from two_tower.evaluation.exact_search import OwnScores, top_rows
+from two_tower.evaluation.queries import Queries, Windows, all_queries
+from two_tower.serving.index import AH, ExactIndex, ScannSettings
+from two_tower.serving.retrieval_model import RetrievalModel
+from two_tower.trainer.loop.training_data import TrainingData
+from two_tower.trainer.loop.validation_recall import ValidationRecall
+from two_tower.trainer.loss.retrieval_task import SampledSoftmax
+from two_tower.trainer.loss.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
+from two_tower.trainer.model import repeat_head
+from two_tower.trainer.model.repeat_head import Repeats
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions
 
 # Scores that are not divided by little: random weights then make bonuses that matter.
 REPEATING = dataclasses.replace(CONFIG, repeat_head=True, temperature=1.0)
@@ -133,7 +134,7 @@ def test_how_often_how_long_ago_and_how_far_an_item_was_heard_changes_its_score(
 
 
 def test_listens_to_an_item_are_counted_up_to_each_place() -> None:
-    found = repeats._times_heard_before(tf.constant([[5, 7, 5, 5]]))
+    found = repeat_head._times_heard_before(tf.constant([[5, 7, 5, 5]]))
     of_five, of_seven = [0, 1, 1, 2, 3], [0, 0, 1, 1, 1]
     assert found.numpy().tolist() == [[of_five, of_seven, of_five, of_five]]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.request_validation import validate_requests
+from two_tower.base.errors import UserError
+from two_tower.pipeline.checks.request_validation import validate_requests
 
 GOOD: dict[str, Any] = {
     "user_id": 17,
@@ -114,10 +114,10 @@ def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> 
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     from two_tower.components.curated_schema import schemas
-    from two_tower.components.scann_indexer.retrieval_model import _ANSWER_INPUTS
-    from two_tower.pipeline.feature_specs import KINDS, FeatureSpec
-    from two_tower.pipeline.request_validation import _fields
-    from two_tower.trainer.serving import query_inputs
+    from two_tower.data_directory.feature_columns import KINDS, FeatureSpec
+    from two_tower.pipeline.checks.request_validation import _fields
+    from two_tower.serving.retrieval_model import _ANSWER_INPUTS
+    from two_tower.trainer.model.signatures import query_inputs
 
     users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
     users.append(FeatureSpec("user_short", "short", "vector", 1))

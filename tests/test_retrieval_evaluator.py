@@ -29,25 +29,26 @@ from tests.small_world import (
     log,
     write_examples,
 )
+from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.facts import write_facts
-from two_tower.data_directory.facts import DataFacts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.pusher import canary
-from two_tower.components.pusher.canary import difference
-from two_tower.components.retrieval_evaluator import measure
 from two_tower.components.retrieval_evaluator.executor import Executor, _of_baseline, _parity
-from two_tower.components.retrieval_evaluator.query_results import QueryResults
-from two_tower.components.scann_indexer.index import ExactIndex
-from two_tower.components.scann_indexer.provenance import PROVENANCE, TOWERS, towers_digest
-from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-from two_tower.pipeline.configs import EvaluationConfig, GateConfig, IndexConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.judged_again import judge_again
-from two_tower.trainer import features
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.serving import Towers
+from two_tower.data_directory.facts import DataFacts
+from two_tower.evaluation import measure
+from two_tower.evaluation.query_results import QueryResults
+from two_tower.evaluation.settings import EvaluationConfig, GateConfig
+from two_tower.pipeline.runs.judged_again import judge_again
+from two_tower.schema import features
+from two_tower.serving import canary
+from two_tower.serving.canary import difference
+from two_tower.serving.index import ExactIndex
+from two_tower.serving.provenance import PROVENANCE, TOWERS, towers_digest
+from two_tower.serving.retrieval_model import RetrievalModel
+from two_tower.serving.settings import IndexConfig
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.signatures import Towers
 
 GAP, ENOUGH = 3_600, 0.25
 FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, labels="listen", min_play_ratio=ENOUGH)

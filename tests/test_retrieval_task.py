@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer.retrieval_task import CorrectedRetrieval, SampledSoftmax, retrieval_task
-from two_tower.trainer.sampling import Candidates, InBatch, in_batch, mixed
+from two_tower.trainer.loss.retrieval_task import CorrectedRetrieval, SampledSoftmax, retrieval_task
+from two_tower.trainer.loss.sampling import Candidates, InBatch, in_batch, mixed
+from two_tower.trainer.settings import TrainerConfig
 
 TEMPERATURE = 0.5
 QUERIES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32)

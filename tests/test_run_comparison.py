@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.synthetic_evaluation import evaluation_and_results, write
-from two_tower.components.retrieval_evaluator.query_results import QueryResults
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.run_comparison import compare, render
+from two_tower.base.errors import UserError
+from two_tower.evaluation.query_results import QueryResults
+from two_tower.pipeline.runs.comparison import compare, render
 
 Evaluated = tuple[dict[str, Any], QueryResults]
 

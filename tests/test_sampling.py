@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.sampling import (
+from two_tower.trainer.loss.sampling import (
     CandidateSampler,
     NegativesMemory,
     draw_labels,
@@ -23,7 +21,9 @@ from two_tower.trainer.sampling import (
     softmax_for,
     whole_catalog,
 )
-from two_tower.trainer.towers import Positions
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.settings import TrainerConfig
 
 # A batch of three windows, of two, one and one labels, over a catalog of five items.
 LABEL_ROWS, WINDOW = np.array([4, 1, 4, 2]), np.array([0, 0, 7, 9])

@@ -13,17 +13,14 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from tests.test_baselines import LOG, SPLIT, K, cut, had_before
-from two_tower.components.retrieval_evaluator.baselines import (
-    Catalog,
-    Fitted,
-    LabelEvents,
-    Popularity,
-    fit_baselines,
-)
-from two_tower.components.retrieval_evaluator.baselines import fitting as fitting_module
-from two_tower.components.retrieval_evaluator.baselines.co_occurrence import CoOccurrence, Counts
-from two_tower.components.retrieval_evaluator.baselines.content_neighbours import ContentNeighbours
-from two_tower.components.retrieval_evaluator.baselines.factorisation import (
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.evaluation.baselines import Catalog, Fitted, LabelEvents, Popularity, fit_baselines
+from two_tower.evaluation.baselines import fitting as fitting_module
+from two_tower.evaluation.baselines.co_occurrence import CoOccurrence, Counts
+from two_tower.evaluation.baselines.content_neighbours import ContentNeighbours
+from two_tower.evaluation.baselines.factorisation import (
     AlternatingLeastSquares,
     BayesianPersonalisedRanking,
     FoldedRanking,
@@ -32,7 +29,7 @@ from two_tower.components.retrieval_evaluator.baselines.factorisation import (
     confidences,
     scale_of_users,
 )
-from two_tower.components.retrieval_evaluator.baselines.ranking import (
+from two_tower.evaluation.baselines.ranking import (
     RecentListens,
     Scored,
     Scorer,
@@ -40,13 +37,11 @@ from two_tower.components.retrieval_evaluator.baselines.ranking import (
     _best_of_sparse,
     top_of,
 )
-from two_tower.components.retrieval_evaluator.baselines.search import Found, search
-from two_tower.components.retrieval_evaluator.baselines.token_matching import Documents, TokenMatching
-from two_tower.components.retrieval_evaluator.queries import Ints, Queries, Windows, all_queries
-from two_tower.pipeline import configs
-from two_tower.pipeline.datasets.data_directory import DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.errors import UserError
+from two_tower.evaluation.baselines.search import Found, search
+from two_tower.evaluation.baselines.token_matching import Documents, TokenMatching
+from two_tower.evaluation.queries import Ints, Queries, Windows, all_queries
+from two_tower.evaluation.settings import BASELINES
+from two_tower.pipeline import run_file
 
 # All that are not of tests/test_baselines.py.
 SCORED = ("token_matching", "co_occurrence", "ials", "bpr", "content_neighbours")
@@ -422,7 +417,7 @@ def test_withdrawn_items_are_not_recommended() -> None:
     queries = all_queries(windows["test"])
     rows = np.arange(0, len(queries), 5)
     for items, is_offered in ((ITEMS, True), (ITEMS[withdrawn != ITEMS], False)):
-        for baseline in fitted(windows, catalog=catalog_of(items), names=configs.BASELINES).values():
+        for baseline in fitted(windows, catalog=catalog_of(items), names=BASELINES).values():
             found = baseline.recommend(windows["test"], queries, rows, K, exclude=False)
             assert bool((found == withdrawn).any()) == is_offered
 
@@ -518,7 +513,7 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
         UserError, match=r"evaluation\.baselines takes one of most_popular, .*nearest is ials"
     ):
-        configs.load(overrides=["evaluation.baselines=ialz"])
-    config = configs.load(overrides=["evaluation.baselines=ials,bpr"])
+        run_file.load(overrides=["evaluation.baselines=ialz"])
+    config = run_file.load(overrides=["evaluation.baselines=ials,bpr"])
     assert config.evaluation.baselines == ("ials", "bpr")
-    assert set(configs.BASELINES) == {*SCORED, "most_popular", "decayed_popularity", "personal_history"}
+    assert set(BASELINES) == {*SCORED, "most_popular", "decayed_popularity", "personal_history"}

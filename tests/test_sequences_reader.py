@@ -6,9 +6,9 @@ import pathlib
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import FORMATS
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import Manifest, event_files
+from two_tower.ingestion import FORMATS
 
 LINES = "7 30\n2 10\n7 20\n\n7 10\n2 30\n"
 # The same users, a line each.

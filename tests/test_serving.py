@@ -21,13 +21,14 @@ from tests.small_world import (
     requests,
     retrieval_model,
 )
-from two_tower.components.retrieval_evaluator import measure
-from two_tower.components.retrieval_evaluator.queries import all_queries
-from two_tower.components.scann_indexer.index import AH, ScannSettings
-from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-from two_tower.pipeline.configs import IndexConfig
-from two_tower.trainer import features
-from two_tower.trainer.towers import Positions, windows_of
+from two_tower.evaluation import measure
+from two_tower.evaluation.queries import all_queries
+from two_tower.schema import features
+from two_tower.serving.index import AH, ScannSettings
+from two_tower.serving.retrieval_model import RetrievalModel
+from two_tower.serving.settings import IndexConfig
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70
@@ -495,8 +496,8 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
     from tfx.types import standard_artifacts
 
     from tests.small_world import SPLIT, WindowCutter, events, write_examples
+    from two_tower.base.errors import UserError
     from two_tower.components.scann_indexer.executor import real_queries
-    from two_tower.pipeline.errors import UserError
 
     batches, _ = WindowCutter(
         SPLIT, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=10

@@ -11,8 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import simulator
-from two_tower.pipeline.datasets.oracle import (
+from two_tower.base.errors import UserError
+from two_tower.simulator import simulate as simulate_module
+from two_tower.simulator.listening import SESSION_GAP, Listeners, ListeningLog, listen, make_listeners
+from two_tower.simulator.names import artist_names
+from two_tower.simulator.oracle import (
     StyleFilter,
     ask_oracle,
     query_probabilities,
@@ -20,15 +23,8 @@ from two_tower.pipeline.datasets.oracle import (
     replay,
     sample_queries,
 )
-from two_tower.pipeline.datasets.simulated_listening import (
-    SESSION_GAP,
-    Listeners,
-    ListeningLog,
-    listen,
-    make_listeners,
-)
-from two_tower.pipeline.datasets.simulated_names import artist_names
-from two_tower.pipeline.datasets.simulated_world import (
+from two_tower.simulator.simulate import simulate
+from two_tower.simulator.world import (
     DAY,
     Groups,
     SimulationParameters,
@@ -36,8 +32,6 @@ from two_tower.pipeline.datasets.simulated_world import (
     make_world,
     next_listen_probabilities,
 )
-from two_tower.pipeline.datasets.simulator import simulate
-from two_tower.pipeline.errors import UserError
 
 SMALL = SimulationParameters(
     users=150, days=8, tracks=900, styles=8, genres=3, tastes=3, listens_per_user=90, oracle_queries=300
@@ -231,7 +225,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(simulator, "_write_json", fail)
+    monkeypatch.setattr(simulate_module, "_write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         simulate(str(tmp_path / "out"), dataclasses.replace(SMALL, users=20, days=3))
     assert os.listdir(tmp_path) == []

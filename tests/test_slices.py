@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tests.listening_logs import events_of, to_windows
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.baselines import LabelEvents
-from two_tower.components.retrieval_evaluator.feature_values import FeatureValues, of_items, of_users
-from two_tower.components.retrieval_evaluator.metrics import hits_of, label_ranks, ranks_of, summarize
-from two_tower.components.retrieval_evaluator.queries import LabelSets, all_queries
-from two_tower.components.retrieval_evaluator.slices import (
+from two_tower.data_directory.feature_columns import FeatureSpec
+from two_tower.evaluation.baselines import LabelEvents
+from two_tower.evaluation.feature_values import FeatureValues, of_items, of_users
+from two_tower.evaluation.metrics import hits_of, label_ranks, ranks_of, summarize
+from two_tower.evaluation.queries import LabelSets, all_queries
+from two_tower.evaluation.slices import (
     Slice,
     all_slices,
     feature_slices,
@@ -29,8 +30,7 @@ from two_tower.components.retrieval_evaluator.slices import (
     quantile_groups,
     trends_from,
 )
-from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from two_tower.pipeline.feature_specs import FeatureSpec
+from two_tower.evaluation.train_counts import TrainKnowledge
 
 BANDS = ("head", "middle", "tail", "cold")
 

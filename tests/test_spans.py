@@ -17,10 +17,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from two_tower.pipeline import storage
-from two_tower.pipeline.datasets import data_directory, data_directory_writer, ingest_report
-from two_tower.pipeline.datasets.checked_columns import open_dataset
-from two_tower.pipeline.datasets.data_directory import (
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory import ingest_report, manifest, writer
+from two_tower.data_directory.checked_columns import open_dataset
+from two_tower.data_directory.manifest import (
     DAY,
     DatasetProperties,
     Manifest,
@@ -28,10 +29,9 @@ from two_tower.pipeline.datasets.data_directory import (
     item_files,
     user_files,
 )
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter, Span
-from two_tower.pipeline.datasets.merged_tables import NewRows, is_known, merge
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.data_directory.merged_tables import NewRows, is_known, merge
+from two_tower.data_directory.verification import verify
+from two_tower.data_directory.writer import DataDirectoryWriter, Span
 
 PROPERTIES = DatasetProperties("days", "listen", True)
 
@@ -188,7 +188,7 @@ def test_spans_and_no_spans_do_not_mix(data: str) -> None:
         event_files(data + "-whole", spans=3)
     assert verify(data).spans == (3,)
     # Nor are spans deleted whose manifest cannot be read.
-    with storage.open_file(storage.join(data, data_directory.MANIFEST), "w") as file:
+    with storage.open_file(storage.join(data, manifest.MANIFEST), "w") as file:
         file.write("{")
     with pytest.raises(UserError, match="holds 1 spans, the newest 3"):
         write(data, listens(3, 1))
@@ -291,8 +291,8 @@ def test_spans_edited_by_hand_are_named(tmp_path: pathlib.Path) -> None:
         UserError, match=r"span-4/part-00000\.parquet: the manifest lists it and it is missing"
     ):
         verify(data)
-    paths = data_directory_writer._files_in(data)
-    files = tuple(data_directory_writer._describe(data, path) for path in paths)
+    paths = writer._files_in(data)
+    files = tuple(writer._describe(data, path) for path in paths)
     dataclasses.replace(manifest, files=files).save(data)
     with pytest.raises(UserError, match=r"'spans' is not what lies in events/: \[3, 4\] and \[3, 5\]"):
         verify(data)
@@ -475,16 +475,16 @@ def test_the_oracle_is_found_wherever_it_is(data: str, tmp_path: pathlib.Path) -
         writer.write("items", pa.table(CATALOG))
         writer.copy(str(source), "oracle/queries.parquet")
     verify(data)
-    path = data_directory.oracle_file(data, "queries.parquet")
+    path = manifest.oracle_file(data, "queries.parquet")
     assert path is not None
     assert rows([path]) == [{"rank": 1}]
-    assert data_directory.oracle_file(data, "answers.parquet") is None
+    assert manifest.oracle_file(data, "answers.parquet") is None
 
 
 def test_many_batches_and_files_are_merged(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(data_directory_writer._GROUP_ROWS, "items", 10)
-    monkeypatch.setitem(data_directory_writer._FILE_ROWS, "items", 20)
-    monkeypatch.setattr("two_tower.pipeline.datasets.merged_tables._BATCH_ROWS", 7)
+    monkeypatch.setitem(writer._GROUP_ROWS, "items", 10)
+    monkeypatch.setitem(writer._FILE_ROWS, "items", 20)
+    monkeypatch.setattr("two_tower.data_directory.merged_tables._BATCH_ROWS", 7)
     generator = np.random.default_rng(3)
     ids = generator.permutation(95)
     write(data, listens(3, 1), 3, {"item_id": ids[:60], "year": 1000 + ids[:60]})

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import FORMATS, data_directory_writer
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory import writer
+from two_tower.data_directory.manifest import Manifest, event_files, item_files, user_files
+from two_tower.data_directory.verification import verify
+from two_tower.ingestion import FORMATS
 
 
 def track(pos: int, name: str, **changes: Any) -> dict[str, Any]:
@@ -147,13 +148,13 @@ def test_no_more_than_a_slice_is_written_at_a_time(
         lists = (playlist(pid, *(track(at, f"t{at}") for at in range(50))) for pid in (first, first + 1))
         write_slice(tmp_path / "mpd", first, first + 1, *lists)
     tables: list[int] = []
-    write = data_directory_writer.DataDirectoryWriter.write
+    write = writer.DataDirectoryWriter.write
 
     def counted(self: Any, table: str, rows: Any) -> None:
         tables.append(rows.num_rows)
         write(self, table, rows)
 
-    monkeypatch.setattr(data_directory_writer.DataDirectoryWriter, "write", counted)
+    monkeypatch.setattr(writer.DataDirectoryWriter, "write", counted)
     assert ingest(tmp_path / "mpd", tmp_path / "data").counts["events"] == 2_000
     assert max(tables) == 100
 

@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from two_tower.pipeline import storage
-from two_tower.pipeline.errors import UserError
+from two_tower.base import storage
+from two_tower.base.errors import UserError
 
 
 @pytest.fixture(params=["local", "file", "memory"])

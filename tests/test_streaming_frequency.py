@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import streaming_frequency as simulation
-from two_tower.trainer.streaming_frequency import StreamingFrequency
+from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 
 ITEMS = 40
 # Spread over the whole range of ids, as data sets have them.

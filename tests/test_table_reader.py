@@ -13,17 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline import storage
-from two_tower.pipeline.datasets import (
-    FORMATS,
-    column_map,
-    data_directory_writer,
-    divided_by_user,
-    table_files,
-)
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files, user_files
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory import writer
+from two_tower.data_directory.manifest import Manifest, event_files, item_files, user_files
+from two_tower.data_directory.verification import verify
+from two_tower.ingestion import FORMATS, column_map, external_sort, table_files
 
 MAP = """
 dataset: my-films
@@ -176,11 +171,11 @@ def test_events_are_divided_in_bounded_memory(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No table that is written has more rows than a part of the temporary files, however many come in."""
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", 500)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", 500)
     monkeypatch.setattr(table_files, "_BATCH_ROWS", 200)
     write(tmp_path, "events/a.csv", csv(random_events()))
     read, written = [], []
-    batches, write_rows = table_files.TableFile.batches, data_directory_writer.DataDirectoryWriter.write
+    batches, write_rows = table_files.TableFile.batches, writer.DataDirectoryWriter.write
 
     def counted_batches(*args: Any) -> Any:
         for row, batch in batches(*args):
@@ -192,7 +187,7 @@ def test_events_are_divided_in_bounded_memory(
         write_rows(self, table, rows)
 
     monkeypatch.setattr(table_files.TableFile, "batches", counted_batches)
-    monkeypatch.setattr(data_directory_writer.DataDirectoryWriter, "write", counted_write)
+    monkeypatch.setattr(writer.DataDirectoryWriter, "write", counted_write)
     manifest = ingest(tmp_path, MAP.replace("parquet", "csv"))
     assert manifest.counts["events"] + manifest.dropped.get("duplicate_events", 0) == 4_000
     assert max(read) <= 200 and max(written) <= 1_000

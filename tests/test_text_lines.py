@@ -6,9 +6,9 @@ import pathlib
 import pyarrow as pa
 import pytest
 
-from two_tower.pipeline.datasets import text_lines
-from two_tower.pipeline.datasets.text_lines import plain_numbers, read_blocks, read_csv_rows, read_lines
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.ingestion import text_lines
+from two_tower.ingestion.text_lines import plain_numbers, read_blocks, read_csv_rows, read_lines
 
 TEXT = "eins\r\n\nzwei: é, 東\n  drei \nohne Ende"
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.trainer import towers
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.towers import CandidateTower, ItemEmbedding, Positions, QueryTower, Windows
+from two_tower.trainer.model import towers
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.trainer.model.windows import Positions, Windows
+from two_tower.trainer.settings import TrainerConfig
 
 ITEMS, USERS, EVENTS, AGGREGATES = 30, 4, 9, 6
 N = 4

@@ -26,31 +26,29 @@ from tests.small_world import (
     events,
     write_examples,
 )
+from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.baselines import LabelEvents, Popularity
-from two_tower.components.retrieval_evaluator.metrics import hit_rate_at_k, hits_of, summarize
-from two_tower.components.retrieval_evaluator.queries import (
-    all_queries,
-    excluded_items,
-    history_batch,
-    read_windows,
-)
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.trainer import features, sampling, training, validation_recall
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.precision import computing_in, policy_of, scaled_for
-from two_tower.trainer.randomness import drawing
-from two_tower.trainer.sampling import Candidates, log_sampling_probability
-from two_tower.trainer.towers import Positions, Windows, windows_of
-from two_tower.trainer.training import train
-from two_tower.trainer.training_data import TrainingData
-from two_tower.trainer.training_loop import CURVES_FILE
-from two_tower.trainer.validation_recall import ValidationRecall
-from two_tower.trainer.warm_start import CarriedOver
+from two_tower.evaluation.baselines import LabelEvents, Popularity
+from two_tower.evaluation.metrics import hit_rate_at_k, hits_of, summarize
+from two_tower.evaluation.queries import all_queries, excluded_items, history_batch, read_windows
+from two_tower.schema import features
+from two_tower.trainer.loop import training, validation_recall
+from two_tower.trainer.loop.precision import computing_in, policy_of, scaled_for
+from two_tower.trainer.loop.training import train
+from two_tower.trainer.loop.training_data import TrainingData
+from two_tower.trainer.loop.training_loop import CURVES_FILE
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loop.validation_recall import ValidationRecall
+from two_tower.trainer.loop.warm_start import CarriedOver
+from two_tower.trainer.loss import sampling
+from two_tower.trainer.loss.sampling import Candidates, log_sampling_probability
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.randomness import drawing
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions, Windows
+from two_tower.trainer.settings import TrainerConfig
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
 # finds every label among the first 10; chance and popularity find one in forty.

@@ -15,15 +15,16 @@ import pytest
 import tensorflow as tf
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.trainer import features, training_loop
-from two_tower.trainer.checkpoints import Checkpoints, Progress, UnusableCheckpointError
-from two_tower.trainer.optimizer import optimizer_of
-from two_tower.trainer.randomness import uniform
-from two_tower.trainer.training import train
-from two_tower.trainer.training_data import TrainingData, count_windows, window_batches, windows_for
-from two_tower.trainer.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
+from two_tower.base.errors import UserError
+from two_tower.schema import features
+from two_tower.trainer.loop import training_loop
+from two_tower.trainer.loop.checkpoints import Checkpoints, Progress, UnusableCheckpointError
+from two_tower.trainer.loop.optimizer import optimizer_of
+from two_tower.trainer.loop.training import train
+from two_tower.trainer.loop.training_data import TrainingData, count_windows, window_batches, windows_for
+from two_tower.trainer.loop.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
+from two_tower.trainer.model.randomness import uniform
+from two_tower.trainer.settings import TrainerConfig
 
 STEPS = 4
 PLAIN = TrainerConfig(epochs=3, learning_rate=0.1, patience=9, positions_per_step=5)

@@ -17,12 +17,17 @@ import pytest
 import yaml
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
-from two_tower.pipeline import command_line, configs, console, trial, tuning, tuning_report
-from two_tower.pipeline.configs import PRESETS, PipelineConfig, TrainerConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.search_space import SearchSpace, default_space, with_trainer
-from two_tower.pipeline.trial import OnEpoch, TrialFailed, train_apart
-from two_tower.pipeline.tuning import Search
+from two_tower.base import console
+from two_tower.base.errors import UserError
+from two_tower.pipeline import command_line, run_file
+from two_tower.pipeline.presets import PRESETS
+from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.tuning import search as tuning_module
+from two_tower.pipeline.tuning import trial, tuning_report
+from two_tower.pipeline.tuning.search import Search
+from two_tower.pipeline.tuning.search_space import SearchSpace, default_space, with_trainer
+from two_tower.pipeline.tuning.trial import OnEpoch, TrialFailed, train_apart
+from two_tower.trainer.settings import TrainerConfig
 
 SPACE = SearchSpace.from_plain(
     {
@@ -37,7 +42,7 @@ SMALL = PRESETS["small"]
 
 @pytest.fixture(autouse=True)
 def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "import_digest", lambda *modules: "sha256:0")
+    monkeypatch.setattr(tuning_module, "import_digest", lambda *modules: "sha256:0")
 
 
 # What a space file may hold.
@@ -121,7 +126,7 @@ def test_the_default_space_contradicts_no_settings_that_it_lies_over(changes: di
 
 @pytest.mark.parametrize("preset", sorted(set(PRESETS) - {"smoke"}))
 def test_a_search_of_the_default_space_can_begin_with_what_the_preset_has(preset: str) -> None:
-    base = configs.load(preset)
+    base = run_file.load(preset)
     space = default_space(base)
     assert set(space.parameters_of(base)) == set(space.dimensions)
 
@@ -161,13 +166,13 @@ def search_in(output: Path, **changes: Any) -> Search:
 def run(search: Search, trials: int, train: Trials, timeout: float | None = None) -> str:
     shown = io.StringIO()
     progress = console.Progress(shown)
-    with tuning.opened(search) as study:
-        tuning.go_on(search, study, trials, timeout, train, progress)
+    with tuning_module.opened(search) as study:
+        tuning_module.go_on(search, study, trials, timeout, train, progress)
     return shown.getvalue()
 
 
 def trials_of(search: Search) -> list[dict[str, Any]]:
-    with tuning.opened(search) as study:
+    with tuning_module.opened(search) as study:
         return [
             {"state": one.state.name, "value": one.value, **one.params}
             for one in tuning_report.ended_trials(study)
@@ -203,16 +208,16 @@ def test_the_first_trial_has_the_settings_as_given_and_seed_and_all_else_stay(tm
 
 
 def test_the_winner_is_a_config_file_of_the_very_settings_that_won(tmp_path: Path) -> None:
-    base = configs.load("small", None, ["gate.cutoff=50", "features.users=gender,age", "trainer.epochs=4"])
+    base = run_file.load("small", None, ["gate.cutoff=50", "features.users=gender,age", "trainer.epochs=4"])
     search = search_in(tmp_path, base=base)
     train = Trials()
     run(search, 12, train)
     path = os.path.join(search.folder, "best.yaml")
-    winner = configs.load(None, path)
+    winner = run_file.load(None, path)
     assert winner.trainer == max(train.given, key=recall_of)
     assert winner == dataclasses.replace(base, trainer=winner.trainer)
-    run_file = configs.read_run_file(path)
-    assert (run_file.data, run_file.output, run_file.preset) == ("/data", str(tmp_path), "small")
+    given = run_file.read_run_file(path)
+    assert (given.data, given.output, given.preset) == ("/data", str(tmp_path), "small")
     comment = Path(path).read_text().split("data:")[0]
     number = train.given.index(winner.trainer)
     assert f"best of 12 trials of `two-tower tune`: trial {number}" in comment
@@ -250,7 +255,7 @@ def test_failed_trials_count_with_their_reason_and_the_search_goes_on(tmp_path: 
     rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
     assert [row[1].strip() for row in rows] == ["complete", "complete", "failed", "failed"]
     assert float(rows[0][2]) >= float(rows[1][2])
-    with tuning.opened(search) as study:
+    with tuning_module.opened(search) as study:
         tuning_report.plot(study, search)
     assert (Path(search.folder) / "trials.png").read_bytes().startswith(b"\x89PNG")
 
@@ -262,7 +267,7 @@ def test_without_a_complete_trial_there_is_no_winner_and_the_reason_is_told(tmp_
     search = search_in(tmp_path)
     run(search, 2, Trials(fail))
     with (
-        tuning.opened(search) as study,
+        tuning_module.opened(search) as study,
         pytest.raises(UserError, match="2 failed, the last one with: no memory"),
     ):
         tuning_report.summary(study)
@@ -280,11 +285,11 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
     [
         ({"data_digest": "sha256:2"}, "the data's digest is sha256:2, and was sha256:1"),
         (
-            {"base": configs.load("small", None, ["trainer.epochs=9"])},
+            {"base": run_file.load("small", None, ["trainer.epochs=9"])},
             f"trainer.epochs is 9, and was {SMALL.trainer.epochs}",
         ),
         (
-            {"base": configs.load("small", None, ["windows.positions=9"])},
+            {"base": run_file.load("small", None, ["windows.positions=9"])},
             "windows.positions is 9, and was 20",
         ),
         (
@@ -308,19 +313,19 @@ def test_trials_of_something_else_are_not_mixed_in(
     with pytest.raises(UserError, match=f"{message}.*begin anew: .* after removing {search.folder}"):
         run(other, 2, Trials())
     # What does not touch validation recall may change.
-    base = configs.load("small", None, ["gate.min_recall=0.5", "index.max_k=150"])
+    base = run_file.load("small", None, ["gate.min_recall=0.5", "index.max_k=150"])
     assert len(run(search_in(tmp_path, base=base), 2, Trials()).splitlines()) == 1
 
 
 def test_a_search_is_of_one_machine(tmp_path: Path) -> None:
-    base = configs.load("small", None, ["trainer.distribution=multi_worker"])
+    base = run_file.load("small", None, ["trainer.distribution=multi_worker"])
     with pytest.raises(UserError, match="take none or mirrored"):
         search_in(tmp_path, base=base)
 
 
 def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
     search = search_in(tmp_path)
-    with tuning.opened(search), pytest.raises(UserError, match="another `two-tower tune` is at work"):
+    with tuning_module.opened(search), pytest.raises(UserError, match="another `two-tower tune` is at work"):
         run(search, 1, Trials())
     run(search, 1, Trials())
 
@@ -368,9 +373,9 @@ def messages_of(
     monkeypatch: pytest.MonkeyPatch, train: Callable[..., None], answers: tuple[bool, ...]
 ) -> list[Any]:
     """What the process of a trial sends while it is answered so; `train` stands for the Trainer's."""
-    fake = types.ModuleType("two_tower.trainer.training")
+    fake = types.ModuleType("two_tower.trainer.loop.training")
     fake.train = train  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "two_tower.trainer.training", fake)
+    monkeypatch.setitem(sys.modules, "two_tower.trainer.loop.training", fake)
     monkeypatch.setattr(trial.signal, "signal", lambda *arguments: None)
     ours, theirs = multiprocessing.Pipe()
     for answer in answers:
@@ -411,7 +416,7 @@ def test_a_trials_process_tells_why_it_failed(
 def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
     small_world: Transformed, tmp_path: Path
 ) -> None:
-    from two_tower.trainer.training_data import TrainingData
+    from two_tower.trainer.loop.training_data import TrainingData
 
     data = TrainingData(
         small_world.files["train"],
@@ -431,8 +436,8 @@ def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
         train_apart(data, config, 5, str(tmp_path / "logs"), str(tmp_path / "checkpoints"), on_epoch)
 
     shown = io.StringIO()
-    with tuning.opened(search) as study:
-        tuning.go_on(search, study, 1, None, train, console.Progress(shown))
+    with tuning_module.opened(search) as study:
+        tuning_module.go_on(search, study, 1, None, train, console.Progress(shown))
         (ended,) = tuning_report.ended_trials(study)
     assert ended.state.name == "COMPLETE", ended.user_attrs
     assert list(ended.intermediate_values) == [1, 2]

@@ -10,11 +10,10 @@ import pyarrow as pa
 import pytest
 
 from tests.e2e.runs import call
-from two_tower.pipeline import command_line, configs
-from two_tower.pipeline.configs import DAY
-from two_tower.pipeline.datasets.data_directory import DatasetProperties
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import DAY, DatasetProperties
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.pipeline import command_line, run_file
 
 USERS, DAYS, EVERY = 60, 10, 7_200
 
@@ -93,7 +92,7 @@ def output(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from two_tower.pipeline.local_runner import run_local
 
     place = tmp_path_factory.mktemp("output")
-    run_local(str(healthy), str(place), configs.load("smoke"), until=("ApprovedStatistics",))
+    run_local(str(healthy), str(place), run_file.load("smoke"), until=("ApprovedStatistics",))
     return place
 
 
@@ -121,10 +120,10 @@ def test_data_that_was_refused_is_refused_again(broken: Path, output: Path) -> N
 
 def test_a_run_that_the_gate_stopped_is_reported_with_the_reason(broken: Path, output: Path) -> None:
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.report import collect, render
+    from two_tower.pipeline.runs.report import collect, render
 
     with pytest.raises(UserError, match="history_play_ratio"):
-        run_local(str(broken), str(output), configs.load("smoke"))
+        run_local(str(broken), str(output), run_file.load("smoke"))
     report = collect(str(output))
     assert report["status"] == "failed"
     (gate,) = (one for one in report["components"] if one["name"] == "AnomalyGate")

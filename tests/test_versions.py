@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from two_tower.components.pusher import canary
-from two_tower.components.pusher import versions as versions_module
-from two_tower.components.pusher.canary import CanaryFailed
-from two_tower.components.pusher.versions import recorded_queries, versions
-from two_tower.components.scann_indexer.provenance import digest_of
-from two_tower.pipeline import storage
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.rollback import roll_back
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.serving import canary
+from two_tower.serving import versions as versions_module
+from two_tower.serving.canary import CanaryFailed
+from two_tower.serving.provenance import digest_of
+from two_tower.serving.rollback import roll_back
+from two_tower.serving.versions import recorded_queries, versions
 
 RECORD = {"signature": "serving_default", "inputs": {}, "item_id": [[3, 1]], "score": [[2.0, 1.0]]}
 

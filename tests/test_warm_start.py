@@ -16,18 +16,21 @@ import tensorflow_transform as tft
 from tfx.types import artifact_utils, standard_artifacts
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
-from two_tower.data_directory.facts import DataFacts
-from two_tower.components.scann_indexer.provenance import PROVENANCE, TOWERS, recorded
+from two_tower.base.errors import UserError
+from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import ResolvedFeatures
-from two_tower.trainer import features, training, warm_start
-from two_tower.trainer.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model import TwoTowerModel
-from two_tower.trainer.towers import Positions, windows_of
-from two_tower.trainer.training import _user_vocabularies
-from two_tower.trainer.warm_start import CarriedOver, RowNames, carry_over, row_names, save
+from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.schema import features
+from two_tower.serving.provenance import PROVENANCE, TOWERS, recorded
+from two_tower.trainer.loop import training, warm_start
+from two_tower.trainer.loop.training import _user_vocabularies
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loop.warm_start import CarriedOver, RowNames, carry_over, row_names, save
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.settings import TrainerConfig
 
 # Heard in train, and yet unknown to the earlier model. Item 48 alone is of album 16.
 NEW_ITEMS = (3, 20, 48)
@@ -343,7 +346,7 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
 
     monkeypatch.setattr(training, "train", train)
     interactions = artifact(standard_artifacts.Examples, "interactions")
-    FACTS.write(interactions)
+    write_facts(FACTS, interactions)
     model = artifact(standard_artifacts.Model, "model")
     config = dataclasses.replace(CONFIG, warm_start=is_on)
     Executor().Do(

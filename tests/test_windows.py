@@ -25,6 +25,8 @@ from tests.listening_logs import (
     split_of,
     to_windows,
 )
+from two_tower.base.errors import UserError
+from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
@@ -34,9 +36,9 @@ from two_tower.components.interaction_example_gen.splits import (
     check_not_empty,
 )
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.queries import all_queries, excluded_items
-from two_tower.pipeline.configs import DAY, PRESETS, SplitConfig
-from two_tower.pipeline.errors import UserError
+from two_tower.data_directory.manifest import DAY
+from two_tower.evaluation.queries import all_queries, excluded_items
+from two_tower.pipeline.presets import PRESETS
 
 SPLITS = ("train", "eval", "test")
 COUNTED = ("listens_without_seed", "repeated_labels", "gap_labels", *(f"{split}_labels" for split in SPLITS))

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.pipeline.datasets import FORMATS, divided_by_user, yambda
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files, item_files
-from two_tower.pipeline.datasets.verification import verify
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import Manifest, event_files, item_files
+from two_tower.data_directory.verification import verify
+from two_tower.ingestion import FORMATS, external_sort, yambda
 
 # uid, item_id, timestamp, is_organic, played_ratio_pct, track_length_seconds, event_type
 EVENTS = [
@@ -170,7 +170,7 @@ def test_batches_and_order_of_the_file_do_not_matter(
     monkeypatch.setattr(yambda.checked_columns, "read_batches", small)
     assert ingest(source, tmp_path / "sorted").digest == expected
 
-    monkeypatch.setattr(divided_by_user, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(external_sort, "_PART_ROWS", part_rows)
     shuffled = [EVENTS[i] for i in np.random.default_rng(3).permutation(len(EVENTS))]
     pq.write_table(log(shuffled), source / "multi_event.parquet")
     manifest = ingest(source, tmp_path / "shuffled")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from two_tower.pipeline.configs import TrainerConfig
-from two_tower.pipeline.errors import UserError
+from two_tower.base.errors import UserError
+from two_tower.trainer.settings import TrainerConfig
 
 # Values of trainer.distribution.
 NONE, MIRRORED, MULTI_WORKER = "none", "mirrored", "multi_worker"

@@ -12,9 +12,9 @@ from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
 from two_tower.components.anomaly_gate import verdict
+from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.comparable_statistics.distributions import NO_DRIFT_REASON
-from two_tower.pipeline.configs import ValidationConfig
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 
 
 @component

@@ -11,17 +11,17 @@ from tensorflow_metadata.proto.v0.anomalies_pb2 import Anomalies
 from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 from tfx.dsl.io import fileio
 
+from two_tower.base.errors import UserError
 from two_tower.components.anomaly_gate import anomalies, comparisons
 from two_tower.components.anomaly_gate.comparisons import DRIFT, EXCEEDS, SKEW, Comparison
+from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.comparable_statistics.distributions import (
     DRIFT_PAIR,
     SKEW_PAIR,
     compared_for_drift,
     compared_for_skew,
 )
-from two_tower.pipeline.configs import ValidationConfig
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 
 FILE = "report.json"
 

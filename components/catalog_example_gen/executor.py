@@ -18,16 +18,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
-from two_tower.pipeline import storage
-from two_tower.pipeline.datasets.data_directory import item_files
-from two_tower.pipeline.feature_specs import (
+from two_tower.base import storage
+from two_tower.data_directory.feature_columns import (
     FeatureSpec,
     ResolvedFeatures,
     check_columns,
     encode_columns,
     joined,
 )
-from two_tower.trainer import features
+from two_tower.data_directory.manifest import item_files
+from two_tower.schema import features
 
 SPLIT = "catalog"
 _LISTS = (features.ARTIST_ID, features.ALBUM_ID)

@@ -12,12 +12,12 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
-from two_tower.pipeline.configs import TrainerConfig
 
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
-from two_tower.components.scann_indexer.provenance import ITEMS, TOWERS
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.serving.provenance import ITEMS, TOWERS
+from two_tower.trainer.settings import TrainerConfig
 
 # Custom properties of the model: today's items, those that training has not had, those with a row of their
 # own that it learnt, the trained catalog's that are none any more, and, of the labels that the model is
@@ -36,9 +36,9 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         """Raises UserError as `placement.place` does, and where the training left nothing to restore."""
         # TensorFlow loads here, not when the pipeline is drawn.
-        from two_tower.components.retrieval_evaluator.queries import all_queries, read_windows
-        from two_tower.trainer import placement, warm_start
-        from two_tower.trainer.sampling import repeats_for
+        from two_tower.evaluation.queries import all_queries, read_windows
+        from two_tower.trainer.loop import placement, warm_start
+        from two_tower.trainer.loss.sampling import repeats_for
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         state = warm_start.left_by(trained.uri)

@@ -18,7 +18,7 @@ from two_tower.components.approved_statistics import approved
 from two_tower.components.comparable_statistics import distributions
 from two_tower.components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
 from two_tower.components.interaction_example_gen.facts import read_facts
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 
 
 @component

@@ -15,8 +15,8 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 from tensorflow_metadata.proto.v0.statistics_pb2 import FeatureNameStatistics as FeatureStatistics
 from tfx.proto import distribution_validator_pb2
 
-from two_tower.pipeline.feature_specs import CATEGORICAL, MULTI_VALUED, NUMERIC, ResolvedFeatures
-from two_tower.trainer import features
+from two_tower.data_directory.feature_columns import CATEGORICAL, MULTI_VALUED, NUMERIC, ResolvedFeatures
+from two_tower.schema import features
 
 Array = np.ndarray
 

@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from two_tower import schema as schemas
-from two_tower.pipeline.feature_specs import CATEGORICAL, NUMERIC, TEXT, VECTOR, FeatureSpec
+from two_tower.data_directory.feature_columns import CATEGORICAL, NUMERIC, TEXT, VECTOR, FeatureSpec
 
 
 def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:

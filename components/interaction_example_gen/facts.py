@@ -8,11 +8,11 @@ import json
 from typing import Any
 
 from tfx import types
-from two_tower.data_directory.facts import DataFacts
-from two_tower.data_directory.manifest import Manifest
 
 from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit, event_split
+from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.manifest import Manifest
 
 
 def facts_of(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> DataFacts:

@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from two_tower.base import storage
+from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.windows import Events
-from two_tower.pipeline import storage
-from two_tower.pipeline.configs import DAY
-from two_tower.pipeline.datasets.data_directory import Manifest, event_files, user_files
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, encode_columns
-from two_tower.trainer import features
+from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
+from two_tower.data_directory.manifest import DAY, Manifest, event_files, user_files
+from two_tower.schema import features
 
 # Rows that are read at once: a batch a shard comes of them, and each has its overhead.
 _LEAST_ROWS, _MOST_ROWS = 500_000, 4_000_000

@@ -11,10 +11,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from two_tower.pipeline.configs import SplitConfig
-from two_tower.pipeline.datasets.data_directory import Manifest
-from two_tower.pipeline.errors import UserError
-from two_tower.trainer import features
+from two_tower.base.errors import UserError
+from two_tower.components.interaction_example_gen.settings import SplitConfig
+from two_tower.data_directory.manifest import Manifest
+from two_tower.schema import features
 
 Array = np.ndarray
 

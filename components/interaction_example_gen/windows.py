@@ -29,7 +29,7 @@ from two_tower.components.interaction_example_gen.splits import (
     FrozenSplit,
     Placement,
 )
-from two_tower.trainer import features
+from two_tower.schema import features
 
 Array = np.ndarray
 # Columns of user features, by name, for users [windows].

@@ -15,9 +15,8 @@ from tfx.components.pusher import executor as tfx_pusher
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
-from two_tower.components.pusher import canary
-from two_tower.components.pusher.versions import publish, versions
-from two_tower.components.scann_indexer import provenance
+from two_tower.serving import canary, provenance
+from two_tower.serving.versions import publish, versions
 
 # Custom property of `pushed_model`, of a blessed model: "not pushed: ..." and why.
 NOT_PUSHED = "not_pushed_because"

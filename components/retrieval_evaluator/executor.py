@@ -14,26 +14,20 @@ from tfx.components.evaluator import executor as tfx_evaluator
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
-from two_tower.data_directory.facts import DataFacts
-from two_tower.pipeline.configs import EvaluationConfig, GateConfig, from_plain
 
+from two_tower.base.errors import UserError
+from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen.facts import read_facts
-from two_tower.components.pusher import canary
-from two_tower.components.retrieval_evaluator import (
-    feature_values,
-    gate,
-    index_parity,
-    measure,
-    query_results,
-)
-from two_tower.components.retrieval_evaluator.baselines import Baseline, Catalog, first_among, fit_baselines
-from two_tower.components.retrieval_evaluator.beyond_accuracy import ItemVectors
-from two_tower.components.retrieval_evaluator.evaluation import Recommendations, evaluate, results_of
-from two_tower.components.retrieval_evaluator.examples import example_users
-from two_tower.components.retrieval_evaluator.item_map import item_map, map_items
-from two_tower.components.retrieval_evaluator.metrics import Ints
-from two_tower.components.retrieval_evaluator.oracle_comparison import OracleAnswers
-from two_tower.components.retrieval_evaluator.queries import (
+from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.evaluation import feature_values, index_parity, measure, query_results
+from two_tower.evaluation.baselines import Baseline, Catalog, first_among, fit_baselines
+from two_tower.evaluation.beyond_accuracy import ItemVectors
+from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+from two_tower.evaluation.gate import judge
+from two_tower.evaluation.metrics import Ints
+from two_tower.evaluation.oracle_comparison import OracleAnswers
+from two_tower.evaluation.queries import (
     NOT_FOR_BASELINES,
     Queries,
     Windows,
@@ -41,13 +35,14 @@ from two_tower.components.retrieval_evaluator.queries import (
     read_windows,
     sample_by_user,
 )
-from two_tower.components.retrieval_evaluator.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
-from two_tower.components.retrieval_evaluator.report_files import named, write_reports
-from two_tower.components.retrieval_evaluator.slices import Slice, all_slices, trends_from
-from two_tower.components.retrieval_evaluator.train_knowledge import TrainKnowledge
-from two_tower.components.scann_indexer import provenance
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.evaluation.report.examples import example_users
+from two_tower.evaluation.report.item_map import item_map, map_items
+from two_tower.evaluation.report.report_files import named, write_reports
+from two_tower.evaluation.settings import EvaluationConfig, GateConfig
+from two_tower.evaluation.slices import Slice, all_slices, trends_from
+from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.serving import canary, provenance
 
 _REINDEXED = (
     "The model was re-indexed: baselines, too, recommend none but its items, of those that the data of its "
@@ -175,7 +170,7 @@ class Executor(tfx_evaluator.Executor):
         train = TrainKnowledge.of(read_windows(task.directory("train"), without=NOT_FOR_BASELINES))
         evaluation_windows = read_windows(task.directory("eval"), without=NOT_FOR_BASELINES)
         slices = _slices(task, questions, train, evaluation_windows)
-        gate.check_slices(task.gate, [part.name for part in slices])
+        judge.check_slices(task.gate, [part.name for part in slices])
         candidate = provenance.ModelIdentity.from_provenance(recorded, digest)
         blessed = self._blessed(input_dict, candidate, task.facts, task.k)
 
@@ -240,7 +235,7 @@ class Executor(tfx_evaluator.Executor):
             if questions.oracle
             else None,
         }
-        judged = gate.judge(evaluation, task.gate, results).to_dict()
+        judged = judge.judge(evaluation, task.gate, results).to_dict()
         evaluation = {
             **judged,
             "notes": [*judged["notes"], *baselines.notes.values(), *[_REINDEXED] * is_reindexed],
@@ -303,7 +298,7 @@ class Executor(tfx_evaluator.Executor):
             uri_key = constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY
             blessing.set_string_custom_property(uri_key, baseline.uri)
             blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
-        is_blessed = evaluation["verdict"] == gate.BLESSED
+        is_blessed = evaluation["verdict"] == judge.BLESSED
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(is_blessed))
         name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
         with fileio.open(os.path.join(blessing.uri, name), "w") as file:

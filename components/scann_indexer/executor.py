@@ -14,14 +14,14 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
-from two_tower.pipeline.configs import IndexConfig
 
+from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
-from two_tower.components.retrieval_evaluator.queries import Ints, all_queries, history_batch, read_windows
-from two_tower.components.scann_indexer.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
-from two_tower.pipeline.errors import UserError
-from two_tower.pipeline.feature_specs import FeatureSpec, ResolvedFeatures
-from two_tower.trainer import features
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
+from two_tower.evaluation.queries import Ints, all_queries, history_batch, read_windows
+from two_tower.schema import features
+from two_tower.serving.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
+from two_tower.serving.settings import IndexConfig
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,9 +42,9 @@ class Executor(base_executor.BaseExecutor):
         nothing."""
         import tensorflow as tf
 
-        from two_tower.components.scann_indexer.index import ExactIndex
-        from two_tower.components.scann_indexer.retrieval_model import RetrievalModel
-        from two_tower.components.scann_indexer.tuning import Built, build_index, needs_queries
+        from two_tower.serving.index import ExactIndex
+        from two_tower.serving.index_tuning import Built, build_index, needs_queries
+        from two_tower.serving.retrieval_model import RetrievalModel
 
         interactions = artifact_utils.get_single_instance(input_dict["interactions"])
         facts = read_facts(interactions)

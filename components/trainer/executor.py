@@ -13,13 +13,13 @@ from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
-from two_tower.data_directory.facts import DataFacts
-from two_tower.pipeline.configs import TrainerConfig
 
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
-from two_tower.components.scann_indexer import provenance
-from two_tower.pipeline.feature_specs import ResolvedFeatures
+from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.serving import provenance
+from two_tower.trainer.settings import TrainerConfig
 
 # Custom property of the model, where trainer.warm_start is on: which model training began from, or why from
 # none. How many rows were carried over stands beside it, see `warm_start.CarriedOver.to_dict`.
@@ -39,7 +39,7 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         """Raises UserError when the loss becomes NaN, and as `training.train` does."""
         # TensorFlow loads here, not when the pipeline is drawn.
-        from two_tower.trainer import training, training_data, warm_start
+        from two_tower.trainer.loop import training, training_data, warm_start
 
         examples, catalog = input_dict["examples"], input_dict["catalog"]
 
@@ -112,7 +112,7 @@ def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[
         What the training of that model left, and which model it is; or None, and why training begins from
         scratch.
     """
-    from two_tower.trainer import warm_start
+    from two_tower.trainer.loop import warm_start
 
     def none(why: str) -> tuple[None, str]:
         return None, f"none, training begins from scratch. {why}"

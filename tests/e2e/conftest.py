@@ -26,7 +26,7 @@ from tests.e2e.runs import (
     script,
     write_part,
 )
-from two_tower.pipeline.configs import DAY
+from two_tower.data_directory.manifest import DAY
 
 WARM_START = {"trainer__warm_start": "true"}
 NOTHING_LEARNED = {

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 import two_tower
+from two_tower.data_directory.manifest import DatasetProperties, Manifest, event_files, item_files
+from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline import command_line
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, Manifest, event_files, item_files
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
 
 ROOT = Path(two_tower.__file__).parents[1]
 # So that there is a ScaNN index in a world this small.
@@ -90,7 +90,7 @@ def call(arguments: Sequence[str]) -> tuple[int, str, str]:
 
 def left_by(world: World, status: int, shown: str) -> Run:
     """Reads what the latest run left."""
-    from two_tower.pipeline.report import collect
+    from two_tower.pipeline.runs.report import collect
 
     names = sorted(os.listdir(world.output / "pushed")) if (world.output / "pushed").exists() else []
     pushed = [name for name in names if name.isdigit() or name.startswith(".incoming")]

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pytest
 
 from tests.e2e.runs import World, call
+from two_tower.data_directory.manifest import DAY, DatasetProperties, event_files
+from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline import command_line
-from two_tower.pipeline.configs import DAY
-from two_tower.pipeline.datasets.data_directory import DatasetProperties, event_files
-from two_tower.pipeline.datasets.data_directory_writer import DataDirectoryWriter
 
 pytestmark = pytest.mark.e2e
 
@@ -67,7 +66,7 @@ def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) ->
 
 
 def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
-    from two_tower.pipeline.report import collect
+    from two_tower.pipeline.runs.report import collect
 
     world = small_data(tmp_path, play_ratio=float("nan"), item_length=-3.0)
     message = told(world)

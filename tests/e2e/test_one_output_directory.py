@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.runs import FIRST_DAYS, Run, World
-from two_tower.components.retrieval_evaluator.gate import BLESSED, REFUSED
-from two_tower.components.scann_indexer.provenance import digest_of
+from two_tower.data_directory.manifest import DAY
+from two_tower.evaluation.gate.judge import BLESSED, REFUSED
+from two_tower.evaluation.settings import BASELINES, GateConfig
 from two_tower.pipeline import command_line
-from two_tower.pipeline.configs import BASELINES, DAY, GateConfig
-from two_tower.pipeline.judged_again import judge_again
+from two_tower.pipeline.runs.judged_again import judge_again
+from two_tower.serving.provenance import digest_of
 
 pytestmark = pytest.mark.e2e
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.runs import Run, World, call, left_by
-from two_tower.components.retrieval_evaluator.gate import BLESSED
-from two_tower.pipeline.datasets.data_directory import item_files
+from two_tower.data_directory.manifest import item_files
+from two_tower.evaluation.gate.judge import BLESSED
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.e2e.runs import FIRST_DAYS, call, write_part
-from two_tower.pipeline import configs
-from two_tower.pipeline.configs import DAY
+from two_tower.data_directory.manifest import DAY
+from two_tower.pipeline import run_file
 
 pytestmark = pytest.mark.e2e
 
@@ -34,6 +34,6 @@ def test_a_search_finds_the_better_setting_and_goes_on_where_it_was(whole: Path,
     assert status == 0, shown + errors
     table = (folder / "trials.md").read_text()
     assert len(table.splitlines()) > len(first.splitlines())
-    best = configs.load(file=str(folder / "best.yaml"))
+    best = run_file.load(file=str(folder / "best.yaml"))
     assert best.trainer.learning_rate == RATES[1] and best.trainer.epochs == 2
     assert (folder / "trials.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from tests.e2e.runs import Run, World, call, environment, script
-from two_tower.pipeline.datasets.data_directory import item_files
+from two_tower.data_directory.manifest import item_files
 
 pytestmark = pytest.mark.e2e
 

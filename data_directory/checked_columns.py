@@ -1,0 +1,221 @@
+"""Columns of a Parquet file as NumPy arrays, or an error that names file, column, value and row.
+
+Rows of a Parquet file are counted from 0, as every data frame library counts them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+
+# 2100-01-01: what lies beyond is not a time in seconds.
+NEWEST_TIMESTAMP = 4_102_444_800
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+# What a source's column has to hold; its width (uint32, int64) does not matter.
+KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
+    "integer": pa.types.is_integer,
+    "number": _is_number,
+    "text": _holds_text,
+    "boolean": lambda kind: pa.types.is_boolean(kind) or pa.types.is_integer(kind),
+    "list of numbers": lambda kind: _is_list(kind) and _is_number(kind.value_type),
+}
+
+
+def open_parquet(path: str) -> pq.ParquetFile:
+    """Opens a Parquet file, of which only the footer is read; `path` may be a URL.
+
+    Raises:
+      UserError: there is no such file, or it is not a whole Parquet file.
+    """
+    try:
+        return pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def opened_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """`open_parquet` for a `with` block, at whose end the file is closed."""
+    file = open_parquet(path)
+    try:
+        yield file
+    finally:
+        file.close(force=True)
+
+
+def open_dataset(paths: Sequence[str]) -> pads.Dataset:
+    """Parquet files, local or all on one remote file system, as one Arrow dataset, in their order."""
+    if all(map(storage.is_local, paths)):
+        return pads.dataset([storage.absolute(path) for path in paths], format="parquet")
+    found = [storage.filesystem_of(path) for path in paths]
+    return pads.dataset([name for _, name in found], format="parquet", filesystem=found[0][0])
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    if "Expected all lists to be of size" in reason:
+        return UserError(
+            f"{path}: a column of lists of a fixed size has a null, which Arrow 10 cannot read ({reason}). "
+            "Write it as a column of plain lists."
+        )
+    return UserError(
+        f"{path}: not a whole Parquet file (cut off or damaged? {reason}). Fetch or write it again."
+    )
+
+
+def check_kinds(file: pq.ParquetFile, path: str, kinds: Mapping[str, str]) -> None:
+    """Checks that the columns named in `kinds` (column → one of KINDS) exist and hold what they should.
+
+    Raises:
+      UserError: a column is missing or of another type.
+    """
+    schema = file.schema_arrow
+    for column, kind in kinds.items():
+        if column not in schema.names:
+            raise UserError(f"{path}: column '{column}' is missing; it has {', '.join(schema.names)}.")
+        found = schema.field(column).type
+        if not KINDS[kind](found):
+            raise UserError(f"{path}: column '{column}' is of type {found}, where {kind} is needed.")
+
+
+def read_batches(
+    path: str, columns: list[str] | None = None, rows: int = 1 << 19
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Reads a Parquet file in batches of at most `rows`, each with the number of its first row.
+
+    Raises:
+      UserError: the file ends early or is damaged.
+    """
+    first_row = 0
+    with opened_parquet(path) as file:
+        groups: list[list[int] | None] = [None]
+        if any(
+            _is_list(field.type) and pa.types.is_dictionary(field.type.value_type)
+            for field in file.schema_arrow
+        ):
+            # Arrow 10 cannot put lists of dictionaries from two row groups into one batch.
+            groups = [[group] for group in range(file.metadata.num_row_groups)]
+        try:
+            for group in groups:
+                for batch in file.iter_batches(batch_size=rows, row_groups=group, columns=columns):
+                    yield first_row, batch
+                    first_row += batch.num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _damaged(path, error) from error
+        except pa.ArrowNotImplementedError as error:
+            raise UserError(f"{path}: a column is of a type that Arrow 10 cannot read ({error}).") from error
+
+
+def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:
+    """The error for one value: what it is, where it stands, and what to do."""
+    return UserError(f"{path}: column '{column}', row {row}: {value} {remedy}")
+
+
+def integers(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
+    """A column of integers as int64[n], none of them null.
+
+    Raises:
+      UserError: a null, or a value beyond int64.
+    """
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise refuse(path, name, first_row + row, "null", "is no value here; drop or repair the row.")
+    try:
+        return column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: column '{name}' has a value beyond int64: {error}.") from error
+
+
+def ids(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
+    """A column of ids as int64[n]: none null, none negative (-1 is padding when serving).
+
+    Raises:
+      UserError: the first value that is not an id, with its row.
+    """
+    values = integers(column, path, name, first_row)
+    if len(values) and values.min() < 0:
+        row = int(np.argmax(values < 0))
+        raise refuse(path, name, first_row + row, values[row], "is no id: ids are 0 or more.")
+    return values
+
+
+def ranks(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
+    """A column of places in an order as int64[n]: none null, none negative.
+
+    Raises:
+      UserError: the first value that is no rank, with its row.
+    """
+    values = integers(column, path, name, first_row)
+    if len(values) and values.min() < 0:
+        row = int(np.argmax(values < 0))
+        raise refuse(path, name, first_row + row, values[row], "is no rank: an order counts from 0.")
+    return values
+
+
+def timestamps(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
+    """A column of times as int64[n], in seconds: none null, negative, or after the year 2100.
+
+    Raises:
+      UserError: the first value that is no time in seconds, with its row, and with the factor where the
+        times are in milliseconds, microseconds or nanoseconds.
+    """
+    values = integers(column, path, name, first_row)
+    if len(values) and (values.min() < 0 or values.max() > NEWEST_TIMESTAMP):
+        row = int(np.argmax((values < 0) | (values > NEWEST_TIMESTAMP)))
+        raise refuse(path, name, first_row + row, values[row], timestamp_remedy(int(values[row])))
+    return values
+
+
+def timestamp_remedy(value: int) -> str:
+    """What is wrong with a time that is negative or after the year 2100."""
+    if value < 0:
+        return "is a negative time; times are seconds, 0 or more."
+    for factor, unit in ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")):
+        if value // factor <= NEWEST_TIMESTAMP:
+            return f"looks like {unit}, where seconds are needed: divide the column by {factor:,}."
+    return "is beyond any time in seconds; times are seconds, at most those of the year 2100."
+
+
+def embeddings(column: pa.Array, path: str, name: str, width: int, first_row: int = 0) -> np.ndarray:
+    """A column of content embeddings as float32[n, width].
+
+    Raises:
+      UserError: an embedding that is null, of another width, or not finite, with its row.
+    """
+    lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
+    if (lengths != width).any():
+        row = int(np.argmax(lengths != width))
+        value = "null" if lengths[row] < 0 else f"an embedding of width {lengths[row]}"
+        raise refuse(path, name, first_row + row, value, f"where the others have width {width}.")
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(-1, width)
+    finite = np.isfinite(values)
+    if not finite.all():
+        row = int(np.argmin(finite.all(axis=1)))
+        value = values[row, int(np.argmin(finite[row]))]
+        raise refuse(path, name, first_row + row, value, "is not a finite number; repair or drop it.")
+    return values

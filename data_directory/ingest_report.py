@@ -1,0 +1,89 @@
+"""What ingest wrote, as text: counts, time range, and everything that was dropped, repaired or noted."""
+
+from __future__ import annotations
+
+import datetime
+
+from two_tower.data_directory.manifest import DAY, Manifest
+
+_SHOWN_SPANS = 3
+# Times of data sets such as Yambda count from an origin of their own; what lies after 1990 is a date.
+_OLDEST_DATE = 631_152_000
+# Of Python's dates, from the year 1 to 9999.
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
+
+
+def render(manifest: Manifest) -> str:
+    """A few lines for the terminal."""
+    counts = manifest.counts
+    content = (
+        f"content embeddings of width {manifest.has_embedding}"
+        if manifest.has_embedding
+        else "no content embeddings"
+    )
+    lines = [
+        f"Data set   {manifest.dataset} ({manifest.digest[7:19]})",
+        f"Events     {counts['events']:,}, {counts['label_events']:,} of type '{manifest.label_event}'",
+        f"Users      {counts['users']:,}",
+        f"Items      {counts['items']:,}, {content}; an item may be recommended to a user "
+        + ("again" if manifest.repeats_recommendable else "only once"),
+        "Time       "
+        + (
+            time_range(*manifest.time_range)
+            if manifest.has_timestamps
+            else "none: the events have an order within their user"
+        ),
+    ]
+    if counts["user_rows"]:
+        columns = ", ".join(name for name in manifest.columns["users"] if name != "user_id")
+        lines.insert(3, f"           {counts['user_rows']:,} in users/ ({columns or 'no columns'})")
+    if manifest.has_splits:
+        lines.append("Splits     the events' own (column split)")
+    if manifest.spans:
+        shown = manifest.spans[-_SHOWN_SPANS:]
+        told = ", ".join(
+            f"{span_name(span)} with {manifest.span_counts[str(span)]['events']:,} events" for span in shown
+        )
+        earlier = f"; {len(manifest.spans) - len(shown)} earlier" if len(manifest.spans) > len(shown) else ""
+        lines.append(f"Spans      {told}{earlier}")
+    for heading, found in (
+        ("Dropped", manifest.dropped),
+        ("Repaired", manifest.repaired),
+        ("Noted", manifest.noted),
+    ):
+        told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.items())
+        lines.append(f"{heading:<10} {told or 'nothing'}")
+    return "\n".join(lines)
+
+
+def protocol_settings(manifest: Manifest) -> list[str]:
+    """The setting that the data needs for a run: none where the split can be one in time."""
+    if manifest.has_splits:
+        return ["split.protocol=split_column"]
+    return [] if manifest.has_timestamps else ["split.protocol=leave_one_out"]
+
+
+def time_range(first: int, last: int) -> str:
+    """The time from one second to another, in words."""
+    days = f"{(last - first) / DAY:,.1f} days"
+    if not tells_dates(first):
+        return f"{days} (from day {first / DAY:,.1f} to day {last / DAY:,.1f} of the data set's own clock)"
+    return f"{days} ({day_name(first // DAY)} to {day_name(last // DAY)})"
+
+
+def span_name(span: int) -> str:
+    """A span's number, and its date where the clock tells dates."""
+    return f"{span} ({day_name(span)})" if tells_dates(span * DAY) else str(span)
+
+
+def tells_dates(time: int) -> bool:
+    """Does a clock that showed this time count from 1970? Else it has an origin of its own."""
+    return time >= _OLDEST_DATE
+
+
+def day_name(day: int, dated: bool | None = None) -> str:
+    """A day by its date, or by its number where the clock (as of this day) does not tell dates."""
+    dated = tells_dates(day * DAY) if dated is None else dated
+    if not (dated and _FIRST_DAY <= day <= _LAST_DAY):
+        return f"day {day:,}"
+    return str(datetime.date(1970, 1, 1) + datetime.timedelta(days=int(day)))

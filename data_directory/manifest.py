@@ -1,0 +1,334 @@
+"""The data directory: Parquet tables that mean the same for every data set, and a manifest of their content.
+
+`docs/datasets.md` describes the columns. The manifest holds a digest of every file: it is what caching keys
+on and what tells that a file was edited after ingest. It is also what makes a directory one: files that it
+does not list are not read. The directory may be a URL (see `base.storage`).
+
+Here is what a data directory is and how it is read; `data_directory_writer` writes one, and `verification`
+checks one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory import checked_columns
+
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+ORACLE = "oracle"
+DAY = 86_400
+
+# The columns with a meaning of their own, and those of them that a table cannot do without. A table may
+# have other columns beside them.
+COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "events": {
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "timestamp": pa.int64(),
+        "order": pa.int64(),
+        "event_type": pa.string(),
+        "play_ratio": pa.float32(),
+        "is_organic": pa.bool_(),
+        "item_length": pa.float32(),
+        "split": pa.string(),
+    },
+    "items": {
+        "item_id": pa.int64(),
+        "artist_id": pa.list_(pa.int64()),
+        "album_id": pa.list_(pa.int64()),
+        "item_length": pa.float32(),
+        "release_timestamp": pa.int64(),
+        "title": pa.string(),
+        "tags": pa.list_(pa.string()),
+        "available": pa.bool_(),
+    },
+    "users": {"user_id": pa.int64()},
+}
+# Events have a `timestamp` or an `order` besides.
+REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
+SPLIT_NAMES = ("train", "eval", "test")
+
+SPAN_FOLDER = re.compile(r"events/span-(\d+)/")
+# Where a directory is replaced file by file, a file's name holds the start of its digest.
+UPLOADED_NAME = re.compile(r"(.*)-[0-9a-f]{12}(\.[a-z]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetProperties:
+    """What a reader knows of its data set as a whole."""
+
+    # The data set's identity, which stays while it grows: models of other data are never compared with.
+    dataset: str
+    # The event type that is predicted.
+    label_event: str
+    # May an item be recommended to a user who has had it? Music: yes. Films: no.
+    repeats_recommendable: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFile:
+    """One file of a data directory; `path` is relative to it."""
+
+    path: str
+    # 0 for a file that is no table.
+    rows: int
+    bytes: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a data directory holds."""
+
+    dataset: str
+    label_event: str
+    repeats_recommendable: bool
+    # Without times the events have an `order`, and there are no features of time.
+    has_timestamps: bool
+    # Do the events say which split they belong to?
+    has_splits: bool
+    # First and last time of a label event, in seconds; (0, 0) without times.
+    time_range: tuple[int, int]
+    # events, label_events, users (of the events), items and user_rows (rows of the tables)
+    counts: dict[str, int]
+    # Width of the items' content embedding; 0 where they have none.
+    has_embedding: int
+    # table -> column -> Arrow type as text, such as "list<item: string>"
+    columns: dict[str, dict[str, str]]
+    # Numbers of the spans, rising; () where the events are not divided into spans.
+    spans: tuple[int, ...]
+    # span -> events, label_events, and first and last, the times of its first and last label event
+    span_counts: dict[str, dict[str, int]]
+    files: tuple[DataFile, ...]
+    # What ingest left out, changed, and kept but found worth telling, each by its name. Where there are
+    # spans, it is the latest ingest's.
+    dropped: dict[str, int]
+    repaired: dict[str, int]
+    noted: dict[str, int]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content: equal for equal data, however often, when and where it was written."""
+        content = dataclasses.asdict(self)
+        for history in ("dropped", "repaired", "noted"):
+            del content[history]
+        for file in content["files"]:
+            file["path"] = _plain_path(file["path"])
+        content["format_version"] = FORMAT_VERSION
+        return "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def save(self, directory: str) -> None:
+        """Writes `manifest.json`."""
+        content = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self), "digest": self.digest}
+        with storage.open_file(storage.join(directory, MANIFEST), "w") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: str) -> Manifest:
+        """Reads `manifest.json`; the files it lists are looked at by `verification.verify`.
+
+        Raises:
+          UserError: there is none, a key is missing or of the wrong type, it is of another version, or it was
+            edited after ingest.
+        """
+        path = storage.join(directory, MANIFEST)
+        try:
+            with storage.open_file(path, "r") as file:
+                content = json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"{directory} is not a data directory: it has no {MANIFEST}. "
+                "Write one with `two-tower ingest`."
+            ) from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error}).") from error
+        except ValueError as error:
+            raise UserError(
+                f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again."
+            ) from error
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format_version is {version!r}, and this release reads {FORMAT_VERSION}. "
+                "Run `two-tower ingest` again."
+            )
+        values = {
+            field.name: _plain(content, field.name, str(field.type), path)
+            for field in dataclasses.fields(cls)
+        }
+        manifest = cls(**values)
+        if content.get("digest") != manifest.digest:
+            raise UserError(
+                f"{path}: key 'digest' does not match the rest of the manifest, which was edited. "
+                "Run `two-tower ingest` again."
+            )
+        return manifest
+
+
+def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
+    """The value of one of the manifest's keys, in the type of `Manifest`'s field."""
+    try:
+        value = content[key]
+        if kind == "tuple[DataFile, ...]":
+            return tuple(
+                DataFile(str(f["path"]), int(f["rows"]), int(f["bytes"]), str(f["digest"])) for f in value
+            )
+        if kind == "tuple[int, int]":
+            first, last = value
+            return int(first), int(last)
+        if kind == "tuple[int, ...]":
+            return tuple(int(number) for number in value)
+        if kind == "dict[str, int]":
+            return {str(name): int(count) for name, count in value.items()}
+        if kind == "dict[str, dict[str, int]]":
+            return {str(name): {str(k): int(n) for k, n in inner.items()} for name, inner in value.items()}
+        if kind == "dict[str, dict[str, str]]":
+            return {str(name): {str(k): str(t) for k, t in inner.items()} for name, inner in value.items()}
+        if type(value).__name__ != kind:
+            raise TypeError(f"{value!r} is not {kind}")
+        return value
+    except KeyError as error:
+        raise UserError(f"{path}: key {error} is missing. Run `two-tower ingest` again.") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: key '{key}' is not as it should be ({error}). Run `two-tower ingest` again."
+        ) from error
+
+
+def _plain_path(path: str) -> str:
+    """A file's path without the part of its digest that an upload gives it."""
+    found = UPLOADED_NAME.fullmatch(path)
+    return "".join(found.groups()) if found else path
+
+
+# ── Reading ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def event_files(directory: str, spans: int = 0) -> list[str]:
+    """Paths of the events' files, in the order of their rows: spans by number.
+
+    Args:
+      directory: the data directory.
+      spans: how many of the newest spans; 0 for all, and for events that are not divided into spans.
+
+    Raises:
+      UserError: spans are asked for and the directory has none.
+    """
+    manifest = Manifest.load(directory)
+    if not spans:
+        return paths_of(directory, manifest, "events")
+    if not manifest.spans:
+        raise UserError(
+            f"{directory}: the newest {spans} spans are asked for (windows.spans), and its events are not "
+            "divided into spans. Set windows.spans to 0."
+        )
+    taken = manifest.spans[-spans:]
+    return [path for span in taken for path in paths_of(directory, manifest, f"events/span-{span}")]
+
+
+def item_files(directory: str) -> list[str]:
+    """Paths of the catalog's files; of a directory that holds items/ and no manifest, all that are there."""
+    if holds_items_alone(directory):
+        return [storage.join(directory, path) for path in sizes_of_files(directory) if _is_item_file(path)]
+    return paths_of(directory, Manifest.load(directory), "items")
+
+
+def holds_items_alone(directory: str) -> bool:
+    """Is it no data directory, and yet has Parquet files of items/, as for `two-tower reindex`?"""
+    return not storage.is_file(storage.join(directory, MANIFEST)) and any(
+        map(_is_item_file, sizes_of_files(directory))
+    )
+
+
+def _is_item_file(path: str) -> bool:
+    return path.startswith("items/") and path.endswith(".parquet")
+
+
+def user_files(directory: str) -> list[str]:
+    """Paths of the files of users/; [] where there is no such table."""
+    return paths_of(directory, Manifest.load(directory), "users")
+
+
+def oracle_file(directory: str, name: str) -> str | None:
+    """The path of a file of oracle/, such as "queries.parquet"; None where there is none."""
+    if storage.is_local(directory):
+        path = storage.join(directory, ORACLE, name)
+        return path if storage.is_file(path) else None
+    for file in Manifest.load(directory).files:
+        if _plain_path(file.path) == f"{ORACLE}/{name}":
+            return storage.join(directory, file.path)
+    return None
+
+
+def files_of(manifest: Manifest, folder: str) -> list[DataFile]:
+    """The manifest's files in a folder, such as `events` or `events/span-3`."""
+    return [file for file in manifest.files if file.path.startswith(folder + "/")]
+
+
+def paths_of(directory: str, manifest: Manifest, folder: str) -> list[str]:
+    """Paths, or URLs, of the manifest's files in a folder."""
+    return [storage.join(directory, file.path) for file in files_of(manifest, folder)]
+
+
+# ── What writing and verifying share ────────────────────────────────────────────────────────────────────
+
+
+def sizes_of_files(directory: str) -> dict[str, int]:
+    """Relative paths and bytes of all files in the directory's tables and oracle, sorted."""
+    sizes = storage.list_sizes(directory)
+    return {path: sizes[path] for path in sorted(sizes) if path.split("/")[0] in (*COLUMNS, ORACLE)}
+
+
+def digest_of_file(path: str) -> str:
+    """Digest of a file's bytes, as `DataFile` has it."""
+    digest = hashlib.sha256()
+    with storage.open_file(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return "sha256:" + digest.hexdigest()
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """The columns' types as text, as `Manifest.columns` has them."""
+    return {field.name: str(field.type) for field in schema}
+
+
+def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """The first column that is not the same in both, and what it is in each; None if they are all."""
+    for column in [*one, *other]:
+        if one.get(column) != other.get(column):
+            return column, one.get(column, "missing"), other.get(column, "missing")
+    return None
+
+
+def check_splits(column: pa.ChunkedArray | pa.Array, where: str, first_row: int) -> None:
+    """Raises UserError for the first value that names no split."""
+    known = pc.is_in(column, value_set=pa.array(SPLIT_NAMES).cast(column.type))
+    if not pc.all(known).as_py() and len(column):
+        at = int(np.argmin(known.to_numpy() if isinstance(known, pa.ChunkedArray) else np.asarray(known)))
+        value = column[at].as_py()
+        raise checked_columns.refuse(
+            where,
+            "split",
+            first_row + at,
+            "null" if value is None else repr(value),
+            f"is none of {', '.join(SPLIT_NAMES)}.",
+        )
+
+
+def ids_in_file(path: str, name: str) -> Iterator[np.ndarray]:
+    """The values of a column of ids, batch by batch; UserError for what is no id."""
+    for first_row, batch in checked_columns.read_batches(path, [name]):
+        yield checked_columns.ids(batch[name], path, name, first_row)

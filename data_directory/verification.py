@@ -1,0 +1,267 @@
+"""Checks a data directory against its manifest, and its tables against what they have to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory import checked_columns
+from two_tower.data_directory.manifest import (
+    COLUMNS,
+    MANIFEST,
+    REQUIRED,
+    SPAN_FOLDER,
+    UPLOADED_NAME,
+    DataFile,
+    Manifest,
+    check_splits,
+    column_types,
+    digest_of_file,
+    files_of,
+    first_difference,
+    holds_items_alone,
+    ids_in_file,
+    item_files,
+    paths_of,
+    sizes_of_files,
+)
+
+
+def verify(directory: str) -> Manifest:
+    """Checks a data directory against its manifest, and its tables against what they have to be.
+
+    Ingest checks what it writes; this also covers directories written by hand, and files edited since. Ids
+    and times are checked by the statistics in the files' footers, and read only where these are missing.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      UserError: a file is missing, was added or edited after ingest, or is cut off; a column is missing, of
+        the wrong type, or of another type than in the table's other files or the manifest; an id is null,
+        negative or (of an item or user in its table) not unique; a time is negative or not in seconds, an
+        order negative, a split unknown; a content embedding has another width than the manifest says, or a
+        value that is not finite; spans or counts are not those of the manifest; or no item is available.
+    """
+    manifest = Manifest.load(directory)
+    again = "Run `two-tower ingest` again."
+    present, listed = sizes_of_files(directory), {file.path for file in manifest.files}
+    for path in sorted(listed - set(present)):
+        raise UserError(f"{storage.join(directory, path)}: the manifest lists it and it is missing. {again}")
+    for path in sorted(set(present) - listed):
+        # An upload that is under way, or was killed, has put it there: it is no part of the directory.
+        if storage.is_local(directory) or not UPLOADED_NAME.fullmatch(path):
+            raise UserError(
+                f"{storage.join(directory, path)}: not in the manifest, so it was added after ingest. {again}"
+            )
+    for file in manifest.files:
+        full = storage.join(directory, file.path)
+        if present[file.path] != file.bytes or digest_of_file(full) != file.digest:
+            raise UserError(
+                f"{full}: its content is not what the manifest says: edited or cut off after ingest. {again}"
+            )
+    _verify_spans(directory, manifest)
+    columns = manifest.columns.get("events", {})
+    facts: dict[str, tuple[object, object]] = {
+        "has_timestamps": (manifest.has_timestamps, "timestamp" in columns),
+        "has_splits": (manifest.has_splits, "split" in columns),
+    }
+    for table, count in (("events", "events"), ("items", "items"), ("users", "user_rows")):
+        rows = _verify_table(directory, table, manifest)
+        facts[f"counts.{count}"] = (manifest.counts.get(count), rows)
+    for key, (said, found) in facts.items():
+        if said != found:
+            found = f"{found} rows" if key.startswith("counts") else found
+            raise UserError(
+                f"{storage.join(directory, MANIFEST)}: key '{key}' is {said} and the files have {found}. "
+                f"{again}"
+            )
+    _check_available(directory, manifest)
+    return manifest
+
+
+def verify_items(directory: str) -> Manifest:
+    """Checks items/ of a data directory as `verify` does, or of a directory that holds nothing else.
+
+    Returns:
+      A manifest of items/ alone: its digest is the items'. What only events tell is empty.
+
+    Raises:
+      UserError: as `verify`, of items/; there are none; or none is available.
+    """
+    again = "Run `two-tower ingest` again."
+    if holds_items_alone(directory):
+        paths = item_files(directory)
+        with checked_columns.opened_parquet(paths[0]) as file:
+            kind = (
+                file.schema_arrow.field("embedding").type if "embedding" in file.schema_arrow.names else None
+            )
+            columns = column_types(file.schema_arrow)
+        width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else 0
+        files = tuple(_items_file(directory, path) for path in paths)
+    else:
+        manifest = Manifest.load(directory)
+        files = tuple(files_of(manifest, "items"))
+        width, columns = manifest.has_embedding, manifest.columns.get("items", {})
+        present = sizes_of_files(directory)
+        for item_file in files:
+            full = storage.join(directory, item_file.path)
+            if present.get(item_file.path) != item_file.bytes or digest_of_file(full) != item_file.digest:
+                raise UserError(
+                    f"{full}: it is missing, or its content is not what the manifest says: edited or cut off "
+                    f"after ingest. {again}"
+                )
+    items = Manifest(
+        dataset="",
+        label_event="",
+        repeats_recommendable=False,
+        has_timestamps=False,
+        has_splits=False,
+        time_range=(0, 0),
+        counts={"items": sum(file.rows for file in files)},
+        has_embedding=width,
+        columns={"items": dict(columns)},
+        spans=(),
+        span_counts={},
+        files=files,
+        dropped={},
+        repaired={},
+        noted={},
+    )
+    _verify_table(directory, "items", items)
+    _check_available(directory, items)
+    return items
+
+
+def _items_file(directory: str, path: str) -> DataFile:
+    with checked_columns.opened_parquet(path) as file:
+        rows = file.metadata.num_rows
+    relative = path[len(storage.join(directory, "")) :].lstrip("/")
+    return DataFile(relative, rows, storage.size(path), digest_of_file(path))
+
+
+def _check_available(directory: str, items: Manifest) -> None:
+    """Raises UserError where no item may be recommended: nothing could be learnt for, or indexed."""
+    available = items.counts.get("items", 0)
+    if "available" in items.columns.get("items", {}):
+        available = sum(
+            int(pc.sum(pc.fill_null(batch["available"], True)).as_py() or 0)
+            for path in paths_of(directory, items, "items")
+            for _, batch in checked_columns.read_batches(path, ["available"])
+        )
+    if not available:
+        raise UserError(f"{directory}: the catalog is empty: items/ holds no available item.")
+
+
+def _verify_spans(directory: str, manifest: Manifest) -> None:
+    """The spans of the manifest are those that the events' files lie in, with as many rows."""
+    rows: Counter[int | None] = Counter()
+    for file in files_of(manifest, "events"):
+        span = SPAN_FOLDER.match(file.path)
+        rows[int(span[1]) if span else None] += file.rows
+    said = {span: manifest.span_counts.get(str(span), {}).get("events") for span in manifest.spans}
+    found = {span: rows[span] for span in sorted(span for span in rows if span is not None)}
+    if said != found or list(said) != sorted(said) or (found and None in rows):
+        raise UserError(
+            f"{storage.join(directory, MANIFEST)}: key 'spans' is not what lies in events/: {list(said)} and "
+            f"{list(found)}, with {list(said.values())} and {list(found.values())} events. "
+            "Run `two-tower ingest` again."
+        )
+
+
+def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
+    """Checks all files of a table and returns the count of its rows."""
+    paths = paths_of(directory, manifest, table)
+    if not paths:
+        if table == "users":
+            return 0
+        raise UserError(f"{directory}: the table {table}/ is missing. Run `two-tower ingest` again.")
+    rows, first = 0, ""
+    schema: pa.Schema | None = None
+    seen: list[np.ndarray] = []
+    for path in paths:
+        with checked_columns.opened_parquet(path) as file:
+            _verify_types(file, path, table, manifest.has_embedding)
+            if schema is None:
+                schema, first = file.schema_arrow, path
+            if found := first_difference(column_types(schema), column_types(file.schema_arrow)):
+                column, one, other = found
+                raise UserError(f"{path}: column '{column}' is {other}, and in {first} it is {one}.")
+            for column in ("user_id", "item_id", "timestamp", "order"):
+                if column in schema.names:
+                    _verify_range(file, path, column)
+            rows += file.metadata.num_rows
+        if table != "events":
+            seen += ids_in_file(path, REQUIRED[table][0])
+        elif "split" in schema.names:
+            for first_row, batch in checked_columns.read_batches(path, ["split"]):
+                check_splits(batch["split"], path, first_row)
+        if table == "items" and manifest.has_embedding:
+            for first_row, batch in checked_columns.read_batches(path, ["embedding"], 50_000):
+                checked_columns.embeddings(
+                    batch["embedding"], path, "embedding", manifest.has_embedding, first_row
+                )
+    assert schema is not None
+    if found := first_difference(manifest.columns.get(table, {}), column_types(schema)):
+        column, one, other = found
+        raise UserError(
+            f"{storage.join(directory, MANIFEST)}: key 'columns.{table}.{column}' is {one}, and in {first} "
+            f"it is {other}. Run `two-tower ingest` again."
+        )
+    if seen:
+        values, counts = np.unique(np.concatenate(seen), return_counts=True)
+        if (counts > 1).any():
+            twice, key = values[np.argmax(counts > 1)], REQUIRED[table][0]
+            raise UserError(
+                f"{storage.join(directory, table)}: column '{key}': {twice} has more than one row."
+            )
+    return rows
+
+
+def _verify_types(file: pq.ParquetFile, path: str, table: str, embedding_width: int) -> None:
+    schema = file.schema_arrow
+    known = dict(COLUMNS[table])
+    required = set(REQUIRED[table])
+    if table == "events":
+        required.add("order" if "order" in schema.names else "timestamp")
+    if table == "items" and embedding_width:
+        known["embedding"] = pa.list_(pa.float32(), embedding_width)
+        required.add("embedding")
+    for column, kind in known.items():
+        if column not in schema.names:
+            if column in required:
+                raise UserError(f"{path}: column '{column}' is missing; it has {', '.join(schema.names)}.")
+        elif schema.field(column).type != kind:
+            raise UserError(
+                f"{path}: column '{column}' is of type {schema.field(column).type}, where {kind} is needed."
+            )
+
+
+_CHECKS = {"timestamp": checked_columns.timestamps, "order": checked_columns.ranks}
+
+
+def _verify_range(file: pq.ParquetFile, path: str, column: str) -> None:
+    """Ids are 0 or more, times within reason: by the row groups' statistics, else by reading the column."""
+    newest = checked_columns.NEWEST_TIMESTAMP if column == "timestamp" else None
+    metadata = file.metadata
+    leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(column)
+    for group in range(metadata.num_row_groups):
+        found = metadata.row_group(group).column(leaf).statistics
+        if not (
+            found is not None
+            and found.has_min_max
+            and found.has_null_count
+            and found.null_count == 0
+            and found.min >= 0
+            and (newest is None or found.max <= newest)
+        ):
+            check = _CHECKS.get(column, checked_columns.ids)
+            for first_row, batch in checked_columns.read_batches(path, [column]):
+                check(batch[column], path, column, first_row)
+            return

@@ -1,0 +1,182 @@
+"""From everyone's recommendations to the figures of evaluation.json, in plain NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from two_tower.evaluation.beyond_accuracy import (
+    ItemVectors,
+    intra_list_diversity,
+    novelty_at_k,
+    popularity_lift_at_k,
+    self_information,
+)
+from two_tower.evaluation.bootstrap import UserBootstrap
+from two_tower.evaluation.metrics import Floats, Ints, ann_recall, label_ranks, mean, summarize
+from two_tower.evaluation.queries import Queries
+from two_tower.evaluation.query_results import QueryResults, pseudonyms
+from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.evaluation.slices import Slice
+from two_tower.evaluation.train_counts import TrainKnowledge
+
+Numbers = dict[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recommendations:
+    """What everyone recommended for the same queries.
+
+    Attributes:
+        queries: the Q that were asked.
+        items: by who (MODEL, MODEL_EXACT, BLESSED_MODEL where it may be compared with, and the baselines by
+            name) [Q, K] item ids, best first, -1 where there are fewer than K.
+        slices: parts of the queries' labels.
+        train: what train knows of users and items.
+        history_popularity: [Q] mean popularity of what each query's user had played.
+        vectors: by which lists are compared with themselves.
+        catalog_size: number of items that the model could recommend.
+        cutoffs: the k of all metrics, at most K.
+        judged_cutoff: the k that the gate judges by, one of the cutoffs.
+        seed: of the bootstrap and the pseudonyms.
+        resamples: of the bootstrap.
+    """
+
+    queries: Queries
+    items: dict[str, Ints]
+    slices: list[Slice]
+    train: TrainKnowledge
+    history_popularity: Floats
+    vectors: ItemVectors
+    catalog_size: int
+    cutoffs: tuple[int, ...]
+    judged_cutoff: int
+    seed: int
+    resamples: int
+
+    @property
+    def baselines(self) -> list[str]:
+        """Their names."""
+        return [who for who in self.items if who not in (MODEL, MODEL_EXACT, BLESSED_MODEL)]
+
+
+def results_of(recommendations: Recommendations) -> QueryResults:
+    """Where each label stands among everyone's recommendations."""
+    labels = recommendations.queries.labels
+    return QueryResults(
+        pseudonyms(recommendations.queries.user_id, recommendations.seed),
+        labels,
+        {who: label_ranks(items, labels).astype(np.float32) for who, items in recommendations.items.items()},
+        {part.name: part.labels for part in recommendations.slices},
+    )
+
+
+def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[str, Any]:
+    """The figures: `queries`, `metrics`, `baselines`, `intervals`, `changes`, `slices`, `ann`.
+
+    And `diversity_of`, the vectors by which lists are compared with themselves, and `blessed_metrics`, those
+    of the latest blessed model, or {}. A value that could not be measured is None, as JSON holds it.
+    """
+    summaries = {who: _summary(recommendations, items) for who, items in recommendations.items.items()}
+    bootstrap = UserBootstrap(results.user.astype(np.int64), recommendations.resamples, recommendations.seed)
+    values = {who: results.values(who, recommendations.cutoffs) for who in results.ranks}
+    others = [who for who in values if who not in (MODEL, MODEL_EXACT)]
+    return {
+        "queries": _queries(recommendations),
+        "metrics": {"test": summaries[MODEL], "test_exact": summaries[MODEL_EXACT]},
+        "baselines": {name: summaries[name] for name in recommendations.baselines},
+        "blessed_metrics": summaries.get(BLESSED_MODEL, {}),
+        "intervals": {who: bootstrap.intervals(of_who) for who, of_who in values.items()},
+        "changes": {who: bootstrap.changes(values[MODEL], values[who]) for who in others},
+        "slices": _slices(recommendations, results, bootstrap),
+        "diversity_of": recommendations.vectors.source,
+        "ann": {
+            f"recall@{k}": _finite(
+                ann_recall(recommendations.items[MODEL][:, :k], recommendations.items[MODEL_EXACT][:, :k])
+            )
+            for k in recommendations.cutoffs
+        },
+    }
+
+
+def _summary(recommendations: Recommendations, items: Ints) -> Numbers:
+    """All metrics of one who recommends."""
+    queries, train, cutoffs = recommendations.queries, recommendations.train, recommendations.cutoffs
+    catalog_size = recommendations.catalog_size
+    information = self_information(train.plays_of(items), len(train.events.item_id), catalog_size)
+    popularity, played = train.popularity(items), recommendations.history_popularity
+    diversity = intra_list_diversity(items, cutoffs, recommendations.vectors)
+    return all_finite(
+        {
+            **summarize(items, queries.labels, queries.user_id, cutoffs, catalog_size),
+            **{f"novelty@{k}": novelty_at_k(items, information, k) for k in cutoffs},
+            **{f"popularity_lift@{k}": popularity_lift_at_k(items, popularity, played, k) for k in cutoffs},
+            **{f"intra_list_diversity@{k}": diversity[k] for k in cutoffs},
+        }
+    )
+
+
+def _queries(recommendations: Recommendations) -> dict[str, Any]:
+    """How many queries by how many users, and how many labels they have."""
+    queries, train = recommendations.queries, recommendations.train
+    counts = queries.labels.counts
+    return {
+        "test": len(queries),
+        "users": len(np.unique(queries.user_id)),
+        "by_users_unknown_to_train": int((~train.knows_users(queries.user_id)).sum()),
+        "labels": {
+            "total": len(queries.label_item_id),
+            "mean": float(counts.mean()) if len(counts) else 0.0,
+            "median": float(np.median(counts)) if len(counts) else 0.0,
+            "max": int(counts.max(initial=0)),
+            "unknown_to_train": int((~train.knows_items(queries.label_item_id)).sum()),
+        },
+    }
+
+
+def _slices(
+    recommendations: Recommendations, results: QueryResults, bootstrap: UserBootstrap
+) -> dict[str, Any]:
+    """By slice its family, its size, everyone's metrics, and at the judged cutoff their intervals."""
+    labels, user_of_label = results.labels, results.user[results.labels.query]
+    whose = [who for who in results.ranks if who != MODEL_EXACT]
+    judged = [f"{name}@{recommendations.judged_cutoff}" for name in ("recall", "ndcg")]
+    found: dict[str, Any] = {}
+    columns: dict[str, Floats] = {}
+    for part in recommendations.slices:
+        values = {who: results.values(who, recommendations.cutoffs, part.name) for who in whose}
+        found[part.name] = {
+            "family": part.family,
+            **part.size(labels),
+            "users": len(np.unique(user_of_label[part.labels])),
+            "metrics": {who: _means(of_who) for who, of_who in values.items()},
+            "intervals": {who: {} for who in whose},
+        }
+        columns |= {f"{part.name}/{who}/{name}": values[who][name] for who in whose for name in judged}
+    # All at once: every slice and everyone are drawn again with the same users.
+    for place, interval in bootstrap.intervals(columns).items():
+        name, who, metric = place.rsplit("/", 2)
+        found[name]["intervals"][who][metric] = interval
+    return found
+
+
+def _means(values: Mapping[str, Floats]) -> Numbers:
+    """Of recall and NDCG the means over the queries that have a value."""
+    return {
+        name: _finite(mean(of_query[np.isfinite(of_query)]))
+        for name, of_query in values.items()
+        if name.startswith(("recall@", "ndcg@"))
+    }
+
+
+def all_finite(metrics: Mapping[str, float]) -> Numbers:
+    """As JSON holds them: what is no number is null."""
+    return {name: _finite(value) for name, value in metrics.items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,101 @@
+"""Does the index hold what the towers say of its items? By ids, their order, norms, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from two_tower.evaluation.queries import Ints
+
+Vectors = npt.NDArray[np.floating]
+
+# Of norms and scores, beside the largest of either. float32 is 10,000 times as fine; an index that holds
+# another item's vector, or another training's, is off by far more.
+TOLERANCE = 1e-3
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+def sampled_rows(items: int, at_most: int = 1_000) -> Ints:
+    """Rows at even distances, the first and the last among them."""
+    return (
+        np.unique(np.linspace(0, items - 1, min(items, at_most)).astype(np.int64))
+        if items
+        else np.empty(0, np.int64)
+    )
+
+
+def parity(
+    item_id: Ints,
+    known_item_id: Ints | None,
+    stored: Vectors | None,
+    embedded: Vectors,
+    scores: Vectors,
+    products: Vectors,
+) -> dict[str, Any]:
+    """As `ann.parity` of evaluation.json, but for the towers' digests.
+
+    Args:
+        item_id: [N] ids of the index's rows.
+        known_item_id: ids that the towers can embed, which they say can be recommended; None if they do not
+            tell, which counts as other ids.
+        stored: [S, D] what the index holds in some of its rows; None if it cannot be read, which counts as
+            another order.
+        embedded: [S, D] what the towers embed the same rows' ids to.
+        scores: [n] what was served.
+        products: [n] inner products of the same queries and items, by the towers.
+
+    Returns:
+        `ids`: each id is there once, and they are those of the towers. `order`: each sampled row holds its
+        own item's vector. `max_norm_error` and `max_score_error`, as shares of the largest norm or score; 0
+        where there is nothing to compare. `ok`: all of it is within TOLERANCE.
+    """
+    ids = len(np.unique(item_id)) == len(item_id)
+    ids = ids and known_item_id is not None and np.array_equal(np.sort(item_id), np.sort(known_item_id))
+    # What cannot be read is not taken on trust.
+    order, norm_error = False, 0.0
+    if stored is not None:
+        norms = np.linalg.norm(embedded, axis=1)
+        norm_error = _error(np.linalg.norm(stored, axis=1), norms)
+        distance = np.linalg.norm(stored - embedded, axis=1)
+        # Of a NaN nothing is true.
+        least = TOLERANCE * norms.max(initial=0.0)  # of shorter ones rounding is a larger share
+        order = bool((distance <= TOLERANCE * np.maximum(norms, least)).all())
+    score_error = _error(scores, products)
+    return {
+        "ids": ids,
+        "order": order,
+        "max_norm_error": norm_error,
+        "max_score_error": score_error,
+        "ok": ids and order and norm_error <= TOLERANCE and score_error <= TOLERANCE,
+    }
+
+
+def _error(found: Vectors, expected: Vectors) -> float:
+    if not len(found):
+        return 0.0
+    difference = float(np.abs(found - expected).max())
+    error = difference / max(float(np.abs(expected).max()), _TINY) if difference else 0.0
+    # JSON holds no NaN, and none may pass.
+    return error if np.isfinite(error) else float(np.finfo(np.float32).max)
+
+
+def built_from(measured: Mapping[str, Any], towers: str | None, expected: str | None) -> dict[str, Any]:
+    """`ann.parity` whole: what was measured, and whether the index was built from the model's own towers.
+
+    Args:
+        measured: see `parity`.
+        towers: digest of those that the index says it was built from; None where it does not say.
+        expected: digest of the Trainer's; None where their files are gone. What cannot be compared is not
+            taken on trust.
+    """
+    found = {**measured, "towers": towers, "expected_towers": expected}
+    return {**found, "ok": bool(measured["ok"]) and is_of_its_towers(found)}
+
+
+def is_of_its_towers(parity: Mapping[str, Any]) -> bool:
+    """Whether the index is known to have been built from the model's own towers."""
+    towers = parity.get("towers")
+    return towers is not None and towers == parity.get("expected_towers")

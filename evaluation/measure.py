@@ -1,0 +1,359 @@
+"""Asks a served model queries of a split, in a process of its own, and looks at it there.
+
+What is loaded is what would be pushed, with nothing but TensorFlow and ScaNN beside it: no TFX, and no
+object of the process that built it.
+Run as `python -m two_tower.components.retrieval_evaluator.measure REQUEST ANSWER`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
+from two_tower.evaluation.exact_search import OwnScores, top_rows
+from two_tower.evaluation.index_parity import parity, sampled_rows
+from two_tower.evaluation.queries import (
+    PADDING,
+    Ints,
+    Queries,
+    Windows,
+    all_queries,
+    excluded_items,
+    history_batch,
+    read_windows,
+)
+from two_tower.schema import features
+from two_tower.serving import canary
+
+_log = logging.getLogger(__name__)
+
+_QUERIES_PER_BATCH = 256
+_ITEMS_PER_BATCH = 16_384
+# Latency: of so many single requests, or as many as are answered within the time, and of batches.
+_WARM_UP, _SINGLE_REQUESTS, _BATCHES, _SECONDS = 5, 200, 10, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a served model answered and what was seen of it.
+
+    Attributes:
+        served: int64 [Q, k] recommendations through the index, -1 where there are fewer.
+        exact: [Q, k] likewise, by exact search; empty if it was not asked for, as is all that follows.
+        item_id: [items] the catalog, in the index's order.
+        embeddings: float32 [items, D] of the catalog, as the towers give them.
+        facts: `latency`, `size` and `parity`, as in evaluation.json, and `canary`, see `canary.recorded`.
+    """
+
+    served: Ints
+    exact: Ints
+    item_id: Ints
+    embeddings: npt.NDArray[np.float32]
+    facts: dict[str, Any]
+
+
+def answers(
+    model_path: str,
+    windows_dir: str,
+    rows: Ints,
+    *,
+    k: int,
+    history_length: int,
+    exclude: bool,
+    users: Sequence[FeatureSpec] = (),
+    served_alone: bool = False,
+) -> Answers:
+    """The model's recommendations for queries of a split, from a fresh process.
+
+    Args:
+      model_path: the SavedModel.
+      windows_dir: the split's Examples.
+      rows: [Q] which of the split's `all_queries`.
+      k: how many items a query.
+      history_length: events that a request carries.
+      exclude: whether what a user had must not be recommended.
+      users: the columns of users/ that the windows carry.
+      served_alone: what is served and nothing else, which is all that is asked of a model that is only
+        compared with.
+
+    Raises:
+      UserError: the model does not load or answer; what the process said stands in the log.
+    """
+    request = {
+        "model_path": model_path,
+        "windows_dir": windows_dir,
+        "rows": rows.tolist(),
+        "k": k,
+        "history_length": history_length,
+        "exclude": exclude,
+        "users": [dataclasses.asdict(spec) for spec in users],
+        "served_alone": served_alone,
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        request_file, answer_file = os.path.join(scratch, "request.json"), os.path.join(scratch, "answer.npz")
+        with open(request_file, "w", encoding="utf-8") as file:
+            json.dump(request, file)
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, request_file, answer_file],
+            env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            _log.error("Evaluating %s in a fresh process failed:\n%s", model_path, done.stderr)
+            said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+            raise UserError(
+                f"{model_path}: the model does not load or does not answer in a fresh process, which ended "
+                f"with status {done.returncode} and said {said[-1] if said else 'nothing'!r}. Are its files "
+                "damaged, or some of them gone? Bring them back, or remove the whole directory: a model of "
+                "which nothing is left is not compared with."
+            )
+        with np.load(answer_file) as answer:
+            return Answers(
+                answer["served"],
+                answer["exact"],
+                answer["item_id"],
+                answer["embeddings"],
+                json.loads(str(answer["facts"])),
+            )
+
+
+def _main(request_file: str, answer_file: str) -> None:
+    with open(request_file, encoding="utf-8") as file:
+        request: dict[str, Any] = json.load(file)
+    windows = read_windows(request["windows_dir"], [FeatureSpec(**spec) for spec in request["users"]])
+    queries = all_queries(windows).take(np.array(request["rows"], np.int64))
+    model = _Served(request, windows, queries)
+    served, scores, batch_seconds = model.recommendations()
+    found: dict[str, Any] = {"served": served, "exact": _NOTHING, "item_id": _NOTHING}
+    found |= {"embeddings": np.empty([0, 0], np.float32), "facts": "{}"}
+    if not request["served_alone"]:
+        item_id, embeddings = model.catalog()
+        embedded_queries, own_scores = model.embedded_queries(item_id)
+        facts = {
+            "latency": model.latency(batch_seconds),
+            "size": _size(request["model_path"]),
+            "parity": model.parity(item_id, embeddings, embedded_queries, own_scores, served, scores),
+            "canary": model.canary(served, scores),
+        }
+        excluded = model.excluded_rows(item_id)
+        rows = top_rows(embedded_queries, embeddings, request["k"], excluded, own_scores)
+        exact = np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
+        found |= {"exact": exact, "item_id": item_id, "embeddings": embeddings, "facts": json.dumps(facts)}
+    np.savez(answer_file, **found)
+
+
+_NOTHING = np.empty([0, 0], np.int64)
+
+
+class _Served:
+    """A model as it would be served, and the queries that it is asked."""
+
+    def __init__(self, request: dict[str, Any], windows: Windows, queries: Queries) -> None:
+        import tensorflow as tf
+        from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
+
+        self._request, self._windows, self._queries = request, windows, queries
+        self._model = tf.saved_model.load(request["model_path"])
+        self._recommend = self._model.signatures["serving_default"]
+
+    def recommendations(self) -> tuple[Ints, npt.NDArray[np.float32], list[float]]:
+        """Ids and scores [Q, k], and the seconds that each full batch but the first took."""
+        k, size = self._request["k"], len(self._queries)
+        items, scores = np.full([size, k], PADDING), np.full([size, k], -np.inf, np.float32)
+        seconds = []
+        for rows in self._batches():
+            inputs = self._taken(self._recommend, self._inputs(rows))
+            began = time.perf_counter()
+            answer = self._recommend(**inputs)
+            items[rows], scores[rows] = answer["item_id"].numpy(), answer["score"].numpy()
+            if rows[0] > 0 and len(rows) == _QUERIES_PER_BATCH:
+                seconds.append(time.perf_counter() - began)
+        return items, scores, seconds
+
+    def canary(self, served: Ints, scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
+        """A few of the queries with what was answered, which Pusher asks again; None without any."""
+        size = len(self._queries)
+        if not size:
+            return None
+        rows = np.linspace(0, size - 1, min(size, canary.QUERIES)).astype(np.int64)
+        inputs = self._taken(self._recommend, self._inputs(rows))
+        return canary.recorded(
+            {name: value.numpy() for name, value in inputs.items()}, served[rows], scores[rows]
+        )
+
+    def embedded_queries(self, item_id: Ints) -> tuple[npt.NDArray[np.float32], OwnScores | None]:
+        """Embeddings [Q, D], and what items of the catalog [items] score by being in a query's history, where
+        the model says so."""
+        embed = self._model.signatures["query_embedding"]
+        parts = [embed(**self._taken(embed, self._inputs(rows))) for rows in self._batches()]
+        if not parts:
+            return np.empty([0, 1], np.float32), None
+        answer = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
+        again = answer.get(features.REPEAT_ITEM_ID)
+        if again is None:
+            return answer["embedding"], None
+        return answer["embedding"], OwnScores(_places(again, item_id), answer[features.REPEAT_SCORE])
+
+    def catalog(self) -> tuple[Ints, npt.NDArray[np.float32]]:
+        """Ids [items] in the index's order, and their embeddings [items, D] by the towers."""
+        item_id = self._model.signatures["catalog"]()["item_id"].numpy()
+        embed = self._model.signatures["candidate_embedding"]
+        embeddings: Any = None
+        for begin in range(0, len(item_id), _ITEMS_PER_BATCH):
+            part = embed(item_id=_constant(item_id[begin : begin + _ITEMS_PER_BATCH]))["embedding"].numpy()
+            if embeddings is None:
+                embeddings = np.empty([len(item_id), part.shape[1]], np.float32)
+            embeddings[begin : begin + len(part)] = part
+        return item_id, embeddings
+
+    def excluded_rows(self, item_id: Ints) -> Ints | None:
+        """Places in the catalog [Q, E] of what each query's user had, -1 at padding; None if it may recur."""
+        if not self._request["exclude"]:
+            return None
+        return _places(excluded_items(self._windows, self._queries), item_id)
+
+    def latency(self, batch_seconds: list[float]) -> dict[str, Any]:
+        """`single` and `batch` as in evaluation.json: of real requests, once the model is warm."""
+        if not len(self._queries):
+            return {}
+        rows = np.linspace(0, len(self._queries) - 1, _WARM_UP + _SINGLE_REQUESTS).astype(np.int64)
+        single = self._timed([np.array([row]) for row in rows])
+        full = next(self._batches())
+        if len(batch_seconds) < _BATCHES:
+            batch_seconds = batch_seconds + self._timed([full] * (_BATCHES - len(batch_seconds)), warm_up=0)
+        return {"single": _percentiles(single), "batch": {"size": len(full), **_percentiles(batch_seconds)}}
+
+    def _timed(self, requests: Sequence[Ints], warm_up: int = _WARM_UP) -> list[float]:
+        """Seconds of each request for the queries at some rows, after those that warm up."""
+        seconds: list[float] = []
+        for number, rows in enumerate(requests):
+            inputs = self._taken(self._recommend, self._inputs(rows))
+            began = time.perf_counter()
+            self._recommend(**inputs)["item_id"].numpy()
+            if number >= warm_up:
+                seconds.append(time.perf_counter() - began)
+            if sum(seconds) > _SECONDS:
+                break
+        return seconds
+
+    def parity(
+        self,
+        item_id: Ints,
+        embeddings: npt.NDArray[np.float32],
+        embedded_queries: npt.NDArray[np.float32],
+        own_scores: OwnScores | None,
+        served: Ints,
+        scores: npt.NDArray[np.float32],
+    ) -> dict[str, Any]:
+        """See `index_parity.parity`: of the first batch's scores, and of some rows of the index."""
+        sample = sampled_rows(len(item_id))
+        query, place = np.nonzero(served[:_QUERIES_PER_BATCH] >= 0)
+        row = _places(served[query, place], item_id)
+        expected = np.einsum("nd,nd->n", embedded_queries[query], embeddings[row])
+        if own_scores is not None:
+            is_own = own_scores.rows[query] == row[:, np.newaxis]
+            own = np.where(is_own, own_scores.scores[query], 0.0).sum(axis=1)
+            expected = np.where(is_own.any(axis=1), own, expected)
+        return parity(
+            item_id,
+            _attempted(lambda: self._model.towers.catalog()["item_id"].numpy()),
+            _attempted(lambda: self._stored(sample)),
+            embeddings[sample],
+            scores[query, place],
+            expected,
+        )
+
+    def _stored(self, rows: Ints) -> npt.NDArray[np.float32]:
+        """[rows, D] what the index itself holds in some rows."""
+        import tensorflow as tf
+
+        return np.asarray(
+            self._model.indexed_embedding(row=tf.constant(rows, tf.int32))["embedding"].numpy(), np.float32
+        )
+
+    def _batches(self) -> Any:
+        size = len(self._queries)
+        return (
+            np.arange(begin, min(begin + _QUERIES_PER_BATCH, size))
+            for begin in range(0, size, _QUERIES_PER_BATCH)
+        )
+
+    def _inputs(self, rows: Ints) -> dict[str, Any]:
+        of_request = history_batch(
+            self._windows, self._queries, rows, self._request["history_length"], self._request["exclude"]
+        )
+        return {**of_request, "k": self._request["k"]}
+
+    def _taken(self, signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Of the inputs those that a signature takes, as tensors.
+
+        What is not asked for, such as items to choose among, is padding. A model that was blessed earlier
+        may know other columns of users/: what it knows and this data does not have is absent.
+        """
+        import tensorflow as tf
+
+        taken = {}
+        for name, spec in signature.structured_input_signature[1].items():
+            if name in inputs:
+                taken[name] = tf.constant(inputs[name], spec.dtype)
+            elif spec.dtype.is_integer:
+                taken[name] = tf.fill([size or 1 for size in spec.shape], tf.constant(PADDING, spec.dtype))
+            else:
+                kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
+                taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
+        return taken
+
+
+def _places(ids: Ints, item_id: Ints) -> Ints:
+    """Where ids of any shape stand in the catalog [items], -1 where they do not."""
+    by_id = np.argsort(item_id)
+    place = by_id[np.minimum(np.searchsorted(item_id, ids, sorter=by_id), len(item_id) - 1)]
+    return np.where(item_id[place] == ids, place, PADDING)
+
+
+def _attempted(read: Callable[[], Any]) -> Any:
+    """What is read from inside a model, or None: of models from before it was there it cannot be."""
+    try:
+        return read()
+    except AttributeError:
+        return None
+
+
+def _constant(values: Ints) -> Any:
+    import tensorflow as tf
+
+    return tf.constant(values, tf.int64)
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, Any]:
+    """p50, p95 and p99 in milliseconds, and of how many requests."""
+    named = zip(("p50_ms", "p95_ms", "p99_ms"), np.percentile(seconds, [50, 95, 99]) * 1e3, strict=True)
+    return {**{name: float(value) for name, value in named}, "requests": len(seconds)}
+
+
+def _size(model_path: str) -> dict[str, int]:
+    """Bytes and number of a model's files."""
+    import tensorflow as tf
+
+    files = [
+        os.path.join(folder, name) for folder, _, names in tf.io.gfile.walk(model_path) for name in names
+    ]
+    return {"bytes": sum(tf.io.gfile.stat(file).length for file in files), "files": len(files)}
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,146 @@
+"""How far a model gets from the best baseline to the oracle, which knows how simulated data came about."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from two_tower.base import storage
+from two_tower.data_directory.manifest import oracle_file
+from two_tower.evaluation.metrics import Floats, Ints, hits_of, mean, ranks_of
+from two_tower.evaluation.queries import Queries
+
+KEY = ("user_id", "label_timestamp", "label_item_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class OracleAnswers:
+    """What the oracle answered to queries of the test split.
+
+    Attributes:
+        rows: [M] the queries, in ascending order.
+        rank: [M] ranks of their labels, from 1, by the simulator's probabilities and the user's hidden state.
+        rank_observed: [M] likewise, without the hidden state.
+    """
+
+    rows: Ints
+    rank: Floats
+    rank_observed: Floats
+
+    @classmethod
+    def read(cls, data: str, queries: Queries) -> OracleAnswers | None:
+        """From a data directory; None where it has no oracle, or none of its queries is in the split.
+
+        It answers what is played next: queries for a set of labels are none of its own.
+        """
+        path = oracle_file(data, "queries.parquet")
+        if path is None or (queries.label_event < 0).any():
+            return None
+        with storage.open_file(path) as file:
+            table = pq.read_table(file)
+        rows, answered = matching_rows(queries, {name: table[name].to_numpy() for name in KEY})
+        if not len(rows):
+            return None
+        by = np.argsort(rows)
+
+        def ranks(name: str) -> Floats:
+            return table[name].to_numpy()[answered[by]] + 1.0  # the file counts from 0
+
+        return cls(rows[by], ranks("rank_hidden"), ranks("rank_observed"))
+
+    def compare(
+        self,
+        queries: Queries,
+        asked: Ints,
+        model: Ints,
+        baselines: Mapping[str, Ints],
+        cutoffs: Sequence[int],
+    ) -> dict[str, Any]:
+        """`oracle_share` over all of the oracle's queries.
+
+        Args:
+            queries: of the test split.
+            asked: [A] rows of the queries that were asked, ascending, the oracle's among them.
+            model: [A, K] what the model recommended.
+            baselines: likewise, by name.
+            cutoffs: the k of Recall@k, at most K.
+        """
+        at = np.searchsorted(asked, self.rows)
+        labels = queries.labels.take(self.rows)
+        return oracle_share(
+            ranks_of(hits_of(model[at], labels)),
+            {name: ranks_of(hits_of(items[at], labels)) for name, items in baselines.items()},
+            self.rank,
+            self.rank_observed,
+            cutoffs,
+        )
+
+
+def matching_rows(queries: Queries, oracle: Mapping[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
+    """The queries that the oracle answered too.
+
+    Args:
+        queries: of the test split.
+        oracle: columns `user_id`, `label_timestamp` and `label_item_id` by name, each [m].
+
+    Returns:
+        Rows of `queries` and rows of the oracle, [M] and [M]. Of rows with equal keys (times are coarse,
+        and an item can be played twice within one step) the first is taken.
+    """
+    asked = np.stack([getattr(queries, name) for name in KEY], axis=1)
+    answered = np.stack([np.asarray(oracle[name], np.int64) for name in KEY], axis=1)
+    _, key = np.unique(np.concatenate([asked, answered]), axis=0, return_inverse=True)
+    _, query_rows, oracle_rows = np.intersect1d(key[: len(asked)], key[len(asked) :], return_indices=True)
+    return query_rows, oracle_rows
+
+
+def oracle_share(
+    model: Floats,
+    baselines: Mapping[str, Floats],
+    oracle: Floats,
+    oracle_observed: Floats,
+    cutoffs: Sequence[int],
+) -> dict[str, Any]:
+    """Recall of model, best baseline and oracle on the same queries.
+
+    Args:
+        model: [M] ranks of the labels, counted from 1, infinite where not recommended.
+        baselines: likewise, by name.
+        oracle: likewise, of ranking by the simulator's own probabilities and the user's hidden state.
+        oracle_observed: likewise, without the hidden state.
+        cutoffs: the k of Recall@k.
+
+    Returns:
+        The number of queries and, by `recall@k`, the recalls of `model`, `best_baseline` (the best at
+        that k), `oracle` and `oracle_observed`, and the model's `share_of_gap` and
+        `share_of_gap_observed`: 0 at the best baseline and 1 at the oracle; null where the oracle is not
+        above the baseline.
+    """
+    comparison: dict[str, Any] = {"queries": len(model)}
+    for k in cutoffs:
+        recall = {
+            "model": _recall(model, k),
+            "best_baseline": max(_recall(ranks, k) for ranks in baselines.values()),
+            "oracle": _recall(oracle, k),
+            "oracle_observed": _recall(oracle_observed, k),
+        }
+        gained = recall["model"] - recall["best_baseline"]
+        comparison[f"recall@{k}"] = {
+            **recall,
+            "share_of_gap": _share(gained, recall["oracle"] - recall["best_baseline"]),
+            "share_of_gap_observed": _share(gained, recall["oracle_observed"] - recall["best_baseline"]),
+        }
+    return comparison
+
+
+def _recall(ranks: Floats, k: int) -> float:
+    return mean((ranks <= k).astype(np.float64))
+
+
+def _share(gained: float, gap: float) -> float | None:
+    return gained / gap if gap > 0 else None

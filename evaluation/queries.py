@@ -1,0 +1,385 @@
+"""A split's windows in flat NumPy arrays, the queries in them, and the requests those queries make."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from two_tower.data_directory.feature_columns import ABSENT, MULTI_VALUED, NUMERIC, VECTOR, FeatureSpec
+from two_tower.schema import features
+
+Ints = npt.NDArray[np.int64]
+
+PADDING = features.PADDING
+# Feature name in the Examples ▶ field of Windows.
+_EVENT_FEATURES = {
+    features.HISTORY_ITEM_ID: "item_id",
+    features.HISTORY_TIMESTAMP: "timestamp",
+    features.HISTORY_EVENT_TYPE: "event_type",
+    features.HISTORY_PLAY_RATIO: "play_ratio",
+    features.HISTORY_IS_ORGANIC: "is_organic",
+    features.REQUEST_TIMESTAMP: "request_timestamp",
+    features.LABEL_STEP: "label_step",
+}
+# Fields of Windows that no baseline and no slice is told by: nearly half of what an event takes.
+NOT_FOR_BASELINES = ("play_ratio", "is_organic", "request_timestamp")
+_LISTEN = features.LISTEN.encode()
+_WINDOWS_PER_BATCH = 4_096
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The windows of one split: window `w` holds the events `offsets[w]:offsets[w + 1]`, oldest first.
+
+    Attributes:
+        user_id: [W] int64.
+        offsets: [W + 1] int64.
+        item_id: [n] int64.
+        timestamp: [n] int64, seconds.
+        event_type: [n] bytes.
+        play_ratio: [n] float32, -1 where unknown.
+        is_organic: [n] int64, -1 where unknown.
+        request_timestamp: [n] int64, seconds. At a query's event: when the query is asked.
+        label_step: [n] int64. Where it is positive the event is a query, and its label lies that many
+            events ahead.
+        label_offsets: [W + 1] int64, into `label_item_id`.
+        label_item_id: the set of labels of each window's one query, in the frozen protocol; else empty.
+        seen_offsets: [W + 1] int64, into `seen_item_id`.
+        seen_item_id: items of the user before the window; empty where repeats may be recommended.
+        user_features: the user's columns by feature name, as requests carry them, [W] or [W, values].
+    """
+
+    user_id: Ints
+    offsets: Ints
+    item_id: Ints
+    timestamp: Ints
+    event_type: npt.NDArray[np.bytes_]
+    play_ratio: npt.NDArray[np.float32]
+    is_organic: Ints
+    request_timestamp: Ints
+    label_step: Ints
+    label_offsets: Ints
+    label_item_id: Ints
+    seen_offsets: Ints
+    seen_item_id: Ints
+    user_features: dict[str, npt.NDArray[Any]] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def lengths(self) -> Ints:
+        """Events of each window, [W]."""
+        return np.diff(self.offsets)
+
+    @property
+    def window_of_event(self) -> Ints:
+        """The window of each event, [n]."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def start_timestamp(self) -> Ints:
+        """Time of each window's first event, [W]. Windows are never empty."""
+        return self.timestamp[self.offsets[:-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelSets:
+    """The labels of each query: query `q` asks for the items `item_id[offsets[q]:offsets[q + 1]]`.
+
+    Attributes:
+        item_id: int64 [labels], each item once a query.
+        offsets: int64 [Q + 1].
+    """
+
+    item_id: Ints
+    offsets: Ints
+
+    @classmethod
+    def of_one(cls, item_id: npt.ArrayLike) -> LabelSets:
+        """One label a query: `item_id` [Q]."""
+        items = np.asarray(item_id, np.int64)
+        return cls(items, np.arange(len(items) + 1))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Ints:
+        """Labels of each query, [Q]."""
+        return np.diff(self.offsets)
+
+    @property
+    def query(self) -> Ints:
+        """The query of each label, [labels]."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    def take(self, rows: npt.ArrayLike) -> LabelSets:
+        """The labels of the queries at `rows` (indices or a mask), in that order."""
+        rows = np.asarray(rows)
+        counts = self.counts[rows]
+        chosen = self.item_id[ragged_index(self.offsets[:-1][rows], counts)]
+        return LabelSets(chosen, np.concatenate([[0], np.cumsum(counts)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """One row per query. A query sees its window up to and including `event`, and asks for its labels.
+
+    Where the next event is asked for, a query has one label, which is an event of its window. In the frozen
+    protocol it has a set of labels, which are no events of the window.
+
+    Attributes:
+        user_id: [Q] int64.
+        window: [Q] index of the window.
+        position: [Q] index of the query's event within its window.
+        event: [Q] index of the query's event among all events of the `Windows`.
+        label_event: [Q] index of the label's event, likewise; -1 where the labels are a set.
+        request_timestamp: [Q] int64, seconds: when the query is asked. As its label begins to play, or in the
+            frozen protocol as the split begins.
+        labels: of each query, one or more.
+    """
+
+    user_id: Ints
+    window: Ints
+    position: Ints
+    event: Ints
+    label_event: Ints
+    request_timestamp: Ints
+    labels: LabelSets
+
+    def __len__(self) -> int:
+        return len(self.user_id)
+
+    @property
+    def label_item_id(self) -> Ints:
+        """All labels in the order of their queries, [labels]: one a query, unless they are sets."""
+        return self.labels.item_id
+
+    @property
+    def label_timestamp(self) -> Ints:
+        """When a query's one label began to play, which is when the query is asked: [Q]."""
+        return self.request_timestamp
+
+    def take(self, rows: npt.ArrayLike) -> Queries:
+        """The queries at `rows` (indices or a mask), in that order."""
+        chosen = np.asarray(rows)
+        return Queries(**{f.name: self._column(f.name, chosen) for f in dataclasses.fields(self)})
+
+    def _column(self, name: str, rows: npt.NDArray[Any]) -> Any:
+        return self.labels.take(rows) if name == "labels" else getattr(self, name)[rows]
+
+
+def read_windows(
+    pattern_or_dir: str, users: Sequence[FeatureSpec] = (), without: Sequence[str] = ()
+) -> Windows:
+    """Reads the windows of one split of InteractionExampleGen's Examples.
+
+    Args:
+        pattern_or_dir: the split's directory, or a pattern of gzipped TFRecord files.
+        users: the columns of users/ that the windows carry.
+        without: fields of events that are not needed (NOT_FOR_BASELINES): they are neither read nor held, and
+            read as unknown.
+
+    Raises:
+        FileNotFoundError: no file matches.
+    """
+    import tensorflow as tf
+
+    is_directory = tf.io.gfile.isdir(pattern_or_dir)
+    pattern = os.path.join(pattern_or_dir, "data_tfrecord-*.gz") if is_directory else pattern_or_dir
+    files = sorted(tf.io.gfile.glob(pattern))
+    if not files:
+        raise FileNotFoundError(f"No windows to evaluate: no file matches {pattern}.")
+
+    types = {features.HISTORY_EVENT_TYPE: tf.string, features.HISTORY_PLAY_RATIO: tf.float32}
+    events = {name: field for name, field in _EVENT_FEATURES.items() if field not in without}
+    ragged = [*events, features.SEEN_ITEM_ID, features.LABEL_ITEM_ID]
+    spec: dict[str, Any] = {
+        name: tf.io.RaggedFeature(types.get(name, tf.int64), row_splits_dtype=tf.int64) for name in ragged
+    }
+    spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
+    for feature in users:
+        kind = tf.float32 if feature.kind in (NUMERIC, VECTOR) else tf.string
+        spec[feature.name] = tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+
+    # A batch's tensors are gone before the next is read: a text takes 24 bytes there, and here its own.
+    flat: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*ragged, features.USER_ID)}
+    lengths: dict[str, list[Ints]] = {name: [] for name in ragged}
+    columns: dict[str, list[Any]] = {feature.name: [] for feature in users}
+    batches = tf.data.TFRecordDataset(files, "GZIP").batch(_WINDOWS_PER_BATCH)
+    for batch in batches.map(lambda serialized: tf.io.parse_example(serialized, spec)).prefetch(1):
+        flat[features.USER_ID].append(batch[features.USER_ID].numpy())
+        for name in ragged:
+            values = batch[name].flat_values.numpy()
+            flat[name].append(values.astype(np.bytes_) if values.dtype == object else values)
+            lengths[name].append(batch[name].row_lengths().numpy())
+        for feature in users:
+            columns[feature.name].append(batch[feature.name])
+
+    def joined(name: str) -> npt.NDArray[Any]:
+        return np.concatenate(flat.pop(name))
+
+    def offsets(name: str) -> Ints:
+        return np.concatenate([[0], np.cumsum(np.concatenate(lengths[name]))]).astype(np.int64)
+
+    found = {field: joined(name) for name, field in events.items()}
+    # One value for all events: no memory.
+    unknown: dict[str, Any] = {
+        name: np.broadcast_to(
+            np.array(features.UNKNOWN, np.float32 if name == "play_ratio" else np.int64),
+            found["item_id"].shape,
+        )
+        for name in without
+    }
+    return Windows(
+        user_id=joined(features.USER_ID),
+        offsets=offsets(features.HISTORY_ITEM_ID),
+        label_offsets=offsets(features.LABEL_ITEM_ID),
+        label_item_id=joined(features.LABEL_ITEM_ID),
+        seen_offsets=offsets(features.SEEN_ITEM_ID),
+        seen_item_id=joined(features.SEEN_ITEM_ID),
+        user_features={feature.name: _as_requested(columns[feature.name], feature) for feature in users},
+        **found,
+        **unknown,
+    )
+
+
+def _as_requested(batches: Sequence[Any], feature: FeatureSpec) -> npt.NDArray[Any]:
+    """Ragged batches [windows, (values)] of a user feature to [W], or [W, values] for many and vectors."""
+    is_list = feature.kind in (MULTI_VALUED, VECTOR)
+    width = feature.width or 1
+    if feature.kind == MULTI_VALUED:
+        width = max(width, *(int(batch.bounding_shape(axis=1)) for batch in batches))
+    absent = ABSENT[feature.kind]
+    rows = np.concatenate([batch.to_tensor(absent, shape=[None, width]).numpy() for batch in batches])
+    return rows if is_list else rows[:, 0]
+
+
+def all_queries(windows: Windows) -> Queries:
+    """Every query of the split, in the order of its windows.
+
+    A window with a set of labels is one query, read at its last listen as a request is; if it holds none, at
+    its last event, and the served model answers as it does without a history. A window without labels is
+    none: nothing could be found.
+    """
+    step = windows.label_step
+    counts = np.diff(windows.label_offsets)
+    of_set = np.flatnonzero(counts)
+    # The last listen of each window: the newest listen so far at its last event, if it lies in the window.
+    place = np.where(windows.event_type == _LISTEN, np.arange(len(step)), -1)
+    last = windows.offsets[of_set + 1] - 1
+    newest = np.maximum.accumulate(place)[last] if len(of_set) else last
+    asked_at = np.where(newest < windows.offsets[of_set], last, newest)
+    event = np.sort(np.concatenate([np.flatnonzero(step > 0), asked_at]))
+    is_set = step[event] == 0
+    window = windows.window_of_event[event]
+    label_event = event + step[event]
+
+    label_counts = np.where(is_set, counts[window], 1)
+    offsets = np.concatenate([[0], np.cumsum(label_counts)]).astype(np.int64)
+    items = np.empty(offsets[-1], np.int64)
+    items[offsets[:-1][~is_set]] = windows.item_id[label_event[~is_set]]
+    # Sets stand in the order of their windows, here as there.
+    items[np.repeat(is_set, label_counts)] = windows.label_item_id
+    return Queries(
+        user_id=windows.user_id[window],
+        window=window,
+        position=event - windows.offsets[window],
+        event=event,
+        label_event=np.where(is_set, -1, label_event),
+        request_timestamp=np.where(is_set, windows.request_timestamp[event], windows.timestamp[label_event]),
+        labels=LabelSets(items, offsets),
+    )
+
+
+def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Ints:
+    """Rows of all queries of users drawn at random: as many users as stay within `max_queries`, but one.
+
+    Whole users, because a sample of single queries would thin out the users with few of them less than
+    evenly, and per-user means would no longer be means over users.
+    """
+    if len(queries) <= max_queries:
+        return np.arange(len(queries))
+    users, user_index, counts = np.unique(queries.user_id, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(users))
+    within = np.cumsum(counts[order]) <= max_queries
+    within[0] = True
+    chosen = np.zeros(len(users), bool)
+    chosen[order[within]] = True
+    return np.flatnonzero(chosen[user_index])
+
+
+def history_batch(
+    windows: Windows, queries: Queries, rows: npt.ArrayLike, history_length: int, exclude: bool = False
+) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of the served model's signature for some queries.
+
+    A request holds the last `history_length` events up to and including the query's own, oldest first,
+    padded at the end. The play ratio of the query's own event is unknown: it is still playing.
+
+    Args:
+        windows: the split's windows.
+        queries: queries in them.
+        rows: [B] indices into `queries`.
+        history_length: T.
+        exclude: whether to exclude the items that the user already had (`excluded_items`).
+
+    Returns:
+        user_id [B], request_timestamp [B], history_* [B, T], exclude_item_id [B, E], and user features [B]
+        or [B, values], by name.
+    """
+    batch = queries.take(rows)
+    length = np.minimum(batch.position + 1, history_length)
+    steps = np.arange(history_length)
+    known = steps < length[:, None]
+    index = np.where(known, (batch.event - length + 1)[:, None] + steps, 0)
+
+    def gather(values: npt.NDArray[Any], padding: Any) -> npt.NDArray[Any]:
+        return np.where(known, values[index], np.asarray(padding, values.dtype))
+
+    play_ratio = gather(windows.play_ratio, -1.0)
+    play_ratio[np.arange(len(batch)), length - 1] = -1.0
+    nothing = np.full([len(batch), 1], PADDING, np.int64)
+    return {
+        features.USER_ID: batch.user_id,
+        features.HISTORY_ITEM_ID: gather(windows.item_id, PADDING),
+        features.HISTORY_TIMESTAMP: gather(windows.timestamp, PADDING),
+        features.HISTORY_EVENT_TYPE: gather(windows.event_type, b"").astype(object),
+        features.HISTORY_PLAY_RATIO: play_ratio,
+        features.HISTORY_IS_ORGANIC: gather(windows.is_organic, PADDING),
+        features.REQUEST_TIMESTAMP: batch.request_timestamp,
+        features.EXCLUDE_ITEM_ID: excluded_items(windows, batch) if exclude else nothing,
+        **{name: values[batch.window] for name, values in windows.user_features.items()},
+    }
+
+
+def excluded_items(windows: Windows, queries: Queries) -> Ints:
+    """What each query's user already had: seen before the window, or in it up to the query.
+
+    Returns:
+        [Q, E] int64, padded with -1; an item may occur twice.
+    """
+    first_seen = windows.seen_offsets[queries.window]
+    seen = padded(windows.seen_item_id, first_seen, windows.seen_offsets[queries.window + 1] - first_seen)
+    return np.hstack([seen, padded(windows.item_id, windows.offsets[queries.window], queries.position + 1)])
+
+
+def padded(values: Ints, start: Ints, length: Ints) -> Ints:
+    """Rows `values[start:start + length]`, padded with -1 to the longest: [len(start), max(length)]."""
+    steps = np.arange(length.max(initial=0))
+    known = steps < length[:, None]
+    rows = np.full(known.shape, PADDING, np.int64)
+    rows[known] = values[(start[:, None] + steps)[known]]
+    return rows
+
+
+def ragged_index(start: Ints, length: Ints) -> Ints:
+    """The indices `start[i], ..., start[i] + length[i] - 1` of every i in turn, [sum(length)]."""
+    ends = np.cumsum(length)
+    return np.arange(length.sum()) + np.repeat(start - (ends - length), length)

@@ -1,0 +1,81 @@
+"""What the HTML report is made of: files beside evaluation.json, each of which may be absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from two_tower.base import storage
+from two_tower.evaluation.query_results import FILE_NAME, QueryResults
+from two_tower.evaluation.report.examples import EXAMPLES_FILE
+from two_tower.evaluation.report.item_map import MAP_FILE
+
+EVALUATION_FILE = "evaluation.json"
+REPORT_FILE = "report.html"
+# As the Trainer writes them; the evaluator copies them.
+CURVES_FILE = "training_curves.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Materials:
+    """Everything that the page may show.
+
+    Attributes:
+        evaluation: evaluation.json, of this version or an earlier one.
+        results: queries.npz.
+        examples: examples.json.
+        item_map: item_map.json.
+        curves: training_curves.json.
+        run: of the whole run, which an evaluator does not know: `run` (its name), `output`, `components` as
+            `pipeline.runs.report.collect` has them, `settings` by dotted name, `changed`, the names of those that
+            are not the defaults, `pushed_model`, where its model was pushed, and `not_pushed_because`.
+    """
+
+    evaluation: Mapping[str, Any]
+    results: QueryResults | None = None
+    examples: Sequence[Mapping[str, Any]] = ()
+    item_map: Mapping[str, Any] | None = None
+    curves: Mapping[str, Any] | None = None
+    run: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, directory: str, run: Mapping[str, Any] | None = None, curves: str = "") -> Materials:
+        """What lies in an evaluation's directory.
+
+        Args:
+            directory: a path or URL.
+            run: see the attribute.
+            curves: a directory with training_curves.json, where it is not beside the evaluation.
+
+        Raises:
+            OSError, ValueError: evaluation.json cannot be read. What else cannot be read is left out.
+        """
+        with storage.open_file(storage.join(directory, EVALUATION_FILE), "r") as file:
+            evaluation = json.load(file)
+        found = _json(directory, CURVES_FILE) or (_json(curves, CURVES_FILE) if curves else None)
+        return cls(
+            evaluation=evaluation,
+            results=_results(storage.join(directory, FILE_NAME)),
+            examples=_json(directory, EXAMPLES_FILE) or (),
+            item_map=_json(directory, MAP_FILE),
+            curves=found,
+            run=run,
+        )
+
+
+def _json(directory: str, name: str) -> Any:
+    try:
+        with storage.open_file(storage.join(directory, name), "r") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _results(path: str) -> QueryResults | None:
+    try:
+        with storage.open_file(path, "rb") as file:
+            return QueryResults.read(file)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,42 @@
+"""Readers of public data sets, by format name. A reader is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from two_tower.data_directory.manifest import Manifest
+
+
+def _reader(module: str) -> Callable[..., Manifest]:
+    def ingest(source: str, out: str, name: str | None = None, **options: Any) -> Manifest:
+        reader = importlib.import_module(f"two_tower.ingestion.{module}")
+        given = {option: value for option, value in options.items() if value is not None}
+        return reader.ingest(source, out, name, **given)
+
+    return ingest
+
+
+# Format name → ingest(source, out, name=None, span=None): writes the data directory `out`, returns its
+# manifest and raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data
+# set's identity; `span` is DataDirectoryWriter's. The format "table" also takes `columns`, its column map.
+FORMATS: Mapping[str, Callable[..., Manifest]] = {
+    "movielens": _reader("movielens"),
+    "movietweetings": _reader("movietweetings"),
+    "sequences": _reader("sequences"),
+    "spotify-mpd": _reader("spotify_mpd"),
+    "table": _reader("tabular"),
+    "yambda": _reader("yambda"),
+}
+
+# What each of them reads, in a line.
+FORMAT_HELP: Mapping[str, str] = {
+    "yambda": "Yambda, any size, flat or sequential; what `simulate` writes",
+    "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
+    "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
+    "sequences": "lines `user item` or `user item item ...`, in order",
+    "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
+    "table": "Parquet or CSV files; a YAML file says what their columns are",
+}

@@ -1,0 +1,347 @@
+"""The column map of the reader "table": which files of a source hold what, in a short YAML file.
+
+```yaml
+dataset: my-films
+label_event: view               # the event type that is predicted
+repeats_recommendable: false    # may an item be recommended to a user who has had it?
+events:
+  files: events/*.parquet       # Parquet or CSV, relative to the source
+  user_id: uid                  # meaning: the source's column
+  item_id: film
+  timestamp: watched_at
+  timestamp_unit: ms
+items: {files: films.csv, item_id: id, title: name, tags: genres, separator: "|"}
+users: {files: users.csv, user_id: id, keep: [gender, age]}
+embeddings: {files: vectors.parquet, item_id: id, embedding: vector}
+```
+
+`docs/datasets.md` describes every key.
+"""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import SPLIT_NAMES
+
+# Units of time → how many of them are a second.
+UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+# What a source calls a split → the split.
+SPLIT_OF = {**{split: split for split in SPLIT_NAMES}, "val": "eval", "valid": "eval", "validation": "eval"}
+# What a column's values may be said to be: of ids the first two.
+KINDS = ("integer", "text", "number", "boolean")
+
+_COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
+_FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", "encoding", "keep"
+_ID_KIND = "kind of id"
+
+_FORMAT_KEYS = {"files": _FILES, "delimiter": _CHARACTER, "header": _HEADER, "encoding": _ENCODING}
+# Table → key → what its value is.
+_KEYS: Mapping[str, Mapping[str, str]] = {
+    "events": {
+        **_FORMAT_KEYS,
+        "user_id": _COLUMN,
+        "item_id": _COLUMN,
+        "timestamp": _COLUMN,
+        "timestamp_unit": _UNIT,
+        "order": _COLUMN,
+        "order_of_rows": _FLAG,
+        "event_type": _COLUMN,
+        "play_ratio": _COLUMN,
+        "play_ratio_whole": _SHARE,
+        "is_organic": _COLUMN,
+        "item_length": _COLUMN,
+        "item_length_unit": _UNIT,
+        "split": _COLUMN,
+    },
+    "items": {
+        **_FORMAT_KEYS,
+        "item_id": _COLUMN,
+        "title": _COLUMN,
+        "tags": _COLUMN,
+        "artist_id": _COLUMN,
+        "album_id": _COLUMN,
+        "item_length": _COLUMN,
+        "item_length_unit": _UNIT,
+        "release_timestamp": _COLUMN,
+        "release_timestamp_unit": _UNIT,
+        "available": _COLUMN,
+        "embedding": _COLUMN,
+        "separator": _TEXT,
+        "keep": _KEEP,
+    },
+    "users": {**_FORMAT_KEYS, "user_id": _COLUMN, "separator": _TEXT, "keep": _KEEP},
+    "embeddings": {**_FORMAT_KEYS, "item_id": _COLUMN, "embedding": _COLUMN, "separator": _TEXT},
+}
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "events": ("user_id", "item_id"),
+    "items": ("files", "item_id"),
+    "users": ("files", "user_id"),
+    "embeddings": ("files", "item_id", "embedding"),
+}
+_TOP_KEYS: Mapping[str, str] = {
+    "dataset": _TEXT,
+    "label_event": _TEXT,
+    "repeats_recommendable": _FLAG,
+    "user_id_type": _ID_KIND,
+    "item_id_type": _ID_KIND,
+}
+_TOP_REQUIRED = ("dataset", "label_event", "repeats_recommendable", "events")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+    """How a table's text files are written; its Parquet files need none of it."""
+
+    # None: a tab where the file's name ends in .tsv, else a comma.
+    delimiter: str | None = None
+    # Names of the columns where the files have none of their own in their first row.
+    header: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+
+@dataclasses.dataclass(frozen=True)
+class TableMap:
+    """Where one table's rows are, and which of the source's columns mean what."""
+
+    # "events", "items", "users" or "embeddings".
+    table: str
+    # Patterns of files, each with the split that its rows belong to, if the map says so.
+    files: tuple[tuple[str, str | None], ...]
+    # The data directory's column → the source's.
+    columns: Mapping[str, str]
+    # The data directory's column → a key of UNITS; without an entry the source has seconds.
+    units: Mapping[str, str]
+    text: TextFormat
+    # Between the entries of a list in a text column.
+    separator: str | None
+    # The source's columns that are taken as they are → one of KINDS, or None to find out. None: all others.
+    keep: Mapping[str, str | None] | None
+    # The value of the source's play ratio that means the whole item.
+    play_ratio_whole: float
+    # There are neither times nor an order column: the rows of a user are in order.
+    order_of_rows: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnMap:
+    """The whole map, as read from `path`."""
+
+    path: str
+    dataset: str
+    label_event: str
+    repeats_recommendable: bool
+    # "integer" or "text"; None to find out from the files.
+    user_id_type: str | None
+    item_id_type: str | None
+    events: TableMap
+    items: TableMap | None
+    users: TableMap | None
+    embeddings: TableMap | None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                mark = node.value[at][0].start_mark
+                raise UserError(f"{mark.name}:{mark.line + 1}: key '{key}' comes twice: leave one of them.")
+        return super().construct_mapping(node, deep)
+
+
+def read(path: str) -> ColumnMap:
+    """Reads a column map.
+
+    Raises:
+      UserError: the file is missing or not YAML; a key is unknown (with the nearest that is known), missing,
+        or has a value of another type; two keys contradict each other.
+    """
+    try:
+        with storage.open_file(path, "r") as file:
+            content = yaml.load(file, _Loader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file, where the column map should be.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a column map holds keys and values, among them 'dataset' and 'events'.")
+    known = (*_TOP_KEYS, *_KEYS)
+    for key in content:
+        if key not in known:
+            raise _unknown(path, str(key), known)
+    for key in _TOP_REQUIRED:
+        if key not in content:
+            raise UserError(f"{path}: key '{key}' is missing.")
+    top = {key: _value(path, key, content[key], kind) for key, kind in _TOP_KEYS.items() if key in content}
+    tables = {table: _table(path, table, content[table]) for table in _KEYS if content.get(table) is not None}
+    if "events" not in tables:
+        raise UserError(f"{path}: key 'events' is empty; it names the files and columns of the events.")
+    if "embeddings" in tables and "items" in tables and "embedding" in tables["items"].columns:
+        raise UserError(
+            f"{path}: items.embedding and embeddings.embedding both name content vectors: leave one of them."
+        )
+    return ColumnMap(
+        path,
+        top["dataset"],
+        top["label_event"],
+        top["repeats_recommendable"],
+        top.get("user_id_type"),
+        top.get("item_id_type"),
+        tables["events"],
+        tables.get("items"),
+        tables.get("users"),
+        tables.get("embeddings"),
+    )
+
+
+def _table(path: str, table: str, content: Any) -> TableMap:
+    kinds = _KEYS[table]
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: key '{table}' holds keys and values, and is {content!r}.")
+    for key in content:
+        if key not in kinds:
+            raise _unknown(path, f"{table}.{key}", kinds)
+    for key in _REQUIRED[table]:
+        if key not in content:
+            raise UserError(f"{path}: key '{table}.{key}' is missing.")
+    values = {key: _value(path, f"{table}.{key}", value, kinds[key]) for key, value in content.items()}
+    columns = {key: value for key, value in values.items() if kinds[key] == _COLUMN}
+    units = {key.removesuffix("_unit"): value for key, value in values.items() if kinds[key] == _UNIT}
+    for column in units:
+        if column not in columns:
+            raise UserError(
+                f"{path}: key '{table}.{column}_unit' is the unit of '{table}.{column}', which is missing."
+            )
+    files = values.get("files", ())
+    if table == "events":
+        order = [key for key in ("timestamp", "order", "order_of_rows") if values.get(key)]
+        if len(order) != 1:
+            found = " and ".join(f"'events.{key}'" for key in order) or "none of them"
+            raise UserError(
+                f"{path}: the order of events is said by one of 'events.timestamp', 'events.order' (a column "
+                f"of ranks) and 'events.order_of_rows: true' (a user's rows are in order); there is {found}."
+            )
+        if "split" in columns and any(split for _, split in files):
+            raise UserError(
+                f"{path}: 'events.split' and 'events.files' both say the split: leave one of them."
+            )
+        if "play_ratio_whole" in values and "play_ratio" not in columns:
+            raise UserError(
+                f"{path}: key 'events.play_ratio_whole' goes with 'events.play_ratio', which is missing."
+            )
+    elif any(split for _, split in files):
+        raise UserError(f"{path}: key '{table}.files' holds splits; only events belong to one.")
+    return TableMap(
+        table=table,
+        files=files,
+        columns=columns,
+        units=units,
+        text=TextFormat(
+            values.get("delimiter"), values.get("header", ()), values.get("encoding", TextFormat.encoding)
+        ),
+        separator=values.get("separator"),
+        keep=values.get("keep"),
+        play_ratio_whole=values.get("play_ratio_whole", 1.0),
+        order_of_rows=values.get("order_of_rows", False),
+    )
+
+
+def _value(path: str, key: str, value: Any, kind: str) -> Any:
+    """The value of a key, checked, in the form that `TableMap` and `ColumnMap` have it."""
+
+    def wrong(wanted: str) -> UserError:
+        return UserError(f"{path}: key '{key}' takes {wanted}, and is {value!r}.")
+
+    if kind in (_TEXT, _COLUMN):
+        if not isinstance(value, str) or not value:
+            raise wrong(
+                "the name of a column (in quotes, if it is a number)" if kind == _COLUMN else "a text"
+            )
+        return value
+    if kind == _FLAG:
+        if not isinstance(value, bool):
+            raise wrong("true or false")
+        return value
+    if kind in (_UNIT, _ID_KIND):
+        choices = tuple(UNITS) if kind == _UNIT else KINDS[:2]
+        if value not in choices:
+            raise wrong("one of " + ", ".join(choices))
+        return value
+    if kind == _SHARE:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise wrong("a number over 0: the value of the column that means the whole item")
+        return float(value)
+    if kind == _CHARACTER:
+        if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
+            raise wrong('one character, as ";" or "\\t"')
+        return value
+    if kind == _ENCODING:
+        try:
+            return codecs.lookup(str(value)).name
+        except LookupError:
+            raise wrong("the name of a text encoding, as utf-8 or latin-1") from None
+    if kind == _HEADER:
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+            raise wrong("the list of the names of all columns")
+        return tuple(value)
+    if kind == _KEEP:
+        return _kept(path, key, value)
+    return _files(path, key, value)
+
+
+def _kept(path: str, key: str, value: Any) -> Mapping[str, str | None]:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return dict.fromkeys(value)
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        for name, kind in value.items():
+            if kind not in KINDS:
+                raise UserError(
+                    f"{path}: key '{key}.{name}' takes one of {', '.join(KINDS)}, and is {kind!r}."
+                )
+        return value
+    raise UserError(
+        f"{path}: key '{key}' takes a list of columns, or columns with their types, as "
+        f"{{age: integer, zip: text}}, and is {value!r}."
+    )
+
+
+def _files(path: str, key: str, value: Any) -> tuple[tuple[str, str | None], ...]:
+    """Patterns, and the split of each: from a text, a list of texts, or a mapping of splits to these."""
+    if isinstance(value, dict):
+        for split in value:
+            if split not in SPLIT_OF:
+                raise UserError(
+                    f"{path}: key '{key}' takes files by split ({', '.join(SPLIT_NAMES)}), and has {split!r}."
+                )
+        return tuple(
+            (pattern, SPLIT_OF[split])
+            for split, patterns in value.items()
+            for pattern, _ in _files(path, f"{key}.{split}", patterns)
+        )
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, list) or not all(isinstance(p, str) and p for p in patterns) or not patterns:
+        raise UserError(
+            f"{path}: key '{key}' takes a file or pattern, as events/*.parquet, or a list of them, and is "
+            f"{value!r}."
+        )
+    return tuple((pattern, None) for pattern in patterns)
+
+
+def _unknown(path: str, key: str, known: Any) -> UserError:
+    prefix, _, last = key.rpartition(".")
+    nearest = difflib.get_close_matches(last, list(known), n=1, cutoff=0)[0]
+    nearest = f"{prefix}.{nearest}" if prefix else nearest
+    return UserError(f"{path}: there is no key '{key}'; the nearest is '{nearest}'.")

@@ -1,0 +1,220 @@
+"""Events in the order of their users, in memory that does not grow with the events, and without repetitions.
+
+A source that is in order is passed on as it comes. One that is not takes a detour over temporary files, into
+which its users are divided by a hash; each file is then small enough to be sorted in memory.
+
+```python
+by = ("user_id", "timestamp")
+for events in in_order(batches(), by, rows=46_000_000, is_sorted=is_in_order(batches(), by)):
+    events, again = without_duplicates(events)
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from two_tower.base.errors import UserError
+
+# Rows sorted in memory at a time: about 0.5 GB with the columns that events have.
+_PART_ROWS = 4_000_000
+# Files open at a time. What is too much for them is divided again.
+_MAX_PARTS = 128
+# Deeper, it is a single user that is large, or ids that no hash tells apart.
+_MAX_DEPTH = 3
+
+
+def is_in_order(batches: Iterable[pa.Table | pa.RecordBatch], by: Sequence[str]) -> bool:
+    """Are the rows sorted by the columns `by` (integers, none null), `user_id` first? Stops at the first that
+    is not.
+    """
+    last: list[int] | None = None
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        keys = [batch[name].to_numpy() for name in by]
+        if last is not None:
+            keys = [np.append(before, key) for before, key in zip(last, keys, strict=True)]
+        tied = np.ones(len(keys[0]) - 1, bool)
+        for key in keys:
+            if (tied & (key[1:] < key[:-1])).any():
+                return False
+            tied &= key[1:] == key[:-1]
+        last = [int(key[-1]) for key in keys]
+    return True
+
+
+def in_order(
+    batches: Iterable[pa.Table], by: Sequence[str], rows: int, is_sorted: bool
+) -> Iterator[pa.Table]:
+    """The same rows sorted by the columns `by`; rows that are equal in them stay in their order.
+
+    Args:
+      batches: the events, all of one schema.
+      by: columns of integers, `user_id` first: ("user_id",) or ("user_id", "timestamp").
+      rows: how many they are, about: it decides how many temporary files they are divided into.
+      is_sorted: what `is_in_order` says of them; then nothing is written.
+
+    Returns:
+      Tables of one or more rows; no two of them have rows that are equal in `by`.
+
+    Raises:
+      UserError: the temporary files cannot be written, as where the disk is full.
+    """
+    batches = (batch for batch in batches if batch.num_rows)
+    if is_sorted:
+        return _whole(batches, by)
+    return _divided(batches, by, rows, depth=0)
+
+
+def _whole(batches: Iterable[pa.Table], by: Sequence[str]) -> Iterator[pa.Table]:
+    """Cuts a sorted stream anew, so that rows that are equal in `by` are in one table."""
+    held: list[pa.Table] = []
+    for batch in batches:
+        keys = {name: batch[name].to_numpy() for name in by}
+        # Rows up to here have their like in this batch or before it, and none after it.
+        differs = np.logical_or.reduce([key != key[-1] for key in keys.values()])
+        start = int(np.flatnonzero(differs)[-1]) + 1 if differs.any() else 0
+        ended = bool(held) and any(held[-1][name][-1].as_py() != key[0] for name, key in keys.items())
+        if start or ended:
+            yield pa.concat_tables([*held, batch.slice(0, start)])
+            held = []
+        held.append(batch.slice(start))
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _divided(batches: Iterable[pa.Table], by: Sequence[str], rows: int, depth: int) -> Iterator[pa.Table]:
+    """Divides the rows by user into files and sorts one at a time.
+
+    Users are divided by a hash, so that ids that count up in steps are too; every depth has another one.
+    """
+    count = int(min(_MAX_PARTS, rows // _PART_ROWS + 1))
+    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as folder:
+        for path, rows_of_part, users in _write_parts(batches, folder, count, depth):
+            stream = _read_part(path)
+            if rows_of_part > 2 * _PART_ROWS and users > 1 and depth < _MAX_DEPTH:
+                yield from _divided(stream, by, rows_of_part, depth + 1)
+            else:
+                table = pa.concat_tables(stream)
+                order = np.lexsort([table[name].to_numpy() for name in reversed(by)])
+                yield table.take(pa.array(order))
+            os.remove(path)
+
+
+def _write_parts(
+    batches: Iterable[pa.Table], folder: str, count: int, depth: int
+) -> list[tuple[str, int, int]]:
+    """Writes the parts that have rows. Returns the path of each, its rows, and 2 where it has two users or
+    more, else 1.
+    """
+    rows = np.zeros(count, np.int64)
+    first, last = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    paths = [os.path.join(folder, f"{part}.arrow") for part in range(count)]
+    files: dict[int, pa.RecordBatchStreamWriter] = {}
+    # Arrow's stream format: a Parquet file would keep a footer in memory that grows with each batch.
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with contextlib.ExitStack() as opened:
+        for batch in batches:
+            user = batch["user_id"].to_numpy()
+            part = _hashed(user, depth) % np.uint64(count)
+            order = np.argsort(part, kind="stable")
+            starts = np.searchsorted(part[order], np.arange(count + 1, dtype=np.uint64))
+            batch, user = batch.take(pa.array(order)), user[order]
+            for index in np.flatnonzero(np.diff(starts)).tolist():
+                start, end = int(starts[index]), int(starts[index + 1])
+                try:
+                    if index not in files:
+                        files[index] = pa.ipc.new_stream(paths[index], batch.schema, options=options)
+                        opened.callback(files[index].close)
+                    files[index].write_table(batch.slice(start, end - start))
+                except OSError as error:
+                    raise UserError(
+                        f"{folder}: the temporary files for events that are not in order cannot be written "
+                        f"({error}). They need about as much room as the source: set TMPDIR to a folder that "
+                        "has it."
+                    ) from error
+                rows[index] += end - start
+                first[index] = min(first[index], user[start:end].min())
+                last[index] = max(last[index], user[start:end].max())
+    return [(paths[part], int(rows[part]), 1 + int(first[part] < last[part])) for part in sorted(files)]
+
+
+def _hashed(user: np.ndarray, depth: int) -> np.ndarray:
+    """uint64[n]: the users' ids mixed (the finalizer of splitmix64)."""
+    mixed = user.astype(np.uint64) + np.uint64((depth + 1) * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _read_part(path: str) -> Iterator[pa.Table]:
+    with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
+        for batch in stream:
+            yield pa.Table.from_batches([batch])
+
+
+# ── Rows that come twice ────────────────────────────────────────────────────────────────────────────────
+
+
+def without_duplicates(
+    events: pa.Table, by: Sequence[str] = ("user_id", "timestamp")
+) -> tuple[pa.Table, int]:
+    """Keeps the first of the events that are equal in `by`, item and, where there is one, type.
+
+    Args:
+      events: sorted by `by`, as `in_order` yields them.
+
+    Returns:
+      The events that are left, in their order, and how many were dropped.
+    """
+    same = np.ones(max(events.num_rows - 1, 0), bool)
+    for name in by:
+        same &= np.diff(events[name].to_numpy()) == 0
+    # Only events that share their instant with another can be duplicates: few are left to sort.
+    shared = np.flatnonzero(np.append(False, same)[: events.num_rows] | np.append(same, False))
+    if not len(shared):
+        return events, 0
+    instant = np.cumsum(np.append(True, ~same))[shared]
+    keys = [events["item_id"].to_numpy()[shared], instant]
+    if "event_type" in events.column_names:
+        kind = events["event_type"].take(pa.array(shared)).combine_chunks()
+        kind = kind if pa.types.is_dictionary(kind.type) else kind.dictionary_encode()
+        keys.insert(0, kind.indices.fill_null(-1).to_numpy())
+    order = np.lexsort(keys)
+    repeats = np.logical_and.reduce([np.diff(key[order]) == 0 for key in keys])
+    again = np.zeros(events.num_rows, bool)
+    again[shared[order[1:][repeats]]] = True
+    dropped = int(again.sum())
+    return (events.filter(pa.array(~again)) if dropped else events), dropped
+
+
+def earliest_of_each_item(events: pa.Table, time: str = "timestamp") -> tuple[pa.Table, int, int]:
+    """Keeps each user's earliest event of an item; among those of one time, the first row.
+
+    Args:
+      events: all events of the users in it, as `in_order` by `user_id` yields them.
+      time: the column that says what is earlier.
+
+    Returns:
+      The events that are left, in their order, how many were dropped with the time of the one that is kept
+      or of another dropped one, and how many with a time of their own.
+    """
+    user, item, times = (events[name].to_numpy() for name in ("user_id", "item_id", time))
+    step = np.diff(user)
+    if ((step > 0) | ((step == 0) & (np.diff(item) > 0))).all():
+        return events, 0, 0  # Sorted by item within the user, as MovieLens's CSV files are.
+    order = np.lexsort((times, item, user))
+    same = (np.diff(user[order]) == 0) & (np.diff(item[order]) == 0)
+    if not same.any():
+        return events, 0, 0
+    again = np.zeros(len(order), bool)
+    again[order[1:][same]] = True
+    at_one_time = int((same & (np.diff(times[order]) == 0)).sum())
+    return events.filter(pa.array(~again)), at_one_time, int(same.sum()) - at_one_time

@@ -1,0 +1,100 @@
+"""Reads sequences without times, as next-item recommenders publish them: one text file, gzipped or not.
+
+Either a line is an event, `user item`, and a user's lines are in order (SASRec and what came of it), or a
+line is a user, `user item item ...` (S3-Rec). Nobody is recommended an item twice.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import Manifest
+from two_tower.data_directory.writer import Span
+from two_tower.ingestion import tabular
+from two_tower.ingestion.column_map import ColumnMap, TableMap, TextFormat
+
+EVENT_TYPE = "interaction"
+
+_GZIP = b"\x1f\x8b"
+_FORM = "`user item` or `user item item ...`, all of them whole numbers of 0 or more"
+_LINE = re.compile(r"\d+([ \t,])\d+(\1\d+)*")
+# So many lines tell the two forms apart.
+_FIRST_LINES = 1_000
+
+
+def ingest(source: str, out: str, name: str | None = None, span: Span = None) -> Manifest:
+    """Writes the data directory `out` from one text file.
+
+    Args:
+      name: the data set's; default: the file's name up to its first dot.
+
+    Raises:
+      UserError: there is no such file, it is cut off, or a line of it is in neither form.
+    """
+    if span is not None:
+        raise UserError(f"{source}: without times no event belongs to a day: ingest it without --span.")
+    if not storage.is_file(source):
+        raise UserError(f"{source}: there is no such file; the format 'sequences' reads a single one.")
+    first = list(itertools.islice(_lines(source), _FIRST_LINES))
+    if not first:
+        raise UserError(f"{source}: no events in it.")
+    widths = {len(fields) for _, _, fields in first}
+    if len(widths) == 1 and widths != {2}:
+        raise UserError(
+            f"{source}: each of the first lines has {min(widths)} numbers, as in a table with times or "
+            f"ratings, which the format 'table' reads, with a column map. A line here is {_FORM}."
+        )
+    name = name or os.path.basename(source).split(".")[0]
+    if widths == {2}:
+        return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
+    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as scratch:
+        events = os.path.join(scratch, "events.txt")
+        with open(events, "w", encoding="ascii") as file:
+            for _, _, (user, *items) in _lines(source):
+                file.writelines(f"{user} {item}\n" for item in items)
+        return tabular.ingest_mapped(_events(source, " "), events, out, name)
+
+
+def _events(source: str, delimiter: str) -> ColumnMap:
+    """The column map of lines `user item`."""
+    events = TableMap(
+        table="events",
+        files=(),
+        columns={"user_id": "user", "item_id": "item"},
+        units={},
+        text=TextFormat(delimiter, ("user", "item")),
+        separator=None,
+        keep=None,
+        play_ratio_whole=1.0,
+        order_of_rows=True,
+    )
+    return ColumnMap(source, "sequences", EVENT_TYPE, False, "integer", "integer", events, None, None, None)
+
+
+def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:
+    """The number of each line that is not blank, its delimiter and its fields.
+
+    Raises:
+      UserError: the file is cut off, or one is of neither form.
+    """
+    try:
+        with storage.open_file(path) as file:
+            is_compressed = file.read(2) == _GZIP
+            file.seek(0)
+            for number, line in enumerate(gzip.GzipFile(fileobj=file) if is_compressed else file, 1):
+                text = line.decode("utf-8", "replace").strip()
+                if not text:
+                    continue
+                form = _LINE.fullmatch(text)
+                if form is None:
+                    raise UserError(f"{path}:{number}: {text[:200]!r} is not of the form {_FORM}.")
+                yield number, form[1], text.split(form[1])
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read to its end ({error}). Fetch it again.") from error

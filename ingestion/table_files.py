@@ -1,0 +1,269 @@
+"""Parquet and CSV files of a table as batches of rows, read as a stream.
+
+A CSV file's columns come as text: what they hold is for `source_values` to say, with the row of a value that
+is wrong, rather than for a guess from the file's first megabyte. Rows are counted from 0, without the header
+and whatever line ends their fields hold.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import difflib
+import gzip
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory import checked_columns
+from two_tower.ingestion.column_map import TextFormat
+
+# Bytes of a CSV file that are parsed at a time; no row may be longer.
+_BLOCK_BYTES = 1 << 24
+_BATCH_ROWS = 1 << 18
+_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+_WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
+_NOT_UTF8 = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFile:
+    """One file of a table."""
+
+    path: str
+    # Where it is read, if it is a text file: on this machine's disk and in UTF-8, which may be a copy.
+    local: str
+    is_parquet: bool
+    is_compressed: bool
+    text: TextFormat
+    # The names and types of its columns; text for all of a CSV file's.
+    schema: pa.Schema
+    # Of a CSV file the count of its lines, which are more where fields hold line ends.
+    rows: int
+    # The split that all its rows belong to, if the column map says so.
+    split: str | None
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Checks that columns exist.
+
+        Raises:
+          UserError: one does not, naming the nearest that does.
+        """
+        names = self.schema.names
+        for column in columns:
+            if column not in names:
+                nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
+                remedy = f"the nearest is '{nearest[0]}' of" if nearest else "it has"
+                remedy = f"{self.path}: column '{column}' is missing; {remedy} {', '.join(names)}."
+                if not self.is_parquet and len(names) == 1:
+                    remedy += " Is 'delimiter' in the column map right?"
+                raise UserError(remedy)
+
+    def batches(
+        self, columns: Sequence[str], rows: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows in batches, each with the number of its first row; with those columns, in that order.
+
+        Raises:
+          UserError: the file ends early, is damaged, has a row of another width than its header, or (CSV) a
+            field that is not in its encoding.
+        """
+        self.require(columns)
+        rows = rows or _BATCH_ROWS
+        if self.is_parquet:
+            yield from checked_columns.read_batches(self.path, list(columns), rows)
+            return
+        first_row = 0
+        with _csv_errors(self), _opened(self) as file:
+            for batch in _csv_reader(file, self, list(columns)):
+                for start in range(0, batch.num_rows, rows):
+                    yield first_row + start, batch.slice(start, rows)
+                first_row += batch.num_rows
+
+
+def find(source: str, pattern: str) -> list[str]:
+    """Paths of the files that `pattern` names in the folder `source`, sorted.
+
+    Args:
+      pattern: with "*" for any text within a name, "?" for a character, "**/" for any folders.
+
+    Raises:
+      UserError: there are none.
+    """
+    parts = pattern.split("/")
+    plain = next((at for at, part in enumerate(parts) if set(part) & set("*?")), len(parts) - 1)
+    below, rest = "/".join(parts[:plain]), "/".join(parts[plain:])
+    if "://" in pattern:
+        folder = below
+    else:
+        # An absolute path is one, and no part of the source.
+        folder = "/" + below if pattern.startswith("/") and not below else below
+        folder = storage.join(source, folder) if folder else source
+    if not set(rest) & set("*?"):
+        path = storage.join(folder, rest)
+        if storage.is_file(path):
+            return [path]
+        raise UserError(f"{path}: there is no such file.")
+    form = re.compile(_expression(rest))
+    found = [file for file in storage.list_files(folder) if form.fullmatch(file)]
+    if not found:
+        raise UserError(f"{storage.join(folder, rest)}: no file has such a name.")
+    return [storage.join(folder, file) for file in found]
+
+
+def _expression(pattern: str) -> str:
+    forms = {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}
+    return "".join(forms.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*|\?)", pattern))
+
+
+def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None) -> TableFile:
+    """Reads what a file's columns are: of a Parquet file the footer, of a text file all of it once.
+
+    Args:
+      scratch: a folder for copies of text files that are not on this machine's disk, or not in UTF-8.
+
+    Raises:
+      UserError: it cannot be read, is damaged or empty, has two columns of one name, or quotes that do not
+        pair up.
+    """
+    try:
+        with storage.open_file(path) as file:
+            magic = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    if magic == _PARQUET or path.endswith(".parquet"):
+        with checked_columns.opened_parquet(path) as parquet:
+            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+        found = TableFile(path, path, True, False, text, schema, rows, split)
+    else:
+        if magic.startswith(_UTF16) and text.encoding == TextFormat.encoding:
+            raise UserError(f"{path}: is in UTF-16: say 'encoding: utf-16' for its table in the column map.")
+        found = TableFile(path, "", False, magic.startswith(_GZIP), text, pa.schema([]), 0, split)
+        with _csv_errors(found):
+            found = _on_disk(found, scratch)
+            found = dataclasses.replace(found, rows=_count_lines(found))
+            with _opened(found) as opened:
+                names = _csv_reader(opened, found, None).schema.names
+        found = dataclasses.replace(found, schema=pa.schema([pa.field(name, pa.string()) for name in names]))
+    names = found.schema.names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: two columns have the name '{twice}': rename one of them.")
+    return found
+
+
+def _on_disk(file: TableFile, scratch: str) -> TableFile:
+    """The text file as one that Arrow reads by itself: its CSV reader has a thread of its own, and waits for
+    ever when it is left before its end and that thread waits for Python to read or decode.
+    """
+    encoding = file.text.encoding
+    if storage.is_local(file.path) and encoding == TextFormat.encoding:
+        return dataclasses.replace(file, local=storage.absolute(file.path))
+    handle, local = tempfile.mkstemp(dir=scratch)
+    with open(handle, "wb") as copy, storage.open_file(file.path) as source:
+        if encoding == TextFormat.encoding:
+            shutil.copyfileobj(source, copy, _BLOCK_BYTES)
+            return dataclasses.replace(file, local=local)
+        plain = gzip.GzipFile(fileobj=source) if file.is_compressed else source
+        decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+        while True:
+            block = plain.read(_BLOCK_BYTES)
+            try:
+                copy.write(decoder.decode(block, final=not block).encode())
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "
+                    f"{encoding.upper()}, which the column map says that the file is in."
+                ) from error
+            if not block:
+                return dataclasses.replace(file, local=local, is_compressed=False)
+            done += len(block)
+
+
+def _count_lines(file: TableFile) -> int:
+    """How many lines a text file has.
+
+    Raises:
+      UserError: its quotes do not pair up. Arrow takes what follows an open quote, be it all the rest of the
+        file, for one field.
+    """
+    lines = quotes = 0
+    with _opened(file) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            lines += block.count(b"\n")
+            quotes += block.count(b'"')
+    if quotes % 2:
+        raise UserError(
+            f"{file.path}: its {quotes:,} quotes do not pair up: one is opened and not closed, or stands in "
+            'a field without being doubled (""). Is the file cut off?'
+        )
+    return lines
+
+
+@contextlib.contextmanager
+def _opened(file: TableFile) -> Iterator[pa.NativeFile]:
+    with pa.OSFile(file.local) as plain:
+        yield pa.CompressedInputStream(plain, "gzip") if file.is_compressed else plain
+
+
+def _csv_reader(opened: pa.NativeFile, file: TableFile, columns: list[str] | None) -> Any:
+    delimiter = file.text.delimiter or ("\t" if re.search(r"\.tsv(\.gz)?$", file.path) else ",")
+    return pyarrow.csv.open_csv(
+        opened,
+        # Only a serial reader can tell the number of a row.
+        pyarrow.csv.ReadOptions(
+            use_threads=False,
+            block_size=_BLOCK_BYTES,
+            column_names=list(file.text.header) or None,
+        ),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        pyarrow.csv.ConvertOptions(
+            column_types={name: pa.string() for name in columns or ()},
+            include_columns=columns,
+            strings_can_be_null=True,
+            null_values=[""],
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _csv_errors(file: TableFile) -> Iterator[None]:
+    """Arrow's errors of parsing as ours, with the row."""
+    header = 0 if file.text.header else 1
+    remedy = "convert the file, as with `iconv -f latin1 -t utf-8`, or name its encoding in the column map."
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError(f"{file.path}: byte {byte:#04x} is not UTF-8: {remedy}") from error
+    except pa.ArrowInvalid as error:
+        message = str(error)
+        if found := _WRONG_WIDTH.search(message):
+            row, wanted, width, text = found.groups()
+            raise UserError(
+                f"{file.path}: row {int(row) - 1 - header}: {width} fields, and there are {wanted} columns: "
+                f"{text!r:.80}. Fields that hold the delimiter, a quote or a line end stand in double quotes."
+            ) from error
+        if found := _NOT_UTF8.search(message):
+            column = file.schema.names[int(found[1])] if file.schema.names else f"number {found[1]}"
+            row = int(found[2]) - 1 - header
+            raise UserError(f"{file.path}: column '{column}', row {row}: not UTF-8: {remedy}") from error
+        if "straddling" in message:
+            raise UserError(
+                f"{file.path}: a row of more than {_BLOCK_BYTES:,} bytes: is a quote opened and not closed?"
+            ) from error
+        raise UserError(f"{file.path}: not readable as CSV ({message.splitlines()[0]}).") from error
+    except (OSError, EOFError) as error:
+        raise UserError(
+            f"{file.path}: cannot be read to its end ({error}). Fetch or write it again."
+        ) from error

@@ -1,0 +1,161 @@
+"""Text files as a stream: lines with their numbers, rows of CSV, and blocks of lines that are all numbers.
+
+Lines are numbered from 1, as editors and `sed -n 7p` count them; an error names the file and the line. A line
+ends with a line feed, with or without a carriage return before it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+
+import pyarrow as pa
+import pyarrow.csv
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+
+_BLOCK_BYTES = 1 << 24
+# A line as long as this is none: the file is binary, or its lines end otherwise.
+_LONGEST_LINE = 1 << 26
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# How files begin that are often taken for text, and what they are.
+_NOT_TEXT = {
+    b"\x1f\x8b": "compressed with gzip: unpack it first, as with `gunzip`",
+    b"PK\x03\x04": "a ZIP archive: unpack it first",
+    b"\xff\xfe": "UTF-16: convert it, as with `iconv -f utf-16 -t utf-8`",
+    b"\xfe\xff": "UTF-16: convert it, as with `iconv -f utf-16 -t utf-8`",
+    b"PAR1": "a Parquet file, where text is needed",
+}
+
+
+def read_blocks(path: str) -> Iterator[tuple[int, bytes]]:
+    """Reads a file in blocks of whole lines, each with the number of its first line.
+
+    Only the last block can end without a line feed: where the file does. A byte order mark is left out.
+
+    Raises:
+      UserError: there is no such file, it cannot be read, or it is no text at all.
+    """
+    number, rest = 1, b""
+    try:
+        with storage.open_file(path) as file:
+            start = file.read(_BLOCK_BYTES)
+            for magic, what in _NOT_TEXT.items():
+                if start.startswith(magic):
+                    raise UserError(f"{path}: the file is {what}.")
+            block = start.removeprefix(_BYTE_ORDER_MARK)
+            while block:
+                end = block.rfind(b"\n") + 1
+                if end:
+                    lines, rest = rest + block[:end], block[end:]
+                    yield number, lines
+                    number += lines.count(b"\n")
+                else:
+                    rest += block
+                if len(rest) > _LONGEST_LINE:
+                    raise UserError(
+                        f"{path}:{number}: a line of more than {_LONGEST_LINE:,} bytes: lines have to end "
+                        "with a line feed."
+                    )
+                block = file.read(_BLOCK_BYTES)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    if rest:
+        yield number, rest
+
+
+def lines_of(
+    path: str, number: int, block: bytes, encoding: str = "utf-8", fallback: str | None = None
+) -> Iterator[tuple[int, str]]:
+    """The lines of a block that `read_blocks` gave, decoded, without their ends.
+
+    Args:
+      fallback: how a line is read that is not in `encoding`: "latin-1" decodes every byte.
+
+    Raises:
+      UserError: a line is not in `encoding` and there is no fallback.
+    """
+    lines = block.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for index, line in enumerate(lines):
+        try:
+            text = line.decode(encoding)
+        except UnicodeDecodeError as error:
+            if fallback is None:
+                raise UserError(
+                    f"{path}:{number + index}: byte {error.start} (0x{line[error.start]:02x}) is not "
+                    f"{encoding.upper()}; convert the file, as with `iconv -f latin1 -t {encoding}`."
+                ) from error
+            text = line.decode(fallback)
+        yield number + index, text.removesuffix("\r")
+
+
+def read_lines(path: str, encoding: str = "utf-8", fallback: str | None = None) -> Iterator[tuple[int, str]]:
+    """All lines of a file with their numbers, decoded, without their ends; `fallback` as in `lines_of`.
+
+    Raises:
+      UserError: there is no such file, or a line is not in `encoding`.
+    """
+    for number, block in read_blocks(path):
+        yield from lines_of(path, number, block, encoding, fallback)
+
+
+def read_csv_rows(
+    path: str, encoding: str = "utf-8", delimiter: str = ","
+) -> Iterator[tuple[int, list[str]]]:
+    """Rows of a CSV file, each with the number of its first line; fields in quotes may hold line ends.
+
+    Blank lines are left out. The number of fields is for the caller to check.
+
+    Raises:
+      UserError: there is no such file, a line is not in `encoding`, or quotes do not pair up.
+    """
+    rows = csv.reader(
+        (text + "\n" for _, text in read_lines(path, encoding)), delimiter=delimiter, strict=True
+    )
+    line = 1
+    try:
+        for row in rows:
+            if row:
+                yield line, row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{line}: the row that begins here is not CSV ({error}). Is a quote opened and not "
+            "closed, or does one stand within a field without being doubled?"
+        ) from error
+
+
+def plain_numbers(block: bytes, separator: bytes, columns: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """Lines of numbers as columns, at hundreds of megabytes a second.
+
+    Args:
+      block: whole lines, of `read_blocks`.
+      separator: what stands between two fields; one or more bytes, none of them part of a number.
+      columns: names and types (integers, floats) of all fields of a line.
+
+    Returns:
+      The table, blank lines left out; None where a field is anything but a plain decimal number of its type
+      (a space or a quote suffices) or a line has more or fewer fields: read such a block line by line, which
+      is slow and can say what is wrong.
+    """
+    if block.translate(None, b"0123456789.-\r\n" + separator):
+        return None
+    if block.count(b"\r") != block.count(b"\r\n"):
+        return None  # Arrow would take a carriage return alone for a line's end.
+    if len(separator) > 1:
+        block = block.replace(separator, b",")
+        separator = b","
+    try:
+        return pyarrow.csv.read_csv(
+            pa.BufferReader(block),
+            pyarrow.csv.ReadOptions(column_names=list(columns)),
+            pyarrow.csv.ParseOptions(delimiter=separator.decode(), quote_char=False),
+            pyarrow.csv.ConvertOptions(column_types=dict(columns), null_values=[], check_utf8=False),
+        )
+    except pa.ArrowInvalid:
+        return None

@@ -1,0 +1,51 @@
+"""Queries of a served model's own run, which an export is checked with."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec
+from two_tower.evaluation.queries import all_queries, history_batch, read_windows
+from two_tower.pipeline.runs.lineage import lineage_of
+from two_tower.serving.exports.vectors import Queries
+
+_QUERIES, _SEED, _QUERIES_PER_BATCH = 1_000, 17, 256
+_SPLIT = "eval"
+
+
+def eval_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> Queries | None:
+    """Embeds queries of the eval split, on which the model was not judged.
+
+    Args:
+      loaded: the SavedModel.
+      path: where it lies.
+      provenance: its provenance.json.
+
+    Returns:
+      None where the model's run, or a query of it, is not at hand.
+    """
+    try:
+        lineage = lineage_of(path)
+        users = [FeatureSpec(**spec) for spec in provenance.get("features", {}).get("users", [])]
+        windows = read_windows(os.path.join(lineage.interactions.uri, f"Split-{_SPLIT}"), users)
+    except (UserError, FileNotFoundError):
+        return None
+    available = all_queries(windows)
+    if not len(available):
+        return None
+    import tensorflow as tf
+
+    embed = loaded.signatures["query_embedding"]
+    taken = embed.structured_input_signature[1]
+    rows = np.random.default_rng(_SEED).permutation(len(available))[:_QUERIES]
+    parts = []
+    for begin in range(0, len(rows), _QUERIES_PER_BATCH):
+        batch = rows[begin : begin + _QUERIES_PER_BATCH]
+        inputs = history_batch(windows, available, batch, provenance["history_length"])
+        asked = {name: tf.constant(inputs[name], taken[name].dtype) for name in inputs if name in taken}
+        parts.append(embed(**asked)["embedding"].numpy())
+    return Queries(np.concatenate(parts), f"queries of the {_SPLIT} split")

@@ -1,0 +1,235 @@
+"""What `two-tower tune` may vary: settings of the trainer, each with its choices or its range."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from two_tower.base.errors import UserError
+from two_tower.pipeline import settings
+from two_tower.pipeline.settings import PipelineConfig
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+EXAMPLE = "trainer.temperature: {low: 0.03, high: 0.5, log: true}, or trainer.encoder: [mean, attention]"
+_SECTION = "trainer."
+# Digits of a number that is drawn: a config file shows them all, and recall tells no more of them apart.
+_DIGITS = 4
+
+# Why settings other than the trainer's are not searched, by section.
+_REFUSED = {
+    "split": "it decides which labels validation recall is measured on, so that the recalls of two trials "
+    "would be of different queries",
+    "windows": "all trials read windows that are cut once",
+    "features": "all trials read features that Transform computes once",
+    "validation": "it decides whether there is a run, and not what is learnt",
+    "index": "validation recall is that of exact search, before there is an index",
+    "evaluation": "it is about the test split, which a search never sees",
+    "gate": "it is what a model is judged by, and changes none",
+    "beam_args": "it decides where Beam works, and not what is learnt",
+}
+_REFUSED_TRAINER = {
+    "two_tower.trainer.distribution": "it decides where steps are computed, and not what is learnt",
+    "two_tower.trainer.loop.warm_start": "all trials begin anew",
+    "trainer.seed": "the best of many seeds is luck, and will not be as good on test",
+    "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
+    "with --set",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """A few values, of any type that settings have."""
+
+    values: tuple[Any, ...]
+
+    def suggest(self, trial: BaseTrial, name: str) -> Any:
+        """One of the values; a study holds it as a text."""
+        by_text = {setting_text(value): value for value in self.values}
+        return by_text[trial.suggest_categorical(name, list(by_text))]
+
+    def parameter(self, value: Any) -> Any:
+        """`value` as a study holds it; None if it is none of these."""
+        return setting_text(value) if value in self.values else None
+
+    def to_plain(self) -> Any:
+        """As a space file has it."""
+        return [list(value) if isinstance(value, tuple) else value for value in self.values]
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included, whole where both are. `log`: by order of magnitude."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def suggest(self, trial: BaseTrial, name: str) -> Any:
+        """A number of the range."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, log=self.log)
+        drawn = trial.suggest_float(name, self.low, self.high, log=self.log)
+        return min(max(float(f"{drawn:.{_DIGITS}g}"), self.low), self.high)
+
+    def parameter(self, value: Any) -> Any:
+        """`value` as a study holds it; None if it is not in the range."""
+        return value if self.low <= value <= self.high else None
+
+    def to_plain(self) -> Any:
+        """As a space file has it."""
+        return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+    """Dimensions by the dotted names of their settings."""
+
+    dimensions: Mapping[str, Choices | Range]
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> SearchSpace:
+        """What a space file holds: setting names with a list of choices, or with `low`, `high` and `log`.
+
+        Raises:
+          UserError: there is no such setting, it cannot be searched, or it does not take one of the values.
+        """
+        if not values:
+            raise UserError(f"the space names no setting. One is written as in {EXAMPLE}.")
+        return cls({str(name): _dimension(str(name), value) for name, value in values.items()})
+
+    @classmethod
+    def read(cls, path: str) -> SearchSpace:
+        """Reads a YAML or JSON file; `from_plain` says what it holds.
+
+        Raises:
+          UserError: naming the file.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except OSError as error:
+            raise UserError(f"{path}: the search space cannot be read ({error.strerror}).") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+        if not isinstance(content, dict | None):
+            raise UserError(f"{path}: a search space holds names of settings, as in {EXAMPLE}.")
+        try:
+            return cls.from_plain(content or {})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def suggest(self, trial: BaseTrial) -> dict[str, Any]:
+        """What a study suggests, by the dotted names of the settings."""
+        return {name: one.suggest(trial, name) for name, one in self.dimensions.items()}
+
+    def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
+        """The settings of `config` as a study holds them, those that lie in the space."""
+        given = settings.settings(config)
+        found = {name: one.parameter(given[name]) for name, one in self.dimensions.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def to_plain(self) -> dict[str, Any]:
+        """The inverse of `from_plain`."""
+        return {name: one.to_plain() for name, one in self.dimensions.items()}
+
+
+def default_space(base: PipelineConfig) -> SearchSpace:
+    """The settings that matter most, without those that `base` makes idle."""
+    trainer = base.trainer
+    values: dict[str, Any] = {
+        "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
+        "trainer.learning_rate": {"low": 0.0005, "high": 0.02, "log": True},
+        "trainer.embedding_dim": [32, 64, 128],
+        "trainer.item_initial": ["random", "co_occurrence"],
+        "trainer.item_bias": [False, True],
+        "trainer.dropout": {"low": 0.0, "high": 0.5},
+        "trainer.id_dropout": {"low": 0.0, "high": 0.4},
+        "trainer.weight_decay": {"low": 0.0, "high": 1.0},
+        "trainer.sampling_correction": ["logq", "refined"],
+        "trainer.deduplicate_negatives": [False, True],
+    }
+    idle = []
+    if trainer.similarity != "cosine":
+        idle.append("trainer.temperature")
+    if trainer.softmax != "sampled":
+        idle += ["trainer.sampling_correction", "trainer.deduplicate_negatives"]
+    elif trainer.frequency == "streaming":
+        idle.append("trainer.deduplicate_negatives")
+    return SearchSpace.from_plain({name: value for name, value in values.items() if name not in idle})
+
+
+def with_trainer(base: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
+    """`base` with other values of trainer settings, by their dotted names.
+
+    Raises:
+      UserError: two settings contradict each other.
+    """
+    changes = {name.removeprefix(_SECTION): value for name, value in values.items()}
+    return dataclasses.replace(base, trainer=dataclasses.replace(base.trainer, **changes))
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as `--set` takes it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _dimension(name: str, value: Any) -> Choices | Range:
+    kind = settings.setting_type(name)
+    section = name.partition(".")[0]
+    if reason := _REFUSED_TRAINER.get(name):
+        raise UserError(f"{name} cannot be searched: {reason}.")
+    if reason := _REFUSED.get(section):
+        raise UserError(
+            f"{name} cannot be searched: {reason}. Only settings of trainer can; to compare others, tune "
+            "once for each, with --set and in an --output of its own."
+        )
+    if isinstance(value, list):
+        return _choices(name, [settings.checked(name, one) for one in value])
+    if isinstance(value, Mapping):
+        if kind not in (int, float):
+            raise UserError(f"{name} is no number and has no range: give it a list of choices.")
+        return _range(name, value)
+    raise UserError(
+        f"{name} takes a list of choices or a range, as in {EXAMPLE}; it was given {value!r}. A value that "
+        "all trials share is given with --set."
+    )
+
+
+def _choices(name: str, values: list[Any]) -> Choices:
+    texts = [setting_text(value) for value in values]
+    if repeated := [text for text in texts if texts.count(text) > 1]:
+        raise UserError(f"{name} has the choice {repeated[0]} twice.")
+    if len(values) < 2:
+        raise UserError(
+            f"{name} needs two choices or more; a value that all trials share is given with --set."
+        )
+    return Choices(tuple(values))
+
+
+def _range(name: str, value: Mapping[str, Any]) -> Range:
+    keys = [field.name for field in dataclasses.fields(Range)]
+    for key in value:
+        if key not in keys:
+            nearest = difflib.get_close_matches(str(key), keys, n=1, cutoff=0)[0]
+            raise UserError(
+                f"{name}: a range holds low, high and log, and no {key}; the nearest is {nearest}."
+            )
+    if missing := [key for key in ("low", "high") if key not in value]:
+        raise UserError(f"{name} needs {missing[0]}: a range is written as in {{low: 1, high: 10}}.")
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        raise UserError(f"{name} takes log: true or log: false, and was given {log!r}.")
+    low, high = settings.checked(name, value["low"]), settings.checked(name, value["high"])
+    if not low < high:
+        raise UserError(f"{name} has low {low} and high {high}: low has to be less.")
+    if log and low <= 0:
+        raise UserError(f"{name} has log: true and low {low}: orders of magnitude begin above 0.")
+    return Range(low, high, log)

@@ -1,0 +1,272 @@
+"""`two-tower export`: a served model's item embeddings written for another home, read back, and checked.
+
+Nothing appears at the destination that does not answer as exact search over the model's own vectors does:
+files are written beside it, read back from there, and renamed; for an object store they are written and read
+on this machine, and `export.json`, which makes an export one, is uploaded last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from two_tower.base import console, storage
+from two_tower.base.errors import UserError
+from two_tower.schema.features import REPEAT_SCORE
+from two_tower.serving.exports import faiss_index, parquet, vertex
+from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search
+from two_tower.serving.versions import find_model
+
+FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
+DESCRIPTION = "export.json"
+DEFAULT_RECALL, DEFAULT_K = 0.95, 100
+# Below so many items exact search is as fast as any.
+_FLAT_BELOW = 20_000
+_QUERIES, _SEED = 1_000, 17
+_PER_BATCH = 8_192
+
+
+# Queries of a loaded model, from its path and its provenance; None where there are none at hand.
+QueriesOf = Callable[[Any, str, dict[str, Any]], Queries | None]
+
+
+def no_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> None:
+    """Gives no queries, for models whose run is not at hand."""
+
+
+class ExportFailed(Exception):
+    """What was written is not what it should be; the message says how, and nothing of it is left."""
+
+
+def export(
+    model: str,
+    home: str,
+    output: str,
+    index: str | None = None,
+    recall: float | None = None,
+    k: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    queries_of: QueriesOf = no_queries,
+) -> str:
+    """Writes the item embeddings of a served model for another home.
+
+    Args:
+      model: see `query.find_model`.
+      home: one of HOMES.
+      output: a new directory, a path or URL.
+      index: for Faiss, one of `faiss_index.KINDS`; None: flat below 20,000 items, else hnsw.
+      recall: for Faiss, the share of exact search's first k to be found; None: what the model's own index was
+        tuned to, or else 0.95.
+      k: of that; None: the model's own, or else 100, and never more than there are items.
+      tell: is told what goes on.
+      queries_of: gives queries to check the export with; where it has none, items stand for queries.
+
+    Returns:
+      What was written and what was found of it, in words.
+
+    Raises:
+      UserError: an unknown home or index, an `output` that is there already or cannot be written, a number
+        out of its range, no such model, or one whose embeddings cannot be exported.
+      ExportFailed: see `write_checked`.
+    """
+    check_options(home, index, recall, k)
+    path = find_model(model)
+    if storage.exists(output):
+        raise UserError(
+            f"{output} is there already: --output takes a new directory. Remove it, or name another."
+        )
+    tell("Loading the model")
+    with console.hushed():
+        vectors, queries = read_model(path, queries_of)
+    tell(f"Writing and checking {len(vectors):,} items")
+    try:
+        described = write_checked(vectors, queries, home, output, index, recall, k)
+    except OSError as error:
+        raise UserError(f"--output {output}: it cannot be written ({error}).") from error
+    return summary(described, output)
+
+
+def check_options(home: str, index: str | None, recall: float | None, k: int | None) -> None:
+    """Raises UserError for what no export can be made of; see `export`."""
+    for given, known, option in ((home, HOMES, "--to"), (index, faiss_index.KINDS, "--index")):
+        if given is not None and given not in known:
+            nearest = difflib.get_close_matches(given, known, n=1, cutoff=0)[0]
+            raise UserError(f"{option} {given}: the nearest is {nearest!r} of {', '.join(known)}.")
+    for value, option in ((index, "--index"), (recall, "--recall")):
+        if home != FAISS and value is not None:
+            raise UserError(f"{option} is for --to {FAISS}: vectors alone are exact. Leave it out.")
+    if recall is not None and not 0 < recall <= 1:
+        raise UserError(f"--recall {recall:g}: a share above 0 and up to 1 is needed, as in 0.95.")
+    if k is not None and k < 1:
+        raise UserError(f"-k {k}: at least 1 is needed.")
+
+
+def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, Queries]:
+    """Reads the vectors that a served model scores by, and queries; see `export`."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    import scann  # noqa: F401  (registers the operations that the model is made of)
+    import tensorflow as tf
+
+    from two_tower.serving.provenance import digest_of
+
+    with open(os.path.join(path, "assets.extra", "provenance.json"), encoding="utf-8") as file:
+        provenance = json.load(file)
+    loaded = tf.saved_model.load(path)
+    item_id = loaded.catalog()["item_id"].numpy()
+    embedding = np.zeros([0, 1], np.float32)
+    if len(item_id):
+        batches = [item_id[begin : begin + _PER_BATCH] for begin in range(0, len(item_id), _PER_BATCH)]
+        embedding = np.concatenate(
+            [loaded.candidate_embedding(tf.constant(batch))["embedding"].numpy() for batch in batches]
+        )
+    facts = {
+        "path": path,
+        "digest": digest_of(path),
+        **{name: provenance.get(name) for name in ("dataset", "data_digest", "train_newest_timestamp")},
+        "index": provenance.get("index", {}),
+        # Whether a query's history brings items of its own, which no home of the others knows.
+        "repeat_scores": REPEAT_SCORE in loaded.signatures["query_embedding"].structured_outputs,
+    }
+    vectors = Vectors(item_id, embedding, facts)
+    vectors.check()
+    queries = queries_of(loaded, path, provenance) or items_as_queries(vectors)
+    return vectors, queries
+
+
+def items_as_queries(vectors: Vectors) -> Queries:
+    """Items as if they were queries, which are easier to answer than real ones."""
+    rows = np.random.default_rng(_SEED).permutation(len(vectors))[:_QUERIES]
+    return Queries(vectors.embedding[rows], "embeddings of items, since no run with eval windows is at hand")
+
+
+def write_checked(
+    vectors: Vectors,
+    queries: Queries,
+    home: str,
+    output: str,
+    index: str | None = None,
+    recall: float | None = None,
+    k: int | None = None,
+) -> dict[str, Any]:
+    """Writes an export and checks it; what `export.json` says, see `export` for the rest.
+
+    Raises:
+      UserError: `k` is above the number of items, or the index cannot be made.
+      ExportFailed: what was written does not read back as what exact search finds. Nothing is left of it.
+    """
+    tuned = vectors.model.get("index", {}).get("tuning") or {}
+    if k is not None and k > len(vectors):
+        raise UserError(f"-k {k}: the catalog has {len(vectors)} items.")
+    k = k or min(int(tuned.get("k") or DEFAULT_K), len(vectors))
+    target = recall or float(tuned.get("target") or DEFAULT_RECALL)
+    exact = exact_search(vectors, queries.embedding, k)
+    with _new_directory(output) as directory:
+        described: dict[str, Any] = {
+            "home": home,
+            "model": vectors.model,
+            "items": len(vectors),
+            "embedding_dim": vectors.dim,
+            "score": "inner product",
+        }
+        try:
+            if home == FAISS:
+                kind = index or (faiss_index.FLAT if len(vectors) < _FLAT_BELOW else faiss_index.HNSW)
+                if kind == faiss_index.FLAT:
+                    target = 1.0
+                built = faiss_index.build(kind, vectors, queries, exact, target)
+                faiss_index.write(built, vectors, directory)
+                found = faiss_index.check(directory, vectors, queries, exact, target)
+                described |= {"index": built.settings, "tuning": built.points}
+            else:
+                form = vertex if home == VERTEX else parquet
+                described["format"] = form.write(vectors, directory)
+                item_id, embedding = form.read(directory)
+                check_same(vectors, item_id, embedding, queries.embedding, exact)
+                found, target = 1.0, 1.0
+        except ValueError as error:
+            raise ExportFailed(
+                f"What was written does not read back as it should: {error}. Nothing of it is at {output}."
+            ) from error
+        described["check"] = {
+            "k": k,
+            "recall": round(found, 5),
+            "target": target,
+            "queries": len(queries),
+            "queries_are": queries.source,
+        }
+        with open(os.path.join(directory, DESCRIPTION), "w", encoding="utf-8") as file:
+            file.write(json.dumps(described, indent=2) + "\n")
+    return described
+
+
+def summary(described: dict[str, Any], output: str) -> str:
+    """What was written, in words, of what `export.json` says."""
+    check = described["check"]
+    lines = [
+        f"{output} holds {described['items']:,} items of {described['embedding_dim']} numbers for "
+        f"{described['home']}."
+    ]
+    if described["home"] == FAISS:
+        settings = ", ".join(f"{name} {value}" for name, value in described["index"].items())
+        lines.append(
+            f"Index: {settings}. Read back, it finds {check['recall']:.4f} of exact search's first "
+            f"{check['k']} (target {check['target']:g})."
+        )
+    else:
+        lines.append(f"Read back, it answers as exact search does, to the first {check['k']} items.")
+    lines.append(f"Asked: {check['queries']:,} {check['queries_are']}.")
+    if described["model"].get("repeat_scores"):
+        lines.append(
+            "Items of a query's history score more than their inner product: what is found is to be joined "
+            "with the repeat_item_id and repeat_score that query_embedding gives, each item once."
+        )
+    if described["home"] == VERTEX:
+        folder = storage.join(output, vertex.FOLDER)
+        lines.append(f"Import {folder} (contentsDeltaUri) with DOT_PRODUCT_DISTANCE.")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _new_directory(output: str) -> Iterator[str]:
+    """A local directory that becomes `output` when the block ends well, and else leaves nothing."""
+    output = storage.absolute(output)
+    if not storage.is_local(output):
+        with tempfile.TemporaryDirectory(prefix="two-tower-export-") as directory:
+            yield directory
+            _upload(directory, output)
+        return
+    parent = os.path.dirname(output)
+    os.makedirs(parent, exist_ok=True)
+    directory = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
+    try:
+        os.chmod(directory, 0o755)  # mkdtemp's are for one user alone
+        yield directory
+        os.rename(directory, output)
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _upload(directory: str, output: str) -> None:
+    """Copies what lies in a directory to a URL, the description last; takes it away again if that fails."""
+    sizes = storage.list_sizes(directory)
+    names = sorted(sizes, key=lambda name: (name == DESCRIPTION, name))
+    try:
+        for name in names:
+            storage.upload(os.path.join(directory, name), storage.join(output, name))
+        if (there := storage.list_sizes(output)) != sizes:
+            raise ExportFailed(f"{output} holds {there} after the upload, and should hold {sizes}.")
+    except BaseException:
+        for name in names:
+            with contextlib.suppress(OSError):
+                storage.remove_file(storage.join(output, name))
+        raise

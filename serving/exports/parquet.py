@@ -1,0 +1,44 @@
+"""Parquet: `item_id` int64 and `embedding`, a fixed-size list of float32, in files of some 128 MB."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from two_tower.serving.exports.vectors import Floats, Ints, Vectors
+
+FOLDER = "embeddings"
+_BYTES_PER_FILE = 1 << 27
+
+
+def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
+    """Writes the files into the folder `embeddings/`; `rows`: items a file, 0: as many as make 128 MB."""
+    rows = rows or max(1, _BYTES_PER_FILE // (4 * vectors.dim + 8))
+    files = -(-len(vectors) // rows)
+    os.makedirs(os.path.join(directory, FOLDER))
+    for number in range(files):
+        part = slice(number * rows, (number + 1) * rows)
+        numbers = pa.array(np.ascontiguousarray(vectors.embedding[part]).reshape(-1))
+        table = pa.table(
+            {
+                "item_id": pa.array(vectors.item_id[part]),
+                "embedding": pa.FixedSizeListArray.from_arrays(numbers, vectors.dim),
+            }
+        )
+        pq.write_table(table, os.path.join(directory, FOLDER, f"part-{number:05d}-of-{files:05d}.parquet"))
+    return {"dimensions": vectors.dim, "files": files}
+
+
+def read(directory: str) -> tuple[Ints, Floats]:
+    """Ids int64 [items] and embeddings float32 [items, embedding_dim], in the order of the files."""
+    folder = os.path.join(directory, FOLDER)
+    ids, embeddings = [], []
+    for name in sorted(os.listdir(folder)):
+        table = pq.read_table(os.path.join(folder, name))
+        ids.append(table["item_id"].to_numpy())
+        embeddings += [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
+    item_id = np.concatenate(ids)
+    return item_id, np.concatenate(embeddings).reshape(len(item_id), -1)

@@ -1,0 +1,83 @@
+"""Vertex AI Vector Search's import format: JSON lines, in files *.json that lie directly in one folder.
+
+See https://cloud.google.com/vertex-ai/docs/vector-search/format-structure: at most 5,000 files, no other
+files and no folders beside them, each id once. An id is a text.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json as pajson
+
+from two_tower.base.errors import UserError
+from two_tower.serving.exports.vectors import Floats, Ints, Vectors
+
+# The "batch root" that an import is pointed at.
+FOLDER = "embeddings"
+MAX_FILES = 5_000
+_BYTES_PER_FILE = 1 << 27
+_BYTES_PER_NUMBER = 13
+
+
+def rows_per_file(dim: int) -> int:
+    """So many that a file is some 128 MB."""
+    return max(1, _BYTES_PER_FILE // (_BYTES_PER_NUMBER * dim + 40))
+
+
+def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
+    """Writes the files.
+
+    Args:
+      vectors: the items.
+      directory: gets the folder `embeddings/`.
+      rows: items a file; 0: see `rows_per_file`.
+
+    Returns:
+      What an index over them needs to be told.
+
+    Raises:
+      UserError: there would be more files than an import takes.
+    """
+    rows = rows or rows_per_file(vectors.dim)
+    files = -(-len(vectors) // rows)
+    if files > MAX_FILES:
+        raise UserError(
+            f"{len(vectors):,} items of {vectors.dim} numbers would be {files:,} files, and an import takes "
+            f"{MAX_FILES:,}."
+        )
+    folder = os.path.join(directory, FOLDER)
+    os.makedirs(folder)
+    for number in range(files):
+        part = slice(number * rows, (number + 1) * rows)
+        name = os.path.join(folder, f"part-{number:05d}-of-{files:05d}.json")
+        with open(name, "wb") as file:
+            for line in _lines(vectors.item_id[part], vectors.embedding[part]):
+                file.write(line.as_buffer())
+                file.write(b"\n")
+    return {"dimensions": vectors.dim, "distanceMeasureType": "DOT_PRODUCT_DISTANCE", "files": files}
+
+
+def _lines(item_id: Ints, embedding: Floats) -> pa.Array:
+    """{"id": "17", "embedding": [0.25, ...]}, with as many digits as tell one float32 from the next."""
+    numbers = pa.array(np.ascontiguousarray(embedding).reshape(-1)).cast(pa.string())
+    offsets = pa.array(np.arange(0, embedding.size + 1, embedding.shape[1]), pa.int32())
+    joined = pc.binary_join(pa.ListArray.from_arrays(offsets, numbers), ", ")
+    ids = pa.array(item_id).cast(pa.string())
+    return pc.binary_join_element_wise('{"id": "', ids, '", "embedding": [', joined, "]}", "")
+
+
+def read(directory: str) -> tuple[Ints, Floats]:
+    """Ids int64 [items] and embeddings float32 [items, embedding_dim], in the order of the files."""
+    folder = os.path.join(directory, FOLDER)
+    ids, embeddings = [], []
+    for name in sorted(os.listdir(folder)):
+        table = pajson.read_json(os.path.join(folder, name), pajson.ReadOptions(block_size=1 << 26))
+        ids.append(np.array(table["id"].to_pylist(), np.int64))
+        for chunk in table["embedding"].chunks:
+            embeddings.append(chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32))
+    item_id = np.concatenate(ids)
+    return item_id, np.concatenate(embeddings).reshape(len(item_id), -1)

@@ -1,0 +1,393 @@
+"""The cheapest index that finds what exact search finds, as often as it is told to.
+
+Recall is measured on real queries; what it costs is counted, in bytes that a query reads, since a machine's
+times differ from one minute to the next and the same catalog should get the same index. Milliseconds are
+measured beside it, for the reader and for a latency budget.
+
+Few trees are built. The number of leaves is chosen by trees over a sample of the catalog, whose k-means sees
+as many vectors as the whole catalog's would; leaves to search and reordering by bisection on the one index
+that is then served, because ScaNN's k-means is not seeded and another would not be the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from two_tower.serving.index import AH, NO_QUANTIZATION, ExactIndex, ScannIndex, ScannSettings
+from two_tower.serving.settings import IndexConfig
+
+Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int32]
+
+# Leaves that are tried, in square roots of the number of items.
+_LEAVES = (1, 2, 4)
+# Candidates for reordering that are tried, in k.
+_REORDERING = (16, 8, 4, 2, 1)
+_CATALOG_SAMPLE = 100_000
+# The target must be met by the lower end of a one-sided 99% interval over the queries: the setting is the
+# cheapest of many, and would else owe half of its chance at the gate to luck.
+_NORMAL_QUANTILE = 2.33
+# ScaNN has no use for less.
+_FEWEST_ITEMS = 32
+_TIMED_QUERIES = 40
+_QUERIES_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A setting, and what came of it.
+
+    Attributes:
+        settings: of a ScaNN index.
+        recall: mean share of exact search's k items that are found.
+        recall_low: lower end of its one-sided 99% interval over the queries.
+        bytes_per_query: that a query reads: what the choice is made by.
+        ms_per_query: median of single queries, on the machine that built the index.
+    """
+
+    settings: ScannSettings
+    recall: float
+    recall_low: float
+    bytes_per_query: int
+    ms_per_query: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in provenance.json."""
+        described = dataclasses.asdict(self.settings) | {
+            name: getattr(self, name) for name in ("recall", "recall_low", "bytes_per_query", "ms_per_query")
+        }
+        del described["k"]
+        return described
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """The search for a setting: all that was tried, and why one was chosen.
+
+    Attributes:
+        target: recall asked for.
+        k: of Recall@k.
+        queries: how many were asked.
+        latency_budget_ms: of a single query; 0 is none.
+        met: whether what is built meets target and budget.
+        reason: in words.
+        chosen: place in `points`; None where exact search was chosen.
+        points: by bytes that a query reads.
+        exact_ms_per_query: of exact search over the same vectors, median.
+    """
+
+    target: float
+    k: int
+    queries: int
+    latency_budget_ms: float
+    met: bool
+    reason: str
+    chosen: int | None
+    points: tuple[Point, ...]
+    exact_ms_per_query: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in provenance.json."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**named, "points": [point.to_dict() for point in self.points]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """An index, why it is what it is, and the search for its settings, if there was one."""
+
+    index: ExactIndex | ScannIndex
+    reason: str
+    tuning: Tuning | None
+
+    def described(self) -> dict[str, Any]:
+        """As it stands in provenance.json."""
+        settings = {} if isinstance(self.index, ExactIndex) else dataclasses.asdict(self.index.settings)
+        return {
+            "kind": self.index.kind,
+            "reason": self.reason,
+            **settings,
+            "tuning": self.tuning.to_dict() if self.tuning else None,
+        }
+
+
+def needs_queries(items: int, config: IndexConfig) -> bool:
+    """Whether an index over so many items is tuned at all."""
+    return items >= max(config.exact_below, _FEWEST_ITEMS)
+
+
+def build_index(embeddings: npt.ArrayLike, queries: npt.ArrayLike, config: IndexConfig) -> Built:
+    """The cheapest index over the catalog that meets the target.
+
+    Args:
+        embeddings: float32 [items, embedding_dim].
+        queries: float32 [queries, embedding_dim], as they are asked; not looked at where search is exact
+            anyway (`needs_queries`).
+        config: target, budget and from how many items on ScaNN is thought of.
+    """
+    vectors = np.ascontiguousarray(embeddings, np.float32)
+    if not needs_queries(len(vectors), config):
+        least = max(config.exact_below, _FEWEST_ITEMS)
+        reason = f"Exact search: {len(vectors):,} items are fewer than {least:,} (index.exact_below)."
+        return Built(ExactIndex(tf.constant(vectors)), reason, None)
+    return _Search(vectors, np.ascontiguousarray(queries, np.float32), config).run()
+
+
+class _Search:
+    """One search over settings; `points` are what it has tried."""
+
+    def __init__(self, vectors: Floats, queries: Floats, config: IndexConfig) -> None:
+        self._vectors, self._queries, self._config = vectors, queries, config
+        self._k = min(config.target_k, len(vectors))
+        self._exact_rows, self._exact_ms = _exact(vectors, queries, self._k)
+        self._points: dict[ScannSettings, Point] = {}
+
+    def run(self) -> Built:
+        num_leaves = self._number_of_leaves()
+        indexes = {AH: self._index(num_leaves, AH)}
+        self._vary(indexes[AH])
+        # Without quantisation recall is what AH has where it reorders nearly all that it looks at: whether
+        # another index is worth its building can be told before.
+        if self._may_be_cheaper_unquantized(num_leaves):
+            indexes[NO_QUANTIZATION] = self._index(num_leaves, NO_QUANTIZATION)
+            self._vary(indexes[NO_QUANTIZATION])
+        best = self._cheapest()
+        if best is None:
+            return self._exact()
+        met = True
+        reason = (
+            f"ScaNN: of {len(self._points)} settings that were tried the cheapest with a Recall@{self._k} of "
+            f"at least {self._config.target_recall:g} against exact search, at 99% confidence."
+        )
+        budget = self._config.latency_budget_ms
+        if budget and best.ms_per_query > budget:
+            met, best, reason = self._within_budget(indexes[best.settings.quantization], best)
+        index = indexes[best.settings.quantization]
+        index.settings = best.settings
+        return Built(index, reason, self._tuning(met, reason, best))
+
+    def _number_of_leaves(self) -> int:
+        """The number of leaves of which a query reads the least, centres included.
+
+        A sample of the catalog has as much less than k of each query's k best, as it has less items.
+        """
+        items = len(self._vectors)
+        root = round(math.sqrt(items))
+        candidates = sorted({min(max(root * times, 1), items // 4) for times in _LEAVES})
+        size = min(items, _CATALOG_SAMPLE)
+        chosen = np.sort(np.random.default_rng(self._config.seed).choice(items, size, replace=False))
+        vectors = self._vectors[chosen]
+        k = max(1, round(self._k * size / items))
+        rows, _ = _exact(vectors, self._queries, k)
+        # AH will lose some of what its leaves hold.
+        wanted = (1 + self._config.target_recall) / 2
+        costs = {}
+        for leaves in candidates:
+            index = ScannIndex(vectors, ScannSettings(leaves, 1, 0, NO_QUANTIZATION, k), k)
+
+            def found(searched: int, index: ScannIndex = index) -> float:
+                index.settings = dataclasses.replace(index.settings, leaves_to_search=searched)
+                return float(_recalls(_search(index, self._queries, k), rows).mean())
+
+            searched = _first(_geometric(1, leaves), lambda searched: found(searched) >= wanted)
+            costs[leaves] = self._bytes(ScannSettings(leaves, searched or leaves, 0, AH, k))
+        return min(costs, key=lambda leaves: costs[leaves])
+
+    def _index(self, num_leaves: int, quantization: str) -> ScannIndex:
+        reordered = self._reordering()[0] if quantization == AH else 0
+        settings = ScannSettings(num_leaves, 1, reordered, quantization, self._k)
+        return ScannIndex(self._vectors, settings, self._config.max_k)
+
+    def _reordering(self) -> list[int]:
+        return sorted({min(self._k * times, len(self._vectors)) for times in _REORDERING}, reverse=True)
+
+    def _vary(self, index: ScannIndex) -> None:
+        """Of each number of candidates the fewest leaves that meet the target.
+
+        Recall rises with both. With fewer candidates at least as many leaves are needed, and what already
+        costs more than the cheapest is not tried.
+        """
+        reordering = [0] if index.settings.quantization == NO_QUANTIZATION else self._reordering()
+        leaves = _geometric(1, index.settings.num_leaves)
+        for candidates in reordering:
+            settings = dataclasses.replace(index.settings, reordering_candidates=candidates)
+
+            def meets(searched: int, index: ScannIndex = index, settings: ScannSettings = settings) -> bool:
+                setting = dataclasses.replace(settings, leaves_to_search=searched)
+                cheapest = self._cheapest()
+                if cheapest and self._bytes(setting) >= cheapest.bytes_per_query:
+                    return True  # as good as met: what matters now lies below
+                return self._meets(self._try(index, setting))
+
+            searched = _first(leaves, meets)
+            if searched is None:
+                return
+            leaves = [number for number in leaves if number >= searched]
+
+    def _try(self, index: ScannIndex, settings: ScannSettings) -> Point:
+        if settings not in self._points:
+            index.settings = settings
+            recalls = _recalls(_search(index, self._queries, self._k), self._exact_rows)
+            error = recalls.std() / math.sqrt(len(recalls))
+            self._points[settings] = Point(
+                settings,
+                float(recalls.mean()),
+                max(0.0, float(recalls.mean() - _NORMAL_QUANTILE * error)),
+                self._bytes(settings),
+                _milliseconds(index.search, self._queries, self._k),
+            )
+        return self._points[settings]
+
+    def _bytes(self, settings: ScannSettings) -> int:
+        """What a query reads: all centres, the codes in the leaves that it looks at, and whole vectors."""
+        items, dimensions = self._vectors.shape
+        vector = 4 * dimensions
+        code = math.ceil(dimensions / 4) if settings.quantization == AH else vector
+        looked_at = items * settings.leaves_to_search / settings.num_leaves
+        return round(vector * (settings.num_leaves + settings.reordering_candidates) + code * looked_at)
+
+    def _meets(self, point: Point) -> bool:
+        return point.recall_low >= self._config.target_recall
+
+    def _cheapest(self) -> Point | None:
+        """Of the settings that meet the target; None where none does for less than exact search reads."""
+        meeting = [point for point in self._points.values() if self._meets(point)]
+        best = min(meeting, key=lambda point: point.bytes_per_query, default=None)
+        return best if best and best.bytes_per_query < self._vectors.nbytes else None
+
+    def _may_be_cheaper_unquantized(self, num_leaves: int) -> bool:
+        best = self._cheapest()
+        if best is None:
+            return True
+        most = self._reordering()[0]
+        reached = [
+            point.settings.leaves_to_search
+            for point in self._points.values()
+            if point.settings.reordering_candidates == most and self._meets(point)
+        ]
+        if not reached:
+            return True
+        unquantized = ScannSettings(num_leaves, min(reached), 0, NO_QUANTIZATION, self._k)
+        return self._bytes(unquantized) < best.bytes_per_query
+
+    def _within_budget(self, index: ScannIndex, best: Point) -> tuple[bool, Point, str]:
+        """What to build where the cheapest setting that meets the target takes too long here."""
+        target, budget = self._config.target_recall, self._config.latency_budget_ms
+        searched = best.settings.leaves_to_search
+        while searched > 1 and not any(point.ms_per_query <= budget for point in self._points.values()):
+            searched //= 2
+            self._try(index, dataclasses.replace(best.settings, leaves_to_search=searched))
+        own = [p for p in self._points.values() if p.settings.quantization == best.settings.quantization]
+        within = [point for point in own if point.ms_per_query <= budget]
+        if within:
+            chosen = max(within, key=lambda point: point.recall)
+            if self._meets(chosen):
+                cheapest = min(filter(self._meets, within), key=lambda point: point.bytes_per_query)
+                return True, cheapest, "ScaNN: the cheapest setting that meets target and latency budget."
+            told = f"the best within the budget has {chosen.recall:.3f}"
+        else:
+            chosen = min(own, key=lambda point: point.ms_per_query)
+            told = f"nothing is within the budget, the fastest has {chosen.recall:.3f}"
+        reason = (
+            f"ScaNN: a Recall@{self._k} of {target:g} takes {best.ms_per_query:.2f} ms a query here, and the "
+            f"latency budget is {budget:g} ms (index.latency_budget_ms): {told}, at "
+            f"{chosen.ms_per_query:.2f} ms, and is what is built."
+        )
+        return False, chosen, reason
+
+    def _exact(self) -> Built:
+        found = max(point.recall for point in self._points.values())
+        target = self._config.target_recall
+        reason = (
+            f"Exact search: ScaNN finds {found:.3f} of its {self._k} items at best, or reads as much; a "
+            f"Recall@{self._k} of {target:g} is asked for (index.target_recall)."
+        )
+        budget = self._config.latency_budget_ms
+        met = not budget or self._exact_ms <= budget
+        if not met:
+            reason += f" It takes {self._exact_ms:.2f} ms a query here, and the budget is {budget:g} ms."
+        return Built(ExactIndex(tf.constant(self._vectors)), reason, self._tuning(met, reason, None))
+
+    def _tuning(self, met: bool, reason: str, chosen: Point | None) -> Tuning:
+        points = sorted(self._points.values(), key=lambda point: point.bytes_per_query)
+        config = self._config
+        return Tuning(
+            config.target_recall,
+            self._k,
+            len(self._queries),
+            config.latency_budget_ms,
+            met,
+            reason,
+            points.index(chosen) if chosen else None,
+            tuple(points),
+            self._exact_ms,
+        )
+
+
+def _geometric(first: int, last: int) -> list[int]:
+    """Whole numbers from `first` to `last`, each about a fifth larger than the one before."""
+    numbers = [first]
+    while numbers[-1] < last:
+        numbers.append(min(last, max(numbers[-1] + 1, round(numbers[-1] * 1.2))))
+    return numbers
+
+
+def _first(ascending: list[int], holds: Any) -> int | None:
+    """The first number for which `holds` does, if it does so for all that follow; found by bisection."""
+    low, high = 0, len(ascending)
+    while low < high:
+        middle = (low + high) // 2
+        if holds(ascending[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    return ascending[low] if low < len(ascending) else None
+
+
+def _exact(vectors: Floats, queries: Floats, k: int) -> tuple[Rows, float]:
+    """The k best rows of each query, [queries, k], and the median milliseconds of a single query."""
+    held = tf.constant(vectors)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, vectors.shape[1]]), tf.TensorSpec([], tf.int32)],
+        autograph=False,
+    )
+    def search(queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        best = tf.math.top_k(tf.matmul(queries, held, transpose_b=True), k)
+        return best.indices, best.values
+
+    rows = [
+        search(tf.constant(queries[begin : begin + _QUERIES_AT_ONCE]), k)[0].numpy()
+        for begin in range(0, len(queries), _QUERIES_AT_ONCE)
+    ]
+    return np.concatenate(rows), _milliseconds(search, queries, k, 10)
+
+
+def _search(index: ScannIndex, queries: Floats, k: int) -> Rows:
+    """Rows [queries, k], -1 where there are fewer."""
+    rows, scores = (found.numpy() for found in index.search(tf.constant(queries), tf.constant(k)))
+    rows = np.where(np.isnan(scores), -1, rows)
+    return np.pad(rows, [(0, 0), (0, k - rows.shape[1])], constant_values=-1)
+
+
+def _recalls(found: Rows, exact: Rows) -> npt.NDArray[np.float64]:
+    """Of each query the share of `exact` [queries, k] that is in its row of `found` [queries, any]."""
+    return np.array([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)])
+
+
+def _milliseconds(search: Any, queries: Floats, k: int, most: int = _TIMED_QUERIES) -> float:
+    """Median of single queries, after one that is not counted."""
+    wanted, times = tf.constant(k), []
+    for number in range(min(most, len(queries)) + 1):
+        query = tf.constant(queries[number % len(queries)][np.newaxis])
+        began = time.perf_counter()
+        search(query, wanted)
+        times.append(1_000 * (time.perf_counter() - began))
+    return float(np.median(times[1:]))

@@ -1,0 +1,335 @@
+"""Trains the towers on Transform's Examples and saves them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+from tensorflow.python.framework import config as tf_config
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import NUMERIC, VECTOR, ResolvedFeatures
+from two_tower.schema import features
+from two_tower.trainer.distribution import gathered, is_chief, strategy_of
+from two_tower.trainer.loop.checkpoints import Checkpoints, UnusableCheckpointError
+from two_tower.trainer.loop.co_occurrence_initialisation import RANDOM, co_occurrence_embeddings
+from two_tower.trainer.loop.optimizer import optimizer_of
+from two_tower.trainer.loop.precision import FLOAT32, computing_in, policy_of, scaled_for
+from two_tower.trainer.loop.training_data import TrainingData, count_windows, window_batches, windows_for
+from two_tower.trainer.loop.training_loop import TrainingLoop, progress_log, speed_of
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loop.validation_recall import ValidationRecall
+from two_tower.trainer.loop.warm_start import RowNames, carry_over, row_names
+from two_tower.trainer.loop.warm_start import save as save_state
+from two_tower.trainer.loss.label_weights import event_type_hash, user_weight
+from two_tower.trainer.loss.sampling import log_sampling_probability, repeats_for, softmax_for
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.signatures import Towers
+from two_tower.trainer.model.towers import item_width, padded
+from two_tower.trainer.settings import TrainerConfig, event_type_weights
+
+_log = logging.getLogger(__name__)
+
+
+def train(
+    data: TrainingData,
+    config: TrainerConfig,
+    model_dir: str | None,
+    log_dir: str,
+    cutoff: int = 100,
+    *,
+    warm_start: str | None = None,
+    state_dir: str | None = None,
+    checkpoint_dir: str | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    on_epoch: Callable[[int, str, float], None] | None = None,
+) -> dict[str, float]:
+    """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
+
+    On CPUs two trainings with the same data, settings and sources end with the same weights, bit by bit.
+
+    Args:
+      data: what to train on.
+      config: how.
+      model_dir: for the towers' SavedModel; None saves none.
+      log_dir: for TensorBoard's files and the learning curves.
+      cutoff: the k of the recall that picks the best epoch.
+      warm_start: what an earlier training left in its `state_dir`, to begin from; None: from scratch.
+      state_dir: gets what a later training can begin from, see `trainer.warm_start`; None: nothing is left.
+      checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
+        is removed. None: a training that is killed begins anew.
+      strategy: how variables and steps are distributed; default: as `trainer.distribution` says.
+      on_epoch: is told each epoch's number, from 1 on, and the name and value of the recall that picks the
+        best one. What it raises ends the training.
+
+    Returns:
+      The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
+      steps were, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
+
+    Of several workers the chief alone writes into the directories.
+
+    Raises:
+      UserError: the loss becomes NaN, there is nothing to train on, or the embeddings of the earlier model
+        were of another length.
+    """
+    # Before anything else: collective operations are set up when TensorFlow starts.
+    strategy = strategy or strategy_of(config)
+    inputs = _Inputs.read(data, config, strategy.num_replicas_in_sync)
+    # What the data settles, such as a number of windows, may be another each time: a warm start goes by what
+    # is asked for.
+    asked, config = config, inputs.config
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_deterministic_on_cpu())
+        if checkpoint_dir is None:
+            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        goes_on_from = checkpoint_dir
+        if not is_chief(strategy):
+            model_dir = state_dir = None
+            log_dir = stack.enter_context(tempfile.TemporaryDirectory())
+            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        steps_per_epoch = math.ceil(inputs.windows / config.windows_per_step)
+        eval_batches = window_batches(data.eval_files, inputs.spec, 256)
+        validation = ValidationRecall(eval_batches, inputs.table, data, config.seed, cutoff)
+        policy = policy_of(config.precision, strategy)
+
+        carried: dict[str, float] = {}
+        first_embeddings = inputs.first_embeddings() if warm_start is None else None
+
+        def begin() -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
+            with strategy.scope(), computing_in(policy):
+                model = inputs.model(first_embeddings)
+                if warm_start is not None:
+                    carried.update(carry_over(warm_start, model, inputs.rows, asked, data.resolved).to_dict())
+                optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
+                optimizer.build(model.trainable_variables)
+            loop = TrainingLoop(
+                model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy
+            )
+            checkpoints = Checkpoints(checkpoint_dir, model, optimizer, loop.progress, goes_on_from)
+            return model, loop, checkpoints
+
+        model, loop, checkpoints = begin()
+        try:
+            goes_on = checkpoints.restore()
+        except UnusableCheckpointError as error:
+            _log.warning("Training begins anew: the checkpoint cannot be used (%s).", error)
+            checkpoints.delete()
+            goes_on = False
+            model, loop, checkpoints = begin()
+        steps = gathered(strategy, [loop.progress.steps])
+        if (steps != steps[0]).any():
+            raise UserError(
+                f"Workers would go on from different checkpoints, after {steps.min():.0f} and "
+                f"{steps.max():.0f} steps: {goes_on_from} must be one directory that all of them read."
+            )
+        if goes_on:
+            _log.info(
+                "Training goes on after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
+            )
+        with computing_in(policy):
+            progress = loop.run(checkpoints, on_epoch)
+        if state_dir is not None:
+            save_state(state_dir, model, inputs.rows, asked, data.resolved)
+        if model_dir is not None:
+            if policy != FLOAT32:
+                # What is served is float32: CPUs have no units for less.
+                trained, model = model, inputs.model()
+                model.set_weights(trained.get_weights())
+            inputs.towers(model).save(model_dir)
+        checkpoints.delete()
+        # Together, since those who still work would take one that has gone for one that has failed.
+        gathered(strategy, [progress.steps])
+    best = progress.curves[progress.best_epoch - 1]
+    return {
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "steps": progress.steps,
+        **{name: value for name, value in best.items() if name != "epoch"},
+        **speed_of(progress),
+        **carried,
+        "parameters": sum(math.prod(weight.shape) for weight in model.trainable_variables),
+    }
+
+
+@contextlib.contextmanager
+def _deterministic_on_cpu() -> Iterator[None]:
+    """Sums over several threads are of one order, where there is no GPU; there it would cost too much."""
+    if tf.config.list_physical_devices("GPU") or tf_config.is_op_determinism_enabled():
+        yield
+        return
+    tf.config.experimental.enable_op_determinism()
+    try:
+        yield
+    finally:
+        # TensorFlow has no public way back, and would refuse whoever draws without a seed from now on.
+        tf_config.disable_op_determinism()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """What was read of the data before training, and the settings as they are for this data."""
+
+    data: TrainingData
+    config: TrainerConfig
+    transform_output: tft.TFTransformOutput
+    spec: dict[str, object]
+    windows: int
+    labels: int
+    table: CatalogTable
+    log_q: np.ndarray
+    rows: RowNames
+    user_weights: np.ndarray | None
+
+    @classmethod
+    def read(cls, data: TrainingData, config: TrainerConfig, replicas: int = 1) -> _Inputs:
+        """Reads the catalog, and of the windows what the settings ask for."""
+        windows = count_windows(data.train_files)
+        if not windows:
+            raise UserError("There are no windows of train: see what InteractionExampleGen made of the data.")
+        transform_output = tft.TFTransformOutput(data.transform_graph)
+        catalog_output = tft.TFTransformOutput(data.catalog_graph)
+        catalog = CatalogArrays.read(
+            data.catalog_files, catalog_output.transformed_feature_spec(), data.resolved.items
+        )
+        vocabulary = transform_output.vocabulary_by_name(features.ITEM_VOCABULARY)
+        train_items = np.array([int(item) for item in vocabulary], np.int64)
+        spec = transform_output.transformed_feature_spec()
+        label_counts = _label_counts(transform_output)
+        labels = sum(label_counts.values())
+        config = windows_for(config, windows, labels, replicas)
+        of_step = min(config.windows_per_step * labels / windows, config.positions_per_step)
+        config = softmax_for(config, len(catalog.item_id), of_step)
+        config = repeats_for(config, data.repeats_recommendable)
+        user_weights = None
+        if config.max_labels_per_user:
+            users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
+            by_user = _labels_by_user(window_batches(data.train_files, spec, 256), users)
+            user_weights = user_weight(by_user, config.max_labels_per_user)
+        if config.event_type_weights:
+            _check_event_types(window_batches(data.train_files, spec, 256), config)
+        return cls(
+            data,
+            config,
+            transform_output,
+            spec,
+            windows,
+            labels,
+            CatalogTable(catalog, train_items),
+            log_sampling_probability(catalog, label_counts),
+            row_names(
+                catalog,
+                train_items,
+                transform_output,
+                catalog_output,
+                _user_vocabularies(transform_output, data.resolved),
+            ),
+            user_weights,
+        )
+
+    def first_embeddings(self) -> np.ndarray | None:
+        """Where items' embeddings begin, as `trainer.item_initial` says; None: at random."""
+        if self.config.item_initial == RANDOM:
+            return None
+        progress_log.info("counts which items are heard together, where their embeddings begin")
+        started = time.perf_counter()
+        embeddings = co_occurrence_embeddings(
+            window_batches(self.data.train_files, self.spec, 256),
+            self.table,
+            item_width(self.table, self.config),
+            self.labels,
+            self.config.seed,
+        )
+        _log.info(
+            "%d items' embeddings begin at factors of co-occurrence, after %.0f s.",
+            np.count_nonzero(embeddings.any(axis=1)),
+            time.perf_counter() - started,
+        )
+        return embeddings
+
+    def model(self, first_embeddings: np.ndarray | None = None) -> TwoTowerModel:
+        """A new model with its variables made; of one seed, the same one."""
+        tf.keras.utils.set_random_seed(self.config.seed)
+        model = TwoTowerModel(
+            self.table,
+            self.log_q,
+            self.transform_output.vocabulary_size_by_name(features.USER_VOCABULARY),
+            self.data.history_length,
+            self.config,
+            self.data.resolved.history,
+            _user_vocabularies(self.transform_output, self.data.resolved),
+            self.user_weights,
+            self.data.repeats_recommendable,
+            first_embeddings,
+        )
+        # Kernels are made when the first batch comes.
+        batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
+        model.compute_loss(batch)
+        return model
+
+    def epoch(self, number: int, skip: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
+        """The batches of an epoch, without its first ones, in parts for replicas."""
+        seed = int(np.random.default_rng([self.config.seed, number]).integers(2**31))
+        windows = self.config.windows_per_step
+        return window_batches(self.data.train_files, self.spec, windows, seed, skip, context)
+
+    def towers(self, model: TwoTowerModel) -> Towers:
+        """What is served of a model."""
+        return Towers(
+            self.transform_output.transform_features_layer(),
+            self.table,
+            model.query_tower,
+            model.candidate_tower,
+            self.data.history_length,
+            self.data.resolved,
+        )
+
+
+def _user_vocabularies(transform_output: tft.TFTransformOutput, resolved: ResolvedFeatures) -> dict[str, int]:
+    """Size of the vocabulary of each column of users/ that has one."""
+    names = [
+        features.transformed_column(spec.name)
+        for spec in resolved.users
+        if spec.kind not in (NUMERIC, VECTOR)
+    ]
+    return {name: transform_output.vocabulary_size_by_name(name) for name in names}
+
+
+def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:
+    """Train label counts by item id, from the vocabulary's lines "count id"."""
+    path = transform_output.vocabulary_file_by_name(features.LABEL_VOCABULARY)
+    with tf.io.gfile.GFile(path) as file:
+        pairs = [line.split() for line in file]
+    return {int(item): int(count) for count, item in pairs}
+
+
+def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
+    """How many labels each user has, int64 [users + 1], the last of users that are not in the vocabulary."""
+    counts = np.zeros(users + 1, np.int64)
+    for batch in batches:
+        labels = np.count_nonzero(padded(batch[features.LABEL_STEP]), axis=1)
+        np.add.at(counts, tf.reshape(batch[features.USER], [-1]).numpy(), labels)
+    return counts
+
+
+def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
+    """Raises UserError for a weight of an event type that no event of the batches has, or of the labels'."""
+    if features.LISTEN in event_type_weights(config):
+        raise UserError(
+            "trainer.event_type_weights weighs labels by the user's reactions to them, as in like=2, and "
+            f"names {features.LISTEN!r}, which every label is."
+        )
+    missing = {int(event_type_hash(name)): name for name in event_type_weights(config)}
+    for batch in batches:
+        for number in np.unique(batch[features.EVENT_TYPE].flat_values):
+            missing.pop(int(number), None)
+    if missing:
+        name = next(iter(missing.values()))
+        raise UserError(f"trainer.event_type_weights names {name!r}, and no event of train is of that type.")

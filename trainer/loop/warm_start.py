@@ -1,0 +1,365 @@
+"""Warm start: training begins with what an earlier model has learnt.
+
+Every training leaves its weights, and what the rows of its tables stand for. A later one, whose vocabularies
+have grown, takes over
+
+- the rows of ids that both know, wherever they stand: items, artists, albums, users, values of columns;
+- layers, if their inputs mean the same and their shapes agree, and a learned temperature;
+- streaming frequency estimation, which is by item id: its step and arrays go on.
+
+What is new begins as in any training: rows of new ids at random (items) or at zero (users), layers whose
+inputs or shapes have changed. So do the optimizer's moments, whose scale is that of a training's end, and the
+memory of negatives, which holds rows of the earlier catalog.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import ResolvedFeatures
+from two_tower.schema import features
+from two_tower.trainer.loop.two_tower_model import TwoTowerModel
+from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
+from two_tower.trainer.model.catalog_table import CatalogArrays, touched_by
+from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.trainer.settings import TrainerConfig
+
+# Beside the SavedModel in the Trainer's artifact.
+DIRECTORY = "warm_start"
+_FILE = "state"
+# What stands in the file, by name.
+_SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
+_FREQUENCY = ("frequency/step", "frequency/labels", "frequency/last_seen", "frequency/gap")
+# Settings that change what a layer's numbers mean, though perhaps not their shape.
+_MEANING = ("encoder", "attention_layers", "attention_heads", "similarity", "item_bias", "leave_out")
+# Settings that change how often a step holds an item, or by which hash functions it is counted.
+_COUNTING = ("frequency_hashes", "windows_per_step", "positions_per_step")
+# What stands for the out-of-vocabulary row among ids and among values, none of which is it.
+_UNKNOWN_ID, _UNKNOWN_VALUE = -1, b""
+
+_log = logging.getLogger(__name__)
+
+# By vocabulary, what each row of a table stands for: int64 ids, or values of a column as bytes, [rows].
+RowNames = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class CarriedOver:
+    """How much of the model is the earlier one's.
+
+    Attributes:
+        rows: by vocabulary, how many ids are carried over, and how many there are.
+        afresh: layers, tables and states that are not.
+    """
+
+    rows: dict[str, tuple[int, int]]
+    afresh: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, float]:
+        """As facts of a model: `rows_item` is how many items have a row, `warm_rows_item` how many of these
+        are carried over; `warm_start_afresh` is how many layers and states are not."""
+        facts = {"warm_start_afresh": float(len(self.afresh))}
+        for name, (carried, rows) in self.rows.items():
+            facts |= {f"rows_{name}": float(rows), f"warm_rows_{name}": float(carried)}
+        return facts
+
+
+def row_names(
+    catalog: CatalogArrays,
+    train_items: np.ndarray,
+    transform_output: tft.TFTransformOutput,
+    catalog_output: tft.TFTransformOutput,
+    user_values: Iterable[str],
+) -> RowNames:
+    """What the rows of every table stand for.
+
+    Args:
+      catalog: today's.
+      train_items: int64, ids of the items of train windows, as CatalogTable takes them.
+      transform_output: of the windows, with the users' vocabularies.
+      catalog_output: of the catalog.
+      user_values: names of the vocabularies of columns of users/.
+    """
+    trained = np.isin(catalog.item_id, train_items)
+
+    def ids(values: Iterable[Any]) -> np.ndarray:
+        return np.array([_UNKNOWN_ID, *map(int, values)], np.int64)
+
+    def texts(values: Iterable[bytes]) -> np.ndarray:
+        return np.array([_UNKNOWN_VALUE, *values], object)
+
+    def touched(name: str, rows: np.ndarray) -> list[bytes]:
+        vocabulary = catalog_output.vocabulary_by_name(name)
+        return [vocabulary[row] for row in touched_by(rows, trained)]
+
+    users = ids(transform_output.vocabulary_by_name(features.USER_VOCABULARY))
+    return {
+        features.ITEM_VOCABULARY: ids(catalog.item_id[trained]),
+        features.ARTIST_VOCABULARY: ids(touched(features.ARTIST_VOCABULARY, catalog.artist)),
+        features.ALBUM_VOCABULARY: ids(touched(features.ALBUM_VOCABULARY, catalog.album)),
+        features.USER_VOCABULARY: np.roll(users, -1),  # there the unknown come last
+        **{name: texts(touched(name, rows)) for name, rows in catalog.values.items()},
+        **{name: texts(transform_output.vocabulary_by_name(name)) for name in user_values},
+    }
+
+
+def save(
+    directory: str, model: TwoTowerModel, rows: RowNames, config: TrainerConfig, resolved: ResolvedFeatures
+) -> None:
+    """Leaves what a later training can begin from, in one file in TensorFlow's checkpoint format."""
+    content: dict[str, Any] = {_SETTINGS: json.dumps(_settings(config, resolved))}
+    for name, weight in _weights(model).items():
+        content[f"{_WEIGHTS}/{name}"] = weight.variable
+        if weight.vocabulary is not None:
+            content[f"{_ROWS}/{weight.vocabulary}"] = rows[weight.vocabulary]
+    if (frequency := model.frequency) is not None:
+        states = frequency.step, frequency.labels, frequency.last_seen, frequency.gap
+        content |= zip(_FREQUENCY, states, strict=True)
+    tf.io.gfile.makedirs(directory)
+    tf.raw_ops.SaveV2(
+        prefix=os.path.join(directory, _FILE),
+        tensor_names=list(content),
+        shape_and_slices=[""] * len(content),
+        tensors=[tf.convert_to_tensor(value) for value in content.values()],
+    )
+
+
+def exists(directory: str) -> bool:
+    """Whether a training has left something there."""
+    return bool(tf.io.gfile.exists(os.path.join(directory, f"{_FILE}.index")))
+
+
+def left_by(trained: str) -> str:
+    """The directory with what a training left, of its artifact `trained`. Raises UserError if it is gone."""
+    directory = os.path.join(trained, DIRECTORY)
+    if not exists(directory):
+        raise UserError(
+            f"{directory}: the training's weights are not there: an earlier release trained the model, or "
+            "they were removed. Train again with `two-tower run`."
+        )
+    return directory
+
+
+def carry_over(
+    directory: str, model: TwoTowerModel, rows: RowNames, config: TrainerConfig, resolved: ResolvedFeatures
+) -> CarriedOver:
+    """Gives a new model what an earlier training left.
+
+    Args:
+      directory: where it did, see `save`.
+      model: with its variables made.
+      rows: of the new model.
+      config: of the new model.
+      resolved: of the new model.
+
+    Raises:
+      UserError: embeddings were of another length: nothing fits.
+    """
+    earlier = _Earlier(directory)
+    now = _settings(config, resolved)
+    earlier.check_embedding_dim(now["embedding_dim"])
+    weights = _weights(model)
+    carried: dict[str, tuple[int, int]] = {}
+    afresh: list[str] = []
+    layers: dict[str, dict[str, tf.Variable]] = collections.defaultdict(dict)
+    for name, weight in weights.items():
+        if weight.vocabulary is None:
+            layers[name.rpartition("/")[0]][name] = weight.variable
+        elif (known := earlier.carry_rows(name, weight, rows[weight.vocabulary])) is None:
+            afresh.append(name)
+        else:
+            carried[weight.vocabulary] = (known, len(rows[weight.vocabulary]) - 1)
+    changed = earlier.changed("meaning", now)
+    for layer, variables in layers.items():
+        if changed or not earlier.carry_layer(variables):
+            afresh.append(layer)
+    if changed:
+        _log.warning("Warm start: layers begin afresh, since these settings have changed: %s.", changed)
+    if model.frequency is not None and (
+        earlier.changed("counting", now) or not earlier.carry_frequency(model.frequency)
+    ):
+        _log.warning(
+            "Warm start: streaming frequencies begin afresh; before, nothing was counted as it is now."
+        )
+        afresh.append("frequency")
+    for name, (known, of) in carried.items():
+        _log.info("Warm start: of %d rows of the table of %s, %d are carried over.", of, name, known)
+    return CarriedOver(carried, tuple(afresh))
+
+
+def names_of_rows(directory: str) -> RowNames:
+    """What the rows of every table stand for in what a training left there; see `row_names`."""
+    file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+    prefix = f"{_ROWS}/"
+    return {
+        name.removeprefix(prefix): file.get_tensor(name)
+        for name in file.get_variable_to_shape_map()
+        if name.startswith(prefix)
+    }
+
+
+def places_in(names: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The table's row that each of `wanted` has, the out-of-vocabulary row where it has none: int32.
+
+    `names`: what the rows stand for, see `row_names`.
+    """
+    return np.maximum(_places(wanted, names), 0).astype(np.int32)
+
+
+def restore(directory: str, candidate_tower: CandidateTower, query_tower: QueryTower) -> None:
+    """Gives towers over the same tables all the weights that a training left.
+
+    Args:
+      directory: where it did, see `save`.
+      candidate_tower: with its variables made.
+      query_tower: likewise.
+
+    Raises:
+      UserError: a weight is not there, or of another shape.
+    """
+    file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+    shapes = file.get_variable_to_shape_map()
+    for name, weight in _weights_of(candidate_tower, query_tower).items():
+        then, now = shapes.get(f"{_WEIGHTS}/{name}"), list(weight.variable.shape)
+        if then != now:
+            raise UserError(
+                f"{directory}: the weight {name} is {then or 'not there'}, where {now} is needed: other "
+                "sources than these trained the model. Train it again with `two-tower run`."
+            )
+        weight.variable.assign(file.get_tensor(f"{_WEIGHTS}/{name}"))
+
+
+class _Earlier:
+    """What an earlier training left."""
+
+    def __init__(self, directory: str) -> None:
+        self._file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+        self._shapes = self._file.get_variable_to_shape_map()
+        self._settings = json.loads(self._file.get_tensor(_SETTINGS))
+
+    def check_embedding_dim(self, embedding_dim: int) -> None:
+        """Raises UserError if it was another: then nothing fits."""
+        then = self._settings["embedding_dim"]
+        if then != embedding_dim:
+            raise UserError(
+                f"trainer.warm_start: item embeddings of the latest blessed model are [items, {then}], those "
+                f"of this run [items, {embedding_dim}]. Set trainer.embedding_dim={then}, or "
+                "trainer.warm_start=false to train from scratch."
+            )
+
+    def changed(self, group: str, now: dict[str, Any]) -> str:
+        """Which settings of a group are others than they were."""
+        then = self._settings[group]
+        return ", ".join(name for name, value in now[group].items() if then.get(name) != value)
+
+    def carry_rows(self, name: str, weight: _Weight, names: np.ndarray) -> int | None:
+        """Gives a table the rows of names that it had before.
+
+        Returns:
+          How many, without the out-of-vocabulary row; None where there was no such table, or one of rows of
+          another length, as of a column whose values have become many more.
+        """
+        stored = f"{_WEIGHTS}/{name}"
+        then, now = self._shapes.get(stored), list(weight.variable.shape)
+        if then is None or then[1:] != now[1:]:
+            _log.warning("Warm start: the table %s begins afresh: %s before, %s now.", name, then, now)
+            return None
+        place = _places(names, self._file.get_tensor(f"{_ROWS}/{weight.vocabulary}"))
+        values = tf.convert_to_tensor(weight.variable).numpy()
+        values[place >= 0] = self._file.get_tensor(stored)[place[place >= 0]]
+        weight.variable.assign(values)
+        return int((place >= 0).sum()) - 1
+
+    def carry_layer(self, variables: dict[str, tf.Variable]) -> bool:
+        """Gives a layer's variables their values before, if all were there, and of the same shapes."""
+        for name, variable in variables.items():
+            then, now = self._shapes.get(f"{_WEIGHTS}/{name}"), list(variable.shape)
+            if then != now:
+                _log.warning("Warm start: the layer of %s begins afresh: %s before, %s now.", name, then, now)
+                return False
+        for name, variable in variables.items():
+            variable.assign(self._file.get_tensor(f"{_WEIGHTS}/{name}"))
+        return True
+
+    def carry_frequency(self, frequency: StreamingFrequency) -> bool:
+        """Lets estimation go on where it was, if there was any."""
+        if not all(name in self._shapes for name in _FREQUENCY):
+            return False
+        step, labels, last_seen, gap = (self._file.get_tensor(name) for name in _FREQUENCY)
+        return frequency.go_on(int(step), float(labels), last_seen, gap)
+
+
+def _places(names: np.ndarray, earlier: np.ndarray) -> np.ndarray:
+    """Where each name stands among the earlier ones, -1 where it does not: int64 [names]."""
+    order = np.argsort(earlier, kind="stable")
+    place = order[np.minimum(np.searchsorted(earlier, names, sorter=order), len(order) - 1)]
+    return np.where(earlier[place] == names, place, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weight:
+    """A trainable variable; `vocabulary` is that of its rows, where it is a table."""
+
+    variable: tf.Variable
+    vocabulary: str | None
+
+
+def _weights(model: TwoTowerModel) -> dict[str, _Weight]:
+    """The model's trainable variables; see `_weights_of`."""
+    return _weights_of(model.candidate_tower, model.query_tower, model.task)
+
+
+def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
+    """The layers' trainable variables, by the names of the layers that they are in.
+
+    A variable's own name will not do: it depends on who calls its layer first.
+    """
+    vocabularies = {
+        id(table): vocabulary
+        for root in roots
+        for layer in (root, *root.submodules)
+        if isinstance(layer, ItemEmbedding | QueryTower)
+        for vocabulary, table in layer.tables
+    }
+    found: dict[str, _Weight] = {}
+    seen = {id(root) for root in roots}
+    queue = collections.deque((root.name, root) for root in roots)
+    while queue:
+        path, parent = queue.popleft()
+        for name, child in tf.train.TrackableView.children(parent).items():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            if not isinstance(child, tf.Variable):
+                # The place in a list may change; a layer's name does not.
+                is_layer = isinstance(child, tf.keras.layers.Layer)
+                queue.append((f"{path}/{child.name if is_layer else name}", child))
+            elif child.trainable:
+                found[f"{path}/{name}"] = _Weight(child, vocabularies.get(id(child)))
+    return found
+
+
+def _settings(config: TrainerConfig, resolved: ResolvedFeatures) -> dict[str, Any]:
+    """What must be the same for what to be carried over, as JSON holds it."""
+    settings = {
+        "embedding_dim": config.embedding_dim,
+        "meaning": {
+            **{f"trainer.{name}": getattr(config, name) for name in _MEANING},
+            "features.users": [f"{one.name}:{one.kind}" for one in resolved.users],
+            "features.items": [f"{one.name}:{one.kind}" for one in resolved.items],
+            "features.history": resolved.history,
+        },
+        "counting": {f"trainer.{name}": getattr(config, name) for name in _COUNTING},
+    }
+    return dict(json.loads(json.dumps(settings)))

@@ -1,0 +1,244 @@
+"""The towers as a SavedModel: raw ids and times in, embeddings out.
+
+What the signatures run is Transform's own graph and the towers that were trained; a request is one window
+read at its last listen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from two_tower.data_directory.feature_columns import (
+    ABSENT,
+    CATEGORICAL,
+    MULTI_VALUED,
+    NUMERIC,
+    VECTOR,
+    FeatureSpec,
+    ResolvedFeatures,
+)
+from two_tower.schema import features
+from two_tower.trainer.model.catalog_table import CatalogTable
+from two_tower.trainer.model.history_aggregates import is_label_event
+from two_tower.trainer.model.towers import CandidateTower, QueryTower, windows_of
+from two_tower.trainer.model.windows import Positions
+
+Tensors = dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """One input of a signature.
+
+    An input with a `default` may be left out: TensorFlow Serving fills in a signature's defaults; in Python
+    call the method of the same name. Defaults have dimensions of 1, which are broadcast, as they are in
+    what a request sends.
+    """
+
+    name: str
+    shape: Sequence[int | None]
+    dtype: tf.DType
+    meaning: str
+    default: Any = None
+
+    @property
+    def spec(self) -> tf.TensorSpec:
+        """Its shape and type."""
+        return tf.TensorSpec(self.shape, self.dtype, self.name)
+
+
+_UNKNOWN = features.UNKNOWN
+_QUERY_INPUTS = (
+    Input(features.USER_ID, [None], tf.int64, "any id, known or not"),
+    Input(
+        features.HISTORY_ITEM_ID,
+        [None, None],
+        tf.int64,
+        "oldest first; negative ids are padding. The last listen is the seed now playing. An empty history "
+        "is answered too",
+    ),
+    Input(features.HISTORY_TIMESTAMP, [None, None], tf.int64, "seconds"),
+    Input(
+        features.HISTORY_PLAY_RATIO, [None, None], tf.float32, "1.0 = whole item, -1 unknown", [[_UNKNOWN]]
+    ),
+    Input(
+        features.HISTORY_EVENT_TYPE,
+        [None, None],
+        tf.string,
+        '"listen" or "" for a listen, anything else is a reaction',
+        [[""]],
+    ),
+    Input(features.HISTORY_IS_ORGANIC, [None, None], tf.int64, "1, 0, or -1 unknown", [[_UNKNOWN]]),
+    Input(features.REQUEST_TIMESTAMP, [None], tf.int64, "seconds; -1: while the seed plays", [_UNKNOWN]),
+)
+
+
+def query_inputs(users: Iterable[FeatureSpec]) -> tuple[Input, ...]:
+    """The inputs of a query, columns of users/ last."""
+    return (*_QUERY_INPUTS, *map(_column_input, users))
+
+
+def _column_input(spec: FeatureSpec) -> Input:
+    absent = ABSENT[spec.kind]
+    whose = f"the user's {spec.column}"
+    if spec.kind == MULTI_VALUED:
+        return Input(spec.name, [None, None], tf.string, f'{whose}; "" is padding', [[absent]])
+    if spec.kind == NUMERIC:
+        return Input(spec.name, [None], tf.float32, f"{whose}; NaN: not known", [absent])
+    if spec.kind == VECTOR:
+        return Input(
+            spec.name, [None, spec.width], tf.float32, f"{whose}; zeros: not known", [[absent] * spec.width]
+        )
+    text = f"{whose}, a number in decimal" if spec.kind == CATEGORICAL else whose
+    return Input(spec.name, [None], tf.string, f'{text}; "": not known', [absent])
+
+
+def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[Input]) -> Any:
+    """A tf.function whose parameters are `inputs`, of a function of the tensors by name.
+
+    tf.function reads names and defaults off a function's signature, which for columns that the settings
+    name can only be made here.
+    """
+
+    def by_place(*values: tf.Tensor) -> Tensors:
+        return function({one.name: value for one, value in zip(inputs, values, strict=True)})
+
+    parameters = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if one.default is None else tf.constant(one.default, one.dtype),
+        )
+        for one in inputs
+    ]
+    arguments = "\n".join(f"  {one.name}: {one.dtype.name} {_shape(one)}, {one.meaning}." for one in inputs)
+    by_place.__name__ = function.__name__
+    by_place.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{arguments}"
+    by_place.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return tf.function(by_place, input_signature=[one.spec for one in inputs])
+
+
+def _shape(one: Input) -> str:
+    dimensions = ["queries", "values"][: len(one.shape)]
+    known = [name if size is None else str(size) for name, size in zip(dimensions, one.shape, strict=True)]
+    return f"[{', '.join(known)}]"
+
+
+class Towers(tf.Module):
+    """The trained towers with their preprocessing, as they are saved."""
+
+    def __init__(
+        self,
+        transform: Any,
+        table: CatalogTable,
+        query_tower: QueryTower,
+        candidate_tower: CandidateTower,
+        history_length: int,
+        resolved: ResolvedFeatures,
+    ) -> None:
+        """`transform`: TFTransformOutput.transform_features_layer() of the interactions; `resolved`: what it
+        was made for."""
+        super().__init__(name="towers")
+        self._transform = transform
+        self._table = table
+        self._query_tower = query_tower
+        self._candidate_tower = candidate_tower
+        self._history_length = history_length
+        self._aggregates = resolved.history
+        self._users = resolved.users
+        self.query_embedding = signature(self._query_embedding, query_inputs(resolved.users))
+
+    def _query_embedding(self, inputs: Tensors) -> Tensors:
+        """Histories to `embedding` [queries, embedding_dim].
+
+        With `trainer.repeat_head` also `repeat_item_id` int64 and `repeat_score` float32, [queries, N]: what
+        the items of the history score, in the place of their inner products; -1 and -inf where there are
+        fewer. The best items are the best of these and of those with the largest inner products.
+        """
+        history_item_id = inputs[features.HISTORY_ITEM_ID]
+        shape = tf.shape(history_item_id)
+        event_type = tf.broadcast_to(inputs[features.HISTORY_EVENT_TYPE], shape)
+        # The query is the last listen: reactions after it are to what is still playing.
+        is_listen = is_label_event(event_type)
+        index = tf.range(shape[1])
+        present = history_item_id >= 0
+        last_listen = tf.reduce_max(tf.where(present & is_listen, index, -1), axis=1, keepdims=True)
+        visible = present & (index <= last_listen)
+
+        def recent(values: tf.Tensor) -> tf.RaggedTensor:
+            ragged = tf.ragged.boolean_mask(tf.broadcast_to(values, shape), visible)
+            return ragged[:, -self._history_length :]
+
+        timestamp = recent(inputs[features.HISTORY_TIMESTAMP])
+        lengths = timestamp.row_lengths()
+        ends = tf.boolean_mask(timestamp.row_splits[1:], lengths > 0) - 1
+        asked = tf.boolean_mask(tf.broadcast_to(inputs[features.REQUEST_TIMESTAMP], shape[:1]), lengths > 0)
+        newest = tf.gather(timestamp.flat_values, ends)
+        request = tf.tensor_scatter_nd_update(
+            timestamp.flat_values, ends[:, tf.newaxis], tf.maximum(asked, newest)
+        )
+        transformed = self._transform(
+            {
+                features.USER_ID: inputs[features.USER_ID][:, tf.newaxis],
+                features.HISTORY_ITEM_ID: recent(history_item_id),
+                features.HISTORY_TIMESTAMP: timestamp,
+                features.HISTORY_PLAY_RATIO: recent(inputs[features.HISTORY_PLAY_RATIO]),
+                features.HISTORY_EVENT_TYPE: recent(event_type),
+                features.HISTORY_IS_ORGANIC: recent(inputs[features.HISTORY_IS_ORGANIC]),
+                features.REQUEST_TIMESTAMP: timestamp.with_flat_values(request),
+                **{spec.name: _as_raw(inputs[spec.name], spec, shape[0]) for spec in self._users},
+            }
+        )
+        # The example age is the label's: a request is for now, whatever time it carries.
+        transformed = {name: value for name, value in transformed.items() if name != features.EXAMPLE_AGE}
+        positions = Positions(window=tf.range(shape[0]), event=tf.cast(lengths, tf.int32) - 1)
+        windows = windows_of(transformed, self._table, self._history_length, self._aggregates)
+        embedding = self._query_tower(windows, positions)
+        if self._query_tower.repeats is None:
+            return {"embedding": embedding}
+        repeats = self._query_tower.repeats(windows, positions, embedding, self._candidate_tower)
+        is_one = repeats.rows >= 0
+        item_id = tf.gather(self._table.item_id, tf.maximum(repeats.rows, 0))
+        return {
+            "embedding": embedding,
+            features.REPEAT_ITEM_ID: tf.where(is_one, item_id, features.PADDING),
+            features.REPEAT_SCORE: tf.where(is_one, repeats.score, -float("inf")),
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
+    def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Item ids to `embedding` [items, embedding_dim]; an unknown id is an item of unknown features."""
+        return {"embedding": self._candidate_tower(self._table.rows_of(item_id))}
+
+    @tf.function(input_signature=[])
+    def catalog(self) -> dict[str, tf.Tensor]:
+        """`item_id` int64 [items]: all that can be recommended, in ascending order."""
+        return {features.ITEM_ID: self._table.candidate_id.read_value()}
+
+    def save(self, path: str) -> None:
+        """Writes the SavedModel."""
+        tf.saved_model.save(
+            self,
+            path,
+            signatures={
+                "query_embedding": self.query_embedding,
+                "candidate_embedding": self.candidate_embedding,
+                "catalog": self.catalog,
+            },
+        )
+
+
+def _as_raw(values: tf.Tensor, spec: FeatureSpec, queries: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+    """A request's values of a column as an Example holds them: ragged but for vectors."""
+    values = tf.broadcast_to(values, tf.concat([[queries], tf.shape(values)[1:]], axis=0))
+    if spec.kind == VECTOR:
+        return values
+    if spec.kind != MULTI_VALUED:
+        values = values[:, tf.newaxis]
+    absent = tf.math.is_nan(values) if spec.kind == NUMERIC else values == ""
+    return tf.ragged.boolean_mask(values, tf.logical_not(absent))
