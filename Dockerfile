@@ -20,8 +20,14 @@ RUN awk '/^uv==/ { found = 1 } found { print } found && !/\\$/ { exit }' constra
         --build-constraints constraints.txt -r constraints.txt
 COPY setup.py pyproject.toml LICENSE ./
 COPY two_tower ./two_tower
+COPY base ./base
 COPY schema ./schema
+COPY data_directory ./data_directory
+COPY ingestion ./ingestion
+COPY simulator ./simulator
 COPY trainer ./trainer
+COPY serving ./serving
+COPY evaluation ./evaluation
 COPY components ./components
 COPY pipeline ./pipeline
 # Installed, not linked: Beam's workers and the steps import the packages from wherever they start.

@@ -15,9 +15,10 @@ run: setup  ## Simulate a data set, train, evaluate and push a recommender, and 
 test: setup  ## Run all tests, in as many processes as there are cores
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
 
 setup:  ## Build .venv from constraints.txt, if it is not built from it already
 	@scripts/setup_environment.sh

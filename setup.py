@@ -24,7 +24,7 @@ setup(
         # Cache keys hold the versions of what a component imports.
         "two_tower": ["constraints.txt"],
         "two_tower.schema": ["*.pbtxt"],
-        "two_tower.evaluation.report.html": ["*.j2", "*.css"],
+        "two_tower.evaluation.report": ["*.j2", "*.css"],
     },
     install_requires=[
         "tfx[kfp]>=1.16.0,<1.17",
@@ -66,7 +66,7 @@ setup(
         "test": ["pytest>=8,<9", "pytest-xdist>=3.6", "hypothesis>=6.100"],
         # What the data plane is measured against.
         "benchmarks": ["polars>=1"],
-        "lint": ["ruff>=0.5", "mypy>=1.10"],
+        "lint": ["ruff>=0.5", "mypy>=1.10", "import-linter>=2.1"],
         # The installer: `make setup` fetches it by pip where the machine has none.
         "setup": ["uv>=0.5"],
     },

@@ -44,8 +44,8 @@ from two_tower.evaluation.queries import LabelSets, all_queries, read_windows, s
 from two_tower.evaluation.slices import Slice, item_slices, play_ratio_slices, repeat_slices, trends_from
 from two_tower.evaluation.train_counts import TrainKnowledge
 from two_tower.ingestion import FORMATS
-from two_tower.pipeline import run_file
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings import run_file
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.simulator.simulate import SimulationParameters, simulate
 
 WORLD = SimulationParameters(

@@ -29,7 +29,7 @@ import time
 from typing import Any
 
 from two_tower.data_directory.manifest import Manifest, event_files
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 # Name ▶ users, listens a user as asked of the simulator, tracks.
 WORLDS = {

@@ -13,8 +13,8 @@ import os
 import time
 
 from two_tower.ingestion import FORMATS
-from two_tower.pipeline import run_file
 from two_tower.pipeline.runs.report import collect
+from two_tower.pipeline.settings import run_file
 from two_tower.simulator.simulate import SimulationParameters, simulate
 
 _METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10")

@@ -74,10 +74,10 @@ def measured(users: int, items: int) -> dict[str, Any]:
 
 def measure_here(users: int, items: int) -> dict[str, Any]:
     """Seconds of search and metrics, peak memory, and Recall@100, which tells that something was found."""
-    from two_tower.evaluation.baselines import LabelEvents
     from two_tower.evaluation.beyond_accuracy import ItemVectors
     from two_tower.evaluation.exact_search import top_rows
     from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+    from two_tower.evaluation.label_events import LabelEvents
     from two_tower.evaluation.queries import LabelSets, Queries
     from two_tower.evaluation.recommenders import MODEL, MODEL_EXACT
     from two_tower.evaluation.slices import item_slices, popularity_slices, user_slices

@@ -30,8 +30,8 @@ import numpy as np
 
 from two_tower.base.errors import UserError
 from two_tower.ingestion import FORMATS
-from two_tower.pipeline import run_file
 from two_tower.pipeline.runs.report import collect
+from two_tower.pipeline.settings import run_file
 
 # Encoder, softmax and similarity.
 Form = tuple[str, str, str]

@@ -118,7 +118,7 @@ def query_batches(
 
 
 class PlainQueryTower(tf.keras.layers.Layer):
-    """Queries with a history of their own to L2-normalised embeddings; see `trainer.model.towers.QueryTower`."""
+    """Maps queries and histories to L2-normalised embeddings; see `trainer.model.towers.QueryTower`."""
 
     def __init__(self, items: ItemEmbedding, users: int, history_length: int, config: TrainerConfig) -> None:
         super().__init__(name="query_tower")

@@ -52,7 +52,7 @@ import tensorflow_transform as tft
 
 from benchmarks.plain_retrieval import PlainRetrieval, plain_queries, query_batches, write_queries
 from two_tower.components.interaction_example_gen.settings import WindowConfig
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.schema import features
 from two_tower.trainer.loop import training
 from two_tower.trainer.loop.optimizer import optimizer_of

@@ -70,7 +70,7 @@ class Distribution:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of users/ or items/. `kind` is what it is as a feature: see `data_directory.feature_columns`."""
+    """A column of users/ or items/; its `kind` as a feature is one of `feature_columns`."""
 
     name: str
     kind: str

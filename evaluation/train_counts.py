@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.evaluation.baselines import LabelEvents
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metrics import Bools, Floats
 from two_tower.evaluation.queries import Ints, Queries, Windows
 

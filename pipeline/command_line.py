@@ -22,7 +22,7 @@ from typing import Any
 
 from two_tower.base.errors import UserError
 from two_tower.ingestion import FORMAT_HELP
-from two_tower.pipeline import presets, run_file, settings
+from two_tower.pipeline.settings import pipeline_config, presets, run_file
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -479,7 +479,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _all_settings(section: str = "") -> str:
     lines = []
-    for name, value in settings.settings(run_file.load()).items():
+    for name, value in pipeline_config.settings(run_file.load()).items():
         if not name.startswith(section):
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -487,7 +487,7 @@ def _all_settings(section: str = "") -> str:
     return _SETTINGS_HELP + "\n".join(lines)
 
 
-def _config(options: argparse.Namespace, fallback: str = "default") -> settings.PipelineConfig:
+def _config(options: argparse.Namespace, fallback: str = "default") -> pipeline_config.PipelineConfig:
     return run_file.load(options.preset, options.config, options.overrides, fallback)
 
 
@@ -633,8 +633,9 @@ def _tune(options: argparse.Namespace) -> int:
 
     from two_tower.base import storage
     from two_tower.data_directory.manifest import Manifest
-    from two_tower.pipeline.tuning import search as tuning
+    from two_tower.pipeline.tuning import tune as tuning
     from two_tower.pipeline.tuning import tuning_report
+    from two_tower.pipeline.tuning.search import FOLDER
 
     search = tuning.Search(
         storage.absolute(data),
@@ -656,7 +657,7 @@ def _tune(options: argparse.Namespace) -> int:
             # A second's work: not after each trial.
             tuning_report.plot(study, search)
         print(tuning_report.summary(study))
-    folder = os.path.join(output, tuning.FOLDER)
+    folder = os.path.join(output, FOLDER)
     print(
         f"All trials are in {os.path.join(folder, tuning_report.TRIALS_FILE)} and "
         f"{tuning_report.PLOT_FILE} beside it.\n"
@@ -671,7 +672,7 @@ def _places(options: argparse.Namespace) -> tuple[str | None, str | None]:
     return options.data or given.data, options.output or given.output
 
 
-def _config_suited_to(data: str, options: argparse.Namespace) -> settings.PipelineConfig:
+def _config_suited_to(data: str, options: argparse.Namespace) -> pipeline_config.PipelineConfig:
     """The settings; where no preset is named, over that which suits the data."""
     return _config(options, _preset_suited_to(data, options))
 
@@ -692,7 +693,10 @@ def _preset_suited_to(data: str, options: argparse.Namespace) -> str:
 
 
 def _run_pipeline(
-    data: str, output: str | None, config: settings.PipelineConfig, work: Callable[[], None] | None = None
+    data: str,
+    output: str | None,
+    config: pipeline_config.PipelineConfig,
+    work: Callable[[], None] | None = None,
 ) -> int:
     """0, or EXIT_FAILURE after telling what failed and where its log is.
 

@@ -42,7 +42,7 @@ from two_tower.components.scann_indexer.component import ScannIndexer
 from two_tower.components.trainer.component import Trainer
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation.gate.judge import check_slice_names
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
 

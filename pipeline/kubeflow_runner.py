@@ -16,7 +16,7 @@ from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 # Asked for when the job is submitted, unless it was compiled with --data and --root.
 DATA_PARAMETER = "data"

@@ -30,10 +30,10 @@ from two_tower.data_directory.verification import verify
 from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
 from two_tower.pipeline.peak_memory import PeakMemory
-from two_tower.pipeline.run_file import load, read_run_file, suited_preset
 from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 

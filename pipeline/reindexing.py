@@ -15,9 +15,9 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.data_directory.verification import verify_items
-from two_tower.pipeline import run_file
 from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings import run_file
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving.versions import find_model
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Processes of tests/test_distribution.py, since devices and clusters are set up once a process."""
+"""Processes of tests/trainer/test_distribution.py, since devices and clusters are set up once a process."""
 
 from __future__ import annotations
 

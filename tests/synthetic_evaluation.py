@@ -12,7 +12,7 @@ import numpy as np
 from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
-from two_tower.evaluation.report.html.materials import Materials
+from two_tower.evaluation.report.materials import Materials
 
 CUTOFFS = (1, 10, 50, 100)
 # By who recommends the typical rank of a label: lower is better.

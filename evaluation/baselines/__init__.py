@@ -7,10 +7,10 @@ what the model sees of its user too.
 
 from two_tower.evaluation.baselines.catalog import Catalog
 from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines
-from two_tower.evaluation.baselines.label_events import LabelEvents
 from two_tower.evaluation.baselines.personal_history import PersonalHistory
 from two_tower.evaluation.baselines.popularity import DAY, Popularity
 from two_tower.evaluation.baselines.ranking import Baseline, first_among
+from two_tower.evaluation.label_events import LabelEvents
 
 __all__ = [
     "DAY",

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from two_tower.evaluation.baselines.label_events import LabelEvents
 from two_tower.evaluation.baselines.ranking import RecentListens, columns_of
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import Ints
 
 DAMPINGS = ("cosine", "logarithmic", "none")

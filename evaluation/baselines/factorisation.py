@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from two_tower.evaluation.baselines.label_events import LabelEvents
 from two_tower.evaluation.baselines.ranking import Floats, RecentListens, columns_of
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import Ints
 
 _Result = TypeVar("_Result")

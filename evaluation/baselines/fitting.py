@@ -17,12 +17,12 @@ from two_tower.evaluation.baselines.factorisation import (
     BayesianPersonalisedRanking,
     Plays,
 )
-from two_tower.evaluation.baselines.label_events import LabelEvents
 from two_tower.evaluation.baselines.personal_history import PersonalHistory
 from two_tower.evaluation.baselines.popularity import Popularity
 from two_tower.evaluation.baselines.ranking import Baseline, Scored, Scorer
 from two_tower.evaluation.baselines.search import SECONDS, Found, search
 from two_tower.evaluation.baselines.token_matching import Documents, TokenMatching
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metrics import label_ranks, mean, values_by_query
 from two_tower.evaluation.queries import Ints, Windows, all_queries
 from two_tower.evaluation.settings import BASELINES

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.evaluation.baselines.label_events import LabelEvents
-from two_tower.evaluation.baselines.popularity import Popularity
 from two_tower.evaluation.baselines.blocks import blocks, none
+from two_tower.evaluation.baselines.popularity import Popularity
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import PADDING, Ints, Queries, Windows, ragged_index
 from two_tower.schema import features
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.evaluation.baselines.label_events import LabelEvents
 from two_tower.evaluation.baselines.blocks import blocks, none
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import PADDING, Ints, Queries, Windows, excluded_items
 
 DAY = 86_400

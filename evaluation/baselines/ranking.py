@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.evaluation.baselines.blocks import BLOCK_CELLS, blocks, none
+from two_tower.evaluation.baselines.blocks import BLOCK_CELLS, none
 from two_tower.evaluation.baselines.popularity import Popularity
 from two_tower.evaluation.queries import PADDING, Ints, Queries, Windows, excluded_items, ragged_index
 from two_tower.schema import features

@@ -8,10 +8,10 @@ from typing import Any
 
 from two_tower.base import storage
 from two_tower.evaluation.report.examples import EXAMPLES_FILE, ItemNames
-from two_tower.evaluation.report.html.materials import CURVES_FILE, EVALUATION_FILE, REPORT_FILE, Materials
-from two_tower.evaluation.report.html.page import render as render_page
+from two_tower.evaluation.report.html_page import render as render_page
 from two_tower.evaluation.report.item_map import MAP_FILE
 from two_tower.evaluation.report.markdown_report import render as render_markdown
+from two_tower.evaluation.report.materials import CURVES_FILE, EVALUATION_FILE, REPORT_FILE, Materials
 
 MARKDOWN_FILE = "report.md"
 

@@ -12,7 +12,7 @@ from two_tower.base.errors import UserError
 from two_tower.components.anomaly_gate import verdict
 from two_tower.pipeline.local_runner import run_local
 from two_tower.pipeline.runs.report import latest_outputs, newest_log
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 GATE = "AnomalyGate"
 

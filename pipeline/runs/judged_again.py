@@ -19,7 +19,7 @@ from two_tower.evaluation.gate import judge
 from two_tower.evaluation.report.glossary import slice_meaning
 from two_tower.evaluation.query_results import FILE_NAME as QUERIES
 from two_tower.evaluation.query_results import QueryResults
-from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import run_file
 from two_tower.evaluation.settings import GateConfig
 from two_tower.base.settings import from_plain
 from two_tower.base import storage

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.pipeline import run_file, settings
+from two_tower.pipeline.settings import run_file, pipeline_config
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.pipeline.runs.report import EVALUATOR, TRAINER, collect
@@ -43,8 +43,8 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         return None
     # Slow to load, and of no use to a run that did not get as far.
     from two_tower.evaluation.report import report_files
-    from two_tower.evaluation.report.html.materials import REPORT_FILE, Materials
-    from two_tower.evaluation.report.html.page import render
+    from two_tower.evaluation.report.materials import REPORT_FILE, Materials
+    from two_tower.evaluation.report.html_page import render
 
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
@@ -72,7 +72,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
 
 def changed_settings(given: Mapping[str, Any]) -> list[str]:
     """Names of those that are not the defaults of this version."""
-    defaults = settings.settings(run_file.load())
+    defaults = pipeline_config.settings(run_file.load())
     return [
         name
         for name, value in given.items()

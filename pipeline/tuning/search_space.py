@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline import settings
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings import pipeline_config
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -130,7 +130,7 @@ class SearchSpace:
 
     def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
         """The settings of `config` as a study holds them, those that lie in the space."""
-        given = settings.settings(config)
+        given = pipeline_config.settings(config)
         found = {name: one.parameter(given[name]) for name, one in self.dimensions.items()}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -182,7 +182,7 @@ def setting_text(value: Any) -> str:
 
 
 def _dimension(name: str, value: Any) -> Choices | Range:
-    kind = settings.setting_type(name)
+    kind = pipeline_config.setting_type(name)
     section = name.partition(".")[0]
     if reason := _REFUSED_TRAINER.get(name):
         raise UserError(f"{name} cannot be searched: {reason}.")
@@ -192,7 +192,7 @@ def _dimension(name: str, value: Any) -> Choices | Range:
             "once for each, with --set and in an --output of its own."
         )
     if isinstance(value, list):
-        return _choices(name, [settings.checked(name, one) for one in value])
+        return _choices(name, [pipeline_config.checked(name, one) for one in value])
     if isinstance(value, Mapping):
         if kind not in (int, float):
             raise UserError(f"{name} is no number and has no range: give it a list of choices.")
@@ -227,7 +227,7 @@ def _range(name: str, value: Mapping[str, Any]) -> Range:
     log = value.get("log", False)
     if not isinstance(log, bool):
         raise UserError(f"{name} takes log: true or log: false, and was given {log!r}.")
-    low, high = settings.checked(name, value["low"]), settings.checked(name, value["high"])
+    low, high = pipeline_config.checked(name, value["low"]), pipeline_config.checked(name, value["high"])
     if not low < high:
         raise UserError(f"{name} has low {low} and high {high}: low has to be less.")
     if log and low <= 0:

@@ -14,7 +14,7 @@ import yaml
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline import presets, settings
+from two_tower.pipeline.settings import pipeline_config, presets
 from two_tower.pipeline.tuning.search_space import Range, SearchSpace, setting_text, with_trainer
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def config_file(study: optuna.Study, search: Search) -> str:
     best = best_of(study)
     assert best is not None
     config = with_trainer(search.base, values_of(best, search.space))
-    preset = settings.settings(presets.PRESETS[search.preset])
+    preset = pipeline_config.settings(presets.PRESETS[search.preset])
     content: dict[str, Any] = {"data": search.data, "output": search.output, "preset": search.preset}
-    for name, value in settings.settings(config).items():
+    for name, value in pipeline_config.settings(config).items():
         if value != preset[name]:
             section, _, last = name.rpartition(".")
             of_section = content.setdefault(section, {}) if section else content

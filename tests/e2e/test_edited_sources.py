@@ -11,7 +11,7 @@ from tests.e2e.runs import ROOT, call
 from two_tower.base import import_closure
 from two_tower.base.import_closure import import_digest
 from two_tower.data_directory.feature_columns import ResolvedFeatures
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 pytestmark = pytest.mark.e2e
 

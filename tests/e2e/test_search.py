@@ -9,7 +9,7 @@ import yaml
 
 from tests.e2e.runs import FIRST_DAYS, call, write_part
 from two_tower.data_directory.manifest import DAY
-from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import run_file
 
 pytestmark = pytest.mark.e2e
 

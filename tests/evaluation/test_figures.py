@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.evaluation.baselines import LabelEvents
 from two_tower.evaluation.beyond_accuracy import ItemVectors
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import LabelSets, Queries
 from two_tower.evaluation.slices import Slice
 from two_tower.evaluation.train_counts import TrainKnowledge

@@ -14,11 +14,10 @@ import pytest
 from tests import synthetic_evaluation
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
-from two_tower.evaluation.report import report_files
-from two_tower.evaluation.report.html import charts
-from two_tower.evaluation.report.html.materials import Materials
-from two_tower.evaluation.report.html.page import render
-from two_tower.evaluation.report.html.svg import Scale, apart
+from two_tower.evaluation.report import charts, report_files
+from two_tower.evaluation.report.html_page import render
+from two_tower.evaluation.report.materials import Materials
+from two_tower.evaluation.report.svg import Scale, apart
 
 # Elements without an end.
 VOID = {"meta", "br", "link", "img", "hr", "input"}

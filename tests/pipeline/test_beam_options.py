@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import run_file
 
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
 

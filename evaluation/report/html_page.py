@@ -23,6 +23,8 @@ from two_tower.evaluation.recommenders import (
     in_order,
     recommender,
 )
+from two_tower.evaluation.report import charts
+from two_tower.evaluation.report.charts import interval, number
 from two_tower.evaluation.report.glossary import (
     DEFAULT_CUTOFF,
     definitions,
@@ -33,9 +35,7 @@ from two_tower.evaluation.report.glossary import (
     slice_meaning,
     threshold_meaning,
 )
-from two_tower.evaluation.report.html import charts
-from two_tower.evaluation.report.html.charts import interval, number
-from two_tower.evaluation.report.html.materials import Materials
+from two_tower.evaluation.report.materials import Materials
 
 BLESSED = "blessed"
 _MAP_COLOURS = tuple(f"map-{place}" for place in range(8))

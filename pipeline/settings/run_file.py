@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, to_plain, unknown_setting
 from two_tower.evaluation.settings import GateConfig, slice_limits
-
-from two_tower.pipeline.presets import PRESETS
-from two_tower.pipeline.settings import PipelineConfig, check_range, known, types
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig, check_range, known, types
+from two_tower.pipeline.settings.presets import PRESETS
 
 
 @dataclasses.dataclass(frozen=True)

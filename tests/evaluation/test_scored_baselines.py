@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from scipy.sparse import csr_matrix
 
-from tests.test_baselines import LOG, SPLIT, K, cut, had_before
+from tests.evaluation.test_baselines import LOG, SPLIT, K, cut, had_before
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.evaluation.baselines import Catalog, Fitted, LabelEvents, Popularity, fit_baselines
+from two_tower.evaluation.baselines import Catalog, Fitted, Popularity, fit_baselines
 from two_tower.evaluation.baselines import fitting as fitting_module
 from two_tower.evaluation.baselines.co_occurrence import CoOccurrence, Counts
 from two_tower.evaluation.baselines.content_neighbours import ContentNeighbours
@@ -39,11 +39,12 @@ from two_tower.evaluation.baselines.ranking import (
 )
 from two_tower.evaluation.baselines.search import Found, search
 from two_tower.evaluation.baselines.token_matching import Documents, TokenMatching
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import Ints, Queries, Windows, all_queries
 from two_tower.evaluation.settings import BASELINES
-from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import run_file
 
-# All that are not of tests/test_baselines.py.
+# All that are not of tests/evaluation/test_baselines.py.
 SCORED = ("token_matching", "co_occurrence", "ials", "bpr", "content_neighbours")
 N = 5
 # Two that train does not hold.

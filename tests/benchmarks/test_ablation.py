@@ -10,7 +10,7 @@ from benchmarks import ablation
 from two_tower.base.errors import UserError
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.slices import Slice
-from two_tower.pipeline import settings
+from two_tower.pipeline.settings import pipeline_config
 
 
 def write(output: Path, recalls: dict[str, list[float]]) -> None:
@@ -31,8 +31,8 @@ def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
     found = [ablation.variant(ablation.SETTINGS, part, 0) for part in ablation.PARTS]
     assert all(without != full for without in found)
     assert len({json.dumps(one.to_dict()) for one in found}) == len(ablation.PARTS)
-    other = settings.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
-    changed = {name for name, value in settings.settings(full).items() if other[name] != value}
+    other = pipeline_config.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
+    changed = {name for name, value in pipeline_config.settings(full).items() if other[name] != value}
     assert changed == {"trainer.seed"}
 
 
@@ -97,5 +97,5 @@ def test_the_table_stands_between_the_marks(tmp_path: Path) -> None:
     page.write_text("nothing")
     with pytest.raises(UserError, match="for the table to stand between"):
         ablation.write_between_marks(page, "text")
-    marks = Path(__file__).parent.parent / "docs" / "ablation.md"
+    marks = Path(__file__).parents[2] / "docs" / "ablation.md"
     assert ablation._BEGIN in marks.read_text() and ablation._END in marks.read_text()

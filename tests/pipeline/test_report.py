@@ -11,11 +11,11 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline.presets import PRESETS
 from two_tower.pipeline.runs.history import history
 from two_tower.pipeline.runs.history import render as render_history
 from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import collect, render
+from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.serving.versions import newest_version
 
 METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "hit_rate@10": 0.2,

@@ -19,11 +19,12 @@ import yaml
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
 from two_tower.base import console
 from two_tower.base.errors import UserError
-from two_tower.pipeline import command_line, run_file
-from two_tower.pipeline.presets import PRESETS
-from two_tower.pipeline.settings import PipelineConfig
-from two_tower.pipeline.tuning import search as tuning_module
+from two_tower.pipeline import command_line
+from two_tower.pipeline.settings import run_file
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.tuning import trial, tuning_report
+from two_tower.pipeline.tuning import tune as tuning_module
 from two_tower.pipeline.tuning.search import Search
 from two_tower.pipeline.tuning.search_space import SearchSpace, default_space, with_trainer
 from two_tower.pipeline.tuning.trial import OnEpoch, TrialFailed, train_apart

@@ -13,9 +13,10 @@ from two_tower.base import console
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import Manifest
 from two_tower.ingestion import FORMAT_HELP, FORMATS
-from two_tower.pipeline import command_line, run_file, settings
+from two_tower.pipeline import command_line
 from two_tower.pipeline.command_line import main
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings import pipeline_config, run_file
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 COMMANDS = ("simulate", "ingest", "run", "tune", "report", "query", "compile", "demo")
 
@@ -45,7 +46,7 @@ def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["run", "--help"])
     shown = capsys.readouterr().out
-    for name in settings.settings(PipelineConfig()):
+    for name in pipeline_config.settings(PipelineConfig()):
         assert f"    {name} = " in shown
 
 

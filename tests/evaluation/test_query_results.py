@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.test_slices import ASKED, RECOMMENDED
+from tests.evaluation.test_slices import ASKED, RECOMMENDED
 from two_tower.evaluation.metrics import label_ranks
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults, pseudonyms

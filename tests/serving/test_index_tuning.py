@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from two_tower.base.errors import UserError
 from two_tower.components.scann_indexer.executor import check_embeddings, check_ids
-from two_tower.pipeline import run_file
+from two_tower.pipeline.settings import run_file
 from two_tower.serving.index import AH, ExactIndex, ScannIndex, ScannSettings
 from two_tower.serving.index_tuning import Built, build_index
 from two_tower.serving.settings import IndexConfig

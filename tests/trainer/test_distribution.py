@@ -32,7 +32,7 @@ def started(
     pickled.write_bytes(pickle.dumps(world))
     return subprocess.Popen(
         [sys.executable, "-m", "tests.replicas", process, str(pickled), str(folder)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

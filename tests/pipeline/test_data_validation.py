@@ -13,7 +13,8 @@ from tests.e2e.runs import call
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DAY, DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline import command_line, run_file
+from two_tower.pipeline import command_line
+from two_tower.pipeline.settings import run_file
 
 USERS, DAYS, EVERY = 60, 10, 7_200
 

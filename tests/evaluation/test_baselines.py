@@ -19,17 +19,17 @@ from two_tower.components.interaction_example_gen.windows import Events, Histori
 from two_tower.evaluation.baselines import (
     DAY,
     Fitted,
-    LabelEvents,
     PersonalHistory,
     Popularity,
     first_among,
     fit_baselines,
 )
+from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metrics import summarize
 from two_tower.evaluation.queries import Queries, Windows, all_queries
 
 K = 12
-# Those of the others are in tests/test_scored_baselines.py.
+# Those of the others are in tests/evaluation/test_scored_baselines.py.
 OF_COUNTS = ("most_popular", "decayed_popularity", "personal_history")
 
 

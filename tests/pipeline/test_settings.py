@@ -9,10 +9,10 @@ import pytest
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, typed
 from two_tower.evaluation.settings import GateConfig, slice_limits
-from two_tower.pipeline import presets, run_file, settings
-from two_tower.pipeline.presets import PRESETS
-from two_tower.pipeline.run_file import load
-from two_tower.pipeline.settings import PipelineConfig
+from two_tower.pipeline.settings import pipeline_config, presets, run_file
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.pipeline.settings.presets import PRESETS
+from two_tower.pipeline.settings.run_file import load
 from two_tower.trainer.settings import TrainerConfig
 
 
@@ -26,8 +26,9 @@ def test_a_preset_survives_json(name: str) -> None:
 
 def test_every_preset_has_a_help_text_and_no_range_names_a_setting_that_is_not_there() -> None:
     assert PRESETS.keys() == presets.PRESET_HELP.keys()
-    known = settings.settings(PipelineConfig())
-    assert {*settings._RANGES, *settings._CHOICES, *settings._MAY_BE_EMPTY} <= known.keys()
+    known = pipeline_config.settings(PipelineConfig())
+    checked = {*pipeline_config._RANGES, *pipeline_config._CHOICES, *pipeline_config._MAY_BE_EMPTY}
+    assert checked <= known.keys()
 
 
 @pytest.mark.parametrize(

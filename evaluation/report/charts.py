@@ -11,7 +11,7 @@ from markupsafe import Markup
 from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, recommender
-from two_tower.evaluation.report.html.svg import Drawing, Scale, apart
+from two_tower.evaluation.report.svg import Drawing, Scale, apart
 
 WIDE, NARROW = 1_040, 328
 HALF = 500

@@ -29,8 +29,8 @@ class Materials:
         item_map: item_map.json.
         curves: training_curves.json.
         run: of the whole run, which an evaluator does not know: `run` (its name), `output`, `components` as
-            `pipeline.runs.report.collect` has them, `settings` by dotted name, `changed`, the names of those that
-            are not the defaults, `pushed_model`, where its model was pushed, and `not_pushed_because`.
+            `pipeline.runs.report.collect` has them, `settings` by dotted name, `changed`, the names of those
+            that are not the defaults, `pushed_model`, where its model was pushed, and `not_pushed_because`.
     """
 
     evaluation: Mapping[str, Any]

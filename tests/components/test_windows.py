@@ -38,7 +38,7 @@ from two_tower.components.interaction_example_gen.splits import (
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation.queries import all_queries, excluded_items
-from two_tower.pipeline.presets import PRESETS
+from two_tower.pipeline.settings.presets import PRESETS
 
 SPLITS = ("train", "eval", "test")
 COUNTED = ("listens_without_seed", "repeated_labels", "gap_labels", *(f"{split}_labels" for split in SPLITS))

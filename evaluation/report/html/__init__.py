@@ -1,1 +1,0 @@
-"""The evaluation as one page to look at: a self-contained HTML file, which loads nothing from anywhere."""

@@ -1,0 +1,253 @@
+"""`two-tower tune`: a search for the trainer's settings by validation recall, with Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import glob
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from two_tower.base import console
+from two_tower.base.errors import UserError
+from two_tower.pipeline.tuning import tuning_report
+from two_tower.pipeline.tuning.search import SEARCHED, Search
+from two_tower.pipeline.tuning.search_space import setting_text, with_trainer
+from two_tower.pipeline.tuning.trial import OnEpoch, TrialFailed, train_apart
+from two_tower.pipeline.tuning.tuning_report import METRIC, REASON, ended_trials
+from two_tower.trainer.settings import TrainerConfig
+
+if TYPE_CHECKING:
+    from two_tower.trainer.loop.training_data import TrainingData
+
+# Trains with the settings; the number is the trial's.
+Train = Callable[[int, TrainerConfig, OnEpoch], None]
+
+_STUDY = "two-tower"
+_JOURNAL = "study.journal"
+# Of the study: what its trials have in common.
+_IDENTITY = "identity"
+_CHECKPOINTS = "checkpoints-"
+# A trial is not pruned before its second epoch, nor while fewer others have come as far.
+_FIRST_PRUNED_EPOCH = 2
+_TRIALS_BEFORE_PRUNING = 5
+
+
+@contextlib.contextmanager
+def opened(search: Search) -> Iterator[optuna.Study]:
+    """The study of `search.folder`, one process at a time; it is made where there is none.
+
+    Trials that a killed search left are marked as interrupted, and what else it left is removed.
+
+    Raises:
+      UserError: another process has it open, its trials were of other data, settings or another space, or it
+        cannot be read.
+    """
+    os.makedirs(search.folder, exist_ok=True)
+    with _held(search.folder):
+        # As JSON gives it back.
+        identity = json.loads(json.dumps(search.identity()))
+        study = _load(search.folder)
+        known = study.user_attrs.get(_IDENTITY)
+        if known != identity:
+            if known is not None and ended_trials(study):
+                raise UserError(_what_differs(search, known, identity))
+            # Nothing is lost: no trial has ended.
+            os.remove(os.path.join(search.folder, _JOURNAL))
+            study = _load(search.folder)
+            study.set_user_attr(_IDENTITY, identity)
+        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(left.number, state=TrialState.FAIL)
+        for folder in Path(search.folder).glob(f"{_CHECKPOINTS}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        yield study
+
+
+@contextlib.contextmanager
+def _held(folder: str) -> Iterator[None]:
+    """Holds the folder for this process; the system lets go of it, however the process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another `two-tower tune` is at work here; wait for its end."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _load(folder: str) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = os.path.join(folder, _JOURNAL)
+    try:
+        return optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(path)),
+            study_name=_STUDY,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(_TRIALS_BEFORE_PRUNING, _FIRST_PRUNED_EPOCH),
+        )
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: the study cannot be read ({error}). Remove {folder} to begin anew."
+        ) from error
+
+
+def _what_differs(search: Search, known: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    changes = [
+        f"{name} is {_told(identity.get(name))}, and was {_told(known.get(name))}"
+        for name in {**identity, **known}
+        if identity.get(name) != known.get(name)
+    ]
+    return (
+        f"{search.folder} holds a search whose trials cannot be compared with new ones: {'; '.join(changes)}."
+        f" Go on with what it was begun with, or begin anew: in another --output, or after removing "
+        f"{search.folder}."
+    )
+
+
+def _told(value: Any) -> str:
+    """A part of an identity, as a space file or `--set` has it."""
+    if isinstance(value, dict):
+        return f"searched in {json.dumps(value[SEARCHED])}"
+    return setting_text(tuple(value)) if isinstance(value, list) else setting_text(value)
+
+
+def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None = None) -> None:
+    """Brings the data through the pipeline up to Transform, and then trains until there are `trials` trials.
+
+    Args:
+      search: what is searched.
+      study: from `opened`.
+      trials: how many there are to be in all, those of earlier calls counted.
+      timeout: no trial begins after so many seconds of training.
+
+    Raises:
+      UserError: the data is refused.
+      ComponentFailed: a component stopped.
+    """
+    data = _prepared(search)
+    log = Path(search.output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}-tune.log")
+
+    def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
+        logs = os.path.join(search.folder, "tensorboard", f"trial-{number}")
+        with tempfile.TemporaryDirectory(prefix=_CHECKPOINTS, dir=search.folder) as checkpoints:
+            train_apart(data, config, search.base.gate.cutoff, logs, checkpoints, on_epoch)
+
+    with console.quiet(str(log)) as progress:
+        go_on(search, study, trials, timeout, train, progress)
+
+
+def _prepared(search: Search) -> TrainingData:
+    """Runs what the Trainer needs, and finds what it left."""
+    from two_tower.data_directory.feature_columns import resolve
+    from two_tower.data_directory.manifest import Manifest
+    from two_tower.pipeline.local_runner import run_local
+    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.trainer.loop.training_data import TrainingData
+
+    windows, catalog = "Transform", "CatalogTransform"
+    run_local(search.data, search.output, search.base, until=(windows, catalog))
+    outputs = latest_outputs(search.output, catalog, partial=True)
+    manifest = Manifest.load(search.data)
+
+    def files(component: str, split: str) -> list[str]:
+        (folder,) = outputs[component]["transformed_examples"]
+        return sorted(glob.glob(os.path.join(glob.escape(folder), f"Split-{split}", "*.gz")))
+
+    return TrainingData(
+        train_files=files(windows, "train"),
+        eval_files=files(windows, "eval"),
+        transform_graph=outputs[windows]["transform_graph"][0],
+        catalog_files=files(catalog, "catalog"),
+        catalog_graph=outputs[catalog]["transform_graph"][0],
+        history_length=search.base.windows.history_length,
+        repeats_recommendable=manifest.repeats_recommendable,
+        resolved=resolve(search.base.features, manifest),
+    )
+
+
+def go_on(
+    search: Search,
+    study: optuna.Study,
+    trials: int,
+    timeout: float | None,
+    train: Train,
+    progress: console.Progress,
+) -> None:
+    """Trains until `trials` trials have ended, or `timeout` is over; table and winner follow each one.
+
+    What a trial is given follows from the trials that ended before it alone: a search that was interrupted
+    goes on as it would have.
+    """
+    began = time.monotonic()
+    while (number := len(ended_trials(study))) < trials:
+        if timeout is not None and time.monotonic() - began > timeout:
+            break
+        study.sampler = optuna.samplers.TPESampler(seed=number)
+        if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            # The settings as they are come first, where the space has them: what a search is worth.
+            study.enqueue_trial(search.space.parameters_of(search.base))
+        trial = study.ask()
+        try:
+            _run(search, study, trial, train, progress)
+        except BaseException:
+            # It did not fail by itself: it does not count, and its settings come again.
+            study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            raise
+        ended = study.get_trials(deepcopy=False)[trial.number]
+        progress.conclude(
+            tuning_report.line(study, ended, search.space),
+            style="" if ended.state == TrialState.COMPLETE else "dim",
+        )
+        tuning_report.write(study, search)
+
+
+def _run(
+    search: Search, study: optuna.Study, trial: optuna.Trial, train: Train, progress: console.Progress
+) -> None:
+    """One trial, from its settings to its value in the study."""
+    recalls: list[float] = []
+    pruned = False
+
+    def on_epoch(epoch: int, name: str, recall: float) -> bool:
+        nonlocal pruned
+        recalls.append(recall)
+        study.set_user_attr(METRIC, name.removeprefix("val_"))
+        trial.report(recall, epoch)
+        progress.advance(0, 0, f"epoch {epoch}: {recall:.4f}, best {max(recalls):.4f}")
+        pruned = trial.should_prune()
+        return not pruned
+
+    try:
+        values = search.space.suggest(trial)
+        progress.start(f"Trial {trial.number}", tuning_report.settings_text(values))
+        config = with_trainer(search.base, values)
+        train(trial.number, config.trainer, on_epoch)
+        if not (recalls and math.isfinite(max(recalls))):
+            raise TrialFailed("validation gave no recall: see what the eval split holds.")
+    except (UserError, TrialFailed) as error:
+        trial.set_user_attr(REASON, " ".join(str(error).split()))
+        study.tell(trial, state=TrialState.FAIL)
+    else:
+        if pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            # Training restores the best epoch.
+            study.tell(trial, max(recalls))
