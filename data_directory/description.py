@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.data_directory.column_kinds import KINDS, ColumnKind
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.ingest_report import (
     day_name,
@@ -70,7 +71,7 @@ class Distribution:
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of users/ or items/; its `kind` as a feature is one of `feature_columns`."""
+    """A column of users/ or items/; its `kind` as a feature is one of `column_kinds.KINDS`."""
 
     name: str
     kind: str
@@ -330,8 +331,8 @@ def _columns(table: str, files: Sequence[str], manifest: Manifest) -> tuple[Colu
     for path in files:
         for _, batch in checked_columns.read_batches(path, list(kinds), _ITEM_ROWS):
             for name, (kind, _) in kinds.items():
-                values[name].add(batch[name], kind)
-    return tuple(values[name].column(name, kind, width) for name, (kind, width) in kinds.items())
+                values[name].add(batch[name], KINDS[kind])
+    return tuple(values[name].column(name, KINDS[kind], width) for name, (kind, width) in kinds.items())
 
 
 class _Values:
@@ -343,16 +344,16 @@ class _Values:
         self._too_many = False
         self._bounds: tuple[float, float] | None = None
 
-    def add(self, column: pa.Array, kind: str) -> None:
+    def add(self, column: pa.Array, kind: ColumnKind) -> None:
         self._rows += len(column)
         known = is_known(column)
         self._known += int(known.sum())
-        if kind == "vector" or pa.types.is_null(column.type):
+        if kind.has_width or pa.types.is_null(column.type):
             return
         column = column.filter(pa.array(known))
-        values = column.flatten() if kind == "multi_valued" else column
+        values = column.flatten() if kind.is_list else column
         values = values.drop_null()
-        if kind == "numeric" and len(values):
+        if kind.is_number and len(values):
             bounds = pc.min_max(values.cast(pa.float64())).as_py()
             low, high = self._bounds or (bounds["min"], bounds["max"])
             self._bounds = (min(low, bounds["min"]), max(high, bounds["max"]))
@@ -362,11 +363,11 @@ class _Values:
                 values = pa.concat_arrays([self._distinct, values]).unique()
             self._distinct, self._too_many = values, len(values) > _MOST_VALUES
 
-    def column(self, name: str, kind: str, width: int) -> Column:
+    def column(self, name: str, kind: ColumnKind, width: int) -> Column:
         distinct = None
-        if kind != "vector" and not self._too_many:
+        if not kind.has_width and not self._too_many:
             distinct = 0 if self._distinct is None else len(self._distinct)
-        return Column(name, kind, width, self._known / max(1, self._rows), distinct, self._bounds)
+        return Column(name, kind.name, width, self._known / max(1, self._rows), distinct, self._bounds)
 
 
 # ── As text ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -524,7 +525,7 @@ def _table_of_columns(table: str, description: Description) -> list[str]:
         return [f"No column of {table}/ can become a feature (features.{table})."]
     cells = []
     for column in columns:
-        if column.kind == "vector":
+        if KINDS[column.kind].has_width:
             content = f"of width {column.width}"
         elif column.bounds is not None:
             dated = tells_dates(description.manifest.time_range[1])
@@ -556,7 +557,7 @@ def _advice(description: Description) -> list[str]:
         useful = [
             column.name
             for column in columns
-            if column.kind in ("categorical", "multi_valued")
+            if KINDS[column.kind].is_category
             and column.distinct is not None
             and 1 < column.distinct < max(3, rows // 2)
         ]

@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.data_directory.feature_columns import CATEGORICAL, MULTI_VALUED, FeatureSpec
+from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.queries import Ints, Queries, Windows, ragged_index
-
-_SLICED_KINDS = (CATEGORICAL, MULTI_VALUED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +29,10 @@ class FeatureValues:
 
 
 def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Of the columns of users/ that are categorical or hold several values: those of each label's user."""
+    """Returns the categories of users/ (`ColumnKind.is_category`) that each label's user has."""
     found = []
     for spec in specs:
-        if spec.kind not in _SLICED_KINDS:
+        if not spec.column_kind.is_category:
             continue
         values = windows.user_features[spec.name][queries.window[queries.labels.query]]
         table = values[:, np.newaxis] if values.ndim == 1 else values
@@ -44,7 +42,7 @@ def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -
 
 
 def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Of the columns of items/ that are categorical or hold several values: those of each label's item.
+    """Returns the categories of items/ (`ColumnKind.is_category`) that each label's item has.
 
     Args:
         data: the data directory.
@@ -57,7 +55,7 @@ def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[Fea
     from two_tower.data_directory.feature_columns import encode_columns
     from two_tower.data_directory.manifest import item_files
 
-    sliced = [spec for spec in specs if spec.kind in _SLICED_KINDS]
+    sliced = [spec for spec in specs if spec.column_kind.is_category]
     if not sliced or not len(item_id):
         return []
     wanted = np.unique(item_id)

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from two_tower.base.errors import UserError
-from two_tower.data_directory.feature_columns import ABSENT, CATEGORICAL, NUMERIC, VECTOR, FeatureSpec
+from two_tower.data_directory.column_kinds import absent_value
+from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.exact_search import OwnScores, top_rows
 from two_tower.evaluation.index_parity import parity, sampled_rows
 from two_tower.evaluation.queries import (
@@ -299,7 +300,7 @@ class _Served:
         return {**of_request, "k": self._request["k"]}
 
     def _taken(self, signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Of the inputs those that a signature takes, as tensors.
+        """Selects the inputs that a signature takes, as tensors.
 
         What is not asked for, such as items to choose among, is padding. A model that was blessed earlier
         may know other columns of users/: what it knows and this data does not have is absent.
@@ -313,8 +314,9 @@ class _Served:
             elif spec.dtype.is_integer:
                 taken[name] = tf.fill([size or 1 for size in spec.shape], tf.constant(PADDING, spec.dtype))
             else:
-                kind = CATEGORICAL if spec.dtype == tf.string else NUMERIC if spec.shape.rank == 1 else VECTOR
-                taken[name] = tf.fill([size or 1 for size in spec.shape], ABSENT[kind])
+                has_width = spec.shape.rank == 2 and spec.shape[1] is not None
+                absent = absent_value(spec.dtype.name, has_width)
+                taken[name] = tf.fill([size or 1 for size in spec.shape], absent)
         return taken
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.data_directory.feature_columns import ABSENT, MULTI_VALUED, NUMERIC, VECTOR, FeatureSpec
+from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
 
 Ints = npt.NDArray[np.int64]
@@ -205,8 +205,8 @@ def read_windows(
     }
     spec[features.USER_ID] = tf.io.FixedLenFeature([], tf.int64)
     for feature in users:
-        kind = tf.float32 if feature.kind in (NUMERIC, VECTOR) else tf.string
-        spec[feature.name] = tf.io.RaggedFeature(kind, row_splits_dtype=tf.int64)
+        dtype = tf.as_dtype(feature.column_kind.dtype)
+        spec[feature.name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
 
     # A batch's tensors are gone before the next is read: a text takes 24 bytes there, and here its own.
     flat: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*ragged, features.USER_ID)}
@@ -251,14 +251,13 @@ def read_windows(
 
 
 def _as_requested(batches: Sequence[Any], feature: FeatureSpec) -> npt.NDArray[Any]:
-    """Ragged batches [windows, (values)] of a user feature to [W], or [W, values] for many and vectors."""
-    is_list = feature.kind in (MULTI_VALUED, VECTOR)
+    """Pads ragged batches [windows, (values)] of a user feature to [W], or for lists to [W, values]."""
+    kind = feature.column_kind
     width = feature.width or 1
-    if feature.kind == MULTI_VALUED:
+    if kind.per_row == "any":
         width = max(width, *(int(batch.bounding_shape(axis=1)) for batch in batches))
-    absent = ABSENT[feature.kind]
-    rows = np.concatenate([batch.to_tensor(absent, shape=[None, width]).numpy() for batch in batches])
-    return rows if is_list else rows[:, 0]
+    rows = np.concatenate([batch.to_tensor(kind.absent, shape=[None, width]).numpy() for batch in batches])
+    return rows if kind.is_list else rows[:, 0]
 
 
 def all_queries(windows: Windows) -> Queries:

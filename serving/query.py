@@ -16,7 +16,7 @@ from rich.table import Table
 from two_tower.base import console as terminal
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.data_directory.feature_columns import ABSENT, MULTI_VALUED, VECTOR, FeatureSpec, encode_columns
+from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.schema import features
 from two_tower.serving.versions import find_model
 
@@ -299,7 +299,7 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
 
 
 def _as_requested(columns: pa.Table | None, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
-    """The inputs of one request; `columns` None is a user of whom nothing is known."""
+    """Returns the inputs of one request; `columns` None is a user of whom nothing is known."""
     import pyarrow as pa
 
     if columns is None:
@@ -308,8 +308,8 @@ def _as_requested(columns: pa.Table | None, specs: Sequence[FeatureSpec]) -> dic
     values: dict[str, Any] = {}
     for spec in specs:
         (members,) = encoded[spec.name].to_pylist()
-        is_list = spec.kind in (MULTI_VALUED, VECTOR)
-        values[spec.name] = [members or [ABSENT[spec.kind]]] if is_list else members or [ABSENT[spec.kind]]
+        members = members or [spec.column_kind.absent]
+        values[spec.name] = [members] if spec.column_kind.is_list else members
     return values
 
 

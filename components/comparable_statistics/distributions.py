@@ -15,7 +15,7 @@ from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatistics
 from tensorflow_metadata.proto.v0.statistics_pb2 import FeatureNameStatistics as FeatureStatistics
 from tfx.proto import distribution_validator_pb2
 
-from two_tower.data_directory.feature_columns import CATEGORICAL, MULTI_VALUED, NUMERIC, ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 
 Array = np.ndarray
@@ -24,6 +24,8 @@ Array = np.ndarray
 # numbers. Both lie between 0 (the same) and 1.
 L_INFINITY = "L-infinity distance"
 JENSEN_SHANNON = "Jensen-Shannon divergence"
+# By `ColumnKind.compared_as`.
+_MEASURES = {"categories": L_INFINITY, "numbers": JENSEN_SHANNON}
 
 # TFDV's quantiles are exact to a hundredth; of fewer a single outlier would blur the share of the last one.
 _QUANTILES = 50
@@ -63,9 +65,9 @@ def compared_for_skew(resolved: ResolvedFeatures) -> list[Compared]:
         Compared(features.HISTORY_PLAY_RATIO, JENSEN_SHANNON),
         Compared(features.HISTORY_IS_ORGANIC, JENSEN_SHANNON),
         *(
-            Compared(spec.name, JENSEN_SHANNON if spec.kind == NUMERIC else L_INFINITY)
+            Compared(spec.name, _MEASURES[compared_as])
             for spec in resolved.users
-            if spec.kind in (CATEGORICAL, MULTI_VALUED, NUMERIC)
+            if (compared_as := spec.column_kind.compared_as) is not None
         ),
     ]
 

@@ -8,11 +8,11 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from two_tower import schema as schemas
-from two_tower.data_directory.feature_columns import CATEGORICAL, NUMERIC, TEXT, VECTOR, FeatureSpec
+from two_tower.data_directory.feature_columns import FeatureSpec
 
 
 def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:
-    """Text of `schema/<name>.pbtxt`, "interactions" or "catalog", with the features of named columns.
+    """Returns `schema/<name>.pbtxt`, "interactions" or "catalog", with the features of named columns.
 
     Those belong to both environments, TRAINING and SERVING, and may be absent from any Example.
     """
@@ -26,15 +26,17 @@ def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:
 
 
 def _add(schema: schema_pb2.Schema, spec: FeatureSpec) -> None:
-    is_number = spec.kind in (NUMERIC, VECTOR)
-    feature = schema.feature.add(name=spec.name, type=schema_pb2.FLOAT if is_number else schema_pb2.BYTES)
-    feature.presence.min_fraction = 1 if spec.kind == VECTOR else 0
-    if is_number:
+    kind = spec.column_kind
+    feature = schema.feature.add(
+        name=spec.name, type=schema_pb2.FLOAT if kind.is_number else schema_pb2.BYTES
+    )
+    feature.presence.min_fraction = 1 if kind.has_width else 0
+    if kind.is_number:
         feature.float_domain.disallow_nan = feature.float_domain.disallow_inf = True
-    if spec.kind in (CATEGORICAL, NUMERIC, TEXT):
+    if not kind.is_list:
         feature.value_count.max = 1
     representation = schema.tensor_representation_group[""].tensor_representation[spec.name]
-    if spec.kind == VECTOR:
+    if kind.has_width:
         feature.shape.dim.add(size=spec.width)
         representation.dense_tensor.column_name = spec.name
         representation.dense_tensor.shape.dim.add(size=spec.width)

@@ -19,7 +19,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from two_tower.base.errors import UserError
-from two_tower.data_directory.feature_columns import NUMERIC, VECTOR, ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.loop.two_tower_model import towers_of
 from two_tower.trainer.loop.warm_start import RowNames, names_of_rows, places_in, restore
@@ -31,6 +31,7 @@ from two_tower.trainer.model.catalog_table import (
     CatalogTable,
     without_empty_places,
 )
+from two_tower.trainer.model.column_embeddings import Form, names_of_form
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.settings import TrainerConfig
 
@@ -101,11 +102,7 @@ def place(training: Training, catalog_files: Sequence[str]) -> Placed:
     graph = tft.TFTransformOutput(training.transform_graph)
     users = {
         name: graph.vocabulary_size_by_name(name)
-        for name in (
-            features.transformed_column(spec.name)
-            for spec in training.resolved.users
-            if spec.kind not in (NUMERIC, VECTOR)
-        )
+        for name in names_of_form(training.resolved.users, Form.VALUES)
     }
     _, query_tower, candidate_tower = towers_of(
         table,
@@ -149,12 +146,8 @@ def read_items(
       UserError: there are no items, or one of them twice.
     """
     graph = tft.TFTransformOutput(catalog_graph)
-    of_values, vectors = [], []
-    for spec in resolved.items:
-        if spec.kind == VECTOR:
-            vectors.append(features.transformed_column(spec.name))
-        elif spec.kind != NUMERIC:
-            of_values.append(features.transformed_column(spec.name))
+    of_values = names_of_form(resolved.items, Form.VALUES)
+    vectors = names_of_form(resolved.items, Form.VECTORS)
     artist = _of_ids(names.get(features.ARTIST_VOCABULARY))
     album = _of_ids(names.get(features.ALBUM_VOCABULARY))
     value_rows = {name: _rows_of_vocabulary(graph, name, names) for name in of_values}

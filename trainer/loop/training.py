@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 from tensorflow.python.framework import config as tf_config
 
 from two_tower.base.errors import UserError
-from two_tower.data_directory.feature_columns import NUMERIC, VECTOR, ResolvedFeatures
+from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.distribution import gathered, is_chief, strategy_of
 from two_tower.trainer.loop.checkpoints import Checkpoints, UnusableCheckpointError
@@ -32,6 +32,7 @@ from two_tower.trainer.loop.warm_start import save as save_state
 from two_tower.trainer.loss.label_weights import event_type_hash, user_weight
 from two_tower.trainer.loss.sampling import log_sampling_probability, repeats_for, softmax_for
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
+from two_tower.trainer.model.column_embeddings import Form, names_of_form
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.model.towers import item_width, padded
 from two_tower.trainer.settings import TrainerConfig, event_type_weights
@@ -293,12 +294,8 @@ class _Inputs:
 
 
 def _user_vocabularies(transform_output: tft.TFTransformOutput, resolved: ResolvedFeatures) -> dict[str, int]:
-    """Size of the vocabulary of each column of users/ that has one."""
-    names = [
-        features.transformed_column(spec.name)
-        for spec in resolved.users
-        if spec.kind not in (NUMERIC, VECTOR)
-    ]
+    """Returns the size of the vocabulary of each column of users/ that has one."""
+    names = names_of_form(resolved.users, Form.VALUES)
     return {name: transform_output.vocabulary_size_by_name(name) for name in names}
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from two_tower.data_directory.feature_columns import NUMERIC, VECTOR, FeatureSpec
+from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
+from two_tower.trainer.model.column_embeddings import Form, names_of_form
 
 # Most items have one artist and one album; of the rest, this many are kept.
 MAX_IDS_PER_ITEM = 4
@@ -47,12 +48,7 @@ class CatalogArrays:
     ) -> CatalogArrays:
         """Reads CatalogTransform's Examples; `specs` are the columns of items/ in them."""
         places = {features.ARTIST: MAX_IDS_PER_ITEM, features.ALBUM: MAX_IDS_PER_ITEM}
-        values, vectors = [], []
-        for spec in specs:
-            if spec.kind == VECTOR:
-                vectors.append(features.transformed_column(spec.name))
-            elif spec.kind != NUMERIC:
-                values.append(features.transformed_column(spec.name))
+        values, vectors = names_of_form(specs, Form.VALUES), names_of_form(specs, Form.VECTORS)
         places |= dict.fromkeys(values, MAX_VALUES_PER_ITEM)
         parts: dict[str, list[np.ndarray]] = {name: [] for name in feature_spec}
         dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(8_192)

@@ -14,8 +14,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from two_tower.data_directory.feature_columns import NUMERIC, TEXT, VECTOR, FeatureSpec
+from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
+from two_tower.trainer.model.column_embeddings import COLUMN_EMBEDDINGS, Form
 from two_tower.trainer.model.history_aggregates import history_aggregates
 
 # Of the values of a column, as of the words of a text, so many of the most frequent are told apart.
@@ -132,7 +133,7 @@ def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | N
 
 
 def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
-    """Columns of the data directory's own, but for numbers, as what the towers read.
+    """Transforms columns of the data directory's own, but for numbers, to what the towers read.
 
     A look-up table is shared, within a process, by its scope, be its keys numbers or texts: windows
     and catalog, transformed in one process, must not use one name for two vocabularies.
@@ -144,27 +145,21 @@ def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
     """
     outputs: Features = {}
     for spec in specs:
-        name = features.transformed_column(spec.name)
-        if spec.kind == VECTOR:
-            outputs[name] = inputs[spec.name]
-        elif spec.kind != NUMERIC:
-            values = _words(inputs[spec.name]) if spec.kind == TEXT else inputs[spec.name]
+        name, embedding = features.transformed_column(spec.name), COLUMN_EMBEDDINGS[spec.kind]
+        if embedding.form is Form.NUMBERS:
+            continue
+        outputs[name] = embedding.prepare(inputs[spec.name])
+        if embedding.form is Form.VALUES:
             outputs[name] = tft.compute_and_apply_vocabulary(
-                values, top_k=MAX_VALUES, vocab_filename=name, name=f"{name}_vocabulary"
+                outputs[name], top_k=MAX_VALUES, vocab_filename=name, name=f"{name}_vocabulary"
             )
     return outputs
 
 
-def _words(texts: tf.RaggedTensor) -> tf.RaggedTensor:
-    """Lower-cased runs of letters and digits, of any script: ragged [rows, (texts)] to [rows, (words)]."""
-    lower = tf.strings.lower(texts.flat_values, encoding="utf-8")
-    apart = tf.strings.regex_replace(lower, r"[^\pL\pM\pN]+", " ")
-    return texts.with_flat_values(tf.strings.split(apart)).merge_dims(1, 2)
-
-
 def _numbers(inputs: Features, specs: Sequence[FeatureSpec]) -> list[tf.Tensor]:
-    """Each numeric column [rows, 1], NaN where absent."""
-    return [inputs[spec.name].to_tensor(math.nan, shape=[None, 1]) for spec in specs if spec.kind == NUMERIC]
+    """Returns each column that is a number, [rows, 1], NaN where absent."""
+    embeddings = [(spec, COLUMN_EMBEDDINGS[spec.kind]) for spec in specs]
+    return [one.prepare(inputs[spec.name]) for spec, one in embeddings if one.form is Form.NUMBERS]
 
 
 def _z_scored(values: tf.Tensor) -> tf.Tensor:

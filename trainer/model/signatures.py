@@ -13,15 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from two_tower.data_directory.feature_columns import (
-    ABSENT,
-    CATEGORICAL,
-    MULTI_VALUED,
-    NUMERIC,
-    VECTOR,
-    FeatureSpec,
-    ResolvedFeatures,
-)
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.model.history_aggregates import is_label_event
@@ -84,18 +76,17 @@ def query_inputs(users: Iterable[FeatureSpec]) -> tuple[Input, ...]:
 
 
 def _column_input(spec: FeatureSpec) -> Input:
-    absent = ABSENT[spec.kind]
-    whose = f"the user's {spec.column}"
-    if spec.kind == MULTI_VALUED:
-        return Input(spec.name, [None, None], tf.string, f'{whose}; "" is padding', [[absent]])
-    if spec.kind == NUMERIC:
-        return Input(spec.name, [None], tf.float32, f"{whose}; NaN: not known", [absent])
-    if spec.kind == VECTOR:
-        return Input(
-            spec.name, [None, spec.width], tf.float32, f"{whose}; zeros: not known", [[absent] * spec.width]
-        )
-    text = f"{whose}, a number in decimal" if spec.kind == CATEGORICAL else whose
-    return Input(spec.name, [None], tf.string, f'{text}; "": not known', [absent])
+    kind = spec.column_kind
+    default: Any = kind.absent
+    for size in reversed((1, *spec.request_shape)):
+        default = [default] * (size or 1)
+    return Input(
+        spec.name,
+        [None, *spec.request_shape],
+        tf.as_dtype(kind.dtype),
+        f"the user's {spec.column}{kind.request_note}",
+        default,
+    )
 
 
 def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[Input]) -> Any:
@@ -234,11 +225,12 @@ class Towers(tf.Module):
 
 
 def _as_raw(values: tf.Tensor, spec: FeatureSpec, queries: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
-    """A request's values of a column as an Example holds them: ragged but for vectors."""
+    """Returns a request's values of a column as an Example holds them: ragged but for vectors."""
+    kind = spec.column_kind
     values = tf.broadcast_to(values, tf.concat([[queries], tf.shape(values)[1:]], axis=0))
-    if spec.kind == VECTOR:
+    if kind.has_width:
         return values
-    if spec.kind != MULTI_VALUED:
+    if not kind.is_list:
         values = values[:, tf.newaxis]
-    absent = tf.math.is_nan(values) if spec.kind == NUMERIC else values == ""
+    absent = tf.math.is_nan(values) if kind.is_number else values == ""
     return tf.ragged.boolean_mask(values, tf.logical_not(absent))
