@@ -364,12 +364,12 @@ def _ask(
         if allow and features.ALLOW_ITEM_ID not in serve.structured_input_signature[1]:
             raise UserError(f"--allow: {path} was built before models took such a list. Build it again.")
         request = {
+            features.USER_ID: [-1 if user is None else user],
             features.HISTORY_ITEM_ID: [events.item_id[recent]],
             features.HISTORY_TIMESTAMP: [events.timestamp[recent]],
             features.HISTORY_EVENT_TYPE: [events.event_type[recent]],
             features.HISTORY_PLAY_RATIO: [events.play_ratio[recent]],
             features.HISTORY_IS_ORGANIC: [events.is_organic[recent]],
-            features.USER_ID: [-1 if user is None else user],
             features.EXCLUDE_ITEM_ID: [exclude],
             features.ALLOW_ITEM_ID: [allow],
             features.K: k,
