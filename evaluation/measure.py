@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from two_tower.base.errors import UserError
-from two_tower.data_directory.column_kinds import absent_value
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.exact_search import OwnScores, top_rows
 from two_tower.evaluation.index_parity import parity, sampled_rows
@@ -38,6 +37,7 @@ from two_tower.evaluation.queries import (
 )
 from two_tower.schema import features
 from two_tower.serving import canary
+from two_tower.serving.request_tensors import request_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class _Served:
         items, scores = np.full([size, k], PADDING), np.full([size, k], -np.inf, np.float32)
         seconds = []
         for rows in self._batches():
-            inputs = self._taken(self._recommend, self._inputs(rows))
+            inputs = request_tensors(self._recommend, self._inputs(rows))
             began = time.perf_counter()
             answer = self._recommend(**inputs)
             items[rows], scores[rows] = answer["item_id"].numpy(), answer["score"].numpy()
@@ -191,7 +191,7 @@ class _Served:
         if not size:
             return None
         rows = np.linspace(0, size - 1, min(size, canary.QUERIES)).astype(np.int64)
-        inputs = self._taken(self._recommend, self._inputs(rows))
+        inputs = request_tensors(self._recommend, self._inputs(rows))
         return canary.recorded(
             {name: value.numpy() for name, value in inputs.items()}, served[rows], scores[rows]
         )
@@ -200,7 +200,7 @@ class _Served:
         """Embeddings [Q, D], and what items of the catalog [items] score by being in a query's history, where
         the model says so."""
         embed = self._model.signatures["query_embedding"]
-        parts = [embed(**self._taken(embed, self._inputs(rows))) for rows in self._batches()]
+        parts = [embed(**request_tensors(embed, self._inputs(rows))) for rows in self._batches()]
         if not parts:
             return np.empty([0, 1], np.float32), None
         answer = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
@@ -242,7 +242,7 @@ class _Served:
         """Seconds of each request for the queries at some rows, after those that warm up."""
         seconds: list[float] = []
         for number, rows in enumerate(requests):
-            inputs = self._taken(self._recommend, self._inputs(rows))
+            inputs = request_tensors(self._recommend, self._inputs(rows))
             began = time.perf_counter()
             self._recommend(**inputs)["item_id"].numpy()
             if number >= warm_up:
@@ -297,27 +297,7 @@ class _Served:
         of_request = history_batch(
             self._windows, self._queries, rows, self._request["history_length"], self._request["exclude"]
         )
-        return {**of_request, "k": self._request["k"]}
-
-    def _taken(self, signature: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Selects the inputs that a signature takes, as tensors.
-
-        What is not asked for, such as items to choose among, is padding. A model that was blessed earlier
-        may know other columns of users/: what it knows and this data does not have is absent.
-        """
-        import tensorflow as tf
-
-        taken = {}
-        for name, spec in signature.structured_input_signature[1].items():
-            if name in inputs:
-                taken[name] = tf.constant(inputs[name], spec.dtype)
-            elif spec.dtype.is_integer:
-                taken[name] = tf.fill([size or 1 for size in spec.shape], tf.constant(PADDING, spec.dtype))
-            else:
-                has_width = spec.shape.rank == 2 and spec.shape[1] is not None
-                absent = absent_value(spec.dtype.name, has_width)
-                taken[name] = tf.fill([size or 1 for size in spec.shape], absent)
-        return taken
+        return {**of_request, features.K: self._request["k"]}
 
 
 def _places(ids: Ints, item_id: Ints) -> Ints:

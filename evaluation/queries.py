@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
+from two_tower.schema.request_inputs import PER_EVENT, QUERY_INPUTS, REQUEST_INPUTS, RequestInput
 
 Ints = npt.NDArray[np.int64]
 
@@ -197,7 +198,7 @@ def read_windows(
     if not files:
         raise FileNotFoundError(f"No windows to evaluate: no file matches {pattern}.")
 
-    types = {features.HISTORY_EVENT_TYPE: tf.string, features.HISTORY_PLAY_RATIO: tf.float32}
+    types = {name: tf.as_dtype(one.dtype) for name, one in REQUEST_INPUTS.items()}
     events = {name: field for name, field in _EVENT_FEATURES.items() if field not in without}
     ragged = [*events, features.SEEN_ITEM_ID, features.LABEL_ITEM_ID]
     spec: dict[str, Any] = {
@@ -231,11 +232,9 @@ def read_windows(
     found = {field: joined(name) for name, field in events.items()}
     # One value for all events: no memory.
     unknown: dict[str, Any] = {
-        name: np.broadcast_to(
-            np.array(features.UNKNOWN, np.float32 if name == "play_ratio" else np.int64),
-            found["item_id"].shape,
-        )
-        for name in without
+        field: np.broadcast_to(np.array(features.UNKNOWN, types[name].as_numpy_dtype), found["item_id"].shape)
+        for name, field in _EVENT_FEATURES.items()
+        if field in without
     }
     return Windows(
         user_id=joined(features.USER_ID),
@@ -317,10 +316,11 @@ def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Ints:
 def history_batch(
     windows: Windows, queries: Queries, rows: npt.ArrayLike, history_length: int, exclude: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
-    """The inputs of the served model's signature for some queries.
+    """Builds the inputs of the served model's signature for some queries: all of a query, and exclusions.
 
     A request holds the last `history_length` events up to and including the query's own, oldest first,
-    padded at the end. The play ratio of the query's own event is unknown: it is still playing.
+    padded at the end. The play ratio of the query's own event is unknown: it is still playing. An input that
+    windows do not record has its default.
 
     Args:
         windows: the split's windows.
@@ -331,7 +331,7 @@ def history_batch(
 
     Returns:
         user_id [B], request_timestamp [B], history_* [B, T], exclude_item_id [B, E], and user features [B]
-        or [B, values], by name.
+        or [B, values], by name. Inputs at their defaults are [B] or [B, 1].
     """
     batch = queries.take(rows)
     length = np.minimum(batch.position + 1, history_length)
@@ -339,23 +339,33 @@ def history_batch(
     known = steps < length[:, None]
     index = np.where(known, (batch.event - length + 1)[:, None] + steps, 0)
 
-    def gather(values: npt.NDArray[Any], padding: Any) -> npt.NDArray[Any]:
-        return np.where(known, values[index], np.asarray(padding, values.dtype))
+    def of_events(one: RequestInput) -> npt.NDArray[Any]:
+        values = getattr(windows, _EVENT_FEATURES[one.name])
+        return np.where(known, values[index], np.asarray(one.padding, values.dtype))
 
-    play_ratio = gather(windows.play_ratio, -1.0)
-    play_ratio[np.arange(len(batch)), length - 1] = -1.0
-    nothing = np.full([len(batch), 1], PADDING, np.int64)
+    own = {features.USER_ID: batch.user_id, features.REQUEST_TIMESTAMP: batch.request_timestamp}
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    for one in QUERY_INPUTS:
+        if one.name in own:
+            inputs[one.name] = own[one.name]
+        elif one.shape == PER_EVENT and one.name in _EVENT_FEATURES:
+            inputs[one.name] = of_events(one)
+        else:
+            inputs[one.name] = _not_given(one, len(batch))
+    inputs[features.HISTORY_EVENT_TYPE] = inputs[features.HISTORY_EVENT_TYPE].astype(object)
+    inputs[features.HISTORY_PLAY_RATIO][np.arange(len(batch)), length - 1] = features.UNKNOWN
+    nothing = _not_given(REQUEST_INPUTS[features.EXCLUDE_ITEM_ID], len(batch))
     return {
-        features.USER_ID: batch.user_id,
-        features.HISTORY_ITEM_ID: gather(windows.item_id, PADDING),
-        features.HISTORY_TIMESTAMP: gather(windows.timestamp, PADDING),
-        features.HISTORY_EVENT_TYPE: gather(windows.event_type, b"").astype(object),
-        features.HISTORY_PLAY_RATIO: play_ratio,
-        features.HISTORY_IS_ORGANIC: gather(windows.is_organic, PADDING),
-        features.REQUEST_TIMESTAMP: batch.request_timestamp,
+        **inputs,
         features.EXCLUDE_ITEM_ID: excluded_items(windows, batch) if exclude else nothing,
         **{name: values[batch.window] for name, values in windows.user_features.items()},
     }
+
+
+def _not_given(one: RequestInput, queries: int) -> npt.NDArray[Any]:
+    """Returns an input's default for some queries, [queries] or [queries, 1]."""
+    shape = [queries, *(size or 1 for size in one.sizes[1:])]
+    return np.full(shape, one.default, object if one.dtype == "string" else one.dtype)
 
 
 def excluded_items(windows: Windows, queries: Queries) -> Ints:

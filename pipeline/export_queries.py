@@ -12,6 +12,7 @@ from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.queries import all_queries, history_batch, read_windows
 from two_tower.pipeline.runs.lineage import lineage_of
 from two_tower.serving.exports.vectors import Queries
+from two_tower.serving.request_tensors import request_tensors
 
 _QUERIES, _SEED, _QUERIES_PER_BATCH = 1_000, 17, 256
 _SPLIT = "eval"
@@ -37,15 +38,11 @@ def eval_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> Queries 
     available = all_queries(windows)
     if not len(available):
         return None
-    import tensorflow as tf
-
     embed = loaded.signatures["query_embedding"]
-    taken = embed.structured_input_signature[1]
     rows = np.random.default_rng(_SEED).permutation(len(available))[:_QUERIES]
     parts = []
     for begin in range(0, len(rows), _QUERIES_PER_BATCH):
         batch = rows[begin : begin + _QUERIES_PER_BATCH]
         inputs = history_batch(windows, available, batch, provenance["history_length"])
-        asked = {name: tf.constant(inputs[name], taken[name].dtype) for name in inputs if name in taken}
-        parts.append(embed(**asked)["embedding"].numpy())
+        parts.append(embed(**request_tensors(embed, inputs))["embedding"].numpy())
     return Queries(np.concatenate(parts), f"queries of the {_SPLIT} split")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Counts docstrings that break the opening rule; `make lint` wants none.
 
-A function's docstring starts with a verb, a class's, module's or property's with a noun phrase. None starts with
-Of, Where, What, How, As, Whether, Which, Who, Whose, By which, To what or For what.
+A function's docstring starts with a verb, a class's, module's or property's with a noun phrase. None starts
+with Of, Where, What, How, As, Whether, Which, Who, Whose, By which, To what or For what.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from pathlib import Path
 
 _NEVER = re.compile(r"(Of|Where|What|How|As|Whether|Which|Who|Whose|By which|To what|For what)\b")
 # Third person singular. A verb that is missing here is added here.
-VERBS = frozenset(
-    """
+_VERBS = """
     Accepts Accumulates Adds Aggregates Aligns Allocates Answers Appends Applies Arranges Asks Asserts Assigns
     Averages Begins Binds Bins Blocks Broadcasts Builds Caches Calls Carries Casts Checks Chooses Clears Clips
     Closes Collects Combines Compares Compiles Completes Computes Concatenates Configures Connects Converts
@@ -39,8 +38,8 @@ VERBS = frozenset(
     Subtracts Sums Summarises Suspends Swaps Takes Tells Terminates Tests Times Tokenises Tracks Trains
     Transforms Translates Traverses Treats Trims Truncates Tunes Turns Unions Unpacks Updates Uploads Uses
     Validates Verifies Waits Walks Warms Warns Watches Weighs Widens Withdraws Wraps Writes Yields Zeroes
-    """.split()
-)
+    """
+VERBS = frozenset(_VERBS.split())
 # A section may stand alone, as in `__init__`.
 _SECTIONS = ("Args:", "Attributes:")
 _PROPERTIES = ("property", "cached_property")

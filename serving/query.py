@@ -18,6 +18,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.schema import features
+from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.versions import find_model
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ def _shown(value: Any) -> str:
 
 def _or_unknown(table: pa.Table, column: str) -> list[Any]:
     values = table[column].to_pylist() if column in table.column_names else [None] * len(table)
-    return [-1 if value is None else value for value in values]
+    return [features.UNKNOWN if value is None else value for value in values]
 
 
 def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
@@ -360,24 +361,21 @@ def _ask(
         model = tf.saved_model.load(path)
         recent = slice(-history_length, None)
         serve = model.signatures["serving_default"]
-        lists = {}
-        if features.ALLOW_ITEM_ID in serve.structured_input_signature[1]:
-            lists[features.ALLOW_ITEM_ID] = tf.constant([allow], tf.int64)
-        elif allow:
+        if allow and features.ALLOW_ITEM_ID not in serve.structured_input_signature[1]:
             raise UserError(f"--allow: {path} was built before models took such a list. Build it again.")
-        answer = serve(
-            user_id=tf.constant([-1 if user is None else user], tf.int64),
-            history_item_id=tf.constant([events.item_id[recent]], tf.int64),
-            history_timestamp=tf.constant([events.timestamp[recent]], tf.int64),
-            history_event_type=tf.constant([events.event_type[recent]], tf.string),
-            history_play_ratio=tf.constant([events.play_ratio[recent]], tf.float32),
-            history_is_organic=tf.constant([events.is_organic[recent]], tf.int64),
-            request_timestamp=tf.constant([-1], tf.int64),
-            exclude_item_id=tf.constant([exclude], tf.int64),
-            k=tf.constant(k, tf.int32),
-            **lists,
-            **{name: tf.constant(value) for name, value in columns.items()},
-        )
+        request = {
+            features.USER_ID: [-1 if user is None else user],
+            features.HISTORY_ITEM_ID: [events.item_id[recent]],
+            features.HISTORY_TIMESTAMP: [events.timestamp[recent]],
+            features.HISTORY_EVENT_TYPE: [events.event_type[recent]],
+            features.HISTORY_PLAY_RATIO: [events.play_ratio[recent]],
+            features.HISTORY_IS_ORGANIC: [events.is_organic[recent]],
+            features.EXCLUDE_ITEM_ID: [exclude],
+            features.ALLOW_ITEM_ID: [allow],
+            features.K: k,
+            **columns,
+        }
+        answer = serve(**request_tensors(serve, request))
         known = set(model.catalog()["item_id"].numpy().tolist())
     found = zip(answer["item_id"].numpy()[0].tolist(), answer["score"].numpy()[0].tolist(), strict=True)
     pairs = [(item, score) for item, score in found if item >= 0]

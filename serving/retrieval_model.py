@@ -13,32 +13,13 @@ import tensorflow as tf
 
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
+from two_tower.schema.request_inputs import ANSWER_INPUTS, ITEM, ROW
 from two_tower.serving.index import ExactIndex, Restriction, ScannIndex, exact_search
-from two_tower.trainer.model.signatures import Input, Tensors, query_inputs, signature
+from two_tower.trainer.model.signatures import Tensors, query_inputs, signature, tensor_spec
 
-DEFAULT_K = 100
 # ScaNN is asked for as many more than k as a request excludes, but for no more than this: who has had
 # thousands of items costs no more, and whom it leaves with fewer than k is answered exactly.
 _MOST_BEYOND_K = 1_000
-_ANSWER_INPUTS = (
-    Input(
-        features.EXCLUDE_ITEM_ID,
-        [None, None],
-        tf.int64,
-        "items that must not be returned, be it that the user had them or that nobody may; negative ids are "
-        "padding",
-        [[features.PADDING]],
-    ),
-    Input(
-        features.ALLOW_ITEM_ID,
-        [None, None],
-        tf.int64,
-        "the only items that may be returned, less those excluded; negative ids are padding, and padding "
-        "alone allows all",
-        [[features.PADDING]],
-    ),
-    Input(features.K, [], tf.int32, "how many, up to the built maximum", DEFAULT_K),
-)
 
 
 class RetrievalModel(tf.Module):
@@ -67,7 +48,7 @@ class RetrievalModel(tf.Module):
         self._max_k = max_k
         self._repeats_recommendable = repeats_recommendable
         inputs = query_inputs(users)
-        self.recommend = signature(self._recommend, (*inputs, *_ANSWER_INPUTS))
+        self.recommend = signature(self._recommend, (*inputs, *ANSWER_INPUTS))
         self.query_embedding = signature(self._query_embedding, inputs)
 
     def _recommend(self, inputs: Tensors) -> Tensors:
@@ -77,14 +58,15 @@ class RetrievalModel(tf.Module):
         more: the index finds others in the place of what must not be returned, so that fewer than k are
         returned only where fewer may be.
         """
-        inputs = dict(inputs)
-        k = inputs.pop(features.K)
-        exclude, allow = inputs.pop(features.EXCLUDE_ITEM_ID), inputs.pop(features.ALLOW_ITEM_ID)
+        of_answer = {one.name for one in ANSWER_INPUTS}
+        query = {name: values for name, values in inputs.items() if name not in of_answer}
+        k = inputs[features.K]
+        exclude, allow = inputs[features.EXCLUDE_ITEM_ID], inputs[features.ALLOW_ITEM_ID]
         tf.debugging.assert_less_equal(
             k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
         )
-        history = inputs[features.HISTORY_ITEM_ID]
-        asked = self.towers.query_embedding(**inputs)
+        history = query[features.HISTORY_ITEM_ID]
+        asked = self.towers.query_embedding(**query)
         size = tf.shape(asked["embedding"])[0]
         exclude, allow = (tf.broadcast_to(ids, [size, tf.shape(ids)[1]]) for ids in (exclude, allow))
         if not self._repeats_recommendable:
@@ -156,7 +138,7 @@ class RetrievalModel(tf.Module):
         """
         return dict(self.towers.query_embedding(**inputs))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
+    @tf.function(input_signature=[tensor_spec(ITEM)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         """Item ids to `embedding` [items, embedding_dim]: what the towers make of them."""
         return self.towers.candidate_embedding(item_id)
@@ -166,7 +148,7 @@ class RetrievalModel(tf.Module):
         """`item_id` int64 [items]: all that the index holds, in the order of its rows."""
         return {features.ITEM_ID: self._item_id.read_value()}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32, "row")])
+    @tf.function(input_signature=[tensor_spec(ROW)])
     def indexed_embedding(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
         """Rows of the index, from 0, to `item_id` and to the `embedding` [rows, embedding_dim] that it holds.
 

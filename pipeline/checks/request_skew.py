@@ -26,12 +26,13 @@ from two_tower.components.comparable_statistics.distributions import (
 )
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
+from two_tower.schema.request_inputs import PER_EVENT, REQUEST_INPUTS
 
 SIDES = Sides("skew", "the requests", "train", "validation.max_skew")
 
 
 def compare(requests: Sequence[Mapping[str, Any]], approved_uri: str, limit: float) -> list[Comparison]:
-    """Verdicts on the features that any of the requests gives; the others a model fills in.
+    """Judges the features that any of the requests gives; the others a model fills in.
 
     Args:
       requests: fields by name, of the types that the schema asks for.
@@ -44,7 +45,7 @@ def compare(requests: Sequence[Mapping[str, Any]], approved_uri: str, limit: flo
     compared = [one for one in built_in if one.name in given]
     # Columns of users: train's statistics know their types.
     for name in sorted(given):
-        feature = of_feature(train, name) if name.startswith("user_") and name != features.USER_ID else None
+        feature = None if name in REQUEST_INPUTS else of_feature(train, name)
         if feature is not None and (kind := feature.WhichOneof("stats")) != "bytes_stats":
             compared.append(Compared(name, JENSEN_SHANNON if kind == "num_stats" else L_INFINITY))
     if not compared:
@@ -69,12 +70,15 @@ def _listed(statistics: DatasetFeatureStatistics) -> DatasetFeatureStatisticsLis
 def _statistics(
     requests: Sequence[Mapping[str, Any]], compared: Sequence[Compared]
 ) -> DatasetFeatureStatistics:
-    """As a window holds them: padding left out, the label event by its name, absent values absent."""
+    """Computes statistics of requests as a window holds them.
+
+    Padding is left out, the label event has its name, and absent values are absent.
+    """
     columns = {}
     for one in compared:
         rows = [_values(request, one.name) for request in requests]
         kind = pa.binary() if one.measure == L_INFINITY else pa.float32()
-        if one.name == features.HISTORY_IS_ORGANIC:
+        if one.name in REQUEST_INPUTS and REQUEST_INPUTS[one.name].dtype == "int64":
             kind = pa.int64()
         columns[one.name] = pa.array(rows, pa.list_(kind))
     batch = pa.RecordBatch.from_pydict(columns)
@@ -84,7 +88,7 @@ def _statistics(
 def _values(request: Mapping[str, Any], name: str) -> list[Any]:
     value = request.get(name)
     values = value if isinstance(value, list) else [] if value is None else [value]
-    if not name.startswith("history_"):
+    if name not in REQUEST_INPUTS or REQUEST_INPUTS[name].shape != PER_EVENT:
         return [one for one in values if one != "" and one == one]
     items = request[features.HISTORY_ITEM_ID]
     if len(values) == 1:

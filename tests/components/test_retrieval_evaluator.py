@@ -44,6 +44,7 @@ from two_tower.serving import canary
 from two_tower.serving.canary import difference
 from two_tower.serving.index import ExactIndex
 from two_tower.serving.provenance import PROVENANCE, TOWERS, towers_digest
+from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
@@ -217,24 +218,24 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
 ) -> None:
     evaluation, report = evaluate(tmp_path, windows, model, LENIENT)
     served = tf.saved_model.load(f"{model.uri}/Format-Serving")
+    recommend = served.signatures["serving_default"]
     rows, ratio = log(), events().play_ratio
     metrics: dict[str, list[float]] = defaultdict(list)
     asked = frozen_queries()
     assert len(asked) > 10
     for user, (state, labels) in asked.items():
         seen = [rows[row] for row in state[-HISTORY_LENGTH:]]
-        answer = served.signatures["serving_default"](
-            user_id=tf.constant([user], tf.int64),
-            history_item_id=tf.constant([[e.item for e in seen]], tf.int64),
-            history_timestamp=tf.constant([[e.time for e in seen]], tf.int64),
-            history_event_type=tf.constant([[e.kind for e in seen]]),
-            history_play_ratio=tf.constant([[*(ratio[e.row] for e in seen[:-1]), -1.0]], tf.float32),
-            history_is_organic=tf.constant([[e.row % 3 - 1 for e in seen]], tf.int64),
-            request_timestamp=tf.constant([SPLIT.test[0]], tf.int64),
-            exclude_item_id=tf.constant([[-1]], tf.int64),
-            allow_item_id=tf.constant([[-1]], tf.int64),
-            k=tf.constant(70),
-        )
+        request = {
+            "user_id": [user],
+            "history_item_id": [[e.item for e in seen]],
+            "history_timestamp": [[e.time for e in seen]],
+            "history_event_type": [[e.kind for e in seen]],
+            "history_play_ratio": [[*(ratio[e.row] for e in seen[:-1]), -1.0]],
+            "history_is_organic": [[e.row % 3 - 1 for e in seen]],
+            "request_timestamp": [SPLIT.test[0]],
+            "k": 70,
+        }
+        answer = recommend(**request_tensors(recommend, request))
         items = answer["item_id"].numpy()[0].tolist()
         for k in CUTOFFS:
             hits = len(labels & set(items[:k]))

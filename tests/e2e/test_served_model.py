@@ -14,6 +14,7 @@ import pytest
 
 from tests.e2e.runs import Run, World, call, environment, script
 from two_tower.data_directory.manifest import item_files
+from two_tower.schema.request_inputs import REQUEST_INPUTS
 
 pytestmark = pytest.mark.e2e
 
@@ -30,12 +31,15 @@ plain = model.recommend(
     ids([-1]), ids([history]), ids([[0] * len(history)]), exclude_item_id=without_first, k=tf.constant(200)
 )
 padded = [[-1] * 30 + history, [-1] * (30 + len(history))]
-many = model.signatures["serving_default"](
+serve = model.signatures["serving_default"]
+defaults = {
+    name: tf.constant(value, serve.structured_input_signature[1][name].dtype)
+    for name, value in json.loads(sys.argv[3]).items()
+}
+many = serve(**defaults | dict(
     user_id=ids([-1, -1]), history_item_id=ids(padded), history_timestamp=ids([[0]]),
-    history_play_ratio=tf.constant([[-1.0]]), history_event_type=tf.constant([[""]]),
-    history_is_organic=ids([[-1]]), request_timestamp=ids([-1]), exclude_item_id=ids([[history[0], -1]]),
-    allow_item_id=ids([[-1]]), k=tf.constant(200),
-)
+    exclude_item_id=ids([[history[0], -1]]), k=tf.constant(200),
+))
 print(json.dumps({
     "plain": plain["item_id"].numpy()[0].tolist(),
     "many": many["item_id"].numpy().tolist(),
@@ -64,7 +68,8 @@ def asked(model: str, *arguments: str) -> dict[str, Any]:
 
 def test_a_program_without_tfx_loads_and_asks_it(model: str, catalog: list[int], tmp_path: Path) -> None:
     history = catalog[5:9]
-    program = [sys.executable, "-c", PLAIN_CLIENT, model, json.dumps(history)]
+    optional = {one.name: one.default_value for one in REQUEST_INPUTS.values() if not one.is_required}
+    program = [sys.executable, "-c", PLAIN_CLIENT, model, json.dumps(history), json.dumps(optional)]
     done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

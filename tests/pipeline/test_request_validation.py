@@ -109,22 +109,25 @@ def test_a_file_that_is_not_there_and_one_that_is_not_utf8_are_named(tmp_path: P
         validate_requests(str(tmp_path / "latin.jsonl"), None, 0.3)
 
 
-def test_the_serving_environment_holds_what_a_query_takes_and_nothing_else() -> None:
+def test_a_request_may_carry_what_the_signature_takes_and_nothing_else() -> None:
     from google.protobuf import text_format
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     from two_tower.components.curated_schema import schemas
     from two_tower.data_directory.feature_columns import KINDS, FeatureSpec
-    from two_tower.pipeline.checks.request_validation import _fields
-    from two_tower.serving.retrieval_model import _ANSWER_INPUTS
+    from two_tower.pipeline.checks.request_validation import request_inputs
+    from two_tower.schema.request_inputs import ANSWER_INPUTS
     from two_tower.trainer.model.signatures import query_inputs
 
     users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
     users.append(FeatureSpec("user_short", "short", "vector", 1))
-    fields = _fields(text_format.Parse(schemas.read("interactions", users), schema_pb2.Schema()))
-    inputs = {one.name: one for one in (*query_inputs(users), *_ANSWER_INPUTS)}
-    assert fields.keys() == inputs.keys()
-    # One value a request where the signature has one a query.
-    for name, field in fields.items():
-        assert field.is_single == (len(inputs[name].shape) < 2), name
-        assert field.width == {"user_vector": 4, "user_short": 1}.get(name, 0), name
+    taken = request_inputs(text_format.Parse(schemas.read("interactions", users), schema_pb2.Schema()))
+    served = {one.name: one for one in (*query_inputs(users), *ANSWER_INPUTS)}
+    assert taken.keys() == served.keys()
+    for name, one in taken.items():
+        of_signature = served[name]
+        assert (one.shape, one.dtype) == (of_signature.shape, of_signature.dtype), name
+        assert (one.width, one.is_required) == (of_signature.width, of_signature.is_required), name
+        assert one.is_required or one.is_special(of_signature.default), name
+        # The schema has no other ranges than the table.
+        assert (one.least, one.greatest) == (of_signature.least, of_signature.greatest), name

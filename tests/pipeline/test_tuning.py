@@ -23,8 +23,8 @@ from two_tower.pipeline import command_line
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.presets import PRESETS
-from two_tower.pipeline.tuning import trial, tuning_report
 from two_tower.pipeline.tuning import search as search_module
+from two_tower.pipeline.tuning import trial, tuning_report
 from two_tower.pipeline.tuning import tune as tuning_module
 from two_tower.pipeline.tuning.search import Search
 from two_tower.pipeline.tuning.search_space import SearchSpace, default_space, with_trainer

@@ -24,7 +24,9 @@ from tests.small_world import (
 from two_tower.evaluation import measure
 from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
+from two_tower.schema.request_inputs import REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
+from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.model.towers import windows_of
@@ -55,18 +57,6 @@ def sparse(built: Built) -> RetrievalModel:
 
 def request(**changes: Any) -> dict[str, tf.Tensor]:
     """A user's history of three listens with a like between, at five-minute steps."""
-    kinds = {
-        "user_id": tf.int64,
-        "history_item_id": tf.int64,
-        "history_timestamp": tf.int64,
-        "history_play_ratio": tf.float32,
-        "history_event_type": tf.string,
-        "history_is_organic": tf.int64,
-        "request_timestamp": tf.int64,
-        "exclude_item_id": tf.int64,
-        "allow_item_id": tf.int64,
-        "k": tf.int32,
-    }
     values = {
         "user_id": [3],
         "history_item_id": [[5, 5, 12, 0]],
@@ -76,7 +66,11 @@ def request(**changes: Any) -> dict[str, tf.Tensor]:
         "history_is_organic": [[1, -1, 0, 1]],
         "request_timestamp": [5_000],
     } | changes
-    return {name: tf.constant(value, kinds[name]) for name, value in values.items() if value is not None}
+    return {
+        name: tf.constant(value, REQUEST_INPUTS[name].dtype)
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def embedded(model: Any, **changes: Any) -> np.ndarray:
@@ -109,20 +103,21 @@ def test_the_exact_form_serves_in_a_process_without_tfx_and_without_scann(
 ) -> None:
     windows = small_world.raw["test"]
     queries = all_queries(windows).take(np.arange(20))
-    inputs = {name: values.numpy() for name, values in requests(windows, queries).items()}
-    np.savez(
-        tmp_path / "inputs.npz", **inputs | {"history_event_type": inputs["history_event_type"].astype("S")}
+    asked = request_tensors(
+        exact.signatures["serving_default"], {**requests(windows, queries), "k": tf.constant(K)}
     )
+    inputs = {name: values.numpy() for name, values in asked.items()}
+    texts = {name: values.astype("S") for name, values in inputs.items() if values.dtype == object}
+    np.savez(tmp_path / "inputs.npz", **inputs | texts)
     script = """if True:
         import sys
         import numpy as np, tensorflow as tf
         path, directory = sys.argv[1:]
         model = tf.saved_model.load(path)
         inputs = {name: tf.constant(value) for name, value in np.load(directory + "/inputs.npz").items()}
-        answer = model.signatures["serving_default"](
-            **inputs, exclude_item_id=tf.constant([[-1]], tf.int64),
-            allow_item_id=tf.constant([[-1]], tf.int64), k=tf.constant(8))
-        embedded = model.signatures["query_embedding"](**inputs)
+        answer = model.signatures["serving_default"](**inputs)
+        embed = model.signatures["query_embedding"]
+        embedded = embed(**{name: inputs[name] for name in embed.structured_input_signature[1]})
         ours = {"scann", "tfx", "tensorflow_transform", "tensorflow_recommenders", "trainer", "components"}
         assert not ours & set(sys.modules)
         np.savez(directory + "/outputs.npz", **answer, **embedded)
@@ -340,14 +335,7 @@ def test_what_scann_does_not_find_is_found_exactly(
     # And it is filled up in what is saved.
     sparse.save(str(tmp_path / "sparse"))
     saved = tf.saved_model.load(str(tmp_path / "sparse")).signatures["serving_default"]
-    unknown = {
-        "history_play_ratio": tf.constant([[-1.0]]),
-        "history_event_type": tf.constant([[""]]),
-        "history_is_organic": tf.constant([[-1]], tf.int64),
-        "request_timestamp": tf.constant([-1], tf.int64),
-        "allow_item_id": tf.constant([[-1]], tf.int64),
-    }
-    answer = saved(**random_requests(exclude_item_id=[[-1]], k=MAX_K), **unknown)
+    answer = saved(**request_tensors(saved, random_requests(exclude_item_id=[[-1]], k=MAX_K)))
     assert (check(answer, MAX_K) == MAX_K).all()
     # Where it has found too few the answer is exact search's.
     short = np.flatnonzero((~np.isnan(raw)).sum(axis=1) < MAX_K)
@@ -469,18 +457,50 @@ def test_an_unknown_item_is_embedded_as_one_of_which_nothing_is_known(exact: Any
     np.testing.assert_array_equal(unknown, np.tile(unknown[:1], [3, 1]))
 
 
-def test_signatures_have_the_names_that_clients_send(exact: Any) -> None:
-    inputs = set(exact.signatures["serving_default"].structured_input_signature[1])
-    assert inputs == {*request(exclude_item_id=[[1]], allow_item_id=[[1]], k=5)}
-    assert set(exact.signatures["query_embedding"].structured_input_signature[1]) == inputs - {
+def test_signatures_take_what_clients_send_and_want_no_more_of_them(built: Built) -> None:
+    of_served = signature_def(built.served_path, "serving_default")
+    required = {"user_id", "history_item_id", "history_timestamp"}
+    optional = {
+        "history_play_ratio",
+        "history_event_type",
+        "history_is_organic",
+        "request_timestamp",
         "exclude_item_id",
         "allow_item_id",
         "k",
     }
+    assert set(of_served.inputs) - set(of_served.defaults) == required
+    assert optional <= set(of_served.defaults)
+
+
+def signature_def(path: str, name: str) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = Path(path, "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(content).meta_graphs[0].signature_def[name]
+
+
+def test_signatures_are_those_of_the_table(built: Built, exact: Any) -> None:
+    assert {one.name for one in SERVED_SIGNATURES} == set(exact.signatures)
+    for one in SERVED_SIGNATURES:
+        saved = signature_def(built.served_path, one.name)
+        assert set(saved.inputs) == {each.name for each in one.inputs}
+        for each in one.inputs:
+            spec = saved.inputs[each.name]
+            assert tf.as_dtype(spec.dtype) == tf.as_dtype(each.dtype), each.name
+            sizes = [None if dim.size < 0 else dim.size for dim in spec.tensor_shape.dim]
+            assert sizes == each.sizes, each.name
+            if not each.is_required:
+                default = tf.make_ndarray(saved.defaults[each.name])
+                expected = tf.constant(each.default_value, each.dtype).numpy()
+                np.testing.assert_array_equal(default, expected, err_msg=each.name)
+                assert default.shape == expected.shape
+        outputs = {out.name: out for out in one.outputs if out.name in saved.outputs or not out.requires}
+        assert set(saved.outputs) == set(outputs)
+        for name, out in outputs.items():
+            assert tf.as_dtype(saved.outputs[name].dtype) == tf.as_dtype(out.dtype), name
+            assert len(saved.outputs[name].tensor_shape.dim) == len(out.shape.axes), name
     assert exact.signatures["catalog"]()["item_id"].numpy().tolist() == list(range(CATALOG_SIZE))
-    assert sorted(exact.signatures) == [
-        "candidate_embedding", "catalog", "indexed_embedding", "query_embedding", "serving_default",
-    ]  # fmt: skip
 
 
 def test_the_index_says_what_it_holds(exact: Any, sparse: RetrievalModel) -> None:

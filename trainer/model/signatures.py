@@ -6,7 +6,6 @@ read at its last listen.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import tensorflow as tf
 
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
 from two_tower.schema import features
+from two_tower.schema.request_inputs import ITEM, LIST, PER_QUERY, QUERY_INPUTS, RequestInput
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.model.history_aggregates import is_label_event
 from two_tower.trainer.model.towers import CandidateTower, QueryTower, windows_of
@@ -23,74 +23,30 @@ from two_tower.trainer.model.windows import Positions
 Tensors = dict[str, tf.Tensor]
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """One input of a signature.
-
-    An input with a `default` may be left out: TensorFlow Serving fills in a signature's defaults; in Python
-    call the method of the same name. Defaults have dimensions of 1, which are broadcast, as they are in
-    what a request sends.
-    """
-
-    name: str
-    shape: Sequence[int | None]
-    dtype: tf.DType
-    meaning: str
-    default: Any = None
-
-    @property
-    def spec(self) -> tf.TensorSpec:
-        """Its shape and type."""
-        return tf.TensorSpec(self.shape, self.dtype, self.name)
+def query_inputs(users: Iterable[FeatureSpec]) -> tuple[RequestInput, ...]:
+    """Returns the inputs of a query, columns of users/ last."""
+    return (*QUERY_INPUTS, *map(_column_input, users))
 
 
-_UNKNOWN = features.UNKNOWN
-_QUERY_INPUTS = (
-    Input(features.USER_ID, [None], tf.int64, "any id, known or not"),
-    Input(
-        features.HISTORY_ITEM_ID,
-        [None, None],
-        tf.int64,
-        "oldest first; negative ids are padding. The last listen is the seed now playing. An empty history "
-        "is answered too",
-    ),
-    Input(features.HISTORY_TIMESTAMP, [None, None], tf.int64, "seconds"),
-    Input(
-        features.HISTORY_PLAY_RATIO, [None, None], tf.float32, "1.0 = whole item, -1 unknown", [[_UNKNOWN]]
-    ),
-    Input(
-        features.HISTORY_EVENT_TYPE,
-        [None, None],
-        tf.string,
-        '"listen" or "" for a listen, anything else is a reaction',
-        [[""]],
-    ),
-    Input(features.HISTORY_IS_ORGANIC, [None, None], tf.int64, "1, 0, or -1 unknown", [[_UNKNOWN]]),
-    Input(features.REQUEST_TIMESTAMP, [None], tf.int64, "seconds; -1: while the seed plays", [_UNKNOWN]),
-)
-
-
-def query_inputs(users: Iterable[FeatureSpec]) -> tuple[Input, ...]:
-    """The inputs of a query, columns of users/ last."""
-    return (*_QUERY_INPUTS, *map(_column_input, users))
-
-
-def _column_input(spec: FeatureSpec) -> Input:
+def _column_input(spec: FeatureSpec) -> RequestInput:
     kind = spec.column_kind
-    default: Any = kind.absent
-    for size in reversed((1, *spec.request_shape)):
-        default = [default] * (size or 1)
-    return Input(
+    return RequestInput(
         spec.name,
-        [None, *spec.request_shape],
-        tf.as_dtype(kind.dtype),
+        LIST if kind.is_list else PER_QUERY,
+        kind.dtype,
         f"the user's {spec.column}{kind.request_note}",
-        default,
+        kind.absent,
+        width=spec.width if kind.has_width else 0,
     )
 
 
-def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[Input]) -> Any:
-    """A tf.function whose parameters are `inputs`, of a function of the tensors by name.
+def tensor_spec(one: RequestInput) -> tf.TensorSpec:
+    """Returns an input's shape and type, for TensorFlow."""
+    return tf.TensorSpec(one.sizes, tf.as_dtype(one.dtype), one.name)
+
+
+def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[RequestInput]) -> Any:
+    """Makes a tf.function whose parameters are `inputs`, of a function of the tensors by name.
 
     tf.function reads names and defaults off a function's signature, which for columns that the settings
     name can only be made here.
@@ -103,21 +59,24 @@ def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[Input]) -
         inspect.Parameter(
             one.name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if one.default is None else tf.constant(one.default, one.dtype),
+            default=inspect.Parameter.empty
+            if one.is_required
+            else tf.constant(one.default_value, tf.as_dtype(one.dtype)),
         )
         for one in inputs
     ]
-    arguments = "\n".join(f"  {one.name}: {one.dtype.name} {_shape(one)}, {one.meaning}." for one in inputs)
+    arguments = "\n".join(f"  {_argument(one)}" for one in inputs)
     by_place.__name__ = function.__name__
     by_place.__doc__ = f"{inspect.getdoc(function)}\n\nArgs:\n{arguments}"
     by_place.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return tf.function(by_place, input_signature=[one.spec for one in inputs])
+    return tf.function(by_place, input_signature=[tensor_spec(one) for one in inputs])
 
 
-def _shape(one: Input) -> str:
-    dimensions = ["queries", "values"][: len(one.shape)]
-    known = [name if size is None else str(size) for name, size in zip(dimensions, one.shape, strict=True)]
-    return f"[{', '.join(known)}]"
+def _argument(one: RequestInput) -> str:
+    """Returns an input's line of a docstring."""
+    dimensions = ", ".join(map(str, one.axes))
+    values = f" ({one.values})" if one.values else ""
+    return f"{one.name}: {one.dtype} [{dimensions}], {one.meaning}{values}."
 
 
 class Towers(tf.Module):
@@ -201,7 +160,7 @@ class Towers(tf.Module):
             features.REPEAT_SCORE: tf.where(is_one, repeats.score, -float("inf")),
         }
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, features.ITEM_ID)])
+    @tf.function(input_signature=[tensor_spec(ITEM)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
         """Item ids to `embedding` [items, embedding_dim]; an unknown id is an item of unknown features."""
         return {"embedding": self._candidate_tower(self._table.rows_of(item_id))}

@@ -1,0 +1,115 @@
+"""Complaints about one request, by the table of served inputs."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from two_tower.schema import features
+from two_tower.schema.request_inputs import PER_EVENT, RequestInput
+
+Request = Mapping[str, Any]
+
+
+def complaints(request: Request, inputs: Mapping[str, RequestInput]) -> Iterator[str]:
+    """Yields what is wrong with a request, each with its field and value; nothing if a model takes it.
+
+    Args:
+        request: values by name, as in a row of the "instances" of TensorFlow Serving's REST API.
+        inputs: what the request may carry, by name.
+    """
+    for one in inputs.values():
+        if one.is_required and one.name not in request:
+            yield f"{one.name} is missing"
+    for name, value in request.items():
+        if name in inputs:
+            yield from _of_input(inputs[name], value, request)
+        else:
+            nearest = difflib.get_close_matches(name, inputs, n=1, cutoff=0)[0]
+            yield f"there is no field {name}; the nearest is {nearest}"
+    items = request.get(features.HISTORY_ITEM_ID)
+    if not isinstance(items, list):
+        return
+    for name, value in request.items():
+        is_parallel = name in inputs and inputs[name].shape == PER_EVENT and isinstance(value, list)
+        # One value stands for all positions.
+        if is_parallel and len(value) not in (1, len(items)):
+            yield f"{name} has {len(value)} values, and {features.HISTORY_ITEM_ID} {len(items)}"
+    times = request.get(features.HISTORY_TIMESTAMP)
+    if isinstance(times, list) and len(items) == len(times):
+        yield from _of_order(items, times)
+
+
+def shown(value: Any) -> str:
+    """Returns a value as JSON, cut to 40 characters."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _of_order(items: list[Any], times: list[Any]) -> Iterator[str]:
+    """Yields the first event that is older than the one before it."""
+    known = [
+        (place, time)
+        for place, (item, time) in enumerate(zip(items, times, strict=True))
+        if _is_number(item) and _is_number(time) and item >= 0
+    ]
+    for (_, before), (place, time) in itertools.pairwise(known):
+        if time < before:
+            yield (
+                f"{features.HISTORY_TIMESTAMP}[{place}] is {time}, after {before}: a history is ordered, "
+                "oldest first"
+            )
+            return
+
+
+def _of_input(one: RequestInput, value: Any, request: Request) -> Iterator[str]:
+    if one.is_single:
+        if isinstance(value, list):
+            yield f"{one.name} is a list, where one value is expected"
+        elif complaint := _of_value(one, value):
+            yield f"{one.name} {complaint}"
+        return
+    if not isinstance(value, list):
+        yield f"{one.name} is {shown(value)}, where a list is expected"
+        return
+    if one.width and len(value) != one.width:
+        yield f"{one.name} has {len(value)} values, where {one.width} are expected"
+    items = request.get(features.HISTORY_ITEM_ID)
+    is_parallel = one.shape == PER_EVENT and isinstance(items, list) and len(items) == len(value)
+    for place, part in enumerate(value):
+        # A negative item id fills up a row of a batch, and so does what stands beside it.
+        is_padding = is_parallel and items is not None and _is_number(items[place]) and items[place] < 0
+        if (complaint := _of_value(one, part)) and not is_padding:
+            yield f"{one.name}[{place}] {complaint}"
+
+
+def _of_value(one: RequestInput, value: Any) -> str:
+    """Returns what is wrong with one value, or ""."""
+    if one.dtype == "string":
+        if not isinstance(value, str) and not (isinstance(value, dict) and set(value) == {"b64"}):
+            return f"is {shown(value)}, where a {one.value_words} is expected"
+        if one.allowed and value and value not in one.allowed:
+            nearest = difflib.get_close_matches(str(value), one.allowed, n=1, cutoff=0)[0]
+            return f"is {value!r}; the nearest allowed value is {nearest!r}"
+        return ""
+    is_whole = one.dtype != "float32"
+    if not _is_number(value) or (is_whole and not isinstance(value, int)):
+        return f"is {shown(value)}, where a {one.value_words} is expected"
+    if one.is_special(value):
+        return ""
+    if not math.isfinite(value):
+        return f"is {value}, which is no number"
+    least = -math.inf if one.least is None else one.least
+    greatest = math.inf if one.greatest is None else one.greatest
+    if not least <= value <= greatest:
+        upper = f" to {greatest:,}" if math.isfinite(greatest) else ""
+        return f"is {value}, where values from {least:,}{upper} are expected"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

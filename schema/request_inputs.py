@@ -1,0 +1,312 @@
+"""The one table of served inputs: names, types, shapes, defaults, ranges and meanings.
+
+The signatures of the served model, `two-tower query`, evaluation, request validation and
+docs/reference/request.md are built from it. It imports no TensorFlow, so that any server can read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from two_tower.schema import features
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Shape of an input or output: in words, and as the names of its dimensions."""
+
+    words: str
+    axes: tuple[str, ...]
+
+
+PER_CALL = Shape("one per call", ())
+PER_QUERY = Shape("one per query", ("queries",))
+PER_EVENT = Shape("one per history event", ("queries", "events"))
+LIST = Shape("list per query", ("queries", "values"))
+PER_ITEM = Shape("one per item", ("items",))
+PER_ROW = Shape("one per row", ("rows",))
+
+# What a value of a type is called in messages.
+_VALUE_WORDS = {"int32": "whole number", "int64": "whole number", "float32": "number", "string": "text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestInput:
+    """One input of a served signature.
+
+    An input with a default may be left out: TensorFlow Serving fills in a signature's defaults; in Python
+    call the method of the same name.
+
+    Attributes:
+        name: the input's name in requests.
+        shape: PER_QUERY, PER_EVENT, LIST and the like.
+        dtype: "int32", "int64", "float32" or "string".
+        meaning: what the value says, in words.
+        default: one value, which stands for every place; None: the input is required.
+        least: smallest value allowed; None: any.
+        greatest: largest value allowed; None: any.
+        special: meaning of values with a sense of their own. They are allowed outside the range.
+        width: number of values of a list of fixed length; 0: any number.
+        allowed: texts allowed beside ""; empty: any.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    meaning: str
+    default: Any = None
+    least: float | None = None
+    greatest: float | None = None
+    special: Mapping[Any, str] = dataclasses.field(default_factory=dict, hash=False)
+    width: int = 0
+    allowed: tuple[str, ...] = ()
+
+    @property
+    def is_required(self) -> bool:
+        """True if a request must have it."""
+        return self.default is None
+
+    @property
+    def is_single(self) -> bool:
+        """True if one request has one value, False if it has a list."""
+        return len(self.shape.axes) < 2
+
+    @property
+    def value_words(self) -> str:
+        """A value's type in words: "whole number", "number" or "text"."""
+        return _VALUE_WORDS[self.dtype]
+
+    @property
+    def axes(self) -> tuple[str | int, ...]:
+        """Dimensions: names, and the number of values of a list of fixed length."""
+        return (*self.shape.axes[:-1], self.width) if self.width else self.shape.axes
+
+    @property
+    def sizes(self) -> list[int | None]:
+        """Dimensions as a tensor's shape: None for any size."""
+        return [axis if isinstance(axis, int) else None for axis in self.axes]
+
+    @property
+    def default_value(self) -> Any:
+        """The default in dimensions of 1, which broadcast as those of a request do; None if required."""
+        if self.default is None:
+            return None
+        value = self.default
+        for size in reversed(self.sizes):
+            value = [value] * (size or 1)
+        return value
+
+    @property
+    def padding(self) -> Any:
+        """The value in places of a history that hold no event."""
+        return features.PADDING if self.default is None else self.default
+
+    @property
+    def values(self) -> str:
+        """Range and special values in words; "" where any value means itself."""
+        low, high = (None if limit is None else f"{limit:,}" for limit in (self.least, self.greatest))
+        whole = " to ".join(limit for limit in (low or "", high) if limit) if high else f"{low} or more"
+        in_range = [] if low is None and high is None else [whole]
+        return "; ".join([*in_range, *(f"{_literal(one)}: {says}" for one, says in self.special.items())])
+
+    def is_special(self, value: Any) -> bool:
+        """Tells the default and special values, to which no range applies."""
+        if isinstance(value, float) and math.isnan(value):
+            return isinstance(self.default, float) and math.isnan(self.default)
+        return value == self.default or value in self.special
+
+
+def _literal(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+# Times up to the year 2100, in seconds.
+_LATEST = 4_102_444_800
+_UNKNOWN = {features.UNKNOWN: "unknown"}
+
+# Inputs of a query, in the signature's order; the users' columns follow them.
+QUERY_INPUTS = (
+    RequestInput(features.USER_ID, PER_QUERY, "int64", "user; may be unknown to the model", least=0),
+    RequestInput(
+        features.HISTORY_ITEM_ID,
+        PER_EVENT,
+        "int64",
+        "items of the history, oldest first. The last listen is the seed item, now playing. A history may "
+        "be empty",
+        least=0,
+        special={features.PADDING: "padding, as any negative id"},
+    ),
+    RequestInput(
+        features.HISTORY_TIMESTAMP,
+        PER_EVENT,
+        "int64",
+        "time of each event in seconds",
+        least=0,
+        greatest=_LATEST,
+    ),
+    RequestInput(
+        features.HISTORY_PLAY_RATIO,
+        PER_EVENT,
+        "float32",
+        "part of the item that was played; 1.0 is the whole item, and more is possible",
+        default=features.UNKNOWN,
+        least=-1,
+        special=_UNKNOWN,
+    ),
+    RequestInput(
+        features.HISTORY_EVENT_TYPE,
+        PER_EVENT,
+        "string",
+        f'type of each event; "{features.LISTEN}" is a listen, anything else a reaction',
+        default="",
+        special={"": "listen"},
+    ),
+    RequestInput(
+        features.HISTORY_IS_ORGANIC,
+        PER_EVENT,
+        "int64",
+        "1: the user found the item alone; 0: a recommender offered it",
+        default=features.UNKNOWN,
+        least=-1,
+        greatest=1,
+        special=_UNKNOWN,
+    ),
+    RequestInput(
+        features.REQUEST_TIMESTAMP,
+        PER_QUERY,
+        "int64",
+        "time of the request in seconds",
+        default=features.UNKNOWN,
+        least=0,
+        greatest=_LATEST,
+        special={features.UNKNOWN: "while the seed item plays"},
+    ),
+)
+
+# Inputs of `serving_default` alone, after the users' columns.
+ANSWER_INPUTS = (
+    RequestInput(
+        features.EXCLUDE_ITEM_ID,
+        LIST,
+        "int64",
+        "items that must not be returned: the user had them, or nobody may",
+        default=features.PADDING,
+        special={features.PADDING: "padding, as any negative id"},
+    ),
+    RequestInput(
+        features.ALLOW_ITEM_ID,
+        LIST,
+        "int64",
+        "the only items that may be returned, less those excluded. Padding alone allows all",
+        default=features.PADDING,
+        special={features.PADDING: "padding, as any negative id"},
+    ),
+    RequestInput(
+        features.K,
+        PER_CALL,
+        "int32",
+        "number of items to return, up to the built maximum (index.max_k)",
+        default=100,
+        least=1,
+    ),
+)
+
+# What a request may carry, by name. The users' columns are named by the settings.
+REQUEST_INPUTS = {one.name: one for one in (*QUERY_INPUTS, *ANSWER_INPUTS)}
+
+ITEM = RequestInput(features.ITEM_ID, PER_ITEM, "int64", "items; one unknown has unknown features")
+ROW = RequestInput("row", PER_ROW, "int32", "rows of the index, from 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestOutput:
+    """One output of a served signature."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    meaning: str
+    # Setting that the output depends on; "": every model has it.
+    requires: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServedSignature:
+    """One signature of the served model."""
+
+    name: str
+    meaning: str
+    inputs: tuple[RequestInput, ...]
+    outputs: tuple[RequestOutput, ...]
+
+    @property
+    def takes_query(self) -> bool:
+        """True if it takes a query: the users' columns are inputs too, after those of QUERY_INPUTS."""
+        return self.inputs[: len(QUERY_INPUTS)] == QUERY_INPUTS
+
+
+_RECOMMENDED = Shape("k per query", ("queries", "k"))
+_QUERY_VECTOR = Shape("vector per query", ("queries", "embedding_dim"))
+_HISTORY_ITEMS = Shape("list per query", ("queries", "values"))
+_ITEM_VECTOR = Shape("vector per item", ("items", "embedding_dim"))
+_ROW_VECTOR = Shape("vector per row", ("rows", "embedding_dim"))
+
+SERVED_SIGNATURES = (
+    ServedSignature(
+        "serving_default",
+        "recommends the k best items for each history",
+        (*QUERY_INPUTS, *ANSWER_INPUTS),
+        (
+            RequestOutput(
+                features.ITEM_ID, _RECOMMENDED, "int64", "items, best first; -1 where there are fewer"
+            ),
+            RequestOutput("score", _RECOMMENDED, "float32", "their scores; -inf where there are fewer"),
+        ),
+    ),
+    ServedSignature(
+        "query_embedding",
+        "embeds each history",
+        QUERY_INPUTS,
+        (
+            RequestOutput("embedding", _QUERY_VECTOR, "float32", "the query's embedding"),
+            RequestOutput(
+                features.REPEAT_ITEM_ID,
+                _HISTORY_ITEMS,
+                "int64",
+                "items of the history with scores of their own; -1: none",
+                "trainer.repeat_head",
+            ),
+            RequestOutput(
+                features.REPEAT_SCORE,
+                _HISTORY_ITEMS,
+                "float32",
+                "their scores, in the place of their inner products; -inf: none",
+                "trainer.repeat_head",
+            ),
+        ),
+    ),
+    ServedSignature(
+        "candidate_embedding",
+        "embeds items by the candidate tower",
+        (ITEM,),
+        (RequestOutput("embedding", _ITEM_VECTOR, "float32", "the items' embeddings"),),
+    ),
+    ServedSignature(
+        "catalog",
+        "lists all items that the index holds",
+        (),
+        (RequestOutput(features.ITEM_ID, PER_ITEM, "int64", "items in the order of the index's rows"),),
+    ),
+    ServedSignature(
+        "indexed_embedding",
+        "reads rows of the index",
+        (ROW,),
+        (
+            RequestOutput(features.ITEM_ID, PER_ROW, "int64", "the rows' items"),
+            RequestOutput("embedding", _ROW_VECTOR, "float32", "embeddings that the index holds"),
+        ),
+    ),
+)
