@@ -19,24 +19,25 @@ _NEVER = re.compile(r"(Of|Where|What|How|As|Whether|Which|Who|Whose|By which|To 
 VERBS = frozenset(
     """
     Accepts Accumulates Adds Aggregates Aligns Allocates Answers Appends Applies Arranges Asks Asserts Assigns
-    Averages Begins Binds Bins Blocks Broadcasts Builds Caches Calls Carries Casts Changes Checks Chooses Clears Clips
+    Changes Distributes Ingests Inspects Replays Suppresses
+    Averages Begins Binds Bins Blocks Broadcasts Builds Caches Calls Carries Casts Checks Chooses Clears Clips
     Closes Collects Combines Compares Compiles Completes Computes Concatenates Configures Connects Converts
     Copies Counts Creates Cuts Decays Decides Decodes Deduplicates Defines Deletes Delivers Derives Describes
-    Determines Distributes Divides Downloads Draws Drops Embeds Encodes Ends Ensures Enters Equals Estimates Evaluates
+    Determines Divides Downloads Draws Drops Embeds Encodes Ends Ensures Enters Equals Estimates Evaluates
     Excludes Executes Expands Explains Exports Extends Extracts Fails Feeds Fetches Fills Filters Finds
     Finishes Fits Flattens Flushes Follows Formats Freezes Gathers Generates Gets Gives Goes Groups Guards
-    Handles Hands Hashes Hides Holds Identifies Ignores Imports Includes Indexes Infers Ingests Initialises Inserts Inspects
+    Handles Hands Hashes Hides Holds Identifies Ignores Imports Includes Indexes Infers Initialises Inserts
     Installs Interleaves Interrupts Iterates Joins Judges Keeps Kills Launches Lays Learns Leaves Limits Lists
     Loads Locates Locks Logs Looks Lowers Makes Maps Marks Masks Matches Measures Merges Mirrors Moves Names
     Normalises Notes Numbers Observes Opens Orders Overrides Packs Pads Parses Partitions Picks Places Plots
     Points Pools Prepares Presents Preserves Prevents Prints Produces Projects Prunes Publishes Pulls Pushes
     Puts Quantises Queries Raises Ranks Reads Rebuilds Receives Recommends Reconstructs Records Redirects
-    Reduces Refuses Registers Rejects Releases Removes Renames Renders Repeats Replaces Replays Reports Represents
+    Reduces Refuses Registers Rejects Releases Removes Renames Renders Repeats Replaces Reports Represents
     Requests Requires Resamples Reserves Resets Resolves Restores Restricts Resumes Returns Reverses Rewrites
     Rolls Rounds Routes Runs Samples Saves Says Scales Scans Scatters Scores Searches Seeds Selects Sends
     Separates Serialises Serves Sets Shares Shifts Shows Shuffles Simulates Sizes Skips Slices Smooths Sorts
     Spawns Splits Stacks Standardises Starts States Steps Stops Stores Streams Strips Submits Substitutes
-    Subtracts Sums Summarises Suppresses Suspends Swaps Takes Tells Terminates Tests Times Tokenises Tracks Trains
+    Subtracts Sums Summarises Suspends Swaps Takes Tells Terminates Tests Times Tokenises Tracks Trains
     Transforms Translates Traverses Treats Trims Truncates Tunes Turns Unions Unpacks Updates Uploads Uses
     Validates Verifies Waits Walks Warms Warns Watches Weighs Widens Withdraws Wraps Writes Yields Zeroes
     """.split()
