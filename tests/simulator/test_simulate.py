@@ -370,8 +370,7 @@ def test_the_hidden_oracles_probabilities_are_the_simulators_frequencies(
     happened[np.arange(len(label)), label] = 1
 
     def deviations(group: np.ndarray) -> np.ndarray:
-        """Computes observed minus expected counts per group of (query, track) pairs, in standard deviations.
-        """
+        """Computes observed minus expected counts per group of (query, track) pairs, as z-scores."""
         size = group.max() + 1
         difference, variance = (
             np.bincount(group.ravel(), values.ravel(), size)
