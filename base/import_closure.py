@@ -39,7 +39,7 @@ def import_digest(*modules: str) -> str:
     digest = hashlib.sha256()
     packages: set[str] = set()
     for module in sorted(import_closure(*modules)):
-        file = _file_of(module)
+        file = _module_file(module)
         code = file.read_bytes()
         packages |= {name for name in _imported(code, module) if not _is_ours(name)}
         digest.update(f"{module}\0{_without_explanations(code)}\0".encode())
@@ -65,7 +65,7 @@ def import_closure(*modules: str) -> set[str]:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            names = filter(_is_ours, _imported(_file_of(module).read_bytes(), module))
+            names = filter(_is_ours, _imported(_module_file(module).read_bytes(), module))
             waiting += [parent for name in names for parent in _with_packages(name)]
     return found
 
@@ -79,21 +79,23 @@ def _with_packages(module: str) -> list[str]:
 
 def _imported(code: bytes, module: str) -> set[str]:
     """Returns the modules that code imports or names in a string; other packages by their top-level name."""
-    is_package = _file_of(module).name == "__init__.py"
+    is_package = _module_file(module).name == "__init__.py"
     around = module.split(".") if is_package else module.split(".")[:-1]
     return {
         known
-        for name, level, is_text in _named(code)
-        if not is_text or _is_module(_known(name))
-        for known in [_known(".".join([*around[: len(around) + 1 - level], name]) if level else name)]
+        for name, level, is_text in _names_in_code(code)
+        if not is_text or _is_module(_longest_module(name))
+        for known in [
+            _longest_module(".".join([*around[: len(around) + 1 - level], name]) if level else name)
+        ]
     }
 
 
 @functools.cache
-def _named(code: bytes) -> frozenset[tuple[str, int, bool]]:
+def _names_in_code(code: bytes) -> frozenset[tuple[str, int, bool]]:
     """Returns dotted names in code, each with its relative import level and whether it stands in a string."""
     found: set[tuple[str, int, bool]] = set()
-    for node in _run(ast.parse(code)):
+    for node in _executed_nodes(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {(alias.name, 0, False) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -104,18 +106,18 @@ def _named(code: bytes) -> frozenset[tuple[str, int, bool]]:
     return frozenset(found)
 
 
-def _run(node: ast.AST) -> Iterator[ast.AST]:
+def _executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """Walks the code that is executed: all except docstrings and bodies of `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             for alternative in child.orelse:
-                yield from _run(alternative)
+                yield from _executed_nodes(alternative)
         elif not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
-            yield from _run(child)
+            yield from _executed_nodes(child)
 
 
-def _known(name: str) -> str:
+def _longest_module(name: str) -> str:
     """Returns the longest prefix of a dotted name that is a module of the project, or else its first part."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
@@ -129,10 +131,10 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_module(name: str) -> bool:
-    return bool(re.fullmatch(r"\w+(\.\w+)*", name)) and _is_ours(name) and _file_of(name).is_file()
+    return bool(re.fullmatch(r"\w+(\.\w+)*", name)) and _is_ours(name) and _module_file(name).is_file()
 
 
-def _file_of(module: str) -> Path:
+def _module_file(module: str) -> Path:
     path = _ROOT.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 

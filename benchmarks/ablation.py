@@ -56,7 +56,7 @@ WORLD = SimulationParameters(
     styles=20,
     genres=5,
     tastes=4,
-    # With the defaults (.12, 15 and 9) 1.4% of a day's labels would be cold, all by artists known to train.
+    # The defaults (.12, 15 and 9) would give 1.4% cold labels per day, all by artists known to train.
     release_share=0.2,
     tracks_per_artist=6.0,
     tracks_per_album=5.0,
@@ -350,7 +350,7 @@ def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
 def summarize(output: Path, parts: Iterable[str], seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
     """Summarises recall as mean and half-width, by variant and column.
 
-    The full model has its recall, every other variant its difference from the variant that it is compared
+    The full model has its recall. Every other variant has its difference from the variant that it is compared
     with, paired by seed.
     """
     done = trainings(output)

@@ -25,7 +25,7 @@ minutes.
 
 For orientation, external measurements on similar machines (2 cores): gSASRec in PyTorch (2 blocks, width 64,
 length 200) trains 34,000 positions/s with one negative and 8,000 with 256. A two-tower model in PyTorch with
-three layers over the history and one query per example trains 1,500 examples/s at 50 items.
+three layers over the history and single-query examples trains 1,500 examples/s at 50 items.
 """
 
 from __future__ import annotations

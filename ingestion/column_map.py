@@ -181,7 +181,7 @@ def read(path: str) -> ColumnMap:
     known = (*_TOP_KEYS, *_KEYS)
     for key in content:
         if key not in known:
-            raise _unknown(path, str(key), known)
+            raise _unknown_key(path, str(key), known)
     for key in _TOP_REQUIRED:
         if key not in content:
             raise UserError(f"{path}: key '{key}' is missing.")
@@ -214,7 +214,7 @@ def _table(path: str, table: str, content: Any) -> TableMap:
         raise UserError(f"{path}: key '{table}' needs keys and values, but is {content!r}.")
     for key in content:
         if key not in kinds:
-            raise _unknown(path, f"{table}.{key}", kinds)
+            raise _unknown_key(path, f"{table}.{key}", kinds)
     for key in _REQUIRED[table]:
         if key not in content:
             raise UserError(f"{path}: key '{table}.{key}' is missing.")
@@ -299,11 +299,11 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
             raise wrong("a list of all column names")
         return tuple(value)
     if kind == _KEEP:
-        return _kept(path, key, value)
+        return _keep_columns(path, key, value)
     return _files(path, key, value)
 
 
-def _kept(path: str, key: str, value: Any) -> Mapping[str, str | None]:
+def _keep_columns(path: str, key: str, value: Any) -> Mapping[str, str | None]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value)
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
@@ -341,7 +341,7 @@ def _files(path: str, key: str, value: Any) -> tuple[tuple[str, str | None], ...
     return tuple((pattern, None) for pattern in patterns)
 
 
-def _unknown(path: str, key: str, known: Any) -> UserError:
+def _unknown_key(path: str, key: str, known: Any) -> UserError:
     prefix, _, last = key.rpartition(".")
     nearest = difflib.get_close_matches(last, list(known), n=1, cutoff=0)[0]
     nearest = f"{prefix}.{nearest}" if prefix else nearest

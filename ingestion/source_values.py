@@ -98,8 +98,8 @@ def kind_of_text(values: pa.Array) -> str | None:
     """Returns the kind of all values of a text column: "integer", "number", "boolean" or else "text"; None
     without values.
 
-    Digits after a leading zero are text: the number 007 would become 7. Booleans are "true" or "false" only,
-    since a column of 0 and 1 may hold larger counts in the next file.
+    Digits after a leading zero are text: the number 007 would become 7. Only "true" and "false" are booleans:
+    a column of 0 and 1 may hold larger counts in the next file.
     """
     values = pc.drop_null(values)
     if not len(values):

@@ -137,8 +137,8 @@ class TableRows:
         """Returns the source columns that are copied unchanged, with their kind over all files.
 
         Raises:
-          UserError: a column is missing in a file, has the name of another column of the data directory, or
-            holds values of several kinds or of one that cannot be kept.
+          UserError: a column is missing in a file; it has the name of another column of the data directory;
+            it holds several kinds of values, or a kind that cannot be kept.
         """
         mapped = set(source.map.columns.values())
         first = source.files[0]

@@ -141,9 +141,9 @@ def plain_numbers(block: bytes, separator: bytes, columns: Mapping[str, pa.DataT
       columns: names and types (integers, floats) of all fields of a line.
 
     Returns:
-      The table without blank lines. None if a field is not a plain decimal number of its type (a space or a
-      quote suffices), or a line has the wrong number of fields. Such a block needs a line-by-line parser,
-      which is slow but finds the fault.
+      The table without blank lines. None if a field is no plain decimal number of its type or a line has a
+      wrong number of fields. A space or a quote suffices. Such a block needs a line-by-line parser, which is
+      slow but finds the fault.
     """
     if block.translate(None, b"0123456789.-\r\n" + separator):
         return None

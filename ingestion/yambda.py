@@ -1,5 +1,4 @@
-"""Reader of Yambda, in its flat layout (one row per event) and its sequential one (one row of lists per
-user).
+"""Reader of Yambda in both layouts: flat (a row per event) and sequential (a row of lists per user).
 
 The simulator writes the flat layout too. Events come from `multi_event.parquet`. Without it, they come from
 `listens.parquet` and the reaction files, so that no event counts twice. Events are streamed; memory grows
@@ -137,18 +136,18 @@ def _read_events(path: str, event_type: str | None, writer: DataDirectoryWriter)
         users, rows = file.metadata.num_rows, _count_values(file, "item_id")
     by = ("user_id", "timestamp")
     batch_rows = max(1, _EVENT_ROWS * users // max(rows, 1)) if is_sequential else _EVENT_ROWS
-    keys = _converted(path, ["uid", "timestamp"], batch_rows, is_sequential, _user_and_time)
+    keys = _convert_batches(path, ["uid", "timestamp"], batch_rows, is_sequential, _user_and_time)
     is_sorted = external_sort.rows_are_sorted(keys, by)
     writer.noted["event_files_not_in_order"] += not is_sorted
     convert = functools.partial(_convert, event_type=event_type, writer=writer)
-    batches = _converted(path, list(kinds), batch_rows, is_sequential, convert)
+    batches = _convert_batches(path, list(kinds), batch_rows, is_sequential, convert)
     for table in external_sort.sort_rows(batches, by, rows, is_sorted):
         events, dropped = external_sort.drop_duplicates(table)
         writer.dropped["duplicate_events"] += dropped
         yield events
 
 
-def _converted(
+def _convert_batches(
     path: str,
     columns: list[str],
     rows: int,

@@ -68,8 +68,8 @@ class SimulationParameters:
     release_share: float = 0.12
     # Share of older tracks that trend once in the log.
     revival_share: float = 0.01
-    # A trend multiplies a track's weight by 1 + trend_peak * (1 - e^-(age + 1)) * e^-(age / trend_fade_days),
-    # age in days; the maximum is about 11. A random factor varies the height of each trend.
+    # A trend multiplies a track's weight by 1 + trend_peak * (1 - e^-(age + 1)) * e^-(age / trend_fade_days).
+    # Age is in days; the maximum is about 11. A random factor varies the height of each trend.
     trend_peak: float = 15.0
     trend_fade_days: float = 4.0
 

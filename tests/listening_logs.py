@@ -132,8 +132,10 @@ def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
 
 
 def placed(events: list[Event], split: EventSplit) -> list[tuple[str | None, int]]:
-    """Returns for each event of a user the split in which it may be a label, and the first split that sees it
-    (3: none).
+    """Returns for each event of a user two values: the split in which it may be a label, and the first split
+    that sees it.
+
+    The split number 3 means that no split sees it.
     """
     if isinstance(split, SplitColumn):
         return [(features.SPLITS[column_split(e.row)], column_split(e.row)) for e in events]

@@ -242,7 +242,7 @@ def test_the_order_of_the_lines_does_not_matter(
     release: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, part_rows: int
 ) -> None:
     monkeypatch.setattr(external_sort, "_PARTITION_ROWS", part_rows)
-    # Users' ratings that repeat: an earlier and a later one, and one that occurs twice.
+    # Repeated ratings: an earlier one, a later one, and an exact duplicate.
     rows = [*RATINGS, (1, 1, 2.0, 978300000), (1, 1, 5.0, 978400000), (2, 2, 1.0, 978298413)]
     kept = sorted([(1, 1, 2.0, 978300000), *RATINGS[1:]])
     by_user = sorted(rows)
