@@ -7,8 +7,8 @@ follow, for exact search and a list of popular items, with the code of Retrieval
 random: items lie around 1,000 centres, a user lies near their label. Their values do not affect the time.
 934,057 is the number of items in Yambda.
 
-Each size runs in a separate process. Growth covers .1, .3 and all of the items with all users.
-It also covers the same shares of the users with all items. Peak memory is that of the process; the shares of vectors and
+Each size runs in a separate process. Growth covers .1, .3 and all of the items with all users. It also covers
+the same shares of the users with all items. Peak memory is that of the process; the shares of vectors and
 imports are printed separately.
 """
 
