@@ -1,4 +1,6 @@
-"""What is shown while a run works: a line per component and a bar within training; all else goes to a log."""
+"""Console output of a run: one line per component and a progress bar within it; everything else goes to a
+log.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,17 @@ from rich.progress import Progress as LiveDisplay
 
 from two_tower.base.errors import UserError
 
-# Records of this logger carry `step` and `steps` beside their message; the trainer writes them.
+# The trainer writes to this logger; its records carry `step` and `steps` beside their message.
 PROGRESS_LOGGER = "two_tower.progress"
 _NAME_WIDTH = 25
 _TIME_WIDTH = 9
 
 
 class Progress:
-    """One line per component; within a component, a bar for whatever reports its steps.
+    """Progress display: one line per component, with a bar while the component reports its steps.
 
-    On a terminal the current component's line moves; elsewhere a line is written when a component ends,
-    and one for each tenth of its steps.
+    On a terminal the line of the current component is live. Elsewhere a line is printed at each tenth of the
+    steps and at the end of a component.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -46,21 +48,21 @@ class Progress:
                 TimeElapsedColumn(),
                 console=self._console,
                 transient=True,
-                # They are in the log already.
+                # The log already contains both streams.
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
             self._live.start()
 
     def start(self, component_id: str, description: str) -> None:
-        """A component begins; `description` says what it does, in a few words."""
+        """Starts the line of a component; `description` says in a few words what it does."""
         self._component, self._description = component_id, description
         self._next_tenth = 1
         if self._live:
             self._task = self._live.add_task(component_id, total=None, message=description)
 
     def advance(self, step: int, steps: int, message: str) -> None:
-        """The running component is at `step` of `steps`."""
+        """Shows that the running component is at `step` of `steps`."""
         if self._live and self._task is not None:
             self._live.update(self._task, completed=step, total=steps or None, message=message)
         elif steps and 10 * step >= self._next_tenth * steps:
@@ -68,28 +70,28 @@ class Progress:
             self._print(f"  {self._component}: step {step:,} of {steps:,}, {message}")
 
     def finish(self, component_id: str, seconds: float, cached: bool) -> None:
-        """A component ended well, or its earlier result was taken."""
+        """Prints the line of a component that succeeded, or whose result came from the cache."""
         self._end(component_id, "cached" if cached else f"{seconds:.1f} s", "dim" if cached else "")
 
     def fail(self, component_id: str, error: BaseException) -> None:
-        """A component ended badly; what to say about it is for whoever catches `error`."""
+        """Prints the line of a failed component; whoever catches `error` explains it."""
         del error
         self._end(component_id, "failed", "bold red")
 
     def conclude(self, line: str, style: str = "") -> None:
-        """What was started is over; `line` says how, in place of the moving one."""
+        """Replaces the live line with the final `line`."""
         if self._live and self._task is not None:
             self._live.remove_task(self._task)
             self._task = None
         self._print(line, style)
 
     def stop(self) -> None:
-        """Takes the moving line away."""
+        """Removes the live line."""
         if self._live:
             self._live.stop()
 
     def listen(self) -> logging.Handler:
-        """A handler that shows the records of PROGRESS_LOGGER in the running component's line."""
+        """Returns a handler that shows the records of PROGRESS_LOGGER in the current component's line."""
         progress = self
 
         class Listener(logging.Handler):
@@ -112,9 +114,9 @@ class Progress:
 
 @contextlib.contextmanager
 def quiet(log_path: str) -> Iterator[Progress]:
-    """Everything that is written goes to the log file, except what the Progress shows.
+    """Redirects all output to the log file, except the Progress display.
 
-    An exception's trace is written to the log too, before it is passed on.
+    The trace of an exception is written to the log before the exception is passed on.
     """
     logger = logging.getLogger(PROGRESS_LOGGER)
     level = logger.level
@@ -126,7 +128,7 @@ def quiet(log_path: str) -> Iterator[Progress]:
         try:
             yield progress
         except BaseException:
-            # Not to sys.stderr, which need not be descriptor 2.
+            # Descriptor 2 is redirected; sys.stderr may be another one.
             os.write(2, traceback.format_exc().encode())
             raise
         finally:
@@ -137,9 +139,9 @@ def quiet(log_path: str) -> Iterator[Progress]:
 
 @contextlib.contextmanager
 def redirect_output(log_path: str) -> Iterator[TextIO]:
-    """Sends file descriptors 1 and 2 to the end of a file, and yields the standard output that was.
+    """Redirects file descriptors 1 and 2, appending to a file, and yields the original standard output.
 
-    It is the descriptors, so that C++ code and child processes are redirected as well.
+    Redirecting descriptors also covers C++ code and child processes.
     """
     with open(log_path, "ab") as log, _redirected(log) as stream:
         yield stream
@@ -147,7 +149,7 @@ def redirect_output(log_path: str) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def hushed() -> Iterator[None]:
-    """Drops what is written to file descriptors 1 and 2, unless it ends in an unforeseen exception."""
+    """Suppresses file descriptors 1 and 2; an exception other than UserError prints the suppressed output."""
     with tempfile.TemporaryFile() as log:
         try:
             with _redirected(log):

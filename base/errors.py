@@ -1,9 +1,9 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is"."""
+"""UserError: the exception for wrong input, as opposed to a fault in the program."""
 
 
 class UserError(Exception):
-    """Bad input: data, configuration or a request that its author can mend.
+    """Error in data, configuration or a request that the user can correct.
 
-    The message is a full sentence that names the file, column, key or value at fault and says what to
-    do. The command line prints it without a stack trace and exits with status 2.
+    The message is a full sentence. It names the file, column, key or value at fault and the remedy. The
+    command line prints it without a stack trace and exits with status 2.
     """

@@ -1,9 +1,9 @@
-"""Digests of import closures: the cache keys that run a component again after an edit of what it imports.
+"""Digests of import closures: cache keys that change, and so rerun a component, after edits of its imports.
 
-The closure of a module holds the project's modules that it imports, directly or not, inside functions too,
-and the modules that a text names, as `python -m` and `run_fn` do. Comments, docstrings and help texts do not
-count. Package data beside a module of the closure counts, and so do the versions, in constraints.txt, of each
-imported package and of what that package requires.
+The import closure of a module contains the project's modules that it imports, directly or indirectly, also
+inside functions. It contains the modules named in strings, as for `python -m` and `run_fn`. Comments,
+docstrings and help texts do not count. Data files of a package in the closure do. So do the versions in
+constraints.txt of each imported package and of its requirements.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 _PROJECT = __name__.split(".")[0]
 _ROOT = Path(__file__).parent.parent
-# Keyword arguments whose texts explain and change no result.
+# Keyword arguments with explanatory texts that change no result.
 _EXPLANATIONS = frozenset({"help", "meaning"})
 _PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
 
@@ -39,7 +39,7 @@ def import_digest(*modules: str) -> str:
     digest = hashlib.sha256()
     packages: set[str] = set()
     for module in sorted(import_closure(*modules)):
-        file = _file_of(module)
+        file = _module_file(module)
         code = file.read_bytes()
         packages |= {name for name in _imported(code, module) if not _is_ours(name)}
         digest.update(f"{module}\0{_without_explanations(code)}\0".encode())
@@ -51,7 +51,7 @@ def import_digest(*modules: str) -> str:
 
 
 def import_closure(*modules: str) -> set[str]:
-    """Returns the dotted names of the project's modules that modules import, themselves among them.
+    """Returns the dotted names of the project's modules that `modules` import, including `modules`.
 
     Raises:
       ModuleNotFoundError: the project has no such module.
@@ -65,35 +65,37 @@ def import_closure(*modules: str) -> set[str]:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            names = filter(_is_ours, _imported(_file_of(module).read_bytes(), module))
+            names = filter(_is_ours, _imported(_module_file(module).read_bytes(), module))
             waiting += [parent for name in names for parent in _with_packages(name)]
     return found
 
 
 def _with_packages(module: str) -> list[str]:
-    """The module and the packages around it, whose `__init__` runs before it."""
+    """Returns the module and its enclosing packages, whose `__init__` runs first."""
     parts = module.split(".")
     names = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return [name for name in names if _is_module(name)]
 
 
 def _imported(code: bytes, module: str) -> set[str]:
-    """The modules that code imports or names in a text; other packages by their top-level name."""
-    is_package = _file_of(module).name == "__init__.py"
+    """Returns the modules that code imports or names in a string; other packages by their top-level name."""
+    is_package = _module_file(module).name == "__init__.py"
     around = module.split(".") if is_package else module.split(".")[:-1]
     return {
         known
-        for name, level, is_text in _named(code)
-        if not is_text or _is_module(_known(name))
-        for known in [_known(".".join([*around[: len(around) + 1 - level], name]) if level else name)]
+        for name, level, is_text in _names_in_code(code)
+        if not is_text or _is_module(_longest_module(name))
+        for known in [
+            _longest_module(".".join([*around[: len(around) + 1 - level], name]) if level else name)
+        ]
     }
 
 
 @functools.cache
-def _named(code: bytes) -> frozenset[tuple[str, int, bool]]:
-    """Dotted names in code: each with the level of a relative import, and whether it stands in a text."""
+def _names_in_code(code: bytes) -> frozenset[tuple[str, int, bool]]:
+    """Returns dotted names in code, each with its relative import level and whether it stands in a string."""
     found: set[tuple[str, int, bool]] = set()
-    for node in _run(ast.parse(code)):
+    for node in _executed_nodes(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {(alias.name, 0, False) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -104,19 +106,19 @@ def _named(code: bytes) -> frozenset[tuple[str, int, bool]]:
     return frozenset(found)
 
 
-def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """Walks the code that runs: all but what stands under `if TYPE_CHECKING` and docstrings."""
+def _executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Walks the code that is executed: all except docstrings and bodies of `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
             for alternative in child.orelse:
-                yield from _run(alternative)
+                yield from _executed_nodes(alternative)
         elif not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
-            yield from _run(child)
+            yield from _executed_nodes(child)
 
 
-def _known(name: str) -> str:
-    """The longest part of a dotted name that is a module of the project, or else its first part."""
+def _longest_module(name: str) -> str:
+    """Returns the longest prefix of a dotted name that is a module of the project, or else its first part."""
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         if _is_module(".".join(parts[:end])):
@@ -129,16 +131,16 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_module(name: str) -> bool:
-    return bool(re.fullmatch(r"\w+(\.\w+)*", name)) and _is_ours(name) and _file_of(name).is_file()
+    return bool(re.fullmatch(r"\w+(\.\w+)*", name)) and _is_ours(name) and _module_file(name).is_file()
 
 
-def _file_of(module: str) -> Path:
+def _module_file(module: str) -> Path:
     path = _ROOT.joinpath(*module.split(".")[1:])
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _package_data(file: Path) -> list[Path]:
-    """The files of a room's package that are no code, such as schemas and templates; none beside a module."""
+    """Returns the data files of a room's package, such as schemas and templates; a plain module has none."""
     if file.name != "__init__.py" or file.parent == _ROOT:
         return []
     data = [path for path in file.parent.iterdir() if path.is_file()]
@@ -147,7 +149,7 @@ def _package_data(file: Path) -> list[Path]:
 
 @functools.cache
 def _without_explanations(code: bytes) -> str:
-    """Code as text, without comments, docstrings and help texts."""
+    """Returns code as text, without comments, docstrings and help texts."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -166,7 +168,7 @@ def _without_explanations(code: bytes) -> str:
 
 
 def _pinned_versions(packages: set[str]) -> dict[str, str]:
-    """Versions of the distributions that give packages, and of what these require."""
+    """Returns the versions of the distributions that provide packages, and of their requirements."""
     pins = _pins()
     versions: dict[str, str] = {}
     waiting = [
@@ -189,10 +191,10 @@ def _pins() -> dict[str, str]:
 
 @functools.cache
 def _distributions() -> dict[str, list[str]]:
-    """The distributions that give each top-level package."""
+    """Returns the distributions that provide each top-level package."""
     found: dict[str, list[str]] = {}
     for distribution in importlib.metadata.distributions():
-        # Wheels by newer tools list their files alone.
+        # Wheels of newer build tools have only a list of files.
         listed = distribution.read_text("top_level.txt") or distribution.read_text("RECORD") or ""
         for package in {re.split(r"[/.,]", line, maxsplit=1)[0] for line in listed.split()}:
             found.setdefault(package, []).append(distribution.metadata["Name"])
@@ -201,7 +203,7 @@ def _distributions() -> dict[str, list[str]]:
 
 @functools.cache
 def _requirements(distribution: str) -> tuple[str, ...]:
-    """Names of what a distribution requires without extras."""
+    """Returns the names of a distribution's requirements without extras."""
     try:
         listed = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:

@@ -1,10 +1,10 @@
-"""Files on this machine and in object stores by the same calls: a path is local, or a URL that fsspec knows.
+"""Uniform access to files on this machine and in object stores: a path is local or a URL that fsspec knows.
 
-`gs://bucket/folder` works with gcsfs, which is installed; `memory://folder` lives in this process, for tests;
-others (s3://, abfs://, ...) need their fsspec package. Whatever goes wrong is an OSError of the kind that the
-same mistake has on a local disk: FileNotFoundError, PermissionError, NotADirectoryError, ...
+`gs://bucket/folder` works with gcsfs, which is installed. `memory://folder` lives in this process and serves
+tests. Others (s3://, abfs://, ...) need their fsspec package. Every failure is the OSError that a local disk
+would raise: FileNotFoundError, PermissionError, NotADirectoryError, ...
 
-An object store has no folders: one is there while a file lies in it.
+An object store has no folders: a folder exists while it contains a file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _BUFFER = 1 << 20
 
 
 def is_local(path: str) -> bool:
-    """Does the path lie on this machine's disks?"""
+    """Returns whether the path lies on this machine's disks."""
     return "://" not in path or path.startswith(_LOCAL)
 
 
 def absolute(path: str) -> str:
-    """The absolute path of a local one (file:// is taken off); a URL as it is, without a slash at its end."""
+    """Returns the absolute form of a local path, without file://; of a URL, the URL without a final slash."""
     if not is_local(path):
         scheme, _, rest = path.partition("://")
         return f"{scheme}://{rest.rstrip('/')}"
@@ -39,19 +39,19 @@ def absolute(path: str) -> str:
 
 
 def join(folder: str, *parts: str) -> str:
-    """`folder` and what lies within it, as one path."""
+    """Joins a folder and path parts to one path."""
     if is_local(folder):
         return os.path.join(folder, *parts)
     return "/".join([absolute(folder), *(part.strip("/") for part in parts if part)])
 
 
 def open_file(path: str, mode: str = "rb", encoding: str | None = None) -> IO[Any]:
-    """Opens a file for reading or writing: "rb", "wb", "r", "w"; text is UTF-8 or in the `encoding` named.
+    """Opens a file in mode "rb", "wb", "r" or "w"; text is UTF-8 unless `encoding` names another.
 
-    A local file's folder must exist. A remote file appears when it is closed, as a whole.
+    The folder of a local file must exist. A remote file appears as a whole when it is closed.
 
     Raises:
-      OSError: there is no such file, or it cannot be read or written.
+      OSError: the file does not exist, or cannot be read or written.
     """
     encoding = encoding if "b" in mode else encoding or "utf-8"
     if is_local(path):
@@ -63,7 +63,7 @@ def open_file(path: str, mode: str = "rb", encoding: str | None = None) -> IO[An
 
 
 def exists(path: str) -> bool:
-    """Is there a file or a folder?"""
+    """Returns whether the path is a file or a folder."""
     if is_local(path):
         return os.path.exists(_on_disk(path))
     with _remote(path) as (filesystem, name):
@@ -71,7 +71,7 @@ def exists(path: str) -> bool:
 
 
 def is_file(path: str) -> bool:
-    """Is there a file?"""
+    """Returns whether the path is a file."""
     if is_local(path):
         return os.path.isfile(_on_disk(path))
     with _remote(path) as (filesystem, name):
@@ -79,7 +79,7 @@ def is_file(path: str) -> bool:
 
 
 def is_directory(path: str) -> bool:
-    """Is there a folder?"""
+    """Returns whether the path is a folder."""
     if is_local(path):
         return os.path.isdir(_on_disk(path))
     with _remote(path) as (filesystem, name):
@@ -87,7 +87,11 @@ def is_directory(path: str) -> bool:
 
 
 def size(path: str) -> int:
-    """The size of a file in bytes. Raises FileNotFoundError where there is none."""
+    """Returns the size of a file in bytes.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+    """
     if is_local(path):
         return os.path.getsize(_on_disk(path))
     with _remote(path) as (filesystem, name):
@@ -95,12 +99,12 @@ def size(path: str) -> int:
 
 
 def list_files(folder: str) -> list[str]:
-    """All files in a folder and those below it, as paths relative to it, with "/" and sorted; [] for none."""
+    """Lists all files in and below a folder as sorted relative paths with "/"; [] if there are none."""
     return sorted(list_sizes(folder))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
-    """The files of `list_files` and their sizes in bytes: of a remote folder, by one listing."""
+    """Returns the files of `list_files` with their sizes in bytes; a remote folder needs one listing."""
     if is_local(folder):
         root = _on_disk(folder)
         paths = [os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names]
@@ -114,7 +118,7 @@ def list_sizes(folder: str) -> dict[str, int]:
 
 
 def list_names(folder: str) -> list[str]:
-    """Returns the names of files and folders right below a folder, sorted; [] where there is none."""
+    """Lists the names of files and folders directly below a folder, sorted; [] for a missing folder."""
     if is_local(folder):
         return sorted(os.listdir(_on_disk(folder))) if is_directory(folder) else []
     with _remote(folder) as (filesystem, name):
@@ -123,13 +127,13 @@ def list_names(folder: str) -> list[str]:
 
 
 def make_directories(path: str) -> None:
-    """Makes a folder and those above it where they are missing. Does nothing in an object store."""
+    """Creates a folder and its missing parents; does nothing in an object store."""
     if is_local(path):
         os.makedirs(_on_disk(path), exist_ok=True)
 
 
 def upload(local: str, path: str) -> None:
-    """Copies a local file to `path`, which is complete or not there at all where it is remote."""
+    """Copies a local file to `path`; a remote copy appears only when complete."""
     if is_local(path):
         make_directories(os.path.dirname(_on_disk(path)))
         shutil.copyfile(local, _on_disk(path))
@@ -139,13 +143,13 @@ def upload(local: str, path: str) -> None:
 
 
 def copy_file(source: str, target: str) -> None:
-    """Copies a file, whose target folder must exist where it is local."""
+    """Copies a file; a local target folder must exist."""
     with open_file(source) as read, open_file(target, "wb") as written:
         shutil.copyfileobj(read, written, _BUFFER)
 
 
 def rename(source: str, target: str) -> None:
-    """Renames a file or a folder: at once on a local disk, file by file in an object store."""
+    """Renames a file or a folder: atomically on a local disk, file by file in an object store."""
     if is_local(source):
         os.rename(_on_disk(source), _on_disk(target))
         return
@@ -154,7 +158,7 @@ def rename(source: str, target: str) -> None:
 
 
 def remove_tree(folder: str) -> None:
-    """Deletes a folder with all that lies in it; one that is not there is no error."""
+    """Deletes a folder and its content; a missing folder is no error."""
     if not exists(folder):
         return
     if is_local(folder):
@@ -165,7 +169,7 @@ def remove_tree(folder: str) -> None:
 
 
 def remove_file(path: str) -> None:
-    """Deletes a file; one that is not there is no error."""
+    """Deletes a file; a missing file is no error."""
     with contextlib.suppress(FileNotFoundError):
         if is_local(path):
             os.remove(_on_disk(path))
@@ -179,7 +183,7 @@ def _on_disk(path: str) -> str:
 
 
 def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:
-    """fsspec's file system of a URL, and the URL's path in it. Listings are never taken from a cache.
+    """Returns fsspec's file system of a URL and the URL's path in it, without a cache of listings.
 
     Raises:
       UserError: no installed package knows the URL's scheme.
@@ -190,14 +194,15 @@ def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:
         filesystem, name = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"{url}: cannot be reached ({error}). Use a local path or gs://, or install what it takes."
+            f"{url}: the storage cannot be reached ({error}). Use a local path or gs://, or install the "
+            "fsspec package of its scheme."
         ) from error
     return filesystem, str(name)
 
 
 @contextlib.contextmanager
 def _remote(url: str) -> Iterator[tuple[AbstractFileSystem, str]]:
-    """The file system and path of a URL; what its client raises becomes an OSError that names the URL."""
+    """Yields the file system and path of a URL; its client's errors become OSErrors that name the URL."""
     with _as_os_error(url):
         yield filesystem_of(url)
 
@@ -211,14 +216,12 @@ def _as_os_error(url: str) -> Iterator[None]:
     except (OSError, UserError):
         raise
     except Exception as error:
-        # Clients have exceptions of their own for a refused request or missing credentials.
+        # Clients raise exceptions of their own for refused requests or missing credentials.
         raise OSError(f"{url}: {type(error).__name__}: {error}") from error
 
 
 class _RemoteFile(io.RawIOBase):
-    """A remote file whose failures are OSErrors too: much of it is read, and all of it written, after it was
-    opened.
-    """
+    """Remote file whose failures are OSErrors too, since most reads and all writes happen after opening."""
 
     def __init__(self, file: IO[bytes], url: str) -> None:
         self._file = file

@@ -1,17 +1,17 @@
-"""What each part of the model is worth: trained without it, on a simulated world, over several seeds.
+"""Ablation study: the model trained without each of its parts, on a simulated world, over several seeds.
 
     python benchmarks/ablation.py [--output runs/ablation] [--seeds 3] [--parts logq,seed]
                                   [--write docs/ablation.md]
 
-Prints a table of Recall@100 as Markdown, over all labels and over slices of them: of the model with all of
-its parts, and what becomes of it without each, paired by seed. `ablation.json` in the output directory holds
-the rest. Every training is a process of its own and adds a line to `trainings.jsonl` when it ends; what is
-there is not trained again, so that a benchmark that was killed goes on.
+Prints a Markdown table of Recall@100, over all labels and over slices. It shows the full model and the change
+without each part, paired by seed. `ablation.json` in the output directory holds the rest. Every training is a
+separate process and appends a line to `trainings.jsonl` at its end. Finished trainings are not repeated, so
+that an interrupted benchmark can resume.
 
-The world is a smaller one than the default's, with smaller artists and more releases, so that a day's labels
-hold enough cold and trending items, a third of the cold ones by artists that train has not seen. It was
-chosen by counting labels, not by a model. The best epoch is chosen on eval; the table is of test, asked of
-the served artifact in a fresh process.
+The world is smaller than the default world, with smaller artists and more releases. A day's labels then hold
+enough cold and trending items; a third of the cold labels are by artists that train has not seen. The world
+was chosen by counting labels, not by training a model. The best epoch is chosen on eval. The table is
+measured on test, with the served artifact in a fresh process.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ WORLD = SimulationParameters(
     styles=20,
     genres=5,
     tastes=4,
-    # By default .12, 15 and 9: 1.4% of a day's labels would be cold, every one by an artist known to train.
+    # The defaults (.12, 15 and 9) would give 1.4% cold labels per day, all by artists known to train.
     release_share=0.2,
     tracks_per_artist=6.0,
     tracks_per_album=5.0,
-    # All test labels.
+    # Enough for all test labels.
     oracle_queries=20_000,
 )
-# Seconds of training, to see that the benchmark works.
+# World for a trial run of the benchmark: it trains in seconds.
 TINY = dataclasses.replace(WORLD, users=300, days=10, listens_per_user=60.0, tracks=1_200, styles=8)
 SETTINGS = ("features.items=embedding", "trainer.windows_per_step=16")
 K = 100
@@ -74,20 +74,23 @@ FULL = "full"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of the model: how it is taken out, and which columns it is meant to help.
+    """Part of the model: how to remove it, and the columns that it should help.
 
-    `beside` is a part that is out with it and without it: what is compared are two models without that one.
+    `compared_with` is the variant that the model without this part is compared with.
     """
 
     name: str
     meant_for: str
     without: str
-    beside: str = FULL
+    compared_with: str = FULL
 
 
 PARTS = {
-    # Without correction the history's items, which are not sampled, would count for more than all others.
-    "logq": Part("logQ correction", "overall, head", "trainer.sampling_correction=none", beside="repeats"),
+    # The repeat head must be off too: its items are not sampled, so without logQ correction they would
+    # outweigh all others.
+    "logq": Part(
+        "logQ correction", "overall, head", "trainer.sampling_correction=none", compared_with="repeats"
+    ),
     "example_age": Part("example age", "trending", "trainer.leave_out=example_age"),
     "history": Part("history", OVERALL, "trainer.leave_out=history"),
     "seed": Part("seed track", OVERALL, "trainer.leave_out=seed"),
@@ -97,26 +100,26 @@ PARTS = {
     "id_dropout": Part("id dropout", "cold", "trainer.id_dropout=0"),
     "user_id": Part("user id", OVERALL, "trainer.leave_out=user_id"),
     "aggregates": Part("history aggregates", OVERALL, "trainer.leave_out=aggregates"),
-    "item_bias": Part("items' biases", OVERALL, "trainer.item_bias=false"),
-    "item_width": Part("few numbers of an item's own", OVERALL, "trainer.item_embedding_dim=0"),
-    "repeats": Part("scores of the history's items", "repeat", "trainer.repeat_head=false"),
+    "item_bias": Part("item bias", OVERALL, "trainer.item_bias=false"),
+    "item_width": Part("narrow item embeddings", OVERALL, "trainer.item_embedding_dim=0"),
+    "repeats": Part("repeat head", "repeat", "trainer.repeat_head=false"),
 }
-# Two-sided 95% quantiles of Student's t for 1 degree of freedom and more.
+# Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 _BEGIN, _END = "<!-- printed by benchmarks/ablation.py: begin -->", "<!-- end -->"
 _CONTEXT = multiprocessing.get_context("spawn")
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """The test queries, what they ask for, and the slices of that; `rows` [Q] of the split's queries."""
+class LabelledQueries:
+    """Test queries with their labels and slices; `rows` [Q] are rows of the split's queries."""
 
     rows: Ints
     labels: LabelSets
     slices: list[Slice]
 
     def recalls(self, recommended: Ints) -> dict[str, float]:
-        """Recall@K by slice, and overall: `recommended` [Q, K]."""
+        """Computes Recall@K by slice and overall, from `recommended` [Q, K]."""
         ranks = label_ranks(recommended, self.labels)
         return {one.name: one.metrics(ranks, self.labels, [K])[f"recall@{K}"] for one in self.slices}
 
@@ -125,7 +128,7 @@ class Asked:
         np.savez(path, rows=self.rows, items=self.labels.item_id, offsets=self.labels.offsets, **masks)
 
     @classmethod
-    def load(cls, path: Path) -> Asked:
+    def load(cls, path: Path) -> LabelledQueries:
         with np.load(path) as stored:
             masks = {name: stored[name] for name in stored.files if name.startswith("slice_")}
             slices = [Slice(name.removeprefix("slice_"), mask) for name, mask in masks.items()]
@@ -136,17 +139,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/ablation"), help="for data and results")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/ablation"), help="directory for data and results"
+    )
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, len(_T_QUANTILES) + 2), metavar="N")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="over SETTINGS")
-    parser.add_argument("--tiny", action="store_true", help="a world of seconds: does the benchmark work?")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="settings that override SETTINGS"
+    )
+    parser.add_argument("--tiny", action="store_true", help="trial run on a tiny world")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help="write the table between the marks in FILE"
+    )
     options = parser.parse_args()
     parts = list(filter(None, options.parts.split(",")))
     if unknown := [part for part in parts if part not in PARTS]:
-        parser.error(f"there is no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    # Of the trainings' processes.
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    # The training processes inherit these.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
     output, overrides = options.output, (*SETTINGS, *options.set)
@@ -159,29 +168,29 @@ def main() -> None:
     prepared = output / "prepared.json"
     if prepared.exists() and json.loads(prepared.read_text())["what"] != json.loads(json.dumps(what)):
         raise UserError(
-            f"{output} holds an ablation of another world, other settings or other sources: name another "
+            f"{output} holds an ablation with another world, other settings or other sources: name another "
             "directory."
         )
     if not prepared.exists():
-        _in_a_process(prepare, output, world, overrides, what)
+        _run_in_process(prepare, output, world, overrides, what)
     for seed in range(options.seeds):
-        for part in trained_for(parts):
+        for part in required_variants(parts):
             if (part, seed) not in trainings(output):
-                _in_a_process(train_without, output, overrides, part, seed)
-                print(_told(trainings(output)[part, seed]), flush=True)
+                _run_in_process(train_without, output, overrides, part, seed)
+                print(_training_line(trainings(output)[part, seed]), flush=True)
     text = render(output, parts, options.seeds)
     print(text)
     if options.write:
         write_between_marks(options.write, text)
 
 
-def trained_for(parts: Sequence[str]) -> list[str]:
-    """The variants that the parts' table needs, each once."""
-    return list(dict.fromkeys([FULL, *(PARTS[part].beside for part in parts), *parts]))
+def required_variants(parts: Sequence[str]) -> list[str]:
+    """Returns the variants that the table of `parts` needs, without duplicates."""
+    return list(dict.fromkeys([FULL, *(PARTS[part].compared_with for part in parts), *parts]))
 
 
-def _in_a_process(target: Callable[..., None], *arguments: Any) -> None:
-    """Whose memory is free when it ends, and which draws as if there had been no other before it."""
+def _run_in_process(target: Callable[..., None], *arguments: Any) -> None:
+    """Runs a function in a new process, which frees its memory and starts with fresh random state."""
     process = _CONTEXT.Process(target=target, args=arguments)
     process.start()
     process.join()
@@ -192,7 +201,7 @@ def _in_a_process(target: Callable[..., None], *arguments: Any) -> None:
 def prepare(
     output: Path, world: SimulationParameters, overrides: Sequence[str], what: dict[str, Any]
 ) -> None:
-    """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
+    """Prepares what all trainings share: simulates, transforms, and measures baselines and oracle."""
     from two_tower.components.interaction_example_gen.facts import facts_of
     from two_tower.pipeline.local_runner import run_local
     from two_tower.pipeline.runs.report import latest_outputs
@@ -216,7 +225,7 @@ def prepare(
         *repeat_slices(queries, windows["test"], knowledge, windows["eval"]),
     ]
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
-    asked = Asked(rows, queries.labels, [everything, *slices])
+    asked = LabelledQueries(rows, queries.labels, [everything, *slices])
     asked.save(output / "asked.npz")
     baselines = fit_baselines(
         knowledge.events,
@@ -232,21 +241,21 @@ def prepare(
         for name, baseline in baselines.items()
     }
     if oracle := OracleAnswers.read(data, queries):
-        references["the simulator's own probabilities"] = _of_oracle(asked, oracle)
+        references["the simulator's own probabilities"] = _oracle_recalls(asked, oracle)
     sizes = {one.name: one.size(asked.labels) for one in asked.slices}
     (output / "prepared.json").write_text(
         json.dumps({"what": what, "outputs": outputs, "sizes": sizes, "references": references}, indent=2)
     )
 
 
-def _of_oracle(asked: Asked, oracle: OracleAnswers) -> dict[str, float]:
-    """Of each slice, over the queries that the oracle answered."""
+def _oracle_recalls(asked: LabelledQueries, oracle: OracleAnswers) -> dict[str, float]:
+    """Computes the oracle's recall by slice, over the queries that it answered."""
     found: Floats = (oracle.rank <= K).astype(np.float64)
     return {one.name: float(found[one.labels[oracle.rows]].mean()) for one in asked.slices}
 
 
 def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) -> None:
-    """Trains without a part, or with all (FULL), and adds a line of what was measured."""
+    """Trains without a part, or with all parts (FULL), and appends a line of measurements."""
     import tensorflow as tf
 
     from two_tower.serving.index import ExactIndex
@@ -274,11 +283,11 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
         repeats_recommendable=manifest.repeats_recommendable,
         resolved=resolved,
     )
-    asked = Asked.load(output / "asked.npz")
+    asked = LabelledQueries.load(output / "asked.npz")
     (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
     with tempfile.TemporaryDirectory() as scratch:
         trained = train(data, config.trainer, f"{scratch}/towers", f"{scratch}/logs", K)
-        # As ScannIndexer makes it, but that no part's worth is lost in what an index misses.
+        # An exact index instead of ScannIndexer's, so that index errors do not hide the effect of a part.
         towers = tf.saved_model.load(f"{scratch}/towers")
         item_id = towers.catalog()["item_id"]
         index = ExactIndex(towers.candidate_embedding(item_id)["embedding"])
@@ -305,31 +314,33 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
 
 
 def variant(overrides: Sequence[str], part: str, seed: int) -> PipelineConfig:
-    """The settings of a training."""
+    """Returns the settings of one training."""
     without = list(overrides)
     while part != FULL:
         without.append(PARTS[part].without)
-        part = PARTS[part].beside
+        part = PARTS[part].compared_with
     config = run_file.load(overrides=without)
     trainer = dataclasses.replace(config.trainer, seed=config.trainer.seed + seed)
     return dataclasses.replace(config, trainer=trainer)
 
 
 def trainings(output: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """What has been trained, by part that was left out and seed. A line that a kill cut short is none."""
+    """Returns the finished trainings by removed part and seed, ignoring a line that an interruption
+    truncated.
+    """
     path = output / "trainings.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
     return {(one["part"], one["seed"]): one for one in found}
 
 
-def _told(training: dict[str, Any]) -> str:
+def _training_line(training: dict[str, Any]) -> str:
     recall = ", ".join(f"{name} {training['recall'].get(name, float('nan')):.4f}" for name in COLUMNS)
     return f"{training['part']}, seed {training['seed']}, {training['seconds']:.0f} s: {recall}"
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95% interval by Student's t: infinite for one value."""
+def confidence_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Returns the mean and half the width of its 95% interval by Student's t, infinite for one value."""
     if len(values) < 2:
         return values[0], float("inf")
     deviation = statistics.stdev(values) / len(values) ** 0.5
@@ -337,26 +348,29 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def summarize(output: Path, parts: Iterable[str], seeds: int) -> dict[str, dict[str, tuple[float, float]]]:
-    """By variant and column mean and half-width: of the full model's recall, and of the others' differences
-    from it, or from the model without what they are compared `beside`, paired by seed."""
+    """Summarises recall as mean and half-width, by variant and column.
+
+    The full model has its recall. Every other variant has its difference from the variant that it is compared
+    with, paired by seed.
+    """
     done = trainings(output)
 
     def of(column: str, part: str) -> tuple[float, float]:
         own = [done[part, seed]["recall"][column] for seed in range(seeds)]
         if part == FULL:
-            return interval(own)
-        other = [done[PARTS[part].beside, seed]["recall"][column] for seed in range(seeds)]
-        return interval([without - whole for without, whole in zip(own, other, strict=True)])
+            return confidence_interval(own)
+        other = [done[PARTS[part].compared_with, seed]["recall"][column] for seed in range(seeds)]
+        return confidence_interval([without - whole for without, whole in zip(own, other, strict=True)])
 
     columns = [column for column in COLUMNS if column in done[FULL, 0]["recall"]]
     return {part: {column: of(column, part) for column in columns} for part in (FULL, *parts)}
 
 
 def render(output: Path, parts: Sequence[str], seeds: int) -> str:
-    """The table, and `ablation.json`."""
+    """Returns the table and writes `ablation.json`."""
     prepared = json.loads((output / "prepared.json").read_text())
     summary, done = summarize(output, parts, seeds), trainings(output)
-    runs = [done[part, seed] for seed in range(seeds) for part in trained_for(parts)]
+    runs = [done[part, seed] for seed in range(seeds) for part in required_variants(parts)]
     (output / "ablation.json").write_text(
         json.dumps({**prepared, "parts": list(parts), "trainings": runs, "summary": summary}, indent=2)
     )
@@ -370,7 +384,7 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
         ["**all parts**", "", *(_with_interval(*summary[FULL][column], sign="") for column in columns)],
         *(
             [
-                _without(part),
+                _row_label(part),
                 PARTS[part].meant_for,
                 *(_with_interval(*summary[part][column], sign="+") for column in columns),
             ]
@@ -382,18 +396,20 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
     lines = [header, ["---", "---", *["---:"] * len(columns)], *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
-        f"{table}\n\nRecall@100 of {len(runs)} trainings, {seeds} a row, which took {minutes:.0f} minutes. "
-        "Below *all parts* are differences from it (or from what a row names), paired by seed: a negative "
-        "one says that the part helps. "
-        "± is half a 95% interval by Student's t over seeds, of one world and its one test day. In bold: "
-        f"differences whose interval leaves zero out; of {len(parts) * len(columns)} differences "
+        f"{table}\n\nRecall@100 of {len(runs)} trainings, {seeds} per row; they took {minutes:.0f} minutes. "
+        "Rows below *all parts* are differences from it (or from the variant in brackets), paired by seed: "
+        "a negative difference means that the part helps. "
+        "± is half a 95% interval by Student's t over seeds, for one world and one test day. Bold: the "
+        f"interval excludes zero; of {len(parts) * len(columns)} differences "
         f"{len(parts) * len(columns) * 0.05:.0f} would by chance alone."
     )
 
 
-def _without(part: str) -> str:
-    beside = PARTS[part].beside
-    return f"without {PARTS[part].name}" + ("" if beside == FULL else f" (both without {PARTS[beside].name})")
+def _row_label(part: str) -> str:
+    compared_with = PARTS[part].compared_with
+    return f"without {PARTS[part].name}" + (
+        "" if compared_with == FULL else f" (both without {PARTS[compared_with].name})"
+    )
 
 
 def _with_interval(mean: float, half: float, sign: str) -> str:
@@ -405,11 +421,11 @@ def _with_interval(mean: float, half: float, sign: str) -> str:
 
 
 def write_between_marks(path: Path, text: str) -> None:
-    """Replaces what stands between the marks in a Markdown file."""
+    """Replaces the text between the marks in a Markdown file."""
     before, begin, rest = path.read_text().partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise UserError(f"{path} has no lines {_BEGIN} and {_END} for the table to stand between.")
+        raise UserError(f"{path}: the marks {_BEGIN} and {_END} are missing: add them around the table.")
     path.write_text(f"{before}{_BEGIN}\n{text}\n{_END}{after}")
 
 

@@ -1,16 +1,16 @@
-"""Prints how fast events become windows, what that costs in memory and on disk, and how it grows.
+"""Benchmark of the data plane: speed, memory, disk use and growth of cutting events into windows.
 
     python -m benchmarks.data_plane [--work DIR] [--repeats 3] [--parts speed,bytes,growth] [--plot FILE]
 
-- speed: 5 million simulated events cut into windows by InteractionExampleGen, by one-row-at-a-time Beam (the
-  reference) and by a Polars script, each in a fresh process; the median of the repeats. All three must
-  find the same labels.
-- bytes: the windows' Examples on disk against those of one query each, with its history repeated.
-- growth: both ExampleGens, statistics, validation and Transform over 1, 5 and 46.5 million listens (the
-  last the size of Yambda-50M: 10,000 users, 934,057 items), through `two-tower run`'s own runner, once each:
-  time and peak memory of each component.
+- speed: 5 million simulated events are cut into windows by InteractionExampleGen, by one-row-at-a-time Beam
+  (the reference) and by a Polars script. Each run is a fresh process; the median of the repeats counts. All
+  three must find the same labels.
+- bytes: size on disk of the windows' Examples, compared with one Example per query with its history repeated.
+- growth: both ExampleGens, statistics, validation and Transform over 1, 5 and 46.5 million listens. The last
+  has the size of Yambda-50M: 10,000 users, 934,057 items. Each size runs once through the runner of
+  `two-tower run`, which gives time and peak memory of each component.
 
-The simulated data goes to --work and is kept there; the 46.5 million listens take 6 GB of memory to draw.
+The simulated data stays in --work. Simulating 46.5 million listens takes 6 GB of memory.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from typing import Any
 from two_tower.data_directory.manifest import Manifest, event_files
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
-# Name ▶ users, listens a user as asked of the simulator, tracks.
+# Name → users, listens per user as requested from the simulator, tracks.
 WORLDS = {
     "5M, 5,000 users": (5_000, 1_000, 100_000),
     "1M": (215, 5_230, 20_000),
     "5M": (1_075, 5_230, 100_000),
     "46M": (10_000, 5_230, 934_057),
 }
-# What the growth is measured over: everything before the Trainer.
+# Last components of the growth measurement, which ends before the Trainer.
 LAST_NODES = ("Transform", "CatalogTransform")
 THIS = (sys.executable, "-m", "benchmarks.data_plane", "--one")
 FORMS = ("windows", "row at a time", "polars")
@@ -48,18 +48,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", default="runs/data-plane", help="where data and outputs go")
+    parser.add_argument("--work", default="runs/data-plane", help="directory for data and outputs")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--parts", default="speed,bytes,growth")
-    parser.add_argument("--sizes", default="1M,5M,46M", help="of the growth")
-    parser.add_argument("--plot", metavar="FILE", help="draw the growth")
+    parser.add_argument("--sizes", default="1M,5M,46M", help="data sizes for growth")
+    parser.add_argument("--plot", metavar="FILE", help="plot the growth to FILE")
     parser.add_argument("--one", nargs=3, metavar=("FORM", "DATA", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one and options.one[0] == "growth":
         run_until_trainer(*options.one[1:])
         return
     if options.one:
-        print(json.dumps(measure_here(*options.one)))
+        print(json.dumps(measure(*options.one)))
         return
     parts = options.parts.split(",")
     if "speed" in parts:
@@ -71,15 +71,15 @@ def main() -> None:
 
 
 def speed(work: str, repeats: int) -> None:
-    data, manifest = made(work, "5M, 5,000 users")
+    data, manifest = simulate_world(work, "5M, 5,000 users")
     events = manifest.counts["events"]
     results: dict[str, list[dict[str, Any]]] = {form: [] for form in FORMS}
     for _ in range(repeats):
         for form in FORMS:
-            results[form].append(measured(form, data, os.path.join(work, "out")))
+            results[form].append(measure_in_process(form, data, os.path.join(work, "out")))
     found = {form: [result["labels"] for result in several] for form, several in results.items()}
     if len({json.dumps(labels) for several in found.values() for labels in several}) > 1:
-        sys.exit(f"The forms do not find the same labels: {found}")
+        sys.exit(f"The forms find different labels: {found}")
     seconds = {form: statistics.median(r["seconds"] for r in several) for form, several in results.items()}
     print(f"{events:,} events of {manifest.counts['users']:,} users to windows, median of {repeats}")
     for form, several in results.items():
@@ -89,21 +89,21 @@ def speed(work: str, repeats: int) -> None:
             f"{max(r['peak_bytes'] for r in several) / 1e9:5.1f} GB peak "
             f"{seconds['row at a time'] / seconds[form]:6.1f} x the row at a time"
         )
-    print(f"  windows / polars: {seconds['windows'] / seconds['polars']:.1f} x its time")
+    print(f"  windows / polars: {seconds['windows'] / seconds['polars']:.1f} x the time")
 
 
 def bytes_on_disk(work: str) -> None:
-    data, manifest = made(work, "1M")
+    data, manifest = simulate_world(work, "1M")
     packed, repeated = (
-        measured(form, data, os.path.join(work, "out")) for form in ("windows", "repeated history")
+        measure_in_process(form, data, os.path.join(work, "out")) for form in ("windows", "repeated history")
     )
     if packed["labels"] != repeated["labels"]:
-        sys.exit(f"The forms do not find the same labels: {packed['labels']}, {repeated['labels']}")
+        sys.exit(f"The forms find different labels: {packed['labels']}, {repeated['labels']}")
     labels = sum(packed["labels"])
     print(f"{manifest.counts['events']:,} events, {labels:,} queries, on disk")
     for name, result in (("windows", packed), ("repeated history", repeated)):
         print(
-            f"  {name:17} {result['bytes'] / 1e6:9,.1f} MB {result['bytes'] / labels:8.1f} bytes a query "
+            f"  {name:17} {result['bytes'] / 1e6:9,.1f} MB {result['bytes'] / labels:8.1f} bytes per query "
             f"{result['seconds']:7.1f} s"
         )
     print(f"  ratio {repeated['bytes'] / packed['bytes']:.1f}")
@@ -112,7 +112,7 @@ def bytes_on_disk(work: str) -> None:
 def growth(work: str, sizes: list[str], plot: str | None) -> None:
     runs = {}
     for size in sizes:
-        data, manifest = made(work, size)
+        data, manifest = simulate_world(work, size)
         output = os.path.join(work, f"output-{size}")
         shutil.rmtree(output, ignore_errors=True)
         subprocess.run([*THIS, "growth", data, output], check=True, stdout=sys.stderr)
@@ -135,7 +135,9 @@ def growth(work: str, sizes: list[str], plot: str | None) -> None:
 
 
 def run_until_trainer(data: str, output: str) -> None:
-    """Everything before the Trainer, in this process; seconds and peak bytes of each component, as JSON."""
+    """Runs everything before the Trainer in this process; writes seconds and peak bytes per component as
+    JSON.
+    """
     from two_tower.pipeline.local_runner import run_local
     from two_tower.pipeline.runs.report import collect
 
@@ -167,12 +169,12 @@ def draw(runs: dict[str, Any], totals: dict[str, float], path: str) -> None:
     axes.loglog(events, linear, ":", color="grey", label="linear")
     axes.set(xlabel="events", ylabel="seconds, 2 cores")
     axes.legend()
-    # Without the date: the same figures, the same bytes.
+    # The date is omitted, so that equal figures give equal bytes.
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 
-def made(work: str, name: str) -> tuple[str, Manifest]:
-    """The data directory of one of WORLDS, drawn in a process of its own where it is not there yet."""
+def simulate_world(work: str, name: str) -> tuple[str, Manifest]:
+    """Simulates one of WORLDS in a separate process, unless its data directory exists."""
     folder = os.path.join(work, name.replace(", ", "-").replace(",", "").replace(" ", "-"))
     users, listens, tracks = WORLDS[name]
     program = (
@@ -183,8 +185,8 @@ def made(work: str, name: str) -> tuple[str, Manifest]:
     return folder, Manifest.load(folder)
 
 
-def measured(form: str, data: str, out: str) -> dict[str, Any]:
-    """`measure_here` in a fresh process."""
+def measure_in_process(form: str, data: str, out: str) -> dict[str, Any]:
+    """Runs `measure` in a fresh process."""
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
     done = subprocess.run([*THIS, form, data, out], capture_output=True, text=True)
@@ -193,8 +195,8 @@ def measured(form: str, data: str, out: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(form: str, data: str, out: str) -> dict[str, Any]:
-    """Seconds (without imports), peak memory, bytes written, and labels of each split, of one form."""
+def measure(form: str, data: str, out: str) -> dict[str, Any]:
+    """Measures one form: seconds without imports, peak memory, bytes written, and labels of each split."""
     from benchmarks import window_references
     from two_tower.components.interaction_example_gen.splits import TimeSplit
     from two_tower.schema import features
@@ -205,7 +207,7 @@ def measure_here(form: str, data: str, out: str) -> dict[str, Any]:
     split = TimeSplit.before(manifest.time_range[1], config.split)
     history, positions = config.windows.history_length, config.windows.positions
     if form == "polars":
-        import polars  # noqa: F401  imported before the clock starts, as the others' packages are
+        import polars  # noqa: F401  imported before timing starts, like the packages of the others
     else:
         import tensorflow  # noqa: F401
 
@@ -230,7 +232,7 @@ def measure_here(form: str, data: str, out: str) -> dict[str, Any]:
 
 
 def cut_windows(data: str, out: str, positions: int) -> None:
-    """InteractionExampleGen by itself. One position a window repeats the history for each query."""
+    """Runs InteractionExampleGen alone. With one position per window, each query repeats its history."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
 
@@ -253,7 +255,7 @@ def cut_windows(data: str, out: str, positions: int) -> None:
 
 
 def count_labels(out: str, split: str, form: str) -> int:
-    """Labels of a split, as they were written."""
+    """Counts the written labels of a split."""
     if form == "polars":
         import pyarrow.compute as pc
         import pyarrow.parquet as pq

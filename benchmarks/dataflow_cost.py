@@ -1,10 +1,10 @@
-"""Prints time and cost of Yambda-5B's data plane on Dataflow, from figures measured on one machine.
+r"""Estimate of time and cost of Yambda-5B's data plane on Dataflow, from rates measured on one machine.
 
     python -m benchmarks.dataflow_cost --windows 300000 --statistics 200000 --transform 100000 \\
         --shuffled-bytes 30 --written-bytes 9 --positions 50000
 
-The rates are events a second and core, as `benchmarks.data_plane` prints them for its 46.5 million events
-(events / seconds / cores); formulas and prices are those of docs/decisions/0007-yambda-5b-on-dataflow.md.
+Rates are events per second and core, as `benchmarks.data_plane` prints them for its 46.5 million events
+(events / seconds / cores). docs/decisions/0007-yambda-5b-on-dataflow.md gives formulas and prices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ EVENTS, USERS, ITEMS = 4_650_000_000, 1_000_000, 9_400_000
 
 @dataclasses.dataclass(frozen=True)
 class Prices:
-    """US dollars, of batch workers in us-central1."""
+    """Prices of batch workers in us-central1, in US dollars."""
 
     vcpu_hour: float = 0.056
     memory_gb_hour: float = 0.003557
@@ -27,27 +27,29 @@ class Prices:
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Workers of one type; `efficiency`: a vCPU's rate, waiting included, in that of a measured core."""
+    """Cluster of equal workers; `efficiency` is the rate of a vCPU, waiting included, relative to a measured
+    core.
+    """
 
     workers: int = 40
     vcpus: int = 4
     memory_gb: float = 16
     disk_gb: float = 25
     efficiency: float = 0.5
-    # Starting and stopping the workers of a component's job.
+    # Time to start and stop the workers of one job.
     start_hours: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A component's job: its hours and dollars, without shuffle."""
+    """Estimate for one component's job: hours and dollars, without shuffle."""
 
     hours: float
     dollars: float
 
 
 def job(events: float, rate: float, cluster: Cluster = Cluster(), prices: Prices = Prices()) -> Job:
-    """`rate`: events a second and measured core."""
+    """Estimates a job; `rate` is events per second and measured core."""
     vcpus = cluster.workers * cluster.vcpus
     hours = events / (rate * cluster.efficiency * vcpus) / 3_600 + cluster.start_hours
     hourly = vcpus * prices.vcpu_hour + cluster.workers * (
@@ -57,7 +59,9 @@ def job(events: float, rate: float, cluster: Cluster = Cluster(), prices: Prices
 
 
 def shuffle_dollars(gigabytes: float, prices: Prices = Prices()) -> float:
-    """Of the first 250 GB a quarter is billed, of the next 4,870 GB half, of the rest all."""
+    """Computes the price of a shuffle: the first 250 GB are billed at 25%, the next 4,870 GB at 50%, the rest
+    in full.
+    """
     first = min(gigabytes, 250)
     next_ = min(max(gigabytes - 250, 0), 4_870)
     rest = max(gigabytes - 5_120, 0)
@@ -69,12 +73,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     for name in ("windows", "statistics", "transform"):
-        parser.add_argument(f"--{name}", type=float, required=True, help="events/s and core")
+        parser.add_argument(f"--{name}", type=float, required=True, help="events per second and core")
+    parser.add_argument("--shuffled-bytes", type=float, required=True, help="shuffled bytes per event")
     parser.add_argument(
-        "--shuffled-bytes", type=float, required=True, help="an event, through the one shuffle"
+        "--written-bytes", type=float, required=True, help="bytes of Examples on disk per event"
     )
-    parser.add_argument("--written-bytes", type=float, required=True, help="an event, as Examples on disk")
-    parser.add_argument("--positions", type=float, help="positions/s of the trainer")
+    parser.add_argument("--positions", type=float, help="loss positions per second of the trainer")
     parser.add_argument("--workers", type=int, default=Cluster.workers)
     options = parser.parse_args()
     cluster = Cluster(workers=options.workers)
@@ -84,14 +88,14 @@ def main() -> None:
         done = job(EVENTS, getattr(options, name), cluster)
         hours, dollars = hours + done.hours, dollars + done.dollars
         print(f"{name:<12} {done.hours:6.2f} h  ${done.dollars:8.2f}")
-    # Written by one side of the shuffle and read by the other.
+    # Shuffled bytes count twice: they are written and read.
     shuffled = 2 * EVENTS * options.shuffled_bytes / 1e9
     dollars += shuffle_dollars(shuffled)
     print(f"{'shuffle':<12} {shuffled:6,.0f} GB ${shuffle_dollars(shuffled):8.2f}")
     print(f"{'total':<12} {hours:6.2f} h  ${dollars:8.2f}")
     print(f"Examples     {EVENTS * options.written_bytes / 1e9:6,.0f} GB")
     if options.positions:
-        print(f"an epoch     {EVENTS / options.positions / 3_600:6.1f} h on the machine that was measured")
+        print(f"one epoch    {EVENTS / options.positions / 3_600:6.1f} h on the measured machine")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The default simulated run: recall beside baselines and oracle, time and peak memory of each component.
+"""Benchmark of the default simulated run: recall, baselines, oracle, time and peak memory of each component.
 
     python benchmarks/default_run.py [--output runs/benchmark]
 
-Prints the tables as Markdown. Times are of this machine; the recalls are of the default world
+Prints the README's tables as Markdown. Times depend on the machine. Recalls are those of the default world
 (seed 7) and the default preset.
 """
 
@@ -21,13 +21,11 @@ _METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10")
 
 
 def main() -> None:
-    """Simulates, ingests, runs, prints."""
+    """Simulates, ingests, runs the pipeline and prints the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--output", default="runs/benchmark", help="directory for data and run; start with none"
-    )
+    parser.add_argument("--output", default="runs/benchmark", help="new directory for data and run")
     output = parser.parse_args().output
     source, data, run = (os.path.join(output, name) for name in ("yambda", "data", "output"))
     steps = {}
@@ -54,7 +52,7 @@ def main() -> None:
     )
     print(f"\nANN recall@100: {report['ann']['recall@100']:.4f} ({report['ann']['kind']})\n")
     oracle = report["oracle"]
-    print(f"On the {oracle['queries']:,} queries that the oracle answers:\n")
+    print(f"{oracle['queries']:,} queries with oracle answers:\n")
     names = ("best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap")
     _table(
         ["", *(name.replace("_", " ") for name in names)],
@@ -74,7 +72,7 @@ def main() -> None:
         ["step", "seconds", "peak GiB"],
         [[name, f"{seconds:.1f}", ""] for name, seconds in steps.items()]
         + components
-        + [["all", f"{total:.1f}", ""]],
+        + [["total", f"{total:.1f}", ""]],
     )
 
 

@@ -1,13 +1,15 @@
-"""Prints what an exact evaluation costs: time and peak memory, and how both grow with items and users.
+"""Benchmark of exact evaluation: time and peak memory, and their growth with items and users.
 
     python -m benchmarks.evaluator [--users 10000] [--items 934057] [--plot FILE] [--one USERS ITEMS]
 
-Every user asks one query, which is compared with every item at 64 dimensions; then all metrics, slices and
-intervals follow, by the code that RetrievalEvaluator runs, for exact search and for a list of popular items
-beside it. The vectors are drawn (a user lies near the item that they play next, items around 1,000 centres):
-what they are changes no time. 934,057 items are Yambda's. Each size runs in a process of its own. Growth is
-over a tenth, three tenths and all of the items at all users, and of the users at all items. Peak memory is
-the process's, of which its vectors, and what importing its modules takes, are printed apart.
+Each user has one query, which is compared with all items in 64 dimensions. All metrics, slices and intervals
+follow, for exact search and a list of popular items, with the code of RetrievalEvaluator. The vectors are
+random: items lie around 1,000 centres, a user lies near their label. Their values do not affect the time.
+934,057 is the number of items in Yambda.
+
+Each size runs in a separate process. Growth covers .1, .3 and all of the items with all users. It also covers
+the same shares of the users with all items. Peak memory is that of the process; the shares of vectors and
+imports are printed separately.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ def main() -> None:
     )
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=934_057)
-    parser.add_argument("--plot", metavar="FILE", help="draw the growth")
-    parser.add_argument("--one", nargs=2, type=int, metavar=("USERS", "ITEMS"), help="one size alone")
+    parser.add_argument("--plot", metavar="FILE", help="plot the growth to FILE")
+    parser.add_argument("--one", nargs=2, type=int, metavar=("USERS", "ITEMS"), help="measure one size only")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure_here(*options.one)))
+        print(json.dumps(measure(*options.one)))
         return
     sizes = dict.fromkeys(
         [
@@ -46,7 +48,7 @@ def main() -> None:
             *((round(options.users * share), options.items) for share in SHARES),
         ]
     )
-    results = [measured(users, items) for users, items in sizes]
+    results = [measure_in_process(users, items) for users, items in sizes]
     print(
         f"{'users':>8}{'items':>10}{'search':>10}{'metrics':>10}{'peak':>10}{'vectors':>10}{'imports':>10}"
         f"{'products/s':>13}{'recall':>9}"
@@ -63,8 +65,8 @@ def main() -> None:
         draw(results, options.users, options.items, options.plot)
 
 
-def measured(users: int, items: int) -> dict[str, Any]:
-    """`measure_here` in a fresh process."""
+def measure_in_process(users: int, items: int) -> dict[str, Any]:
+    """Runs `measure` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.evaluator", "--one", str(users), str(items)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -72,8 +74,8 @@ def measured(users: int, items: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_here(users: int, items: int) -> dict[str, Any]:
-    """Seconds of search and metrics, peak memory, and Recall@100, which tells that something was found."""
+def measure(users: int, items: int) -> dict[str, Any]:
+    """Measures seconds of search and metrics, peak memory, and Recall@100 as a check of the search."""
     from two_tower.evaluation.beyond_accuracy import ItemVectors
     from two_tower.evaluation.exact_search import top_rows
     from two_tower.evaluation.figures import Recommendations, evaluate, results_of
@@ -129,11 +131,11 @@ def measure_here(users: int, items: int) -> dict[str, Any]:
 
 
 def drawn_vectors(users: int, items: int) -> tuple[Any, Any, Any]:
-    """Unit vectors of items [items, D] and queries [users, D] float32, and each query's label [users]."""
+    """Draws unit vectors of items [items, D] and queries [users, D], and each query's label [users]."""
     draw = np.random.default_rng(0)
     centres = draw.standard_normal([CENTRES, DIMENSION], np.float32)
     vectors = centres[draw.integers(0, CENTRES, items)]
-    for begin in range(0, items, 100_000):  # drawn by parts: all at once would be the peak
+    for begin in range(0, items, 100_000):  # drawn in parts, since one draw would set the peak memory
         part = vectors[begin : begin + 100_000]
         part += 0.5 * draw.standard_normal(part.shape, np.float32)
         part /= np.linalg.norm(part, axis=1, keepdims=True)
@@ -143,7 +145,7 @@ def drawn_vectors(users: int, items: int) -> tuple[Any, Any, Any]:
 
 
 def peak_bytes() -> int:
-    """Of this process so far."""
+    """Returns the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -173,7 +175,7 @@ def draw(results: list[dict[str, Any]], users: int, items: int, path: str) -> No
     for axes, what in ((of_time, "seconds"), (of_memory, "peak memory, GB")):
         axes.set(xlabel="share of the items or users", ylabel=what, ylim=(0, None))
         axes.legend()
-    # Without the date: the same figures, the same bytes.
+    # The date is omitted, so that equal figures give equal bytes.
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
 
 

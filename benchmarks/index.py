@@ -1,25 +1,27 @@
-"""Prints how fast the tuned index is beside exact search, Faiss HNSW and Faiss IVF-PQ at equal recall.
+"""Benchmark of the tuned index: speed compared with exact search, Faiss HNSW and Faiss IVF-PQ at equal
+recall.
 
     python -m benchmarks.index [--items 1000000] [--simulated | --model DIR] [--out DIR]
 
-By default: clustered vectors of length one, 128-d, seeded. 1,000 centres lie anywhere on the sphere, and
-a vector is its centre plus normal noise as long as the centre (spread 1.0), so that two vectors of a cluster
-have a cosine of 0.5 and two of different ones about 0. Queries are drawn alike and are not in the catalog.
+By default the vectors are seeded, clustered unit vectors of 128 dimensions. 1,000 centres are uniform on the
+sphere. A vector is its centre plus normal noise as long as the centre (spread 1.0). Two vectors of one
+cluster have a cosine of 0.5, of different clusters about 0. Queries have the same distribution and are not in
+the catalog.
 
-With --simulated, the simulator's content embeddings, of length one: 40 styles, few of them large, in them
-artists and albums, and noise of half the signal. Queries are tracks that are not in the catalog.
+With --simulated, the vectors are the simulator's content embeddings, normalised: 40 styles of very different
+sizes, artists and albums within them, and noise of half the signal. Queries are tracks outside the catalog.
 
-With --model, the --output of `two-tower run`: the items' embeddings of its model, tuned on queries of eval
-and measured on queries of test, as the pipeline does.
+With --model, the vectors are the item embeddings of a model; DIR is the --output of `two-tower run`. The
+index is tuned on queries of eval and measured on queries of test, as in the pipeline.
 
-The index is tuned by serving/index_tuning.py with its defaults: Recall@100 of 0.95 at 99%
-confidence over 500 queries. Recall and times below are of other queries, one at a time. Exact search is
-tf.matmul and tf.math.top_k in the same process, with all cores; NumPy's product and argpartition are beside
-it. Faiss searches with one thread and builds with all:
+serving/index_tuning.py tunes the index with its defaults: Recall@100 of 0.95 at 99% confidence over 500
+queries. Recall and times in the table are of other queries, one at a time. Exact search is tf.matmul and
+tf.math.top_k in the same process with all cores; NumPy's product and argpartition are listed too. Faiss
+searches with one thread and builds with all:
 
 - HNSW: M = 16, efConstruction = 80.
-- IVF-PQ: as many lists as ScaNN has leaves, 4 bits for two dimensions with fast scan, 4k or 16k candidates
-  reordered exactly: what ScaNN does, but for how its codes are learned.
+- IVF-PQ: as many lists as ScaNN has leaves, 4 bits per two dimensions with fast scan, exact reordering of 4k
+  or 16k candidates. It is ScaNN's algorithm, except for the training of the codes.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ _SHARES_OF_LISTS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0
 
 @dataclasses.dataclass(frozen=True)
 class Vectors:
-    """A catalog [items, dimensions], queries to tune on, and others to measure with."""
+    """Catalog [items, dimensions], queries for tuning, and other queries for measurement."""
 
     name: str
     items: Floats
@@ -70,7 +72,7 @@ class Vectors:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One index: curve of (recall, ms a single query), rising, and what it cost to have."""
+    """Measurements of one index: rising curve of (recall, ms per query), build seconds and megabytes."""
 
     name: str
     curve: tuple[tuple[float, float], ...]
@@ -78,24 +80,24 @@ class Line:
     megabytes: float
 
     def at_target(self) -> tuple[float, float] | None:
-        """The fastest measured point with enough recall."""
+        """Returns the fastest measured point that meets the recall target."""
         return min((point for point in self.curve if point[0] >= TARGET), key=lambda p: p[1], default=None)
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="The tuned index beside exact search and Faiss.")
+    """Parses the command line and runs the benchmark."""
+    parser = argparse.ArgumentParser(description="Compares the tuned index with exact search and Faiss.")
     parser.add_argument("--items", type=int, default=1_000_000)
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--simulated", action="store_true", help="the simulator's content embeddings instead")
-    other.add_argument("--model", metavar="DIR", help="those of a run's model instead: its --output")
-    parser.add_argument("--out", type=Path, default=Path("index-benchmark"), help="where the plot goes")
+    other.add_argument("--simulated", action="store_true", help="use the simulator's content embeddings")
+    other.add_argument("--model", metavar="DIR", help="use the item embeddings of a run; its --output")
+    parser.add_argument("--out", type=Path, default=Path("index-benchmark"), help="directory for the plot")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.model:
-        vectors = of_run(options.model)
+        vectors = model_vectors(options.model)
     else:
-        vectors = (simulated if options.simulated else clustered)(options.items)
+        vectors = (simulated_vectors if options.simulated else clustered_vectors)(options.items)
     plot(vectors, compare(vectors), options.out / "index.svg")
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -105,8 +107,8 @@ def main() -> None:
     )
 
 
-def clustered(items: int) -> Vectors:
-    """Seeded vectors in CENTRES clusters, see above."""
+def clustered_vectors(items: int) -> Vectors:
+    """Draws seeded vectors in CENTRES clusters; see the module's description."""
     draw = np.random.default_rng(17)
     centres = _unit(draw.standard_normal((CENTRES, DIMENSIONS), dtype=np.float32))
 
@@ -119,18 +121,18 @@ def clustered(items: int) -> Vectors:
     return Vectors(name, some(items), some(_TUNING_QUERIES), some(_QUERIES))
 
 
-def simulated(items: int) -> Vectors:
-    """Content embeddings of a simulated catalog, see above."""
+def simulated_vectors(items: int) -> Vectors:
+    """Returns content embeddings of a simulated catalog; see the module's description."""
     queries = _TUNING_QUERIES + _QUERIES
-    # Days are of popularity, which is not asked for: as few as there may be.
+    # Days only affect popularity, which is not used here: the minimum suffices.
     world = make_world(SimulationParameters(tracks=items + queries, days=2))
     embeddings = np.random.default_rng(17).permutation(_unit(world.embeddings().astype(np.float32)))
     parts = np.split(embeddings, [items, items + _TUNING_QUERIES])
     return Vectors("simulated content", *parts)
 
 
-def of_run(output: str) -> Vectors:
-    """Of a run's latest model: its items, and real queries of eval and test."""
+def model_vectors(output: str) -> Vectors:
+    """Returns the item embeddings of a run's latest model, and real queries of eval and test."""
     from two_tower.components.scann_indexer.executor import embed_catalog
     from two_tower.data_directory.feature_columns import FeatureSpec
     from two_tower.evaluation.queries import all_queries, history_batch, read_windows
@@ -143,7 +145,7 @@ def of_run(output: str) -> Vectors:
     path = os.path.join(model_dir, "Format-Serving")
     recorded = provenance.read(path)
     if recorded is None:
-        raise UserError(f"{path} holds no model: pass the --output of a run that is finished.")
+        raise UserError(f"{path}: the folder holds no model: pass the --output of a finished run.")
     import scann  # noqa: F401  registers ScaNN's ops
 
     model = tf.saved_model.load(path)
@@ -166,7 +168,7 @@ def of_run(output: str) -> Vectors:
 
 
 def compare(vectors: Vectors) -> list[Line]:
-    """Measures all indexes over one catalog, and prints its table."""
+    """Measures all indexes over one catalog and prints the table."""
     items, queries = vectors.items, vectors.queries
     print(f"\n{len(items):,} items, {items.shape[1]}-d, {vectors.name}; Recall@{K} of {TARGET}\n", flush=True)
     held = tf.constant(items)
@@ -183,8 +185,8 @@ def compare(vectors: Vectors) -> list[Line]:
     true = np.concatenate(
         [exact(tf.constant(queries[begin : begin + 50])) for begin in range(0, len(queries), 50)]
     )
-    exact_ms = _milliseconds(lambda query: exact(tf.constant(query)), queries, 20)
-    numpy_ms = _milliseconds(by_numpy, queries, 20)
+    exact_ms = _median_milliseconds(lambda query: exact(tf.constant(query)), queries, 20)
+    numpy_ms = _median_milliseconds(by_numpy, queries, 20)
 
     began = time.monotonic()
     built = build_index(items, vectors.tuning, IndexConfig(exact_below=0, target_recall=TARGET, target_k=K))
@@ -211,12 +213,12 @@ def _scann(built: Built, queries: Floats, true: npt.NDArray[Any], seconds: float
         index.settings = settings
         search = functools.partial(tf.function(index.search, autograph=False), k=tf.constant(K))
         found, _ = search(tf.constant(queries))
-        ms = _milliseconds(search, queries, 200)
+        ms = _median_milliseconds(search, queries, 200)
         curve.append((_recall(np.asarray(found), true), ms))
     index.settings = chosen
     size = sum(variable.numpy().nbytes for variable in index.variables if variable.dtype != tf.string)
     name = f"ScaNN, {chosen.num_leaves} leaves, {chosen.quantization}"
-    # The setting that was chosen stands for ScaNN, not the luckiest that was tried.
+    # ScaNN is represented by the setting that tuning chose, not by the luckiest setting tried.
     return Line(
         name, (curve[0], *(p for p in curve[1:] if p[0] < TARGET or p[1] >= curve[0][1])), seconds, size / 1e6
     )
@@ -269,7 +271,7 @@ def _faiss_line(
     for choice in choices:
         choose(choice)
         recall = _recall(index.search(queries, K)[1], true)
-        curve.append((recall, _milliseconds(lambda query: index.search(query, K), queries, 200)))
+        curve.append((recall, _median_milliseconds(lambda query: index.search(query, K), queries, 200)))
         if recall > 0.995:
             break
     faiss.omp_set_num_threads(threads)
@@ -277,26 +279,26 @@ def _faiss_line(
 
 
 def render(lines: Sequence[Line], exact_ms: float, numpy_ms: float) -> str:
-    """The table: each index at the fastest point that meets the target."""
+    """Returns the table: each index at its fastest point that meets the target."""
     rows = [
-        "| index | Recall@100 | ms a query | queries/s | times exact search | build | memory |",
+        "| index | Recall@100 | ms per query | queries/s | speedup over exact | build | memory |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         f"| exact: TensorFlow | 1 | {exact_ms:.2f} | {1e3 / exact_ms:,.0f} | 1 | | |",
         f"| exact: NumPy | 1 | {numpy_ms:.2f} | {1e3 / numpy_ms:,.0f} | {exact_ms / numpy_ms:.1f} | | |",
     ]
     for line in lines:
         point = line.at_target()
-        told = (
+        cells = (
             f"{point[0]:.3f} | {point[1]:.3f} | {1e3 / point[1]:,.0f} | {exact_ms / point[1]:.0f}"
             if point
             else f"{max(recall for recall, _ in line.curve):.3f} at most | | | "
         )
-        rows.append(f"| {line.name} | {told} | {line.seconds:.0f} s | {line.megabytes:,.0f} MB |")
+        rows.append(f"| {line.name} | {cells} | {line.seconds:.0f} s | {line.megabytes:,.0f} MB |")
     return "\n".join(rows)
 
 
 def plot(vectors: Vectors, lines: Sequence[Line], path: Path) -> None:
-    """Recall against queries a second."""
+    """Plots queries per second against recall."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -307,7 +309,9 @@ def plot(vectors: Vectors, lines: Sequence[Line], path: Path) -> None:
         curve = sorted(line.curve)
         panel.plot([recall for recall, _ in curve], [1e3 / ms for _, ms in curve], "o-", label=line.name)
     panel.axvline(TARGET, color="grey", linewidth=0.8, linestyle=":")
-    panel.set(xlabel=f"Recall@{K}", ylabel="queries a second, one at a time", yscale="log", xlim=(0.6, 1.005))
+    panel.set(
+        xlabel=f"Recall@{K}", ylabel="queries per second, one at a time", yscale="log", xlim=(0.6, 1.005)
+    )
     panel.set_title(f"{len(vectors.items):,} items, {vectors.items.shape[1]}-d, {vectors.name}", fontsize=10)
     panel.legend(fontsize=8)
     figure.tight_layout()
@@ -319,8 +323,8 @@ def _recall(found: npt.NDArray[Any], true: npt.NDArray[Any]) -> float:
     return float(np.mean([len(np.intersect1d(own, best)) / len(best) for own, best in pairs]))
 
 
-def _milliseconds(search: Callable[[Floats], Any], queries: Floats, most: int) -> float:
-    """Median of single queries, after three that are not counted."""
+def _median_milliseconds(search: Callable[[Floats], Any], queries: Floats, most: int) -> float:
+    """Measures the median time of single queries, after three warm-up queries."""
     times = []
     for number in range(min(most, len(queries)) + 3):
         query = queries[number % len(queries)][np.newaxis]

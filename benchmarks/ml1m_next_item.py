@@ -1,17 +1,21 @@
-"""The published leave-one-out protocol on MovieLens-1M's sequences, through the whole DAG.
+"""Benchmark on MovieLens-1M's sequences: the published leave-one-out protocol, through the whole DAG.
 
     python benchmarks/ml1m_next_item.py ml-1m.txt.gz [--preset mean|attention] [--seeds 3]
         [--softmax full|sampled] [--similarity cosine|dot] [--output runs/ml1m]
 
-FILE is the one that SASRec, BERT4Rec and gSASRec publish: a line `user item` an event, in order. Of each
-user the last event is the test label, the one before it validation's; a query sees all that came before
-it, and all items are ranked but those that its user has had. Data path, Trainer and evaluator are the
-project's own. Attention with the full softmax and the cosine has the settings of the preset next_item as it
-is, chosen by validation alone. So were the mean encoder's rate, dropout and epochs, of three tries, and those
-of a plain dot product, before items began where they are heard together; sampling has what full softmax
-has. Of a further seed only what depends on it runs, and what has run is not run again. Every model is asked
-once more by a few lines of NumPy that read FILE themselves: the benchmark stops where these count anything
-else.
+FILE is the one that SASRec, BERT4Rec and gSASRec publish: each line is an event `user item`, in order. A
+user's last event is the test label, the one before it the validation label. A query sees all earlier events.
+All items are ranked except those in the user's history. Data path, Trainer and evaluator are the project's
+own.
+
+Attention with the full softmax and cosine uses the preset next_item unchanged, which was chosen on validation
+alone. The mean encoder's learning rate, dropout and epochs were chosen on validation alone too, from three
+tries. So were those of the plain dot product, before the co-occurrence initialisation of items existed. The
+sampled softmax uses the settings of the full softmax.
+
+A further seed reruns only the components that depend on it, and finished runs are not repeated. A few lines
+of NumPy, which read FILE themselves, recompute the metrics of every model. The benchmark stops if they
+differ.
 
 Prints the table as Markdown.
 """
@@ -37,7 +41,7 @@ from two_tower.pipeline.settings import run_file
 Form = tuple[str, str, str]
 
 PRESETS, SOFTMAX = ("mean", "attention"), ("sampled", "full")
-# What they lay over the preset next_item.
+# Changes to the preset next_item.
 _ENCODER_SETTINGS = {
     "attention": (),
     "mean": (
@@ -63,7 +67,7 @@ _SIMILARITY_SETTINGS = {
 }
 _FIRST_SEED = 17
 _K = 10
-# HR@10, NDCG@10, and where they were read.
+# HR@10, NDCG@10, and their source.
 _PUBLISHED = (
     ("SASRec (BCE, one negative)", 0.2500, 0.1341, "antklen/sasrec-bert4rec-recsys23"),
     ("BERT4Rec", 0.2843, 0.1537, "antklen/sasrec-bert4rec-recsys23"),
@@ -77,7 +81,7 @@ _PUBLISHED = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed's figures: hit rate and NDCG at 10 of test and of validation, and what training took."""
+    """Metrics of one seed: hit rate and NDCG at 10 of test and validation, and the cost of training."""
 
     hit_rate: float
     ndcg: float
@@ -91,7 +95,7 @@ class Run:
 
 
 def main() -> None:
-    """Ingests, runs and prints."""
+    """Ingests, runs and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,7 +124,7 @@ def main() -> None:
 
 
 def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
-    """Trains and evaluates once, and counts again."""
+    """Trains and evaluates once, and recomputes the metrics."""
     encoder, softmax, similarity = form
     config = run_file.load(
         "next_item",
@@ -129,7 +133,7 @@ def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
             *_SOFTMAX_SETTINGS[softmax],
             *_SIMILARITY_SETTINGS[similarity],
             f"trainer.seed={seed}",
-            # No model is blessed, so that none of them is compared with those before it.
+            # No model is blessed, so no run is compared with an earlier one.
             "gate.min_recall=1",
             "evaluation.baselines=most_popular",
         ],
@@ -152,20 +156,20 @@ def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
         seconds=result["seconds"],
         most_popular=(popular[f"hit_rate@{_K}"], popular[f"ndcg@{_K}"]),
     )
-    hit_rate, ndcg = count_again(
+    hit_rate, ndcg = recompute_metrics(
         file, report["artifacts"]["ScannIndexer"]["model"][0], config.windows.history_length
     )
-    # Two items of one score, to the last bit but one, may change places between batches of other sizes.
+    # Items whose scores differ only by rounding may swap ranks between batches of different sizes.
     if abs(hit_rate - figures.hit_rate) > 5e-4 or abs(ndcg - figures.ndcg) > 5e-4:
         raise UserError(
-            f"The evaluator counts HR@{_K} {figures.hit_rate:.4f} and NDCG@{_K} {figures.ndcg:.4f}; counted "
-            f"from {file} they are {hit_rate:.4f} and {ndcg:.4f}."
+            f"The evaluator finds HR@{_K} {figures.hit_rate:.4f} and NDCG@{_K} {figures.ndcg:.4f}; "
+            f"recomputed from {file} they are {hit_rate:.4f} and {ndcg:.4f}. One of the two is wrong."
         )
     return figures
 
 
 def training_result(output: str, model_uri: str) -> dict[str, float]:
-    """What Trainer recorded on its model, and the `seconds` that it took, when it was not cached."""
+    """Reads the numbers that Trainer recorded on its model, and the `seconds` of the uncached training."""
     from ml_metadata.proto import metadata_store_pb2 as pb
     from tfx.orchestration import metadata
 
@@ -181,8 +185,10 @@ def training_result(output: str, model_uri: str) -> dict[str, float]:
     return {**numbers, "seconds": milliseconds / 1000}
 
 
-def count_again(file: str, model_uri: str, history_length: int) -> tuple[float, float]:
-    """Hit rate and NDCG at 10 of a served model, from FILE alone: a user's earlier events are excluded."""
+def recompute_metrics(file: str, model_uri: str, history_length: int) -> tuple[float, float]:
+    """Computes hit rate and NDCG at 10 of a served model from FILE alone; a user's earlier events are
+    excluded.
+    """
     import tensorflow as tf
     from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
     from tfx.utils import path_utils
@@ -215,7 +221,7 @@ def count_again(file: str, model_uri: str, history_length: int) -> tuple[float, 
 
 
 def print_table(found: dict[Form, list[Run]]) -> None:
-    """Markdown: ours beside the published ones."""
+    """Prints a Markdown table of these runs and the published results."""
     header = [
         "model",
         "softmax",
@@ -252,7 +258,7 @@ def print_table(found: dict[Form, list[Run]]) -> None:
     ]
     seeds = len(next(iter(found.values())))
     spread = f"Mean of {seeds} seeds ± standard error" if seeds > 1 else "One seed"
-    print(f"\n{spread}; epochs: the best of those that were trained.\n")
+    print(f"\n{spread}; epochs: best epoch of the trained epochs.\n")
     print(f"| {' | '.join(header)} |\n|---|---|---|{'---:|' * (len(header) - 3)}")
     for row in rows:
         print(f"| {' | '.join(row)} |")

@@ -1,12 +1,12 @@
-"""The plain form of a two-tower model, to hold packed windows against: one query per example.
+"""Plain two-tower model with one query per example: the reference for packed windows.
 
-As in TensorFlow Recommenders' tutorials every Example is one query with a history of its own, padded to N
-events, and `tfrs.tasks.Retrieval` takes the labels of a batch for each other's negatives, corrects by their
-sampling probability and removes accidental hits. Tables, widths, hidden layers, encoders and what a query
-knows are the packed model's, and so is the loss where every query is of another window.
+As in the tutorials of TensorFlow Recommenders, every Example is one query with its own history, padded to N
+events. `tfrs.tasks.Retrieval` uses in-batch negatives, logQ correction by their sampling probability, and
+removal of accidental hits. Tables, widths, hidden layers, encoders and query features equal the packed
+model's. So does the loss if every query is from another window.
 
-Where there was a choice it is the cheaper one: Examples hold rows of the catalog, so that no id is looked
-up, and aggregates are computed; parsing is by the batch, in parallel, of dense features.
+Of several options the cheaper one is taken. Examples hold catalog rows and computed aggregates, so that no id
+is looked up. Parsing is batched, parallel and of dense features.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, age_fe
 from two_tower.trainer.settings import TrainerConfig
 
 _SHUFFLED_QUERIES = 20_000
-# Histories are oldest first, and padded before the oldest.
+# Histories are oldest first; padding precedes the oldest event.
 _HISTORY = ("rows", "is_listen", "elapsed")
 
 
@@ -40,7 +40,7 @@ def plain_queries(
     config: TrainerConfig,
     aggregates: Sequence[str] = features.AGGREGATES,
 ) -> dict[str, np.ndarray]:
-    """One query for each labelled position of a batch of transformed windows, in their order.
+    """Extracts one query per labelled position from a batch of transformed windows, in their order.
 
     Returns:
       `user`, `label_row` int64, `example_age` (days), `weight` float32 [queries]; `rows` (of the catalog),
@@ -68,9 +68,9 @@ def plain_queries(
 
 
 def write_queries(queries: Iterable[dict[str, np.ndarray]], folder: str, files: int = 8) -> int:
-    """Writes batches of queries as gzipped TFRecords of Examples, in turn to each file; returns their number.
+    """Writes batches of queries as gzipped TFRecords of Examples and returns their number.
 
-    Several files, so that they can be read in parallel, and shuffled.
+    The queries alternate between several files, so that they can be read in parallel and shuffled.
     """
     from tfx_bsl.coders import example_coder
 
@@ -96,7 +96,7 @@ def query_batches(
     shuffle_seed: int,
     aggregates: Sequence[str] = features.AGGREGATES,
 ) -> tf.data.Dataset:
-    """Shuffled batches of so many queries each, without end."""
+    """Returns endless shuffled batches of `queries` queries each."""
     columns = len(features.aggregate_columns(aggregates))
     columns += len(set(aggregates) & set(features.CATALOG_AGGREGATES))
     spec: dict[str, tf.io.FixedLenFeature] = {
@@ -118,7 +118,9 @@ def query_batches(
 
 
 class PlainQueryTower(tf.keras.layers.Layer):
-    """Maps queries and histories to L2-normalised embeddings; see `trainer.model.towers.QueryTower`."""
+    """Query tower that maps queries and histories to L2-normalised embeddings, like
+    `trainer.model.towers.QueryTower`.
+    """
 
     def __init__(self, items: ItemEmbedding, users: int, history_length: int, config: TrainerConfig) -> None:
         super().__init__(name="query_tower")
@@ -138,7 +140,7 @@ class PlainQueryTower(tf.keras.layers.Layer):
         self._shortcut = tf.keras.layers.Dense(config.embedding_dim, use_bias=False)
 
     def call(self, queries: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """`queries`: a batch of `query_batches`; the result is [queries, embedding_dim]."""
+        """Computes embeddings [queries, embedding_dim] of a batch of `query_batches`."""
         config = self._config
         rows = tf.cast(queries["rows"], tf.int32)
         user = queries["user"]
@@ -157,7 +159,7 @@ class PlainQueryTower(tf.keras.layers.Layer):
         return tf.math.l2_normalize(embedding, axis=-1)
 
     def _encoded(self, rows: tf.Tensor, queries: dict[str, tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The history as each encoder sees it, [queries, any]."""
+        """Encodes the history with each encoder, [queries, any]."""
         embedded = self._items(rows, training=training)
         is_listen = queries["is_listen"] > 0
         encoded = []
@@ -180,12 +182,12 @@ class PlainQueryTower(tf.keras.layers.Layer):
 
 
 class PlainRetrieval(tfrs.Model):
-    """Both towers and TFRS's loss between them."""
+    """Retrieval model of both towers and TFRS's loss."""
 
     def __init__(
         self, table: CatalogTable, log_q: np.ndarray, users: int, history_length: int, config: TrainerConfig
     ) -> None:
-        """Arguments as for `trainer.loop.two_tower_model.TwoTowerModel`."""
+        """Builds both towers; arguments as for `trainer.loop.two_tower_model.TwoTowerModel`."""
         super().__init__()
         items = ItemEmbedding(table, config)
         self.query_tower = PlainQueryTower(items, users, history_length, config)
@@ -194,7 +196,7 @@ class PlainRetrieval(tfrs.Model):
         self._probability = tf.Variable(np.exp(log_q), trainable=False, name="probability")
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
-        """`inputs`: a batch of `query_batches`; the weighted mean of the queries' losses."""
+        """Computes the weighted mean of the query losses; `inputs` is a batch of `query_batches`."""
         label = tf.cast(inputs["label_row"], tf.int32)
         return self.task(
             self.query_tower(inputs, training=training),

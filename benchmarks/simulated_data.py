@@ -1,4 +1,4 @@
-"""Simulated data directories of any size, written in parts so that memory does not grow with the listens."""
+"""Simulated data directories of any size, written in parts, so that memory does not grow with the listens."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from two_tower.simulator.listening import listen, make_listeners
 from two_tower.simulator.simulate import EVENT_TYPES, all_events
 from two_tower.simulator.world import SimulationParameters, World, make_world
 
-# A day costs the simulator 90 MB for a million tracks: fewer days, more listens in each.
+# A day costs the simulator 90 MB for a million tracks, so there are few days with many listens.
 DAYS = 60
 _USERS_PER_PART = 2_000
 _ITEMS_PER_PART = 100_000
 
 
 def simulated_data(folder: str, users: int, listens_per_user: float, tracks: int) -> Manifest:
-    """The data directory of so many users, made if it is not there; every listen, like and dislike in it.
+    """Simulates a data directory with all listens, likes and dislikes, unless it exists.
 
-    The mean number of listens comes out lower than asked for, as the log ends before the busiest are done.
+    The actual mean number of listens is below `listens_per_user`, since the log ends before the busiest users
+    are done.
     """
     parameters = SimulationParameters(
         users=users, listens_per_user=listens_per_user, tracks=tracks, days=DAYS
@@ -34,7 +35,9 @@ def simulated_data(folder: str, users: int, listens_per_user: float, tracks: int
     if os.path.isdir(folder):
         manifest = Manifest.load(folder)
         if manifest.dataset != name:
-            raise UserError(f"{folder} holds '{manifest.dataset}', not '{name}': name another --work.")
+            raise UserError(
+                f"{folder}: the folder holds '{manifest.dataset}', not '{name}': name another --work."
+            )
         return manifest
     world = make_world(parameters)
     with DataDirectoryWriter(folder, DatasetProperties(name, "listen", True)) as writer:
@@ -46,7 +49,7 @@ def simulated_data(folder: str, users: int, listens_per_user: float, tracks: int
 
 
 def _events(world: World, part: int, first_user: int, users: int) -> pa.Table:
-    """What other users do in the same world."""
+    """Simulates the events of further users in the same world."""
     parameters = dataclasses.replace(world.parameters, users=users, seed=world.parameters.seed + part)
     theirs = dataclasses.replace(world, parameters=parameters)
     events = all_events(theirs, listen(theirs, make_listeners(theirs)))
@@ -72,7 +75,7 @@ def _items(world: World) -> Iterator[pa.Table]:
         tracks = order[begin : begin + _ITEMS_PER_PART]
         lists = {}
         for name, groups in owner.items():
-            # A track has one or two; -1 stands for no second one.
+            # A track has one or two owners; -1 means no second one.
             of = groups.groups_of(tracks)
             offsets = np.append(0, np.cumsum((of >= 0).sum(axis=1)))
             lists[name] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(1 + of[of >= 0]))

@@ -1,16 +1,17 @@
-"""Prints the simulator's rate on one core, beside that of writing the same rows.
+"""Benchmark of the simulator: its rate on one core, compared with the rate of writing the same rows.
 
     python benchmarks/simulator.py [--repeats 3]
 
-The reference is pyarrow writing the finished events (`multi_event.parquet`) on the same core in the same
-run: a floor for anything that ends in such a file. Rates are listens a second, of the default world.
+As the reference, pyarrow writes the finished events (`multi_event.parquet`) on the same core in the same run.
+That is a lower bound for any program that writes such a file. Rates are listens per second in the default
+world.
 """
 
 from __future__ import annotations
 
 import os
 
-# One core: read by the BLAS under NumPy when it is first imported.
+# One core: NumPy's BLAS reads these variables at the first import.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import argparse
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from two_tower.simulator.listening import ListeningLog, listen, make_listeners
-from two_tower.simulator.oracle import OracleAnswers, ask_oracle
+from two_tower.simulator.oracle import OracleAnswers, evaluate_oracles
 from two_tower.simulator.simulate import write_simulation
 from two_tower.simulator.world import SimulationParameters, World, make_world
 
@@ -32,7 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each; the median counts (default 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each measurement; the median counts (default 3)"
+    )
     repeats = parser.parse_args().repeats
     pa.set_cpu_count(1)
     if hasattr(os, "sched_setaffinity"):
@@ -42,12 +45,12 @@ def main() -> None:
     world = make_world(parameters)
     listeners = make_listeners(world)
     log = listen(world, listeners)
-    answers = ask_oracle(world, listeners, log)
+    answers = evaluate_oracles(world, listeners, log)
     listens = len(log.track)
 
     drawing = median_seconds(repeats, lambda: listen(world, listeners))
     whole = median_seconds(repeats, lambda: draw_and_write(parameters, answers))
-    oracle = median_seconds(1, lambda: ask_oracle(world, listeners, log))
+    oracle = median_seconds(1, lambda: evaluate_oracles(world, listeners, log))
     reference = median_seconds(repeats, writing_events(world, log, answers))
 
     print(f"{listens:,} listens of {parameters.users:,} users, {parameters.tracks:,} tracks, one core")

@@ -1,30 +1,31 @@
-"""Prints how many loss positions a second packed windows train, beside the plain one query per example.
+"""Benchmark of training speed: loss positions per second of packed windows and of one query per example.
 
     python -m benchmarks.training_speed [--work DIR] [--rounds 3] [--steps 50] [--forms WORDS]
 
 Both forms train on the same simulated log, with the same tables, widths, encoders, hidden layers, optimiser
-and dropouts; the plain form is in plain_retrieval.py. Each measurement is a process of its own, and forms
-take turns. Of every form it prints
+and dropouts. plain_retrieval.py has the plain form. Each measurement is a separate process, and forms
+alternate. Printed per form:
 
-- its loss positions a step, which are each other's negatives, and the median of a step's milliseconds;
-- positions/s: positions in the loss, not those that were only read or encoded;
-- waiting: the share of a step's time that is spent asking tf.data for the batch;
-- the peak memory of the process, and bytes on disk for each loss position.
+- loss positions per step, which are each other's in-batch negatives, and the median milliseconds of a step;
+- positions/s: positions in the loss, not those that are only read or encoded;
+- waiting: the share of a step's time spent waiting for tf.data;
+- peak memory of the process, and bytes on disk per loss position.
 
 Packed windows come in three forms:
 
-- packed: as many windows as hardly ever have less than 1,024 labelled positions, to compare with the plain
-  form's queries;
-- packed, default: the default setting, which draws 1,024 positions out of 32 windows, so that negatives are
-  of many users; two thirds of the positions that it encodes are in no loss;
-- packed, all: every labelled position of 32 windows, each with all others' labels for negatives.
+- packed: enough windows to have rarely fewer than 1,024 labelled positions, to compare with the plain form's
+  queries;
+- packed, default: the default setting, which draws 1,024 positions from 32 windows, so that negatives are
+  from many users; two thirds of the encoded positions are in no loss;
+- packed, all: all labelled positions of 32 windows, with the labels of all others as negatives.
 
-A history of 200 is the default's, and costs the plain form with attention seconds a step and gigabytes. The
-first run makes the data, which stays in --work; then `--forms "N = 50" --rounds 2` takes three minutes.
+The default history length is 200. With it the plain form with attention takes seconds per step and gigabytes.
+The first run creates the data, which stays in --work; after that `--forms "N = 50" --rounds 2` takes three
+minutes.
 
-For orientation, measured outside on machines like these (2 cores): gSASRec in PyTorch (2 blocks, width 64,
-length 200) trains 34,000 positions/s with one negative and 8,000 with 256; a two-tower model in PyTorch with
-three layers over the history, one query per example, 1,500 examples/s at 50 items.
+For orientation, external measurements on similar machines (2 cores): gSASRec in PyTorch (2 blocks, width 64,
+length 200) trains 34,000 positions/s with one negative and 8,000 with 256. A two-tower model in PyTorch with
+three layers over the history and single-query examples trains 1,500 examples/s at 50 items.
 """
 
 from __future__ import annotations
@@ -64,19 +65,19 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.encoders import ATTENTION, MEAN
 from two_tower.trainer.settings import TrainerConfig
 
-# Users, listens a user as asked of the simulator, tracks: tables about as large as the default run's.
+# Users, listens per user as requested from the simulator, tracks: tables about as large as the default run's.
 WORLD = (3_000, 200, 24_000)
-# Windows whose queries the plain form repeats, some 100 steps of them.
+# Number of windows whose queries the plain form repeats: about 100 steps.
 _REPEATED_WINDOWS = 1_024
 _WARM_UP_STEPS = 3
-# A slow form has fewer steps than are asked for.
+# Time limit of a measurement; a slow form runs fewer steps than requested.
 _SECONDS = 8.0
 THIS = (sys.executable, "-m", "benchmarks.training_speed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What is measured: `windows` a step, or 0 for the plain form, and at most `positions` in the loss."""
+    """Form to measure: `windows` per step (0: the plain form), and at most `positions` in the loss."""
 
     name: str
     encoder: str
@@ -112,33 +113,33 @@ FORMS = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Where the inputs of a history length lie, below `work`."""
+    """Paths of the inputs for a history length, below `work`."""
 
     work: str
     history_length: int
 
     @property
     def events(self) -> str:
-        """The data directory, of any history length."""
+        """Path of the data directory, shared by all history lengths."""
         return os.path.join(self.work, "data")
 
     @property
     def output(self) -> str:
-        """Of the pipeline's components."""
+        """Path of the pipeline's output."""
         return os.path.join(self.work, f"output-{self.history_length}")
 
     @property
     def queries(self) -> str:
-        """The plain form's Examples."""
+        """Path of the plain form's Examples."""
         return os.path.join(self.work, f"queries-{self.history_length}")
 
     def artifact(self, kind: str) -> str:
-        """The newest artifact of a kind."""
+        """Returns the path of the newest artifact of a kind."""
         return max(glob.glob(os.path.join(self.output, "artifacts", kind, "*")), key=os.path.getmtime)
 
     @property
     def window_files(self) -> list[str]:
-        """Transformed windows of train."""
+        """Paths of train's transformed windows."""
         return _files(os.path.join(self.artifact("Transform/transformed_examples"), "Split-train"))
 
 
@@ -146,10 +147,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--work", default="runs/training-speed", help="where the data goes, and stays")
+    parser.add_argument("--work", default="runs/training-speed", help="directory in which the data stays")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=50, help="of each form in a round, in 8 seconds at most")
-    parser.add_argument("--forms", default="", help="only those whose title has all these words")
+    parser.add_argument(
+        "--steps", type=int, default=50, help="steps of each form in a round, for at most 8 seconds"
+    )
+    parser.add_argument("--forms", default="", help="measure only forms whose title has all these words")
     parser.add_argument("--prepare", metavar="N", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--one", metavar="FORM", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -158,7 +161,7 @@ def main() -> None:
         return
     if options.one is not None:
         form = FORMS[options.one]
-        print(json.dumps(measure_here(form, Data(options.work, form.history_length), options.steps)))
+        print(json.dumps(measure(form, Data(options.work, form.history_length), options.steps)))
         return
     chosen = [n for n, form in enumerate(FORMS) if all(word in form.title for word in options.forms.split())]
     common = ("--work", options.work, "--steps", str(options.steps))
@@ -171,12 +174,22 @@ def main() -> None:
         if done.returncode:
             sys.exit(f"{FORMS[number].title} failed:\n{done.stderr[-4000:]}")
         results[FORMS[number]].append(json.loads(done.stdout.splitlines()[-1]))
-    show(results)
+    print_table(results)
 
 
-def show(results: dict[Form, list[dict[str, float]]]) -> None:
-    """A table of medians over the rounds, as Markdown."""
-    header = ("", "positions a step", "ms", "positions/s", "from", "to", "waiting", "GB", "bytes a position")
+def print_table(results: dict[Form, list[dict[str, float]]]) -> None:
+    """Prints a Markdown table of medians over the rounds."""
+    header = (
+        "",
+        "positions per step",
+        "ms",
+        "positions/s",
+        "from",
+        "to",
+        "waiting",
+        "GB",
+        "bytes per position",
+    )
     print(f"| {' | '.join(header)} | x plain |\n|---|{'---:|' * len(header)}")
     speeds = {form: [one["positions_per_second"] for one in several] for form, several in results.items()}
     for form, several in results.items():
@@ -199,7 +212,7 @@ def show(results: dict[Form, list[dict[str, float]]]) -> None:
 
 
 def prepare(data: Data) -> None:
-    """Simulates, cuts and transforms windows, and repeats the history of their queries for the plain form."""
+    """Simulates, transforms windows, and writes the plain form's queries with repeated histories."""
     from benchmarks.simulated_data import simulated_data
     from two_tower.pipeline.local_runner import run_local
 
@@ -219,7 +232,7 @@ def prepare(data: Data) -> None:
 
 
 class Inputs(NamedTuple):
-    """What the models of both forms are made of, and the feature spec of windows."""
+    """Inputs of both models, and the feature spec of windows."""
 
     table: CatalogTable
     log_q: np.ndarray
@@ -241,10 +254,10 @@ class Inputs(NamedTuple):
         )
 
 
-def measure_here(form: Form, data: Data, steps: int) -> dict[str, float]:
-    """Medians of so many steps in this process, after a few that are not counted."""
+def measure(form: Form, data: Data, steps: int) -> dict[str, float]:
+    """Measures medians over `steps` steps in this process, after a few warm-up steps."""
     tf.keras.utils.set_random_seed(1)
-    # As `trainer.loop.training` does on CPUs.
+    # Same setting as in `trainer.loop.training` on CPUs.
     tf.config.experimental.enable_op_determinism()
     inputs = Inputs.read(data)
     config = TrainerConfig(encoder=form.encoder, positions_per_step=form.positions)
@@ -290,7 +303,7 @@ def measure_here(form: Form, data: Data, steps: int) -> dict[str, float]:
             if time.perf_counter() - warm > _SECONDS:
                 break
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    # Of all positions, in a step's loss or not; a window is read whole, whatever is drawn of it.
+    # Windows are read in full, so bytes count all positions, in a step's loss or not.
     records = sum(1 for _ in tf.data.TFRecordDataset(files, compression_type="GZIP"))
     read = sum(map(os.path.getsize, files)) / records * (form.windows or form.positions)
     return {

@@ -1,9 +1,9 @@
-"""The two forms that InteractionExampleGen is measured against: the same windows, made in other ways.
+"""Reference implementations for InteractionExampleGen: the same windows, built in two other ways.
 
-`by_row` is Beam as it is mostly written: a row is a Python dictionary, a user a list of them, an Example a
-`tf.train.Example`. `by_polars` is a script of one process without Beam, which writes Parquet. Both follow the
-rules of `components.interaction_example_gen.windows` in the next_event protocol, where items may be
-recommended again.
+`by_row` is typical Beam code: a row is a Python dictionary, a user a list of rows, an Example a
+`tf.train.Example`. `by_polars` is a single-process script without Beam that writes Parquet. Both follow the
+rules of `components.interaction_example_gen.windows` in the next_event protocol for data sets with
+recommendable repeats.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.schema import features
 
-# How many windows and labels each split got, for holding the forms against each other.
+# Number of windows and labels of each split, to compare the forms.
 Counts = dict[str, int]
 
 
 def by_row(
     paths: list[str], out: str, split: TimeSplit, label_event: str, history: int, positions: int
 ) -> None:
-    """Cuts windows one row at a time; writes `out/<split>-*.gz`.
+    """Cuts windows row by row and writes `out/<split>-*.gz`.
 
     Args:
       paths: the events' Parquet files.
-      split: where the splits lie.
-      label_event: the event type that is predicted.
-      history: N, the events that a query sees.
-      positions: query positions a window.
+      split: the boundaries of the splits.
+      label_event: the event type of labels.
+      history: N, the number of events that a query sees.
+      positions: query positions per window.
     """
     import apache_beam as beam
 
@@ -111,7 +111,7 @@ def _example(user_id: int, events: list[dict[str, Any]], pairs: list[tuple[int, 
 def by_polars(
     paths: list[str], out: str, split: TimeSplit, label_event: str, history: int, positions: int
 ) -> Counts:
-    """Cuts windows with Polars; writes `out/<split>.parquet`, a row a window, and counts its labels.
+    """Cuts windows with Polars, writes `out/<split>.parquet` with one row per window, and counts the labels.
 
     The arguments are those of `by_row`.
     """

@@ -1,4 +1,4 @@
-"""Readers of public data sets, by format name. A reader is imported when it is called."""
+"""Readers of public data sets by format name; each is imported on its first call."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def _reader(module: str) -> Callable[..., Manifest]:
     return ingest
 
 
-# Format name → ingest(source, out, name=None, span=None): writes the data directory `out`, returns its
-# manifest and raises pipeline.errors.UserError for input that cannot be read. `name` overrides the data
-# set's identity; `span` is DataDirectoryWriter's. The format "table" also takes `columns`, its column map.
+# Format name → ingest(source, out, name=None, span=None). The function writes the data directory `out` and
+# returns its manifest. It raises UserError for unreadable input. `name` overrides the data set's name; `span`
+# is DataDirectoryWriter's. The format "table" also takes `columns`, the path of its column map.
 FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "movielens": _reader("movielens"),
     "movietweetings": _reader("movietweetings"),
@@ -31,12 +31,12 @@ FORMATS: Mapping[str, Callable[..., Manifest]] = {
     "yambda": _reader("yambda"),
 }
 
-# What each of them reads, in a line.
+# Format name → one line about its input.
 FORMAT_HELP: Mapping[str, str] = {
-    "yambda": "Yambda, any size, flat or sequential; what `simulate` writes",
+    "yambda": "Yambda, any size, flat or sequential; also the output of `simulate`",
     "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
     "sequences": "lines `user item` or `user item item ...`, in order",
     "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
-    "table": "Parquet or CSV files; a YAML file says what their columns are",
+    "table": "Parquet or CSV files; a YAML column map explains their columns",
 }

@@ -1,12 +1,12 @@
-"""The column map of the reader "table": which files of a source hold what, in a short YAML file.
+"""Column map of the reader "table": a short YAML file that names a source's files and columns.
 
 ```yaml
 dataset: my-films
 label_event: view               # the event type that is predicted
-repeats_recommendable: false    # may an item be recommended to a user who has had it?
+repeats_recommendable: false    # true: items of a user's history may be recommended again
 events:
   files: events/*.parquet       # Parquet or CSV, relative to the source
-  user_id: uid                  # meaning: the source's column
+  user_id: uid                  # meaning: source column
   item_id: film
   timestamp: watched_at
   timestamp_unit: ms
@@ -32,11 +32,11 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import SPLIT_NAMES
 
-# Units of time → how many of them are a second.
+# Unit of time → ticks per second.
 UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
-# What a source calls a split → the split.
+# Split name in a source → split name here.
 SPLIT_OF = {**{split: split for split in SPLIT_NAMES}, "val": "eval", "valid": "eval", "validation": "eval"}
-# What a column's values may be said to be: of ids the first two.
+# Kinds of values that a map may declare; ids take the first two only.
 KINDS = ("integer", "text", "number", "boolean")
 
 _COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
@@ -44,7 +44,7 @@ _FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", 
 _ID_KIND = "kind of id"
 
 _FORMAT_KEYS = {"files": _FILES, "delimiter": _CHARACTER, "header": _HEADER, "encoding": _ENCODING}
-# Table → key → what its value is.
+# Table → key → kind of its value.
 _KEYS: Mapping[str, Mapping[str, str]] = {
     "events": {
         **_FORMAT_KEYS,
@@ -99,47 +99,47 @@ _TOP_REQUIRED = ("dataset", "label_event", "repeats_recommendable", "events")
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """How a table's text files are written; its Parquet files need none of it."""
+    """Text format of a table's CSV files; Parquet files need none."""
 
-    # None: a tab where the file's name ends in .tsv, else a comma.
+    # None: a tab for file names that end in .tsv, else a comma.
     delimiter: str | None = None
-    # Names of the columns where the files have none of their own in their first row.
+    # Column names for files without a header row.
     header: tuple[str, ...] = ()
     encoding: str = "utf-8"
 
 
 @dataclasses.dataclass(frozen=True)
 class TableMap:
-    """Where one table's rows are, and which of the source's columns mean what."""
+    """Files and columns of one table."""
 
     # "events", "items", "users" or "embeddings".
     table: str
-    # Patterns of files, each with the split that its rows belong to, if the map says so.
+    # File patterns, each with the split of its rows; None if the map names no split.
     files: tuple[tuple[str, str | None], ...]
-    # The data directory's column → the source's.
+    # Column of the data directory → column of the source.
     columns: Mapping[str, str]
-    # The data directory's column → a key of UNITS; without an entry the source has seconds.
+    # Column of the data directory → a key of UNITS; without an entry the unit is seconds.
     units: Mapping[str, str]
     text: TextFormat
-    # Between the entries of a list in a text column.
+    # Separator between list entries in a text column.
     separator: str | None
-    # The source's columns that are taken as they are → one of KINDS, or None to find out. None: all others.
+    # Source columns that are copied unchanged → one of KINDS; None detects it. No map: all other columns.
     keep: Mapping[str, str | None] | None
-    # The value of the source's play ratio that means the whole item.
+    # Play ratio in the source that means "the whole item".
     play_ratio_whole: float
-    # There are neither times nor an order column: the rows of a user are in order.
+    # True for a source without times or ranks: the row order is the event order.
     order_of_rows: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class ColumnMap:
-    """The whole map, as read from `path`."""
+    """Parsed column map of the file `path`."""
 
     path: str
     dataset: str
     label_event: str
     repeats_recommendable: bool
-    # "integer" or "text"; None to find out from the files.
+    # "integer" or "text"; None detects the type from the files.
     user_id_type: str | None
     item_id_type: str | None
     events: TableMap
@@ -149,49 +149,50 @@ class ColumnMap:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that comes twice, of which YAML would keep the last."""
+    """YAML loader that refuses duplicate keys; YAML itself would keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
         for at, key in enumerate(keys):
             if key in keys[:at]:
                 mark = node.value[at][0].start_mark
-                raise UserError(f"{mark.name}:{mark.line + 1}: key '{key}' comes twice: leave one of them.")
+                raise UserError(f"{mark.name}:{mark.line + 1}: key '{key}' is a duplicate: remove one.")
         return super().construct_mapping(node, deep)
 
 
 def read(path: str) -> ColumnMap:
-    """Reads a column map.
+    """Reads and checks a column map.
 
     Raises:
-      UserError: the file is missing or not YAML; a key is unknown (with the nearest that is known), missing,
-        or has a value of another type; two keys contradict each other.
+      UserError: the file is missing or not YAML; a key is unknown (the message names the nearest known key)
+        or missing; a value has the wrong type; two keys contradict each other.
     """
     try:
         with storage.open_file(path, "r") as file:
             content = yaml.load(file, _Loader)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file, where the column map should be.") from None
+        raise UserError(f"{path}: the column map is missing: there is no such file.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a column map holds keys and values, among them 'dataset' and 'events'.")
+        raise UserError(f"{path}: a column map needs keys and values, such as 'dataset' and 'events'.")
     known = (*_TOP_KEYS, *_KEYS)
     for key in content:
         if key not in known:
-            raise _unknown(path, str(key), known)
+            raise _unknown_key(path, str(key), known)
     for key in _TOP_REQUIRED:
         if key not in content:
             raise UserError(f"{path}: key '{key}' is missing.")
     top = {key: _value(path, key, content[key], kind) for key, kind in _TOP_KEYS.items() if key in content}
     tables = {table: _table(path, table, content[table]) for table in _KEYS if content.get(table) is not None}
     if "events" not in tables:
-        raise UserError(f"{path}: key 'events' is empty; it names the files and columns of the events.")
+        raise UserError(f"{path}: key 'events' is empty: name the files and columns of the events.")
     if "embeddings" in tables and "items" in tables and "embedding" in tables["items"].columns:
         raise UserError(
-            f"{path}: items.embedding and embeddings.embedding both name content vectors: leave one of them."
+            f"{path}: keys 'items.embedding' and 'embeddings.embedding' both name content embeddings: "
+            "remove one."
         )
     return ColumnMap(
         path,
@@ -210,10 +211,10 @@ def read(path: str) -> ColumnMap:
 def _table(path: str, table: str, content: Any) -> TableMap:
     kinds = _KEYS[table]
     if not isinstance(content, dict):
-        raise UserError(f"{path}: key '{table}' holds keys and values, and is {content!r}.")
+        raise UserError(f"{path}: key '{table}' needs keys and values, but is {content!r}.")
     for key in content:
         if key not in kinds:
-            raise _unknown(path, f"{table}.{key}", kinds)
+            raise _unknown_key(path, f"{table}.{key}", kinds)
     for key in _REQUIRED[table]:
         if key not in content:
             raise UserError(f"{path}: key '{table}.{key}' is missing.")
@@ -223,7 +224,7 @@ def _table(path: str, table: str, content: Any) -> TableMap:
     for column in units:
         if column not in columns:
             raise UserError(
-                f"{path}: key '{table}.{column}_unit' is the unit of '{table}.{column}', which is missing."
+                f"{path}: key '{table}.{column}_unit' needs key '{table}.{column}', which is missing."
             )
     files = values.get("files", ())
     if table == "events":
@@ -231,19 +232,21 @@ def _table(path: str, table: str, content: Any) -> TableMap:
         if len(order) != 1:
             found = " and ".join(f"'events.{key}'" for key in order) or "none of them"
             raise UserError(
-                f"{path}: the order of events is said by one of 'events.timestamp', 'events.order' (a column "
-                f"of ranks) and 'events.order_of_rows: true' (a user's rows are in order); there is {found}."
+                f"{path}: exactly one key must give the order of events: 'events.timestamp', 'events.order' "
+                f"(a column of ranks) or 'events.order_of_rows: true' (row order); the map has {found}."
             )
         if "split" in columns and any(split for _, split in files):
             raise UserError(
-                f"{path}: 'events.split' and 'events.files' both say the split: leave one of them."
+                f"{path}: keys 'events.split' and 'events.files' both give the split: remove one."
             )
         if "play_ratio_whole" in values and "play_ratio" not in columns:
             raise UserError(
-                f"{path}: key 'events.play_ratio_whole' goes with 'events.play_ratio', which is missing."
+                f"{path}: key 'events.play_ratio_whole' needs key 'events.play_ratio', which is missing."
             )
     elif any(split for _, split in files):
-        raise UserError(f"{path}: key '{table}.files' holds splits; only events belong to one.")
+        raise UserError(
+            f"{path}: key '{table}.files' holds splits, but only events have splits: remove them."
+        )
     return TableMap(
         table=table,
         files=files,
@@ -260,16 +263,14 @@ def _table(path: str, table: str, content: Any) -> TableMap:
 
 
 def _value(path: str, key: str, value: Any, kind: str) -> Any:
-    """The value of a key, checked, in the form that `TableMap` and `ColumnMap` have it."""
+    """Checks a key's value and returns it in the form that `TableMap` and `ColumnMap` store."""
 
     def wrong(wanted: str) -> UserError:
-        return UserError(f"{path}: key '{key}' takes {wanted}, and is {value!r}.")
+        return UserError(f"{path}: key '{key}' takes {wanted}, but is {value!r}.")
 
     if kind in (_TEXT, _COLUMN):
         if not isinstance(value, str) or not value:
-            raise wrong(
-                "the name of a column (in quotes, if it is a number)" if kind == _COLUMN else "a text"
-            )
+            raise wrong("the name of a column (in quotes if it is a number)" if kind == _COLUMN else "a text")
         return value
     if kind == _FLAG:
         if not isinstance(value, bool):
@@ -282,49 +283,49 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
         return value
     if kind == _SHARE:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise wrong("a number over 0: the value of the column that means the whole item")
+            raise wrong("a number above 0: the value of the column that means the whole item")
         return float(value)
     if kind == _CHARACTER:
         if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
-            raise wrong('one character, as ";" or "\\t"')
+            raise wrong('one character, such as ";" or "\\t"')
         return value
     if kind == _ENCODING:
         try:
             return codecs.lookup(str(value)).name
         except LookupError:
-            raise wrong("the name of a text encoding, as utf-8 or latin-1") from None
+            raise wrong("the name of a text encoding, such as utf-8 or latin-1") from None
     if kind == _HEADER:
         if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-            raise wrong("the list of the names of all columns")
+            raise wrong("a list of all column names")
         return tuple(value)
     if kind == _KEEP:
-        return _kept(path, key, value)
+        return _keep_columns(path, key, value)
     return _files(path, key, value)
 
 
-def _kept(path: str, key: str, value: Any) -> Mapping[str, str | None]:
+def _keep_columns(path: str, key: str, value: Any) -> Mapping[str, str | None]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return dict.fromkeys(value)
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         for name, kind in value.items():
             if kind not in KINDS:
                 raise UserError(
-                    f"{path}: key '{key}.{name}' takes one of {', '.join(KINDS)}, and is {kind!r}."
+                    f"{path}: key '{key}.{name}' takes one of {', '.join(KINDS)}, but is {kind!r}."
                 )
         return value
     raise UserError(
-        f"{path}: key '{key}' takes a list of columns, or columns with their types, as "
-        f"{{age: integer, zip: text}}, and is {value!r}."
+        f"{path}: key '{key}' takes a list of columns, or columns with their types, such as "
+        f"{{age: integer, zip: text}}, but is {value!r}."
     )
 
 
 def _files(path: str, key: str, value: Any) -> tuple[tuple[str, str | None], ...]:
-    """Patterns, and the split of each: from a text, a list of texts, or a mapping of splits to these."""
+    """Returns file patterns with their splits, from a text, a list or a mapping of splits to these."""
     if isinstance(value, dict):
         for split in value:
             if split not in SPLIT_OF:
                 raise UserError(
-                    f"{path}: key '{key}' takes files by split ({', '.join(SPLIT_NAMES)}), and has {split!r}."
+                    f"{path}: key '{key}' takes files by split ({', '.join(SPLIT_NAMES)}), but has {split!r}."
                 )
         return tuple(
             (pattern, SPLIT_OF[split])
@@ -334,14 +335,14 @@ def _files(path: str, key: str, value: Any) -> tuple[tuple[str, str | None], ...
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, list) or not all(isinstance(p, str) and p for p in patterns) or not patterns:
         raise UserError(
-            f"{path}: key '{key}' takes a file or pattern, as events/*.parquet, or a list of them, and is "
-            f"{value!r}."
+            f"{path}: key '{key}' takes a file or pattern, such as events/*.parquet, or a list of them, but "
+            f"is {value!r}."
         )
     return tuple((pattern, None) for pattern in patterns)
 
 
-def _unknown(path: str, key: str, known: Any) -> UserError:
+def _unknown_key(path: str, key: str, known: Any) -> UserError:
     prefix, _, last = key.rpartition(".")
     nearest = difflib.get_close_matches(last, list(known), n=1, cutoff=0)[0]
     nearest = f"{prefix}.{nearest}" if prefix else nearest
-    return UserError(f"{path}: there is no key '{key}'; the nearest is '{nearest}'.")
+    return UserError(f"{path}: there is no key '{key}'; the nearest known key is '{nearest}'.")

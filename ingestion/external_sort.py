@@ -1,12 +1,12 @@
-"""Events in the order of their users, in memory that does not grow with the events, and without repetitions.
+"""External sort of events by user, and deduplication. Memory does not grow with the number of events.
 
-A source that is in order is passed on as it comes. One that is not takes a detour over temporary files, into
-which its users are divided by a hash; each file is then small enough to be sorted in memory.
+Sorted input passes straight through. For unsorted input, a hash of the user id partitions the rows into
+temporary files. Each file is then small enough to sort in memory.
 
 ```python
 by = ("user_id", "timestamp")
-for events in in_order(batches(), by, rows=46_000_000, is_sorted=is_in_order(batches(), by)):
-    events, again = without_duplicates(events)
+for events in sort_rows(batches(), by, rows=46_000_000, is_sorted=rows_are_sorted(batches(), by)):
+    events, dropped = drop_duplicates(events)
 ```
 """
 
@@ -22,17 +22,19 @@ import pyarrow as pa
 
 from two_tower.base.errors import UserError
 
-# Rows sorted in memory at a time: about 0.5 GB with the columns that events have.
-_PART_ROWS = 4_000_000
-# Files open at a time. What is too much for them is divided again.
-_MAX_PARTS = 128
-# Deeper, it is a single user that is large, or ids that no hash tells apart.
+# Rows sorted in memory at a time: about 0.5 GB with the columns of events.
+_PARTITION_ROWS = 4_000_000
+# Files open at a time. Partitions that come out too large are partitioned again.
+_MAX_PARTITIONS = 128
+# Deeper partitioning does not help: one user is large, or ids collide under every hash.
 _MAX_DEPTH = 3
 
 
-def is_in_order(batches: Iterable[pa.Table | pa.RecordBatch], by: Sequence[str]) -> bool:
-    """Are the rows sorted by the columns `by` (integers, none null), `user_id` first? Stops at the first that
-    is not.
+def rows_are_sorted(batches: Iterable[pa.Table | pa.RecordBatch], by: Sequence[str]) -> bool:
+    """Checks that rows are sorted by the columns `by`, and stops at the first row that is not.
+
+    Args:
+      by: integer columns without nulls, `user_id` first.
     """
     last: list[int] | None = None
     for batch in batches:
@@ -50,35 +52,35 @@ def is_in_order(batches: Iterable[pa.Table | pa.RecordBatch], by: Sequence[str])
     return True
 
 
-def in_order(
+def sort_rows(
     batches: Iterable[pa.Table], by: Sequence[str], rows: int, is_sorted: bool
 ) -> Iterator[pa.Table]:
-    """The same rows sorted by the columns `by`; rows that are equal in them stay in their order.
+    """Sorts rows by the columns `by`; the sort is stable.
 
     Args:
       batches: the events, all of one schema.
-      by: columns of integers, `user_id` first: ("user_id",) or ("user_id", "timestamp").
-      rows: how many they are, about: it decides how many temporary files they are divided into.
-      is_sorted: what `is_in_order` says of them; then nothing is written.
+      by: integer columns, `user_id` first: ("user_id",) or ("user_id", "timestamp").
+      rows: approximate number of rows, which determines the number of temporary files.
+      is_sorted: the result of `rows_are_sorted`; if true, no temporary files are written.
 
     Returns:
-      Tables of one or more rows; no two of them have rows that are equal in `by`.
+      Tables of one or more rows; rows that are equal in `by` are in the same table.
 
     Raises:
-      UserError: the temporary files cannot be written, as where the disk is full.
+      UserError: the temporary files cannot be written, for example because the disk is full.
     """
     batches = (batch for batch in batches if batch.num_rows)
     if is_sorted:
-        return _whole(batches, by)
-    return _divided(batches, by, rows, depth=0)
+        return _regroup_sorted(batches, by)
+    return _partition_and_sort(batches, by, rows, depth=0)
 
 
-def _whole(batches: Iterable[pa.Table], by: Sequence[str]) -> Iterator[pa.Table]:
-    """Cuts a sorted stream anew, so that rows that are equal in `by` are in one table."""
+def _regroup_sorted(batches: Iterable[pa.Table], by: Sequence[str]) -> Iterator[pa.Table]:
+    """Splits a sorted stream into tables, so that rows that are equal in `by` are in one table."""
     held: list[pa.Table] = []
     for batch in batches:
         keys = {name: batch[name].to_numpy() for name in by}
-        # Rows up to here have their like in this batch or before it, and none after it.
+        # Rows before `start` have no equals in later batches.
         differs = np.logical_or.reduce([key != key[-1] for key in keys.values()])
         start = int(np.flatnonzero(differs)[-1]) + 1 if differs.any() else 0
         ended = bool(held) and any(held[-1][name][-1].as_py() != key[0] for name, key in keys.items())
@@ -90,17 +92,20 @@ def _whole(batches: Iterable[pa.Table], by: Sequence[str]) -> Iterator[pa.Table]
         yield pa.concat_tables(held)
 
 
-def _divided(batches: Iterable[pa.Table], by: Sequence[str], rows: int, depth: int) -> Iterator[pa.Table]:
-    """Divides the rows by user into files and sorts one at a time.
+def _partition_and_sort(
+    batches: Iterable[pa.Table], by: Sequence[str], rows: int, depth: int
+) -> Iterator[pa.Table]:
+    """Partitions the rows by user into files and sorts one file at a time.
 
-    Users are divided by a hash, so that ids that count up in steps are too; every depth has another one.
+    A hash assigns users to files, so that ids with a regular step are spread too. Each depth uses another
+    hash.
     """
-    count = int(min(_MAX_PARTS, rows // _PART_ROWS + 1))
+    count = int(min(_MAX_PARTITIONS, rows // _PARTITION_ROWS + 1))
     with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as folder:
-        for path, rows_of_part, users in _write_parts(batches, folder, count, depth):
-            stream = _read_part(path)
-            if rows_of_part > 2 * _PART_ROWS and users > 1 and depth < _MAX_DEPTH:
-                yield from _divided(stream, by, rows_of_part, depth + 1)
+        for path, rows_of_part, users in _write_partitions(batches, folder, count, depth):
+            stream = _read_partition(path)
+            if rows_of_part > 2 * _PARTITION_ROWS and users > 1 and depth < _MAX_DEPTH:
+                yield from _partition_and_sort(stream, by, rows_of_part, depth + 1)
             else:
                 table = pa.concat_tables(stream)
                 order = np.lexsort([table[name].to_numpy() for name in reversed(by)])
@@ -108,11 +113,13 @@ def _divided(batches: Iterable[pa.Table], by: Sequence[str], rows: int, depth: i
             os.remove(path)
 
 
-def _write_parts(
+def _write_partitions(
     batches: Iterable[pa.Table], folder: str, count: int, depth: int
 ) -> list[tuple[str, int, int]]:
-    """Writes the parts that have rows. Returns the path of each, its rows, and 2 where it has two users or
-    more, else 1.
+    """Writes the non-empty partitions.
+
+    Returns:
+      For each partition its path, its number of rows, and 1 for a single user or 2 for several.
     """
     rows = np.zeros(count, np.int64)
     first, last = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
@@ -123,7 +130,7 @@ def _write_parts(
     with contextlib.ExitStack() as opened:
         for batch in batches:
             user = batch["user_id"].to_numpy()
-            part = _hashed(user, depth) % np.uint64(count)
+            part = _hash_users(user, depth) % np.uint64(count)
             order = np.argsort(part, kind="stable")
             starts = np.searchsorted(part[order], np.arange(count + 1, dtype=np.uint64))
             batch, user = batch.take(pa.array(order)), user[order]
@@ -136,9 +143,8 @@ def _write_parts(
                     files[index].write_table(batch.slice(start, end - start))
                 except OSError as error:
                     raise UserError(
-                        f"{folder}: the temporary files for events that are not in order cannot be written "
-                        f"({error}). They need about as much room as the source: set TMPDIR to a folder that "
-                        "has it."
+                        f"{folder}: the temporary files of the external sort cannot be written ({error}). "
+                        "They need about as much space as the source: set TMPDIR to a folder that has it."
                     ) from error
                 rows[index] += end - start
                 first[index] = min(first[index], user[start:end].min())
@@ -146,38 +152,36 @@ def _write_parts(
     return [(paths[part], int(rows[part]), 1 + int(first[part] < last[part])) for part in sorted(files)]
 
 
-def _hashed(user: np.ndarray, depth: int) -> np.ndarray:
-    """uint64[n]: the users' ids mixed (the finalizer of splitmix64)."""
+def _hash_users(user: np.ndarray, depth: int) -> np.ndarray:
+    """Hashes user ids with the finalizer of splitmix64 to uint64[n]."""
     mixed = user.astype(np.uint64) + np.uint64((depth + 1) * 0x9E3779B97F4A7C15 % 2**64)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _read_part(path: str) -> Iterator[pa.Table]:
+def _read_partition(path: str) -> Iterator[pa.Table]:
     with pa.OSFile(path) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             yield pa.Table.from_batches([batch])
 
 
-# ── Rows that come twice ────────────────────────────────────────────────────────────────────────────────
+# ── Deduplication ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def without_duplicates(
-    events: pa.Table, by: Sequence[str] = ("user_id", "timestamp")
-) -> tuple[pa.Table, int]:
-    """Keeps the first of the events that are equal in `by`, item and, where there is one, type.
+def drop_duplicates(events: pa.Table, by: Sequence[str] = ("user_id", "timestamp")) -> tuple[pa.Table, int]:
+    """Drops duplicates: events that are equal in `by`, item and, if present, type. The first one stays.
 
     Args:
-      events: sorted by `by`, as `in_order` yields them.
+      events: sorted by `by`, as `sort_rows` yields them.
 
     Returns:
-      The events that are left, in their order, and how many were dropped.
+      The remaining events in their order, and the number of dropped events.
     """
     same = np.ones(max(events.num_rows - 1, 0), bool)
     for name in by:
         same &= np.diff(events[name].to_numpy()) == 0
-    # Only events that share their instant with another can be duplicates: few are left to sort.
+    # Only events that share their time with another can be duplicates, so few rows remain to sort.
     shared = np.flatnonzero(np.append(False, same)[: events.num_rows] | np.append(same, False))
     if not len(shared):
         return events, 0
@@ -195,21 +199,21 @@ def without_duplicates(
     return (events.filter(pa.array(~again)) if dropped else events), dropped
 
 
-def earliest_of_each_item(events: pa.Table, time: str = "timestamp") -> tuple[pa.Table, int, int]:
-    """Keeps each user's earliest event of an item; among those of one time, the first row.
+def keep_earliest_events(events: pa.Table, time: str = "timestamp") -> tuple[pa.Table, int, int]:
+    """Keeps each user's earliest event of an item; of several at one time, the first row.
 
     Args:
-      events: all events of the users in it, as `in_order` by `user_id` yields them.
-      time: the column that says what is earlier.
+      events: all events of the users in it, as `sort_rows` by `user_id` yields them.
+      time: the column of times.
 
     Returns:
-      The events that are left, in their order, how many were dropped with the time of the one that is kept
-      or of another dropped one, and how many with a time of their own.
+      The remaining events in their order; the number of dropped events that share their time with the kept
+      event or another dropped one; the number of the other dropped events.
     """
     user, item, times = (events[name].to_numpy() for name in ("user_id", "item_id", time))
     step = np.diff(user)
     if ((step > 0) | ((step == 0) & (np.diff(item) > 0))).all():
-        return events, 0, 0  # Sorted by item within the user, as MovieLens's CSV files are.
+        return events, 0, 0  # Sorted by item within each user, as MovieLens's CSV files are.
     order = np.lexsort((times, item, user))
     same = (np.diff(user[order]) == 0) & (np.diff(item[order]) == 0)
     if not same.any():

@@ -1,12 +1,12 @@
-"""What MovieLens and MovieTweetings have in common: ratings of films by users, and a list of the films.
+"""Film ratings: the part that the readers of MovieLens and MovieTweetings share.
 
-A rating is an event of type "rating", whatever its value: that someone saw the film is what is predicted.
-Its `play_ratio` is the share of the best rating, so that a film that was liked weighs more as a label.
-Nobody is recommended a film twice, so of several ratings of a film by one user the earliest is kept.
-`release_timestamp` is January 1 of the year in the film's title.
+A rating of any value is an event of type "rating": the model predicts that a user watches a film. Its
+`play_ratio` is the rating divided by the best rating, so that liked films weigh more as labels. No film is
+recommended twice, so the earliest of a user's ratings of a film is kept. `release_timestamp` is January 1 of
+the year in the film's title.
 
-Ratings are streamed; memory grows with films and users. Text is parsed a block at a time; a block that is
-not all plain numbers is read again line by line, which is slow and can say which line is wrong.
+Ratings are streamed; memory grows with films and users. A fast parser reads the text block by block. A block
+with anything but plain numbers is parsed again line by line; that is slow but names the faulty line.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ from two_tower.ingestion import external_sort, text_lines
 
 EVENT_TYPE = "rating"
 
-# About what a rating takes in a text file: it decides over the count of temporary files alone.
+# Approximate bytes of a rating in a text file; it only determines the number of temporary files.
 _BYTES_PER_RATING = 20
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _NUMBER = re.compile(r"-?[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}")
-# The last year in brackets: "(1995)", and of series "(1975-1979)" or "(2007- )", their first.
+# The last year in brackets: "(1995)". For series, "(1975-1979)" or "(2007- )", it is the first year.
 _YEAR = re.compile(r".*\(([0-9]{4})(?:[-–][0-9 ]*)?\)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
 class RatingLines:
-    """How ratings stand in a text file."""
+    """Line format of a text file of ratings."""
 
-    # A line in words, for errors.
+    # Line format in words, for error messages.
     form: str
-    # Between the fields: "::", a tab or a comma. A field of a comma separated line may stand in quotes.
+    # Field separator: "::", a tab or a comma. Fields of comma-separated lines may be quoted.
     separator: str
-    # Names of the fields as errors give them, in the order of the file.
+    # Field names for error messages, in the order of the file.
     columns: Sequence[str]
-    # Which of them hold the user, the film, the rating and the time.
+    # Names of the user, film, rating and time fields.
     user: str
     item: str
     rating: str
     time: str
-    # Least and best rating, and whether there are fractions between them.
+    # Lowest and best rating; `whole` is true if ratings are whole numbers.
     lowest: float
     best: float
     whole: bool
-    # What to do about a rating that is out of range, beside mending it.
+    # Advice for a rating out of range, appended to the error message.
     remedy: str = ""
     # Lines before the first rating.
     header_lines: int = 0
@@ -65,7 +65,7 @@ class RatingLines:
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """One film of the catalog's file."""
+    """One film of the catalog file."""
 
     item: int
     title: str
@@ -76,11 +76,11 @@ class Film:
 
 
 def read_ratings(path: str, lines: RatingLines) -> Iterator[pa.Table]:
-    """The ratings of a text file: user_id, item_id, rating and timestamp, none of them null, all in range.
+    """Reads the ratings of a text file: user_id, item_id, rating and timestamp, without nulls and in range.
 
     Raises:
-      UserError: there is no such file; the first line that is no rating, with its number and value; the file
-        was cut off within its last line, as far as can be told.
+      UserError: the file is missing; a line is no rating (the message gives its number and value); the file
+        seems to end within its last line.
     """
     types = {name: pa.int64() for name in lines.columns}
     if not lines.whole:
@@ -96,25 +96,25 @@ def read_ratings(path: str, lines: RatingLines) -> Iterator[pa.Table]:
         ratings = None
         if plain is not None:
             ratings = plain.select(list(names)).rename_columns(list(names.values()))
-        if ratings is None or not _in_range(ratings, lines):
-            ratings = _line_by_line(path, number, block, lines)
+        if ratings is None or not _is_in_range(ratings, lines):
+            ratings = _parse_line_by_line(path, number, block, lines)
         if not ratings.num_rows:
             continue
         times = ratings["timestamp"]
         if not block.endswith(b"\n"):
             before = times[-2].as_py() if len(times) > 1 else last_time
-            # A digit less makes it a tenth: in both data sets times lie between 1995 and now.
+            # A time with one digit less is a tenth; times of both data sets lie between 1995 and now.
             if times[-1].as_py() < before // 5:
                 raise UserError(
                     f"{path}:{number + block.count(10)}: column '{lines.time}': {times[-1]} has fewer digits "
-                    "than the time before it, and the line has no end: the file seems to be cut off. Fetch "
-                    "it again, or end the line if it is whole."
+                    "than the time before it, and the line has no line feed: the file seems to be cut off. "
+                    "Fetch it again, or add a line feed if the line is complete."
                 )
         last_time = times[-1].as_py()
         yield ratings
 
 
-def _in_range(ratings: pa.Table, lines: RatingLines) -> bool:
+def _is_in_range(ratings: pa.Table, lines: RatingLines) -> bool:
     if not ratings.num_rows:
         return True
     ranges = {
@@ -129,27 +129,33 @@ def _in_range(ratings: pa.Table, lines: RatingLines) -> bool:
     )
 
 
-def _line_by_line(path: str, number: int, block: bytes, lines: RatingLines) -> pa.Table:
-    """The ratings of a block, slowly. Raises UserError for the first line that is no rating."""
+def _parse_line_by_line(path: str, number: int, block: bytes, lines: RatingLines) -> pa.Table:
+    """Parses the ratings of a block line by line.
+
+    Raises:
+      UserError: a line is no rating; the message names the first one.
+    """
     rows = []
     for line, text in text_lines.lines_of(path, number, block):
         if not text.strip():
             continue
-        fields = _fields(text, lines.separator)
+        fields = _split_fields(text, lines.separator)
         if len(fields) != len(lines.columns):
-            raise UserError(f"{path}:{line}: {text[:200]!r} is not of the form {lines.form}.")
+            raise UserError(f"{path}:{line}: {text[:200]!r} does not have the form {lines.form}.")
         values = dict(zip(lines.columns, fields, strict=True))
-        rating = _rating(values[lines.rating], f"{path}:{line}: column '{lines.rating}'", lines)
-        user = item_id(values[lines.user], f"{path}:{line}: column '{lines.user}'")
-        item = item_id(values[lines.item], f"{path}:{line}: column '{lines.item}'")
-        rows.append((user, item, rating, _time(values[lines.time], f"{path}:{line}: column '{lines.time}'")))
+        rating = _parse_rating(values[lines.rating], f"{path}:{line}: column '{lines.rating}'", lines)
+        user = parse_id(values[lines.user], f"{path}:{line}: column '{lines.user}'")
+        item = parse_id(values[lines.item], f"{path}:{line}: column '{lines.item}'")
+        rows.append(
+            (user, item, rating, _parse_time(values[lines.time], f"{path}:{line}: column '{lines.time}'"))
+        )
     types = (pa.int64(), pa.int64(), pa.int64() if lines.whole else pa.float64(), pa.int64())
     columns = zip(*rows, strict=True) if rows else ([], [], [], [])
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
     return pa.table(arrays, names=["user_id", "item_id", "rating", "timestamp"])
 
 
-def _fields(text: str, separator: str) -> list[str]:
+def _split_fields(text: str, separator: str) -> list[str]:
     if separator != ",":
         return text.split(separator)
     try:
@@ -158,14 +164,18 @@ def _fields(text: str, separator: str) -> list[str]:
         return [text]
 
 
-def item_id(text: str, where: str) -> int:
-    """An id of a user or a film. Raises UserError, which begins with `where`, if it is none."""
+def parse_id(text: str, where: str) -> int:
+    """Parses the id of a user or a film.
+
+    Raises:
+      UserError: the text is no id; the message begins with `where`.
+    """
     if not _WHOLE_NUMBER.fullmatch(text.strip()) or not 0 <= int(text) < 2**63:
-        raise UserError(f"{where}: {text!r} is no id: ids are whole numbers, 0 or more.")
+        raise UserError(f"{where}: {text!r} is no id: ids are whole numbers of 0 or more.")
     return int(text)
 
 
-def _time(text: str, where: str) -> int:
+def _parse_time(text: str, where: str) -> int:
     if not _WHOLE_NUMBER.fullmatch(text.strip()):
         raise UserError(f"{where}: {text!r} is no time: times are whole seconds since 1970.")
     if not 0 <= int(text) <= NEWEST_TIMESTAMP:
@@ -173,7 +183,7 @@ def _time(text: str, where: str) -> int:
     return int(text)
 
 
-def _rating(text: str, where: str, lines: RatingLines) -> float:
+def _parse_rating(text: str, where: str, lines: RatingLines) -> float:
     if not (_WHOLE_NUMBER if lines.whole else _NUMBER).fullmatch(text.strip()):
         raise UserError(f"{where}: {text!r} is no rating from {lines.lowest:g} to {lines.best:g}.")
     if not lines.lowest <= float(text) <= lines.best:
@@ -188,7 +198,11 @@ def _out_of_range(where: str, rating: object, lowest: float, best: float, remedy
 def read_rating_table(
     path: str, columns: tuple[str, str, str, str], lowest: float, best: float
 ) -> Iterator[pa.Table]:
-    """As `read_ratings`, of a Parquet file whose columns user, item, rating and time have these names."""
+    """Reads the ratings of a Parquet file, in the form of `read_ratings`.
+
+    Args:
+      columns: names of the user, film, rating and time columns.
+    """
     user, item, rating, time = columns
     kinds = {user: "integer", item: "integer", rating: "number", time: "integer"}
     checked_columns.check_kinds(checked_columns.open_parquet(path), path, kinds)
@@ -211,30 +225,30 @@ def read_rating_table(
         )
 
 
-def about_rows(path: str) -> int:
-    """How many ratings a text file holds, roughly."""
+def estimated_rows(path: str) -> int:
+    """Estimates the number of ratings in a text file from its size."""
     return storage.size(path) // _BYTES_PER_RATING if storage.is_file(path) else 0
 
 
 def write_ratings(
     ratings: Callable[[], Iterator[pa.Table]], rows: int, best: float, writer: DataDirectoryWriter
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Writes the events.
+    """Writes the ratings as events.
 
     Args:
-      ratings: gives the ratings anew each time; it is called twice, first for their order.
-      rows: about how many they are.
+      ratings: function that returns a new iterator of ratings; it is called twice, first to check the order.
+      rows: approximate number of ratings.
       best: the best rating.
 
     Returns:
-      The users and the items that occur, each int64[n], distinct, sorted.
+      The users and the items that occur, each int64[n], distinct and sorted.
     """
-    is_sorted = external_sort.is_in_order(ratings(), ("user_id",))
+    is_sorted = external_sort.rows_are_sorted(ratings(), ("user_id",))
     writer.noted["event_files_not_in_order"] += not is_sorted
     users, items = [np.zeros(0, np.int64)], np.zeros(0, np.int64)
     rating = pa.array([EVENT_TYPE])
-    for table in external_sort.in_order(ratings(), ("user_id",), rows, is_sorted):
-        kept, at_one_time, later = external_sort.earliest_of_each_item(table)
+    for table in external_sort.sort_rows(ratings(), ("user_id",), rows, is_sorted):
+        kept, at_one_time, later = external_sort.keep_earliest_events(table)
         writer.dropped["duplicate_events"] += at_one_time
         writer.dropped["repeated_ratings"] += later
         users.append(pc.unique(kept["user_id"]).to_numpy())
@@ -251,7 +265,7 @@ def write_ratings(
                 }
             ),
         )
-    # A user is in one table alone.
+    # Each user occurs in one table only, so the concatenation is distinct.
     return np.sort(np.concatenate(users)), items
 
 
@@ -259,11 +273,11 @@ def write_ratings(
 
 
 def write_films(films: Iterable[Film], rated: np.ndarray, writer: DataDirectoryWriter, path: str) -> None:
-    """Writes the catalog: the films in their file's order, then those that are rated and not listed.
+    """Writes the catalog: the films in the order of their file, then rated films that the file does not list.
 
     Args:
       rated: int64[n], the items of the events.
-      path: the films' file, for the error if it has none.
+      path: path of the films' file, for the error message.
 
     Raises:
       UserError: there are no films.
@@ -275,7 +289,7 @@ def write_films(films: Iterable[Film], rated: np.ndarray, writer: DataDirectoryW
         else:
             listed[film.item] = film
     if not listed:
-        raise UserError(f"{path}: no movies in it.")
+        raise UserError(f"{path}: the file has no movies. Fetch it again.")
     released = [release_timestamp(film.title) for film in listed.values()]
     writer.noted["items_without_release_year"] += released.count(None)
     item = np.fromiter(listed, np.int64, len(listed))
@@ -297,6 +311,8 @@ def write_films(films: Iterable[Film], rated: np.ndarray, writer: DataDirectoryW
 
 
 def release_timestamp(title: str) -> int | None:
-    """January 1 of the year at the end of a title, in seconds since 1970; None where there is no year."""
+    """Returns January 1 of the year at the end of a title, in seconds since 1970; None for a title without a
+    year.
+    """
     year = _YEAR.match(title)
     return calendar.timegm((int(year[1]), 1, 1, 0, 0, 0)) if year and int(year[1]) else None

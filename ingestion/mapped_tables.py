@@ -1,4 +1,4 @@
-"""The tables of a column map: their files, and the rows in these by what their columns mean."""
+"""Tables of a column map: their files, and batches of rows with columns looked up by meaning."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from two_tower.ingestion.table_files import TableFile
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some rows of a file, as the source has them."""
+    """Batch of rows from one file, with the source's own columns."""
 
     map: TableMap
     file: TableFile
-    # Of the first row, counted within the file and within all files of the table.
+    # Number of the first row: within its file, and within all files of the table.
     first_row: int
     number: int
     rows: pa.RecordBatch
 
     def place(self, column: str) -> Place:
-        """Where the values of a column of the source come from."""
+        """Returns the place of a source column's values, for error messages."""
         return Place(self.file.path, column, self.first_row)
 
     def column(self, meaning: str) -> tuple[pa.Array, Place]:
-        """The values of the column that the map names for a meaning, and where they come from."""
+        """Returns the values of the column with a meaning, and their place."""
         name = self.map.columns[meaning]
         return self.rows[name], self.place(name)
 
 
 @dataclasses.dataclass(frozen=True)
 class MappedTable:
-    """A table of the column map and its files."""
+    """One table of the column map with its files."""
 
     map: TableMap
     files: tuple[TableFile, ...]
 
     def has(self, meaning: str) -> bool:
-        """Does the map name a column for it?"""
+        """Returns whether the map names a column for a meaning."""
         return meaning in self.map.columns
 
     def batches(
         self, meanings: Sequence[str], rows: int | None = None, kept: Sequence[str] = ()
     ) -> Iterator[Batch]:
-        """The rows of all files, with the columns of those meanings and those that are taken as they are."""
+        """Yields the rows of all files, with the columns of `meanings` and the source columns `kept`."""
         columns = list(dict.fromkeys([*(self.map.columns[meaning] for meaning in meanings), *kept]))
         number = 0
         for file in self.files:
@@ -63,11 +63,13 @@ class MappedTable:
     def kinds(
         self, columns: Sequence[str], separator: str | None = None
     ) -> dict[str, list[tuple[str, str | None]]]:
-        """What columns of the source hold in each file, as pairs of path and kind: in a Parquet file by their
-        types, in a CSV file by all their values, which takes reading it once.
+        """Returns the kind of each source column in each file, as pairs of path and kind.
+
+        The schema gives the kinds of a Parquet file. A CSV file is read once in full, and all its values
+        count.
 
         Args:
-          separator: of the entries of a list, which are looked at one by one.
+          separator: separator of list entries, which are inspected one by one.
         """
         found: dict[str, list[tuple[str, str | None]]] = {column: [] for column in columns}
         for file in self.files:
@@ -82,57 +84,60 @@ class MappedTable:
                         if separator:
                             text = pc.split_pattern(text, separator).flatten()
                         both = source_values.common_kind(kinds[name], source_values.kind_of_text(text))
-                        # Numbers here and text there, within one file: all of it is text.
+                        # A column of numbers and texts within one file is text.
                         kinds[name] = "text" if both == "" else both
             for name in columns:
                 found[name].append((file.path, kinds[name]))
         return found
 
 
-def look_at(source: str, mapping: ColumnMap, scratch: str) -> dict[str, MappedTable]:
-    """The tables of the map by name, whose files exist and have the columns that it names.
+def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, MappedTable]:
+    """Opens the tables of the map, by name, and checks that their files and columns exist.
 
     Args:
-      scratch: see `table_files.look_at`.
+      scratch: see `table_files.inspect_file`.
 
     Raises:
-      UserError: a file or column is missing, or a column is of one type here and of another there.
+      UserError: a file or column is missing, or a column has different types in two files.
     """
     if not mapping.events.files:
         if not storage.is_file(source):
             raise UserError(
-                f"{mapping.path}: key 'events.files' is missing, and {source} is not one file that could be "
-                "meant: name the files of the events."
+                f"{mapping.path}: key 'events.files' is missing, and {source} is not a single file: name the "
+                "files of the events."
             )
         folder, events = os.path.dirname(source), ((os.path.basename(source), None),)
         mapping = dataclasses.replace(mapping, events=dataclasses.replace(mapping.events, files=events))
         source = folder or "."
     elif not storage.is_directory(source):
-        raise UserError(f"{source}: there is no such folder, in which the files of {mapping.path} should be.")
+        raise UserError(f"{source}: there is no such folder, but {mapping.path} names files in it.")
     tables: dict[str, MappedTable] = {}
     for table in (mapping.events, mapping.items, mapping.users, mapping.embeddings):
         if table is None:
             continue
         split_of: dict[str, str | None] = {}
         for pattern, split in table.files:
-            for path in table_files.find(source, pattern):
+            for path in table_files.find_files(source, pattern):
                 if path in split_of:
-                    raise UserError(f"{mapping.path}: key '{table.table}.files' names {path} twice.")
+                    raise UserError(
+                        f"{mapping.path}: key '{table.table}.files' names {path} twice: remove one pattern."
+                    )
                 split_of[path] = split
         files = tuple(
-            table_files.look_at(path, table.text, scratch, split) for path, split in split_of.items()
+            table_files.inspect_file(path, table.text, scratch, split) for path, split in split_of.items()
         )
         for file in files:
             file.require(list(table.columns.values()))
         tables[table.table] = MappedTable(table, files)
         for meaning, column in table.columns.items():
-            _check_one_kind(tables[table.table], meaning, column)
+            _check_kind_across_files(tables[table.table], meaning, column)
     return tables
 
 
-def _check_one_kind(table: MappedTable, meaning: str, column: str) -> None:
-    """A column holds the same in all files, as far as types tell; times in CSV files are looked at. Ids have
-    their own check.
+def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> None:
+    """Checks that a column has the same kind in all files.
+
+    Parquet columns are checked by type. In CSV files only times are inspected. Ids have a check of their own.
     """
     if meaning in ("user_id", "item_id"):
         return
@@ -145,29 +150,29 @@ def _check_one_kind(table: MappedTable, meaning: str, column: str) -> None:
             first = next(iter(file.batches([column])), None)
             kind = source_values.kind_of_times(first[1][column]) if first else None
         found.append((file.path, kind))
-    one_kind(column, found, "bring it to one type")
+    require_one_kind(column, found, "convert it to one type")
 
 
-def one_kind(
+def require_one_kind(
     column: str | Mapping[str, str], kinds: Sequence[tuple[str, str | None]], remedy: str
 ) -> str | None:
-    """The kind that a column has in all files.
+    """Returns the common kind of a column over all files.
 
     Args:
       column: its name, or path → its name in that file.
       kinds: path and kind of each file.
 
     Raises:
-      UserError: it has several, naming two files.
+      UserError: the column has several kinds; the message names two files.
     """
     common, first = None, ""
     for path, kind in kinds:
         if kind == "":
-            continue  # It is refused where it is read.
+            continue  # The reader of the values refuses it.
         both = source_values.common_kind(common, kind)
         if both == "":
             name = column if isinstance(column, str) else column[path]
-            raise UserError(f"{path}: column '{name}' holds {kind}, and {common} in {first}: {remedy}.")
+            raise UserError(f"{path}: column '{name}' holds {kind}, but {common} in {first}: {remedy}.")
         if common is None:
             first = path
         common = both

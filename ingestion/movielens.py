@@ -1,16 +1,16 @@
-"""Reads MovieLens, all of its releases: 100K, 1M, 10M, and 20M, 25M, 32M and latest, which are CSV.
+"""Reader of MovieLens, all releases: 100K, 1M and 10M as text, 20M, 25M, 32M and latest as CSV.
 
-The release is recognised by its files:
+The files in the folder identify the release:
 
-- 100K: `u.data` (tabs), `u.item` ("|", a flag a genre), `u.genre`, `u.user`; latin-1.
+- 100K: `u.data` (tabs), `u.item` ("|", one flag per genre), `u.genre`, `u.user`; latin-1.
 - 1M: `ratings.dat`, `movies.dat`, `users.dat` ("::"); latin-1.
 - 10M: `ratings.dat`, `movies.dat` ("::"); UTF-8.
 - the others: `ratings.csv`, `movies.csv`; UTF-8.
 
-A Parquet file `ratings*.parquet` takes the place of the ratings where there is no other file of them. Tags by
-users, links and the tag genome are not read. What becomes of ratings and films is in `film_ratings.py`.
+A Parquet file `ratings*.parquet` may replace a missing ratings file. User tags, links and the tag genome are
+not read. `film_ratings.py` describes the result.
 
-Harper and Konstan: "The MovieLens Datasets: History and Context", ACM TiiS 5:4, 2015.
+Source: Harper and Konstan: "The MovieLens Datasets: History and Context", ACM TiiS 5:4, 2015.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from two_tower.ingestion.film_ratings import Film, RatingLines
 
 _NO_GENRES = "(no genres listed)"
 _UNKNOWN_GENRE = "unknown"
-# Greedy in the middle: a title may itself hold "::".
+# The middle group is greedy: a title may contain "::".
 _MOVIE = re.compile(r"(.*?)::(.*)::(.*)")
 
-# The codes of 1M's README.
+# Age codes of 1M's README; the list below has its occupation codes.
 _AGES = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
 _OCCUPATIONS = (
     "other or not specified",
@@ -83,7 +83,7 @@ _LINES_DAT = dataclasses.replace(
     item="MovieID",
     rating="Rating",
     time="Timestamp",
-    remedy="Ratings from 0 to 10 are MovieTweetings': ingest them with that format.",
+    remedy="Ratings from 0 to 10 belong to MovieTweetings: ingest them with that format.",
 )
 _CSV_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 
@@ -92,7 +92,7 @@ _CSV_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 class _User:
     user: int
     gender: str | None
-    # Years in 100K, words in 1M.
+    # Years in 100K, an age group in 1M.
     age: int | str | None
     occupation: str | None
     zip_code: str | None
@@ -100,12 +100,12 @@ class _User:
 
 @dataclasses.dataclass(frozen=True)
 class _Release:
-    """The files of one kind of release, and how its films and users are read from their folder."""
+    """Files of one kind of release, and the function that reads its films."""
 
     name: str
     ratings: str
     movies: str
-    # Files that a folder has to hold beside these two.
+    # Further files that the folder must contain.
     others: tuple[str, ...]
     users: str | None
     read_films: Callable[[str], Iterator[Film]]
@@ -115,16 +115,16 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     """Writes the data directory `out` from the folder `source` of one release.
 
     Raises:
-      UserError: there is no release in the folder, or several; a file or column is missing; a line is not in
-        the release's format, with its number and value; an id, a rating or a time is out of its range.
+      UserError: the folder holds no release or several; a file or column is missing; a line has the wrong
+        format (the message gives its number and value); an id, a rating or a time is out of range.
     """
-    release = _recognised(source)
+    release = _detect_release(source)
     properties = DatasetProperties(name or release.name, film_ratings.EVENT_TYPE, False)
     with DataDirectoryWriter(out, properties, span) as writer:
         path, read, rows = _ratings(source, release)
         rating_users, rated = film_ratings.write_ratings(read, rows, _LINES_100K.best, writer)
         if not len(rated):
-            raise UserError(f"{path}: no ratings in it.")
+            raise UserError(f"{path}: the file has no ratings. Fetch it again.")
         movies = storage.join(source, release.movies)
         film_ratings.write_films(release.read_films(source), rated, writer, movies)
         if release.users:
@@ -132,8 +132,8 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     return writer.manifest
 
 
-def _recognised(source: str) -> _Release:
-    """The release that the folder holds, all of its files but the ratings being there."""
+def _detect_release(source: str) -> _Release:
+    """Returns the release in the folder; all of its files except the ratings must exist."""
 
     def there(file: str) -> bool:
         return storage.is_file(storage.join(source, file))
@@ -142,22 +142,23 @@ def _recognised(source: str) -> _Release:
     if not found:
         wanted = "; ".join(f"{release.ratings} and {release.movies}" for release in _RELEASES)
         raise UserError(
-            f"{source}: no release of MovieLens is in it, which would be {wanted}. Name the folder that "
-            "holds them, such as ml-1m."
+            f"{source}: the folder holds no release of MovieLens, that is {wanted}. Name the folder that "
+            "holds one, such as ml-1m."
         )
     if len(found) > 1:
         names = ", ".join(file for r in found for file in (r.ratings, r.movies) if there(file))
         raise UserError(
-            f"{source} holds files of several releases ({names}): keep each in a folder of its own."
+            f"{source}: the folder holds files of several releases ({names}): give each its own folder."
         )
     release = found[0]
     for file in (release.movies, *release.others):
         if not there(file):
             raise UserError(
-                f"{storage.join(source, file)}: there is no such file, and {release.name} has one."
+                f"{storage.join(source, file)}: there is no such file, but {release.name} has one. Fetch "
+                "the release again."
             )
     if release.users and not there(release.users):
-        # 10M is written as 1M is, and has no users.
+        # 10M has the format of 1M, but no users.
         release = dataclasses.replace(release, name="movielens-10m", users=None, read_films=_films_10m)
     return release
 
@@ -166,19 +167,21 @@ def _recognised(source: str) -> _Release:
 
 
 def _ratings(source: str, release: _Release) -> tuple[str, Callable[[], Iterator[pa.Table]], int]:
-    """The file of the ratings, what reads it, and about how many they are."""
+    """Returns the path of the ratings, a function that reads them, and their approximate number."""
     path = storage.join(source, release.ratings)
     if storage.is_file(path):
         lines = {"u.data": _LINES_100K, "ratings.dat": _LINES_DAT}.get(release.ratings) or _csv_lines(path)
-        return path, lambda: film_ratings.read_ratings(path, lines), film_ratings.about_rows(path)
+        return path, lambda: film_ratings.read_ratings(path, lines), film_ratings.estimated_rows(path)
     tables = [
         file
         for file in storage.list_files(source)
         if file.startswith("ratings") and file.endswith(".parquet") and "/" not in file
     ]
     if len(tables) != 1:
-        several = f"several Parquet files that could take its place ({', '.join(tables)}): leave one"
-        raise UserError(f"{path}: there is no such file, and {several if tables else 'no ratings*.parquet'}.")
+        several = f"several Parquet files could replace it ({', '.join(tables)}): keep one"
+        raise UserError(
+            f"{path}: there is no such file, and {several if tables else 'no ratings*.parquet either'}."
+        )
     path = storage.join(source, tables[0])
     file = checked_columns.open_parquet(path)
     columns = _table_columns(file.schema_arrow.names, path)
@@ -190,11 +193,11 @@ def _ratings(source: str, release: _Release) -> tuple[str, Callable[[], Iterator
 
 
 def _csv_lines(path: str) -> RatingLines:
-    """How a CSV file's ratings stand in it, by its header."""
+    """Returns the line format of a CSV file of ratings, from its header."""
     _, header = next(text_lines.read_csv_rows(path), (1, []))
     header = [column.strip() for column in header]
     if not header:
-        raise UserError(f"{path}: no ratings in it.")
+        raise UserError(f"{path}: the file has no ratings. Fetch it again.")
     for column in _CSV_COLUMNS:
         _column(header, column, path)
     user, item, rating, time = _CSV_COLUMNS
@@ -212,20 +215,20 @@ def _csv_lines(path: str) -> RatingLines:
 
 
 def _column(header: list[str], column: str, path: str) -> int:
-    """Where a column stands in a CSV file."""
+    """Returns the position of a column in a CSV file."""
     if header.count(column) != 1:
-        problem = "is missing" if column not in header else "is there twice"
+        problem = "is missing" if column not in header else "occurs twice"
         raise UserError(f"{path}: column '{column}' {problem}; the first line has {', '.join(header)}.")
     return header.index(column)
 
 
 def _table_columns(names: list[str], path: str) -> tuple[str, str, str, str]:
-    """The names of user, film, rating and time in a Parquet file, which may be in either spelling."""
+    """Returns the names of the user, film, rating and time columns of a Parquet file, in either spelling."""
     spelled = []
     for spellings in (("user_id", "userId"), ("movie_id", "movieId"), ("rating",), ("timestamp",)):
         found = [name for name in spellings if name in names]
         if not found:
-            raise UserError(f"{path}: column '{spellings[0]}' is missing; it has {', '.join(names)}.")
+            raise UserError(f"{path}: column '{spellings[0]}' is missing; the file has {', '.join(names)}.")
         spelled.append(found[0])
     user, item, rating, time = spelled
     return user, item, rating, time
@@ -235,35 +238,35 @@ def _table_columns(names: list[str], path: str) -> tuple[str, str, str, str]:
 
 
 def _films_100k(source: str) -> Iterator[Film]:
-    """Of `u.item`: id | title | date | video's date | address | a flag for each genre of `u.genre`."""
+    """Reads `u.item`: id | title | date | video date | URL | one flag for each genre of `u.genre`."""
     genres = _genres(storage.join(source, "u.genre"))
     path = storage.join(source, "u.item")
-    for number, line in _lines(path, fallback="latin-1"):
+    for number, line in _non_blank_lines(path, fallback="latin-1"):
         fields = line.split("|")
         flags = fields[5:]
         if len(flags) != len(genres) or set(flags) - {"0", "1"}:
             raise UserError(
-                f"{path}:{number}: {line[:200]!r} is not of the form movie id|title|release date|video "
-                f"release date|URL|... with {len(genres)} flags of 0 or 1 at its end: one a genre."
+                f"{path}:{number}: {line[:200]!r} does not have the form movie id|title|release date|video "
+                f"release date|URL|... with {len(genres)} flags of 0 or 1 at its end, one per genre."
             )
         flagged = [genre for genre, flag in zip(genres, flags, strict=True) if flag == "1"]
         yield Film(
-            film_ratings.item_id(fields[0], f"{path}:{number}: column 'movie id'"),
+            film_ratings.parse_id(fields[0], f"{path}:{number}: column 'movie id'"),
             fields[1].strip(),
             [genre for genre in flagged if genre != _UNKNOWN_GENRE],
         )
 
 
 def _genres(path: str) -> list[str]:
-    """The genres in the order of their flags; that of films whose genre is not known is called so."""
+    """Reads the genre names in the order of their flags, among them "unknown"."""
     numbered: dict[int, str] = {}
-    for number, line in _lines(path, fallback="latin-1"):
+    for number, line in _non_blank_lines(path, fallback="latin-1"):
         genre, _, index = line.partition("|")
         if not index.strip().isdecimal() or int(index) in numbered or not genre:
-            raise UserError(f"{path}:{number}: {line[:200]!r} is not of the form genre|number.")
+            raise UserError(f"{path}:{number}: {line[:200]!r} does not have the form genre|number.")
         numbered[int(index)] = genre
     if sorted(numbered) != list(range(len(numbered))) or not numbered:
-        raise UserError(f"{path}: the genres' numbers have to be 0, 1, ... without gaps.")
+        raise UserError(f"{path}: the genre numbers must be 0, 1, ... without gaps. Fetch the file again.")
     return [numbered[index] for index in sorted(numbered)]
 
 
@@ -277,12 +280,12 @@ def _films_10m(source: str) -> Iterator[Film]:
 
 def _films_dat(source: str, fallback: str | None) -> Iterator[Film]:
     path = storage.join(source, "movies.dat")
-    for number, line in _lines(path, fallback):
+    for number, line in _non_blank_lines(path, fallback):
         parts = _MOVIE.fullmatch(line)
         if parts is None:
-            raise UserError(f"{path}:{number}: {line[:200]!r} is not of the form MovieID::Title::Genres.")
-        item = film_ratings.item_id(parts[1], f"{path}:{number}: column 'MovieID'")
-        yield Film(item, parts[2].strip(), _listed_genres(parts[3]))
+            raise UserError(f"{path}:{number}: {line[:200]!r} does not have the form MovieID::Title::Genres.")
+        item = film_ratings.parse_id(parts[1], f"{path}:{number}: column 'MovieID'")
+        yield Film(item, parts[2].strip(), _split_genres(parts[3]))
 
 
 def _films_csv(source: str) -> Iterator[Film]:
@@ -295,20 +298,20 @@ def _films_csv(source: str) -> Iterator[Film]:
     for number, row in rows:
         if len(row) != len(header):
             raise UserError(
-                f"{path}:{number}: a row of {len(row)} fields, where the header has {len(header)}: "
-                f"{','.join(row)[:200]!r}. A field with a comma stands in quotes."
+                f"{path}:{number}: the row has {len(row)} fields, but the header has {len(header)}: "
+                f"{','.join(row)[:200]!r}. Put a field with a comma in quotes."
             )
         item, title, genres = (row[column] for column in at)
         where = f"{path}:{number}: column 'movieId'"
-        yield Film(film_ratings.item_id(item, where), title.strip(), _listed_genres(genres))
+        yield Film(film_ratings.parse_id(item, where), title.strip(), _split_genres(genres))
 
 
-def _listed_genres(text: str) -> list[str]:
+def _split_genres(text: str) -> list[str]:
     return [genre for part in text.split("|") if (genre := part.strip()) and genre != _NO_GENRES]
 
 
-def _lines(path: str, fallback: str | None) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank."""
+def _non_blank_lines(path: str, fallback: str | None) -> Iterator[tuple[int, str]]:
+    """Yields the lines that are not blank, with their numbers."""
     return ((n, line) for n, line in text_lines.read_lines(path, fallback=fallback) if line.strip())
 
 
@@ -316,7 +319,7 @@ def _lines(path: str, fallback: str | None) -> Iterator[tuple[int, str]]:
 
 
 def _write_users(path: str, rating_users: np.ndarray, writer: DataDirectoryWriter) -> None:
-    """Writes the users that are described, whether they rate or not; the first row of each."""
+    """Writes the described users, with or without ratings; the first row of a user counts."""
     read = _users_100k if path.endswith("u.user") else _users_1m
     listed: dict[int, _User] = {}
     for user in read(path):
@@ -325,7 +328,7 @@ def _write_users(path: str, rating_users: np.ndarray, writer: DataDirectoryWrite
         else:
             listed[user.user] = user
     if not listed:
-        raise UserError(f"{path}: no users in it.")
+        raise UserError(f"{path}: the file has no users. Fetch it again.")
     ids = np.fromiter(listed, np.int64, len(listed))
     writer.noted["users_not_described"] += len(np.setdiff1d(rating_users, ids))
     text = ("gender", "occupation", "zip_code")
@@ -346,18 +349,19 @@ def _write_users(path: str, rating_users: np.ndarray, writer: DataDirectoryWrite
 
 
 def _users_100k(path: str) -> Iterator[_User]:
-    for number, line in _lines(path, fallback="latin-1"):
+    for number, line in _non_blank_lines(path, fallback="latin-1"):
         fields = line.split("|")
         if len(fields) != 5:
             raise UserError(
-                f"{path}:{number}: {line[:200]!r} is not of the form user id|age|gender|occupation|zip code."
+                f"{path}:{number}: {line[:200]!r} does not have the form "
+                "user id|age|gender|occupation|zip code."
             )
         user, age, gender, occupation, zip_code = (field.strip() for field in fields)
         where = f"{path}:{number}: column"
         if age and not (age.isdecimal() and int(age) <= _OLDEST_AGE):
             raise UserError(f"{where} 'age': {age!r} is no age in years.")
         yield _User(
-            film_ratings.item_id(user, f"{where} 'user id'"),
+            film_ratings.parse_id(user, f"{where} 'user id'"),
             _gender(gender, f"{where} 'gender'"),
             int(age) if age else None,
             occupation or None,
@@ -366,21 +370,21 @@ def _users_100k(path: str) -> Iterator[_User]:
 
 
 def _users_1m(path: str) -> Iterator[_User]:
-    for number, line in _lines(path, fallback="latin-1"):
+    for number, line in _non_blank_lines(path, fallback="latin-1"):
         fields = line.split("::")
         if len(fields) != 5:
             raise UserError(
-                f"{path}:{number}: {line[:200]!r} is not of the form "
+                f"{path}:{number}: {line[:200]!r} does not have the form "
                 "UserID::Gender::Age::Occupation::Zip-code."
             )
         user, gender, age, occupation, zip_code = (field.strip() for field in fields)
         where = f"{path}:{number}: column"
         occupations = dict(enumerate(_OCCUPATIONS))
         yield _User(
-            film_ratings.item_id(user, f"{where} 'UserID'"),
+            film_ratings.parse_id(user, f"{where} 'UserID'"),
             _gender(gender, f"{where} 'Gender'"),
-            _word(age, _AGES, f"{where} 'Age'"),
-            _word(occupation, occupations, f"{where} 'Occupation'"),
+            _decode(age, _AGES, f"{where} 'Age'"),
+            _decode(occupation, occupations, f"{where} 'Occupation'"),
             zip_code or None,
         )
 
@@ -391,12 +395,12 @@ def _gender(text: str, where: str) -> str | None:
     return text or None
 
 
-def _word(code: str, words: dict[int, str], where: str) -> str | None:
-    """What one of the README's codes means; an empty one is not known."""
+def _decode(code: str, words: dict[int, str], where: str) -> str | None:
+    """Returns the meaning of a README code; None for an empty one."""
     if not code:
         return None
     if not code.isdecimal() or int(code) not in words:
-        raise UserError(f"{where}: {code!r} is none of the codes {', '.join(map(str, words))}.")
+        raise UserError(f"{where}: {code!r} is not one of the codes {', '.join(map(str, words))}.")
     return words[int(code)]
 
 

@@ -1,7 +1,6 @@
-"""Reads MovieTweetings: `ratings.dat` (user::movie::rating 0-10::unix seconds) and `movies.dat`.
+"""Reader of MovieTweetings: `ratings.dat` (user::movie::rating 0-10::unix seconds) and `movies.dat`.
 
-What becomes of ratings and films is in `film_ratings.py`. `users.dat`, which holds nothing but Twitter's ids,
-is not read.
+`film_ratings.py` describes the result. `users.dat` is not read: it holds only Twitter ids.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _RATINGS = film_ratings.RatingLines(
     best=10,
     whole=True,
 )
-# Greedy in the middle: a title may itself hold "::".
+# The middle group is greedy: a title may contain "::".
 _MOVIE = re.compile(r"(.*?)::(.*)::(.*)")
 
 
@@ -42,12 +41,12 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     with DataDirectoryWriter(out, properties, span) as writer:
         _, rated = film_ratings.write_ratings(
             lambda: film_ratings.read_ratings(ratings, _RATINGS),
-            film_ratings.about_rows(ratings),
+            film_ratings.estimated_rows(ratings),
             _RATINGS.best,
             writer,
         )
         if not len(rated):
-            raise UserError(f"{ratings}: no ratings in it.")
+            raise UserError(f"{ratings}: the file has no ratings. Fetch it again.")
         film_ratings.write_films(_read_movies(movies), rated, writer, movies)
     return writer.manifest
 
@@ -55,7 +54,9 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
 def _file(source: str, name: str) -> str:
     path = storage.join(source, name)
     if not storage.is_file(path):
-        raise UserError(f"{path}: there is no such file, and MovieTweetings has one.")
+        raise UserError(
+            f"{path}: there is no such file, but MovieTweetings has one. Fetch the data set again."
+        )
     return path
 
 
@@ -66,7 +67,7 @@ def _read_movies(path: str) -> Iterator[film_ratings.Film]:
         parts = _MOVIE.fullmatch(line)
         if parts is None:
             raise UserError(
-                f"{path}:{number}: {line[:200]!r} is not of the form movie::title (year)::genres."
+                f"{path}:{number}: {line[:200]!r} does not have the form movie::title (year)::genres."
             )
-        item = film_ratings.item_id(parts[1], f"{path}:{number}: column 'movie'")
+        item = film_ratings.parse_id(parts[1], f"{path}:{number}: column 'movie'")
         yield film_ratings.Film(item, parts[2].strip(), [genre for genre in parts[3].split("|") if genre])

@@ -1,7 +1,7 @@
-"""Reads sequences without times, as next-item recommenders publish them: one text file, gzipped or not.
+"""Reader of sequences without times, as next-item recommenders publish them: one text file, gzipped or not.
 
-Either a line is an event, `user item`, and a user's lines are in order (SASRec and what came of it), or a
-line is a user, `user item item ...` (S3-Rec). Nobody is recommended an item twice.
+There are two forms. In one, a line is an event, `user item`, and a user's lines are in order (SASRec and its
+successors). In the other, a line is a user, `user item item ...` (S3-Rec). No item is recommended twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EVENT_TYPE = "interaction"
 _GZIP = b"\x1f\x8b"
 _FORM = "`user item` or `user item item ...`, all of them whole numbers of 0 or more"
 _LINE = re.compile(r"\d+([ \t,])\d+(\1\d+)*")
-# So many lines tell the two forms apart.
+# Number of lines that are inspected to detect the form.
 _FIRST_LINES = 1_000
 
 
@@ -33,23 +33,23 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     """Writes the data directory `out` from one text file.
 
     Args:
-      name: the data set's; default: the file's name up to its first dot.
+      name: name of the data set; default: the file's name up to its first dot.
 
     Raises:
-      UserError: there is no such file, it is cut off, or a line of it is in neither form.
+      UserError: the file is missing or cut off, or a line has neither form.
     """
     if span is not None:
-        raise UserError(f"{source}: without times no event belongs to a day: ingest it without --span.")
+        raise UserError(f"{source}: the events have no times, so no dated span: ingest it without --span.")
     if not storage.is_file(source):
-        raise UserError(f"{source}: there is no such file; the format 'sequences' reads a single one.")
+        raise UserError(f"{source}: there is no such file; the format 'sequences' reads a single file.")
     first = list(itertools.islice(_lines(source), _FIRST_LINES))
     if not first:
-        raise UserError(f"{source}: no events in it.")
+        raise UserError(f"{source}: the file has no events. A line must be {_FORM}.")
     widths = {len(fields) for _, _, fields in first}
     if len(widths) == 1 and widths != {2}:
         raise UserError(
             f"{source}: each of the first lines has {min(widths)} numbers, as in a table with times or "
-            f"ratings, which the format 'table' reads, with a column map. A line here is {_FORM}."
+            f"ratings. Ingest a table with the format 'table' and a column map. A line here must be {_FORM}."
         )
     name = name or os.path.basename(source).split(".")[0]
     if widths == {2}:
@@ -63,7 +63,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
 
 
 def _events(source: str, delimiter: str) -> ColumnMap:
-    """The column map of lines `user item`."""
+    """Returns the column map of lines `user item`."""
     events = TableMap(
         table="events",
         files=(),
@@ -79,10 +79,10 @@ def _events(source: str, delimiter: str) -> ColumnMap:
 
 
 def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:
-    """The number of each line that is not blank, its delimiter and its fields.
+    """Yields of each non-blank line its number, its delimiter and its fields.
 
     Raises:
-      UserError: the file is cut off, or one is of neither form.
+      UserError: the file is cut off, or a line has neither form.
     """
     try:
         with storage.open_file(path) as file:
@@ -94,7 +94,7 @@ def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:
                     continue
                 form = _LINE.fullmatch(text)
                 if form is None:
-                    raise UserError(f"{path}:{number}: {text[:200]!r} is not of the form {_FORM}.")
+                    raise UserError(f"{path}:{number}: {text[:200]!r} does not have the form {_FORM}.")
                 yield number, form[1], text.split(form[1])
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read to its end ({error}). Fetch it again.") from error

@@ -1,7 +1,8 @@
-"""Values of a source's column in the type that the data directory has, or an error with file and row.
+"""Conversion of a source column's values to the type of the data directory, with errors that name file and
+row.
 
-Columns come as whatever the source has: numbers, text (all of a CSV file is), times, lists. Each function
-takes one of them and the place it comes from, and names the first value that cannot be understood.
+Columns arrive in the source's type: numbers, text (everything in a CSV file), times, lists. Each function
+takes a column and its place. It raises an error for the first value that cannot be converted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import SPLIT_NAMES
 from two_tower.ingestion.column_map import SPLIT_OF, UNITS
 
-# Names that published splits go by.
 _WHOLE_NUMBER = r"^-?(0|[1-9][0-9]{0,18})$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
@@ -26,22 +26,22 @@ _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where the values of an array come from."""
+    """Place of an array's values in the source: file, column and first row."""
 
     path: str
     column: str
     first_row: int
 
     def error(self, row: int, value: object, remedy: str) -> UserError:
-        """The error for one value, whose row is counted within the array."""
+        """Returns the error for one value; `row` counts within the array."""
         return checked_columns.refuse(self.path, self.column, self.first_row + row, value, remedy)
 
     def wrong_type(self, found: pa.DataType, wanted: str) -> UserError:
-        """The error for a column as a whole."""
-        return UserError(f"{self.path}: column '{self.column}' is of type {found}, where {wanted} is needed.")
+        """Returns the error for a column of the wrong type."""
+        return UserError(f"{self.path}: column '{self.column}' has type {found}, but needs {wanted}.")
 
     def refuse_first(self, wrong: pa.Array, values: pa.Array, remedy: str) -> None:
-        """Raises the error for the first value for which `wrong` (booleans; null is not) holds."""
+        """Raises the error for the first value that `wrong` marks (booleans; null counts as false)."""
         at = np.flatnonzero(pc.fill_null(wrong, False).to_numpy(zero_copy_only=False))
         if len(at):
             value = values[int(at[0])].as_py()
@@ -49,13 +49,13 @@ class Place:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Does a column of that type hold text, be it as a dictionary?"""
+    """Returns whether a column of this type holds text, dictionary-encoded or not."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Does a column of that type hold lists?"""
+    """Returns whether a column of this type holds lists."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
@@ -67,13 +67,15 @@ def _is_time(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-# ── What a column holds ─────────────────────────────────────────────────────────────────────────────────
+# ── Kinds of columns ────────────────────────────────────────────────────────────────────────────────────
 
 
 def kind_of_type(kind: pa.DataType) -> str | None:
-    """What a Parquet column of that type holds: "integer", "number", "boolean", "text" or "time"; of a list
-    "list of integer" and so on, "vector of n" where all have one width. None for a column of nulls alone, ""
-    for a type that is none of these.
+    """Returns the kind of a Parquet column from its type.
+
+    Returns:
+      "integer", "number", "boolean", "text" or "time"; "list of integer" and so on for lists; "vector of n"
+      for lists of one fixed width; None for a column of nulls; "" for any other type.
     """
     if pa.types.is_null(kind):
         return None
@@ -93,11 +95,11 @@ def kind_of_type(kind: pa.DataType) -> str | None:
 
 
 def kind_of_text(values: pa.Array) -> str | None:
-    """What the values of a text column all are: "integer", "number", "boolean" or else "text"; None without
-    any.
+    """Returns the kind of all values of a text column: "integer", "number", "boolean" or else "text"; None
+    without values.
 
-    Digits after a leading zero are text: as a number 007 would be 7. Truth is "true" or "false": a column of
-    0 and 1 may count more in the next file.
+    Digits after a leading zero are text: the number 007 would become 7. Only "true" and "false" are booleans:
+    a column of 0 and 1 may hold larger counts in the next file.
     """
     values = pc.drop_null(values)
     if not len(values):
@@ -111,20 +113,20 @@ def kind_of_text(values: pa.Array) -> str | None:
 
 
 def common_kind(one: str | None, other: str | None) -> str | None:
-    """The kind of a column that is of one kind here and of the other there; "" where there is none."""
+    """Returns the kind that covers both kinds; "" if there is none."""
     if one is None or other is None or one == other:
         return one if other is None else other
     return "number" if {one, other} == {"integer", "number"} else ""
 
 
-# ── Values ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── Conversion of values ────────────────────────────────────────────────────────────────────────────────
 
 
 def plain_text(values: pa.Array, place: Place) -> pa.Array:
-    """string[n]: text as it is, whole numbers and truth as text, empty text as null.
+    """Converts text, whole numbers and booleans to string[n]; empty text becomes null.
 
     Raises:
-      UserError: the column holds something else.
+      UserError: the column has another type.
     """
     kind = values.type
     if pa.types.is_null(kind):
@@ -136,22 +138,22 @@ def plain_text(values: pa.Array, place: Place) -> pa.Array:
 
 
 def integers(values: pa.Array, place: Place) -> pa.Array:
-    """int64[n], nulls as they are.
+    """Converts values to int64[n]; nulls stay null.
 
     Raises:
-      UserError: a value is no whole number, or beyond int64.
+      UserError: a value is no whole number, or exceeds int64.
     """
     kind = values.type
     if not (pa.types.is_integer(kind) or is_text(kind) or pa.types.is_null(kind)):
         raise place.wrong_type(kind, "integer")
-    return _parsed(values, pa.int64(), "^-?[0-9]+$", place, "is no whole number of at most 64 bits.")
+    return _parse(values, pa.int64(), "^-?[0-9]+$", place, "is no whole number of at most 64 bits.")
 
 
 def numbers(values: pa.Array, place: Place, bounded: bool = True) -> pa.Array:
-    """double[n], nulls as they are.
+    """Converts values to double[n]; nulls stay null.
 
     Args:
-      bounded: a value has to be finite and 0 or more, as shares and lengths are.
+      bounded: true if a value must be finite and 0 or more, as ratios and lengths must.
 
     Raises:
       UserError: a value is no number, or out of bounds.
@@ -160,7 +162,7 @@ def numbers(values: pa.Array, place: Place, bounded: bool = True) -> pa.Array:
     if not (_is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
         raise place.wrong_type(kind, "number")
     form = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:nan|inf))$"
-    found = _parsed(values, pa.float64(), form, place, "is no number.")
+    found = _parse(values, pa.float64(), form, place, "is no number.")
     if bounded:
         right = pc.and_(pc.is_finite(found), pc.greater_equal(found, 0))
         place.refuse_first(pc.invert(right), values, "is not a finite number of 0 or more.")
@@ -168,10 +170,10 @@ def numbers(values: pa.Array, place: Place, bounded: bool = True) -> pa.Array:
 
 
 def booleans(values: pa.Array, place: Place) -> pa.Array:
-    """bool[n], nulls as they are; of numbers 0 and 1.
+    """Converts values to bool[n]; nulls stay null, and 0 and 1 count as booleans.
 
     Raises:
-      UserError: a value is none of true, false, 0 and 1.
+      UserError: a value is not true, false, 0 or 1.
     """
     kind = values.type
     if pa.types.is_boolean(kind) or pa.types.is_null(kind):
@@ -180,33 +182,36 @@ def booleans(values: pa.Array, place: Place) -> pa.Array:
         raise place.wrong_type(kind, "boolean")
     text = pc.utf8_lower(pc.utf8_trim_whitespace(values.cast(pa.string())))
     known = pc.is_in(text, value_set=pa.array(["true", "false", "1", "0", None]))
-    place.refuse_first(pc.invert(known), values, "is none of true, false, 1 and 0.")
+    place.refuse_first(pc.invert(known), values, "is not one of true, false, 1 and 0.")
     return pc.if_else(
         pc.is_valid(text), pc.is_in(text, value_set=pa.array(["true", "1"])), pa.scalar(None, pa.bool_())
     )
 
 
 def splits(values: pa.Array, place: Place) -> pa.Array:
-    """string[n]: train, eval or test; val, valid and validation are eval.
+    """Converts values to the split names train, eval and test, string[n]; val, valid and validation become
+    eval.
 
     Raises:
-      UserError: a value is another, or null.
+      UserError: a value is null or another name.
     """
     text = pc.utf8_lower(plain_text(values, place))
     index = pc.index_in(text, value_set=pa.array(list(SPLIT_OF)))
-    place.refuse_first(pc.is_null(index), values, f"is none of {', '.join(SPLIT_NAMES)}.")
+    place.refuse_first(pc.is_null(index), values, f"is not one of {', '.join(SPLIT_NAMES)}.")
     return pa.array(list(SPLIT_OF.values())).take(index)
 
 
 def lists_of_text(values: pa.Array, separator: str | None, place: Place) -> pa.Array:
-    """list<string>[n]: of a text column its parts between separators, without blanks; null is the empty list.
+    """Converts values to list<string>[n] without blank entries; null becomes the empty list.
+
+    A separator splits the values of a text column into entries.
 
     Raises:
-      UserError: the column holds neither text nor lists of it.
+      UserError: the column holds neither text nor lists of text.
     """
     kind = values.type
     if is_list(kind) and (is_text(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        values = whole_lists(values).cast(pa.list_(pa.string()))
+        values = plain_lists(values).cast(pa.list_(pa.string()))
         return _without_blanks(pc.list_value_length(values), values.flatten())
     text = plain_text(values, place)
     if not separator:
@@ -216,7 +221,7 @@ def lists_of_text(values: pa.Array, separator: str | None, place: Place) -> pa.A
 
 
 def _without_blanks(lengths: pa.Array, flat: pa.Array) -> pa.Array:
-    """Lists of those lengths (null: empty), of the entries that hold more than spaces."""
+    """Builds lists of the given lengths (null: 0) and drops their blank entries."""
     flat = pc.utf8_trim_whitespace(flat)
     keep = pc.fill_null(pc.not_equal(flat, ""), False).to_numpy(zero_copy_only=False)
     ends = np.cumsum(pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False))
@@ -227,14 +232,15 @@ def _without_blanks(lengths: pa.Array, flat: pa.Array) -> pa.Array:
 def vectors(
     values: pa.Array, separator: str | None, width: int, place: Place
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Content vectors: float32[n, width], zeros where there is none, and bool[n]: is there one?
+    """Converts values to content embeddings float32[n, width], with zeros for missing ones, and a mask
+    bool[n] of present ones.
 
     Args:
-      separator: between the numbers of a text column; brackets around them are left out.
-      width: that all have to have, as `usual_width` found it.
+      separator: separator of the numbers in a text column; brackets around them are ignored.
+      width: required width, as `most_common_width` finds it.
 
     Raises:
-      UserError: a vector is of another width, or has a value that is no number or not finite.
+      UserError: a vector has another width, or a value that is no finite number.
     """
     lists = _number_lists(values, separator, place)
     there = pc.and_(pc.is_valid(lists), pc.greater(pc.list_value_length(lists), 0))
@@ -247,7 +253,7 @@ def vectors(
                 lists.filter(pa.array(there)), place.path, place.column, width
             )
         except UserError:
-            # Again, row by row, for the number of the row in the file.
+            # A second pass, row by row, finds the number of the row in the file.
             for row in rows.tolist():
                 checked_columns.embeddings(
                     lists.slice(row, 1), place.path, place.column, width, place.first_row + row
@@ -256,8 +262,8 @@ def vectors(
     return found, there
 
 
-def usual_width(values: pa.Array, separator: str | None, place: Place) -> int:
-    """The width that most of the vectors have; 0 where there is none."""
+def most_common_width(values: pa.Array, separator: str | None, place: Place) -> int:
+    """Returns the most common width of the vectors; 0 if there are none."""
     lengths = pc.fill_null(pc.list_value_length(_number_lists(values, separator, place)), 0)
     counts = np.bincount(lengths.to_numpy(zero_copy_only=False))[1:]
     return int(counts.argmax()) + 1 if counts.any() else 0
@@ -266,14 +272,14 @@ def usual_width(values: pa.Array, separator: str | None, place: Place) -> int:
 def _number_lists(values: pa.Array, separator: str | None, place: Place) -> pa.Array:
     kind = values.type
     if is_list(kind) and _is_number(kind.value_type):
-        return whole_lists(values)
+        return plain_lists(values)
     if pa.types.is_null(kind):
         return pa.nulls(len(values), pa.list_(pa.float32()))
     if not is_text(kind):
         raise place.wrong_type(kind, "list of numbers")
     text = pc.utf8_trim(plain_text(values, place), characters="[]() \t")
     separator = separator or ","
-    # Numbers that are set apart by blanks may be so by several of them.
+    # A blank as separator stands for one or more blanks.
     parts = pc.utf8_split_whitespace(text) if separator.isspace() else pc.split_pattern(text, separator)
     flat = pc.utf8_trim_whitespace(parts.flatten())
     try:
@@ -288,15 +294,15 @@ def _number_lists(values: pa.Array, separator: str | None, place: Place) -> pa.A
         raise place.error(
             row[at].as_py(),
             f"{flat[at].as_py()!r:.60}",
-            f"is no number of a vector; they are set apart by {separator!r}.",
+            f"is no number; {separator!r} separates the numbers of a vector.",
         ) from None
     lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
     offsets = np.append(0, np.cumsum(lengths))
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), found)
 
 
-def whole_lists(values: pa.Array) -> pa.Array:
-    """Lists as plain ones, large types and fixed sizes taken away; null ones of a fixed size are empty."""
+def plain_lists(values: pa.Array) -> pa.Array:
+    """Converts large and fixed-size lists to plain lists; null lists of fixed size become empty."""
     inner = values.type.value_type
     inner = pa.string() if is_text(inner) else pa.float64() if pa.types.is_decimal(inner) else inner
     if pa.types.is_fixed_size_list(values.type):
@@ -310,15 +316,17 @@ def whole_lists(values: pa.Array) -> pa.Array:
 
 
 def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = True) -> pa.Array:
-    """int64[n]: seconds. Whole numbers are divided by their unit, times and dates counted from 1970 in UTC.
+    """Converts times to seconds, int64[n].
+
+    Numbers are divided by their unit. Times and dates count from 1970 in UTC.
 
     Args:
-      unit: a key of UNITS for a column of numbers; None is seconds.
-      is_event: a time has to be there, not negative, and not after the year 2100; of an item's release it may
-        be null or negative.
+      unit: a key of UNITS for a column of numbers; None means seconds.
+      is_event: true if a time is required, not negative, and not after the year 2100. The release time of an
+        item may be null or negative.
 
     Raises:
-      UserError: a value is no time, with the factor where it is in milli-, micro- or nanoseconds.
+      UserError: a value is no time; the message gives the factor for milli-, micro- and nanoseconds.
     """
     kind = values.type
     if _is_time(kind):
@@ -331,7 +339,7 @@ def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = Tru
         raise place.wrong_type(kind, "time")
     if not is_event:
         too_new = pc.greater(found, checked_columns.NEWEST_TIMESTAMP)
-        place.refuse_first(too_new, values, "is after the year 2100: is the unit right?")
+        place.refuse_first(too_new, values, "is after the year 2100: check the unit.")
         return found
     place.refuse_first(pc.is_null(found), values, "is no time; drop or repair the row.")
     wrong = pc.or_(pc.less(found, 0), pc.greater(found, checked_columns.NEWEST_TIMESTAMP))
@@ -343,14 +351,15 @@ def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = Tru
             remedy = "is after the year 2100; drop or repair the row."
         elif "looks like" in remedy and unit is None:
             unit = next(name for name in ("ms", "us", "ns") if f"{UNITS[name]:,}." in remedy)
-            remedy = f"{remedy[:-1]}, or say 'timestamp_unit: {unit}' in the column map."
+            remedy = f"{remedy[:-1]}, or set 'timestamp_unit: {unit}' in the column map."
         raise place.error(int(at[0]), values[int(at[0])].as_py(), remedy)
     return found
 
 
 def kind_of_times(values: pa.Array) -> str | None:
-    """Whether the times of a text column are "text" or "number", by the first of them: what differs from it
-    is the one that is wrong. None without any.
+    """Returns "text" or "number" for the times of a text column, by its first value; None without values.
+
+    A later value of another kind is then refused as wrong.
     """
     text = pc.drop_null(pc.utf8_trim_whitespace(values.cast(pa.string())))
     if not len(text):
@@ -359,7 +368,7 @@ def kind_of_times(values: pa.Array) -> str | None:
 
 
 def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.Array:
-    """Numbers divided by their unit, rounded down; whole ones are never floats on the way."""
+    """Divides numbers by their unit, rounding down; whole numbers never pass through floats."""
     factor = UNITS[unit or "s"]
     is_whole = not (pa.types.is_floating(values.type) or pa.types.is_decimal(values.type))
     if is_whole and not (is_text(values.type) and kind_of_text(values) != "integer"):
@@ -374,7 +383,7 @@ def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.
 
 
 def _seconds_of(values: pa.Array) -> pa.Array:
-    """Whole seconds since 1970 of times and dates, rounded down."""
+    """Converts times and dates to whole seconds since 1970, rounding down."""
     if pa.types.is_date(values.type):
         values = values.cast(pa.timestamp("ms"))
     factor = UNITS[values.type.unit]
@@ -384,14 +393,14 @@ def _seconds_of(values: pa.Array) -> pa.Array:
 
 
 def _read_times(values: pa.Array, place: Place) -> pa.Array:
-    """timestamp[ns][n] of ISO 8601, as "2021-03-04 05:06:07.5+02:00"; without a zone it is UTC."""
+    """Parses ISO 8601 times, such as "2021-03-04 05:06:07.5+02:00", to timestamp[us][n]; UTC if no zone."""
     text = pc.utf8_trim_whitespace(plain_text(values, place))
     zoned = pc.fill_null(pc.match_substring_regex(text, "[0-9]:[0-9.]+ ?" + _ZONE), False)
     remedy = (
-        'is no time: write ISO 8601, as "2021-03-04 05:06:07" or "2021-03-04T05:06:07+02:00", or seconds.'
+        'is no time: use ISO 8601, such as "2021-03-04 05:06:07" or "2021-03-04T05:06:07+02:00", or seconds.'
     )
     nothing = pa.scalar(None, pa.string())
-    # Arrow reads a text with a zone as a time with one, and one without as a time without.
+    # Arrow has two types of times, with and without a zone, and parses only texts that match the type.
     local = _cast(pc.if_else(zoned, nothing, text), pa.timestamp("us"), values, place, remedy)
     if not pc.any(zoned).as_py():
         return local
@@ -402,8 +411,10 @@ def _read_times(values: pa.Array, place: Place) -> pa.Array:
 # ── Parsing ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _parsed(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy: str) -> pa.Array:
-    """`values` as `kind`; text has to be of the form (Arrow alone would take "0x1F" for a number)."""
+def _parse(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy: str) -> pa.Array:
+    """Converts `values` to `kind`; text must match the regular expression `form`, since Arrow would accept
+    "0x1F".
+    """
     text = values
     if is_text(values.type):
         text = pc.utf8_trim_whitespace(plain_text(values, place))
@@ -412,7 +423,7 @@ def _parsed(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy
 
 
 def _cast(converted: pa.Array, kind: pa.DataType, values: pa.Array, place: Place, remedy: str) -> pa.Array:
-    """`converted` as `kind`, or the error for the first that cannot be, told by what was in `values`."""
+    """Casts `converted` to `kind`; the error names the first value that fails, as `values` has it."""
     try:
         return converted.cast(kind)
     except pa.ArrowInvalid:

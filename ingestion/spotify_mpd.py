@@ -1,12 +1,12 @@
-"""Reads the Spotify Million Playlist Dataset: `mpd.slice.<first>-<last>.json`, a thousand playlists each.
+"""Reader of the Spotify Million Playlist Dataset: `mpd.slice.<first>-<last>.json`, a thousand playlists each.
 
-A playlist is a user: what is predicted is the track that someone adds next. There are no times; a track's
-position gives its `order`, so that every feature of time is off. A playlist holds a track once: of several
-places the first is kept, and no track is recommended to a playlist that has it.
+A playlist is a user, and the label is the next track that someone adds. There are no times, so all time
+features are off; the track positions give the `order`. A playlist holds a track once: the first position is
+kept. No track of a playlist is recommended to it.
 
-One slice at a time is in memory, and the identifiers of the tracks, artists and albums seen so far.
+Memory holds one slice and the identifiers of all tracks, artists and albums so far.
 
-Chen et al., "RecSys Challenge 2018: Automatic Music Playlist Continuation", 2018.
+Source: Chen et al., "RecSys Challenge 2018: Automatic Music Playlist Continuation", 2018.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ _TRACK_KEYS: _Checks = {
 
 
 def ingest(source: str, out: str, name: str | None = None, span: Span = None) -> Manifest:
-    """Writes the data directory `out` from the folder `source`, or the folder `data` within it.
+    """Writes the data directory `out` from the folder `source` or its folder `data`.
 
     Raises:
-      UserError: there are no slices; one is not JSON or cut off; a key is missing or of another type; a
-        playlist comes twice; `span` is given, because events without times belong to no dated span, and ids
-        that count up would begin anew in each.
+      UserError: there are no slices; a slice is not JSON or cut off; a key is missing or has the wrong type;
+        a playlist occurs twice; `span` is given. Events without times belong to no dated span, and numbered
+        ids would restart in each.
     """
     if span is not None:
         raise UserError(
-            "spotify-mpd has no times, so its events belong to no dated span: ingest it without --span."
+            f"{source}: the events of spotify-mpd have no times, so no dated span: ingest it without --span."
         )
     paths = _slices(source)
     with DataDirectoryWriter(out, DatasetProperties(name or "spotify-mpd", _EVENT_TYPE, False)) as writer:
@@ -88,8 +88,8 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
                 pid = playlist["pid"]
                 if pid in slice_of:
                     raise UserError(
-                        f"{path}: playlist {pid}: key 'pid': it came before, in {slice_of[pid]}. "
-                        "Leave one of the two out."
+                        f"{path}: playlist {pid}: key 'pid': the playlist is also in {slice_of[pid]}. "
+                        "Remove one of the two."
                     )
                 slice_of[pid] = path
             writer.write("users", _users(playlists))
@@ -101,7 +101,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
 
 
 def _slices(source: str) -> list[str]:
-    """Paths of the slices in the order of their numbers, not of their names."""
+    """Returns the paths of the slices in numerical order."""
     for folder in (source, storage.join(source, "data")):
         found = {
             file: tuple(map(int, match.groups()))
@@ -111,47 +111,47 @@ def _slices(source: str) -> list[str]:
         if found:
             return [storage.join(folder, file) for file in sorted(found, key=lambda file: found[file])]
     raise UserError(
-        f"{source}: no mpd.slice.<first>-<last>.json in it, nor in its folder data. Name the folder of the "
-        "Million Playlist Dataset."
+        f"{source}: neither the folder nor its folder data holds mpd.slice.<first>-<last>.json. Name the "
+        "folder of the Million Playlist Dataset."
     )
 
 
 def _read_slice(path: str) -> list[dict[str, Any]]:
-    """The playlists of a slice, whose keys are all there and of their types.
+    """Reads the playlists of a slice and checks their keys and types.
 
     Raises:
-      UserError: the file is not whole JSON, or what it holds are not playlists.
+      UserError: the file is not complete JSON, or its content is not playlists.
     """
     try:
         with storage.open_file(path) as file:
             content = json.loads(file.read().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8, and so not JSON. "
-            "Fetch the file again."
+            f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8, so the file is "
+            "not JSON. Fetch it again."
         ) from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not whole JSON (cut off or damaged? {error}). Fetch it again.") from error
+        raise UserError(f"{path}: the file is no complete JSON ({error}). Fetch it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     playlists = content.get("playlists") if isinstance(content, dict) else None
     if not isinstance(playlists, list):
         raise UserError(
-            f"{path}: key 'playlists' is missing or no list: a slice is "
+            f"{path}: key 'playlists' is missing or no list: a slice has the form "
             '{"info": {...}, "playlists": [...]}. Fetch it again.'
         )
     for number, playlist in enumerate(playlists):
-        place = _named(playlist, number)
+        place = _playlist_label(playlist, number)
         _check(playlist, _PLAYLIST_KEYS, path, place)
         for row, track in enumerate(playlist["tracks"]):
-            # A quick look first: there are 66 million tracks.
+            # The fast check comes first, since there are 66 million tracks.
             if not (isinstance(track, dict) and _TRACK_KEYS.keys() <= track.keys() and _is_plain(track)):
                 _check(track, _TRACK_KEYS, path, f"{place}, track {row}")
     return playlists
 
 
 def _is_plain(track: Mapping[str, Any]) -> bool:
-    """Are the values what tracks have in all but damaged files? Else `_check` looks closer."""
+    """Runs a fast check of a track's values; on failure `_check` inspects them and names the fault."""
     return (
         type(track["pos"]) is int
         and type(track["duration_ms"]) is int
@@ -164,12 +164,12 @@ def _is_plain(track: Mapping[str, Any]) -> bool:
     )
 
 
-def _readable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+def _without_surrogates(text: str) -> str:
+    """Replaces lone surrogates, which JSON can hold and UTF-8 cannot."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _named(playlist: Any, number: int) -> str:
+def _playlist_label(playlist: Any, number: int) -> str:
     pid = playlist.get("pid") if isinstance(playlist, dict) else None
     return f"playlist {pid}" if _is_count(pid) else f"playlist number {number} of the file (from 0)"
 
@@ -181,12 +181,13 @@ def _check(found: Any, keys: _Checks, path: str, place: str) -> None:
         if key not in found:
             raise UserError(f"{path}: {place}: key '{key}' is missing. Fetch the file again.")
         if not is_right(found[key]):
-            raise UserError(f"{path}: {place}: key '{key}' is {found[key]!r:.60}, where {kind} is needed.")
+            raise UserError(f"{path}: {place}: key '{key}' is {found[key]!r:.60}, but must be {kind}.")
 
 
 def _users(playlists: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The playlists' own columns, but for the counts and lengths of their tracks, which the source has too:
-    they tell of the tracks that are to be predicted.
+    """Builds the table of playlists.
+
+    It omits the source's counts and durations of tracks: they describe the tracks that are to be predicted.
     """
 
     def counts(key: str) -> pa.Array:
@@ -195,7 +196,7 @@ def _users(playlists: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.table(
         {
             "user_id": counts("pid"),
-            "name": pa.array([_readable(playlist["name"]) for playlist in playlists], pa.string()),
+            "name": pa.array([_without_surrogates(playlist["name"]) for playlist in playlists], pa.string()),
             "collaborative": pa.array([p["collaborative"] in ("true", True) for p in playlists], pa.bool_()),
             "modified_at": counts("modified_at"),
             "num_followers": counts("num_followers"),
@@ -207,10 +208,10 @@ def _users(playlists: Sequence[Mapping[str, Any]]) -> pa.Table:
 def _events(
     playlists: Sequence[Mapping[str, Any]], item: np.ndarray, writer: DataDirectoryWriter
 ) -> pa.Table:
-    """A slice's events: by playlist and position, each track of a playlist once.
+    """Builds the events of a slice, sorted by playlist and position, with each track of a playlist once.
 
     Args:
-      item: int64[n], the ids of all tracks of the playlists, one after the other.
+      item: int64[n], the ids of all tracks of all playlists, in their order.
     """
     sizes = [len(playlist["tracks"]) for playlist in playlists]
     writer.noted["playlists_without_tracks"] += sizes.count(0)
@@ -223,7 +224,7 @@ def _events(
     place, position, item = place[order], position[order], item[order]
     same_place = (np.diff(place) == 0) & (np.diff(position) == 0)
     writer.repaired["tracks_at_a_taken_position"] += int((same_place & (np.diff(item) != 0)).sum())
-    # The first of a playlist's rows of a track stays.
+    # Deduplication: the first of a playlist's rows of a track stays.
     again = np.zeros(len(item), bool)
     by_item = np.lexsort((np.arange(len(item)), item, place))
     same = (np.diff(place[by_item]) == 0) & (np.diff(item[by_item]) == 0)
@@ -232,7 +233,7 @@ def _events(
     writer.dropped["duplicate_events"] += at_one_position
     writer.dropped["repeated_tracks"] += int(same.sum()) - at_one_position
     place, item = place[~again], item[~again]
-    # Positions may have gaps, or be taken twice: the rank among what is left has neither.
+    # Positions may have gaps or duplicates; the ranks of the remaining tracks have neither.
     start = np.searchsorted(place, np.arange(len(playlists)))
     pid = np.array([playlist["pid"] for playlist in playlists], np.int64)
     return pa.table(
@@ -246,9 +247,9 @@ def _events(
 
 
 class _Catalog:
-    """Ids of tracks, artists and albums: by first appearance, in the order of the slices.
+    """Catalog of tracks, artists and albums, numbered by first appearance in the order of the slices.
 
-    What describes a track is taken from where it appears first.
+    The first appearance of a track also provides its description.
     """
 
     def __init__(self) -> None:
@@ -258,20 +259,20 @@ class _Catalog:
         self._written = 0
 
     def ids(self, tracks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """int64[n]: the tracks' ids, those that were not seen before at the end."""
+        """Returns the tracks' ids, int64[n]; new tracks get the next numbers."""
         known = self._tracks
         return np.array([known.setdefault(track["track_uri"], len(known)) for track in tracks], np.int64)
 
     def new_items(
         self, tracks: Sequence[Mapping[str, Any]], item: np.ndarray, writer: DataDirectoryWriter
     ) -> pa.Table:
-        """Rows of the items among the tracks that have not been written yet; `item`: their ids."""
+        """Returns rows of the tracks that have not been written yet; `item` holds the tracks' ids."""
         ids, first = np.unique(item, return_index=True)
         new = ids >= self._written
         rows = [tracks[at] for at in first[new]]
         self._written = len(self._tracks)
         length = np.array([row["duration_ms"] for row in rows], np.float64) / 1000
-        titles = [_readable(f"{row['track_name']} — {row['artist_name']}") for row in rows]
+        titles = [_without_surrogates(f"{row['track_name']} — {row['artist_name']}") for row in rows]
         writer.repaired["item_length_zero_to_unknown"] += int((length == 0).sum())
 
         def owners(key: str, known: dict[str, int]) -> pa.Array:
@@ -285,6 +286,6 @@ class _Catalog:
                 "album_id": owners("album_uri", self._albums),
                 "item_length": pa.array(length.astype(np.float32), mask=length == 0),
                 "title": pa.array(titles, pa.string()),
-                "uri": pa.array([_readable(row["track_uri"]) for row in rows], pa.string()),
+                "uri": pa.array([_without_surrogates(row["track_uri"]) for row in rows], pa.string()),
             }
         )

@@ -1,8 +1,8 @@
-"""Parquet and CSV files of a table as batches of rows, read as a stream.
+"""Streaming reader of a table's Parquet and CSV files, in batches of rows.
 
-A CSV file's columns come as text: what they hold is for `source_values` to say, with the row of a value that
-is wrong, rather than for a guess from the file's first megabyte. Rows are counted from 0, without the header
-and whatever line ends their fields hold.
+All columns of a CSV file are read as text. `source_values` converts them and names the row of a wrong value;
+a type guessed from the first megabyte could not. Rows count from 0, without the header, whatever line ends
+their fields contain.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.ingestion.column_map import TextFormat
 
-# Bytes of a CSV file that are parsed at a time; no row may be longer.
+# Bytes of a CSV file that are parsed at a time; a longer row is refused.
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
 _PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
@@ -41,42 +41,43 @@ class TableFile:
     """One file of a table."""
 
     path: str
-    # Where it is read, if it is a text file: on this machine's disk and in UTF-8, which may be a copy.
+    # Path of a text file on the local disk and in UTF-8: the file itself or a copy.
     local: str
     is_parquet: bool
     is_compressed: bool
     text: TextFormat
-    # The names and types of its columns; text for all of a CSV file's.
+    # Names and types of the columns; a CSV file has only text columns.
     schema: pa.Schema
-    # Of a CSV file the count of its lines, which are more where fields hold line ends.
+    # For a CSV file the number of lines, which exceeds the rows if fields contain line ends.
     rows: int
-    # The split that all its rows belong to, if the column map says so.
+    # Split of all its rows; None if the column map names none.
     split: str | None
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that columns exist.
 
         Raises:
-          UserError: one does not, naming the nearest that does.
+          UserError: a column is missing; the message names the nearest existing one.
         """
         names = self.schema.names
         for column in columns:
             if column not in names:
                 nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
-                remedy = f"the nearest is '{nearest[0]}' of" if nearest else "it has"
+                remedy = f"the nearest is '{nearest[0]}' of" if nearest else "the file has"
                 remedy = f"{self.path}: column '{column}' is missing; {remedy} {', '.join(names)}."
                 if not self.is_parquet and len(names) == 1:
-                    remedy += " Is 'delimiter' in the column map right?"
+                    remedy += " Check 'delimiter' in the column map."
                 raise UserError(remedy)
 
     def batches(
         self, columns: Sequence[str], rows: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows in batches, each with the number of its first row; with those columns, in that order.
+        """Yields the rows in batches with those columns, in that order, each with the number of its first
+        row.
 
         Raises:
-          UserError: the file ends early, is damaged, has a row of another width than its header, or (CSV) a
-            field that is not in its encoding.
+          UserError: the file ends early or is damaged; a CSV row has another width than the header; a CSV
+            field is not in the encoding.
         """
         self.require(columns)
         rows = rows or _BATCH_ROWS
@@ -91,14 +92,14 @@ class TableFile:
                 first_row += batch.num_rows
 
 
-def find(source: str, pattern: str) -> list[str]:
-    """Paths of the files that `pattern` names in the folder `source`, sorted.
+def find_files(source: str, pattern: str) -> list[str]:
+    """Returns the sorted paths of the files in the folder `source` that match `pattern`.
 
     Args:
-      pattern: with "*" for any text within a name, "?" for a character, "**/" for any folders.
+      pattern: "*" matches any text within a name, "?" one character, "**/" any folders.
 
     Raises:
-      UserError: there are none.
+      UserError: no file matches.
     """
     parts = pattern.split("/")
     plain = next((at for at, part in enumerate(parts) if set(part) & set("*?")), len(parts) - 1)
@@ -106,7 +107,7 @@ def find(source: str, pattern: str) -> list[str]:
     if "://" in pattern:
         folder = below
     else:
-        # An absolute path is one, and no part of the source.
+        # An absolute path does not lie below the source.
         folder = "/" + below if pattern.startswith("/") and not below else below
         folder = storage.join(source, folder) if folder else source
     if not set(rest) & set("*?"):
@@ -117,7 +118,7 @@ def find(source: str, pattern: str) -> list[str]:
     form = re.compile(_expression(rest))
     found = [file for file in storage.list_files(folder) if form.fullmatch(file)]
     if not found:
-        raise UserError(f"{storage.join(folder, rest)}: no file has such a name.")
+        raise UserError(f"{storage.join(folder, rest)}: no file matches this pattern.")
     return [storage.join(folder, file) for file in found]
 
 
@@ -126,15 +127,15 @@ def _expression(pattern: str) -> str:
     return "".join(forms.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*|\?)", pattern))
 
 
-def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None) -> TableFile:
-    """Reads what a file's columns are: of a Parquet file the footer, of a text file all of it once.
+def inspect_file(path: str, text: TextFormat, scratch: str, split: str | None = None) -> TableFile:
+    """Inspects a file's columns: the footer of a Parquet file, all of a text file once.
 
     Args:
-      scratch: a folder for copies of text files that are not on this machine's disk, or not in UTF-8.
+      scratch: folder for copies of text files that are not on the local disk or not in UTF-8.
 
     Raises:
-      UserError: it cannot be read, is damaged or empty, has two columns of one name, or quotes that do not
-        pair up.
+      UserError: the file cannot be read, is damaged or empty, has two columns of one name, or unpaired
+        quotes.
     """
     try:
         with storage.open_file(path) as file:
@@ -147,7 +148,9 @@ def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None)
         found = TableFile(path, path, True, False, text, schema, rows, split)
     else:
         if magic.startswith(_UTF16) and text.encoding == TextFormat.encoding:
-            raise UserError(f"{path}: is in UTF-16: say 'encoding: utf-16' for its table in the column map.")
+            raise UserError(
+                f"{path}: the file is in UTF-16: set 'encoding: utf-16' for its table in the column map."
+            )
         found = TableFile(path, "", False, magic.startswith(_GZIP), text, pa.schema([]), 0, split)
         with _csv_errors(found):
             found = _on_disk(found, scratch)
@@ -163,8 +166,10 @@ def look_at(path: str, text: TextFormat, scratch: str, split: str | None = None)
 
 
 def _on_disk(file: TableFile, scratch: str) -> TableFile:
-    """The text file as one that Arrow reads by itself: its CSV reader has a thread of its own, and waits for
-    ever when it is left before its end and that thread waits for Python to read or decode.
+    """Copies a text file to the local disk in UTF-8, unless it is there already.
+
+    Arrow's CSV reader has its own thread. If the reader is abandoned early while that thread waits for Python
+    to read or decode, it hangs for ever. Arrow therefore reads plain local files only.
     """
     encoding = file.text.encoding
     if storage.is_local(file.path) and encoding == TextFormat.encoding:
@@ -183,7 +188,7 @@ def _on_disk(file: TableFile, scratch: str) -> TableFile:
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "
-                    f"{encoding.upper()}, which the column map says that the file is in."
+                    f"{encoding.upper()}, the encoding in the column map: correct one of them."
                 ) from error
             if not block:
                 return dataclasses.replace(file, local=local, is_compressed=False)
@@ -191,11 +196,10 @@ def _on_disk(file: TableFile, scratch: str) -> TableFile:
 
 
 def _count_lines(file: TableFile) -> int:
-    """How many lines a text file has.
+    """Counts the lines of a text file.
 
     Raises:
-      UserError: its quotes do not pair up. Arrow takes what follows an open quote, be it all the rest of the
-        file, for one field.
+      UserError: its quotes are not paired. Arrow would read everything after an open quote as one field.
     """
     lines = quotes = 0
     with _opened(file) as stream:
@@ -204,8 +208,8 @@ def _count_lines(file: TableFile) -> int:
             quotes += block.count(b'"')
     if quotes % 2:
         raise UserError(
-            f"{file.path}: its {quotes:,} quotes do not pair up: one is opened and not closed, or stands in "
-            'a field without being doubled (""). Is the file cut off?'
+            f"{file.path}: its {quotes:,} quotes are not paired: close every quote, and double the quotes "
+            'within a field (""). Or the file is cut off: fetch it again.'
         )
     return lines
 
@@ -220,7 +224,7 @@ def _csv_reader(opened: pa.NativeFile, file: TableFile, columns: list[str] | Non
     delimiter = file.text.delimiter or ("\t" if re.search(r"\.tsv(\.gz)?$", file.path) else ",")
     return pyarrow.csv.open_csv(
         opened,
-        # Only a serial reader can tell the number of a row.
+        # Only a serial reader knows the row number for its errors.
         pyarrow.csv.ReadOptions(
             use_threads=False,
             block_size=_BLOCK_BYTES,
@@ -238,9 +242,9 @@ def _csv_reader(opened: pa.NativeFile, file: TableFile, columns: list[str] | Non
 
 @contextlib.contextmanager
 def _csv_errors(file: TableFile) -> Iterator[None]:
-    """Arrow's errors of parsing as ours, with the row."""
+    """Converts Arrow's parse errors to UserErrors with the row."""
     header = 0 if file.text.header else 1
-    remedy = "convert the file, as with `iconv -f latin1 -t utf-8`, or name its encoding in the column map."
+    remedy = "convert the file (`iconv -f latin1 -t utf-8`), or set its 'encoding' in the column map."
     try:
         yield
     except UnicodeDecodeError as error:
@@ -251,8 +255,8 @@ def _csv_errors(file: TableFile) -> Iterator[None]:
         if found := _WRONG_WIDTH.search(message):
             row, wanted, width, text = found.groups()
             raise UserError(
-                f"{file.path}: row {int(row) - 1 - header}: {width} fields, and there are {wanted} columns: "
-                f"{text!r:.80}. Fields that hold the delimiter, a quote or a line end stand in double quotes."
+                f"{file.path}: row {int(row) - 1 - header}: {width} fields, but there are {wanted} columns: "
+                f"{text!r:.80}. Put fields with the delimiter, a quote or a line end in double quotes."
             ) from error
         if found := _NOT_UTF8.search(message):
             column = file.schema.names[int(found[1])] if file.schema.names else f"number {found[1]}"
@@ -260,7 +264,7 @@ def _csv_errors(file: TableFile) -> Iterator[None]:
             raise UserError(f"{file.path}: column '{column}', row {row}: not UTF-8: {remedy}") from error
         if "straddling" in message:
             raise UserError(
-                f"{file.path}: a row of more than {_BLOCK_BYTES:,} bytes: is a quote opened and not closed?"
+                f"{file.path}: a row has more than {_BLOCK_BYTES:,} bytes: close every quote."
             ) from error
         raise UserError(f"{file.path}: not readable as CSV ({message.splitlines()[0]}).") from error
     except (OSError, EOFError) as error:

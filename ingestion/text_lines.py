@@ -1,7 +1,7 @@
-"""Text files as a stream: lines with their numbers, rows of CSV, and blocks of lines that are all numbers.
+"""Streaming reader of text files: numbered lines, CSV rows, and blocks of lines that hold only numbers.
 
-Lines are numbered from 1, as editors and `sed -n 7p` count them; an error names the file and the line. A line
-ends with a line feed, with or without a carriage return before it.
+Line numbers start at 1, as in editors and `sed -n 7p`; errors name the file and the line. A line ends with a
+line feed, optionally after a carriage return.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 
 _BLOCK_BYTES = 1 << 24
-# A line as long as this is none: the file is binary, or its lines end otherwise.
+# Longer lines are refused: the file is binary, or its lines have another ending.
 _LONGEST_LINE = 1 << 26
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# How files begin that are often taken for text, and what they are.
+# First bytes of files that are often mistaken for text → their format and the remedy.
 _NOT_TEXT = {
-    b"\x1f\x8b": "compressed with gzip: unpack it first, as with `gunzip`",
+    b"\x1f\x8b": "compressed with gzip: unpack it first, for example with `gunzip`",
     b"PK\x03\x04": "a ZIP archive: unpack it first",
-    b"\xff\xfe": "UTF-16: convert it, as with `iconv -f utf-16 -t utf-8`",
-    b"\xfe\xff": "UTF-16: convert it, as with `iconv -f utf-16 -t utf-8`",
-    b"PAR1": "a Parquet file, where text is needed",
+    b"\xff\xfe": "UTF-16: convert it, for example with `iconv -f utf-16 -t utf-8`",
+    b"\xfe\xff": "UTF-16: convert it, for example with `iconv -f utf-16 -t utf-8`",
+    b"PAR1": "a Parquet file, but text is needed",
 }
 
 
 def read_blocks(path: str) -> Iterator[tuple[int, bytes]]:
     """Reads a file in blocks of whole lines, each with the number of its first line.
 
-    Only the last block can end without a line feed: where the file does. A byte order mark is left out.
+    Only the last block can lack a final line feed. A byte order mark is dropped.
 
     Raises:
-      UserError: there is no such file, it cannot be read, or it is no text at all.
+      UserError: the file is missing, cannot be read, or is not text.
     """
     number, rest = 1, b""
     try:
@@ -55,7 +55,7 @@ def read_blocks(path: str) -> Iterator[tuple[int, bytes]]:
                     rest += block
                 if len(rest) > _LONGEST_LINE:
                     raise UserError(
-                        f"{path}:{number}: a line of more than {_LONGEST_LINE:,} bytes: lines have to end "
+                        f"{path}:{number}: the line has more than {_LONGEST_LINE:,} bytes: lines must end "
                         "with a line feed."
                     )
                 block = file.read(_BLOCK_BYTES)
@@ -70,13 +70,13 @@ def read_blocks(path: str) -> Iterator[tuple[int, bytes]]:
 def lines_of(
     path: str, number: int, block: bytes, encoding: str = "utf-8", fallback: str | None = None
 ) -> Iterator[tuple[int, str]]:
-    """The lines of a block that `read_blocks` gave, decoded, without their ends.
+    """Yields the decoded lines of a block of `read_blocks`, with their numbers and without line endings.
 
     Args:
-      fallback: how a line is read that is not in `encoding`: "latin-1" decodes every byte.
+      fallback: encoding for lines that are not in `encoding`: "latin-1" decodes every byte.
 
     Raises:
-      UserError: a line is not in `encoding` and there is no fallback.
+      UserError: a line is not in `encoding`, and there is no fallback.
     """
     lines = block.split(b"\n")
     if not lines[-1]:
@@ -88,17 +88,18 @@ def lines_of(
             if fallback is None:
                 raise UserError(
                     f"{path}:{number + index}: byte {error.start} (0x{line[error.start]:02x}) is not "
-                    f"{encoding.upper()}; convert the file, as with `iconv -f latin1 -t {encoding}`."
+                    f"{encoding.upper()}; convert the file, for example with `iconv -f latin1 -t {encoding}`."
                 ) from error
             text = line.decode(fallback)
         yield number + index, text.removesuffix("\r")
 
 
 def read_lines(path: str, encoding: str = "utf-8", fallback: str | None = None) -> Iterator[tuple[int, str]]:
-    """All lines of a file with their numbers, decoded, without their ends; `fallback` as in `lines_of`.
+    """Yields all decoded lines of a file, with their numbers and without line endings; `fallback` as in
+    `lines_of`.
 
     Raises:
-      UserError: there is no such file, or a line is not in `encoding`.
+      UserError: the file is missing, or a line is not in `encoding`.
     """
     for number, block in read_blocks(path):
         yield from lines_of(path, number, block, encoding, fallback)
@@ -107,12 +108,13 @@ def read_lines(path: str, encoding: str = "utf-8", fallback: str | None = None) 
 def read_csv_rows(
     path: str, encoding: str = "utf-8", delimiter: str = ","
 ) -> Iterator[tuple[int, list[str]]]:
-    """Rows of a CSV file, each with the number of its first line; fields in quotes may hold line ends.
+    """Yields the rows of a CSV file, each with the number of its first line; quoted fields may contain line
+    ends.
 
-    Blank lines are left out. The number of fields is for the caller to check.
+    Blank lines are skipped. The caller checks the number of fields.
 
     Raises:
-      UserError: there is no such file, a line is not in `encoding`, or quotes do not pair up.
+      UserError: the file is missing, a line is not in `encoding`, or quotes are not paired.
     """
     rows = csv.reader(
         (text + "\n" for _, text in read_lines(path, encoding)), delimiter=delimiter, strict=True
@@ -125,28 +127,28 @@ def read_csv_rows(
             line = rows.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path}:{line}: the row that begins here is not CSV ({error}). Is a quote opened and not "
-            "closed, or does one stand within a field without being doubled?"
+            f"{path}:{line}: the row that begins here is not CSV ({error}). Close every quote, and double "
+            "the quotes within a field."
         ) from error
 
 
 def plain_numbers(block: bytes, separator: bytes, columns: Mapping[str, pa.DataType]) -> pa.Table | None:
-    """Lines of numbers as columns, at hundreds of megabytes a second.
+    """Parses lines of numbers into columns, at hundreds of megabytes a second.
 
     Args:
-      block: whole lines, of `read_blocks`.
-      separator: what stands between two fields; one or more bytes, none of them part of a number.
+      block: whole lines from `read_blocks`.
+      separator: field separator of one or more bytes, none of them part of a number.
       columns: names and types (integers, floats) of all fields of a line.
 
     Returns:
-      The table, blank lines left out; None where a field is anything but a plain decimal number of its type
-      (a space or a quote suffices) or a line has more or fewer fields: read such a block line by line, which
-      is slow and can say what is wrong.
+      The table without blank lines. None if a field is no plain decimal number of its type or a line has a
+      wrong number of fields. A space or a quote suffices. Such a block needs a line-by-line parser, which is
+      slow but finds the fault.
     """
     if block.translate(None, b"0123456789.-\r\n" + separator):
         return None
     if block.count(b"\r") != block.count(b"\r\n"):
-        return None  # Arrow would take a carriage return alone for a line's end.
+        return None  # Arrow treats a lone carriage return as a line ending.
     if len(separator) > 1:
         block = block.replace(separator, b",")
         separator = b","

@@ -18,6 +18,7 @@ _NEVER = re.compile(r"(Of|Where|What|How|As|Whether|Which|Who|Whose|By which|To 
 # Third person singular. A verb that is missing here is added here.
 _VERBS = """
     Accepts Accumulates Adds Aggregates Aligns Allocates Answers Appends Applies Arranges Asks Asserts Assigns
+    Changes Distributes Ingests Inspects Replays Suppresses
     Averages Begins Binds Bins Blocks Broadcasts Builds Caches Calls Carries Casts Checks Chooses Clears Clips
     Closes Collects Combines Compares Compiles Completes Computes Concatenates Configures Connects Converts
     Copies Counts Creates Cuts Decays Decides Decodes Deduplicates Defines Deletes Delivers Derives Describes

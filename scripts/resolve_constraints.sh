@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolves the ranges of setup.py into constraints.txt: versions and the hashes of every file of each, nothing of the
-# machine that resolved them. Versions already there are kept where they still fit; pass --upgrade for newer ones.
+# Resolves the version ranges of setup.py into constraints.txt, with hashes of all files and without traces of this
+# machine. Versions in constraints.txt that still fit are kept; pass --upgrade for newer ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 resolved=$(mktemp)

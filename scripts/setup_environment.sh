@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds .venv from constraints.txt, with hashes; does nothing when it is already built from these files.
-# The machine's own settings for pip and uv (registry, find-links, certificates) are honoured.
+# Builds .venv from constraints.txt, with hashes; does nothing if .venv is up to date.
+# The machine's settings for pip and uv (registry, find-links, certificates) apply.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,10 +9,10 @@ stop() {
   exit 2
 }
 
-# The path is part of the stamp because a virtual environment does not survive being moved.
+# The stamp contains the path, because a moved virtual environment does not work.
 stamp=.venv/.built-from
 built_from=$({ pwd; cat constraints.txt setup.py; } | git hash-object --stdin) ||
-  stop "git is missing or does not run: install git."
+  stop "git is missing or fails: install git."
 if [[ -x .venv/bin/two-tower && -f $stamp && $(<"$stamp") == "$built_from" ]]; then
   exit 0
 fi
@@ -25,7 +25,7 @@ done
 [[ -n $compiler ]] ||
   stop "a C++ compiler is missing, and two dependencies of TFX build from source: install g++ (Debian, Ubuntu: build-essential)."
 
-# A pyenv shim is on PATH even where it has no such version to run, hence running each candidate.
+# A pyenv shim is on PATH even without the version behind it, so each candidate is executed.
 is_python_3_10() { [[ -x $1 ]] && "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null; }
 has_headers() {
   "$1" -c 'import os, sys, sysconfig
@@ -58,7 +58,7 @@ if ! { is_python_3_10 .venv/bin/python && has_headers .venv/bin/python; }; then
   echo "setup: making .venv with ${python:-a Python 3.10 from uv}"
   rm -rf .venv
   if [[ -n $uv ]]; then
-    # Without one of the machine's own that will do, only uv's.
+    # Without a suitable Python on the machine, only uv's own is used.
     wanted=(--python "$python")
     [[ -n $python ]] || wanted=(--python 3.10 --python-preference only-managed)
     "$uv" venv --quiet "${wanted[@]}" .venv ||
@@ -71,8 +71,8 @@ if ! { is_python_3_10 .venv/bin/python && has_headers .venv/bin/python; }; then
 fi
 rm -f "$stamp"
 
-# uv does not read pip's settings: hand over those for which it has none of its own. In pip the variables
-# of the environment come before its files.
+# uv does not read pip's settings, so settings that uv lacks are passed on. As in pip, environment variables
+# precede configuration files.
 pip_settings=
 for candidate in .venv/bin/python "${python:-python3}"; do
   if pip_settings=$("$candidate" -m pip config list 2>/dev/null); then break; fi
@@ -93,7 +93,7 @@ if [[ -z ${UV_INDEX_URL:-}${UV_DEFAULT_INDEX:-}${UV_INDEX:-}${UV_EXTRA_INDEX_URL
     hand_over "${kind%%:*}-url" "${kind##*:}"
   done
   hand_over no-index UV_NO_INDEX
-  # pip weighs all indexes alike; the hashes decide what is accepted.
+  # pip treats all indexes alike; the hashes protect against a wrong package.
   export UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match}
 fi
 hand_over find-links UV_FIND_LINKS
@@ -115,7 +115,7 @@ if [[ -z $uv ]]; then
 fi
 
 echo "setup: installing the packages of constraints.txt (3 GB; a minute or more, the first time)"
-# Packages built from source are built with the setuptools of the same set.
+# Source builds use the setuptools of the same set.
 "$uv" pip install --quiet --python .venv/bin/python --require-hashes \
   --build-constraints constraints.txt -r constraints.txt
 "$uv" pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .

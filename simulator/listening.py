@@ -1,8 +1,8 @@
-"""Users of a simulated world and what they listen to.
+"""Simulation of users and their listens.
 
-All users listen in lockstep: step n draws every user's n-th listen at once, so that a step costs a few
-dozen NumPy calls however many users there are. Users stand in order of their number of listens, and
-those still listening are always the first ones: state is sliced, not gathered.
+All users advance in lockstep: step n draws the n-th listen of every user at once. A step therefore costs a
+few dozen NumPy calls for any number of users. Users are sorted by their number of listens, so the active
+users are always the first rows. State is sliced, not gathered.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from two_tower.simulator.world import DAY, Bools, Floats, Groups, Ints, Memory, SimulationParameters, World
+from two_tower.simulator.next_listen import Memory
+from two_tower.simulator.world import DAY, Bools, Floats, Groups, Ints, SimulationParameters, World
 
-# Silence of at least this many seconds lies between sessions, and never within one: so times, lengths and
-# play ratios tell sessions apart.
+# Minimal silence between sessions, in seconds. Silence within a session is shorter, so sessions can be
+# recovered from times, lengths and play ratios.
 SESSION_GAP = 1_800
-# Chance that a listen is the user's own choice rather than a recommendation, by how it came about.
+# Probability that a listen is organic (the user's own choice, no recommendation), by kind of choice.
 _REPEAT, _REMEMBERED_ARTIST, _SAME_ALBUM, _SAME_ARTIST, _DISCOVERY = range(5)
 _ORGANIC = np.array([0.95, 0.80, 0.90, 0.75, 0.40])
-# How often sessions begin in each hour from midnight.
+# Relative frequency of session starts in each hour from midnight.
 _HOURS = np.array(
     [2, 1, 0.5, 0.3, 0.3, 0.5, 1.5, 3, 4, 3.5, 3, 3, 3.5, 3.5, 3, 3, 3.5, 4.5, 5, 5, 5, 4.5, 4, 3]
 )
@@ -29,20 +30,20 @@ _HOURS = np.array(
 
 @dataclasses.dataclass(frozen=True)
 class Listeners:
-    """What a user is, hidden from the log. `user` is 0-based; `uid` in the log is one more."""
+    """Hidden properties of users. `user` is 0-based; `uid` in the log is one higher."""
 
-    # [users] number of listens, if the log does not end before.
+    # [users] number of listens, unless the log ends earlier.
     listens: Ints
-    # [users] second at which the user may first appear.
+    # [users] earliest second at which the user can appear.
     joined: Ints
-    # [users, latent_dim] what the user likes beyond their styles.
+    # [users, latent_dim] personal preference beyond the styles.
     personal: Floats
-    # [users, tastes] styles, and their weights on each day [users, days, tastes].
+    # [users, tastes] styles of the tastes, and their weights per day [users, days, tastes].
     taste_style: Ints
     taste_weight: Floats
 
     def style_weights(self, user: Ints, day: Ints, styles: int) -> Floats:
-        """[n, styles] probability of the style of a session that `user` [n] begins on `day` [n]."""
+        """Returns the style probabilities [n, styles] of a session that `user` [n] starts on `day` [n]."""
         weights = np.zeros((len(user), styles))
         weights[np.arange(len(user))[:, None], self.taste_style[user]] = self.taste_weight[user, day]
         return weights
@@ -50,32 +51,32 @@ class Listeners:
 
 @dataclasses.dataclass(frozen=True)
 class ListeningLog:
-    """Listens in order of user and time: all arrays [listens] except `start`.
+    """Listens sorted by user and time: all arrays [listens] except `start`.
 
     `style` and `affinity` are hidden: they are not written.
     """
 
-    # [users + 1] each user's listens are start[user]:start[user + 1].
+    # [users + 1] the listens of a user are start[user]:start[user + 1].
     start: Ints
     user: Ints
     track: Ints
-    # Seconds; strictly increasing within a user even when floored to 5 s.
+    # Seconds; strictly increasing within a user, even after flooring to 5 s.
     time: Ints
     session_start: Bools
     organic: Bools
     played_percent: Ints
-    # 1 liked, -1 disliked while it played, 0 neither.
+    # 1: liked, -1: disliked while it played, 0: neither.
     reaction: NDArray[np.int8]
     style: Ints
     affinity: Floats
 
 
 def make_listeners(world: World) -> Listeners:
-    """The users of a world: the same seed makes the same users."""
+    """Draws the users of a world; the same seed draws the same users."""
     p = world.parameters
     random = np.random.default_rng([p.seed, 3])
     personal = random.normal(size=(p.users, p.latent_dim)) / np.sqrt(p.latent_dim)
-    # Tastes: popular styles, and those near the user's own leaning (Gumbel top-k draws without replacement).
+    # Tastes: popular styles and styles near the personal preference (Gumbel top-k draws without replacement).
     liking = np.log(world.style_popularity) + 2.0 * personal @ world.style_latent.T
     liking += random.gumbel(size=liking.shape)
     taste_style = np.argsort(-liking, axis=1)[:, : p.tastes]
@@ -93,20 +94,20 @@ def make_listeners(world: World) -> Listeners:
 
 
 def listen(world: World, listeners: Listeners, progress: Callable[[str], None] | None = None) -> ListeningLog:
-    """Lets every user listen through the log.
+    """Simulates the listens of all users through the log.
 
     Args:
-        progress: called with a line now and then.
+        progress: called with a status line now and then.
     """
     p = world.parameters
     random = np.random.default_rng([p.seed, 4])
-    # Users who listen most come first.
+    # The most active users come first.
     order = np.argsort(-listeners.listens, kind="stable")
     listens = listeners.listens[order]
     start = np.concatenate([[0], np.cumsum(listeners.listens)])
     offset = start[order]
     size = int(start[-1])
-    session_start, session_time = _sessions(random, p, listeners, start)
+    session_start, session_time = _draw_sessions(random, p, listeners, start)
 
     personal = listeners.personal[order]
     taste_style = listeners.taste_style[order]
@@ -130,7 +131,7 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
     style = np.zeros(p.users, np.int64)
     track = np.zeros(p.users, np.int64)
     free_from = np.zeros(p.users, np.int64)
-    # The previous listen enters the memory only once the next is chosen: nobody can know yet how it went.
+    # The previous listen enters the memory after the next choice, since its outcome is unknown until then.
     to_remember = np.zeros(p.users, np.int64)
     style_reach = world.style_kernel.cumsum(axis=1)
     reach = np.cumsum([p.repeat_share, p.remembered_artist_share, p.same_album_share, p.same_artist_share])
@@ -145,7 +146,7 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
         time = np.where(
             begins, np.maximum(session_time[at], free_from[:active] + SESSION_GAP), free_from[:active]
         )
-        # Listens past the end are dropped below; until then they pass as the last day's.
+        # Listens after the end count as the last day's here and are dropped below.
         day = np.minimum(time // DAY, p.days - 1)
 
         anew = np.flatnonzero(begins | (uniform[0] < p.switch_share))
@@ -162,11 +163,11 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
         chosen[recall] = remembered
         artist = choice[recall] == _REMEMBERED_ARTIST
         there = recall[artist]
-        membership = _membership(world.artists, remembered[artist], uniform[4, there])
+        membership = _draw_membership(world.artists, remembered[artist], uniform[4, there])
         chosen[there] = world.artists.draw(world.artists.group[membership], day[there], uniform[5, there])
         for groups, same in ((world.albums, _SAME_ALBUM), (world.artists, _SAME_ARTIST)):
             there = np.flatnonzero((choice == same) & ~begins)
-            membership = _membership(groups, previous[there], uniform[4, there])
+            membership = _draw_membership(groups, previous[there], uniform[4, there])
             possible = groups.released[day[there], groups.group[membership]] > 1
             there, membership = there[possible], membership[possible]
             chosen[there] = groups.draw(
@@ -197,13 +198,17 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
         done += active
         if progress and done * 5 // size > (done - active) * 5 // size:
             progress(f"listens of {p.users:,} users: {done / size:.0%}")
-    return _until(log, p.seconds)
+    return _truncate(log, p.seconds)
 
 
-def _sessions(
+def _draw_sessions(
     random: np.random.Generator, p: SimulationParameters, listeners: Listeners, start: Ints
 ) -> tuple[Bools, Ints]:
-    """(whether each listen begins a session, the second at which its session may begin), [listens]."""
+    """Draws session starts and times.
+
+    Returns:
+        Whether each listen starts a session, bool[listens]; the earliest second of its session, [listens].
+    """
     size = int(start[-1])
     begins = random.random(size) < 1 / p.session_listens
     begins[start[:-1]] = True
@@ -217,28 +222,30 @@ def _sessions(
     return begins, time[np.cumsum(begins) - 1]
 
 
-def _membership(groups: Groups, track: Ints, uniform: Floats) -> Ints:
-    """One of each track's memberships; each is as likely as the other."""
+def _draw_membership(groups: Groups, track: Ints, uniform: Floats) -> Ints:
+    """Draws one of each track's memberships, all equally likely."""
     both = groups.memberships[track]
     return np.where((both[:, 1] >= 0) & (uniform < 0.5), both[:, 1], both[:, 0])
 
 
-def _played_percent(affinity: Floats, uniform: Floats, how_far: Floats) -> Ints:
-    """Tracks one likes are heard to their end; 100 means all of it, more that parts were played again."""
+def _played_percent(affinity: Floats, uniform: Floats, stopped_at: Floats) -> Ints:
+    """Computes the play ratio in percent: liked tracks play to the end, and over 100 means repeats."""
     ends = uniform < 1 / (1 + np.exp(-1.2 - 4 * (affinity - 1)))
-    whole = np.where(how_far < 0.85, 100, 100 - 100 * (how_far - 0.85))
-    whole = np.where(how_far < 0.03, 101 + how_far * 2_500, whole)
-    return np.where(ends, whole, 85 * how_far**2).astype(np.int64)
+    whole = np.where(stopped_at < 0.85, 100, 100 - 100 * (stopped_at - 0.85))
+    whole = np.where(stopped_at < 0.03, 101 + stopped_at * 2_500, whole)
+    return np.where(ends, whole, 85 * stopped_at**2).astype(np.int64)
 
 
 def _reactions(
     affinity: Floats, percent: Ints, uniform: Floats, track: Ints, reacted: set[int], tracks: int
 ) -> NDArray[np.int8]:
-    """1 like, -1 dislike, 0 neither; a user reacts to a track once. Adds to `reacted`."""
+    """Draws reactions: 1 like, -1 dislike, 0 neither. A user reacts to a track at most once. Adds to
+    `reacted`.
+    """
     likes = (percent >= 85) & (uniform < 0.10 / (1 + np.exp(-4 * (affinity - 1.1))))
     dislikes = (percent < 30) & (uniform < 0.06 / (1 + np.exp(4 * (affinity - 0.8))))
     reaction = likes.astype(np.int8) - dislikes.astype(np.int8)
-    # Few enough (about 3% of listens) for a plain set.
+    # Reactions are about 3% of listens, few enough for a plain set.
     for user in np.flatnonzero(reaction).tolist():
         key = user * tracks + int(track[user])
         if key in reacted:
@@ -253,8 +260,8 @@ def _remember(memory: Memory, track: Ints, slots: Ints) -> None:
         memory.remember(user, track[user])
 
 
-def _until(log: ListeningLog, end: int) -> ListeningLog:
-    """The log without listens at `end` or later."""
+def _truncate(log: ListeningLog, end: int) -> ListeningLog:
+    """Returns the log without listens at `end` or later."""
     keep = log.time < end
     start = np.concatenate([[0], np.cumsum(keep)])[log.start]
     columns = {

@@ -1,4 +1,4 @@
-"""Names for simulated artists and tracks, so that a recommendation can be read."""
+"""Readable names for simulated artists and tracks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _ENDINGS = (
 
 
 def artist_names(random: np.random.Generator, number: int) -> list[str]:
-    """Different names: people, bands and duos; numbered on once all 11,000 are used up."""
+    """Generates distinct names of people, bands and duos; beyond 11,000, a number is appended."""
     people = [f"{first} {last}" for first in _FIRST for last in _LAST]
     bands = [f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS]
     bands = [name if at % 3 else f"The {name}s" for at, name in enumerate(bands)]
@@ -70,7 +70,7 @@ def artist_names(random: np.random.Generator, number: int) -> list[str]:
 
 
 def track_titles(random: np.random.Generator, number: int) -> list[str]:
-    """Titles; as in life, a few are shared."""
+    """Generates track titles; a few are duplicates, as in real catalogs."""
     kind = random.random(number)
     adjectives, nouns, others, verbs, endings = (
         random.integers(0, len(words), number) for words in (_ADJECTIVES, _NOUNS, _NOUNS, _VERBS, _ENDINGS)

@@ -1,21 +1,22 @@
-"""How well the end of a simulated log can be predicted at all: the oracle.
+"""Oracles: the best possible prediction of the end of a simulated log.
 
-A query is a listen `a` of a user, its label the user's next listen `b`, which lies in the last day. Two
-oracles rank all tracks by the probability that they are `b` (`next_listen_probabilities`). Both know the
-world, all that the user did before `a` (with play ratios and likes; of `a` itself only that it was
-chosen) and the moment at which `b` is chosen, hence its day and whether it begins a session.
+A query asks for the next listen `b` after a listen `a` of a user; the label `b` lies in the last day. Two
+oracles rank all tracks by their probability to be `b` (`next_listen_probabilities`). Both know the world and
+the user's history before `a`, with play ratios and likes. Of `a` they know only the track. Both know the time
+of `b`, and so its day and whether it starts a session.
 
-- *hidden* also knows the user's tastes on that day and the style in which `a` was chosen. The style of
-  `b` follows: a draw from the tastes if a session begins, else the same style, or with `switch_share` a
-  draw. This is the simulator's own probability: no ranking has a higher expected recall.
-- *observed* infers both from the user's listens. A forward filter (the hidden Markov model's, over all
-  styles) carries the probability of the current style: after each listen it is multiplied by how
-  probable that track was in each style. The tastes are estimated beside it, online: the prior
-  `_PRIOR_SESSIONS * popularity of styles` plus, for each earlier listen, the probability per style that
-  the listen was a draw from the tastes; older ones fade with a half-life of `_HALF_LIFE_DAYS`, since
-  tastes drift. Given the tastes, the filter is exact.
+- *hidden* also knows the user's tastes on that day and the style from which `a` was chosen. The style of `b`
+  follows: at a session start it is a draw from the tastes. Otherwise it stays the same, or is redrawn with
+  probability `switch_share`. This is the simulator's own probability, so no ranking has a higher expected
+  recall.
+- *observed* infers both from the user's listens. The forward filter of a hidden Markov model over all styles
+  carries the probability of the current style. After each listen it multiplies each style's probability by
+  the track's likelihood in that style. The tastes are estimated online. The prior is `_PRIOR_SESSIONS *
+  popularity of styles`. Each earlier listen adds, per style, the probability that it was a draw from the
+  tastes. Older listens decay with a half-life of `_HALF_LIFE_DAYS`, since tastes drift. Given the tastes, the
+  filter is exact.
 
-Ranks are 0-based; of equally probable tracks, those numbered lower come first.
+Ranks are 0-based; ties go to the lower track number.
 """
 
 from __future__ import annotations
@@ -27,33 +28,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from two_tower.simulator.listening import Listeners, ListeningLog
-from two_tower.simulator.world import DAY, Bools, Floats, Ints, Memory, World, next_listen_probabilities
+from two_tower.simulator.next_listen import Memory, next_listen_probabilities
+from two_tower.simulator.world import DAY, Bools, Floats, Ints, World
 
 CUTOFFS = (10, 50, 100)
-# Strength of the prior and fading of the evidence, in the observed oracle's estimate of tastes.
+# Strength of the prior and half-life of the evidence, in the observed oracle's estimate of tastes.
 _PRIOR_SESSIONS = 2.0
 _HALF_LIFE_DAYS = 20.0
-# Queries ranked at once: a few arrays of this many times the catalog.
+# Queries ranked at once: each needs a few arrays of the catalog's size.
 _CHUNK = 128
 
 
 @dataclasses.dataclass(frozen=True)
 class OracleQueries:
-    """Queries and what was known when each was asked, [queries, ...]."""
+    """Batch of queries with the knowledge at their time, [queries, ...]."""
 
-    # Positions in the log of the listen asked from, and of the label.
+    # Log positions of the seed listen `a` and of the label `b`.
     seed: Ints
     label: Ints
-    # [queries, styles] probability of the style in which the label is chosen.
+    # [queries, styles] probability of the style from which the label is chosen.
     hidden_style: Floats
     observed_style: Floats
-    # [queries, styles, slots] remembered tracks, -1 where empty.
+    # [queries, styles, slots] remembered tracks, -1 for empty slots.
     memory: NDArray[np.int32]
 
 
 @dataclasses.dataclass(frozen=True)
 class OracleSummary:
-    """Recall of both oracles at `CUTOFFS`, as {"recall@10": ..}."""
+    """Recall of both oracles at `CUTOFFS`, such as {"recall@10": ...}."""
 
     queries: int
     users: int
@@ -63,7 +65,7 @@ class OracleSummary:
 
 @dataclasses.dataclass(frozen=True)
 class OracleAnswers:
-    """The queries' positions in the log and the label's rank with each oracle, [queries]."""
+    """Log positions of the queries and the label's rank with each oracle, [queries]."""
 
     seed: Ints
     label: Ints
@@ -71,7 +73,7 @@ class OracleAnswers:
     rank_observed: Ints
 
     def summary(self, log: ListeningLog) -> OracleSummary:
-        """Shares of queries whose label is among the first k."""
+        """Computes recall: the share of queries whose label is among the first k."""
         return OracleSummary(
             queries=len(self.label),
             users=len(np.unique(log.user[self.label])),
@@ -80,10 +82,10 @@ class OracleAnswers:
         )
 
 
-def ask_oracle(
+def evaluate_oracles(
     world: World, listeners: Listeners, log: ListeningLog, progress: Callable[[str], None] | None = None
 ) -> OracleAnswers:
-    """Ranks the labels of the sampled queries."""
+    """Samples queries and ranks their labels with both oracles."""
     seed = sample_queries(log, world.parameters.oracle_queries, world.parameters.seed)
     queries = replay(world, listeners, log, seed)
     ranks: dict[str, list[Ints]] = {"hidden": [], "observed": []}
@@ -100,9 +102,9 @@ def ask_oracle(
 
 
 def sample_queries(log: ListeningLog, about: int, seed: int) -> Ints:
-    """Positions of listens whose next one is in the last 86,400 s of the log: all those of random users.
+    """Samples log positions whose next listen is in the last 86,400 s of the log.
 
-    Users are added until there are at least `about` queries.
+    The sample takes all such positions of random users, until there are at least `about` queries.
     """
     last_day = log.time > log.time.max(initial=0) - DAY
     candidates = np.flatnonzero((log.user[:-1] == log.user[1:]) & last_day[1:])
@@ -115,7 +117,7 @@ def sample_queries(log: ListeningLog, about: int, seed: int) -> Ints:
 def query_probabilities(
     world: World, log: ListeningLog, queries: OracleQueries, style: Floats, part: slice
 ) -> NDArray[np.float32]:
-    """[queries, tracks] probability of each track to be the label, for the queries of `part`."""
+    """Computes each track's probability to be the label, [queries, tracks], for the queries of `part`."""
     label = queries.label[part]
     return next_listen_probabilities(
         world,
@@ -128,25 +130,25 @@ def query_probabilities(
 
 
 def rank_of(probabilities: NDArray[np.float32], track: Ints) -> Ints:
-    """0-based rank of `track` [n] among all tracks by `probabilities` [n, tracks]."""
+    """Returns the 0-based rank of `track` [n] among all tracks by `probabilities` [n, tracks]."""
     own = probabilities[np.arange(len(track)), track][:, None]
     higher = (probabilities > own).sum(axis=1)
-    # Ties are few: found in one flat pass, which NumPy does faster than in two dimensions.
+    # Ties are few. One flat pass finds them, which NumPy does faster than in two dimensions.
     tied, tie = np.divmod(np.flatnonzero(probabilities == own), probabilities.shape[1])
     return higher + np.bincount(tied, tie < track[tied], len(track)).astype(np.int64)
 
 
 def replay(world: World, listeners: Listeners, log: ListeningLog, seed: Ints) -> OracleQueries:
-    """Goes through the logs of the users who ask, and notes what is known at each query.
+    """Replays the logs of the sampled users and records the knowledge at each query.
 
     Args:
-        seed: positions in the log that are asked from.
+        seed: log positions of the queries.
     """
     p = world.parameters
     users, user_of_query = np.unique(log.user[seed], return_inverse=True)
     step_of_query = seed - log.start[log.user[seed]]
     state = StyleFilter(world, len(users))
-    # Queries in order of their steps.
+    # Queries sorted by step.
     order = np.argsort(step_of_query, kind="stable")
     edges = np.searchsorted(step_of_query[order], np.arange(step_of_query.max(initial=-1) + 2))
     observed = np.zeros((len(seed), p.styles))
@@ -167,7 +169,7 @@ def replay(world: World, listeners: Listeners, log: ListeningLog, seed: Ints) ->
 
 
 def _steps(log: ListeningLog, users: Ints) -> Iterator[tuple[int, Ints, Ints]]:
-    """(n, which of `users` have an n-th listen, where it is in the log), for n = 0, 1, .."""
+    """Yields for n = 0, 1, ...: n, the rows of `users` with an n-th listen, and its log positions."""
     start, listens = log.start[users], np.diff(log.start)[users]
     for step in range(int(listens.max(initial=0))):
         user = np.flatnonzero(listens > step)
@@ -175,7 +177,7 @@ def _steps(log: ListeningLog, users: Ints) -> Iterator[tuple[int, Ints, Ints]]:
 
 
 class StyleFilter:
-    """What an observer believes about each of some users after each of their listens.
+    """Hidden Markov model filter: an observer's belief about users' styles after each of their listens.
 
     `user` is a row of the filter, not of the log.
     """
@@ -185,7 +187,7 @@ class StyleFilter:
         self._world = world
         self.memory = Memory(users, world)
         self._style = np.zeros((users, p.styles))
-        # Draws from the tastes that were seen, per style.
+        # Expected number of observed draws from the tastes, per style.
         self._draws = np.zeros((users, p.styles))
         self._time = np.zeros(users, np.int64)
         self._previous = np.full(users, -1)
@@ -195,12 +197,12 @@ class StyleFilter:
         return tastes / tastes.sum(axis=1, keepdims=True)
 
     def predict(self, user: Ints, session_start: Bools) -> Floats:
-        """[n, styles] probability of the style in which the next listen of `user` [n] is chosen."""
+        """Returns the style probabilities [n, styles] of the next listen of `user` [n]."""
         redraw = np.where(session_start, 1.0, self._world.parameters.switch_share)[:, None]
         return redraw * self._tastes(user) + (1 - redraw) * self._style[user]
 
     def observe(self, user: Ints, log: ListeningLog, at: Ints) -> None:
-        """Takes in the listens `at` [n] of `user` [n], who are distinct."""
+        """Updates the belief with the listens `at` [n] of `user` [n], who must be distinct."""
         time, track = log.time[at], log.track[at]
         likelihood = self.likelihood(user, log, at)
         self._draws[user] *= 0.5 ** ((time - self._time[user]) / (DAY * _HALF_LIFE_DAYS))[:, None]
@@ -212,7 +214,7 @@ class StyleFilter:
         self._draws[user] += drawn / total
         self._time[user] = time
 
-        # As when listening: the listen before enters the memory when this one has been chosen.
+        # As in the simulation, the previous listen enters the memory after this choice.
         earlier = user[self._previous[user] >= 0]
         before = at[self._previous[user] >= 0] - 1
         slots = (log.played_percent[before] >= 50).astype(np.int64) + (log.reaction[before] > 0)
@@ -221,11 +223,11 @@ class StyleFilter:
         self._previous[user] = track
 
     def likelihood(self, user: Ints, log: ListeningLog, at: Ints) -> Floats:
-        """[n, styles] probability of the listens `at` [n] of `user` [n], had they been chosen in each style.
+        """Computes the likelihood [n, styles] of the listens `at` [n] of `user` [n], given each style.
 
-        This is `next_listen_probabilities` at one track and in all styles: a remembered track lies in its
-        own style's memory, and so do all remembered tracks of its artists, since second artists are of the
-        same style as the first.
+        It equals `next_listen_probabilities` at one track for all styles. A remembered track lies in the
+        memory of its own style. So do all remembered tracks of its artists, since second artists share the
+        style of the first.
         """
         world, p = self._world, self._world.parameters
         previous = self._previous[user]

@@ -1,10 +1,10 @@
-"""Simulates listeners in a known world and writes what they did in Yambda's flat layout.
+"""Simulation of listeners in a known world, written in Yambda's flat layout.
 
     simulate("simulated", SimulationParameters(seed=7))
 
-The layout is that of https://huggingface.co/datasets/yandex/yambda (arXiv:2505.22238), with additions:
-`names.parquet` says what artists and tracks are called, `simulation.json` what was asked for, and
-`oracle/` how well the simulator itself predicts the end of the log (`simulator.oracle`).
+The layout is that of https://huggingface.co/datasets/yandex/yambda (arXiv:2505.22238), with three additions.
+`names.parquet` holds the names of artists and tracks. `simulation.json` holds the parameters. `oracle/` holds
+the recall of the simulator's own predictions at the end of the log (`simulator.oracle`).
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import pyarrow.parquet as pq
 from two_tower.base.errors import UserError
 from two_tower.simulator.listening import ListeningLog, listen, make_listeners
 from two_tower.simulator.names import artist_names, track_titles
-from two_tower.simulator.oracle import OracleAnswers, OracleSummary, ask_oracle
+from two_tower.simulator.oracle import OracleAnswers, OracleSummary, evaluate_oracles
 from two_tower.simulator.world import Bools, Groups, Ints, SimulationParameters, World, make_world
 
 __all__ = ["SimulationParameters", "SimulationSummary", "simulate", "write_simulation"]
 
 EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
 _MARK = "simulation.json"
-# Of the likes and dislikes, how many are taken back, and after how many days on average.
+# Share of likes and dislikes that are taken back, and the mean number of days until then.
 _REGRET_SHARE, _REGRET_DAYS = 0.08, 4.0
 
 
 @dataclasses.dataclass(frozen=True)
 class SimulationSummary:
-    """What a simulation wrote."""
+    """Summary of a written simulation."""
 
     name: str
     # Rows by event type.
     events: dict[str, int]
-    # Users with at least one listen; the whole catalog; tracks nobody listened to.
+    # Users with at least one listen; tracks of the catalog; tracks without listens.
     users: int
     tracks: int
     unheard_tracks: int
@@ -50,7 +50,14 @@ class SimulationSummary:
 def simulate(
     out: str, parameters: SimulationParameters, progress: Callable[[str], None] | None = None
 ) -> SimulationSummary:
-    """Simulates and writes the directory `out`; the same parameters write the same bytes.
+    """Simulates a log and writes it to the directory `out`; the same parameters write the same bytes.
+
+    Args:
+        out: created, or replaced if it holds an earlier simulation. It appears only when complete.
+        progress: called with a line about the current step.
+
+    Raises:
+        UserError: `out` holds something else.
 
     Args:
         out: created, or replaced if it holds an earlier simulation. It is complete or not there.
@@ -60,10 +67,10 @@ def simulate(
         UserError: `out` holds something else.
     """
     if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"{out} is a file; name a directory for the simulation.")
+        raise UserError(f"{out}: this is a file; name a directory for the simulation.")
     if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _MARK)):
         raise UserError(
-            f"{out} is not empty and holds no {_MARK}, so it is not an earlier simulation; "
+            f"{out}: the directory is not empty and holds no {_MARK}, so it is no earlier simulation; "
             "name another directory."
         )
     tell = progress or (lambda line: None)
@@ -72,7 +79,7 @@ def simulate(
     listeners = make_listeners(world)
     log = listen(world, listeners, progress)
     tell(f"oracle: {parameters.oracle_queries:,} queries")
-    answers = ask_oracle(world, listeners, log, progress)
+    answers = evaluate_oracles(world, listeners, log, progress)
     tell("writing")
     parent, base = os.path.split(os.path.abspath(out))
     os.makedirs(parent, exist_ok=True)
@@ -89,11 +96,11 @@ def simulate(
 def write_simulation(
     folder: str, world: World, log: ListeningLog, answers: OracleAnswers
 ) -> SimulationSummary:
-    """Writes all files of a simulation into the existing `folder`."""
+    """Writes all files of a simulation to the existing directory `folder`."""
     p = world.parameters
     events = all_events(world, log)
     for name, kind in zip(EVENT_TYPES, range(len(EVENT_TYPES)), strict=True):
-        _write(folder, f"{name}s.parquet", _of_kind(events, kind))
+        _write(folder, f"{name}s.parquet", _single_type(events, kind))
     _write(folder, "multi_event.parquet", _multi_event(events))
     _write(folder, "embeddings.parquet", _embeddings(world))
     _write(folder, "artist_item_mapping.parquet", _mapping("artist_id", world.artists, world))
@@ -110,13 +117,15 @@ def write_simulation(
     os.mkdir(os.path.join(folder, "oracle"))
     _write(folder, "oracle/queries.parquet", _oracle_queries(world, log, answers))
     _write_json(folder, "oracle/summary.json", dataclasses.asdict(summary.oracle))
-    # Last, since it is what marks the directory as a simulation.
+    # Written last, since this file marks a directory as a complete simulation.
     _write_json(folder, _MARK, {"name": summary.name, "parameters": dataclasses.asdict(p)})
     return summary
 
 
 def all_events(world: World, log: ListeningLog) -> dict[str, Ints]:
-    """All events by user and time, listens first; `kind` is the place of the type in EVENT_TYPES."""
+    """Returns all events sorted by user and time, listens first; `kind` is the index of the type in
+    EVENT_TYPES.
+    """
     random = np.random.default_rng([world.parameters.seed, 6])
     played = log.played_percent * world.track_seconds[log.track] // 100
     kinds = [np.zeros(len(log.track), np.int64)]
@@ -126,7 +135,7 @@ def all_events(world: World, log: ListeningLog) -> dict[str, Ints]:
         row = np.flatnonzero(log.reaction == sign)
         time = log.time[row] + (random.random(len(row)) * played[row]).astype(np.int64)
         regretted = random.random(len(row)) < _REGRET_SHARE
-        # At least a minute later: nobody takes back in the same 5 s.
+        # A reaction is taken back at least a minute later, so never within the same 5 s.
         later = time + 60 + (random.exponential(_REGRET_DAYS * 86_400, len(row))).astype(np.int64)
         for kind_of, which, at in ((kind, np.ones_like(regretted), time), (kind + 2, regretted, later)):
             which = which & (at < world.parameters.seconds)
@@ -148,7 +157,7 @@ def all_events(world: World, log: ListeningLog) -> dict[str, Ints]:
     }
 
 
-def _columns(events: dict[str, Ints], rows: Bools | slice) -> dict[str, pa.Array]:
+def _event_columns(events: dict[str, Ints], rows: Bools | slice) -> dict[str, pa.Array]:
     return {
         "uid": pa.array(events["uid"][rows].astype(np.uint32)),
         "timestamp": pa.array(events["timestamp"][rows].astype(np.uint32)),
@@ -157,7 +166,7 @@ def _columns(events: dict[str, Ints], rows: Bools | slice) -> dict[str, pa.Array
     }
 
 
-def _plays(events: dict[str, Ints], rows: Bools | slice, unknown: Bools | None) -> dict[str, pa.Array]:
+def _play_columns(events: dict[str, Ints], rows: Bools | slice, unknown: Bools | None) -> dict[str, pa.Array]:
     return {
         "played_ratio_pct": pa.array(events["played_ratio_pct"][rows].astype(np.uint16), mask=unknown),
         "track_length_seconds": pa.array(
@@ -166,9 +175,9 @@ def _plays(events: dict[str, Ints], rows: Bools | slice, unknown: Bools | None) 
     }
 
 
-def _of_kind(events: dict[str, Ints], kind: int) -> pa.Table:
+def _single_type(events: dict[str, Ints], kind: int) -> pa.Table:
     rows = events["kind"] == kind
-    return pa.table(_columns(events, rows) | (_plays(events, rows, None) if kind == 0 else {}))
+    return pa.table(_event_columns(events, rows) | (_play_columns(events, rows, None) if kind == 0 else {}))
 
 
 def _multi_event(events: dict[str, Ints]) -> pa.Table:
@@ -176,17 +185,17 @@ def _multi_event(events: dict[str, Ints]) -> pa.Table:
     event_type = pa.DictionaryArray.from_arrays(
         pa.array(events["kind"].astype(np.int8)), pa.array(EVENT_TYPES)
     )
-    columns = _columns(events, everything) | _plays(events, everything, events["kind"] != 0)
+    columns = _event_columns(events, everything) | _play_columns(events, everything, events["kind"] != 0)
     return pa.table(columns | {"event_type": event_type})
 
 
-def _by_item(world: World) -> Ints:
-    """Tracks in order of their ids."""
+def _tracks_by_id(world: World) -> Ints:
+    """Returns the tracks sorted by their ids."""
     return np.argsort(world.item_id)
 
 
 def _embeddings(world: World) -> pa.Table:
-    order = _by_item(world)
+    order = _tracks_by_id(world)
     embedding = world.embeddings()[order]
     normalized = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
     offsets = pa.array(np.arange(len(order) + 1, dtype=np.int32) * embedding.shape[1])
@@ -213,7 +222,7 @@ def _mapping(column: str, groups: Groups, world: World) -> pa.Table:
 def _names(world: World) -> pa.Table:
     random = np.random.default_rng([world.parameters.seed, 7])
     artists = np.array(artist_names(random, len(world.artists.start) - 1))
-    order = _by_item(world)
+    order = _tracks_by_id(world)
     titles = np.array(track_titles(random, len(order)))
     artist = world.artists.groups_of(order)
     credit = [
@@ -246,7 +255,7 @@ def _oracle_queries(world: World, log: ListeningLog, answers: OracleAnswers) -> 
 
 
 def _write(folder: str, file: str, table: pa.Table) -> None:
-    # Embeddings are noise to a dictionary, which costs a second to find out.
+    # Dictionary encoding cannot compress embeddings, and trying costs a second.
     dictionary = [name for name in table.column_names if not pa.types.is_list(table.schema.field(name).type)]
     pq.write_table(table, os.path.join(folder, file), use_dictionary=dictionary)
 

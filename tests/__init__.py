@@ -1,1 +1,1 @@
-"""A package, so that its modules are not taken for those of another distribution named tests."""
+"""Package marker, so that these modules are not confused with another distribution's tests."""

@@ -1,4 +1,4 @@
-"""What must be set before TensorFlow is imported (Keras 2, quiet logs), and what several tests share."""
+"""Settings that precede the import of TensorFlow (Keras 2, quiet logs), and shared fixtures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from tests.small_world import Transformed
 
 
-# Before xdist reads the groups.
+# The groups must exist before xdist reads them.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What `make test` runs in one process: a file, since its tests share models, and all whole runs, which
-    share an output directory."""
+    """Groups tests for `make test`, which runs each group in one process.
+
+    A file is a group, since its tests share models. All e2e tests are one group, since they share an output
+    directory.
+    """
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
@@ -28,7 +31,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
-    """See tests/small_world.py; 20 seconds, most of them for importing what Transform needs."""
+    """World of tests/small_world.py; it takes 20 seconds, mostly for the imports of Transform."""
     from tests.small_world import small_world as transformed
 
     return transformed(tmp_path_factory.mktemp("small_world"))

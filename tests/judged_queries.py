@@ -1,4 +1,4 @@
-"""Made-up results of queries, of users who differ, and the evaluation that they belong to."""
+"""Synthetic query results of heterogeneous users, and the evaluation that contains them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Ranks = npt.NDArray[np.float32]
 
 
 class Asked:
-    """Queries of one label each: users have some 5, and their tastes are found more or less often.
+    """Set of queries with one label each: about 5 per user, and users differ in difficulty.
 
-    A rank is the shared difficulty of a query plus what each model makes of it, so that models of equal skill
-    find nearly the same labels, but not the same.
+    A rank is the shared difficulty of a query plus a deviation of each model. Models of equal skill therefore
+    find nearly, but not exactly, the same labels.
     """
 
     def __init__(self, seed: int, users: int = 150) -> None:
         self.random = np.random.default_rng(seed)
         self.user = np.repeat(np.arange(users), self.random.integers(1, 10, users))
         self.difficulty = self.random.normal(0, 1, users)[self.user] + self.random.normal(0, 1, len(self))
-        # Overlapping parts, of users and of queries, large and small.
+        # Overlapping slices of users and of queries, large and small.
         activity = np.bincount(self.user)[self.user]
         kind = self.random.integers(0, 8, len(self))
         group = self.random.integers(0, 4, users)[self.user]
@@ -42,20 +42,22 @@ class Asked:
         return len(self.user)
 
     def ranks(self, skill: float | npt.NDArray[np.floating[Any]] = 0.0, own: float = 0.5) -> Ranks:
-        """Of one model: [Q], infinite beyond 100. `own`: how far it differs from others of its skill."""
+        """Draws the ranks [Q] of one model, infinite beyond 100; `own` scales its deviation from models of
+        equal skill.
+        """
         latent = self.difficulty - skill + self.random.normal(0, own, len(self))
         rank = np.ceil(15 * np.exp(latent))
         return np.where(rank > 100, np.inf, rank).astype(np.float32)
 
     def results(self, model: Ranks, **others: Ranks) -> QueryResults:
-        """With a baseline that finds little."""
+        """Returns the results of a model, of a baseline that finds little, and of `others`."""
         everyone = {"model": model, "model_exact": model, "most_popular": self.ranks(-1.5), **others}
         items = np.arange(len(self), dtype=np.int64) % 97
         return QueryResults(self.user.astype(np.int32), LabelSets.of_one(items), everyone, dict(self.slices))
 
 
 def evaluation_of(results: QueryResults, **changes: Any) -> dict[str, Any]:
-    """As evaluation.json has it, of a model that holds all that is not of recall."""
+    """Builds the content of evaluation.json for a model that passes every check except those of recall."""
 
     def metrics(who: str, part: npt.NDArray[np.bool_] | None = None) -> dict[str, float | None]:
         found = results.ranks[who][slice(None) if part is None else part] <= CUTOFF

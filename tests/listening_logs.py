@@ -1,4 +1,4 @@
-"""Random listening logs, and what a plain loop over each user's events says of their queries."""
+"""Random listening logs, and their queries as a plain loop over each user's events finds them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVENT_TYPES = (b"listen", b"like", b"dislike")
 
 
 class Event(NamedTuple):
-    """`row` is the event's place in the files."""
+    """Event of a log; `row` is its position in the files."""
 
     user: int
     item: int
@@ -37,7 +37,7 @@ class Event(NamedTuple):
 
 
 class Query(NamedTuple):
-    """What a query sees, oldest first, and the one event that it is to predict, as rows of the log."""
+    """Next-event query as rows of the log: its history, oldest first, and its label."""
 
     split: str
     user: int
@@ -47,14 +47,14 @@ class Query(NamedTuple):
 
 @st.composite
 def logs(draw: st.DrawFn, most: int = 60) -> list[Event]:
-    """A log in file order, which is not time's."""
+    """Draws a log in file order, which differs from time order."""
     row = st.tuples(
         st.integers(0, 2),
         st.integers(0, 5),
         st.integers(0, TIMES),
         st.sampled_from((b"listen", *EVENT_TYPES)),
     )
-    # Hypothesis prefers short lists: the least size is drawn too.
+    # Hypothesis prefers short lists, so the minimal size is drawn too.
     rows = draw(st.lists(row, min_size=draw(st.integers(0, most)), max_size=most))
     return [Event(*values, number) for number, values in enumerate(rows)]
 
@@ -62,7 +62,7 @@ def logs(draw: st.DrawFn, most: int = 60) -> list[Event]:
 def events_of(
     user: Any, item: Any, time: Any, kind: Any, play_ratio: Any, is_organic: Any = 1, split: Any = None
 ) -> Events:
-    """Columns, or one value for all rows, as Events; `kind` are the event types' names as bytes."""
+    """Builds Events from columns or one value for all rows; `kind` holds event types as bytes."""
     names = np.broadcast_to(np.asarray(kind, "S"), len(user))
     others = {name.decode() for name in names.tolist()} - {features.LISTEN}
     types = (features.LISTEN, *sorted(others))
@@ -80,7 +80,7 @@ def events_of(
 
 
 def catalog_of_ids(items: int) -> dict[str, list[Any]]:
-    """A catalog of ids alone, from 0: no artists, albums or lengths."""
+    """Returns a catalog of ids from 0, without artists, albums or lengths."""
     nothing: list[Any] = [[] for _ in range(items)]
     return {
         "item_id": [[item] for item in range(items)],
@@ -91,7 +91,7 @@ def catalog_of_ids(items: int) -> dict[str, list[Any]]:
 
 
 def columns(log: list[Event], play_ratio: np.ndarray | None = None) -> Events:
-    """The log as arrays. Without play ratios, an event's is its row, by which it is known again."""
+    """Converts the log to arrays. The default play ratio of an event is its row, which identifies it."""
     rows = np.arange(len(log))
     return events_of(
         [e.user for e in log],
@@ -104,14 +104,14 @@ def columns(log: list[Event], play_ratio: np.ndarray | None = None) -> Events:
 
 
 def column_split(row: int) -> int:
-    """What stands in a row's column `split`, as a split's number: in no order in time, and train mostly."""
+    """Returns the split in a row's column `split`, as a number: independent of time, and mostly train."""
     return (0, 2, 0, 1, 0, 0, 1, 2, 0)[row * 31 % 9]
 
 
 def of_user(log: list[Event], user: int, split: EventSplit | None = None) -> list[Event]:
-    """A user's events in time order, listens before reactions, then as in the files; none of them twice.
+    """Returns a user's events without duplicates, in time order: listens before reactions, then file order.
 
-    Where the split is a column, train's come before eval's and test's of the same time.
+    With a split column, events of train precede those of eval and test at the same time.
     """
     has_column = isinstance(split, SplitColumn)
     once: dict[tuple[int, int, bytes], Event] = {}
@@ -124,7 +124,7 @@ def of_user(log: list[Event], user: int, split: EventSplit | None = None) -> lis
 
 
 def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
-    """The split that a label of this time is in; None in a gap or after test."""
+    """Returns the split of a label at this time; None in a gap or after test."""
     if time < split.train_end:
         return "train"
     inside = [name for name in ("eval", "test") if split.bounds(name)[0] <= time < split.bounds(name)[1]]
@@ -132,7 +132,11 @@ def split_of(time: int, split: TimeSplit = SPLIT) -> str | None:
 
 
 def placed(events: list[Event], split: EventSplit) -> list[tuple[str | None, int]]:
-    """For each of a user's events: in which split it may be a label, and the first that sees it; 3: none."""
+    """Returns for each event of a user two values: the split in which it may be a label, and the first split
+    that sees it.
+
+    The split number 3 means that no split sees it.
+    """
     if isinstance(split, SplitColumn):
         return [(features.SPLITS[column_split(e.row)], column_split(e.row)) for e in events]
     if isinstance(split, TimeSplit):
@@ -150,14 +154,14 @@ def placed(events: list[Event], split: EventSplit) -> list[tuple[str | None, int
 def queries_of(
     log: list[Event], history_length: int, repeats: bool, split: EventSplit = SPLIT
 ) -> tuple[list[Query], Counter[str]]:
-    """Every query for a next event, in no particular order, and counts of what is none."""
+    """Returns all next-event queries in arbitrary order, and counts of the events that are no labels."""
     found: list[Query] = []
     counts: Counter[str] = Counter()
     for user in sorted({e.user for e in log}):
         events = of_user(log, user, split)
         places = placed(events, split)
         for number in range(4):
-            # As this split sees the log; what it does not see is not there. A label is asked for in its own.
+            # The log as this split sees it, without hidden events. A label belongs to its own split only.
             view = [
                 (event, name, first)
                 for event, (name, first) in zip(events, places, strict=True)
@@ -184,20 +188,20 @@ def queries_of(
 
 
 class FrozenQuery(NamedTuple):
-    """What a user's one query of a period sees, as rows of the log, and the items it asks for."""
+    """A user's only query of a period under the frozen protocol: rows of its history, and its label items."""
 
     split: str
     user: int
     history: tuple[int, ...]
     labels: tuple[int, ...]
-    # What is not to be recommended; () where repeats may be.
+    # Items that must not be recommended; () if repeats are recommendable.
     had: tuple[int, ...]
 
 
 def frozen_queries_of(
     log: list[Event], history_length: int, repeats: bool, split: FrozenSplit
 ) -> tuple[list[FrozenQuery], Counter[str]]:
-    """Every query of eval and test, in no particular order, and counts; an event's play ratio is its row."""
+    """Returns all queries of eval and test in arbitrary order, and counts; play ratios are rows."""
     found: list[FrozenQuery] = []
     counts: Counter[str] = Counter()
     for name in ("eval", "test"):
@@ -234,7 +238,7 @@ def frozen_queries_of(
 
 
 def to_windows(batch: pa.RecordBatch) -> Windows:
-    """A split's record batch as the evaluator reads it."""
+    """Converts a split's record batch to the form in which the evaluator reads it."""
 
     def flat(name: str, dtype: Any) -> np.ndarray:
         return np.array(batch[name].flatten().to_pylist(), dtype)
@@ -266,7 +270,7 @@ def to_windows(batch: pa.RecordBatch) -> Windows:
 
 
 def queries_in(windows: Windows, split: str, history_length: int) -> list[Query]:
-    """Queries for a next event as they are read from windows; an event's play ratio is its row."""
+    """Reads next-event queries from windows; an event's play ratio is its row."""
     queries = all_queries(windows)
     rows = windows.play_ratio.astype(int)
     begin = np.maximum(windows.offsets[queries.window], queries.event + 1 - history_length)

@@ -1,4 +1,4 @@
-"""Processes of tests/trainer/test_distribution.py, since devices and clusters are set up once a process."""
+"""Programs for tests/trainer/test_distribution.py: devices and clusters need a process of their own."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.settings import TrainerConfig
 
-# Dropout is each replica's own, and would tell them from one.
+# Without dropout, since each replica draws its own.
 CERTAIN = dataclasses.replace(CONFIG, id_dropout=0.0, history_dropout=0.0, dropout=0.0)
 
-# Each way to sample, to correct and to remember once; of the whole catalog nothing is.
+# Each kind of negatives, correction and state once; none uses the full catalog.
 VARIANTS: list[dict[str, Any]] = [
     {"hard_negatives": 30, "event_type_weights": ("like=2",)},
     {
@@ -44,10 +44,10 @@ VARIANTS: list[dict[str, Any]] = [
         "item_bias": True,
     },
 ]
-# Where the windows of both replicas begin and end in each step: as many, more and fewer, and none.
+# Window boundaries of both replicas in each step: equal numbers, different numbers, and an empty replica.
 STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]
 
-# Small steps, of which the last of an epoch has one window alone: the small world has 101.
+# Small steps: the last step of an epoch has a single window, since the small world has 101.
 TRAINED = dataclasses.replace(
     CERTAIN,
     item_bias=True,
@@ -60,7 +60,7 @@ TRAINED = dataclasses.replace(
 
 
 def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
-    """In the same steps the same losses, weights and state, whatever the loss."""
+    """Checks that two replicas have the same losses, weights and state as one after the same steps."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -78,7 +78,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
 
     def untrained(config: TrainerConfig) -> TwoTowerModel:
         tf.keras.utils.set_random_seed(1)
-        # Without repeats a replica's queries have negatives less, by its own windows.
+        # Without recommendable repeats, a replica would exclude negatives of its own windows only.
         repeats = config.repeat_head
         model = TwoTowerModel(
             table, log_q, users, HISTORY_LENGTH, config, (), None, user_weight, repeats_recommendable=repeats
@@ -88,7 +88,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
 
     def trained(strategy: tf.distribute.Strategy, config: TrainerConfig) -> tuple[TwoTowerModel, list[float]]:
         with strategy.scope():
-            # Not Adam, to which gradients twice as large are all the same.
+            # SGD, since Adam would hide gradients of twice the size.
             model, optimizer = untrained(config), tf.keras.optimizers.SGD(0.1)
             optimizer.build(model.trainable_variables)
 
@@ -118,7 +118,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
         np.testing.assert_allclose(two_losses, one_losses, rtol=1e-5, err_msg=str(settings))
         found = [mirrored.experimental_local_results(variable) for variable in two.variables]
         if config.frequency == "streaming":
-            # What is saved is read where there is one replica.
+            # A single replica restores the checkpoint of two.
             path = tf.train.Checkpoint(model=two).save(str(folder / "checkpoint"))
             restored = untrained(config)
             tf.train.Checkpoint(model=restored).restore(path).assert_consumed()
@@ -130,7 +130,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
 
 
 def training(world: Transformed, config: TrainerConfig, folder: Path, model_dir: str | None) -> None:
-    """Trains and leaves what a later training can begin from in "state", and TensorBoard's logs."""
+    """Trains, and leaves the state for a warm start in "state" and TensorBoard's logs in "logs"."""
     data = TrainingData(
         world.files["train"],
         world.files["eval"],

@@ -1,7 +1,7 @@
-"""A few hundred events through Transform, and a model of random weights over them.
+"""Small world: about 1,200 events after Transform, and a model of random weights over them.
 
-What it is made of is chosen for its edges: item id 0, play ratios of 0, unknown users and items, items
-without artists, and one that is in no catalog.
+The data covers edge cases: item id 0, play ratios of 0, unknown users and items, items without artists, and
+an item outside the catalog.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ HISTORY_LENGTH = 7
 ALL_AGGREGATES = ResolvedFeatures(history=features.AGGREGATES)
 SPLIT = TimeSplit(train_end=8 * DAY, eval=(8 * DAY + 3_600, 9 * DAY), test=(9 * DAY + 3_600, 10 * DAY))
 CONFIG = TrainerConfig(embedding_dim=8, query_hidden_units=(16,))
-# From these on, only eval and test know them.
+# Users and items from these ids on occur in eval and test only.
 FIRST_NEW_USER, FIRST_NEW_ITEM = 20, 50
 NOT_IN_CATALOG = 90
 
 
 def log() -> list[Event]:
-    """Some 1,200 events of 25 users."""
+    """Draws about 1,200 events of 25 users."""
     draw = np.random.default_rng(11)
     events: list[tuple[int, int, int, bytes]] = []
     for _ in range(1_200):
@@ -54,14 +54,14 @@ def log() -> list[Event]:
 
 
 def events() -> Events:
-    """The log as arrays, a quarter of its play ratios unknown and a quarter 0."""
+    """Returns the log as arrays; a quarter of the play ratios are unknown and a quarter 0."""
     rows = log()
     draw = np.random.default_rng(12)
     return columns(rows, draw.choice([-1.0, 0.0, 0.5, 1.25], len(rows)))
 
 
 def catalog_items() -> dict[str, list[Any]]:
-    """Items 0 to 69: id, artists, albums and length."""
+    """Returns items 0 to 69 with id, artists, albums and length."""
     ids = list(range(70))
     return {
         "item_id": [[i] for i in ids],
@@ -72,7 +72,7 @@ def catalog_items() -> dict[str, list[Any]]:
 
 
 def catalog_batch(items: dict[str, list[Any]]) -> pa.RecordBatch:
-    """Items as CatalogExampleGen encodes them."""
+    """Encodes items like CatalogExampleGen."""
     kinds = {"item_length": pa.float32()}
     return pa.RecordBatch.from_pydict(
         {
@@ -85,7 +85,7 @@ def catalog_batch(items: dict[str, list[Any]]) -> pa.RecordBatch:
 
 
 def write_examples(path: Path, batches: Iterable[pa.RecordBatch]) -> str:
-    """Record batches as a gzipped TFRecord file of Examples; returns its name."""
+    """Writes record batches to a gzipped TFRecord file of Examples and returns its path."""
     import tensorflow as tf
     from tfx_bsl.coders import example_coder
 
@@ -105,14 +105,14 @@ def transform(
     preprocessing_fn: Callable[..., Any],
     specs: Sequence[FeatureSpec] = (),
 ) -> tuple[str, dict[str, str]]:
-    """Transform as TFX runs it: analyses the first split alone, transforms all.
+    """Runs Transform like TFX: analyses the first split and transforms all.
 
     Args:
       out: a new directory.
       schema_name: "interactions" or "catalog".
       splits: file of Examples by split.
-      preprocessing_fn: of the raw tensors by name.
-      specs: the named columns in the Examples.
+      preprocessing_fn: function of the raw tensors by name.
+      specs: specs of the named columns in the Examples.
 
     Returns:
       The graph's directory, and the pattern of each split's transformed Examples.
@@ -154,17 +154,17 @@ def transform(
                 )
             )
             patterns[split] = str(out / f"{split}-*.gz")
-    # As TFX leaves it with the graph: what came in.
+    # Like TFX, with the input metadata next to the graph.
     metadata_io.write_metadata(dataset_metadata.DatasetMetadata(proto), str(out / "graph" / "metadata"))
     return str(out / "graph"), patterns
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformed:
-    """Windows and a catalog after Transform.
+    """Windows and catalog after Transform.
 
-    `raw` are the windows by split as the evaluator reads them; `files` and `catalog_files` hold transformed
-    Examples.
+    `raw` holds the windows by split in the form that the evaluator reads. `files` and `catalog_files` hold
+    transformed Examples.
     """
 
     raw: dict[str, Windows]
@@ -184,7 +184,9 @@ class Transformed:
         resolved: ResolvedFeatures = ALL_AGGREGATES,
         users: pa.Table | None = None,
     ) -> Transformed:
-        """Cuts and transforms, with files below `out`; `resolved` names columns of `users` and `items`."""
+        """Cuts and transforms windows, with files below `out`; `resolved` names columns of `users` and
+        `items`.
+        """
         from functools import partial
 
         import tensorflow as tf
@@ -237,7 +239,7 @@ class Transformed:
         )
 
     def batch(self, split: str) -> dict[str, Any]:
-        """All transformed windows of a split, in the order of `raw`."""
+        """Returns all transformed windows of a split, in the order of `raw`."""
         import tensorflow as tf
         import tensorflow_transform as tft
 
@@ -247,13 +249,13 @@ class Transformed:
 
 
 def small_world(out: Path, repeats: bool = True) -> Transformed:
-    """The log of this module, transformed."""
+    """Transforms the log of this module."""
     return Transformed.of(out, events(), WindowCutter(SPLIT, repeats, HISTORY_LENGTH, 10), catalog_items())
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """A model of random weights, as it is trained and as it is saved, with exact search."""
+    """Model of random weights, in memory and saved, with exact search."""
 
     model: TwoTowerModel
     table: CatalogTable
@@ -263,7 +265,7 @@ class Built:
 
     @classmethod
     def of(cls, world: Transformed, out: Path, config: TrainerConfig, max_k: int) -> Built:
-        """Saves below `out`."""
+        """Builds a model and saves it below `out`."""
         import tensorflow as tf
         import tensorflow_transform as tft
 
@@ -297,7 +299,7 @@ class Built:
 def retrieval_model(
     towers: Any, max_k: int, settings: ScannSettings | None = None, repeats_recommendable: bool = True
 ) -> RetrievalModel:
-    """What is served of towers, over ScaNN of some settings or exact search."""
+    """Builds the served model of towers, over ScaNN with some settings or exact search."""
     from two_tower.serving.index import ExactIndex, ScannIndex
     from two_tower.serving.retrieval_model import RetrievalModel
 
@@ -308,7 +310,7 @@ def retrieval_model(
 
 
 def requests(windows: Windows, queries: Queries, exclude: bool = False) -> dict[str, Any]:
-    """A request of all queries, as the evaluator makes it."""
+    """Builds one request of all queries, like the evaluator."""
     import tensorflow as tf
 
     rows = np.arange(len(queries))

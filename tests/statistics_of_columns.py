@@ -1,4 +1,4 @@
-"""Statistics of made-up windows, as StatisticsGen writes them."""
+"""Statistics of synthetic windows in the form of StatisticsGen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 
-# A window's values by feature: a list a window.
+# Feature → one list of values per window.
 Columns = Mapping[str, Sequence[Sequence[Any]]]
 
 
 def statistics_of(columns: Columns) -> Any:
-    """DatasetFeatureStatistics of windows given as lists."""
+    """Computes DatasetFeatureStatistics of windows given as lists."""
     from tensorflow_data_validation.statistics import stats_impl
 
     from two_tower.components.comparable_statistics.distributions import statistics_options
@@ -24,7 +24,7 @@ def statistics_of(columns: Columns) -> Any:
 
 
 def statistics_artifact(path: Path, splits: Mapping[str, Columns]) -> Any:
-    """StatisticsGen's artifact."""
+    """Writes an artifact of StatisticsGen."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
     from tfx.types import standard_artifacts
 

@@ -1,4 +1,4 @@
-"""A made-up evaluation with everything that an evaluation can have, for tests of the reports."""
+"""Synthetic evaluation with every optional part, for tests of the reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.report.materials import Materials
 
 CUTOFFS = (1, 10, 50, 100)
-# By who recommends the typical rank of a label: lower is better.
+# Recommender → typical rank of a label: lower is better.
 TYPICAL_RANK = {
     "model": 60.0,
     "model_exact": 59.0,
@@ -50,7 +50,7 @@ _TAGS = ("ambient", "folk", "house", "jazz", "metal", "punk", "soul", "techno", 
 def evaluation_and_results(
     users: int = 60, queries: int = 600, seed: int = 3, shift: float = 1.0
 ) -> tuple[dict[str, Any], QueryResults]:
-    """evaluation.json and queries.npz as the evaluator writes them; `shift` multiplies the model's ranks."""
+    """Builds evaluation.json and queries.npz like the evaluator; `shift` multiplies the model's ranks."""
     random = np.random.default_rng(seed)
     user = np.sort(random.integers(0, users, queries)).astype(np.int32)
     hardness = random.normal(0, 1.6, queries) + random.normal(0, 0.5, users)[user]
@@ -136,7 +136,7 @@ def evaluation_and_results(
 
 
 def everything(**changes: Any) -> Materials:
-    """All that the page can be made of."""
+    """Returns all materials of the report page."""
     evaluation, results = evaluation_and_results()
     return dataclasses.replace(
         Materials(evaluation, results, _examples(), _map(), _curves(), _run()), **changes
@@ -144,7 +144,7 @@ def everything(**changes: Any) -> Materials:
 
 
 def write(directory: Path, evaluation: dict[str, Any], results: QueryResults | None) -> Path:
-    """An evaluation's directory."""
+    """Writes an evaluation's directory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "evaluation.json").write_text(json.dumps(evaluation))
     if results is not None:

@@ -12,7 +12,7 @@ from two_tower.base.errors import UserError
 
 @pytest.fixture(params=["local", "file", "memory"])
 def folder(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
-    """An empty place of each kind."""
+    """Empty folder in each kind of storage."""
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}/data"
     return str(tmp_path / "data") if request.param == "local" else f"file://{tmp_path}/data"
@@ -103,7 +103,7 @@ def test_a_clients_own_errors_become_os_errors(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(MemoryFileSystem, "exists", refuse)
     for method in ("read", "write"):
         monkeypatch.setattr(MemoryFile, method, refuse)
-    # A request that fails while a file is read, or when it is closed, is no other.
+    # Failures during reading and on closing are converted too.
     for attempt in (lambda: storage.exists("memory://secret"), reading.read, writing.close):
         with pytest.raises(OSError, match=r"memory://secret: .*401 anonymous caller"):
             attempt()

@@ -14,7 +14,7 @@ from two_tower.pipeline.settings import pipeline_config
 
 
 def write(output: Path, recalls: dict[str, list[float]]) -> None:
-    """Trainings by part, a recall for each seed."""
+    """Writes finished trainings: part → recall of each seed."""
     with (output / "trainings.jsonl").open("w") as file:
         for part, values in recalls.items():
             for seed, value in enumerate(values):
@@ -37,7 +37,7 @@ def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
-    """Seeds differ far more than the part does: only the difference within each tells."""
+    """Uses seeds that differ far more than the part does, so that only paired differences reveal the part."""
     recalls = {ablation.FULL: [0.40, 0.50, 0.60], "seed": [0.30, 0.41, 0.49], "user_id": [0.3, 0.7, 0.6]}
     write(tmp_path, recalls)
     summary = ablation.summarize(tmp_path, ["seed", "user_id"], 3)
@@ -53,16 +53,13 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
 
 
 def test_logq_is_taken_out_where_nothing_scores_on_its_own(tmp_path: Path) -> None:
-    """Against the uncorrected sums of a sample the history's items would count for more than all others."""
+    """Compares models without the repeat head, whose unsampled items would outweigh uncorrected sums."""
     trainer = ablation.variant(ablation.SETTINGS, "logq", 0).trainer
     assert (trainer.sampling_correction, trainer.repeat_head) == ("none", False)
-    assert ablation.trained_for(["seed", "logq"]) == [ablation.FULL, "repeats", "seed", "logq"]
+    assert ablation.required_variants(["seed", "logq"]) == [ablation.FULL, "repeats", "seed", "logq"]
     write(tmp_path, {ablation.FULL: [0.6], "repeats": [0.5], "logq": [0.3]})
     text = ablation.render(tmp_path, ["logq"], 1)
-    assert (
-        "| without logQ correction (both without scores of the history's items) | overall, head | −0.2000 |"
-        in text
-    )
+    assert "| without logQ correction (both without repeat head) | overall, head | −0.2000 |" in text
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -80,9 +77,11 @@ def test_a_training_whose_line_was_cut_short_is_not_done(tmp_path: Path) -> None
 
 def test_what_is_asked_is_read_back(tmp_path: Path) -> None:
     labels = LabelSets.of_one([3, 5, 3])
-    asked = ablation.Asked(np.array([4, 7, 9]), labels, [Slice("odd", np.array([True, False, True]))])
+    asked = ablation.LabelledQueries(
+        np.array([4, 7, 9]), labels, [Slice("odd", np.array([True, False, True]))]
+    )
     asked.save(tmp_path / "asked.npz")
-    again = ablation.Asked.load(tmp_path / "asked.npz")
+    again = ablation.LabelledQueries.load(tmp_path / "asked.npz")
     assert again.rows.tolist() == [4, 7, 9]
     recommended = np.array([[1, 3], [5, 2], [1, 2]])
     assert again.recalls(recommended) == asked.recalls(recommended) == {"odd": 0.5}
@@ -95,7 +94,7 @@ def test_the_table_stands_between_the_marks(tmp_path: Path) -> None:
         ablation.write_between_marks(page, text)
     assert page.read_text() == f"before\n{ablation._BEGIN}\nsecond\n{ablation._END}\nafter\n"
     page.write_text("nothing")
-    with pytest.raises(UserError, match="for the table to stand between"):
+    with pytest.raises(UserError, match="add them around the table"):
         ablation.write_between_marks(page, "text")
     marks = Path(__file__).parents[2] / "docs" / "ablation.md"
     assert ablation._BEGIN in marks.read_text() and ablation._END in marks.read_text()

@@ -1,4 +1,4 @@
-"""What training_speed.py compares is alike: the plain form computes what the packed one does."""
+"""Tests of the reference model in training_speed.py: the plain form computes the packed form's loss."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_plain_form_has_the_packed_forms_weights_and_loss(
     plain = PlainRetrieval(table, log_q, users, HISTORY_LENGTH, config)
 
     batch = small_world.batch("train")
-    # One query of each window: the plain form does not tell whether negatives are of the query's own.
+    # One query per window, since the plain form also uses negatives from the query's own window.
     steps = batch[features.LABEL_STEP].to_tensor().numpy()
     one = np.argsort(steps > 0, axis=1, kind="stable")[:, -1:] == np.arange(steps.shape[1])
     lengths = batch[features.LABEL_STEP].row_lengths()

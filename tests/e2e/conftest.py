@@ -1,7 +1,7 @@
-"""The life of one output directory, which all whole-run tests share. Two of its runs begin at new data.
+"""Fixtures of one shared output directory: a sequence of pipeline runs, two of which start with new data.
 
-Each fixture is one run into the same place and needs the one before it. What a run left is read when it ends,
-so that the order of tests does not matter.
+Each fixture is one run into the same directory and requires the previous one. The state after a run is read
+when the run ends, so that the order of tests does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.e2e.runs import (
     World,
     call,
     environment,
-    left_by,
+    read_run,
     run_here,
     script,
     write_part,
@@ -38,7 +38,7 @@ NOTHING_LEARNED = {
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory of 300 listeners' 20 days; its source is in `yambda` beside it."""
+    """Data directory of 300 listeners over 20 days; its source is in `yambda` beside it."""
     place = tmp_path_factory.mktemp("world")
     size = ["--users", "300", "--tracks", "3000", "--days", "20"]
     assert call(["simulate", str(place / "yambda"), *size])[0] == 0
@@ -48,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def world(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The data directory as it is before the first run."""
+    """Data directory in its state before the first run."""
     place = tmp_path_factory.mktemp("runs")
     write_part(whole, place / "data", FIRST_DAYS * DAY)
     return World(whole.parent / "yambda", place / "data", place / "output")
@@ -56,7 +56,7 @@ def world(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="session")
 def first(world: World) -> Run:
-    """The one whole run, by the console script."""
+    """First run, started with the console script; all components run."""
     done = subprocess.run(
         [script("two-tower"), *world.run_arguments()],
         capture_output=True,
@@ -65,18 +65,18 @@ def first(world: World) -> Run:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return left_by(world, done.returncode, done.stdout)
+    return read_run(world, done.returncode, done.stdout)
 
 
 @pytest.fixture(scope="session")
 def unchanged(world: World, first: Run) -> Run:
-    """The same again."""
+    """Run without any change."""
     return run_here(world)
 
 
 @pytest.fixture(scope="session")
 def ingested_again(world: World, whole: Path, unchanged: Run) -> Run:
-    """The same, after the same events were written again."""
+    """Run after the same events were ingested again."""
     shutil.rmtree(world.data)
     write_part(whole, world.data, FIRST_DAYS * DAY)
     return run_here(world)
@@ -84,7 +84,7 @@ def ingested_again(world: World, whole: Path, unchanged: Run) -> Run:
 
 @pytest.fixture(scope="session")
 def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same, by the TFX command line."""
+    """Run started with the TFX command line, without any change."""
     place = tmp_path_factory.mktemp("home")
     config = place / "run.yaml"
     config.write_text(
@@ -106,26 +106,26 @@ def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.Temp
         )
         shown += done.stdout
         assert done.returncode == 0, shown
-    return left_by(world, 0, shown)
+    return read_run(world, 0, shown)
 
 
 @pytest.fixture(scope="session")
 def refused(world: World, through_tfx: Run) -> Run:
-    """A model that learned nothing, held against the best baseline."""
+    """Run of a model that learned nothing, compared with the best baseline."""
     return run_here(world, "--fail-on-refusal", **NOTHING_LEARNED)
 
 
 @pytest.fixture(scope="session")
 def refused_again(world: World, refused: Run) -> Run:
-    """The same, by someone to whom a refusal is no failure."""
+    """Run that refuses again, without --fail-on-refusal."""
     return run_here(world, **NOTHING_LEARNED)
 
 
 @pytest.fixture(scope="session")
 def killed(world: World, refused_again: Run) -> Run:
-    """Two days later, in the same data directory; the run is killed in the middle of training.
+    """Run with two more days of data, killed during training.
 
-    From now on training begins from the latest blessed model.
+    This and later runs warm-start from the latest blessed model.
     """
     assert call(["ingest", "yambda", str(world.source), str(world.data)])[0] == 0
     shown = ""
@@ -144,10 +144,10 @@ def killed(world: World, refused_again: Run) -> Run:
                 break
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, shown
-    return left_by(world, process.returncode, shown)
+    return read_run(world, process.returncode, shown)
 
 
 @pytest.fixture(scope="session")
 def newer(world: World, killed: Run) -> Run:
-    """The killed run, started again."""
+    """Run that resumes the killed run."""
     return run_here(world, **WARM_START)

@@ -1,4 +1,4 @@
-"""A run of the pipeline as tests see it: what it is called with, and what it leaves."""
+"""Pipeline runs for tests: their arguments and their results."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline import command_line
 
 ROOT = Path(two_tower.__file__).parents[1]
-# So that there is a ScaNN index in a world this small.
+# Forces a ScaNN index in a world this small.
 SETTINGS = {"index.exact_below": "1000"}
-# Until then the data has come in when the first run starts; the world goes on for two days more.
+# Days of data at the first run; the world continues for two more days.
 FIRST_DAYS = 18
 
 
 @dataclasses.dataclass(frozen=True)
 class World:
-    """Where the data comes from, where it is, and where the runs go."""
+    """Paths of the source, the data directory and the output directory."""
 
     source: Path
     data: Path
     output: Path
 
     def run_arguments(self, **changes: str) -> list[str]:
-        """Of `two-tower`; `changes` are settings, with `__` for the dot."""
+        """Returns the arguments of `two-tower run`; `changes` are settings, with `__` for the dot."""
         settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         return ["run", "--data", str(self.data), "--output", str(self.output), "--preset", "smoke", *sets]
@@ -43,7 +43,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run left behind: `pushed` are versions and what a push left half done, `shown` was printed."""
+    """Result of a run: `pushed` lists versions and incomplete pushes, `shown` is the printed text."""
 
     status: int
     report: dict[str, Any]
@@ -52,12 +52,12 @@ class Run:
 
     @property
     def ran(self) -> set[str]:
-        """Components that were not cached."""
+        """Names of the components that were not cached."""
         return {component["name"] for component in self.report["components"] if not component["cached"]}
 
 
 def write_part(whole: Path, out: Path, before: int) -> None:
-    """A data directory of all items and of the events before a time (seconds), without the oracle."""
+    """Writes a data directory of all items and the events before a time (seconds), without the oracle."""
     manifest = Manifest.load(str(whole))
     properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
     events = pads.dataset(event_files(str(whole)), format="parquet")
@@ -68,18 +68,18 @@ def write_part(whole: Path, out: Path, before: int) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Of a child process, in which the sources under test come first."""
+    """Returns the environment of a child process, in which the sources under test come first."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path}
 
 
 def script(name: str) -> str:
-    """A console script of this environment."""
+    """Returns the path of a console script of this environment."""
     return str(Path(sys.executable).parent / name)
 
 
 def call(arguments: Sequence[str]) -> tuple[int, str, str]:
-    """`two-tower` in this process: status, output, errors."""
+    """Runs `two-tower` in this process and returns status, output and errors."""
     with (
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
@@ -88,8 +88,8 @@ def call(arguments: Sequence[str]) -> tuple[int, str, str]:
     return status, out.getvalue(), errors.getvalue()
 
 
-def left_by(world: World, status: int, shown: str) -> Run:
-    """Reads what the latest run left."""
+def read_run(world: World, status: int, shown: str) -> Run:
+    """Reads the results of the latest run."""
     from two_tower.pipeline.runs.report import collect
 
     names = sorted(os.listdir(world.output / "pushed")) if (world.output / "pushed").exists() else []
@@ -98,6 +98,6 @@ def left_by(world: World, status: int, shown: str) -> Run:
 
 
 def run_here(world: World, *flags: str, **changes: str) -> Run:
-    """A run in this process, which has TFX loaded already, unless it is the first."""
+    """Runs the pipeline in this process, where TFX is already loaded."""
     status, shown, errors = call([*world.run_arguments(**changes), *flags])
-    return left_by(world, status, shown + errors)
+    return read_run(world, status, shown + errors)

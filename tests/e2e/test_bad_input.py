@@ -1,4 +1,4 @@
-"""Data that cannot be learned from ends a run with a sentence, and nothing half-made in service."""
+"""Tests that unusable data ends a run with an error message and pushes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e
 
 
 def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -> World:
-    """A listen every 10 minutes for ten days; one event and one item have what is given."""
+    """Writes a listen every 10 minutes for ten days; one event has `play_ratio`, one item `item_length`."""
     size = 10 * DAY // 600
     ratios, lengths = np.full(size, 0.5), np.full(50, 100.0)
     ratios[size // 2], lengths[7] = play_ratio, item_length
@@ -39,8 +39,8 @@ def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -
     return World(out, out / "data", out / "output")
 
 
-def told(world: World, **changes: str) -> str:
-    """The message of a run that ends with the status of wrong input, having published nothing."""
+def error_of(world: World, **changes: str) -> str:
+    """Returns the error message of a run that fails for wrong input and pushes nothing."""
     status, _, message = call(world.run_arguments(**changes))
     assert status == command_line.EXIT_USER_ERROR, message
     assert "Traceback" not in message
@@ -53,12 +53,12 @@ def test_a_truncated_file_is_named_before_anything_is_written(tmp_path: Path) ->
     (path,) = event_files(str(world.data))
     with open(path, "r+b") as file:
         file.truncate(1_000)
-    assert path in told(world)
+    assert path in error_of(world)
     assert not world.output.exists()
 
 
 def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) -> None:
-    message = told(small_data(tmp_path), split__test_seconds=str(30 * DAY))
+    message = error_of(small_data(tmp_path), split__test_seconds=str(30 * DAY))
     assert "train split" in message
     assert "split.test_seconds" in message
     (log,) = re.findall(r"The log is (.+)\.$", message.strip())
@@ -69,7 +69,7 @@ def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
     from two_tower.pipeline.runs.report import collect
 
     world = small_data(tmp_path, play_ratio=float("nan"), item_length=-3.0)
-    message = told(world)
+    message = error_of(world)
     assert "interactions / train: history_play_ratio: " in message
     assert "catalog / catalog: item_length: " in message
     report = collect(str(world.output))
@@ -96,7 +96,7 @@ def test_a_wrong_config_of_the_tfx_command_line_is_a_sentence(
     if content is not None:
         Path("run.yaml").write_text(content)
         monkeypatch.setenv(local_runner.CONFIG_VARIABLE, "run.yaml")
-    # What Python prints of an exit with a text is the text alone.
+    # For an exit with a text, Python prints only the text.
     with pytest.raises(SystemExit) as end:
         local_runner.main()
     assert message in str(end.value.code)
@@ -112,14 +112,14 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
     (world.output / "logs").mkdir(parents=True)
     (world.output / "logs" / "earlier.log").touch()
     monkeypatch.setenv(local_runner.CONFIG_VARIABLE, str(tmp_path / "run.yaml"))
-    said = {}
+    errors = {}
     for test_seconds in (-1, 30 * DAY):
         (tmp_path / "run.yaml").write_text(
             f"data: {world.data}\noutput: {world.output}\nsplit: {{test_seconds: {test_seconds}}}\n"
         )
         with pytest.raises(SystemExit) as end:
             local_runner.main()
-        said[test_seconds] = str(end.value.code)
-    assert "split.test_seconds takes a value from 1" in said[-1]
-    assert "The log is" not in said[-1]
-    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", said[30 * DAY], re.DOTALL)
+        errors[test_seconds] = str(end.value.code)
+    assert "split.test_seconds takes a value from 1" in errors[-1]
+    assert "The log is" not in errors[-1]
+    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", errors[30 * DAY], re.DOTALL)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.e2e
 
 
 def compiled(out: Path, *arguments: str) -> tuple[Any, Any]:
-    """The job that `two-tower compile` writes, and the PipelineSpec in it, both parsed strictly."""
+    """Returns the job that `two-tower compile` writes and its PipelineSpec, both parsed strictly."""
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -36,7 +36,7 @@ def test_a_compiled_job_holds_every_component_and_the_settings(tmp_path: Path) -
     from two_tower.pipeline.create_pipeline import DESCRIPTIONS
 
     _, spec = compiled(tmp_path, "--preset", "smoke", "--set", "trainer.epochs=7")
-    # A resolver of two artifacts is two tasks there.
+    # A resolver of two artifacts becomes two tasks.
     resolvers = {f"LatestBlessedModel-{name}-resolver" for name in ("model", "model-blessing")}
     assert set(spec.root.dag.tasks) == set(DESCRIPTIONS) - {"LatestBlessedModel"} | resolvers
     trainer = json.loads(constants(spec, "Trainer")["trainer"])
@@ -78,6 +78,6 @@ def test_data_and_root_are_written_into_the_job(tmp_path: Path, whole: Path) -> 
 
 
 def test_the_digest_of_data_that_only_the_steps_can_read_is_asked_for(tmp_path: Path) -> None:
-    # Its address stays while it grows: as a key of the cache it would hide new data.
+    # The URL stays the same while the data grows: as a cache key it would hide new data.
     _, spec = compiled(tmp_path, "--data", "memory://bucket/data", "--root", "gs://bucket/root")
     assert set(spec.root.input_definitions.parameters) == {"data_digest"}

@@ -15,9 +15,10 @@ from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 pytestmark = pytest.mark.e2e
 
+
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of our sources, which digests are made of."""
+    """Copy of the project's sources, from which digests are computed."""
     tree = tmp_path / "sources"
     shutil.copytree(ROOT / "two_tower", tree, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(import_closure, "_ROOT", tree)
@@ -25,7 +26,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def edit(path: Path) -> Callable[[], None]:
-    """Adds code to a module; returns what takes it away again."""
+    """Adds code to a module and returns a function that removes it again."""
     content = path.read_text()
     path.write_text(content + "\nEDITED = True\n")
 
@@ -36,7 +37,7 @@ def edit(path: Path) -> Callable[[], None]:
 
 
 def keys() -> dict[str, str]:
-    """Parameters of each component of the DAG, which its cache keys on."""
+    """Returns each component's parameters, which are its cache key."""
     from two_tower.pipeline.create_pipeline import create_pipeline
 
     dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), ResolvedFeatures())
@@ -95,11 +96,11 @@ def test_an_edit_deep_in_the_closure_runs_the_component_again_and_one_outside_do
     output = tmp_path / "output"
 
     def ran() -> set[str]:
-        """Components that a check of the data runs, and does not take from the cache."""
+        """Returns the components that a check of the data runs, without cached ones."""
         arguments = ["validate", "--data", str(whole), "--output", str(output), "--preset", "smoke"]
         status, _, errors = call(arguments)
         assert status == 0, errors
-        # Progress goes round what `call` redirects.
+        # The progress display bypasses the redirection of `call`.
         shown = capfd.readouterr().out.splitlines()
         ended = [line.split() for line in shown if line.endswith((" s", " cached"))]
         return {words[0] for words in ended if words[-1] != "cached"}

@@ -1,4 +1,4 @@
-"""A whole run on another kind of data: films, columns of users and items as features, the frozen protocol."""
+"""Tests of a whole run on films: user and item columns as features, and the frozen protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.runs import Run, World, call, run_here
 from two_tower.data_directory.manifest import DAY
 
-FIRST_DAY = 11_000  # of the epoch: in 2000, as MovieLens-1M
+FIRST_DAY = 11_000  # Days since 1970: a day in 2000, as in MovieLens-1M.
 DAYS, USERS, FILMS = 40, 300, 400
 GENRES = ("Action", "Comedy", "Drama", "Horror")
 COLUMNS = {
@@ -23,12 +23,12 @@ COLUMNS = {
     "split__protocol": "frozen",
     "split__eval_seconds": str(3 * DAY),
     "split__test_seconds": str(3 * DAY),
-    # So few films are searched exactly; a hundred of them would be a quarter of all.
+    # Exact search serves so few films; 100 of them would be a quarter of the catalog.
     "evaluation__cutoffs": "5,20",
     "gate__cutoff": "20",
     "gate__min_lift_over_best_baseline": "-1",
     "evaluation__baselines": "most_popular,personal_history,token_matching",
-    # A few steps an epoch; new users, who have a gender and no history, are what is asked about.
+    # A few steps per epoch. The tests query new users, who have a gender but no history.
     "trainer__embedding_dim": "32",
     "trainer__epochs": "20",
     "trainer__patience": "20",
@@ -38,7 +38,7 @@ COLUMNS = {
 
 
 def write_movielens(folder: Path) -> None:
-    """MovieLens-1M's three files. What a user sees depends on their gender alone, by way of the genre."""
+    """Writes the three files of MovieLens-1M; the gender determines the genre of a user's films."""
     draw = np.random.default_rng(5)
     folder.mkdir()
     women = draw.random(USERS) < 0.5
@@ -88,7 +88,7 @@ def test_a_frozen_run_asks_each_user_once_for_a_set_of_items(films: World, froze
     assert evaluation["protocol"] == "frozen"
     queries = evaluation["queries"]
     assert queries["test"] == queries["users"]
-    # The shares are over all labels and over those that fit in the first k: five places for more labels.
+    # Recall divides by all labels, clipped recall by at most k: users have more labels than five.
     recalls = [
         (metrics["recall@5"], metrics["clipped_recall@5"])
         for metrics in (evaluation["metrics"]["test"], *evaluation["baselines"].values())
@@ -117,11 +117,11 @@ def test_a_users_columns_decide_what_a_new_user_is_recommended(films: World, fro
         return set(answer["item_id"].numpy()[0].tolist())
 
     women, men = recommended("F"), recommended("M")
-    # Films are numbered from 1, and genres follow the number.
+    # Film ids start at 1 and determine the genre.
     for_women = sum((film - 1) % 4 < 2 for film in women)
     for_men = sum((film - 1) % 4 < 2 for film in men)
     assert for_women >= 15 and for_men <= 5
-    # No film is recommended again.
+    # Rated films are not recommended.
     rated = sorted(women)[:5]
     assert len(recommended("F", rated)) == 20 and not recommended("F", rated) & set(rated)
 

@@ -1,4 +1,4 @@
-"""What happens in one output directory from its first run on: see conftest.py for the order of events."""
+"""Tests of one shared output directory from its first run on; conftest.py has the sequence of runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMPONENTS = {
     "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "LatestBlessedModel",
     "RetrievalEvaluator", "Pusher",
 }  # fmt: skip
-# They look into the metadata store, which is what has changed.
+# These components read the metadata store, which always changes.
 NEVER_CACHED = {"LatestBlessedModel", "LatestApprovedStatistics"}
 COMPARING = {"ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate"}
 
@@ -39,7 +39,7 @@ def test_a_first_run_pushes_a_blessed_model_and_shows_every_component(first: Run
     assert first.pushed == ["1"]
     pushed = str(world.output / "pushed" / "1")
     told = f"BLESSED: the model holds every threshold and is pushed to {pushed}."
-    # Lines are broken where a long path does not fit.
+    # Long paths cause line breaks.
     assert "".join(told.split()) in "".join(first.shown.split())
     assert first.report["pushed_model"] == first.report["in_service"] == pushed
     assert "No model has been blessed yet." in first.report["notes"][0]
@@ -57,7 +57,7 @@ def test_the_report_says_what_a_program_needs_to_know(first: Run) -> None:
         "min_recall", "min_ann_recall", "min_lift_over_best_baseline", "index_parity"
     ]  # fmt: skip
     for threshold in report["thresholds"]:
-        # Where users could have been others, the lower bound must reach the limit.
+        # With a confidence interval over users, the lower bound must reach the limit.
         judged = threshold["value"] if threshold["low"] is None else threshold["low"]
         assert threshold["ok"] == (judged >= threshold["limit"])
     for component in report["components"]:
@@ -78,7 +78,7 @@ def test_what_was_evaluated_is_what_is_pushed_byte_for_byte(first: Run) -> None:
 
 
 def test_an_unchanged_run_measures_nothing_new_and_pushes_nothing(unchanged: Run) -> None:
-    # There are statistics and a blessed model to compare with now; else all would be cached.
+    # Only comparisons run: there are now statistics and a blessed model to compare with.
     assert unchanged.ran <= NEVER_CACHED | COMPARING | {"RetrievalEvaluator", "Pusher"}
     assert (unchanged.status, unchanged.report["verdict"], unchanged.report["unchanged"]) == (
         0,
@@ -114,7 +114,7 @@ def test_a_model_that_learned_nothing_is_refused_and_the_one_before_it_stays(
     assert refused.pushed == ["1"]
     assert refused.report["in_service"] == first.report["pushed_model"]
     assert "REFUSED: the model is not pushed" in refused.shown
-    assert unchanged.report["artifacts"]["Pusher"]  # had been there all the time
+    assert unchanged.report["artifacts"]["Pusher"]
 
 
 def test_a_setting_runs_only_what_depends_on_it(refused: Run) -> None:
@@ -135,7 +135,7 @@ def test_a_killed_run_is_told_as_unfinished_and_pushes_nothing(killed: Run) -> N
 
 
 def test_a_killed_run_goes_on_where_it_stopped(killed: Run, newer: Run) -> None:
-    # The killed run had passed the gate: what it learnt from is what the data is compared with now.
+    # The killed run had passed the anomaly gate, so its statistics are now the reference.
     again = NEVER_CACHED | COMPARING
     assert newer.ran == again | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
     assert (newer.status, newer.report["status"]) == (0, "complete")
@@ -144,7 +144,7 @@ def test_a_killed_run_goes_on_where_it_stopped(killed: Run, newer: Run) -> None:
 def test_a_run_on_newer_data_is_compared_with_the_model_before(newer: Run, first: Run) -> None:
     assert newer.report["split"]["train_end"] > first.report["split"]["train_end"]
     blessed = newer.report["blessed_model"]
-    # Not with the refused one, which is later.
+    # The refused model is later, but the reference is the blessed one.
     assert [blessed["uri"]] == first.report["artifacts"]["ScannIndexer"]["model"]
     assert blessed["eligible"]
     assert blessed["metrics"]["recall@100"] != first.report["metrics"]["test"]["recall@100"]
@@ -159,7 +159,7 @@ def test_a_run_on_newer_data_is_compared_with_the_model_before(newer: Run, first
 def test_training_begins_from_the_blessed_model_of_fewer_days(newer: Run, first: Run) -> None:
     (uri,) = first.report["artifacts"]["ScannIndexer"]["model"]
     start = newer.report["warm_start"]
-    # Not from the refused one, which is later, and had learned nothing.
+    # The refused model is later, but the warm start uses the blessed one.
     assert start["start"] == f"from {uri}"
     assert 0.8 * start["rows_item"] < start["warm_rows_item"] < start["rows_item"]
     assert start["afresh"] == 0
@@ -182,7 +182,7 @@ def test_a_stored_evaluation_judged_by_other_limits_is_refused_by_the_one_it_mis
     judged = [one for one in newer.report["thresholds"] if one["name"] in settings]
     assert {"min_recall", "min_ann_recall", "min_lift_over_best_baseline"} <= {one["name"] for one in judged}
     for one in judged:
-        # A loss is refused only if it is more than noise; a gain that the value does not reach, always.
+        # Non-inferiority refuses a loss only beyond noise; a limit above the value always refuses.
         limit = max(one["value"], 0.0 if "change" in one["name"] else one["value"]) + 0.01
         judgement = judge_again(evaluation, overrides=[f"gate.{one['name']}={limit}"]).judgement
         assert judgement.verdict == REFUSED

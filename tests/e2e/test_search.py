@@ -1,4 +1,4 @@
-"""`two-tower tune` on data that nothing has run on, and a search that goes on."""
+"""Test of `two-tower tune` on new data, and of a search that resumes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATES = (0.0, 0.02)
 def test_a_search_finds_the_better_setting_and_goes_on_where_it_was(whole: Path, tmp_path: Path) -> None:
     data, output, space = tmp_path / "data", tmp_path / "output", tmp_path / "space.yaml"
     write_part(whole, data, FIRST_DAYS * DAY)
-    # Of a rate of zero nothing is learnt.
+    # A learning rate of zero learns nothing.
     space.write_text(yaml.safe_dump({"trainer.learning_rate": list(RATES)}))
     arguments = ["tune", "--data", str(data), "--output", str(output), "--preset", "smoke"]
     arguments += ["--set", "trainer.epochs=2", "--set", "trainer.learning_rate=0", "--space", str(space)]
@@ -29,7 +29,7 @@ def test_a_search_finds_the_better_setting_and_goes_on_where_it_was(whole: Path,
     folder = output / "tune"
     first = (folder / "trials.md").read_text()
 
-    # The same call again, with more trials: the first is kept, and another is drawn.
+    # The same call with more trials keeps the first trial and adds one.
     status, shown, errors = call([*arguments, "--trials", "2"])
     assert status == 0, shown + errors
     table = (folder / "trials.md").read_text()

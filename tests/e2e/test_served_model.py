@@ -1,4 +1,4 @@
-"""What a pushed model answers: to `two-tower query`, and to a program that knows nothing of this project."""
+"""Tests of a pushed model's answers to `two-tower query` and to a program without this project."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def model(world: World, first: Run) -> str:
     return str(world.output / "pushed" / "1")
 
 
-def asked(model: str, *arguments: str) -> dict[str, Any]:
+def query(model: str, *arguments: str) -> dict[str, Any]:
     status, shown, errors = call(["query", "--model", model, "--json", *arguments])
     assert status == 0, errors
     return dict(json.loads(shown))
@@ -81,7 +81,7 @@ def test_a_program_without_tfx_loads_and_asks_it(model: str, catalog: list[int],
         assert set(items) <= set(catalog) - {history[0]}
         assert np.isfinite(values).all()
         assert (np.diff(values) <= 0).all()
-    # Padding changes nothing, nor does one value that stands for all places.
+    # Padding changes nothing, and neither does one value broadcast over all events.
     assert many[0].tolist() == answer["plain"]
 
 
@@ -105,7 +105,7 @@ def test_the_console_script_answers_for_a_user(model: str, world: World, catalog
 
 def test_a_history_decides_what_is_recommended(model: str, catalog: list[int]) -> None:
     answers = [
-        [one["item_id"] for one in asked(model, "--history", ",".join(map(str, history)))["recommendations"]]
+        [one["item_id"] for one in query(model, "--history", ",".join(map(str, history)))["recommendations"]]
         for history in (catalog[:3], catalog[1_000:1_003])
     ]
     assert answers[0] != answers[1]
@@ -122,13 +122,13 @@ def test_a_history_decides_what_is_recommended(model: str, catalog: list[int]) -
 def test_what_the_model_does_not_know_is_answered_sensibly_and_told(
     who: tuple[str, str], note: str, model: str
 ) -> None:
-    answer = asked(model, *who)
+    answer = query(model, *who)
     assert len(answer["recommendations"]) == 10
     assert note in " ".join(answer["notes"])
 
 
 def test_an_unknown_item_does_not_drown_a_known_one(model: str, catalog: list[int]) -> None:
     known = str(catalog[0])
-    nobody = [one["item_id"] for one in asked(model, "--history", "")["recommendations"]]
-    someone = [one["item_id"] for one in asked(model, "--history", f"987654321,{known}")["recommendations"]]
+    nobody = [one["item_id"] for one in query(model, "--history", "")["recommendations"]]
+    someone = [one["item_id"] for one in query(model, "--history", f"987654321,{known}")["recommendations"]]
     assert someone != nobody

@@ -61,37 +61,41 @@ def test_files_may_be_listed_by_split(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("dataset:", "data_set:", "there is no key 'data_set'; the nearest is 'dataset'"),
-        ("timestamp:", "timestmp:", "no key 'events.timestmp'; the nearest is 'events.timestamp'"),
-        ("play_ratio: percent", "played: percent", "no key 'events.played'; the nearest is 'events.play_r"),
-        ("tags:", "tag:", "no key 'items.tag'; the nearest is 'items.tags'"),
+        ("dataset:", "data_set:", "there is no key 'data_set'; the nearest known key is 'dataset'"),
+        ("timestamp:", "timestmp:", "no key 'events.timestmp'; the nearest known key is 'events.timestamp'"),
+        (
+            "play_ratio: percent",
+            "played: percent",
+            "no key 'events.played'; the nearest known key is 'events.play_r",
+        ),
+        ("tags:", "tag:", "no key 'items.tag'; the nearest known key is 'items.tags'"),
         ("label_event: view", "", "key 'label_event' is missing"),
         ("repeats_recommendable: false", "", "key 'repeats_recommendable' is missing"),
         ("user_id: uid", "", "key 'events.user_id' is missing"),
         ("files: films.csv, ", "", "key 'items.files' is missing"),
-        ("timestamp: watched_at", "", "key 'events.timestamp_unit' is the unit of 'events.timestamp'"),
+        ("timestamp: watched_at", "", "key 'events.timestamp_unit' needs key 'events.timestamp'"),
         ("timestamp_unit: ms", "order: rank", "'events.timestamp' and 'events.order'"),
-        ("  timestamp: watched_at\n  timestamp_unit: ms", "", "there is none of them"),
-        ("timestamp_unit: ms", "timestamp_unit: minutes", "takes one of s, ms, us, ns, and is 'minutes'"),
-        ("false", "maybe", "'repeats_recommendable' takes true or false, and is 'maybe'"),
-        ("user_id: uid", "user_id: 3", "the name of a column .in quotes, if it is a number., and is 3"),
-        ("play_ratio_whole: 100", "play_ratio_whole: 0", "takes a number over 0"),
-        ("play_ratio: percent", "", "goes with 'events.play_ratio'"),
+        ("  timestamp: watched_at\n  timestamp_unit: ms", "", "the map has none of them"),
+        ("timestamp_unit: ms", "timestamp_unit: minutes", "takes one of s, ms, us, ns, but is 'minutes'"),
+        ("false", "maybe", "'repeats_recommendable' takes true or false, but is 'maybe'"),
+        ("user_id: uid", "user_id: 3", "the name of a column .in quotes if it is a number., but is 3"),
+        ("play_ratio_whole: 100", "play_ratio_whole: 0", "takes a number above 0"),
+        ("play_ratio: percent", "", "needs key 'events.play_ratio'"),
         ('delimiter: ";"', 'delimiter: "::"', "'items.delimiter' takes one character"),
         ("latin-1", "latin-77", "takes the name of a text encoding"),
         ("zip: text", "zip: words", "key 'users.keep.zip' takes one of integer, text, number, boolean"),
-        ("[a/*.parquet, b.csv]", "{train: a.csv, dev: b.csv}", "train, eval, test., and has 'dev'"),
-        ("films.csv", "{train: films.csv}", "only events belong to one"),
+        ("[a/*.parquet, b.csv]", "{train: a.csv, dev: b.csv}", "train, eval, test., but has 'dev'"),
+        ("films.csv", "{train: films.csv}", "only events have splits"),
         ("[a/*.parquet, b.csv]", "[]", "takes a file or pattern"),
-        ("title: name", "embedding: vector", "items.embedding and embeddings.embedding"),
+        ("title: name", "embedding: vector", "'items.embedding' and 'embeddings.embedding'"),
         ("dataset: my-films", "dataset: [1", "not YAML"),
-        ("dataset: my-films", "dataset: x\ndataset: y", r"columns\.yaml:\d+: key 'dataset' comes twice"),
-        ("item_id: id", "item_id: id, item_id: film", "key 'item_id' comes twice"),
-        ("dataset: my-films", "dataset: 5", "key 'dataset' takes a text, and is 5"),
-        ("dataset: my-films", "dataset: x\nuser_id_type: number", "takes one of integer, text, and is"),
-        (WHOLE, "events", "holds keys and values"),
+        ("dataset: my-films", "dataset: x\ndataset: y", r"columns\.yaml:\d+: key 'dataset' is a duplicate"),
+        ("item_id: id", "item_id: id, item_id: film", "key 'item_id' is a duplicate"),
+        ("dataset: my-films", "dataset: 5", "key 'dataset' takes a text, but is 5"),
+        ("dataset: my-films", "dataset: x\nuser_id_type: number", "takes one of integer, text, but is"),
+        (WHOLE, "events", "needs keys and values"),
         (WHOLE[WHOLE.index("events") : WHOLE.index("items:")], "events:\n", "key 'events' is empty"),
-        (WHOLE[WHOLE.index("events") : WHOLE.index("items:")], "events: a.csv\n", "holds keys and values"),
+        (WHOLE[WHOLE.index("events") : WHOLE.index("items:")], "events: a.csv\n", "needs keys and values"),
     ],
 )
 def test_a_wrong_map_says_what_is_wrong(before: str, after: str, told: str, tmp_path: pathlib.Path) -> None:
@@ -102,7 +106,7 @@ def test_a_wrong_map_says_what_is_wrong(before: str, after: str, told: str, tmp_
 
 
 def test_a_missing_map_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="no such file, where the column map should be"):
+    with pytest.raises(UserError, match="the column map is missing"):
         column_map.read(str(tmp_path / "none.yaml"))
 
 

@@ -15,7 +15,7 @@ from two_tower.data_directory.manifest import Manifest, event_files, item_files
 from two_tower.data_directory.verification import verify
 from two_tower.ingestion import FORMATS, external_sort, film_ratings, text_lines
 
-# user, film, rating, time: by user and film, as the CSV releases are, one film rated that is not listed.
+# user, film, rating, time: sorted by user and film, as in the CSV releases. The catalog does not list film 9.
 RATINGS = [
     (1, 1, 4.0, 978300760),
     (1, 3, 3.0, 978302109),
@@ -195,7 +195,7 @@ def test_ratings_in_parquet_take_the_place_of_ratings_dat(tmp_path: pathlib.Path
     spelled = {"userId": user, "movieId": item, "rating": rating, "timestamp": time}
     pq.write_table(pa.table(spelled), source / "ratings_4_and_5.parquet")
     assert ingest(source, tmp_path / "b").digest == before.digest
-    # Where ratings.dat is, it alone is read.
+    # If ratings.dat exists, only it is read.
     (source / "ratings.dat").write_text(dat(RATINGS[:3]))
     assert ingest(source, tmp_path / "b").counts["events"] == 3
 
@@ -222,7 +222,7 @@ def test_the_year_of_a_title_is_the_last_one_in_brackets(title: str, year: int |
     assert released == (None if year is None else int(np.datetime64(str(year), "s").astype(np.int64)))
 
 
-# ── What must not matter ────────────────────────────────────────────────────────────────────────────────
+# ── Irrelevant differences ──────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("block", [7, 64, 1 << 20])
@@ -241,8 +241,8 @@ def test_blocks_and_the_exact_way_give_the_same(
 def test_the_order_of_the_lines_does_not_matter(
     release: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, part_rows: int
 ) -> None:
-    monkeypatch.setattr(external_sort, "_PART_ROWS", part_rows)
-    # Users' ratings that repeat: an earlier and a later one, and one that is there twice.
+    monkeypatch.setattr(external_sort, "_PARTITION_ROWS", part_rows)
+    # Repeated ratings: an earlier one, a later one, and an exact duplicate.
     rows = [*RATINGS, (1, 1, 2.0, 978300000), (1, 1, 5.0, 978400000), (2, 2, 1.0, 978298413)]
     kept = sorted([(1, 1, 2.0, 978300000), *RATINGS[1:]])
     by_user = sorted(rows)
@@ -355,7 +355,7 @@ HEADER = "userId,movieId,rating,timestamp\n"
     [
         # Files
         ("100k", "u.data", None, r"u\.data: there is no such file, and no ratings\*\.parquet"),
-        ("100k", "u.item", None, r"u\.item: there is no such file, and movielens-100k has one"),
+        ("100k", "u.item", None, r"u\.item: there is no such file, but movielens-100k has one"),
         ("100k", "u.genre", None, r"u\.genre: there is no such file"),
         ("100k", "u.user", None, r"u\.user: there is no such file"),
         ("1m", "ratings.dat", None, r"ratings\.dat: there is no such file"),
@@ -365,16 +365,16 @@ HEADER = "userId,movieId,rating,timestamp\n"
             "1m",
             "movies.csv",
             "movieId,title,genres\n",
-            r"source holds files of several releases \(ratings\.dat,",
+            r"source: the folder holds files of several releases \(ratings\.dat,",
         ),
-        ("100k", "u.data", "", r"u\.data: no ratings in it"),
-        ("1m", "ratings.dat", "\n\n", r"ratings\.dat: no ratings in it"),
-        ("1m", "movies.dat", "", r"movies\.dat: no movies in it"),
-        ("1m", "users.dat", "", r"users\.dat: no users in it"),
-        ("csv", "ratings.csv", "", r"ratings\.csv: no ratings in it"),
-        ("csv", "ratings.csv", HEADER, r"ratings\.csv: no ratings in it"),
-        ("csv", "movies.csv", "", r"movies\.csv: no movies in it"),
-        ("csv", "movies.csv", "movieId,title,genres\n", r"movies\.csv: no movies in it"),
+        ("100k", "u.data", "", r"u\.data: the file has no ratings"),
+        ("1m", "ratings.dat", "\n\n", r"ratings\.dat: the file has no ratings"),
+        ("1m", "movies.dat", "", r"movies\.dat: the file has no movies"),
+        ("1m", "users.dat", "", r"users\.dat: the file has no users"),
+        ("csv", "ratings.csv", "", r"ratings\.csv: the file has no ratings"),
+        ("csv", "ratings.csv", HEADER, r"ratings\.csv: the file has no ratings"),
+        ("csv", "movies.csv", "", r"movies\.csv: the file has no movies"),
+        ("csv", "movies.csv", "movieId,title,genres\n", r"movies\.csv: the file has no movies"),
         ("csv", "ratings.csv", b"\x1f\x8b\x08\x00", r"ratings\.csv: the file is compressed with gzip"),
         # Columns
         (
@@ -389,20 +389,20 @@ HEADER = "userId,movieId,rating,timestamp\n"
             "1,1,4.0,978300760\n",
             r"ratings\.csv: column 'userId' is missing.* 1, 1, 4\.0",
         ),
-        ("csv", "ratings.csv", "userId," + HEADER + "1,1,1,4,978300760\n", "column 'userId' is there twice"),
+        ("csv", "ratings.csv", "userId," + HEADER + "1,1,1,4,978300760\n", "column 'userId' occurs twice"),
         ("csv", "movies.csv", "movieId,title\n1,a\n", r"movies\.csv: column 'genres' is missing"),
         # Lines
         (
             "100k",
             "u.data",
             "1\t1\t4\t978300760\n1 3 4 978300760\n",
-            r"u\.data:2: '1 3 4 978300760' is not of",
+            r"u\.data:2: '1 3 4 978300760' does not have",
         ),
         (
             "1m",
             "ratings.dat",
             dat(RATINGS) + "1::5::4\n",
-            r"ratings\.dat:6: '1::5::4' is not of the form UserID",
+            r"ratings\.dat:6: '1::5::4' does not have the form UserID",
         ),
         ("1m", "ratings.dat", dat(RATINGS) + "1::5::4::97830::\n", r"ratings\.dat:6: '1::5::4::97830::'"),
         ("1m", "ratings.dat", dat(RATINGS) + "1::5::4::978", r"ratings\.dat:6: .*978 .*cut off"),
@@ -411,7 +411,7 @@ HEADER = "userId,movieId,rating,timestamp\n"
             "csv",
             "ratings.csv",
             HEADER + "1,1,4.0,978300760\n1,2",
-            r"ratings\.csv:3: '1,2' is not of the form userId",
+            r"ratings\.csv:3: '1,2' does not have the form userId",
         ),
         ("csv", "ratings.csv", HEADER + "1,1,4.0,978300760\n1,2,4.0,97830076", r"ratings\.csv:3: .*cut off"),
         ("csv", "ratings.csv", HEADER + '1,1,"4.0,978300760\n1,2,4.0,978300761\n', r"ratings\.csv:2: '1,1,"),
@@ -419,20 +419,35 @@ HEADER = "userId,movieId,rating,timestamp\n"
             "csv",
             "ratings.csv",
             HEADER + "1,1,4,5,978300760\n",
-            r"ratings\.csv:2: '1,1,4,5,978300760' is not of",
+            r"ratings\.csv:2: '1,1,4,5,978300760' does not have",
         ),
         ("100k", "u.item", "1|Toy Story (1995)|01-Jan-1995||x|0|1\n", r"u\.item:1: .*7 flags"),
         ("100k", "u.item", "1|Toy|01-Jan-1995||x|0|1|0|0|2|0|0\n", r"u\.item:1: .*7 flags of 0 or 1"),
-        ("100k", "u.genre", "unknown|0\nAction|2\n", r"u\.genre: the genres' numbers have to be 0, 1"),
-        ("100k", "u.genre", "unknown|0\nAction\n", r"u\.genre:2: 'Action' is not of the form"),
-        ("100k", "u.user", USERS_100K + "4|24|M|none\n", r"u\.user:4: '4\|24\|M\|none' is not of the form"),
-        ("1m", "movies.dat", "1::Toy Story (1995)\n", r"movies\.dat:1: '1::Toy Story \(1995\)' is not of"),
-        ("1m", "users.dat", USERS_1M + "4::M::25::0\n", r"users\.dat:4: '4::M::25::0' is not of the form"),
+        ("100k", "u.genre", "unknown|0\nAction|2\n", r"u\.genre: the genre numbers must be 0, 1"),
+        ("100k", "u.genre", "unknown|0\nAction\n", r"u\.genre:2: 'Action' does not have the form"),
+        (
+            "100k",
+            "u.user",
+            USERS_100K + "4|24|M|none\n",
+            r"u\.user:4: '4\|24\|M\|none' does not have",
+        ),
+        (
+            "1m",
+            "movies.dat",
+            "1::Toy Story (1995)\n",
+            r"movies\.dat:1: '1::Toy Story \(1995\)' does not",
+        ),
+        (
+            "1m",
+            "users.dat",
+            USERS_1M + "4::M::25::0\n",
+            r"users\.dat:4: '4::M::25::0' does not have",
+        ),
         (
             "csv",
             "movies.csv",
             "movieId,title,genres\n1,Toy, Story,War\n",
-            r"movies\.csv:2: a row of 4 fields",
+            r"movies\.csv:2: the row has 4 fields",
         ),
         (
             "csv",
@@ -496,9 +511,9 @@ HEADER = "userId,movieId,rating,timestamp\n"
             "1m",
             "users.dat",
             "1::F::2::10::48067\n",
-            r"users\.dat:1: column 'Age': '2' is none of the codes 1, 18,",
+            r"users\.dat:1: column 'Age': '2' is not one of the codes 1, 18,",
         ),
-        ("1m", "users.dat", "1::F::1::21::48067\n", r"users\.dat:1: column 'Occupation': '21' is none of"),
+        ("1m", "users.dat", "1::F::1::21::48067\n", r"users\.dat:1: column 'Occupation': '21' is not one of"),
         ("1m", "users.dat", "::F::1::20::48067\n", r"users\.dat:1: column 'UserID': '' is no id"),
         # Encodings
         (
@@ -546,7 +561,7 @@ def test_bad_input_is_named_and_leaves_nothing(
         ("rating", [None, 4.0], "column 'rating', row 0: null is outside"),
         ("rating", ["4", "5"], "column 'rating' is of type string, where number is needed"),
         ("timestamp", [978300760, 978300760_000], "column 'timestamp', row 1: .*milliseconds"),
-        ("timestamp", None, "column 'timestamp' is missing; it has user_id, movie_id, rating"),
+        ("timestamp", None, "column 'timestamp' is missing; the file has user_id, movie_id, rating"),
     ],
 )
 def test_bad_parquet_is_named(
@@ -570,7 +585,7 @@ def test_bad_parquet_is_named(
 
 
 def test_a_folder_without_a_release_is_named(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match=r"no release of MovieLens .*u\.data and u\.item; ratings\.dat and"):
+    with pytest.raises(UserError, match=r"no release of MovieLens.*u\.data and u\.item; ratings\.dat and"):
         ingest(tmp_path, tmp_path / "data")
 
 
@@ -584,25 +599,25 @@ def test_a_bad_line_far_into_the_file_has_its_number(
     lines = (source / "ratings.csv").read_text().splitlines()
     lines[287] = lines[287].replace("4.0", "4,0")
     (source / "ratings.csv").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"ratings\.csv:288: '28,6,4,0,978300760' is not of the form"):
+    with pytest.raises(UserError, match=r"ratings\.csv:288: '28,6,4,0,978300760' does not have the form"):
         ingest(source, tmp_path / "data")
 
 
 def test_memory_does_not_grow_with_the_ratings(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows on their way at any time are a few blocks, sorted or not."""
+    """Checks that a few blocks of rows are in memory at any time, sorted or not."""
     monkeypatch.setattr(text_lines, "_BLOCK_BYTES", 2000)
-    monkeypatch.setattr(external_sort, "_PART_ROWS", 100)
+    monkeypatch.setattr(external_sort, "_PARTITION_ROWS", 100)
     largest = 0
-    keep = external_sort.earliest_of_each_item
+    keep = external_sort.keep_earliest_events
 
     def watched(events: pa.Table) -> tuple[pa.Table, int, int]:
         nonlocal largest
         largest = max(largest, events.num_rows)
         return keep(events)
 
-    monkeypatch.setattr(external_sort, "earliest_of_each_item", watched)
+    monkeypatch.setattr(external_sort, "keep_earliest_events", watched)
     rows = [(user, film, 4.0, 978300760) for user in range(500) for film in range(10)]
     assert ingest(folder_of(tmp_path, "csv", rows), tmp_path / "a").counts["events"] == 5000
     assert largest <= 200

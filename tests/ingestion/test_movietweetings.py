@@ -46,7 +46,7 @@ def test_ratings_become_events_and_films_the_catalog(source: pathlib.Path, tmp_p
     )
     assert manifest.counts == {"events": 4, "label_events": 4, "users": 3, "items": 4, "user_rows": 0}
     assert manifest.time_range == (1381006850, 1587593109)
-    # Of user 2's two ratings of Species the earlier is kept, although it comes later in the file.
+    # User 2 rated Species twice: the earlier rating is kept, although it comes later in the file.
     assert manifest.dropped == {"duplicate_events": 1, "repeated_ratings": 1}
     assert manifest.repaired == {"items_added_to_catalog": 1}
     events = pq.read_table(event_files(out)[0]).to_pydict()
@@ -113,12 +113,12 @@ def test_the_order_of_the_lines_does_not_matter(source: pathlib.Path, tmp_path: 
             "ratings.dat:7: column 'rating': '8.5' is no rat",
         ),
         ("ratings.dat", RATINGS + "4::17::8::15875931", r"ratings.dat:7: .*15875931 .*cut off"),
-        ("ratings.dat", "", "ratings.dat: no ratings"),
+        ("ratings.dat", "", "ratings.dat: the file has no ratings"),
         ("ratings.dat", None, "ratings.dat: there is no such file"),
         ("movies.dat", None, "movies.dat: there is no such file"),
         ("movies.dat", MOVIES + "not a film\n", "movies.dat:4: 'not a film'"),
         ("movies.dat", MOVIES.encode("latin-1"), r"movies.dat:3: byte 9 \(0xc9\) is not UTF-8"),
-        ("movies.dat", "", "movies.dat: no movies"),
+        ("movies.dat", "", "movies.dat: the file has no movies"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(

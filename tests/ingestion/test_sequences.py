@@ -11,7 +11,7 @@ from two_tower.data_directory.manifest import Manifest, event_files
 from two_tower.ingestion import FORMATS
 
 LINES = "7 30\n2 10\n7 20\n\n7 10\n2 30\n"
-# The same users, a line each.
+# The same users, one line each.
 BY_USER = "7 30 20 10\n2 10 30\n"
 EVENTS = {2: [10, 30], 7: [30, 20, 10]}
 
@@ -46,12 +46,12 @@ def test_lines_are_each_user_s_events_in_their_order(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("1 2\n1 x\n", r"toys.txt:2: '1 x' is not of the form `user item`"),
-        ("user item\n1 2\n", r"toys.txt:1: 'user item' is not of the form"),
-        ("1 2 3\n4\n", r"toys.txt:2: '4' is not of the form"),
+        ("1 2\n1 x\n", r"toys.txt:2: '1 x' does not have the form `user item`"),
+        ("user item\n1 2\n", r"toys.txt:1: 'user item' does not have the form"),
+        ("1 2 3\n4\n", r"toys.txt:2: '4' does not have the form"),
         ("1 2 5 977\n1 3 4 978\n", r"first lines has 4 numbers, as in a table .*format 'table'"),
-        ("\n", r"toys.txt: no events in it"),
-        # Of no time: it is in the name of the test, which all processes must know alike.
+        ("\n", r"toys.txt: the file has no events"),
+        # No time stamp: the content is part of the test name, which all processes must share.
         (gzip.compress(LINES.encode(), mtime=0)[:-9], r"toys.txt: cannot be read to its end"),
     ],
 )
@@ -66,14 +66,14 @@ def test_what_is_no_sequence_is_refused_with_its_line(
 def test_a_line_of_three_among_lines_of_two_is_refused_where_it_was_not_looked_for(
     tmp_path: pathlib.Path,
 ) -> None:
-    """A file that begins with a thousand lines `user item` is one of events to its end."""
+    """Starts a file with a thousand lines `user item`; every later line must have this form too."""
     text = "".join(f"1 {item}\n" for item in range(1_500)) + "2 3 4\n"
-    with pytest.raises(UserError, match=r"toys.txt: row 1500: 3 fields, and there are 2 columns: '2 3 4'"):
+    with pytest.raises(UserError, match=r"toys.txt: row 1500: 3 fields, but there are 2 columns: '2 3 4'"):
         ingested(tmp_path, text)
 
 
 def test_sequences_have_no_spans(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="without times no event belongs to a day"):
+    with pytest.raises(UserError, match="the events have no times"):
         FORMATS["sequences"](str(tmp_path / "toys.txt"), str(tmp_path / "data"), span=3)
     with pytest.raises(UserError, match="there is no such file"):
         FORMATS["sequences"](str(tmp_path / "toys.txt"), str(tmp_path / "data"))

@@ -16,7 +16,9 @@ from two_tower.ingestion import FORMATS
 
 
 def track(pos: int, name: str, **changes: Any) -> dict[str, Any]:
-    """A track as the slices have it; tracks of one name are one, artists go by its first letter."""
+    """Returns a track in the form of the slices; equal names are one track, and the first letter names the
+    artist.
+    """
     return {
         "pos": pos,
         "artist_name": f"Artist {name[0]}",
@@ -64,7 +66,7 @@ def rows_of(files: list[str]) -> list[dict[str, Any]]:
 
 
 def lists_of(out: pathlib.Path) -> dict[int, list[str]]:
-    """Playlist → the URIs of its tracks' names in their order."""
+    """Returns playlist → the names of its tracks in their order."""
     uris = {row["item_id"]: row["uri"] for row in rows_of(item_files(str(out)))}
     found: dict[int, list[tuple[int, str]]] = {}
     for row in rows_of(event_files(str(out))):
@@ -97,7 +99,7 @@ def test_playlists_become_users_and_positions_the_order(source: pathlib.Path, tm
     assert manifest.counts == {"events": 7, "label_events": 7, "users": 3, "items": 4, "user_rows": 3}
     assert lists_of(out) == {0: ["xa", "xb", "ya"], 7: ["ya"], 1000: ["ba", "xa", "xb"]}
     items = {row["uri"]: row for row in rows_of(item_files(str(out)))}
-    # Slices come in the order of their numbers: 0-999 before 1000-1999, and ids count up from there.
+    # Slices are read in numerical order, 0-999 before 1000-1999, and ids count up in that order.
     assert [items[f"spotify:track:{name}"]["item_id"] for name in ("xa", "xb", "ya", "ba")] == [0, 1, 2, 3]
     assert items["spotify:track:xa"]["artist_id"] == items["spotify:track:xb"]["artist_id"] == [0]
     assert items["spotify:track:ba"]["artist_id"] == items["spotify:track:ba"]["album_id"] == [2]
@@ -172,7 +174,7 @@ def no_tracks(path: pathlib.Path) -> None:
 
 
 def changed(place: str, key: str, *value: Any) -> Callable[[pathlib.Path], None]:
-    """Takes a key of a playlist or of its second track away, or gives it another value."""
+    """Removes a key of a playlist or of its second track, or replaces its value."""
 
     def change(path: pathlib.Path) -> None:
         content = json.loads(path.read_text())
@@ -188,13 +190,13 @@ def changed(place: str, key: str, *value: Any) -> Callable[[pathlib.Path], None]
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (cut_off, "not whole JSON"),
+        (cut_off, "no complete JSON"),
         (latin_1, "byte .* \\(0xe9\\) is not UTF-8"),
         (no_tracks, "key 'playlists' is missing"),
         (changed("playlist", "pid"), "playlist number 0 of the file .*: key 'pid' is missing"),
-        (changed("playlist", "pid", -5), "key 'pid' is -5, where a whole number of 0 or more is needed"),
+        (changed("playlist", "pid", -5), "key 'pid' is -5, but must be a whole number of 0 or more"),
         (changed("playlist", "tracks"), "playlist 5: key 'tracks' is missing"),
-        (changed("playlist", "tracks", {}), "playlist 5: key 'tracks' is {}, where a list"),
+        (changed("playlist", "tracks", {}), "playlist 5: key 'tracks' is {}, but must be a list"),
         (changed("playlist", "num_followers", "many"), "playlist 5: key 'num_followers' is 'many'"),
         (changed("playlist", "collaborative", "no"), "playlist 5: key 'collaborative' is 'no'"),
         (changed("track", "track_uri"), "playlist 5, track 1: key 'track_uri' is missing"),
@@ -222,13 +224,13 @@ def test_bad_slices_are_named(
 def test_a_playlist_in_two_slices_is_refused(tmp_path: pathlib.Path) -> None:
     first = write_slice(tmp_path / "mpd", 0, 1, playlist(1, track(0, "a")))
     second = write_slice(tmp_path / "mpd", 1, 2, playlist(1, track(0, "b")))
-    with pytest.raises(UserError, match="playlist 1: key 'pid': it came before") as found:
+    with pytest.raises(UserError, match="playlist 1: key 'pid': the playlist is also in") as found:
         ingest(tmp_path / "mpd", tmp_path / "data")
     assert str(first) in str(found.value) and str(second) in str(found.value)
 
 
 def test_a_folder_without_slices_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="no mpd"):
+    with pytest.raises(UserError, match="neither the folder nor its folder data holds mpd"):
         ingest(tmp_path, tmp_path / "data")
 
 

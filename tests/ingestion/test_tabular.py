@@ -47,7 +47,7 @@ def ingest(folder: pathlib.Path, mapping: str = MAP, span: int | None = None) ->
 
 
 def write(folder: pathlib.Path, name: str, columns: dict[str, Any] | str | bytes) -> pathlib.Path:
-    """Writes a file of the source: columns as Parquet, text as it is."""
+    """Writes a file of the source: columns as Parquet, text unchanged."""
     path = folder / "source" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(columns, str):
@@ -85,7 +85,7 @@ def users_of(folder: pathlib.Path) -> dict[int, dict[str, Any]]:
 
 
 def refused(folder: pathlib.Path, mapping: str = MAP) -> str:
-    """The error's text; nothing is left of the attempt."""
+    """Returns the error's text and checks that the attempt leaves no files."""
     with pytest.raises(UserError) as found:
         ingest(folder, mapping)
     assert sorted(path.name for path in folder.iterdir()) == ["columns.yaml", "source"]
@@ -108,7 +108,7 @@ def test_events_are_sorted_and_told_once(tmp_path: pathlib.Path) -> None:
     ]
     assert manifest.dropped == {"duplicate_events": 6}
     assert manifest.noted == {"event_files_not_in_order": 2, "users_with_one_event": 2}
-    # Without a table of items the catalog is what occurs in the events; nothing was left out of one.
+    # Without a table of items, the catalog is the items of the events, and none counts as added.
     assert sorted(items_of(tmp_path)) == [10, 11, 12] and not manifest.repaired
     assert manifest.counts["user_rows"] == 0
 
@@ -128,8 +128,8 @@ def random_events(rows: int = 4_000) -> dict[str, Any]:
 )
 def test_the_form_of_the_files_makes_no_difference(form: str, tmp_path: pathlib.Path) -> None:
     events = random_events()
-    in_order = np.lexsort((np.arange(4_000), events["at"], events["uid"]))
-    write(tmp_path / "a", "events/a.parquet", {name: column[in_order] for name, column in events.items()})
+    by_user = np.lexsort((np.arange(4_000), events["at"], events["uid"]))
+    write(tmp_path / "a", "events/a.parquet", {name: column[by_user] for name, column in events.items()})
     expected = ingest(tmp_path / "a")
     assert "event_files_not_in_order" not in expected.noted
     mapping, folder = MAP, tmp_path / "b"
@@ -137,7 +137,7 @@ def test_the_form_of_the_files_makes_no_difference(form: str, tmp_path: pathlib.
     if form == "one":
         write(folder, "events/b.parquet", events)
     elif form == "many":
-        # What occurs first among events of one instant decides over their order.
+        # The file order determines the order of simultaneous events.
         for part in range(4):
             rows = slice(part * 1_000, part * 1_000 + 1_000)
             write(folder, f"events/{part}.parquet", {name: column[rows] for name, column in events.items()})
@@ -170,8 +170,8 @@ def test_the_form_of_the_files_makes_no_difference(form: str, tmp_path: pathlib.
 def test_events_are_divided_in_bounded_memory(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No table that is written has more rows than a part of the temporary files, however many come in."""
-    monkeypatch.setattr(external_sort, "_PART_ROWS", 500)
+    """Checks that no written table exceeds a partition of the external sort."""
+    monkeypatch.setattr(external_sort, "_PARTITION_ROWS", 500)
     monkeypatch.setattr(table_files, "_BATCH_ROWS", 200)
     write(tmp_path, "events/a.csv", csv(random_events()))
     read, written = [], []
@@ -233,8 +233,8 @@ def test_rows_can_be_the_order_and_files_the_split(tmp_path: pathlib.Path) -> No
     ingest(tmp_path, mapping)
     events = [(row["user_id"], row["item_id"], row["split"]) for row in events_of(tmp_path)]
     assert events == [(1, 7, "train"), (1, 6, "train"), (1, 9, "test"), (2, 8, "train"), (2, 7, "test")]
-    # The rows of a later span would begin at 0 again.
-    with pytest.raises(UserError, match=r"columns\.yaml: 'events\.order_of_rows' .* without --span"):
+    # The row numbers of a later span would restart at 0.
+    with pytest.raises(UserError, match=r"columns\.yaml: key 'events\.order_of_rows' .* without --span"):
         ingest(tmp_path, mapping, span=3)
 
 
@@ -361,7 +361,7 @@ def test_other_columns_are_kept(tmp_path: pathlib.Path) -> None:
             "nothing": pa.nulls(2),
         },
     )
-    # Another width of the same kind of number.
+    # The same columns with wider numbers.
     table = pq.read_table(tmp_path / "source/films/a.parquet")
     write(
         tmp_path,
@@ -394,14 +394,14 @@ def test_other_columns_are_kept(tmp_path: pathlib.Path) -> None:
         1: {"user_id": 1, "age": 44, "zip": "01234", "score": 2.5, "note": "a, b\nc"},
         2: {"user_id": 2, "age": None, "zip": "x", "score": 3.0, "note": None},
     }
-    # A user of the events without a row stays without one.
+    # A user of the events who is not described gets no row.
     assert manifest.noted["users_not_described"] == 1
     ingest(tmp_path, mapping.replace("user_id: id", "user_id: id, keep: {age: text}"))
     assert users_of(tmp_path)[1] == {"user_id": 1, "age": "44"}
 
 
 def embedded(folder: pathlib.Path, vectors: dict[int, Any] | str, mapping: str = "") -> Manifest:
-    """Events of films 10, 11 and 12, a list of 10 and 13, and vectors as a file of their own."""
+    """Ingests events of films 10, 11 and 12, a list of films 10 and 13, and a file of embeddings."""
     write(folder, "events/a.parquet", EVENTS)
     write(folder, "films.csv", "id,name\n13,Rope\n10,Vertigo\n")
     if isinstance(vectors, str):
@@ -464,9 +464,9 @@ def test_without_a_list_of_items_the_vectors_are_one(tmp_path: pathlib.Path) -> 
         ),
         ({1: [1, 0], 2: [1, float("nan")]}, "column 'v', row 1: nan is not a finite number"),
         ({1: None, 2: [1, float("inf")]}, "column 'v', row 1: inf is not a finite number"),
-        ({1: None}, "column 'v' has no vectors in it"),
+        ({1: None}, "column 'v' has no embeddings"),
         ('id,v\n1,"1,2"\n1,"3,4"\n', "column 'id', row 1: 1 has a 'v' already"),
-        ('id,v\n1,"1,2"\n2,"3,x"\n', "column 'v', row 1: 'x' is no number of a vector"),
+        ('id,v\n1,"1,2"\n2,"3,x"\n', "column 'v', row 1: 'x' is no number; ',' separates"),
         ('id,v\n1,"1,2"\n,"3,4"\n', "column 'id', row 1: null is no value here"),
     ],
 )
@@ -498,7 +498,7 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(film=[1, 1, -4, 1, 1]), "column 'film', row 2: -4 is no id: ids are 0 or more"),
         (
             changed(uid=[1.0, 2.0, 3.0, 4.0, 5.0]),
-            "column 'uid' holds numbers that are not written as whole ones .*, where ids have to be whole",
+            "column 'uid' holds numbers with decimal points .*, but ids must be whole",
         ),
         (
             changed(uid=pa.array([2**63] * 5, pa.uint64())),
@@ -508,21 +508,21 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(at=[1, 1, 1, -5, 1]), "column 'at', row 3: -5 is a negative time"),
         (
             changed(at=[1, 1, 1, 1, 1_614_834_367_000]),
-            "row 4: 1614834367000 looks like milli.* by 1,000, or say 'timestamp_unit: ms'",
+            "row 4: 1614834367000 looks like milli.* by 1,000, or set 'timestamp_unit: ms'",
         ),
         (
             changed(at=[1, 1, 1, 1, 10**17 * 16]),
-            "looks like nano.* by 1,000,000,000, or say 'timestamp_unit: ns'",
+            "looks like nano.* by 1,000,000,000, or set 'timestamp_unit: ns'",
         ),
         (changed(at=[1.0, float("nan"), 1.0, 1.0, 1.0]), "column 'at', row 1: nan is no time"),
-        (changed(at=[[1]] * 5), "column 'at' is of type list<item: int64>, where time is needed"),
-        (changed(film=[b"x"] * 5), "column 'film' holds neither, where ids have to be"),
-        (changed(kind=[1.5] * 5), "column 'kind' is of type double, where text is needed"),
+        (changed(at=[[1]] * 5), "column 'at' has type list<item: int64>, but needs time"),
+        (changed(film=[b"x"] * 5), "column 'film' holds another type, but ids must be"),
+        (changed(kind=[1.5] * 5), "column 'kind' has type double, but needs text"),
         (
             changed(kind=["seen", None, "heard", "seen", "seen"]),
             "no event of type 'view'.* its types are 'heard', 'seen':",
         ),
-        (pa.table(EVENTS).slice(0, 0).to_pydict(), "no events in it"),
+        (pa.table(EVENTS).slice(0, 0).to_pydict(), "the file has no events"),
     ],
 )
 def test_bad_events_are_named(events: dict[str, Any], told: str, tmp_path: pathlib.Path) -> None:
@@ -545,11 +545,11 @@ def cut_gzip(folder: pathlib.Path) -> None:
     ("text", "told"),
     [
         ("", "Empty CSV file"),
-        ("uid,film,at,kind\n1,1,1,view\n2,2,2\n", "row 1: 3 fields, and there are 4 columns: '2,2,2'"),
-        ("uid,film,at,kind\n1,1,1,view\n2,2,2,view,5\n", "row 1: 5 fields, and there are 4 columns"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,2\n", "row 1: 3 fields, but there are 4 columns: '2,2,2'"),
+        ("uid,film,at,kind\n1,1,1,view\n2,2,2,view,5\n", "row 1: 5 fields, but there are 4 columns"),
         ('uid,film,at,kind\n1,1,1,"vi\new"\n2,2,x,view\n', "column 'at', row 1: 'x' is no number"),
         ("uid,film,at,kind\n1,1,1,view\n2,2,0x1F,view\n", "column 'at', row 1: '0x1F' is no number"),
-        ("uid,film,at,kind\n1,1,2020-01-01,view\n2,2,5,view\n", "row 1: '5' is no time: write ISO 8601"),
+        ("uid,film,at,kind\n1,1,2020-01-01,view\n2,2,5,view\n", "row 1: '5' is no time: use ISO 8601"),
         ("uid,film,at,kind\n1,1,2020-01-01,view\n2,2,2020-13-01,view\n", "row 1: '2020-13-01' is no time"),
         ("uid,film,at,kind\n1,1,2200-01-01,view\n", "row 0: 2200-01-01 is after the year 2100"),
         ("uid,film,at,kind\n1,1,1,view\n,2,2,view\n", "column 'uid', row 1: null is no value"),
@@ -559,12 +559,12 @@ def cut_gzip(folder: pathlib.Path) -> None:
             "uid,film,at,kind\n1,1,1,view\n2,2,1614834367000,view\n",
             "row 1: 1614834367000 looks like milli.* 1,000",
         ),
-        ("uid;film;at;kind\n1;1;1;view\n", "'uid' is missing.* Is 'delimiter' in the column map right"),
+        ("uid;film;at;kind\n1;1;1;view\n", "'uid' is missing.* Check 'delimiter' in the column map"),
         ("uid,film,at,kind,at\n1,1,1,view,2\n", "two columns have the name 'at'"),
-        ('uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n', "its 1 quotes do not pair up"),
+        ('uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n', "its 1 quotes are not paired"),
         (b"uid,film,at,kind\n1,1,1,view\n2,2,2,vi\xebw\n", "column 'kind', row 1: not UTF-8: convert"),
         (b"uid,film,at,k\xefnd\n1,1,1,view\n", "byte 0xef is not UTF-8"),
-        ("uid,film,at,kind\n1,1,1,view\n".encode("utf-16"), "is in UTF-16: say 'encoding: utf-16'"),
+        ("uid,film,at,kind\n1,1,1,view\n".encode("utf-16"), "the file is in UTF-16: set 'encoding: utf-16'"),
     ],
 )
 def test_bad_csv_is_named(text: str | bytes, told: str, tmp_path: pathlib.Path) -> None:
@@ -605,18 +605,18 @@ def test_rows_are_counted_over_batches(tmp_path: pathlib.Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("one", "other", "told"),
     [
-        ({"at": [1] * 5}, {"at": ["1"] * 5}, "column 'at' holds text, and integer in"),
-        ({"kind": ["view"] * 5}, {"kind": [1] * 5}, "column 'kind' holds integer, and text in"),
+        ({"at": [1] * 5}, {"at": ["1"] * 5}, "column 'at' holds text, but integer in"),
+        ({"kind": ["view"] * 5}, {"kind": [1] * 5}, "column 'kind' holds integer, but text in"),
         (
             {"uid": [1] * 5},
             {"uid": ["1"] * 5},
-            "column 'uid' holds text, and integer in .* say 'user_id_type: text'",
+            "column 'uid' holds text, but integer in .* set 'user_id_type: text'",
         ),
-        ({"uid": [1] * 5}, "uid,film,at,kind\nx,1,1,view\n", "column 'uid' holds text, and integer in"),
+        ({"uid": [1] * 5}, "uid,film,at,kind\nx,1,1,view\n", "column 'uid' holds text, but integer in"),
         (
             "uid,film,at,kind\n1,1,1,view\n",
             "uid,film,at,kind\n1,1,2020-01-01,view\n",
-            "'at' holds text, and number in",
+            "'at' holds text, but number in",
         ),
     ],
 )
@@ -636,8 +636,8 @@ def test_ids_of_two_types_are_told_by_the_name_that_each_file_has(tmp_path: path
     write(tmp_path, "events/a.parquet", EVENTS)
     write(tmp_path, "films.csv", "id\ntt7\n")
     message = refused(tmp_path, MAP + "items: {files: films.csv, item_id: id}\n")
-    assert "films.csv: column 'id' holds text, and integer in" in message
-    assert "a.parquet" in message and "say 'item_id_type: text'" in message
+    assert "films.csv: column 'id' holds text, but integer in" in message
+    assert "a.parquet" in message and "set 'item_id_type: text'" in message
 
 
 def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib.Path) -> None:
@@ -646,7 +646,7 @@ def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib
     write(tmp_path, "people/b.csv", "id,zip\n2,SW1\n")
     mapping = MAP + "users: {files: people/*.csv, user_id: id}\n"
     message = refused(tmp_path, mapping)
-    assert "b.csv: column 'zip' holds text, and integer in" in message and "a.csv" in message
+    assert "b.csv: column 'zip' holds text, but integer in" in message and "a.csv" in message
     assert "'users.keep: {zip: text}'" in message
     ingest(tmp_path, mapping.replace("user_id: id", "user_id: id, keep: {zip: text}"))
     assert [row["zip"] for row in users_of(tmp_path).values()] == ["123", "SW1"]
@@ -657,9 +657,10 @@ def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib
     [
         (
             {"id": [1], "title": ["x"]},
-            "column 'title' has the name of a column with a meaning: say 'items.title: title'",
+            "column 'title' has the name of a column with a meaning: if it has that meaning, set "
+            "'items.title: title'",
         ),
-        ({"id": [1], "extra": [{"a": 1}]}, "column 'extra' holds no numbers, text, truth or times"),
+        ({"id": [1], "extra": [{"a": 1}]}, "column 'extra' holds no numbers, text, booleans, times"),
         ({"id": [1], "by": ["-1"]}, ""),
     ],
 )
@@ -679,7 +680,7 @@ def test_a_bad_value_of_an_item_is_named_with_its_row(tmp_path: pathlib.Path) ->
     for text, key, told in (
         ("id,x\n1,5\n2,-5\n", "item_length", "column 'x', row 1: '-5' is not a finite number of 0 or more"),
         ("id,x\n1,5|6\n2,7|-1\n", "artist_id", "column 'x', row 1: -1 is no id"),
-        ("id,x\n1,true\n2,perhaps\n", "available", "column 'x', row 1: 'perhaps' is none of true, false"),
+        ("id,x\n1,true\n2,perhaps\n", "available", "column 'x', row 1: 'perhaps' is not one of true, false"),
         ("id,x\n1,1999-01-01\n2,spring\n", "release_timestamp", "column 'x', row 1: 'spring' is no time"),
         (
             "id,x\n1,1\n2,99999999999\n",
@@ -695,10 +696,10 @@ def test_a_bad_value_of_an_item_is_named_with_its_row(tmp_path: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("events/*.parquet", "event/*.parquet", r"event/\*.parquet: no file has such a name"),
+        ("events/*.parquet", "event/*.parquet", r"event/\*.parquet: no file matches this pattern"),
         ("events/*.parquet", "events/b.parquet", "events/b.parquet: there is no such file"),
         ("events/*.parquet", "[events/*.parquet, events/a.parquet]", "names .*a.parquet twice"),
-        ("  files: events/*.parquet\n", "", "key 'events.files' is missing, and .* is not one file"),
+        ("  files: events/*.parquet\n", "", "key 'events.files' is missing, and .* is not a single file"),
     ],
 )
 def test_missing_files_are_named(before: str, after: str, told: str, tmp_path: pathlib.Path) -> None:
@@ -726,7 +727,8 @@ def test_patterns(tmp_path: pathlib.Path) -> None:
 
     def found(pattern: str) -> list[str]:
         return [
-            str(pathlib.Path(path).relative_to(source)) for path in table_files.find(str(source), pattern)
+            str(pathlib.Path(path).relative_to(source))
+            for path in table_files.find_files(str(source), pattern)
         ]
 
     assert found("*.csv") == ["a.csv"]
@@ -779,11 +781,11 @@ def test_other_encodings_can_be_named(encoding: str, is_compressed: bool, tmp_pa
 def test_a_text_file_is_read_from_disk_and_can_be_left(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Arrow's CSV reader would never end where it is left early, and the file is one of Python's."""
+    """Stops reading early: Arrow's CSV reader would hang if Python served the file."""
     monkeypatch.setattr(table_files, "_BLOCK_BYTES", 4_096)
     path = write(tmp_path, "e.csv", csv(random_events()))
     storage.upload(str(path), "memory://table-reader/e.csv")
-    file = table_files.look_at("memory://table-reader/e.csv", column_map.TextFormat(), str(tmp_path))
+    file = table_files.inspect_file("memory://table-reader/e.csv", column_map.TextFormat(), str(tmp_path))
     assert pathlib.Path(file.local).read_bytes() == path.read_bytes()
     assert file.rows == 4_001
     for _ in range(50):
@@ -792,6 +794,6 @@ def test_a_text_file_is_read_from_disk_and_can_be_left(
 
 def test_an_open_quote_is_found_before_any_row_is_read(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, "e.csv", 'a,b\n1,"x\n2,y\n')
-    with pytest.raises(UserError, match="its 1 quotes do not pair up") as found:
-        table_files.look_at(str(path), column_map.TextFormat(), str(tmp_path))
+    with pytest.raises(UserError, match="its 1 quotes are not paired") as found:
+        table_files.inspect_file(str(path), column_map.TextFormat(), str(tmp_path))
     assert str(path) in str(found.value)

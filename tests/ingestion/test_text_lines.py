@@ -79,7 +79,7 @@ def test_a_folder_and_an_endless_line_are_named(path: pathlib.Path, monkeypatch:
     monkeypatch.setattr(text_lines, "_BLOCK_BYTES", 10)
     monkeypatch.setattr(text_lines, "_LONGEST_LINE", 100)
     path.write_bytes(b"a\nb\n" + b"\r".join([b"1::2"] * 100))
-    with pytest.raises(UserError, match=r"lines\.txt:3: a line of more than 100 bytes"):
+    with pytest.raises(UserError, match=r"lines\.txt:3: the line has more than 100 bytes"):
         list(read_lines(str(path)))
 
 

@@ -21,7 +21,7 @@ EVENTS = [
     (1, 10, 0, 1, 100, 200, "listen"),
     (1, 11, 5, 0, 150, 180, "listen"),
     (1, 12, 5, 0, 30, 60, "listen"),
-    (1, 11, 5, 0, 150, 180, "listen"),  # the second row's duplicate, not beside it
+    (1, 11, 5, 0, 150, 180, "listen"),  # a duplicate of the second row, not adjacent to it
     (1, 11, 5, 0, None, None, "like"),
     (1, 11, 10, 0, 150, 185, "listen"),
     (1, 11, 15, 0, 20, 185, "listen"),
@@ -42,7 +42,7 @@ COLUMNS = {
 
 
 def log(rows: list[tuple[Any, ...]], **types: pa.DataType) -> pa.Table:
-    """Events with Yambda's columns and types."""
+    """Builds events with Yambda's columns and types."""
     kinds = COLUMNS | types
     values = zip(*rows, strict=True)
     return pa.table({n: pa.array(v, kinds[n]) for n, v in zip(kinds, values, strict=True)})
@@ -126,7 +126,7 @@ def test_catalog_is_the_union_of_all_that_names_an_item(source: pathlib.Path, tm
     assert sorted(items) == [10, 11, 12, 13, 14, 99]
     assert [items[i]["artist_id"] for i in (10, 11, 12, 14)] == [[5, 7], [5], [], [6]]
     assert [items[i]["album_id"] for i in (10, 11, 12, 14)] == [[1], [1], [2], []]
-    # The most frequent length; none for what was never heard or never had one.
+    # The most frequent length; null for items without listens or without lengths.
     assert [items[i]["item_length"] for i in (10, 11, 12, 13, 99)] == [200, 185, 60, None, None]
     assert [items[i]["title"] for i in (10, 11, 13)] == ["Tides — Vela", None, "Ash"]
     assert items[13]["embedding"] == pytest.approx([0.6, 0.8])
@@ -147,7 +147,7 @@ def test_separate_files_give_the_same_events(source: pathlib.Path, tmp_path: pat
     assert sorted(keys_of(tmp_path / "data")) == sorted(UNIQUE)
     assert keys_of(tmp_path / "data")[:7] == [key for key in UNIQUE if key[3] == "listen"]
     assert manifest.dropped["duplicate_events"] == 1
-    # Beside multi_event the single files are not read again.
+    # With multi_event.parquet the single files are not read.
     pq.write_table(table, source / "multi_event.parquet")
     assert ingest(source, tmp_path / "again").digest == Manifest.load(str(tmp_path / "multi")).digest
 
@@ -170,7 +170,7 @@ def test_batches_and_order_of_the_file_do_not_matter(
     monkeypatch.setattr(yambda.checked_columns, "read_batches", small)
     assert ingest(source, tmp_path / "sorted").digest == expected
 
-    monkeypatch.setattr(external_sort, "_PART_ROWS", part_rows)
+    monkeypatch.setattr(external_sort, "_PARTITION_ROWS", part_rows)
     shuffled = [EVENTS[i] for i in np.random.default_rng(3).permutation(len(EVENTS))]
     pq.write_table(log(shuffled), source / "multi_event.parquet")
     manifest = ingest(source, tmp_path / "shuffled")
@@ -185,7 +185,7 @@ def test_metadata_above_the_size_is_found_and_cut_to_it(source: pathlib.Path, tm
     shutil.move(source / "multi_event.parquet", size)
     by_root, by_size = ingest(source, tmp_path / "a"), ingest(size, tmp_path / "b")
     assert by_root.digest == by_size.digest
-    # Items 13 and 14 are never heard: other sizes may have them.
+    # Items 13 and 14 have no events here; they may belong to other sizes.
     assert {row["item_id"] for row in rows_of(item_files(str(tmp_path / "a")))} == {10, 11, 12, 99}
     assert by_root.noted["items_of_other_sizes_left_out"] == 2
     shutil.copytree(size, source / "flat" / "500m")
@@ -236,7 +236,7 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
 @pytest.mark.parametrize(
     ("file", "table", "complaint"),
     [
-        ("multi_event", log(EVENTS).drop(["timestamp"]), "column 'timestamp' is missing; it has uid,"),
+        ("multi_event", log(EVENTS).drop(["timestamp"]), "column 'timestamp' is missing; .*uid,"),
         ("multi_event", log(EVENTS).drop(["event_type"]), "column 'event_type' is missing"),
         (
             "multi_event",
@@ -253,8 +253,8 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         ("multi_event", log(changed(4, 6, None)), "'event_type', row 4: null"),
         ("multi_event", log(changed(3, 4, -5), played_ratio_pct=pa.int16()), "'played_ratio_pct', row 3: -5"),
         ("multi_event", log(changed(6, 3, 2)), "'is_organic', row 6: 2 is neither 0 nor 1"),
-        ("multi_event", log(EVENTS).slice(0, 0), "multi_event.parquet: no listens"),
-        ("multi_event", log(EVENTS[8:10]), "multi_event.parquet: no listens"),
+        ("multi_event", log(EVENTS).slice(0, 0), "multi_event.parquet: the file has no listens"),
+        ("multi_event", log(EVENTS[8:10]), "multi_event.parquet: the file has no listens"),
         ("embeddings", vectors(EMBEDDINGS | {11: [1.0, 0.0, 0.0]}), "'normalized_embed', row 1: .*width 3"),
         ("embeddings", vectors(EMBEDDINGS | {10: None}), "'normalized_embed', row 2: null"),
         ("embeddings", vectors(EMBEDDINGS | {11: [float("nan"), 0]}), "'normalized_embed', row 1: nan"),
@@ -297,7 +297,7 @@ def test_a_folder_without_events_is_named(tmp_path: pathlib.Path) -> None:
 
 
 def sequential(events: pa.Table) -> pa.Table:
-    """One row a user, with lists, as polars makes it: group_by("uid", maintain_order=True)."""
+    """Converts events to one row of lists per user, like polars' group_by("uid", maintain_order=True)."""
     users, first, of_user = np.unique(events["uid"].to_numpy(), return_index=True, return_inverse=True)
     appearance = np.argsort(np.argsort(first))[of_user]
     rows = events.take(pa.array(np.argsort(appearance, kind="stable")))
@@ -315,7 +315,7 @@ def test_sequential_and_flat_are_the_same_data(source: pathlib.Path, tmp_path: p
     manifest = ingest(source, tmp_path / "sequential")
     assert verify(str(tmp_path / "sequential")) == manifest
     assert manifest == flat
-    # The separate files, one after the other.
+    # The separate files in turn.
     (source / "multi_event.parquet").unlink()
     kinds = np.array(table["event_type"].to_pylist())
     digests = []
@@ -336,7 +336,7 @@ def test_any_log_is_the_same_in_both_layouts(
     monkeypatch.setattr(yambda, "_EVENT_ROWS", event_rows)
     random = np.random.default_rng(event_rows)
     rows = 300
-    # Some users have many events, most have few.
+    # A few users have many events, most have few.
     user, time = random.zipf(1.5, rows) % 50, random.integers(0, 40, rows) * 5
     order = np.lexsort((time, user)) if is_sorted else np.argsort(time, kind="stable")
     kind = random.choice(["listen", "like"], rows, p=[0.8, 0.2])
@@ -366,7 +366,7 @@ def test_any_log_is_the_same_in_both_layouts(
 def test_lists_are_read_a_few_users_at_a_time(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch holds about as many events as one of the flat layout, however many users there are."""
+    """Checks that a batch holds about as many events as in the flat layout, however many users there are."""
     monkeypatch.setattr(yambda, "_EVENT_ROWS", 100)
     events = log([(user, item, item, 1, 50, 60, "listen") for user in range(60) for item in range(25)])
     pq.write_table(sequential(events), tmp_path / "multi_event.parquet")
@@ -390,7 +390,7 @@ def with_lists(table: pa.Table, name: str, lists: list[list[Any] | None]) -> pa.
 @pytest.mark.parametrize(
     ("name", "lists", "told"),
     [
-        ("timestamp", [[5, 6], [7]], "'timestamp', row 1: a list of 1 where the user's 'item_id' has 2"),
+        ("timestamp", [[5, 6], [7]], "'timestamp', row 1: a list of 1 but the user's 'item_id' has 2"),
         ("item_id", [[5, 6], None], "column 'item_id', row 1: null is no list"),
         ("is_organic", [None, [1, 1]], "column 'is_organic', row 0: null is no list"),
         ("is_organic", [[0, 1], [1, 2]], "lists of row 1: column 'is_organic', row 1: 2 is neither 0 nor 1"),
@@ -426,13 +426,13 @@ def test_times_in_milliseconds_within_lists_are_named(tmp_path: pathlib.Path) ->
 @pytest.mark.parametrize(
     ("drop", "kinds", "told"),
     [
-        ("timestamp", {}, "column 'timestamp' is missing; it has uid, item_id"),
+        ("timestamp", {}, "column 'timestamp' is missing; the file has uid, item_id"),
         (
             "",
             {"item_id": pa.string()},
-            "column 'item_id' is of type large_list<item: string>, where list of integer",
+            "column 'item_id' has type large_list<item: string>, but needs list of integer",
         ),
-        ("", {"uid": pa.string()}, "column 'uid' is of type string, where integer is needed"),
+        ("", {"uid": pa.string()}, "column 'uid' has type string, but needs integer"),
     ],
 )
 def test_columns_that_are_no_lists_of_the_right_kind(
@@ -452,7 +452,7 @@ def test_days_of_a_log_can_be_ingested_as_spans(source: pathlib.Path, tmp_path: 
     ingest(source, tmp_path / "whole")
     table = pq.read_table(source / "multi_event.parquet")
     days = table["timestamp"].to_numpy() // 86_400
-    # A day without listens has no label, but is a span of the log all the same.
+    # A day without listens has no labels but is a span of the log.
     for day in (0, 1):
         pq.write_table(table.filter(pa.array(days == day)), source / "multi_event.parquet")
         if day:

@@ -15,9 +15,10 @@ from two_tower.base.errors import UserError
 from two_tower.simulator import simulate as simulate_module
 from two_tower.simulator.listening import SESSION_GAP, Listeners, ListeningLog, listen, make_listeners
 from two_tower.simulator.names import artist_names
+from two_tower.simulator.next_listen import next_listen_probabilities
 from two_tower.simulator.oracle import (
     StyleFilter,
-    ask_oracle,
+    evaluate_oracles,
     query_probabilities,
     rank_of,
     replay,
@@ -30,13 +31,12 @@ from two_tower.simulator.world import (
     SimulationParameters,
     World,
     make_world,
-    next_listen_probabilities,
 )
 
 SMALL = SimulationParameters(
     users=150, days=8, tracks=900, styles=8, genres=3, tastes=3, listens_per_user=90, oracle_queries=300
 )
-# So few tracks that every probability can be held against a frequency.
+# Few enough tracks to compare every probability with a frequency.
 TINY = dataclasses.replace(
     SMALL, users=300, tracks=40, styles=3, tastes=2, tracks_per_artist=4, tracks_per_album=2, memory=4
 )
@@ -71,7 +71,7 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-# ── What is written ─────────────────────────────────────────────────────────────────────────────────────
+# ── Written files ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_same_seed_writes_the_same_bytes(directory: Path, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_embeddings_tell_styles_apart(small: Simulated) -> None:
     cosine = centred @ centred.T / np.outer(*[np.linalg.norm(centred, axis=1)] * 2)
     np.fill_diagonal(cosine, -1)
     nearest_style = small.world.track_style[cosine.argmax(axis=1)]
-    # Chance is about 1 in 8; noise keeps it from being certain.
+    # Chance level is about 1 in 8; the noise makes 1 impossible.
     assert (nearest_style == small.world.track_style).mean() > 0.7
 
 
@@ -194,7 +194,7 @@ def test_the_oracles_queries_are_consecutive_listens_of_the_last_day(directory: 
         right_on=["uid", "seed_timestamp", "timestamp", "item_id"],
     )
     assert len(found) == len(queries) >= min(SMALL.oracle_queries, len(pairs))
-    # Whole users: all of a user's queries or none.
+    # Sampling takes all of a user's queries or none.
     assert (
         queries.groupby("user_id")
         .size()
@@ -216,7 +216,7 @@ def test_an_earlier_simulation_is_replaced_and_anything_else_is_left_alone(tmp_p
     other = tmp_path / "photos"
     other.mkdir()
     (other / "cat.jpg").write_text("purr")
-    with pytest.raises(UserError, match="photos is not empty"):
+    with pytest.raises(UserError, match="photos: the directory is not empty"):
         simulate(str(other), parameters)
     assert _files(other) == ["cat.jpg"]
 
@@ -283,7 +283,7 @@ def test_nothing_is_heard_before_its_release_and_much_of_the_new_at_once(small: 
     release = small.world.track_release_day[small.log.track]
     assert (day >= release).all()
     new = release >= 0
-    # Days since release: trends fade.
+    # Listens by days since release: trends fade.
     heard = np.bincount((day - release)[new & (release <= 3)], minlength=5)
     assert heard[1] > 1.5 * heard[4] > 0
     assert (small.world.track_release_day == SMALL.days - 1).any()
@@ -349,7 +349,7 @@ def tiny() -> Simulated:
 
 @pytest.fixture(scope="module")
 def tiny_probabilities(tiny: Simulated) -> dict[str, np.ndarray]:
-    """Both oracles' answer to every listen of a tiny world but each user's first."""
+    """Probabilities of both oracles for every listen of a tiny world except each user's first."""
     seed = np.flatnonzero(tiny.log.user[:-1] == tiny.log.user[1:])
     queries = replay(tiny.world, tiny.listeners, tiny.log, seed)
     everything = slice(None)
@@ -370,7 +370,7 @@ def test_the_hidden_oracles_probabilities_are_the_simulators_frequencies(
     happened[np.arange(len(label)), label] = 1
 
     def deviations(group: np.ndarray) -> np.ndarray:
-        """By group of (query, track) pairs: what happened minus what was expected, in standard deviations."""
+        """Computes observed minus expected counts per group of (query, track) pairs, as z-scores."""
         size = group.max() + 1
         difference, variance = (
             np.bincount(group.ravel(), values.ravel(), size)
@@ -380,7 +380,7 @@ def test_the_hidden_oracles_probabilities_are_the_simulators_frequencies(
 
     by_track = deviations(np.broadcast_to(np.arange(TINY.tracks), probability.shape))
     by_level = deviations(np.digitize(probability, np.geomspace(1e-4, 0.6, 25)))
-    # Normal deviates, some 40 and 25 of them: 4 is far beyond chance, and a mean square is near 1.
+    # About 40 and 25 normal deviates: 4 is far beyond chance, and the mean square is near 1.
     for deviation in (by_track, by_level):
         assert len(deviation) > 15
         assert np.abs(deviation).max() < 4
@@ -421,7 +421,7 @@ def test_the_filter_weighs_styles_by_the_mixtures_own_probabilities(small: Simul
 
 
 def test_oracles_beat_the_most_popular(small: Simulated) -> None:
-    answers = ask_oracle(small.world, small.listeners, small.log)
+    answers = evaluate_oracles(small.world, small.listeners, small.log)
     summary = answers.summary(small.log)
     heard = np.bincount(small.log.track[small.log.time < (SMALL.days - 1) * DAY], minlength=SMALL.tracks)
     label = small.log.track[answers.label]
@@ -445,7 +445,9 @@ def test_the_observed_oracle_does_not_look_at_what_is_hidden(small: Simulated) -
 
 
 def test_no_oracle_looks_ahead(small: Simulated) -> None:
-    """What comes after a query, and how its seed was played, changes nothing that is known at it."""
+    """Changes everything after a query and how its seed was played; the knowledge at the query stays the
+    same.
+    """
     seed = sample_queries(small.log, 1, seed=1)
     user = small.log.user[seed[0]]
     seed = seed[small.log.user[seed] == user][:1]

@@ -1,0 +1,267 @@
+"""Rows of items and users: source columns converted to the columns of the data directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import COLUMNS
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.ingestion import source_values
+from two_tower.ingestion.column_map import UNITS
+from two_tower.ingestion.mapped_tables import Batch, MappedTable, require_one_kind
+from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory
+from two_tower.ingestion.source_values import Place
+
+_KEY = {"items": "item_id", "users": "user_id"}
+# Rows per batch of tables with vectors, of up to 512 bytes each.
+VECTOR_ROWS = 50_000
+_OWNERS = ("artist_id", "album_id")
+
+
+class TableRows:
+    """Rows of items or users in the columns of the data directory.
+
+    Args:
+      table: "items" or "users".
+      source: the map's table with its files, if there is one.
+      ids: encoder of the item or user ids.
+      previous: data directory whose numbers for artists and albums are continued.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        source: MappedTable | None,
+        ids: IdEncoder,
+        previous: PreviousDirectory | None,
+        writer: DataDirectoryWriter,
+    ) -> None:
+        self._table, self._source, self._ids, self._writer = table, source, ids, writer
+        self._key = _KEY[table]
+        self._kept: dict[str, str] = {}
+        self._meanings: list[str] = []
+        self._owners: dict[str, IdEncoder] = {}
+        self._width = 0
+        if source is not None:
+            self._meanings = [meaning for meaning in source.map.columns if meaning != self._key]
+            self._kept = self._kinds_of_kept(source)
+            for owner in (name for name in _OWNERS if name in self._meanings):
+                column = source.map.columns[owner]
+                found = source.kinds([column], source.map.separator)[column]
+                self._owners[owner] = IdEncoder(
+                    any(kind not in ("integer", "list of integer", None) for _, kind in found)
+                )
+                if self._owners[owner].is_text and previous is not None:
+                    self._owners[owner].continue_with(previous.pairs(table, owner, f"original_{owner}"))
+            if "embedding" in self._meanings:
+                self._width = most_common_width(source, "embedding", source.map.separator)
+        self.schema = self.blank(np.zeros(0, np.int64)).schema
+
+    def read(self, known: SeenIds) -> Iterator[pa.Table]:
+        """Yields the rows of the source's files, the first row of each id, and adds the ids to `known`."""
+        if self._source is None:
+            return
+        columns = [self._key, *self._meanings]
+        for batch in self._source.batches(columns, VECTOR_ROWS if self._width else None, list(self._kept)):
+            ids = self._ids.encode(*batch.column(self._key))
+            first = known.add(ids)
+            self._writer.dropped[f"duplicate_{self._table}"] += int((~first).sum())
+            found = pa.table(self._columns(batch, ids, first))
+            yield found if first.all() else found.filter(pa.array(first))
+
+    def blank(self, ids: np.ndarray, has_text: bool = True) -> pa.Table:
+        """Returns rows with the id alone: all else is null, an empty list or a vector of zeros."""
+        columns: dict[str, pa.Array] = {self._key: pa.array(ids)}
+        if self._ids.is_text:
+            columns["original_id"] = self._ids.decode(ids) if has_text else pa.nulls(len(ids), pa.string())
+        for meaning in self._meanings:
+            if meaning == "embedding":
+                columns[meaning] = vector_column(np.zeros((len(ids), self._width), np.float32))
+            else:
+                columns[meaning] = _blank_column(len(ids), COLUMNS["items"][meaning])
+            if meaning in self._owners and self._owners[meaning].is_text:
+                columns[f"original_{meaning}"] = _blank_column(len(ids), pa.list_(pa.string()))
+        return pa.table(
+            columns | {name: _blank_column(len(ids), _arrow_type(kind)) for name, kind in self._kept.items()}
+        )
+
+    def _columns(self, batch: Batch, ids: np.ndarray, first: np.ndarray) -> dict[str, pa.Array]:
+        separator, units = batch.map.separator, batch.map.units
+        columns: dict[str, pa.Array] = {self._key: pa.array(ids)}
+        if self._ids.is_text:
+            columns["original_id"] = self._ids.decode(ids)
+        for meaning in self._meanings:
+            values, place = batch.column(meaning)
+            if meaning in self._owners:
+                texts = source_values.lists_of_text(values, separator, place)
+                columns[meaning] = self._owner_lists(texts, self._owners[meaning], place)
+                if self._owners[meaning].is_text:
+                    columns[f"original_{meaning}"] = texts
+            elif meaning == "embedding":
+                found, there = source_values.vectors(values, separator, self._width, place)
+                self._writer.noted["items_without_embedding"] += int((first & ~there).sum())
+                columns[meaning] = vector_column(found)
+            elif meaning == "title":
+                columns[meaning] = source_values.plain_text(values, place)
+            elif meaning == "tags":
+                columns[meaning] = source_values.lists_of_text(values, separator, place)
+            elif meaning == "available":
+                columns[meaning] = source_values.booleans(values, place)
+            elif meaning == "item_length":
+                columns[meaning] = lengths_in_seconds(values, place, units.get(meaning), self._writer)
+            else:
+                columns[meaning] = source_values.times(values, units.get(meaning), place, is_event=False)
+        for name, kind in self._kept.items():
+            columns[name] = _kept_values(batch.rows[name], kind, separator, batch.place(name))
+        return columns
+
+    @staticmethod
+    def _owner_lists(texts: pa.ListArray, ids: IdEncoder, place: Place) -> pa.Array:
+        try:
+            numbers = ids.encode(texts.flatten(), place)
+        except UserError:
+            # A second pass, row by row, finds the number of the row.
+            for row in range(len(texts)):
+                for text in texts[row].as_py():
+                    ids.encode(pa.array([text]), dataclasses.replace(place, first_row=place.first_row + row))
+            raise
+        return pa.ListArray.from_arrays(texts.offsets, pa.array(numbers, pa.int64()))
+
+    def _kinds_of_kept(self, source: MappedTable) -> dict[str, str]:
+        """Returns the source columns that are copied unchanged, with their kind over all files.
+
+        Raises:
+          UserError: a column is missing in a file; it has the name of another column of the data directory;
+            it holds several kinds of values, or a kind that cannot be kept.
+        """
+        mapped = set(source.map.columns.values())
+        first = source.files[0]
+        wanted = source.map.keep
+        if wanted is None:
+            # Data frame libraries write row numbers as a column without a name.
+            wanted = {name: None for name in first.schema.names if name and name not in mapped}
+        taken = {*COLUMNS[self._table], "original_id"}
+        if self._table == "items":
+            taken |= {"embedding", *(f"original_{owner}" for owner in _OWNERS)}
+        for name in taken & wanted.keys():
+            raise UserError(
+                f"{first.path}: column '{name}' has the name of a column with a meaning: if it has that "
+                f"meaning, set '{self._table}.{name}: {name}' in the column map; if not, list the "
+                f"columns to keep in '{self._table}.keep'."
+            )
+        found = source.kinds([name for name, declared in wanted.items() if declared is None])
+        kinds = {name: declared or self._kind_of_kept(name, found[name]) for name, declared in wanted.items()}
+        kept = {name: kind for name, kind in kinds.items() if kind is not None}
+        self._writer.noted["columns_without_values"] += len(kinds) - len(kept)
+        return kept
+
+    def _kind_of_kept(self, name: str, found: Sequence[tuple[str, str | None]]) -> str | None:
+        keep = f"{self._table}.keep"
+        for path, kind in found:
+            if kind == "":
+                raise UserError(
+                    f"{path}: column '{name}' holds no numbers, text, booleans, times or lists of them: "
+                    f"list the columns to keep, without it, in '{keep}' of the column map."
+                )
+        return require_one_kind(
+            name, found, f"convert it to one type, or set '{keep}: {{{name}: text}}' in the column map"
+        )
+
+
+def _arrow_type(kind: str) -> pa.DataType:
+    """Returns the Arrow type of a kept column, from its kind."""
+    if kind.startswith("vector of "):
+        return pa.list_(pa.float32(), int(kind.removeprefix("vector of ")))
+    if kind.startswith("list of "):
+        return pa.list_(_arrow_type(kind.removeprefix("list of ")))
+    return {
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+        "text": pa.string(),
+        "time": pa.int64(),
+    }[kind]
+
+
+def _kept_values(values: pa.Array, kind: str, separator: str | None, place: Place) -> pa.Array:
+    if kind.startswith("vector of "):
+        width = int(kind.removeprefix("vector of "))
+        return vector_column(source_values.vectors(values, separator, width, place)[0])
+    if kind.startswith("list of "):
+        return source_values.plain_lists(values).cast(_arrow_type(kind))
+    if kind == "time":
+        return source_values.times(values, None, place, is_event=False)
+    if kind == "number":
+        return source_values.numbers(values, place, bounded=False)
+    if kind == "integer":
+        return source_values.integers(values, place)
+    return (
+        source_values.booleans(values, place)
+        if kind == "boolean"
+        else source_values.plain_text(values, place)
+    )
+
+
+def _blank_column(rows: int, kind: pa.DataType) -> pa.Array:
+    """Returns nulls, empty lists or vectors of zeros; Arrow 10 cannot write null vectors to Parquet."""
+    if pa.types.is_fixed_size_list(kind):
+        return vector_column(np.zeros((rows, kind.list_size), np.float32))
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(
+            pa.array(np.zeros(rows + 1), pa.int32()), pa.nulls(0, kind.value_type)
+        )
+    return pa.nulls(rows, kind)
+
+
+def vector_column(matrix: np.ndarray) -> pa.Array:
+    """Converts a matrix [n, width] to a column of fixed-size lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def most_common_width(table: MappedTable, meaning: str, separator: str | None) -> int:
+    """Returns the most common width of the first vectors.
+
+    Raises:
+      UserError: no file holds a vector.
+    """
+    for batch in table.batches([meaning], VECTOR_ROWS):
+        if width := source_values.most_common_width(
+            batch.column(meaning)[0], separator, batch.column(meaning)[1]
+        ):
+            return width
+    raise UserError(f"{table.files[0].path}: column '{table.map.columns[meaning]}' has no embeddings.")
+
+
+class SeenIds:
+    """Set of the ids seen so far, in 8 bytes per id."""
+
+    def __init__(self) -> None:
+        self.ids = np.zeros(0, np.int64)
+
+    def add(self, ids: np.ndarray) -> np.ndarray:
+        """Adds ids and returns bool[n], true at the first appearance of each."""
+        first = np.zeros(len(ids), bool)
+        first[np.unique(ids, return_index=True)[1]] = True
+        place = np.searchsorted(self.ids, ids)
+        place[place == len(self.ids)] = 0
+        if len(self.ids):
+            first &= self.ids[place] != ids
+        # A stable sort of integers merges parts that are sorted already.
+        self.ids = np.sort(np.concatenate([self.ids, np.sort(ids[first])]), kind="stable")
+        return first
+
+
+def lengths_in_seconds(
+    values: pa.Array, place: Place, unit: str | None, writer: DataDirectoryWriter
+) -> pa.Array:
+    """Converts item lengths to seconds, float[n]; 0 means unknown and becomes null."""
+    length = pc.divide(source_values.numbers(values, place), float(UNITS[unit or "s"]))
+    zero = pc.fill_null(pc.equal(length, 0), False)
+    writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
+    return pc.if_else(zero, pa.scalar(None, pa.float64()), length).cast(pa.float32())
