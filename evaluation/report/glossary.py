@@ -10,19 +10,11 @@ from typing import Any
 from two_tower.data_directory.ingest_report import tells_dates
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation import slices
+from two_tower.evaluation.gate.outcome import AT_MOST
+from two_tower.evaluation.gate.thresholds import threshold_of
 
 DEFAULT_CUTOFF = 100
 
-_THRESHOLDS = {
-    "min_recall": "Recall@{k} of the served model",
-    "min_ann_recall": "share of exact search's first {k} that the served index returns",
-    "min_lift_over_best_baseline": "the model's Recall@{k} minus the best baseline's",
-    "min_slice_change": "the model's Recall@{k} in a slice minus that of the latest blessed model",
-    "min_coverage": "share of the catalog that at least one query is shown among its first {k}",
-    "max_latency_p95": "milliseconds within which 95% of single queries are answered",
-    "index_parity": "whether the index holds what the towers give (1) or not (0)",
-    "min_change_against_blessed": "the model's Recall@{k} minus that of the latest blessed model",
-}
 # Where each query has one label, these say what recall and NDCG say.
 _OF_SETS = ("clipped_recall", "hit_rate", "pooled_ndcg")
 _DEFINITIONS = {
@@ -124,33 +116,34 @@ def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
     return _SLICES[name].format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
 
 
-def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """Why a threshold does not hold, in words."""
-    meaning = threshold_meaning(threshold, evaluation)
-    value, low, high = (threshold.get(name) for name in ("value", "low", "high"))
+def shortfall(outcome: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Says why a threshold fails."""
+    threshold = threshold_of(outcome["name"])
+    meaning = threshold_meaning(outcome, evaluation)
+    value, low, high = (outcome.get(name) for name in ("value", "low", "high"))
     if value is None or math.isnan(value):
         return f"{meaning} could not be measured"
-    if threshold["name"] == "index_parity":
-        why = f": {threshold['note']}" if threshold.get("note") else ""
-        return f"the index does not hold what the towers give{why}"
-    # The bounds of slices hold for all of them at once, and are wider.
-    what = "interval" if threshold["name"] == "min_slice_change" else "95% interval"
-    bounds = "" if low is None or high is None else f" ({what} {low:.4f} to {high:.4f})"
-    if threshold.get("direction") == "max":
-        return f"{meaning} is {value:.4g}{bounds}, above the limit of {threshold['limit']:.4g}"
+    if threshold and threshold.failure:
+        return f"{threshold.failure}: {outcome['note']}" if outcome.get("note") else threshold.failure
+    interval = threshold.interval_name if threshold else "95% interval"
+    bounds = "" if low is None or high is None else f" ({interval} {low:.4f} to {high:.4f})"
+    if outcome.get("direction") == AT_MOST:
+        return f"{meaning} is {value:.4g}{bounds}, above the limit of {outcome['limit']:.4g}"
     side = "below the limit"
-    if value >= threshold["limit"]:
-        side = "of which the lower end is below the limit" if bounds else "not surely above the limit"
-    return f"{meaning} is {value:.4f}{bounds}, {side} of {threshold['limit']:.4f}"
+    if value >= outcome["limit"]:
+        side = "with the lower bound below the limit" if bounds else "but too few users prove the limit"
+    return f"{meaning} is {value:.4f}{bounds}, {side} of {outcome['limit']:.4f}"
 
 
-def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """What a threshold is of, and what it was compared with."""
-    name = threshold["name"]
-    of_slice = f"Recall@{{k}} in the slice {name.removeprefix('slices.')}"
-    meaning = of_slice if name.startswith("slices.") else _THRESHOLDS.get(name, name)
-    meaning = meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF)
-    return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+def threshold_meaning(outcome: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Says what value a threshold judges, and what it was compared with."""
+    name = outcome["name"]
+    threshold = threshold_of(name)
+    meaning = name
+    if threshold:
+        part = name.partition(".")[2]
+        meaning = threshold.meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF, part=part)
+    return f"{meaning} ({outcome['note']})" if outcome.get("note") else meaning
 
 
 def pseudonym(place: int) -> str:

@@ -518,4 +518,3 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known_ones() -> None:
         run_file.load(overrides=["evaluation.baselines=ialz"])
     config = run_file.load(overrides=["evaluation.baselines=ials,bpr"])
     assert config.evaluation.baselines == ("ials", "bpr")
-    assert set(BASELINES) == {*SCORED, "most_popular", "decayed_popularity", "personal_history"}
