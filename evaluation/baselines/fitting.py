@@ -13,7 +13,8 @@ from two_tower.evaluation.baselines.ranking import FittedBaseline
 from two_tower.evaluation.baselines.registry import BASELINES, definition
 from two_tower.evaluation.baselines.search import SECONDS, Found, search
 from two_tower.evaluation.label_events import LabelEvents
-from two_tower.evaluation.metrics import label_ranks, mean, values_by_query
+from two_tower.evaluation.metric_table import values_by_query
+from two_tower.evaluation.metrics import label_ranks, mean
 from two_tower.evaluation.queries import Queries, Windows, all_queries
 
 # Recall@k is known to a point with this many queries, and differences between settings better.

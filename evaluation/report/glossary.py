@@ -12,29 +12,10 @@ from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation import slices
 from two_tower.evaluation.gate.outcome import AT_MOST
 from two_tower.evaluation.gate.thresholds import threshold_of
+from two_tower.evaluation.metric_table import OF_USERS, metric_of
 
 DEFAULT_CUTOFF = 100
 
-# Where each query has one label, these say what recall and NDCG say.
-_OF_SETS = ("clipped_recall", "hit_rate", "pooled_ndcg")
-_DEFINITIONS = {
-    "recall": "hits among the first k / number of labels",
-    "clipped_recall": "hits among the first k / min(k, number of labels)",
-    "hit_rate": "share of queries with at least one hit among the first k",
-    "ndcg": "mean over queries of DCG / ideal DCG",
-    "pooled_ndcg": "mean DCG / mean ideal DCG (Yambda's NDCG)",
-    "mrr": "mean of 1 / rank of the first hit",
-    "coverage": "share of the catalog that at least one query is shown among its first k",
-    "novelty": "mean of -log2 of a shown item's share of train's label events, in bits",
-    "popularity_lift": "how much more popular what is shown is than what its users had played: 0 as, 1 twice",
-    "intra_list_diversity": "1 - mean cosine of all pairs of items within the first k",
-}
-# Of one label.
-_DEFINITIONS_OF_ONE = {
-    "recall": "share of queries whose item is among the first k",
-    "ndcg": "mean of 1 / log2(1 + rank) of the item where it is among the first k, else 0",
-    "mrr": "mean of 1 / rank of the item",
-}
 _SLICES = {
     "head": f"the most popular items that together have {slices.HEAD_SHARE:.0%} of train's label events",
     "middle": "items between head and tail",
@@ -90,21 +71,25 @@ def shown_metrics(evaluation: Mapping[str, Any]) -> list[str]:
     one_query_each = evaluation["queries"]["test"] == evaluation["queries"]["users"]
 
     def is_new(name: str) -> bool:
-        metric = name.removeprefix("user_").partition("@")[0]
-        if name.startswith("user_") and one_query_each and metric != "recall":
+        metric = metric_of(name)
+        known = metric.name if metric else ""
+        if name.startswith(OF_USERS) and one_query_each and known != "recall":
             return False
-        return asks_for_sets(evaluation) or metric not in _OF_SETS
+        return asks_for_sets(evaluation) or not (metric and metric.only_for_sets)
 
     return [name for name in evaluation["metrics"]["test"] if is_new(name)]
 
 
 def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """A line for each metric that is shown, by name without cutoff."""
-    known = _DEFINITIONS if asks_for_sets(evaluation) else _DEFINITIONS | _DEFINITIONS_OF_ONE
+    """Returns the definition of each metric that is shown, by name without cutoff."""
     shown = dict.fromkeys(name.partition("@")[0] for name in shown_metrics(evaluation))
-    lines = {name: known[name] for name in shown if name in known}
-    if any(name.startswith("user_") for name in shown):
-        lines["user_…"] = "the same, first a mean over each user's queries, then over users"
+    lines = {
+        name: (metric.meaning if asks_for_sets(evaluation) else metric.meaning_of_one) or metric.meaning
+        for name in shown
+        if not name.startswith(OF_USERS) and (metric := metric_of(name))
+    }
+    if any(name.startswith(OF_USERS) for name in shown):
+        lines[f"{OF_USERS}…"] = "the same, first a mean over each user's queries, then over users"
     return lines
 
 

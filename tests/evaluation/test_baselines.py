@@ -21,7 +21,7 @@ from two_tower.evaluation.baselines.personal_history import PersonalHistory
 from two_tower.evaluation.baselines.popularity import DAY, Popularity
 from two_tower.evaluation.baselines.ranking import first_among
 from two_tower.evaluation.label_events import LabelEvents
-from two_tower.evaluation.metrics import summarize
+from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.queries import Queries, Windows, all_queries
 
 K = 12
