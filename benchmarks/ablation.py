@@ -37,7 +37,8 @@ from two_tower.base.import_closure import import_digest
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.evaluation import measure
-from two_tower.evaluation.baselines import Catalog, fit_baselines
+from two_tower.evaluation.baselines.catalog import Catalog
+from two_tower.evaluation.baselines.fitting import fit_baselines
 from two_tower.evaluation.metrics import Floats, Ints, label_ranks
 from two_tower.evaluation.oracle_comparison import OracleAnswers
 from two_tower.evaluation.queries import LabelSets, all_queries, read_windows, sample_by_user

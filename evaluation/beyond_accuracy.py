@@ -1,4 +1,4 @@
-"""What is recommended, whether or not it is what was asked for: how well known it is, and how varied."""
+"""Metrics of recommended lists beside accuracy: novelty, popularity and diversity."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy.typing as npt
 
 from two_tower.evaluation.metrics import Floats, Ints, mean
 
-# Vectors that are gathered at once: 32 MB of 64 float32 each.
+# Vectors that are gathered at once: 32 MB with 64 float32 each.
 _VECTORS_AT_ONCE = 125_000
-# Of so many queries, at even distances, lists are compared with themselves: their mean is known to a
-# thousandth, and of 20,000 queries it would take longer than all other metrics together.
+# Queries, at even distances, whose lists are compared with themselves: their mean is known to a thousandth.
+# With 20,000 queries it would take longer than all other metrics together.
 DIVERSITY_QUERIES = 2_000
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemVectors:
-    """What items are compared by: the same for all who recommend.
+    """Vectors that items are compared by, the same for all recommenders.
 
     Attributes:
         source: "content" for vectors of the data, "model" for the model's own item embeddings.
@@ -33,14 +33,14 @@ class ItemVectors:
 
     @classmethod
     def of_model(cls, item_id: Ints, embeddings: npt.NDArray[np.float32]) -> ItemVectors:
-        """The model's own: item ids [n] in any order, and their embeddings [n, D]."""
+        """Takes the model's own embeddings: item ids [n] in any order, and embeddings [n, D]."""
         order = np.argsort(item_id)
-        # In order already, nothing is copied: of a million items they are a quarter of a gigabyte.
+        # Embeddings in order are not copied: a million of them take a quarter of a gigabyte.
         in_order = bool((order[1:] > order[:-1]).all())
         return cls("model", item_id[order], embeddings if in_order else embeddings[order])
 
     def rows_of(self, item_id: Ints) -> Ints:
-        """Rows of items, in the shape given; -1 of those that are not here."""
+        """Finds the rows of items, in the shape given; -1 for items without one."""
         if not len(self.item_id):
             return np.full(np.shape(item_id), -1)
         row = np.minimum(np.searchsorted(self.item_id, item_id), len(self.item_id) - 1)
@@ -48,29 +48,29 @@ class ItemVectors:
 
 
 def self_information(plays: npt.NDArray[np.integer], all_plays: int, catalog_size: int) -> Floats:
-    """-log2 p of items, in bits: how surprising it is to meet one, in the shape given.
+    """Computes -log2 p of items, in bits: the surprise of meeting one, in the shape given.
 
     p is an item's share of train's label events (Zhou et al., 2010, "Solving the apparent diversity-accuracy
-    dilemma of recommender systems", which counts users), with one event added for each item of the catalog,
-    so that an item without any has a finite value.
+    dilemma of recommender systems", which counts users). One event is added for each item of the catalog, so
+    that an item without any has a finite value.
 
     Args:
-        plays: how many label events items have.
-        all_plays: of all items together.
+        plays: label events of the items.
+        all_plays: label events of all items together.
         catalog_size: number of items.
     """
     return np.asarray(np.log2(all_plays + catalog_size) - np.log2(plays + 1.0))
 
 
 def novelty_at_k(recommended: Ints, information: Floats, k: int) -> float:
-    """Mean self-information of the first k, in bits: mean over queries of the mean over their items.
+    """Averages the self-information of the first k, in bits: over queries, the mean over their items.
 
     (Vargas and Castells, 2011, "Rank and relevance in novelty and diversity metrics for recommender systems",
     without discount.)
 
     Args:
         recommended: [Q, K] item ids, -1 where there are fewer than K.
-        information: [Q, K] of the items, see `self_information`.
+        information: [Q, K] self-information of the items, see `self_information`.
         k: at most K.
 
     Returns:
@@ -81,7 +81,7 @@ def novelty_at_k(recommended: Ints, information: Floats, k: int) -> float:
 
 
 def popularity_lift_at_k(recommended: Ints, popularity: Floats, of_histories: Floats, k: int) -> float:
-    """How much more popular the first k are than what the same users had played: 0 as popular, 1 twice.
+    """Compares the popularity of the first k with the users' histories: 0 for as popular, 1 for twice.
 
     (GAP of recommendations - GAP of profiles) / GAP of profiles, GAP being the group's average popularity
     (Abdollahpouri et al., 2020, "The connection between popularity bias, calibration, and fairness in
@@ -89,8 +89,8 @@ def popularity_lift_at_k(recommended: Ints, popularity: Floats, of_histories: Fl
 
     Args:
         recommended: [Q, K] item ids, -1 where there are fewer than K.
-        popularity: [Q, K] of the items: their shares of train's label events.
-        of_histories: [Q] mean popularity of what each query's user had played.
+        popularity: [Q, K] shares of train's label events of the items.
+        of_histories: [Q] mean popularity of the items that each query's user had played.
         k: at most K.
 
     Returns:
@@ -103,7 +103,7 @@ def popularity_lift_at_k(recommended: Ints, popularity: Floats, of_histories: Fl
 
 
 def intra_list_diversity(recommended: Ints, cutoffs: Sequence[int], items: ItemVectors) -> dict[int, float]:
-    """1 - mean cosine of all pairs within the first k, mean over queries, by k.
+    """Computes 1 - mean cosine of all pairs within the first k, mean over queries, by k.
 
     (Ziegler et al., 2005, "Improving recommendation lists through topic diversification".) The sum of a
     list's cosines follows from the length of the sum of its unit vectors, without a look at any pair.
@@ -111,7 +111,7 @@ def intra_list_diversity(recommended: Ints, cutoffs: Sequence[int], items: ItemV
     Args:
         recommended: [Q, K] item ids, -1 where there are fewer than K.
         cutoffs: each k, at most K.
-        items: what they are compared by. Items without a vector are left out.
+        items: vectors that items are compared by. Items without a vector are left out.
 
     Returns:
         NaN where no list has two items: at k = 1.
@@ -138,7 +138,7 @@ def intra_list_diversity(recommended: Ints, cutoffs: Sequence[int], items: ItemV
 
 
 def _mean_of_lists(recommended: Ints, values: Floats) -> Floats:
-    """Mean of each query's values without those at padding: [Q], NaN where it has none."""
+    """Averages each query's values without those at padding: [Q], NaN where it has none."""
     known = recommended >= 0
     count = known.sum(axis=1)
     total = np.where(known, values, 0.0).sum(axis=1)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from two_tower.evaluation.beyond_accuracy import (
-    ItemVectors,
-    intra_list_diversity,
-    novelty_at_k,
-    popularity_lift_at_k,
-    self_information,
-)
+from two_tower.evaluation.beyond_accuracy import ItemVectors, self_information
 from two_tower.evaluation.bootstrap import UserBootstrap
-from two_tower.evaluation.metrics import Floats, Ints, ann_recall, label_ranks, mean, summarize
+from two_tower.evaluation.metric_table import ListContext, slice_metrics, summarize
+from two_tower.evaluation.metrics import Floats, Ints, ann_recall, label_ranks, mean
 from two_tower.evaluation.queries import Queries
 from two_tower.evaluation.query_results import QueryResults, pseudonyms
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
@@ -104,19 +99,17 @@ def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[st
 
 
 def _summary(recommendations: Recommendations, items: Ints) -> Numbers:
-    """All metrics of one who recommends."""
-    queries, train, cutoffs = recommendations.queries, recommendations.train, recommendations.cutoffs
+    """Computes all metrics of one recommender."""
+    queries, train = recommendations.queries, recommendations.train
     catalog_size = recommendations.catalog_size
-    information = self_information(train.plays_of(items), len(train.events.item_id), catalog_size)
-    popularity, played = train.popularity(items), recommendations.history_popularity
-    diversity = intra_list_diversity(items, cutoffs, recommendations.vectors)
+    context = ListContext(
+        self_information(train.plays_of(items), len(train.events.item_id), catalog_size),
+        train.popularity(items),
+        recommendations.history_popularity,
+        recommendations.vectors,
+    )
     return all_finite(
-        {
-            **summarize(items, queries.labels, queries.user_id, cutoffs, catalog_size),
-            **{f"novelty@{k}": novelty_at_k(items, information, k) for k in cutoffs},
-            **{f"popularity_lift@{k}": popularity_lift_at_k(items, popularity, played, k) for k in cutoffs},
-            **{f"intra_list_diversity@{k}": diversity[k] for k in cutoffs},
-        }
+        summarize(items, queries.labels, queries.user_id, recommendations.cutoffs, catalog_size, context)
     )
 
 
@@ -144,7 +137,8 @@ def _slices(
     """By slice its family, its size, everyone's metrics, and at the judged cutoff their intervals."""
     labels, user_of_label = results.labels, results.user[results.labels.query]
     whose = [who for who in results.ranks if who != MODEL_EXACT]
-    judged = [f"{name}@{recommendations.judged_cutoff}" for name in ("recall", "ndcg")]
+    judged = slice_metrics([recommendations.judged_cutoff])
+    shown = slice_metrics(recommendations.cutoffs)
     found: dict[str, Any] = {}
     columns: dict[str, Floats] = {}
     for part in recommendations.slices:
@@ -153,7 +147,7 @@ def _slices(
             "family": part.family,
             **part.size(labels),
             "users": len(np.unique(user_of_label[part.labels])),
-            "metrics": {who: _means(of_who) for who, of_who in values.items()},
+            "metrics": {who: _means(of_who, shown) for who, of_who in values.items()},
             "intervals": {who: {} for who in whose},
         }
         columns |= {f"{part.name}/{who}/{name}": values[who][name] for who in whose for name in judged}
@@ -164,13 +158,9 @@ def _slices(
     return found
 
 
-def _means(values: Mapping[str, Floats]) -> Numbers:
-    """Of recall and NDCG the means over the queries that have a value."""
-    return {
-        name: _finite(mean(of_query[np.isfinite(of_query)]))
-        for name, of_query in values.items()
-        if name.startswith(("recall@", "ndcg@"))
-    }
+def _means(values: Mapping[str, Floats], names: Sequence[str]) -> Numbers:
+    """Averages the named metrics over the queries that have a value."""
+    return {name: _finite(mean(values[name][np.isfinite(values[name])])) for name in names}
 
 
 def all_finite(metrics: Mapping[str, float]) -> Numbers:

@@ -1,4 +1,4 @@
-"""Does the index hold what the towers say of its items? By ids, their order, norms, and scores."""
+"""Parity of the index with the towers: ids, their order, norms and scores."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from two_tower.evaluation.queries import Ints
 
 Vectors = npt.NDArray[np.floating]
 
-# Of norms and scores, beside the largest of either. float32 is 10,000 times as fine; an index that holds
-# another item's vector, or another training's, is off by far more.
+# Largest error of norms and scores, as a share of the largest of either. float32 is 10,000 times as fine; an
+# index with another item's vector, or another training's, is off by far more.
 TOLERANCE = 1e-3
 _TINY = float(np.finfo(np.float64).tiny)
 
 
 def sampled_rows(items: int, at_most: int = 1_000) -> Ints:
-    """Rows at even distances, the first and the last among them."""
+    """Picks rows at even distances, the first and the last among them."""
     return (
         np.unique(np.linspace(0, items - 1, min(items, at_most)).astype(np.int64))
         if items
@@ -35,33 +35,33 @@ def parity(
     scores: Vectors,
     products: Vectors,
 ) -> dict[str, Any]:
-    """As `ann.parity` of evaluation.json, but for the towers' digests.
+    """Compares the index with the towers: `ann.parity` of evaluation.json without the towers' digests.
 
     Args:
         item_id: [N] ids of the index's rows.
-        known_item_id: ids that the towers can embed, which they say can be recommended; None if they do not
-            tell, which counts as other ids.
-        stored: [S, D] what the index holds in some of its rows; None if it cannot be read, which counts as
+        known_item_id: ids that the towers say can be recommended; None if they do not tell, which counts as
+            other ids.
+        stored: [S, D] vectors of some of the index's rows; None if they cannot be read, which counts as
             another order.
-        embedded: [S, D] what the towers embed the same rows' ids to.
-        scores: [n] what was served.
+        embedded: [S, D] the towers' embeddings of the same rows' ids.
+        scores: [n] served scores.
         products: [n] inner products of the same queries and items, by the towers.
 
     Returns:
-        `ids`: each id is there once, and they are those of the towers. `order`: each sampled row holds its
-        own item's vector. `max_norm_error` and `max_score_error`, as shares of the largest norm or score; 0
-        where there is nothing to compare. `ok`: all of it is within TOLERANCE.
+        `ids`: each id occurs once, and the ids are the towers'. `order`: each sampled row holds its own
+        item's vector. `max_norm_error` and `max_score_error`: shares of the largest norm or score, 0 where
+        there is nothing to compare. `ok`: all of it is within TOLERANCE.
     """
     ids = len(np.unique(item_id)) == len(item_id)
     ids = ids and known_item_id is not None and np.array_equal(np.sort(item_id), np.sort(known_item_id))
-    # What cannot be read is not taken on trust.
+    # Vectors that cannot be read are not taken on trust.
     order, norm_error = False, 0.0
     if stored is not None:
         norms = np.linalg.norm(embedded, axis=1)
         norm_error = _error(np.linalg.norm(stored, axis=1), norms)
         distance = np.linalg.norm(stored - embedded, axis=1)
-        # Of a NaN nothing is true.
-        least = TOLERANCE * norms.max(initial=0.0)  # of shorter ones rounding is a larger share
+        # With a NaN, no comparison is true. For short vectors rounding is a larger share.
+        least = TOLERANCE * norms.max(initial=0.0)
         order = bool((distance <= TOLERANCE * np.maximum(norms, least)).all())
     score_error = _error(scores, products)
     return {
@@ -78,24 +78,53 @@ def _error(found: Vectors, expected: Vectors) -> float:
         return 0.0
     difference = float(np.abs(found - expected).max())
     error = difference / max(float(np.abs(expected).max()), _TINY) if difference else 0.0
-    # JSON holds no NaN, and none may pass.
+    # JSON holds no NaN, and a NaN must fail.
     return error if np.isfinite(error) else float(np.finfo(np.float32).max)
 
 
 def built_from(measured: Mapping[str, Any], towers: str | None, expected: str | None) -> dict[str, Any]:
-    """`ann.parity` whole: what was measured, and whether the index was built from the model's own towers.
+    """Adds to `parity` whether the index was built from the model's own towers: `ann.parity` complete.
 
     Args:
         measured: see `parity`.
-        towers: digest of those that the index says it was built from; None where it does not say.
-        expected: digest of the Trainer's; None where their files are gone. What cannot be compared is not
-            taken on trust.
+        towers: digest of the towers that the index says it was built from; None where it does not say.
+        expected: digest of the Trainer's towers; None where their files are gone. Towers that cannot be
+            compared are not taken on trust.
     """
     found = {**measured, "towers": towers, "expected_towers": expected}
     return {**found, "ok": bool(measured["ok"]) and is_of_its_towers(found)}
 
 
 def is_of_its_towers(parity: Mapping[str, Any]) -> bool:
-    """Whether the index is known to have been built from the model's own towers."""
+    """Tells whether the index is known to have been built from the model's own towers."""
     towers = parity.get("towers")
     return towers is not None and towers == parity.get("expected_towers")
+
+
+def agrees(parity: Mapping[str, Any]) -> bool:
+    """Tells whether the index agrees with the towers and was built from the model's own."""
+    return bool(parity.get("ok")) and is_of_its_towers(parity)
+
+
+def differences(parity: Mapping[str, Any]) -> str:
+    """Describes how the index differs from the towers it should have been built from; empty if it agrees."""
+    if not parity or agrees(parity):
+        return ""
+    wrong = []
+    if not parity.get("ids", True):
+        wrong.append("its ids are not the catalog's")
+    if not parity.get("order", True):
+        wrong.append("its ids are in another order than its vectors")
+    built_from, expected = parity.get("towers"), parity.get("expected_towers")
+    if built_from is None:
+        wrong.append("it does not say what it was built from: build the model again")
+    elif expected is None:
+        wrong.append("the Trainer's model is gone, so that nobody knows whether it was built from that one")
+    elif built_from != expected:
+        wrong.append(f"built from {built_from}, not from {expected}")
+    errors = [
+        f"{name} of {parity[key]:.2g}"
+        for key, name in (("max_norm_error", "error of norms"), ("max_score_error", "error of scores"))
+        if parity.get(key)
+    ]
+    return "; ".join([*wrong, *errors])

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.evaluation.metrics import Bools, Floats, values_by_query
+from two_tower.evaluation.metric_table import values_by_query
+from two_tower.evaluation.metrics import Bools, Floats
 from two_tower.evaluation.queries import LabelSets
 
 FILE_NAME = "queries.npz"
@@ -37,7 +38,7 @@ class QueryResults:
     slices: dict[str, Bools]
 
     def values(self, who: str, cutoffs: Sequence[int], slice_name: str | None = None) -> dict[str, Floats]:
-        """`recall@k`, `ndcg@k`, `hit_rate@k` and `mrr` by name, each [Q]; see `metrics.values_by_query`.
+        """`recall@k`, `ndcg@k`, `hit_rate@k` and `mrr` by name, each [Q]; see `metric_table.values_by_query`.
 
         With the name of a slice of its labels alone, and NaN for queries that have none in it.
         """

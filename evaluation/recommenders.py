@@ -1,17 +1,21 @@
-"""Who recommends: names for readers, in the order in which the reports tell their story.
+"""Recommenders by name: labels for readers, in the order in which the reports tell their story.
 
-From what everybody plays (popularity), over what one user did (history) and what items say of themselves
-(token matching), to what users have in common (factorisation), and to what joins all of it (two-tower).
+The story goes from popularity over the user's own history and the words of items (token matching) to tastes
+that users share (factorisation), and to the model that joins all of it (two-tower).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
+from two_tower.evaluation.baselines.definition import FACTORISATION, TOKEN_MATCHING
+from two_tower.evaluation.baselines.registry import BASELINES, definition
+
 MODEL, MODEL_EXACT, BLESSED_MODEL = "model", "model_exact", "blessed_model"
-TOKEN_MATCHING, FACTORISATION, TWO_TOWER = "token matching", "factorisation", "two-tower"
-# The three steps of the story, and what each can know.
+TWO_TOWER = "two-tower"
+# The three steps of the story, and the knowledge of each.
 STORY = {
     TOKEN_MATCHING: "words of titles, artists and tags that agree with what was played",
     FACTORISATION: "users and items as vectors, learnt from who played what",
@@ -21,7 +25,14 @@ STORY = {
 
 @dataclasses.dataclass(frozen=True)
 class Recommender:
-    """One of those whose recommendations are measured; `colour` is a CSS variable of the HTML report."""
+    """A model or baseline whose recommendations are measured.
+
+    Attributes:
+        name: name in evaluation.json.
+        label: name for readers.
+        family: step of the story, see `STORY`.
+        colour: CSS variable of the HTML report.
+    """
 
     name: str
     label: str
@@ -29,33 +40,32 @@ class Recommender:
     colour: str
 
 
-_KNOWN = (
-    Recommender("most_popular", "most popular", "popularity", "popularity"),
-    Recommender("decayed_popularity", "decayed popularity", "popularity", "popularity-2"),
-    Recommender("personal_history", "personal history", "history", "history"),
-    Recommender("token_matching", "token matching, BM25", TOKEN_MATCHING, "token"),
-    Recommender("content_neighbours", "content neighbours", "content", "content"),
-    Recommender("co_occurrence", "item-to-item co-occurrence", "co-occurrence", "pairs"),
-    Recommender("bpr", "matrix factorisation, BPR", FACTORISATION, "factors-2"),
-    Recommender("ials", "matrix factorisation, iALS", FACTORISATION, "factors"),
+# They come after all baselines.
+_MODELS = (
     Recommender(BLESSED_MODEL, "latest blessed model", "blessed", "blessed"),
     Recommender(MODEL_EXACT, "two-tower, exact search", TWO_TOWER, "model"),
     Recommender(MODEL, "two-tower", TWO_TOWER, "model"),
 )
-_BY_NAME = {one.name: one for one in _KNOWN}
-_ORDER = {one.name: place for place, one in enumerate(_KNOWN)}
 
 
 def recommender(name: str) -> Recommender:
-    """Of a name in evaluation.json; one that is not known goes by its own name."""
-    return _BY_NAME.get(name) or Recommender(name, name.replace("_", " "), "other", "other")
+    """Returns the recommender of a name in evaluation.json; an unknown one goes by its own name."""
+    return _known().get(name) or Recommender(name, name.replace("_", " "), "other", "other")
 
 
 def label(name: str) -> str:
-    """What readers are told."""
+    """Returns the name for readers."""
     return recommender(name).label
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The story's order; those that are not known come first."""
-    return sorted(names, key=lambda name: (_ORDER.get(name, -1), name))
+    """Sorts names in the story's order; unknown ones come first."""
+    order = {name: place for place, name in enumerate(_known())}
+    return sorted(names, key=lambda name: (order.get(name, -1), name))
+
+
+@functools.cache
+def _known() -> dict[str, Recommender]:
+    baselines = sorted((definition(name) for name in BASELINES), key=lambda one: one.place)
+    shown = [Recommender(one.name, one.label, one.family, one.colour) for one in baselines]
+    return {one.name: one for one in (*shown, *_MODELS)}

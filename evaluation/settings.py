@@ -6,18 +6,7 @@ import dataclasses
 import math
 
 from two_tower.base.errors import UserError
-
-# What a model is compared with (components/retrieval_evaluator/baselines), in the order of reports.
-BASELINES = (
-    "most_popular",
-    "decayed_popularity",
-    "personal_history",
-    "token_matching",
-    "co_occurrence",
-    "ials",
-    "bpr",
-    "content_neighbours",
-)
+from two_tower.evaluation.baselines.registry import BASELINES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from two_tower.evaluation.feature_values import FeatureValues
-from two_tower.evaluation.metrics import Bools, Floats, Ints, mean, values_by_query
+from two_tower.evaluation.metric_table import slice_metrics, values_by_query
+from two_tower.evaluation.metrics import Bools, Floats, Ints, mean
 from two_tower.evaluation.queries import LabelSets, Queries, Windows
 from two_tower.evaluation.train_counts import TrainKnowledge
 from two_tower.schema import features
@@ -68,11 +69,8 @@ class Slice:
             NaN where the slice is empty.
         """
         values = values_by_query(ranks, labels, cutoffs, self.labels)
-        return {
-            name: mean(of_query[np.isfinite(of_query)])
-            for name, of_query in values.items()
-            if name.startswith(("recall@", "ndcg@"))
-        }
+        shown = {name: values[name] for name in slice_metrics(cutoffs)}
+        return {name: mean(of_query[np.isfinite(of_query)]) for name, of_query in shown.items()}
 
 
 def item_slices(labels: LabelSets, train: TrainKnowledge, recent_from: int | None = None) -> list[Slice]:

@@ -1,99 +1,22 @@
-"""Generator of docs/reference/request.md, from the table of served inputs.
-
-Run from the root of the repository: `python -m scripts.generate_reference`.
-"""
+#!/usr/bin/env python3
+"""Writes the pages of docs/reference that come from the code."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from two_tower.data_directory.feature_columns import KINDS, FeatureSpec
-from two_tower.schema.request_inputs import (
-    QUERY_INPUTS,
-    SERVED_SIGNATURES,
-    RequestInput,
-    RequestOutput,
-    ServedSignature,
-)
+from two_tower.evaluation.report.reference import metrics_reference
+from two_tower.serving.request_reference import request_reference
 
-REQUEST_PAGE = Path("docs/reference/request.md")
-_OPENING = """\
-<!-- Written by `python -m scripts.generate_reference` from schema/request_inputs.py. -->
-
-# Requests
-
-Inputs and outputs of the served model's signatures. Dimensions: *queries* of one call, *events* of the
-longest history, *values* of the longest list, *items* and *rows*. A row of TensorFlow Serving's `instances`
-is one query, without its first dimension.
-
-An input with a default may be left out, and a dimension of 1 counts for all places. TensorFlow Serving fills
-in defaults. In Python call the method of the same name (`tf.saved_model.load(path).recommend`), or send all
-inputs. `two-tower validate --requests FILE` checks requests against this page, line by line.
-"""
-_COLUMNS = """\
-## Users' columns
-
-A model knows the columns of `users/` that `features.users` names, each as `user_<column>`. They are inputs of
-every signature that takes a query, after the other inputs of `query_embedding`. All are optional.
-"""
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 
 
-def request_page() -> str:
-    """Returns docs/reference/request.md: every signature, and users' columns by kind."""
-    # For the users' columns alone: TensorFlow takes seconds to import.
-    from two_tower.trainer.model.signatures import query_inputs
-
-    specs = [FeatureSpec("user_<column>", "column", kind) for kind in KINDS]
-    columns = query_inputs(specs)[len(QUERY_INPUTS) :]
-    rows = ((kind, *_input_row(one)) for kind, one in zip(KINDS, columns, strict=True))
-    parts = [_OPENING, *map(_section, SERVED_SIGNATURES), _COLUMNS, _table(("kind", *_INPUT_HEADER), rows)]
-    return "\n".join(parts)
-
-
-_INPUT_HEADER = ("input", "type", "shape", "default", "values", "meaning")
-_OUTPUT_HEADER = ("output", "type", "shape", "meaning")
-
-
-def _section(one: ServedSignature) -> str:
-    return "\n".join(_lines_of(one))
-
-
-def _lines_of(one: ServedSignature) -> Iterator[str]:
-    yield f"## `{one.name}`\n"
-    yield f"{one.meaning[0].upper()}{one.meaning[1:]}.\n"
-    if one.inputs:
-        yield _table(_INPUT_HEADER, map(_input_row, one.inputs))
-    else:
-        yield "No inputs.\n"
-    if one.takes_query:
-        yield "And the [users' columns](#users-columns).\n"
-    yield _table(_OUTPUT_HEADER, map(_output_row, one.outputs))
-
-
-def _input_row(one: RequestInput) -> Sequence[str]:
-    default = (
-        "required" if one.is_required else f'`"{one.default}"`' if one.dtype == "string" else one.default
-    )
-    return (f"`{one.name}`", one.dtype, _shape(one), str(default), one.values or "any", one.meaning)
-
-
-def _output_row(one: RequestOutput) -> Sequence[str]:
-    shape = f"{one.shape.words} [{', '.join(one.shape.axes)}]"
-    condition = f" (with `{one.requires}`)" if one.requires else ""
-    return (f"`{one.name}`", one.dtype, shape, one.meaning + condition)
-
-
-def _shape(one: RequestInput) -> str:
-    axes = f" [{', '.join(map(str, one.axes))}]" if one.axes else ""
-    return one.shape.words + axes
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def main() -> None:
+    """Writes metrics.md and request.md."""
+    pages = {"metrics": metrics_reference, "request": request_reference}
+    for name, text in pages.items():
+        (REFERENCE / f"{name}.md").write_text(text(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    REQUEST_PAGE.write_text(request_page(), encoding="utf-8")
-    print(f"Wrote {REQUEST_PAGE}.")
+    main()

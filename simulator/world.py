@@ -28,7 +28,7 @@ _AT_LEAST = {"days": 2, "session_listens": 1, "tracks_per_artist": 1, "tracks_pe
 
 @dataclasses.dataclass(frozen=True)
 class SimulationParameters:
-    """Parameters of a world and its log; docs/decisions/0002-the-simulated-world.md explains each default.
+    """Parameters of a world and its log; docs/decisions/0002-simulated-world.md explains each default.
 
     Raises:
         UserError: a value is impossible; the message names the parameter.

@@ -21,7 +21,9 @@ from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.data_directory.facts import DataFacts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation import feature_values, index_parity, measure, query_results
-from two_tower.evaluation.baselines import Baseline, Catalog, first_among, fit_baselines
+from two_tower.evaluation.baselines.catalog import Catalog
+from two_tower.evaluation.baselines.fitting import fit_baselines, needs_vectors
+from two_tower.evaluation.baselines.ranking import FittedBaseline, first_among
 from two_tower.evaluation.beyond_accuracy import ItemVectors
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
 from two_tower.evaluation.gate import judge
@@ -340,7 +342,7 @@ def _of_model(answers: measure.Answers) -> dict[str, Ints]:
     return {MODEL: answers.served, MODEL_EXACT: answers.exact}
 
 
-def _of_baseline(baseline: Baseline, task: _Task, questions: _Questions, offered: Ints | None) -> Ints:
+def _of_baseline(baseline: FittedBaseline, task: _Task, questions: _Questions, offered: Ints | None) -> Ints:
     """What a baseline recommends to all that are asked, [Q, k]; of the items in `offered`, if it is given.
 
     Baselines know the items of the data that the model was trained on. Where it was given others since, twice
@@ -412,7 +414,7 @@ def _catalog(task: _Task) -> Catalog | str:
     """What the data directory says of its items, or why it cannot be asked."""
     facts = task.facts
     try:
-        return Catalog.read(facts.data, facts.data_digest, "content_neighbours" in task.config.baselines)
+        return Catalog.read(facts.data, facts.data_digest, needs_vectors(task.config.baselines))
     except UserError as error:
         return str(error)
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from two_tower.evaluation.queries import Ints
 
-# Cells of the dense blocks that rows are worked on in: 32 MB of float64.
+# Cells of a dense block of rows: 32 MB of float64.
 BLOCK_CELLS = 4_000_000
 
 
 def none(rows: int) -> Ints:
-    """Nothing excluded: [rows, 0]."""
+    """Returns a list of excluded items that excludes nothing: [rows, 0]."""
     return np.empty([rows, 0], np.int64)
 
 

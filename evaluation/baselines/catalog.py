@@ -1,4 +1,4 @@
-"""What a data directory says of its items, for baselines that need no plays: words and content vectors."""
+"""Words and content vectors of a data directory's items, for baselines that need no plays."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from two_tower.schema import features
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Columns of words: of `artist`, which a data set may have beside `artist_id`, the names.
+# Columns of words. `artist`, which a data set may have beside `artist_id`, holds names.
 _TEXTS = ("title", "artist", "tags")
 _EMBEDDING = "embedding"
 _ROWS_PER_BATCH = 65_536
-# All but letters, marks and digits parts words.
+# Words end at all but letters, marks and digits.
 _BETWEEN_WORDS = r"[^\pL\pM\pN]+"
 
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
-    """The items that can be recommended, and what is known of them.
+    """The items that can be recommended, with their words and content vectors.
 
     Attributes:
         items: [I] ids, ascending.
         token_item: [n] the item of each token, as its place in `items`. An item's tokens are the words of its
-            title, artists' names and tags in lower case, and one for each of its artists' ids.
+            title, artists' names and tags in lower case, and one token for each of its artists' ids.
         token: [n] numbers of the tokens, from 0. Empty where the data has no such column.
-        embeddings: [I, d] float32 content vectors of unit length, zeros where an item has none; None where
+        embeddings: [I, d] float32 content vectors of unit length, zeros where an item has none. None where
             the data has none, or they were not asked for.
     """
 
@@ -45,15 +45,15 @@ class Catalog:
 
     @classmethod
     def read(cls, data: str, data_digest: str, embeddings: bool = True) -> Catalog:
-        """From a data directory, without the items that are withdrawn.
+        """Reads a data directory's items, without those that are withdrawn.
 
         Args:
             data: the data directory.
-            data_digest: of its manifest, as the windows were cut from it.
-            embeddings: whether content vectors are needed: of a million items they are half a gigabyte.
+            data_digest: digest of the manifest that the windows were cut from.
+            embeddings: reads content vectors too: for a million items they take half a gigabyte.
 
         Raises:
-            UserError: it cannot be read, or holds other data now.
+            UserError: the directory cannot be read, or holds other data now.
         """
         manifest = Manifest.load(data)
         if manifest.digest != data_digest:
@@ -79,7 +79,7 @@ class Catalog:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Some rows of items/: as in `Catalog`, with words for numbers, and vectors as they are."""
+    """Some rows of items/: as in `Catalog`, with words for numbers, and vectors of any length."""
 
     items: Ints
     token_item: Ints
@@ -118,14 +118,14 @@ def _parts_of(path: str, embeddings: bool) -> list[_Part]:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """A column of the data set's own may be called artist, and hold what is no name."""
+    """Tells whether a column holds texts: a data set's own column may be called artist and hold no name."""
     import pyarrow.types as pt
 
     return bool(pt.is_string(kind.value_type if pt.is_list(kind) else kind))
 
 
 def _words(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """The words of texts, or of lists of texts: the row of each, and the words."""
+    """Splits texts, or lists of texts, into words: returns the row of each, and the words."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.types as pt
@@ -142,7 +142,7 @@ def _words(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
 
 
 def _artist_ids(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """The row of each artist, and a token that is no word: "artist 7"."""
+    """Returns the row of each artist, and a token that is no word: "artist 7"."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -152,7 +152,7 @@ def _artist_ids(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
 
 
 def _members(lists: pa.Array) -> tuple[Ints, pa.Array]:
-    """The row of each list's member, and the members."""
+    """Returns the row of each list's member, and the members."""
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
@@ -169,7 +169,7 @@ def _numbered(words: list[Any]) -> Ints:
 
 
 def _vectors(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """[rows, width], zeros where there is none."""
+    """Converts a column of vectors to an array [rows, width], zeros where a row has none."""
     import pyarrow as pa
 
     values = column.combine_chunks()

@@ -1,34 +1,41 @@
-"""Items that are played near those that the user played: item-to-item neighbours counted in train."""
+"""The baseline `co_occurrence`: item-to-item neighbours, counted in train."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from two_tower.evaluation.baselines.ranking import RecentListens, columns_of
+from two_tower.evaluation.baselines.definition import (
+    CO_OCCURRENCE,
+    RECENT_HALF_LIVES_PLAYS,
+    Baseline,
+    FittingData,
+)
+from two_tower.evaluation.baselines.ranking import FittedBaseline, RecentListens, columns_of
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import Ints
 
 DAMPINGS = ("cosine", "logarithmic", "none")
 NEIGHBOURS = 200
-# More pairs of listens than this are not counted: of long histories, then, the last listens alone. A pair
-# takes some 24 bytes at the peak.
+# More pairs of listens than this are not counted: long histories then give their last listens alone. A pair
+# takes about 24 bytes at the peak.
 MOST_PAIRS = 20_000_000
 
 
 class Counts:
-    """How often items were played within `window` listens of each other, by the same user.
+    """Counts of pairs of items that the same user played within `window` listens of each other.
 
     Attributes:
-        items: [I] ascending ids, those that train holds and that can be recommended.
-        pairs: sparse float32 [I, I], symmetric: each two listens that are at most `window` apart count once
-            in each direction, those to one and the same item once.
+        items: [I] ascending ids of the items that train holds and that can be recommended.
+        pairs: sparse float32 [I, I], symmetric: two listens that are at most `window` apart count once in
+            each direction, two listens to the same item once.
         plays: [I] float32 listens of each item among those that were counted.
-        listens_a_user: how many of a user's listens were counted, at most.
+        listens_a_user: number of a user's listens that were counted, at most.
 
-    Time and memory are those of the pairs, of which there are `window` a listen, and at most `most_pairs`.
+    Time and memory are those of the pairs: `window` a listen, and at most `most_pairs`.
     """
 
     def __init__(self, events: LabelEvents, items: Ints, window: int, most_pairs: int = MOST_PAIRS) -> None:
@@ -59,7 +66,7 @@ class Counts:
         self.nearest = functools.lru_cache(maxsize=1)(self._nearest)
 
     def _nearest(self, damping: str, neighbours: int) -> Any:
-        """Sparse float32 [I, I]: how near each item's nearest are, see `CoOccurrence`."""
+        """Returns how near each item's nearest items are, see `CoOccurrence`: sparse float32 [I, I]."""
         near = self.pairs.copy()
         row = np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
         n_i, n_j = self.plays[row], self.plays[near.indices]
@@ -73,11 +80,11 @@ class Counts:
 
 
 class CoOccurrence:
-    """Scores an item by the sum over the user's last listens of how near it is to each.
+    """Scorer of items by the sum of their nearness to each of the user's last listens.
 
-    Nearness of j to i, of c common occurrences and n listens each, is by damping
-    `none` c / n_i, `cosine` c / sqrt(n_i · n_j), or `logarithmic` c / (n_i · ln(e + n_j)).
-    The nearest NEIGHBOURS of each item are kept: a query costs as many steps for each item in its history.
+    The nearness of j to i, with c common occurrences and n listens each, depends on the damping:
+    `none` c / n_i, `cosine` c / sqrt(n_i · n_j), `logarithmic` c / (n_i · ln(e + n_j)).
+    The nearest NEIGHBOURS of each item are kept. A query costs as many steps for each item in its history.
     """
 
     is_sparse = True
@@ -96,12 +103,12 @@ class CoOccurrence:
         self._near = counts.nearest(damping, neighbours)
 
     def scores(self, listens: RecentListens) -> Any:
-        """See `Scorer.scores`."""
+        """Scores items, see `Scorer.scores`."""
         return listens.profile(self.items, self._half_life) @ self._near
 
 
 def _limit(count: Ints, total: int) -> int:
-    """The greatest L with sum(min(count, L)) <= total, at least 2: how many of each user's listens."""
+    """Returns the greatest number L of listens a user with sum(min(count, L)) <= total, at least 2."""
     longest = int(count.max(initial=2))
     if count.sum() <= total:
         return longest
@@ -113,7 +120,7 @@ def _limit(count: Ints, total: int) -> int:
 
 
 def _greatest(near: Any, neighbours: int) -> Any:
-    """The greatest values of each row of a sparse matrix; of equal ones those of the lower columns."""
+    """Keeps the greatest values of each row of a sparse matrix; of equal values those of lower columns."""
     near.sort_indices()
     for row in np.flatnonzero(np.diff(near.indptr) > neighbours):
         values = near.data[near.indptr[row] : near.indptr[row + 1]]
@@ -123,3 +130,24 @@ def _greatest(near: Any, neighbours: int) -> Any:
         values[values < least] = 0
     near.eliminate_zeros()
     return near.astype(np.float32)
+
+
+def _fit(data: FittingData) -> Callable[..., FittedBaseline]:
+    counts = functools.lru_cache(maxsize=1)(lambda window: Counts(data.events, data.candidates, window))
+    return data.scored(
+        lambda half_life_plays, damping, window: CoOccurrence(counts(window), half_life_plays, damping)
+    )
+
+
+BASELINE = Baseline(
+    name="co_occurrence",
+    label="item-to-item co-occurrence",
+    family=CO_OCCURRENCE,
+    colour="pairs",
+    place=60,
+    meaning="items that train's users play near those that the user played last",
+    # Settings that need the same counts come first, so that no counts are made twice.
+    grid={"half_life_plays": RECENT_HALF_LIVES_PLAYS, "damping": DAMPINGS, "window": (5, 2)},
+    fit=_fit,
+    scored_items=lambda data: len(data.candidates),
+)

@@ -1,12 +1,16 @@
-"""What the user plays most and played last."""
+"""The baseline `personal_history`: the items that the user plays most and played last."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from two_tower.evaluation.baselines.blocks import blocks, none
+from two_tower.evaluation.baselines.definition import HISTORY, REPEATS, Baseline, FittingData
 from two_tower.evaluation.baselines.popularity import Popularity
+from two_tower.evaluation.baselines.ranking import FittedBaseline
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import PADDING, Ints, Queries, Windows, ragged_index
 from two_tower.schema import features
@@ -15,7 +19,7 @@ _LISTEN = features.LISTEN.encode()
 
 
 class PersonalHistory:
-    """What the user plays most and played last: the one to beat where listens repeat.
+    """Ranking of the items that the user played, by frequency and recency: strong where listens repeat.
 
     An item scores the sum of 0.5^(plays ago / half-life) over the user's listens to it: those in train
     that are older than the query's window, and those in the window up to the query. A short half-life
@@ -30,10 +34,10 @@ class PersonalHistory:
         allowed: Ints | None = None,
     ) -> None:
         """Args:
-        events: train's.
-        popularity: what fills up lists.
-        half_life_plays: of a listen's weight.
-        allowed: ids of the items that can be recommended; all without it.
+        events: train's label events.
+        popularity: fills up short lists.
+        half_life_plays: half-life of a listen's weight.
+        allowed: ids of the items that can be recommended; without it all items can.
         """
         self.settings: dict[str, float | str] = {"half_life_plays": half_life_plays}
         self._events = events
@@ -44,7 +48,7 @@ class PersonalHistory:
     def recommend(
         self, windows: Windows, queries: Queries, rows: npt.ArrayLike, k: int, exclude: bool
     ) -> Ints:
-        """See `Baseline.recommend`.
+        """Recommends, see `FittedBaseline.recommend`.
 
         Raises:
             ValueError: `exclude` is set, which leaves nothing to recommend.
@@ -113,3 +117,26 @@ class PersonalHistory:
 
     def _decay(self, plays: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return np.asarray(0.5 ** (plays / self._half_life), np.float64)
+
+
+def _fit(data: FittingData) -> Callable[..., FittedBaseline]:
+    allowed = None if isinstance(data.catalog, str) else data.catalog.items
+
+    def built(half_life_plays: float) -> FittedBaseline:
+        return PersonalHistory(data.events, data.most_popular, half_life_plays, allowed)
+
+    return built
+
+
+BASELINE = Baseline(
+    name="personal_history",
+    label="personal history",
+    family=HISTORY,
+    colour="history",
+    place=30,
+    meaning="the items that the user played most and last: a listen's weight halves with the plays since",
+    needs=(REPEATS,),
+    # A million plays is plain frequency, with ties going to the item played last.
+    grid={"half_life_plays": (5.0, 20.0, 100.0, 500.0, 1_000_000.0)},
+    fit=_fit,
+)

@@ -1,4 +1,4 @@
-"""The items with most label events in train, as they are or decayed by age."""
+"""Popularity: items by their label events in train, plain or decayed by age."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAY = 86_400
 
 
 class Popularity:
-    """The items with most label events in train, each event weighing 0.5^(its age / half-life)."""
+    """Ranking of items by their label events in train, each weighing 0.5^(its age / half-life)."""
 
     def __init__(self, events: LabelEvents, half_life_days: float | None = None) -> None:
         """Ranks the items. Without a half-life every event weighs the same."""
@@ -33,7 +33,7 @@ class Popularity:
     def recommend(
         self, windows: Windows, queries: Queries, rows: npt.ArrayLike, k: int, exclude: bool
     ) -> Ints:
-        """See `Baseline.recommend`."""
+        """Recommends, see `FittedBaseline.recommend`."""
         batch = queries.take(rows)
         if not exclude:
             # The same for everyone.
@@ -50,7 +50,7 @@ class Popularity:
 
         Args:
             chosen: [Q, k] item ids, -1 at padding, which is at the end.
-            excluded: [Q, E] item ids that are not put in, -1 at padding.
+            excluded: [Q, E] item ids that are left out, -1 at padding.
 
         Returns:
             [Q, k] item ids, each at most once a row.

@@ -1,4 +1,4 @@
-"""From scores to recommendations: what every baseline that scores items has in common.
+"""Ranking by scores, which all baselines that score items share.
 
 Queries are worked on in blocks, so that memory is bounded however large the catalog is.
 """
@@ -19,17 +19,17 @@ from two_tower.schema import features
 Floats = npt.NDArray[np.float32]
 
 _LISTEN = features.LISTEN.encode()
-# Of a sparse block, whose width says little of what it holds.
+# Rows of a sparse block: its width tells little of its content.
 _SPARSE_ROWS = 256
-# A listen that weighs less than this beside the newest says nothing any more.
+# A listen with less than this share of the newest listen's weight is left out.
 _LEAST_WEIGHT = 1e-3
 
 
-class Baseline(Protocol):
-    """Recommends without a model.
+class FittedBaseline(Protocol):
+    """A baseline that is trained and recommends.
 
     Attributes:
-        settings: what was chosen on eval, by name, for the report; and how it did there.
+        settings: settings that were chosen on eval, by name, and its recall there, for the report.
     """
 
     settings: dict[str, float | str]
@@ -37,21 +37,21 @@ class Baseline(Protocol):
     def recommend(
         self, windows: Windows, queries: Queries, rows: npt.ArrayLike, k: int, exclude: bool
     ) -> Ints:
-        """Item ids for the queries at `rows`, best first: [len(rows), k], -1 where there are fewer.
+        """Recommends items for the queries at `rows`: ids [len(rows), k], best first, -1 where fewer.
 
-        `exclude` leaves out what the user already had.
+        `exclude` leaves out items that the user already had.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class RecentListens:
-    """What queries know of their users: the listens among the events that the model sees too.
+    """Listens that queries know of their users, among the events that the model sees too.
 
     Attributes:
-        queries: how many queries there are.
+        queries: number of queries.
         query: [n] the query of each listen, ascending; a query may have none.
         item_id: [n].
-        plays_ago: [n] 0 for the newest, which is the seed.
+        plays_ago: [n] 0 for the newest listen, the seed item.
     """
 
     queries: int
@@ -61,7 +61,7 @@ class RecentListens:
 
     @classmethod
     def of(cls, windows: Windows, batch: Queries, history_length: int) -> RecentListens:
-        """Those of the last `history_length` events up to and including each query's own."""
+        """Takes the listens among the last `history_length` events up to and including each query's own."""
         length = np.minimum(batch.position + 1, history_length)
         event = ragged_index(batch.event - length + 1, length)
         query = np.repeat(np.arange(len(batch)), length)
@@ -71,23 +71,24 @@ class RecentListens:
         return cls(len(batch), query, windows.item_id[event], end[query] - 1 - np.arange(len(query)))
 
     def last(self, plays: int) -> RecentListens:
-        """Each query's last `plays` listens alone."""
+        """Keeps each query's last `plays` listens alone."""
         recent = self.plays_ago < plays
         return RecentListens(self.queries, self.query[recent], self.item_id[recent], self.plays_ago[recent])
 
     def profile(self, items: Ints, half_life_plays: float) -> Any:
-        """Of each item the sum of 0.5^(plays ago / half-life) over its listens: sparse [queries, items].
+        """Sums 0.5^(plays ago / half-life) over each item's listens: sparse float32 [queries, items].
 
         Args:
-            items: ascending ids, the columns; listens to others are left out.
-            half_life_plays: short, and the seed alone counts; very long, and all listens count alike.
+            items: ascending ids, the columns; listens to other items are left out.
+            half_life_plays: with a short one the seed item alone counts, with a very long one all listens
+                count alike.
         """
         from scipy.sparse import csr_matrix
 
         column = columns_of(items, self.item_id)
         weight = np.asarray(0.5 ** (self.plays_ago / half_life_plays), np.float32)
         used = (column >= 0) & (weight >= _LEAST_WEIGHT)
-        # Of equal places the sum is taken.
+        # Values of equal places are summed.
         return csr_matrix(
             (weight[used], (self.query[used], column[used])),
             shape=(self.queries, len(items)),
@@ -96,18 +97,18 @@ class RecentListens:
 
 
 class Scorer(Protocol):
-    """Scores items by what a query knows of its user.
+    """A score of each item for the listens that a query knows.
 
     Attributes:
         items: [I] ascending ids of the items that it can recommend.
-        settings: what it was built with, by name.
+        settings: settings that it was built with, by name.
     """
 
     items: Ints
     settings: dict[str, float | str]
 
     def scores(self, listens: RecentListens) -> Any:
-        """float32 [queries, I], an array or a sparse matrix, in which what is not stored is no candidate."""
+        """Scores items: float32 [queries, I], an array or a sparse matrix of the candidates alone."""
 
 
 class Scored:
@@ -126,7 +127,7 @@ class Scored:
     def recommend(
         self, windows: Windows, queries: Queries, rows: npt.ArrayLike, k: int, exclude: bool
     ) -> Ints:
-        """See `Baseline.recommend`."""
+        """Recommends, see `FittedBaseline.recommend`."""
         batch = queries.take(rows)
         recommended = np.full([len(batch), k], PADDING)
         items = self._scorer.items
@@ -148,14 +149,14 @@ class Scored:
 
 
 def first_among(recommended: Ints, items: Ints, k: int) -> Ints:
-    """Of each row [Q, any] the first k that are among `items`: [Q, k], -1 where there are fewer."""
+    """Keeps the first k of each row [Q, any] that are among `items`: [Q, k], -1 where there are fewer."""
     found = np.where(np.isin(recommended, items), recommended, PADDING)
     found = np.take_along_axis(found, np.argsort(found == PADDING, axis=1, kind="stable"), axis=1)[:, :k]
     return np.pad(found, [(0, 0), (0, k - found.shape[1])], constant_values=PADDING)
 
 
 def columns_of(items: Ints, wanted: Ints) -> Ints:
-    """Where ids stand among the ascending `items`, -1 where they do not: in the shape of `wanted`."""
+    """Finds the places of ids among the ascending `items`, in the shape of `wanted`; -1 where absent."""
     if not len(items):
         return np.full(wanted.shape, -1)
     place = np.minimum(np.searchsorted(items, wanted), len(items) - 1)
@@ -163,16 +164,16 @@ def columns_of(items: Ints, wanted: Ints) -> Ints:
 
 
 def top_of(scores: Floats, k: int) -> tuple[Ints, Floats]:
-    """Columns of the k greatest scores of each row, best first, and those scores: both [Q, min(k, C)].
+    """Finds the columns of the k greatest scores of each row, best first, and the scores: [Q, min(k, C)].
 
-    Where there are fewer than k above -inf, what stands at the end is of no meaning.
+    Where fewer than k scores are above -inf, the end of a row has no meaning.
 
     The k greatest are in the k groups with the greatest maxima: one pass over all scores finds the maxima,
     and only k groups are looked into.
     """
     rows, width = scores.shape
     k = min(k, width)
-    # Of this size, as much is looked at in maxima as in groups.
+    # With groups of this size, the maxima cost as much as the groups.
     size = max(int((width / max(k, 1)) ** 0.5), 1)
     groups = -(-width // size)
     if groups <= k:
@@ -200,7 +201,7 @@ def _sorted_top(scores: Floats, columns: Ints, k: int) -> tuple[Ints, Floats]:
 
 
 def _best_of_dense(scores: Floats, excluded: Ints, k: int) -> Ints:
-    """Columns [Q, k], -1 where there are fewer. A score of -inf is no candidate's."""
+    """Finds the best columns [Q, k], -1 where there are fewer. A score of -inf is no candidate's."""
     row, place = np.nonzero(excluded >= 0)
     scores[row, excluded[row, place]] = -np.inf
     best, value = top_of(scores, k)
@@ -210,7 +211,7 @@ def _best_of_dense(scores: Floats, excluded: Ints, k: int) -> Ints:
 
 
 def _best_of_sparse(scores: Any, excluded: Ints, k: int) -> Ints:
-    """Likewise, of a sparse matrix [Q, C] and what it holds."""
+    """Finds the best columns [Q, k] among the entries of a sparse matrix [Q, C]."""
     found = np.full([scores.shape[0], k], -1)
     barred = np.zeros(scores.shape[1] + 1, bool)
     for row in range(len(found)):

@@ -1,4 +1,4 @@
-"""Settings of a baseline, chosen by Recall@k on eval, one setting after the other, within a time."""
+"""Search for a baseline's settings by Recall@k on eval, one setting after the other, within a time."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from two_tower.evaluation.baselines.ranking import Baseline
+from two_tower.evaluation.baselines.ranking import FittedBaseline
 
-# A search that has taken so long ends with what it found: seconds of this process's processors, so that what
-# is chosen does not depend on what else the machine does.
+# A search ends after this time with the best so far. Processor seconds of this process, so that the choice
+# does not depend on other load of the machine.
 SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The best of a search.
+    """Result of a search.
 
     Attributes:
-        baseline: the best one.
+        baseline: the best baseline.
         recall: its Recall@k on eval.
-        tried, planned: combinations of settings that were tried, and that would have been.
-        seconds: of processors that it took.
+        tried, planned: number of combinations of settings that were tried, and that were planned.
+        seconds: processor seconds of the search.
     """
 
-    baseline: Baseline
+    baseline: FittedBaseline
     recall: float
     tried: int
     planned: int
@@ -33,31 +33,31 @@ class Found:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether the time ran out before all was tried."""
+        """True where the time ran out before all combinations were tried."""
         return self.tried < self.planned
 
 
 def search(
-    build: Callable[..., Baseline],
+    build: Callable[..., FittedBaseline],
     grid: Mapping[str, Sequence[Any]],
-    recall: Callable[[Baseline], float],
+    recall: Callable[[FittedBaseline], float],
     seconds: float = SECONDS,
     rising: Collection[str] = (),
     clock: Callable[[], float] = time.process_time,
 ) -> Found:
-    """Coordinate descent, once around: of each setting in turn the best value, the others at their best yet.
+    """Runs one round of coordinate descent: each setting in turn, the others at their best values so far.
 
-    It tries as many combinations as there are values, where all would be the product of their numbers.
+    It tries as many combinations as there are values; a full grid would try the product of their numbers.
 
     Args:
-        build: makes the baseline of some settings, by name.
-        grid: of each setting its values, in the order in which they are chosen; the search begins with the
-            first of each.
-        recall: of a baseline, on eval. Of equals the one that was tried first is kept.
-        seconds: after which no further combination is tried; the first always is.
-        rising: settings, such as the number of epochs, of which a further value is tried only where the one
-            before it helped.
-        clock: in seconds; of the process's processors.
+        build: returns the baseline of some settings, by name.
+        grid: values of each setting, in the order in which they are chosen. The search begins with the first
+            value of each.
+        recall: returns the recall of a baseline on eval. Of equal recalls the first is kept.
+        seconds: time after which no further combination is tried; the first always is.
+        rising: settings, such as the number of epochs, whose next value is tried only where the one before
+            it helped.
+        clock: processor time of the process, in seconds.
     """
     began = clock()
     chosen = {name: values[0] for name, values in grid.items()}

@@ -1,29 +1,37 @@
-"""Items whose titles, artists and tags share words with what the user played: BM25 over an inverted index."""
+"""The baseline `token_matching`: BM25 over the words of titles, artists and tags, by an inverted index."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from two_tower.evaluation.baselines.catalog import Catalog
-from two_tower.evaluation.baselines.ranking import RecentListens
+from two_tower.evaluation.baselines.definition import (
+    CATALOG,
+    TOKEN_MATCHING,
+    WORDS,
+    Baseline,
+    FittingData,
+)
+from two_tower.evaluation.baselines.ranking import FittedBaseline, RecentListens
 from two_tower.evaluation.queries import Ints
 
-# Words of a user's last listens make the query: older ones would cost more than they say.
+# Words of a user's last listens make the query: older listens would cost more than they tell.
 QUERY_LISTENS = 5
-# A token of more items than this is left out: it costs a pass over all of them, and tells little apart.
+# A token of more items than this is left out: it costs a pass over all of them and separates little.
 MOST_POSTINGS = 100_000
 
 
 class Documents:
-    """How often each item has each token.
+    """Counts of each token in each item.
 
     Attributes:
         items: [I] ascending ids.
         counts: sparse float32 [I, V].
-        idf: [V] float32, ln(1 + (I - df + 0.5) / (df + 0.5)), df being the number of items with the token:
-            Robertson and Spärck Jones' weight with 1 added, as Lucene has it, so that none is negative.
+        idf: [V] float32, ln(1 + (I - df + 0.5) / (df + 0.5)), where df is the number of items with the token.
+            That is Robertson and Spärck Jones' weight with 1 added, as in Lucene, so that none is negative.
         relative_length: [I] an item's number of tokens by the mean of all.
     """
 
@@ -68,6 +76,27 @@ class TokenMatching:
         self._index = weights.T.tocsr().astype(np.float32)
 
     def scores(self, listens: RecentListens) -> Any:
-        """See `Scorer.scores`."""
+        """Scores items, see `Scorer.scores`."""
         profile = listens.last(QUERY_LISTENS).profile(self.items, self._half_life)
         return profile @ self._documents.counts @ self._index
+
+
+def _fit(data: FittingData) -> Callable[..., FittedBaseline]:
+    documents = Documents(data.known_catalog)
+    return data.scored(
+        lambda half_life_plays, k1, b: TokenMatching(documents, half_life_plays=half_life_plays, k1=k1, b=b)
+    )
+
+
+BASELINE = Baseline(
+    name="token_matching",
+    label="token matching, BM25",
+    family=TOKEN_MATCHING,
+    colour="token",
+    place=40,
+    meaning="items whose titles, artists and tags share words with the user's last listens (Okapi BM25)",
+    needs=(CATALOG, WORDS),
+    grid={"half_life_plays": (1.0, 0.2, 5.0), "k1": (1.2, 2.5), "b": (0.75, 0.3)},
+    fit=_fit,
+    scored_items=lambda data: len(data.known_catalog.items),
+)

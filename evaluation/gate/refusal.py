@@ -1,4 +1,4 @@
-"""What explains a refusal: the part of the queries that lost most, and labels that were found before."""
+"""Explanation of a refusal: the part of the queries that lost most, and labels that were found before."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
 
 EXAMPLES = 10
-# Of the examples at least so many are from the slice, where it has them.
+# At least this many examples are from the slice, where it has them.
 _FROM_SLICE = 8
 
 
 def worst(changes: Sequence[SliceChange]) -> SliceChange | None:
-    """The slice that lost most of those that lost by more than noise; else the one that lost most, if any."""
+    """Returns the slice with the greatest loss beyond noise, or else with the greatest loss, if any."""
     proven = [one for one in changes if one.high < 0]
     return min(proven or changes, key=lambda one: one.change, default=None)
 
@@ -27,19 +27,19 @@ def worst(changes: Sequence[SliceChange]) -> SliceChange | None:
 def examples(
     results: QueryResults, who: str, other: str, k: int, slice_name: str | None
 ) -> list[dict[str, Any]]:
-    """Labels that `other` has among its first k and `who` has not, one a user, those of the slice first.
+    """Picks labels that `other` has among its first k and `who` has not, one a user, the slice's first.
 
     Args:
-        results: where the labels stand among everyone's recommendations.
-        who: who missed them, and
-        other: who found them, names in `results.ranks`.
-        k: how many are looked at.
-        slice_name: the slice that most examples are taken from; None takes them from anywhere.
+        results: ranks of the labels among all recommendations.
+        who: recommender that missed them, of `results.ranks`.
+        other: recommender that found them, of `results.ranks`.
+        k: depth of the lists.
+        slice_name: slice that most examples are taken from; None takes them from anywhere.
 
     Returns:
-        At most EXAMPLES, of each part those that `other` has highest first: `query`, the row of the query;
-        `user`, their number in queries.npz; `label_item`, its item id; `rank`, where `who` has it, None where
-        nowhere; `found_by`, `other`; `found_at`, its rank there; and `in_slice`.
+        At most EXAMPLES, in each part by ascending rank of `other`: `query`, the row of the query; `user`,
+        their number in queries.npz; `label_item`, its item id; `rank`, the rank of `who`, None where it is
+        missing; `found_by`, `other`; `found_at`, its rank there; and `in_slice`.
     """
     ours, theirs = results.ranks[who], results.ranks[other]
     user = results.user[results.labels.query]

@@ -1,9 +1,9 @@
-"""Which slices have become worse than under the latest blessed model, where many are looked at.
+"""Changes of slices against the latest blessed model, with bounds that hold for all slices at once.
 
-Of forty slices of two equal models one or two look worse beyond their own 95 % interval. The bounds here hold
-for all slices at once: they are as wide as the largest studentised deviation among the slices is in one
-resample out of a hundred (max-T; Westfall and Young, 1993, "Resampling-Based Multiple Testing"). That heeds
-how the slices overlap, so that a slice that is nearly another one costs nearly nothing.
+Among forty slices of two equal models one or two look worse beyond their own 95 % interval. The bounds here
+are as wide as the largest studentised deviation among the slices is in one resample out of a hundred (max-T;
+Westfall and Young, 1993, "Resampling-Based Multiple Testing"). They heed how the slices overlap: a slice that
+is nearly another one costs nearly nothing.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
 
 # Share of the resamples in which all slices lie within their bounds: in 1 % one is beyond, on either side. A
-# slice of fifty users has heavier tails than its resamples: with 2.5 %, of 400 pairs of equal models 4.8 %
-# had a slice that looked worse, with 1 % 1.0 %.
+# slice of fifty users has heavier tails than its resamples: with 2.5 %, 4.8 % of 400 pairs of equal models
+# had a slice that looked worse; with 1 %, 1.0 %.
 LEVEL = 0.98
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceChange:
-    """How a slice's Recall@k differs between two who recommended; the bounds hold for all slices at once.
+    """Change of a slice's Recall@k between two recommenders; the bounds hold for all slices at once.
 
     Attributes:
-        name: the slice's.
-        users: how many have a label in it.
+        name: name of the slice.
+        users: number of users with a label in it.
         change: mean difference over queries.
         low: lower bound.
-        high: upper bound: below 0, the slice is worse by more than noise.
+        high: upper bound. Below 0, the slice is worse by more than noise.
     """
 
     name: str
@@ -45,7 +45,7 @@ class SliceChange:
 
 
 def recall_by_query(results: QueryResults, who: str, k: int, chosen: Bools | None = None) -> Floats:
-    """Recall@k of each query [Q], of the labels in `chosen` [labels] alone; NaN where it has none of them."""
+    """Computes Recall@k of each query [Q] over the labels in `chosen` [labels]; NaN where it has none."""
     chosen = np.ones(len(results.labels.item_id), bool) if chosen is None else chosen
     query = results.labels.query[chosen]
     found = np.bincount(query, results.ranks[who][chosen] <= k, minlength=len(results.labels))
@@ -56,18 +56,18 @@ def recall_by_query(results: QueryResults, who: str, k: int, chosen: Bools | Non
 def slice_changes(
     results: QueryResults, who: str, other: str, k: int, bootstrap: UserBootstrap, min_users: int
 ) -> list[SliceChange]:
-    """The change of Recall@k from `other` to `who` in every slice that at least `min_users` users are in.
+    """Compares Recall@k of `who` and `other` in every slice with at least `min_users` users.
 
     Args:
-        results: where the labels stand among everyone's recommendations.
-        who: whose recall it is, and
-        other: whose it is compared with, names in `results.ranks`.
-        k: of Recall@k.
-        bootstrap: of the queries' users; its level is not heeded.
-        min_users: smaller slices are left out: their noise is too far from normal to be bounded.
+        results: ranks of the labels among all recommendations.
+        who: recommender, of `results.ranks`.
+        other: recommender that it is compared with, of `results.ranks`.
+        k: cutoff of Recall@k.
+        bootstrap: resamples of the queries' users; its level is not heeded.
+        min_users: slices with fewer users are left out: their noise is too far from normal to be bounded.
 
     Returns:
-        In the order of `results.slices`.
+        Changes in the order of `results.slices`.
     """
     user_of_label = results.user[results.labels.query]
     users = {name: len(np.unique(user_of_label[chosen])) for name, chosen in results.slices.items()}
@@ -84,7 +84,7 @@ def slice_changes(
     change = np.nanmean(columns, axis=0)
     deviations = bootstrap.means(columns) - change
     error = np.nanstd(deviations, axis=0)
-    # Where all users differ alike, or not at all, there is no noise to bound.
+    # Where all users differ alike, or not at all, no noise is left to bound.
     varies = error > 0
     reach = np.zeros(2)
     if varies.any():

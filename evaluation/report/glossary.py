@@ -10,39 +10,12 @@ from typing import Any
 from two_tower.data_directory.ingest_report import tells_dates
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation import slices
+from two_tower.evaluation.gate.outcome import AT_MOST
+from two_tower.evaluation.gate.thresholds import threshold_of
+from two_tower.evaluation.metric_table import OF_USERS, metric_of
 
 DEFAULT_CUTOFF = 100
 
-_THRESHOLDS = {
-    "min_recall": "Recall@{k} of the served model",
-    "min_ann_recall": "share of exact search's first {k} that the served index returns",
-    "min_lift_over_best_baseline": "the model's Recall@{k} minus the best baseline's",
-    "min_slice_change": "the model's Recall@{k} in a slice minus that of the latest blessed model",
-    "min_coverage": "share of the catalog that at least one query is shown among its first {k}",
-    "max_latency_p95": "milliseconds within which 95% of single queries are answered",
-    "index_parity": "whether the index holds what the towers give (1) or not (0)",
-    "min_change_against_blessed": "the model's Recall@{k} minus that of the latest blessed model",
-}
-# Where each query has one label, these say what recall and NDCG say.
-_OF_SETS = ("clipped_recall", "hit_rate", "pooled_ndcg")
-_DEFINITIONS = {
-    "recall": "hits among the first k / number of labels",
-    "clipped_recall": "hits among the first k / min(k, number of labels)",
-    "hit_rate": "share of queries with at least one hit among the first k",
-    "ndcg": "mean over queries of DCG / ideal DCG",
-    "pooled_ndcg": "mean DCG / mean ideal DCG (Yambda's NDCG)",
-    "mrr": "mean of 1 / rank of the first hit",
-    "coverage": "share of the catalog that at least one query is shown among its first k",
-    "novelty": "mean of -log2 of a shown item's share of train's label events, in bits",
-    "popularity_lift": "how much more popular what is shown is than what its users had played: 0 as, 1 twice",
-    "intra_list_diversity": "1 - mean cosine of all pairs of items within the first k",
-}
-# Of one label.
-_DEFINITIONS_OF_ONE = {
-    "recall": "share of queries whose item is among the first k",
-    "ndcg": "mean of 1 / log2(1 + rank) of the item where it is among the first k, else 0",
-    "mrr": "mean of 1 / rank of the item",
-}
 _SLICES = {
     "head": f"the most popular items that together have {slices.HEAD_SHARE:.0%} of train's label events",
     "middle": "items between head and tail",
@@ -98,21 +71,25 @@ def shown_metrics(evaluation: Mapping[str, Any]) -> list[str]:
     one_query_each = evaluation["queries"]["test"] == evaluation["queries"]["users"]
 
     def is_new(name: str) -> bool:
-        metric = name.removeprefix("user_").partition("@")[0]
-        if name.startswith("user_") and one_query_each and metric != "recall":
+        metric = metric_of(name)
+        known = metric.name if metric else ""
+        if name.startswith(OF_USERS) and one_query_each and known != "recall":
             return False
-        return asks_for_sets(evaluation) or metric not in _OF_SETS
+        return asks_for_sets(evaluation) or not (metric and metric.only_for_sets)
 
     return [name for name in evaluation["metrics"]["test"] if is_new(name)]
 
 
 def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """A line for each metric that is shown, by name without cutoff."""
-    known = _DEFINITIONS if asks_for_sets(evaluation) else _DEFINITIONS | _DEFINITIONS_OF_ONE
+    """Returns the definition of each metric that is shown, by name without cutoff."""
     shown = dict.fromkeys(name.partition("@")[0] for name in shown_metrics(evaluation))
-    lines = {name: known[name] for name in shown if name in known}
-    if any(name.startswith("user_") for name in shown):
-        lines["user_…"] = "the same, first a mean over each user's queries, then over users"
+    lines = {
+        name: (metric.meaning if asks_for_sets(evaluation) else metric.meaning_of_one) or metric.meaning
+        for name in shown
+        if not name.startswith(OF_USERS) and (metric := metric_of(name))
+    }
+    if any(name.startswith(OF_USERS) for name in shown):
+        lines[f"{OF_USERS}…"] = "the same, first a mean over each user's queries, then over users"
     return lines
 
 
@@ -124,33 +101,34 @@ def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
     return _SLICES[name].format(days=slices.TREND_TEST_PERIODS * (end - begin) / DAY)
 
 
-def shortfall(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """Why a threshold does not hold, in words."""
-    meaning = threshold_meaning(threshold, evaluation)
-    value, low, high = (threshold.get(name) for name in ("value", "low", "high"))
+def shortfall(outcome: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Says why a threshold fails."""
+    threshold = threshold_of(outcome["name"])
+    meaning = threshold_meaning(outcome, evaluation)
+    value, low, high = (outcome.get(name) for name in ("value", "low", "high"))
     if value is None or math.isnan(value):
         return f"{meaning} could not be measured"
-    if threshold["name"] == "index_parity":
-        why = f": {threshold['note']}" if threshold.get("note") else ""
-        return f"the index does not hold what the towers give{why}"
-    # The bounds of slices hold for all of them at once, and are wider.
-    what = "interval" if threshold["name"] == "min_slice_change" else "95% interval"
-    bounds = "" if low is None or high is None else f" ({what} {low:.4f} to {high:.4f})"
-    if threshold.get("direction") == "max":
-        return f"{meaning} is {value:.4g}{bounds}, above the limit of {threshold['limit']:.4g}"
+    if threshold and threshold.failure:
+        return f"{threshold.failure}: {outcome['note']}" if outcome.get("note") else threshold.failure
+    interval = threshold.interval_name if threshold else "95% interval"
+    bounds = "" if low is None or high is None else f" ({interval} {low:.4f} to {high:.4f})"
+    if outcome.get("direction") == AT_MOST:
+        return f"{meaning} is {value:.4g}{bounds}, above the limit of {outcome['limit']:.4g}"
     side = "below the limit"
-    if value >= threshold["limit"]:
-        side = "of which the lower end is below the limit" if bounds else "not surely above the limit"
-    return f"{meaning} is {value:.4f}{bounds}, {side} of {threshold['limit']:.4f}"
+    if value >= outcome["limit"]:
+        side = "with the lower bound below the limit" if bounds else "but too few users prove the limit"
+    return f"{meaning} is {value:.4f}{bounds}, {side} of {outcome['limit']:.4f}"
 
 
-def threshold_meaning(threshold: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """What a threshold is of, and what it was compared with."""
-    name = threshold["name"]
-    of_slice = f"Recall@{{k}} in the slice {name.removeprefix('slices.')}"
-    meaning = of_slice if name.startswith("slices.") else _THRESHOLDS.get(name, name)
-    meaning = meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF)
-    return f"{meaning} ({threshold['note']})" if threshold.get("note") else meaning
+def threshold_meaning(outcome: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+    """Says what value a threshold judges, and what it was compared with."""
+    name = outcome["name"]
+    threshold = threshold_of(name)
+    meaning = name
+    if threshold:
+        part = name.partition(".")[2]
+        meaning = threshold.meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF, part=part)
+    return f"{meaning} ({outcome['note']})" if outcome.get("note") else meaning
 
 
 def pseudonym(place: int) -> str:

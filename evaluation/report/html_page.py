@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from two_tower.evaluation.gate.thresholds import Unit, unit_of
 from two_tower.evaluation.recommenders import (
     BLESSED_MODEL,
     FACTORISATION,
@@ -204,9 +205,9 @@ def _thresholds(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "meaning": threshold_meaning(one, evaluation),
             "gauge": charts.gauge(one),
             "sign": "≤" if one.get("direction") == "max" else "≥",
-            "shown": _measured(one["name"], one["value"]),
+            "shown": _measured(unit_of(one), one["value"]),
             "bounds": interval((one.get("low"), one.get("high")), 4),
-            "limit_shown": _measured(one["name"], one["limit"]),
+            "limit_shown": _measured(unit_of(one), one["limit"]),
         }
         for one in sorted(evaluation["thresholds"], key=lambda one: bool(one["ok"]))
     ]
@@ -597,11 +598,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _measured(threshold: str, value: float | None) -> str:
-    """A threshold's value or limit: milliseconds, a yes (1) or no (0), or a share."""
-    if value is not None and threshold == "max_latency_p95":
+def _measured(unit: Unit, value: float | None) -> str:
+    """Formats a threshold's value or limit by its unit."""
+    if value is not None and unit is Unit.MILLISECONDS:
         return f"{value:.3g} ms"
-    return _plain(int(value)) if value is not None and threshold == "index_parity" else number(value, 4)
+    return str(int(value)) if value is not None and unit is Unit.YES_NO else number(value, 4)
 
 
 def _signed(value: float) -> str:

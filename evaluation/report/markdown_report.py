@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from two_tower.evaluation.gate.judge import BLESSED
+from two_tower.evaluation.metric_table import slice_metrics
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, in_order, label
 from two_tower.evaluation.report.glossary import (
     DEFAULT_CUTOFF,
@@ -186,7 +187,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
             *(_number(part["metrics"].get(one, {}).get(metric)) for one in who),
             _bounds(((part.get("intervals") or {}).get(MODEL) or {}).get(metric)),
         ]
-        for metric in (f"recall@{k}", f"ndcg@{k}")
+        for metric in slice_metrics([k])
         for name, part in slices.items()
     ]
     header = ["slice", "metric", *sizes, *(label(one) for one in who), f"95% interval of {label(MODEL)}"]

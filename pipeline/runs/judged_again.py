@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from two_tower.evaluation.gate import judge
+from two_tower.evaluation.gate.outcome import AT_MOST
 from two_tower.evaluation.report.glossary import slice_meaning
 from two_tower.evaluation.query_results import FILE_NAME as QUERIES
 from two_tower.evaluation.query_results import QueryResults
@@ -224,7 +225,7 @@ def _threshold_table(judgement: judge.Judgement, cutoff: int) -> Table:
         numeric = heading in ("value", "low", "high", "limit")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
     for threshold in judgement.thresholds:
-        sign = "≤" if threshold.direction == judge.AT_MOST else "≥"
+        sign = "≤" if threshold.direction == AT_MOST else "≥"
         value, low, high = (_number(number) for number in (threshold.value, threshold.low, threshold.high))
         held = "holds" if threshold.ok else "FAILS"
         note = f" ({threshold.note})" if threshold.note else ""

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from two_tower.serving.versions import newest_version
+from two_tower.evaluation.gate.thresholds import Unit, unit_of
 from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
 from two_tower.base.errors import UserError
@@ -414,7 +415,7 @@ def _threshold_table(report: Mapping[str, Any]) -> Table:
     table.add_column("")
 
     def shown(threshold: Mapping[str, Any], part: str) -> str:
-        is_time = threshold["name"] == "max_latency_p95" and threshold[part] is not None
+        is_time = unit_of(threshold) is Unit.MILLISECONDS and threshold[part] is not None
         return f"{threshold[part]:.3g} ms" if is_time else _number(threshold[part])
 
     for threshold in report["thresholds"]:

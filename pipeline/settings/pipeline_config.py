@@ -19,7 +19,8 @@ from two_tower.base.settings import from_plain, to_plain, typed, types_of, unkno
 from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.interaction_example_gen.settings import PROTOCOLS, SplitConfig, WindowConfig
 from two_tower.data_directory.settings import FeaturesConfig
-from two_tower.evaluation.settings import BASELINES, EvaluationConfig, GateConfig, slice_limits
+from two_tower.evaluation.baselines.registry import BASELINES
+from two_tower.evaluation.settings import EvaluationConfig, GateConfig, slice_limits
 from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.settings import TrainerConfig, check_trainer
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.e2e.runs import FIRST_DAYS, Run, World
 from two_tower.data_directory.manifest import DAY
+from two_tower.evaluation.baselines.registry import BASELINES
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED
-from two_tower.evaluation.settings import BASELINES, GateConfig
+from two_tower.evaluation.settings import GateConfig
 from two_tower.pipeline import command_line
 from two_tower.pipeline.runs.judged_again import judge_again
 from two_tower.serving.provenance import digest_of

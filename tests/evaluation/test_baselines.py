@@ -16,16 +16,12 @@ from two_tower.components.interaction_example_gen.splits import (
     TimeSplit,
 )
 from two_tower.components.interaction_example_gen.windows import Events, Histories, WindowCutter
-from two_tower.evaluation.baselines import (
-    DAY,
-    Fitted,
-    PersonalHistory,
-    Popularity,
-    first_among,
-    fit_baselines,
-)
+from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines
+from two_tower.evaluation.baselines.personal_history import PersonalHistory
+from two_tower.evaluation.baselines.popularity import DAY, Popularity
+from two_tower.evaluation.baselines.ranking import first_among
 from two_tower.evaluation.label_events import LabelEvents
-from two_tower.evaluation.metrics import summarize
+from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.queries import Queries, Windows, all_queries
 
 K = 12

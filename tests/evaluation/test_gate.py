@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from two_tower.evaluation.gate.judge import BLESSED, REFUSED, best_baseline, judge
-from two_tower.evaluation.metrics import summarize
+from two_tower.evaluation.gate.evidence import best_baseline
+from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
+from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.oracle_comparison import OracleAnswers, matching_rows, oracle_share
 from two_tower.evaluation.queries import LabelSets, Queries, sample_by_user
 from two_tower.evaluation.report.markdown_report import render

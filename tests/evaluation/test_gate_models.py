@@ -21,7 +21,7 @@ from tests.small_world import Transformed
 from two_tower.components.interaction_example_gen.splits import TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.feature_columns import ResolvedFeatures
-from two_tower.evaluation.baselines import fit_baselines
+from two_tower.evaluation.baselines.fitting import fit_baselines
 from two_tower.evaluation.beyond_accuracy import ItemVectors
 from two_tower.evaluation.exact_search import top_rows
 from two_tower.evaluation.feature_values import FeatureValues

@@ -69,9 +69,9 @@ def test_a_setting_that_has_no_value_is_left_out(evaluation: dict[str, Any]) -> 
 def test_a_value_that_reaches_its_limit_is_not_said_to_be_below_it(evaluation: dict[str, Any]) -> None:
     of_one_user = {"name": "min_recall", "value": 0.5, "limit": 0.2, "ok": False, "low": None, "high": None,
                    "note": "", "direction": "min"}  # fmt: skip
-    assert "is 0.5000, not surely above the limit of 0.2000" in shortfall(of_one_user, evaluation)
+    assert "is 0.5000, but too few users prove the limit of 0.2000" in shortfall(of_one_user, evaluation)
     bounded = {**of_one_user, "low": 0.1, "high": 0.8}
-    assert "of which the lower end is below the limit of 0.2000" in shortfall(bounded, evaluation)
+    assert "with the lower bound below the limit of 0.2000" in shortfall(bounded, evaluation)
 
 
 def test_bounds_of_all_slices_at_once_are_not_called_those_of_one(evaluation: dict[str, Any]) -> None:

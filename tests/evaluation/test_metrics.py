@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.metrics import (
     ann_recall,
     clipped_recall_at_k,
@@ -21,7 +22,6 @@ from two_tower.evaluation.metrics import (
     ranks_of,
     recall_at_k,
     reciprocal_rank,
-    summarize,
     user_mean,
 )
 from two_tower.evaluation.queries import LabelSets

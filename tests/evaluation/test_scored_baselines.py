@@ -16,19 +16,20 @@ from tests.evaluation.test_baselines import LOG, SPLIT, K, cut, had_before
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.evaluation.baselines import Catalog, Fitted, Popularity, fit_baselines
 from two_tower.evaluation.baselines import fitting as fitting_module
-from two_tower.evaluation.baselines.co_occurrence import CoOccurrence, Counts
-from two_tower.evaluation.baselines.content_neighbours import ContentNeighbours
-from two_tower.evaluation.baselines.factorisation import (
-    AlternatingLeastSquares,
+from two_tower.evaluation.baselines.bpr import (
     BayesianPersonalisedRanking,
     FoldedRanking,
-    Plays,
-    _Training,
-    confidences,
     scale_of_users,
 )
+from two_tower.evaluation.baselines.catalog import Catalog
+from two_tower.evaluation.baselines.co_occurrence import CoOccurrence, Counts
+from two_tower.evaluation.baselines.content_neighbours import ContentNeighbours
+from two_tower.evaluation.baselines.factorisation import Training
+from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines
+from two_tower.evaluation.baselines.ials import AlternatingLeastSquares, confidences
+from two_tower.evaluation.baselines.plays import Plays
+from two_tower.evaluation.baselines.popularity import Popularity
 from two_tower.evaluation.baselines.ranking import (
     RecentListens,
     Scored,
@@ -37,11 +38,11 @@ from two_tower.evaluation.baselines.ranking import (
     _best_of_sparse,
     top_of,
 )
+from two_tower.evaluation.baselines.registry import BASELINES
 from two_tower.evaluation.baselines.search import Found, search
 from two_tower.evaluation.baselines.token_matching import Documents, TokenMatching
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import Ints, Queries, Windows, all_queries
-from two_tower.evaluation.settings import BASELINES
 from two_tower.pipeline.settings import run_file
 
 # All that are not of tests/evaluation/test_baselines.py.
@@ -295,13 +296,13 @@ def test_more_epochs_go_on_from_the_fewer_and_another_training_in_between_change
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Any] = []
-    original = _Training.after
+    original = Training.after
 
-    def noted(training: _Training[Any], epochs: int) -> Any:
+    def noted(training: Training[Any], epochs: int) -> Any:
         trained.append(training)
         return original(training, epochs)
 
-    monkeypatch.setattr(_Training, "after", noted)
+    monkeypatch.setattr(Training, "after", noted)
 
     def scorers(*asked: tuple[int, float]) -> list[Any]:
         of = (AlternatingLeastSquares if method == "ials" else BayesianPersonalisedRanking)(plays(), seed=1)
@@ -517,4 +518,3 @@ def test_an_unknown_baseline_is_an_error_that_lists_the_known_ones() -> None:
         run_file.load(overrides=["evaluation.baselines=ialz"])
     config = run_file.load(overrides=["evaluation.baselines=ials,bpr"])
     assert config.evaluation.baselines == ("ials", "bpr")
-    assert set(BASELINES) == {*SCORED, "most_popular", "decayed_popularity", "personal_history"}

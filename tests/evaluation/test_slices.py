@@ -17,7 +17,8 @@ from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.feature_values import FeatureValues, of_items, of_users
 from two_tower.evaluation.label_events import LabelEvents
-from two_tower.evaluation.metrics import hits_of, label_ranks, ranks_of, summarize
+from two_tower.evaluation.metric_table import summarize
+from two_tower.evaluation.metrics import hits_of, label_ranks, ranks_of
 from two_tower.evaluation.queries import LabelSets, all_queries
 from two_tower.evaluation.slices import (
     Slice,

@@ -30,9 +30,10 @@ from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.evaluation.baselines import Popularity
+from two_tower.evaluation.baselines.popularity import Popularity
 from two_tower.evaluation.label_events import LabelEvents
-from two_tower.evaluation.metrics import hit_rate_at_k, hits_of, summarize
+from two_tower.evaluation.metric_table import summarize
+from two_tower.evaluation.metrics import hit_rate_at_k, hits_of
 from two_tower.evaluation.queries import all_queries, excluded_items, history_batch, read_windows
 from two_tower.schema import features
 from two_tower.trainer.loop import training, validation_recall

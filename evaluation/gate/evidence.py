@@ -1,0 +1,149 @@
+"""Evidence of the gate: figures of evaluation.json, and intervals where single queries are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from two_tower.evaluation.bootstrap import UserBootstrap
+from two_tower.evaluation.gate.outcome import Interval
+from two_tower.evaluation.gate.slice_changes import SliceChange, recall_by_query, slice_changes
+from two_tower.evaluation.metrics import Bools
+from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
+from two_tower.evaluation.settings import GateConfig
+
+if TYPE_CHECKING:
+    from two_tower.evaluation.query_results import QueryResults
+
+# Bootstrap of evaluations that do not record theirs.
+_RESAMPLES, _SEED = 1_000, 17
+# Values of evaluation.json and of queries.npz differ by rounding at most.
+_ROUNDING = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """An evaluation and the limits it is judged by.
+
+    Attributes:
+        evaluation: as in evaluation.json.
+        config: limits, and the k of the judged Recall@k.
+        results: results of single queries, as in queries.npz, or None.
+    """
+
+    evaluation: Mapping[str, Any]
+    config: GateConfig
+    results: QueryResults | None = None
+
+    def check(self) -> None:
+        """Raises ValueError where the results of single queries are of another evaluation."""
+        if self.results is None:
+            return
+        recommenders = [MODEL, *self.evaluation["baselines"], *[BLESSED_MODEL] * self.has_blessed]
+        lacking = [
+            *(name for name in recommenders if name not in self.results.ranks),
+            *(f"the slice {name}" for name in self.slices if name not in self.results.slices),
+        ]
+        if lacking:
+            raise ValueError(
+                f"the queries beside evaluation.json hold nothing of {', '.join(lacking)}: they are not of "
+                "the same evaluation."
+            )
+        values = recall_by_query(self.results, MODEL, self.config.cutoff)
+        found = float(np.mean(values)) if len(values) else math.nan
+        if abs(found - self.recall) > _ROUNDING:
+            raise ValueError(
+                f"evaluation.json has a Recall@{self.config.cutoff} of {self.recall:.4f} and the queries "
+                f"beside it one of {found:.4f}: they are not of the same evaluation."
+            )
+
+    @property
+    def judged(self) -> str:
+        """Name of the judged metric: `recall@k`."""
+        return f"recall@{self.config.cutoff}"
+
+    @property
+    def slices(self) -> Mapping[str, Any]:
+        """Slices by name, as in evaluation.json."""
+        return self.evaluation.get("slices") or {}
+
+    @property
+    def blessed(self) -> Mapping[str, Any] | None:
+        """The latest blessed model as in evaluation.json, or None."""
+        return self.evaluation.get("blessed_model")
+
+    @property
+    def has_blessed(self) -> bool:
+        """True where a blessed model answered the same queries."""
+        return bool(self.blessed and self.blessed["eligible"])
+
+    @property
+    def recall(self) -> float:
+        """Judged recall of the model."""
+        return number(self.evaluation["metrics"]["test"].get(self.judged))
+
+    @functools.cached_property
+    def best_baseline(self) -> tuple[str, float]:
+        """Name and judged recall of the best baseline."""
+        return best_baseline(self.evaluation["baselines"], self.judged)
+
+    def interval(self, other: str | None = None, chosen: Bools | None = None) -> Interval:
+        """Returns the interval of the model's recall, or of its difference to another recommender's.
+
+        Args:
+            other: the other recommender, or None.
+            chosen: [labels] mask of the labels that are asked for; None for all.
+
+        Returns:
+            None where single queries are not known, NaN where they are too few.
+        """
+        if self.results is None or self._bootstrap is None:
+            return None
+        if other is not None and other not in self.results.ranks:
+            return math.nan, math.nan
+        values = recall_by_query(self.results, MODEL, self.config.cutoff, chosen)
+        if other is not None:
+            values = values - recall_by_query(self.results, other, self.config.cutoff, chosen)
+        found = self._bootstrap.intervals({"": values})[""]
+        return (math.nan, math.nan) if found is None else (found[0], found[1])
+
+    def slice_changes(self, other: str, min_users: int) -> list[SliceChange]:
+        """Compares slices of the model with another recommender's; none where queries are not known."""
+        if self.results is None or self._bootstrap is None or other not in self.results.ranks:
+            return []
+        return slice_changes(self.results, MODEL, other, self.config.cutoff, self._bootstrap, min_users)
+
+    @functools.cached_property
+    def changes_against_blessed(self) -> list[SliceChange]:
+        """Changes of the slices that are large enough to judge."""
+        return self.slice_changes(BLESSED_MODEL, self.config.min_slice_users) if self.has_blessed else []
+
+    @functools.cached_property
+    def _bootstrap(self) -> UserBootstrap | None:
+        if self.results is None:
+            return None
+        made = self.evaluation.get("bootstrap") or {}
+        resamples, seed = made.get("resamples", _RESAMPLES), made.get("seed", _SEED)
+        return UserBootstrap(self.results.user.astype(np.int64), resamples, seed)
+
+
+def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[str, float]:
+    """Returns name and value of the baseline with the highest metric.
+
+    A baseline whose value is no number counts as the best, so that a broken one is not passed over.
+    """
+    values = {name: number(metrics.get(metric)) for name, metrics in baselines.items()}
+    if not values:
+        return "no baseline", math.nan
+    name = max(values, key=lambda name: (math.isnan(values[name]), values[name]))
+    return name, values[name]
+
+
+def number(value: Any) -> float:
+    """Converts a value of evaluation.json, where null is a value that could not be measured, to NaN."""
+    return math.nan if value is None else float(value)
