@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.data_directory import ingest_report, manifest, writer
+from two_tower.data_directory import ingest_report, manifest, table_writer
 from two_tower.data_directory.checked_columns import open_dataset
 from two_tower.data_directory.manifest import (
     DAY,
@@ -27,9 +27,11 @@ from two_tower.data_directory.manifest import (
     Manifest,
     event_files,
     item_files,
+    sizes_of_files,
     user_files,
 )
 from two_tower.data_directory.merged_tables import NewRows, is_known, merge
+from two_tower.data_directory.staging import describe_file
 from two_tower.data_directory.verification import verify
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
 
@@ -165,7 +167,7 @@ def test_auto_is_the_day_of_the_newest_event(data: str) -> None:
     manifest = write(data, table, "auto", CATALOG)
     assert manifest.spans == (6,)
     assert manifest.noted["events_older_than_their_span"] == 3
-    with pytest.raises(UserError, match="no times that would tell their span"):
+    with pytest.raises(UserError, match="no times to tell their span"):
         order = listens(4, 1).drop(["timestamp"]).append_column("order", pa.array([0]))
         write(data + "-order", order, "auto", CATALOG)
     assert write(data + "-order", order, 3, CATALOG).spans == (3,)
@@ -179,10 +181,10 @@ def test_what_is_no_span_is_refused(tmp_path: pathlib.Path, span: Any) -> None:
 
 def test_spans_and_no_spans_do_not_mix(data: str) -> None:
     write(data, listens(3, 1), 3, CATALOG)
-    with pytest.raises(UserError, match="holds 1 spans, the newest 3, which writing without a span would"):
+    with pytest.raises(UserError, match=r"holds 1 spans, the newest 3\. An ingest without a span would"):
         write(data, listens(3, 1))
     write(data + "-whole", listens(3, 1), None, CATALOG)
-    with pytest.raises(UserError, match="not divided into spans"):
+    with pytest.raises(UserError, match="holds events without spans"):
         write(data + "-whole", listens(3, 1), 3)
     with pytest.raises(UserError, match=r"windows\.spans"):
         event_files(data + "-whole", spans=3)
@@ -291,8 +293,8 @@ def test_spans_edited_by_hand_are_named(tmp_path: pathlib.Path) -> None:
         UserError, match=r"span-4/part-00000\.parquet: the manifest lists it and it is missing"
     ):
         verify(data)
-    paths = writer._files_in(data)
-    files = tuple(writer._describe(data, path) for path in paths)
+    paths = list(sizes_of_files(data))
+    files = tuple(describe_file(data, path) for path in paths)
     dataclasses.replace(manifest, files=files).save(data)
     with pytest.raises(UserError, match=r"'spans' is not what lies in events/: \[3, 4\] and \[3, 5\]"):
         verify(data)
@@ -482,8 +484,8 @@ def test_the_oracle_is_found_wherever_it_is(data: str, tmp_path: pathlib.Path) -
 
 
 def test_many_batches_and_files_are_merged(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(writer._GROUP_ROWS, "items", 10)
-    monkeypatch.setitem(writer._FILE_ROWS, "items", 20)
+    monkeypatch.setitem(table_writer.GROUP_ROWS, "items", 10)
+    monkeypatch.setitem(table_writer.FILE_ROWS, "items", 20)
     monkeypatch.setattr("two_tower.data_directory.merged_tables._BATCH_ROWS", 7)
     generator = np.random.default_rng(3)
     ids = generator.permutation(95)

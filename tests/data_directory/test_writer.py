@@ -16,10 +16,11 @@ import pytest
 
 from two_tower.base.errors import UserError
 from two_tower.data_directory import manifest as manifest_module
-from two_tower.data_directory import writer as writer_module
+from two_tower.data_directory import table_writer
 from two_tower.data_directory.ingest_report import render
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
+from two_tower.data_directory.staging import describe_file
 from two_tower.data_directory.verification import verify
 from two_tower.data_directory.writer import DataDirectoryWriter
 
@@ -94,8 +95,8 @@ def test_one_changed_value_changes_the_digest(tmp_path: pathlib.Path, other: dic
 def test_files_and_row_groups_are_full_and_keep_the_order(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 10)
-    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 20)
+    monkeypatch.setitem(table_writer.GROUP_ROWS, "events", 10)
+    monkeypatch.setitem(table_writer.FILE_ROWS, "events", 20)
     times = np.arange(47)
     table = pa.table({"user_id": times % 3, "item_id": 10 + times % 2, "timestamp": times})
     write(tmp_path / "data", [table.slice(start, 7) for start in range(0, 47, 7)])
@@ -234,7 +235,7 @@ def test_one_content_has_one_form(tmp_path: pathlib.Path) -> None:
     [
         (
             [events(), events(timestamp=["a"] * 4)],
-            "'timestamp' of the events is string and cannot be made int64",
+            "'timestamp' of the events is string and cannot be cast to int64",
         ),
         (
             [events(mood=["a"] * 4), events(mood=[1] * 4)],
@@ -332,7 +333,7 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> 
         writer.write("users", pa.table({"user_id": [1, 2], "age": [30, 40]}))
     old = writer.manifest
     pq.write_table(content, data / table / "part-00000.parquet")
-    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
+    files = tuple(describe_file(str(data), file.path) for file in old.files)
     columns = old.columns | {table: {field.name: str(field.type) for field in content.schema}}
     dataclasses.replace(old, **{"files": files, "columns": columns} | facts).save(str(data))
 
@@ -394,13 +395,13 @@ def test_the_manifest_knows_the_columns(tmp_path: pathlib.Path) -> None:
 def test_a_column_of_two_types_is_named_with_both_files(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 2)
-    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 2)
+    monkeypatch.setitem(table_writer.GROUP_ROWS, "events", 2)
+    monkeypatch.setitem(table_writer.FILE_ROWS, "events", 2)
     data = tmp_path / "data"
     old = write(data, [events(mood=[1, 2, 3, 4])])
     part = data / "events" / "part-00001.parquet"
     pq.write_table(events(mood=["a", "b", "c", "d"]).slice(2), part)
-    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
+    files = tuple(describe_file(str(data), file.path) for file in old.files)
     dataclasses.replace(old, files=files).save(str(data))
     with pytest.raises(UserError) as error:
         verify(str(data))
