@@ -195,7 +195,7 @@ def prepare(
     """Simulates, transforms, and asks baselines and oracle: everything that trainings have in common."""
     from two_tower.components.interaction_example_gen.facts import facts_of
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_outputs
 
     config = run_file.load(overrides=overrides)
     source, data, run = (str(output / name) for name in ("yambda", "data", "run"))

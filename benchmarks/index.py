@@ -134,7 +134,7 @@ def of_run(output: str) -> Vectors:
     from two_tower.components.scann_indexer.executor import embed_catalog
     from two_tower.data_directory.feature_columns import FeatureSpec
     from two_tower.evaluation.queries import all_queries, history_batch, read_windows
-    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_outputs
     from two_tower.serving import provenance
 
     outputs = latest_outputs(output, "ScannIndexer")

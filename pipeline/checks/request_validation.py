@@ -16,7 +16,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
-from two_tower.pipeline.runs.report import latest_outputs
+from two_tower.pipeline.runs.stored_runs import latest_outputs
 from two_tower.schema import features
 
 ENVIRONMENT = "SERVING"
