@@ -193,7 +193,7 @@ def _uploaded_path(file: DataFile) -> str:
 
 
 def _link(source: str, target: str) -> None:
-    """Links a file under a second name; copies it where the file system has no hard links."""
+    """Adds a second name to a file; copies it where the file system has no hard links."""
     try:
         os.link(source, target)
     except FileNotFoundError:

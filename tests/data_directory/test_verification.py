@@ -167,7 +167,7 @@ def test_spans_edited_by_hand_are_named(tmp_path: pathlib.Path) -> None:
     paths = list(sizes_of_files(data))
     files = tuple(describe_file(data, path) for path in paths)
     dataclasses.replace(manifest, files=files).save(data)
-    with pytest.raises(UserError, match=r"'spans' is not what lies in events/: \[3, 4\] and \[3, 5\]"):
+    with pytest.raises(UserError, match=r"'spans' does not match events/: \[3, 4\] and \[3, 5\]"):
         verify(data)
     os.remove(f"{data}/events/span-3/part-00000.parquet")
     with pytest.raises(UserError, match=r"span-3/part-00000\.parquet.*(missing|no such file)"):
@@ -187,5 +187,5 @@ def test_edits_of_a_remote_directory_are_named() -> None:
         whole = file.read()
     with storage.open_file(path, "wb") as file:
         file.write(whole[:-1] + b"x")
-    with pytest.raises(UserError, match="its content is not what the manifest says"):
+    with pytest.raises(UserError, match="its content differs from the manifest"):
         verify(out)
