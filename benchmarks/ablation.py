@@ -205,7 +205,7 @@ def prepare(
     """Prepares what all trainings share: simulates, transforms, and measures baselines and oracle."""
     from two_tower.components.interaction_example_gen.facts import facts_of
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_outputs
 
     config = run_file.load(overrides=overrides)
     source, data, run = (str(output / name) for name in ("yambda", "data", "run"))

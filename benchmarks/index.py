@@ -133,11 +133,11 @@ def simulated_vectors(items: int) -> Vectors:
 
 def model_vectors(output: str) -> Vectors:
     """Returns the item embeddings of a run's latest model, and real queries of eval and test."""
-    from two_tower.components.scann_indexer.executor import embed_catalog
     from two_tower.data_directory.feature_columns import FeatureSpec
     from two_tower.evaluation.queries import all_queries, history_batch, read_windows
-    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_outputs
     from two_tower.serving import provenance
+    from two_tower.serving.catalog_embeddings import embed_catalog
 
     outputs = latest_outputs(output, "ScannIndexer")
     (model_dir,) = outputs["ScannIndexer"]["model"]

@@ -1,6 +1,6 @@
-"""Columns of a Parquet file as NumPy arrays, or an error that names file, column, value and row.
+"""Checked columns: columns of Parquet files as NumPy arrays; errors name file, column, row and value.
 
-Rows of a Parquet file are counted from 0, as every data frame library counts them.
+Rows count from 0, as in data frame libraries.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 
-# 2100-01-01: what lies beyond is not a time in seconds.
+# 2100-01-01: a larger number is not a time in seconds.
 NEWEST_TIMESTAMP = 4_102_444_800
 
 
@@ -34,7 +34,7 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-# What a source's column has to hold; its width (uint32, int64) does not matter.
+# Kinds of a source's columns; the width (uint32, int64) does not matter.
 KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
     "integer": pa.types.is_integer,
     "number": _is_number,
@@ -45,10 +45,10 @@ KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """Opens a Parquet file, of which only the footer is read; `path` may be a URL.
+    """Opens a Parquet file and reads its footer; `path` may be a URL.
 
     Raises:
-      UserError: there is no such file, or it is not a whole Parquet file.
+      UserError: the file is missing, or is not a whole Parquet file.
     """
     try:
         return pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
@@ -60,7 +60,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
 
 @contextlib.contextmanager
 def opened_parquet(path: str) -> Iterator[pq.ParquetFile]:
-    """`open_parquet` for a `with` block, at whose end the file is closed."""
+    """Opens a Parquet file for a `with` block and closes it at the end; see `open_parquet`."""
     file = open_parquet(path)
     try:
         yield file
@@ -69,7 +69,7 @@ def opened_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def open_dataset(paths: Sequence[str]) -> pads.Dataset:
-    """Parquet files, local or all on one remote file system, as one Arrow dataset, in their order."""
+    """Opens Parquet files of one file system as one Arrow dataset, in their order."""
     if all(map(storage.is_local, paths)):
         return pads.dataset([storage.absolute(path) for path in paths], format="parquet")
     found = [storage.filesystem_of(path) for path in paths]
@@ -84,15 +84,15 @@ def _damaged(path: str, error: Exception) -> UserError:
             "Write it as a column of plain lists."
         )
     return UserError(
-        f"{path}: not a whole Parquet file (cut off or damaged? {reason}). Fetch or write it again."
+        f"{path}: not a whole Parquet file (cut off or damaged: {reason}). Fetch or write it again."
     )
 
 
 def check_kinds(file: pq.ParquetFile, path: str, kinds: Mapping[str, str]) -> None:
-    """Checks that the columns named in `kinds` (column → one of KINDS) exist and hold what they should.
+    """Checks that the columns of `kinds` (column → one of KINDS) exist and are of that kind.
 
     Raises:
-      UserError: a column is missing or of another type.
+      UserError: a column is missing or of another kind.
     """
     schema = file.schema_arrow
     for column, kind in kinds.items():
@@ -106,7 +106,7 @@ def check_kinds(file: pq.ParquetFile, path: str, kinds: Mapping[str, str]) -> No
 def read_batches(
     path: str, columns: list[str] | None = None, rows: int = 1 << 19
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Reads a Parquet file in batches of at most `rows`, each with the number of its first row.
+    """Yields a Parquet file as (number of the first row, batch of at most `rows` rows).
 
     Raises:
       UserError: the file ends early or is damaged.
@@ -118,7 +118,7 @@ def read_batches(
             _is_list(field.type) and pa.types.is_dictionary(field.type.value_type)
             for field in file.schema_arrow
         ):
-            # Arrow 10 cannot put lists of dictionaries from two row groups into one batch.
+            # Arrow 10 cannot join lists of dictionaries from two row groups in one batch.
             groups = [[group] for group in range(file.metadata.num_row_groups)]
         try:
             for group in groups:
@@ -128,16 +128,18 @@ def read_batches(
         except (pa.ArrowInvalid, OSError) as error:
             raise _damaged(path, error) from error
         except pa.ArrowNotImplementedError as error:
-            raise UserError(f"{path}: a column is of a type that Arrow 10 cannot read ({error}).") from error
+            raise UserError(
+                f"{path}: Arrow 10 cannot read the type of a column ({error}). Write it in another type."
+            ) from error
 
 
 def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:
-    """The error for one value: what it is, where it stands, and what to do."""
+    """Returns the error for one value: its place, the value and the remedy."""
     return UserError(f"{path}: column '{column}', row {row}: {value} {remedy}")
 
 
 def integers(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
-    """A column of integers as int64[n], none of them null.
+    """Returns a column of integers without nulls as int64[n].
 
     Raises:
       UserError: a null, or a value beyond int64.
@@ -148,14 +150,16 @@ def integers(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.n
     try:
         return column.cast(pa.int64()).to_numpy(zero_copy_only=False)
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: column '{name}' has a value beyond int64: {error}.") from error
+        raise UserError(
+            f"{path}: column '{name}' has a value beyond int64 ({error}). Map the values to int64."
+        ) from error
 
 
 def ids(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
-    """A column of ids as int64[n]: none null, none negative (-1 is padding when serving).
+    """Returns a column of ids as int64[n], none null, none negative (-1 is padding in serving).
 
     Raises:
-      UserError: the first value that is not an id, with its row.
+      UserError: a value is not an id; the error names the first one and its row.
     """
     values = integers(column, path, name, first_row)
     if len(values) and values.min() < 0:
@@ -165,10 +169,10 @@ def ids(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarra
 
 
 def ranks(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
-    """A column of places in an order as int64[n]: none null, none negative.
+    """Returns a column of ranks as int64[n], none null, none negative.
 
     Raises:
-      UserError: the first value that is no rank, with its row.
+      UserError: a value is not a rank; the error names the first one and its row.
     """
     values = integers(column, path, name, first_row)
     if len(values) and values.min() < 0:
@@ -178,10 +182,10 @@ def ranks(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndar
 
 
 def timestamps(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarray:
-    """A column of times as int64[n], in seconds: none null, negative, or after the year 2100.
+    """Returns a column of times in seconds as int64[n], none null, negative or after the year 2100.
 
     Raises:
-      UserError: the first value that is no time in seconds, with its row, and with the factor where the
+      UserError: a value is not a time in seconds; the error names the first one, its row, and the factor if
         times are in milliseconds, microseconds or nanoseconds.
     """
     values = integers(column, path, name, first_row)
@@ -192,7 +196,7 @@ def timestamps(column: pa.Array, path: str, name: str, first_row: int = 0) -> np
 
 
 def timestamp_remedy(value: int) -> str:
-    """What is wrong with a time that is negative or after the year 2100."""
+    """Returns the complaint about a time that is negative or after the year 2100."""
     if value < 0:
         return "is a negative time; times are seconds, 0 or more."
     for factor, unit in ((10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")):
@@ -202,10 +206,10 @@ def timestamp_remedy(value: int) -> str:
 
 
 def embeddings(column: pa.Array, path: str, name: str, width: int, first_row: int = 0) -> np.ndarray:
-    """A column of content embeddings as float32[n, width].
+    """Returns a column of content embeddings as float32[n, width].
 
     Raises:
-      UserError: an embedding that is null, of another width, or not finite, with its row.
+      UserError: an embedding is null, of another width, or not finite; the error names its row.
     """
     lengths = pc.fill_null(pc.list_value_length(column), -1).to_numpy(zero_copy_only=False)
     if (lengths != width).any():

@@ -1,4 +1,4 @@
-"""Facts of the data that later components need: small values that travel on artifacts and in models."""
+"""Facts of the data for later components: small values on artifacts and in models."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """The data's identity, its properties and where its splits lie.
+    """Identity of the data, its properties and the bounds of its splits.
 
-    Times are in seconds (see `splits.TimeSplit`), and 0 where the protocol is no split in time.
-    `split_digest` is that of all settings of the split, the spans that are read among them: of equal data and
-    settings the splits are equal.
+    Times are in seconds (see `splits.TimeSplit`), and 0 if the protocol does not split by time.
+    `split_digest` covers all settings of the split and the spans that are read: equal data and settings give
+    equal splits.
     """
 
     data: str

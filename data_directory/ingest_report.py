@@ -1,4 +1,4 @@
-"""What ingest wrote, as text: counts, time range, and everything that was dropped, repaired or noted."""
+"""Report of an ingest as text: counts, time range, and all that was dropped, repaired or noted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import datetime
 from two_tower.data_directory.manifest import DAY, Manifest
 
 _SHOWN_SPANS = 3
-# Times of data sets such as Yambda count from an origin of their own; what lies after 1990 is a date.
+# Data sets such as Yambda count from an origin of their own; a time after 1990 counts from 1970.
 _OLDEST_DATE = 631_152_000
-# Of Python's dates, from the year 1 to 9999.
+# Python's dates reach from the year 1 to 9999.
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 
 
 def render(manifest: Manifest) -> str:
-    """A few lines for the terminal."""
+    """Renders a manifest in a few lines for the terminal."""
     counts = manifest.counts
     content = (
         f"content embeddings of width {manifest.has_embedding}"
@@ -57,14 +57,14 @@ def render(manifest: Manifest) -> str:
 
 
 def protocol_settings(manifest: Manifest) -> list[str]:
-    """The setting that the data needs for a run: none where the split can be one in time."""
+    """Returns the settings that the data needs for a run; [] if it can be split by time."""
     if manifest.has_splits:
         return ["split.protocol=split_column"]
     return [] if manifest.has_timestamps else ["split.protocol=leave_one_out"]
 
 
 def time_range(first: int, last: int) -> str:
-    """The time from one second to another, in words."""
+    """Formats a time range, given in seconds."""
     days = f"{(last - first) / DAY:,.1f} days"
     if not tells_dates(first):
         return f"{days} (from day {first / DAY:,.1f} to day {last / DAY:,.1f} of the data set's own clock)"
@@ -72,17 +72,22 @@ def time_range(first: int, last: int) -> str:
 
 
 def span_name(span: int) -> str:
-    """A span's number, and its date where the clock tells dates."""
+    """Formats a span's number, with its date if the clock tells dates."""
     return f"{span} ({day_name(span)})" if tells_dates(span * DAY) else str(span)
 
 
 def tells_dates(time: int) -> bool:
-    """Does a clock that showed this time count from 1970? Else it has an origin of its own."""
+    """Tells whether a time is of a clock that counts from 1970; other clocks have an origin of their own."""
     return time >= _OLDEST_DATE
 
 
 def day_name(day: int, dated: bool | None = None) -> str:
-    """A day by its date, or by its number where the clock (as of this day) does not tell dates."""
+    """Formats a day as its date, or as its number if the clock does not tell dates.
+
+    Args:
+      day: days since the clock's origin.
+      dated: the clock tells dates; None decides by `day`.
+    """
     dated = tells_dates(day * DAY) if dated is None else dated
     if not (dated and _FIRST_DAY <= day <= _LAST_DAY):
         return f"day {day:,}"

@@ -1,4 +1,4 @@
-"""Counts of rows per distinct key."""
+"""Key counts: numbers of rows per distinct key."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 class KeyCounts:
-    """Counts rows per distinct key over many batches, in memory that grows with the keys, not the rows."""
+    """Running counts of rows per distinct key; memory grows with the keys, not with the rows."""
 
     def __init__(self) -> None:
-        # Each: the key columns and, last, the count of rows; keys sorted and distinct.
+        # Each part holds the key columns and, last, the count of rows; keys are sorted and distinct.
         self._parts: list[tuple[np.ndarray, ...]] = []
         self._pending = 0
 
     def add(self, *keys: np.ndarray) -> None:
-        """Counts rows by their key: one or more columns [n] of numbers."""
+        """Adds rows by key, given as one or more columns [n] of numbers."""
         if len(keys) == 1:
             self._parts.append(np.unique(keys[0], return_counts=True))
         else:
@@ -25,7 +25,7 @@ class KeyCounts:
             self._pending = 0
 
     def result(self) -> tuple[np.ndarray, ...]:
-        """The key columns, each key once and sorted, and last the count of its rows; () before any `add`."""
+        """Returns the key columns, distinct and sorted, and last the counts of rows; () before any `add`."""
         if not self._parts:
             return ()
         return _grouped(tuple(np.concatenate(column) for column in zip(*self._parts, strict=True)))

@@ -1,11 +1,10 @@
-"""The data directory: Parquet tables that mean the same for every data set, and a manifest of their content.
+"""Manifest of a data directory: Parquet tables in one format for every data set, and a list of their files.
 
-`docs/reference/files.md` describes the columns. The manifest holds a digest of every file: it is what
-caching keys on and what tells that a file was edited after ingest. It is also what makes a directory one:
-files that it does not list are not read. The directory may be a URL (see `base.storage`).
+`docs/reference/files.md` describes the columns. The manifest holds a digest of every file, which caching
+keys on and which reveals later edits. Readers open only the files that it lists. The directory may be a URL
+(see `base.storage`).
 
-Here is what a data directory is and how it is read; `data_directory_writer` writes one, and `verification`
-checks one.
+`writer` writes a data directory, and `verification` checks one.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ MANIFEST = "manifest.json"
 ORACLE = "oracle"
 DAY = 86_400
 
-# The columns with a meaning of their own, and those of them that a table cannot do without. A table may
-# have other columns beside them.
+# Known columns with their types, and the required ones. A table may have other columns too.
 COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "events": {
         "user_id": pa.int64(),
@@ -56,33 +54,42 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "users": {"user_id": pa.int64()},
 }
-# Events have a `timestamp` or an `order` besides.
+# Events also have a `timestamp` or an `order`.
 REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 SPLIT_NAMES = ("train", "eval", "test")
 
 SPAN_FOLDER = re.compile(r"events/span-(\d+)/")
-# Where a directory is replaced file by file, a file's name holds the start of its digest.
+# Names of uploaded files hold the start of the file's digest.
 UPLOADED_NAME = re.compile(r"(.*)-[0-9a-f]{12}(\.[a-z]+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetProperties:
-    """What a reader knows of its data set as a whole."""
+    """Properties of a whole data set.
 
-    # The data set's identity, which stays while it grows: models of other data are never compared with.
+    Attributes:
+      dataset: identity of the data set, which stays while it grows; models are compared within it only.
+      label_event: the event type that is predicted.
+      repeats_recommendable: an item of the user's history may be recommended: music yes, films no.
+    """
+
     dataset: str
-    # The event type that is predicted.
     label_event: str
-    # May an item be recommended to a user who has had it? Music: yes. Films: no.
     repeats_recommendable: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFile:
-    """One file of a data directory; `path` is relative to it."""
+    """A file of a data directory.
+
+    Attributes:
+      path: relative to the directory.
+      rows: number of rows; 0 for a file that is no table.
+      bytes: size.
+      digest: SHA-256 of the bytes.
+    """
 
     path: str
-    # 0 for a file that is no table.
     rows: int
     bytes: int
     digest: str
@@ -90,37 +97,41 @@ class DataFile:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a data directory holds."""
+    """Content of a data directory.
+
+    Attributes:
+      dataset, label_event, repeats_recommendable: see `DatasetProperties`.
+      has_timestamps: events have a `timestamp`; else they have an `order`, and there are no features of time.
+      has_splits: events have a column `split`.
+      time_range: first and last time of a label event, in seconds; (0, 0) without times.
+      counts: events, label_events, users (of the events), items and user_rows (rows of the tables).
+      has_embedding: width of the items' content embedding; 0 without one.
+      columns: Arrow type as text, such as "list<item: string>", by table and column.
+      spans: numbers of the spans, ascending; () without spans.
+      span_counts: by span: events, label_events, and the times of its first and last label event.
+      files: all files in the order of their rows.
+      dropped, repaired, noted: counts of rows that the latest ingest left out, changed, or reported.
+    """
 
     dataset: str
     label_event: str
     repeats_recommendable: bool
-    # Without times the events have an `order`, and there are no features of time.
     has_timestamps: bool
-    # Do the events say which split they belong to?
     has_splits: bool
-    # First and last time of a label event, in seconds; (0, 0) without times.
     time_range: tuple[int, int]
-    # events, label_events, users (of the events), items and user_rows (rows of the tables)
     counts: dict[str, int]
-    # Width of the items' content embedding; 0 where they have none.
     has_embedding: int
-    # table -> column -> Arrow type as text, such as "list<item: string>"
     columns: dict[str, dict[str, str]]
-    # Numbers of the spans, rising; () where the events are not divided into spans.
     spans: tuple[int, ...]
-    # span -> events, label_events, and first and last, the times of its first and last label event
     span_counts: dict[str, dict[str, int]]
     files: tuple[DataFile, ...]
-    # What ingest left out, changed, and kept but found worth telling, each by its name. Where there are
-    # spans, it is the latest ingest's.
     dropped: dict[str, int]
     repaired: dict[str, int]
     noted: dict[str, int]
 
     @property
     def digest(self) -> str:
-        """Digest of the content: equal for equal data, however often, when and where it was written."""
+        """Digest of the content: equal for equal data, wherever and whenever it was written."""
         content = dataclasses.asdict(self)
         for history in ("dropped", "repaired", "noted"):
             del content[history]
@@ -137,11 +148,11 @@ class Manifest:
 
     @classmethod
     def load(cls, directory: str) -> Manifest:
-        """Reads `manifest.json`; the files it lists are looked at by `verification.verify`.
+        """Reads `manifest.json`; `verification.verify` checks the files that it lists.
 
         Raises:
-          UserError: there is none, a key is missing or of the wrong type, it is of another version, or it was
-            edited after ingest.
+          UserError: the manifest is missing, of another version, or edited after ingest; or a key is missing
+            or of the wrong type.
         """
         path = storage.join(directory, MANIFEST)
         try:
@@ -153,7 +164,9 @@ class Manifest:
                 "Write one with `two-tower ingest`."
             ) from None
         except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error}).") from error
+            raise UserError(
+                f"{path}: cannot be read ({error}). Check the path and its permissions."
+            ) from error
         except ValueError as error:
             raise UserError(
                 f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again."
@@ -178,7 +191,7 @@ class Manifest:
 
 
 def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
-    """The value of one of the manifest's keys, in the type of `Manifest`'s field."""
+    """Returns the value of a key in the type of `Manifest`'s field."""
     try:
         value = content[key]
         if kind == "tuple[DataFile, ...]":
@@ -203,12 +216,12 @@ def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
         raise UserError(f"{path}: key {error} is missing. Run `two-tower ingest` again.") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path}: key '{key}' is not as it should be ({error}). Run `two-tower ingest` again."
+            f"{path}: key '{key}' has a wrong value ({error}). Run `two-tower ingest` again."
         ) from error
 
 
 def _plain_path(path: str) -> str:
-    """A file's path without the part of its digest that an upload gives it."""
+    """Returns a file's path without the part of the digest that an upload adds."""
     found = UPLOADED_NAME.fullmatch(path)
     return "".join(found.groups()) if found else path
 
@@ -217,36 +230,35 @@ def _plain_path(path: str) -> str:
 
 
 def event_files(directory: str, spans: int = 0) -> list[str]:
-    """Paths of the events' files, in the order of their rows: spans by number.
+    """Returns the paths of the event files, in the order of their rows: spans by number.
 
     Args:
       directory: the data directory.
-      spans: how many of the newest spans; 0 for all, and for events that are not divided into spans.
+      spans: the number of newest spans to read; 0 for all events.
 
     Raises:
-      UserError: spans are asked for and the directory has none.
+      UserError: `spans` is set and the directory has no spans.
     """
     manifest = Manifest.load(directory)
     if not spans:
         return paths_of(directory, manifest, "events")
     if not manifest.spans:
         raise UserError(
-            f"{directory}: the newest {spans} spans are asked for (windows.spans), and its events are not "
-            "divided into spans. Set windows.spans to 0."
+            f"{directory}: windows.spans is {spans}, and the events have no spans. Set windows.spans to 0."
         )
     taken = manifest.spans[-spans:]
     return [path for span in taken for path in paths_of(directory, manifest, f"events/span-{span}")]
 
 
 def item_files(directory: str) -> list[str]:
-    """Paths of the catalog's files; of a directory that holds items/ and no manifest, all that are there."""
+    """Returns the paths of the catalog's files; without a manifest, all files of items/."""
     if holds_items_alone(directory):
         return [storage.join(directory, path) for path in sizes_of_files(directory) if _is_item_file(path)]
     return paths_of(directory, Manifest.load(directory), "items")
 
 
 def holds_items_alone(directory: str) -> bool:
-    """Is it no data directory, and yet has Parquet files of items/, as for `two-tower reindex`?"""
+    """Tells whether a directory has files in items/ and no manifest, for `two-tower reindex`."""
     return not storage.is_file(storage.join(directory, MANIFEST)) and any(
         map(_is_item_file, sizes_of_files(directory))
     )
@@ -257,12 +269,12 @@ def _is_item_file(path: str) -> bool:
 
 
 def user_files(directory: str) -> list[str]:
-    """Paths of the files of users/; [] where there is no such table."""
+    """Returns the paths of the files of users/; [] without such a table."""
     return paths_of(directory, Manifest.load(directory), "users")
 
 
 def oracle_file(directory: str, name: str) -> str | None:
-    """The path of a file of oracle/, such as "queries.parquet"; None where there is none."""
+    """Returns the path of a file of oracle/, such as "queries.parquet"; None without it."""
     if storage.is_local(directory):
         path = storage.join(directory, ORACLE, name)
         return path if storage.is_file(path) else None
@@ -273,26 +285,26 @@ def oracle_file(directory: str, name: str) -> str | None:
 
 
 def files_of(manifest: Manifest, folder: str) -> list[DataFile]:
-    """The manifest's files in a folder, such as `events` or `events/span-3`."""
+    """Returns the manifest's files in a folder, such as `events` or `events/span-3`."""
     return [file for file in manifest.files if file.path.startswith(folder + "/")]
 
 
 def paths_of(directory: str, manifest: Manifest, folder: str) -> list[str]:
-    """Paths, or URLs, of the manifest's files in a folder."""
+    """Returns paths or URLs of the manifest's files in a folder."""
     return [storage.join(directory, file.path) for file in files_of(manifest, folder)]
 
 
-# ── What writing and verifying share ────────────────────────────────────────────────────────────────────
+# ── Shared by writing and verification ──────────────────────────────────────────────────────────────────
 
 
 def sizes_of_files(directory: str) -> dict[str, int]:
-    """Relative paths and bytes of all files in the directory's tables and oracle, sorted."""
+    """Returns relative paths and sizes in bytes of all files in the tables and oracle/, sorted."""
     sizes = storage.list_sizes(directory)
     return {path: sizes[path] for path in sorted(sizes) if path.split("/")[0] in (*COLUMNS, ORACLE)}
 
 
 def digest_of_file(path: str) -> str:
-    """Digest of a file's bytes, as `DataFile` has it."""
+    """Computes the digest of a file's bytes, in the form of `DataFile`."""
     digest = hashlib.sha256()
     with storage.open_file(path) as file:
         while block := file.read(1 << 20):
@@ -301,12 +313,12 @@ def digest_of_file(path: str) -> str:
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
-    """The columns' types as text, as `Manifest.columns` has them."""
+    """Returns the columns' types as text, in the form of `Manifest.columns`."""
     return {field.name: str(field.type) for field in schema}
 
 
 def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, str, str] | None:
-    """The first column that is not the same in both, and what it is in each; None if they are all."""
+    """Returns the first column that differs and its type in each; None if all agree."""
     for column in [*one, *other]:
         if one.get(column) != other.get(column):
             return column, one.get(column, "missing"), other.get(column, "missing")
@@ -314,7 +326,7 @@ def first_difference(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[
 
 
 def check_splits(column: pa.ChunkedArray | pa.Array, where: str, first_row: int) -> None:
-    """Raises UserError for the first value that names no split."""
+    """Raises UserError for the first value that is not a split's name."""
     known = pc.is_in(column, value_set=pa.array(SPLIT_NAMES).cast(column.type))
     if not pc.all(known).as_py() and len(column):
         at = int(np.argmin(known.to_numpy() if isinstance(known, pa.ChunkedArray) else np.asarray(known)))
@@ -329,6 +341,6 @@ def check_splits(column: pa.ChunkedArray | pa.Array, where: str, first_row: int)
 
 
 def ids_in_file(path: str, name: str) -> Iterator[np.ndarray]:
-    """The values of a column of ids, batch by batch; UserError for what is no id."""
+    """Yields a column of ids batch by batch; raises UserError for a value that is no id."""
     for first_row, batch in checked_columns.read_batches(path, [name]):
         yield checked_columns.ids(batch[name], path, name, first_row)

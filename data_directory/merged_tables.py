@@ -1,8 +1,8 @@
-"""Rows of a table that is there, and new rows for it: one row a key, the new one first.
+"""Merged tables: the rows of an old table, updated by new rows with the same keys, and rows with new keys.
 
-A day's ingest brings the items and users it knows of. A new row replaces the old one with its key; where it
-knows nothing (null, an empty list, a vector of zeros) what was known stays. The old rows keep their places,
-and rows with new keys follow in the order in which they came. Memory holds the keys and one batch.
+A new row replaces the old one with its key. Where the new value is unknown (null, an empty list, a vector of
+zeros), the old value stays. Old rows keep their places, and rows with new keys follow in their order. Memory
+holds the keys and one batch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _BATCH_ROWS = 50_000
 
 
 class NewRows:
-    """New rows, kept in a file until they are merged.
+    """New rows in a temporary file, kept until they are merged.
 
     Args:
-      path: of the file, which is overwritten.
-      schema: of the rows.
+      path: the file, which is overwritten.
+      schema: the schema of the rows.
     """
 
     def __init__(self, path: str, schema: pa.Schema) -> None:
@@ -39,11 +39,11 @@ class NewRows:
         self.rows += rows.num_rows
 
     def close(self, write: bool = True) -> None:
-        """Ends the file; no more rows can be written."""
+        """Closes the file; no more rows can be written."""
         self._writer.close()
 
     def batches(self) -> list[pa.Table]:
-        """All rows, in tables that lie in the file and take no memory of their own."""
+        """Returns all rows as memory-mapped tables."""
         reader = pa.ipc.open_file(pa.memory_map(self.path))
         return [
             pa.Table.from_batches([reader.get_batch(number)]) for number in range(reader.num_record_batches)
@@ -51,16 +51,16 @@ class NewRows:
 
 
 def merge(old: Sequence[str], new: NewRows, key: str, write: Callable[[pa.Table], None]) -> None:
-    """Writes the old rows, renewed, and then the rows with new keys.
+    """Writes the updated old rows, then the rows with new keys.
 
     Args:
-      old: Parquet files, in order, with the columns of `new`, each key once.
-      new: closed.
+      old: Parquet files in order, with the columns of `new` and distinct keys.
+      new: the new rows, closed.
       key: the column of int64 keys.
-      write: takes the merged rows, batch by batch.
+      write: receives the merged rows, batch by batch.
 
     Raises:
-      UserError: a key comes twice among the new rows.
+      UserError: the new rows repeat a key.
     """
     batches = new.batches()
     keys = np.concatenate([np.zeros(0, np.int64), *(batch[key].to_numpy() for batch in batches)])
@@ -68,7 +68,10 @@ def merge(old: Sequence[str], new: NewRows, key: str, write: Callable[[pa.Table]
     in_order = keys[order]
     twice = np.flatnonzero(np.diff(in_order) == 0)
     if len(twice):
-        raise UserError(f"column '{key}': {in_order[twice[0]]} comes more than once among the new rows.")
+        raise UserError(
+            f"column '{key}': {in_order[twice[0]]} comes more than once among the new rows. "
+            "Keep one row per key."
+        )
     starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
     is_old = np.zeros(len(keys), bool)
     for path in old:
@@ -89,7 +92,7 @@ def merge(old: Sequence[str], new: NewRows, key: str, write: Callable[[pa.Table]
 
 
 def _take(batches: Sequence[pa.Table], starts: np.ndarray, rows: np.ndarray) -> pa.Table:
-    """The rows of these numbers, in their order: read from each batch at once."""
+    """Returns the rows with these numbers, in their order; each batch is read once."""
     batch_of_row = np.searchsorted(starts, rows, side="right") - 1
     by_batch = np.argsort(batch_of_row, kind="stable")
     taken = [
@@ -102,14 +105,14 @@ def _take(batches: Sequence[pa.Table], starts: np.ndarray, rows: np.ndarray) -> 
 
 
 def _renewed(rows: pa.Table, at: np.ndarray, new: pa.Table) -> pa.Table:
-    """`rows` with those at `at` replaced by `new`'s, column by column, where these know something."""
+    """Returns `rows` with the rows at `at` updated by the known values of `new`."""
     columns = []
     for name in rows.column_names:
         values = new[name].combine_chunks()
         known = np.flatnonzero(is_known(values))
         source = np.arange(rows.num_rows)
         source[at[known]] = rows.num_rows + known
-        # Arrow 10 makes no choice between lists; taking from both, one after the other, is one.
+        # Arrow 10 cannot choose between lists; `take` from their concatenation can.
         both = pa.concat_arrays([*rows[name].chunks, _whole(values)])
         columns.append(both.take(pa.array(source)))
     return pa.table(columns, schema=rows.schema)
@@ -120,12 +123,12 @@ def _whole(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def is_known(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """bool[n]: is there a value? Not where it is null, NaN, an empty list, or a fixed-size list of zeros."""
+    """Marks known values, bool[n]: not null, NaN, an empty list, or a fixed-size list of zeros."""
     values = _whole(values)
     known = values.is_valid().to_numpy(zero_copy_only=False)
     kind = values.type
     if pa.types.is_fixed_size_list(kind) and len(values):
-        # `flatten` leaves out what is null, as Arrow 10 does; filled or not, its values are not looked at.
+        # `flatten` omits null lists in Arrow 10, so members belong to the valid lists alone.
         members = pc.fill_null(values.flatten(), 0).to_numpy(zero_copy_only=False)
         known[known] = (members.reshape(int(known.sum()), kind.list_size) != 0).any(axis=1)
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):

@@ -1,4 +1,4 @@
-"""Checks a data directory against its manifest, and its tables against what they have to be."""
+"""Verification of a data directory against its manifest, and of its tables against the format."""
 
 from __future__ import annotations
 
@@ -32,39 +32,41 @@ from two_tower.data_directory.manifest import (
     sizes_of_files,
 )
 
+_AGAIN = "Run `two-tower ingest` again."
+
 
 def verify(directory: str) -> Manifest:
-    """Checks a data directory against its manifest, and its tables against what they have to be.
+    """Checks a data directory against its manifest, and its tables against the format.
 
-    Ingest checks what it writes; this also covers directories written by hand, and files edited since. Ids
-    and times are checked by the statistics in the files' footers, and read only where these are missing.
+    Ingest checks its own rows; this check also covers directories written by hand and files edited since.
+    Ids and times are checked by the statistics in the files' footers, and read only if these are missing.
 
     Returns:
       The manifest.
 
     Raises:
-      UserError: a file is missing, was added or edited after ingest, or is cut off; a column is missing, of
-        the wrong type, or of another type than in the table's other files or the manifest; an id is null,
-        negative or (of an item or user in its table) not unique; a time is negative or not in seconds, an
-        order negative, a split unknown; a content embedding has another width than the manifest says, or a
-        value that is not finite; spans or counts are not those of the manifest; or no item is available.
+      UserError: a file is missing, cut off, or was added or edited after ingest; a column is missing or its
+        type differs from the format, the other files or the manifest; an id is null, negative, or repeated
+        in items/ or users/; a time is negative or not in seconds; an order is negative; a split is unknown;
+        a content embedding has another width than in the manifest, or a value that is not finite; spans or
+        counts differ from the manifest; or no item is available.
     """
     manifest = Manifest.load(directory)
-    again = "Run `two-tower ingest` again."
     present, listed = sizes_of_files(directory), {file.path for file in manifest.files}
     for path in sorted(listed - set(present)):
-        raise UserError(f"{storage.join(directory, path)}: the manifest lists it and it is missing. {again}")
+        raise UserError(f"{storage.join(directory, path)}: the manifest lists it and it is missing. {_AGAIN}")
     for path in sorted(set(present) - listed):
-        # An upload that is under way, or was killed, has put it there: it is no part of the directory.
+        # A running or killed upload left this file; it is no part of the directory.
         if storage.is_local(directory) or not UPLOADED_NAME.fullmatch(path):
             raise UserError(
-                f"{storage.join(directory, path)}: not in the manifest, so it was added after ingest. {again}"
+                f"{storage.join(directory, path)}: not in the manifest, so it was added after ingest. "
+                f"{_AGAIN}"
             )
     for file in manifest.files:
         full = storage.join(directory, file.path)
         if present[file.path] != file.bytes or digest_of_file(full) != file.digest:
             raise UserError(
-                f"{full}: its content is not what the manifest says: edited or cut off after ingest. {again}"
+                f"{full}: its content differs from the manifest: edited or cut off after ingest. {_AGAIN}"
             )
     _verify_spans(directory, manifest)
     columns = manifest.columns.get("events", {})
@@ -80,22 +82,21 @@ def verify(directory: str) -> Manifest:
             found = f"{found} rows" if key.startswith("counts") else found
             raise UserError(
                 f"{storage.join(directory, MANIFEST)}: key '{key}' is {said} and the files have {found}. "
-                f"{again}"
+                f"{_AGAIN}"
             )
     _check_available(directory, manifest)
     return manifest
 
 
 def verify_items(directory: str) -> Manifest:
-    """Checks items/ of a data directory as `verify` does, or of a directory that holds nothing else.
+    """Checks items/ of a data directory as `verify` does, or of a directory with items/ alone.
 
     Returns:
-      A manifest of items/ alone: its digest is the items'. What only events tell is empty.
+      A manifest of items/ alone, with the digest of the items. Facts of events are empty.
 
     Raises:
-      UserError: as `verify`, of items/; there are none; or none is available.
+      UserError: see `verify`, for items/; there are no items; or none is available.
     """
-    again = "Run `two-tower ingest` again."
     if holds_items_alone(directory):
         paths = item_files(directory)
         with checked_columns.opened_parquet(paths[0]) as file:
@@ -114,8 +115,7 @@ def verify_items(directory: str) -> Manifest:
             full = storage.join(directory, item_file.path)
             if present.get(item_file.path) != item_file.bytes or digest_of_file(full) != item_file.digest:
                 raise UserError(
-                    f"{full}: it is missing, or its content is not what the manifest says: edited or cut off "
-                    f"after ingest. {again}"
+                    f"{full}: missing, or its content differs from the manifest: edited or cut off. {_AGAIN}"
                 )
     items = Manifest(
         dataset="",
@@ -147,7 +147,7 @@ def _items_file(directory: str, path: str) -> DataFile:
 
 
 def _check_available(directory: str, items: Manifest) -> None:
-    """Raises UserError where no item may be recommended: nothing could be learnt for, or indexed."""
+    """Raises UserError if no item is available: there would be nothing to train on or to index."""
     available = items.counts.get("items", 0)
     if "available" in items.columns.get("items", {}):
         available = sum(
@@ -156,11 +156,13 @@ def _check_available(directory: str, items: Manifest) -> None:
             for _, batch in checked_columns.read_batches(path, ["available"])
         )
     if not available:
-        raise UserError(f"{directory}: the catalog is empty: items/ holds no available item.")
+        raise UserError(
+            f"{directory}: the catalog is empty: items/ holds no available item. Ingest available items."
+        )
 
 
 def _verify_spans(directory: str, manifest: Manifest) -> None:
-    """The spans of the manifest are those that the events' files lie in, with as many rows."""
+    """Raises UserError unless the manifest's spans and their counts match the event files."""
     rows: Counter[int | None] = Counter()
     for file in files_of(manifest, "events"):
         span = SPAN_FOLDER.match(file.path)
@@ -169,14 +171,14 @@ def _verify_spans(directory: str, manifest: Manifest) -> None:
     found = {span: rows[span] for span in sorted(span for span in rows if span is not None)}
     if said != found or list(said) != sorted(said) or (found and None in rows):
         raise UserError(
-            f"{storage.join(directory, MANIFEST)}: key 'spans' is not what lies in events/: {list(said)} and "
+            f"{storage.join(directory, MANIFEST)}: key 'spans' does not match events/: {list(said)} and "
             f"{list(found)}, with {list(said.values())} and {list(found.values())} events. "
             "Run `two-tower ingest` again."
         )
 
 
 def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
-    """Checks all files of a table and returns the count of its rows."""
+    """Checks all files of a table and returns its number of rows."""
     paths = paths_of(directory, manifest, table)
     if not paths:
         if table == "users":
@@ -192,7 +194,7 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
                 schema, first = file.schema_arrow, path
             if found := first_difference(column_types(schema), column_types(file.schema_arrow)):
                 column, one, other = found
-                raise UserError(f"{path}: column '{column}' is {other}, and in {first} it is {one}.")
+                raise UserError(f"{path}: column '{column}' is {other}, and in {first} it is {one}. {_AGAIN}")
             for column in ("user_id", "item_id", "timestamp", "order"):
                 if column in schema.names:
                     _verify_range(file, path, column)
@@ -219,7 +221,7 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
         if (counts > 1).any():
             twice, key = values[np.argmax(counts > 1)], REQUIRED[table][0]
             raise UserError(
-                f"{storage.join(directory, table)}: column '{key}': {twice} has more than one row."
+                f"{storage.join(directory, table)}: column '{key}': {twice} has more than one row. Keep one."
             )
     return rows
 
@@ -247,7 +249,7 @@ _CHECKS = {"timestamp": checked_columns.timestamps, "order": checked_columns.ran
 
 
 def _verify_range(file: pq.ParquetFile, path: str, column: str) -> None:
-    """Ids are 0 or more, times within reason: by the row groups' statistics, else by reading the column."""
+    """Checks that ids are 0 or more and times in range, by the row groups' statistics or else by reading."""
     newest = checked_columns.NEWEST_TIMESTAMP if column == "timestamp" else None
     metadata = file.metadata
     leaf = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index(column)

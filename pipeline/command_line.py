@@ -515,9 +515,9 @@ def _ingest(options: argparse.Namespace) -> int:
             raise UserError(
                 f"--describe DIR shows a data directory and ingests nothing: leave out {extra[0]}."
             )
-        from two_tower.data_directory import description
+        from two_tower.data_directory import description, description_text
 
-        print(description.render(description.describe(options.describe, _tell_progress)))
+        print(description_text.render(description.describe(options.describe, _tell_progress)))
         return 0
     if missing := [name for name, value in positions.items() if value is None]:
         raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")

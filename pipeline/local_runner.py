@@ -31,7 +31,8 @@ from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
 from two_tower.pipeline.peak_memory import PeakMemory
 from two_tower.pipeline.runs.page import collect_with_page
-from two_tower.pipeline.runs.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
+from two_tower.pipeline.runs.report import newest_log, render
+from two_tower.pipeline.runs.stored_runs import ERROR, PARTIAL_RUN, PEAK_MEMORY
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
 

@@ -89,6 +89,3 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-if __name__ == "__main__":
-    REQUEST_PAGE.write_text(request_page(), encoding="utf-8")
-    print(f"Wrote {REQUEST_PAGE}.")

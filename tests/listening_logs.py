@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from two_tower.components.interaction_example_gen.histories import Events
 from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
@@ -16,7 +17,6 @@ from two_tower.components.interaction_example_gen.splits import (
     SplitColumn,
     TimeSplit,
 )
-from two_tower.components.interaction_example_gen.windows import Events
 from two_tower.evaluation.queries import Windows, all_queries
 from two_tower.schema import features
 

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from tests.listening_logs import Event, columns
+from two_tower.components.interaction_example_gen.histories import Events
 from two_tower.components.interaction_example_gen.splits import TimeSplit
-from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
+from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, encode_columns
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation.queries import Queries, Windows, history_batch, read_windows

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.components.interaction_example_gen.windows import Events
+from two_tower.components.interaction_example_gen.histories import Events
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.data_directory.manifest import DAY, Manifest, event_files, user_files
 from two_tower.schema import features

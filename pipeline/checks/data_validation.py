@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from two_tower.base.errors import UserError
 from two_tower.components.anomaly_gate import verdict
 from two_tower.pipeline.local_runner import run_local
-from two_tower.pipeline.runs.report import latest_outputs, newest_log
+from two_tower.pipeline.runs.report import newest_log
+from two_tower.pipeline.runs.stored_runs import latest_outputs
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 GATE = "AnomalyGate"

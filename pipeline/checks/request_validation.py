@@ -14,7 +14,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
-from two_tower.pipeline.runs.report import latest_outputs
+from two_tower.pipeline.runs.stored_runs import latest_outputs
 from two_tower.schema import request_checks
 from two_tower.schema.request_checks import Request, shown
 from two_tower.schema.request_inputs import LIST, PER_QUERY, REQUEST_INPUTS, RequestInput

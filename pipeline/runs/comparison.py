@@ -17,10 +17,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment, shown_metrics
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.pipeline.runs.report import EVALUATOR, collect, evaluation_at
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment, shown_metrics
+from two_tower.pipeline.runs.report import collect, evaluation_at
+from two_tower.pipeline.runs.stored_runs import EVALUATOR
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults

@@ -15,9 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment
 from two_tower.base.errors import UserError
-from two_tower.pipeline.runs.report import EVALUATOR, PUSHER, evaluation_at, run_nodes, status
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment
+from two_tower.pipeline.runs.report import evaluation_at
+from two_tower.pipeline.runs.stored_runs import EVALUATOR, PUSHER, run_nodes, status
 
 _WINDOWS = "InteractionExampleGen"
 _WIDTH = 128

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline.runs.report import METADATA
+from two_tower.pipeline.runs.stored_runs import METADATA, open_store
 
 # Where a served model says what it was made of, see serving/provenance.py, which needs TFX.
 _PROVENANCE = os.path.join("assets.extra", "provenance.json")
@@ -164,17 +164,9 @@ class _Store:
     """A run's metadata store, read only."""
 
     def __init__(self, output: str) -> None:
-        from ml_metadata import errors
-        from ml_metadata.metadata_store import MetadataStore
         from ml_metadata.proto import metadata_store_pb2 as pb
 
-        connection = pb.ConnectionConfig()
-        connection.sqlite.filename_uri = os.path.join(output, METADATA)
-        connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READONLY
-        try:
-            self._store = MetadataStore(connection)
-        except (RuntimeError, errors.StatusError) as error:
-            raise UserError(f"{output}: {METADATA} cannot be read as a metadata store: {error}") from error
+        self._store, _ = open_store(output)
         self._inputs, self._outputs = pb.Event.INPUT, pb.Event.OUTPUT
         self._complete = pb.Execution.COMPLETE
 

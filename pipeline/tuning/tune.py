@@ -159,7 +159,7 @@ def _prepared(search: Search) -> TrainingData:
     from two_tower.data_directory.feature_columns import resolve
     from two_tower.data_directory.manifest import Manifest
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.runs.report import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_outputs
     from two_tower.trainer.loop.training_data import TrainingData
 
     windows, catalog = "Transform", "CatalogTransform"

@@ -28,8 +28,9 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen import shards
 from two_tower.components.interaction_example_gen.facts import read_facts
+from two_tower.components.interaction_example_gen.histories import Events
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, SplitColumn, TimeSplit
-from two_tower.components.interaction_example_gen.windows import Events, WindowCutter
+from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.facts import DataFacts
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import DAY, DatasetProperties, Manifest
@@ -212,7 +213,7 @@ def test_windows_are_built_a_slice_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     events = columns([Event(n % 3, n, n // 90, b"listen", n) for n in range(3_000)])
     cutter = WindowCutter(SPLIT, False, HISTORY_LENGTH, 9)
     whole, _ = cutter.cut(events)
-    monkeypatch.setattr("two_tower.components.interaction_example_gen.windows._SLICE_EVENTS", 100)
+    monkeypatch.setattr("two_tower.components.interaction_example_gen.window_columns.SLICE_EVENTS", 100)
     slices = list(cutter.slices(events, Counter()))
     assert len(slices) > 20
     assert max(len(batch["history_item_id"].flatten()) for _, batch in slices) <= 100

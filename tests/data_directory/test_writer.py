@@ -1,61 +1,38 @@
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import pathlib
-import signal
-import subprocess
-import sys
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.data_directories import (
+    CATALOG,
+    PROPERTIES,
+    content,
+    events,
+    items,
+    listens,
+    rows,
+    write,
+    write_span,
+)
+from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.data_directory import ingest_report
 from two_tower.data_directory import manifest as manifest_module
-from two_tower.data_directory import writer as writer_module
-from two_tower.data_directory.ingest_report import render
-from two_tower.data_directory.key_counts import KeyCounts
-from two_tower.data_directory.manifest import DatasetProperties, Manifest
+from two_tower.data_directory.manifest import (
+    DAY,
+    DatasetProperties,
+    Manifest,
+    event_files,
+    item_files,
+    user_files,
+)
 from two_tower.data_directory.verification import verify
 from two_tower.data_directory.writer import DataDirectoryWriter
-
-PROPERTIES = DatasetProperties("small", "listen", True)
-
-
-def events(**columns: Any) -> pa.Table:
-    """Four events of two users; columns given replace these."""
-    return pa.table(
-        {
-            "user_id": [1, 1, 1, 2],
-            "item_id": [10, 11, 10, 11],
-            "timestamp": [100, 200, 200, 50],
-            "event_type": ["listen", "listen", "like", "listen"],
-            "play_ratio": pa.array([0.5, 1.25, None, 1.0], pa.float32()),
-        }
-        | columns
-    )
-
-
-def items(**columns: Any) -> pa.Table:
-    vectors = pa.array([[1.0, 0.0], [0.0, 1.0]], pa.list_(pa.float32(), 2))
-    return pa.table({"item_id": [10, 11], "embedding": vectors} | columns)
-
-
-def write(
-    out: pathlib.Path,
-    event_tables: list[pa.Table] | None = None,
-    item_table: pa.Table | None = None,
-    properties: DatasetProperties = PROPERTIES,
-) -> Manifest:
-    with DataDirectoryWriter(str(out), properties) as writer:
-        for table in [events()] if event_tables is None else event_tables:
-            writer.write("events", table)
-        writer.write("items", items() if item_table is None else item_table)
-    return writer.manifest
 
 
 def test_manifest_says_what_was_written(tmp_path: pathlib.Path) -> None:
@@ -91,70 +68,6 @@ def test_one_changed_value_changes_the_digest(tmp_path: pathlib.Path, other: dic
     assert write(tmp_path / "a").digest != write(tmp_path / "b", **other).digest
 
 
-def test_files_and_row_groups_are_full_and_keep_the_order(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 10)
-    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 20)
-    times = np.arange(47)
-    table = pa.table({"user_id": times % 3, "item_id": 10 + times % 2, "timestamp": times})
-    write(tmp_path / "data", [table.slice(start, 7) for start in range(0, 47, 7)])
-    files = [pq.ParquetFile(path) for path in manifest_module.event_files(str(tmp_path / "data"))]
-    assert [[f.metadata.row_group(g).num_rows for g in range(f.num_row_groups)] for f in files] == [
-        [10, 10],
-        [10, 10],
-        [7],
-    ]
-    assert np.concatenate([f.read()["timestamp"].to_numpy() for f in files]).tolist() == times.tolist()
-    assert verify(str(tmp_path / "data")).counts["label_events"] == 47
-
-
-def test_failure_leaves_nothing_and_keeps_what_was_there(tmp_path: pathlib.Path) -> None:
-    before = write(tmp_path / "data")
-    for out in (tmp_path / "data", tmp_path / "new" / "data"):
-        with pytest.raises(KeyboardInterrupt), DataDirectoryWriter(str(out), PROPERTIES) as writer:
-            writer.write("events", events())
-            raise KeyboardInterrupt
-    with pytest.raises(UserError, match="no event of type 'listen'"):
-        write(tmp_path / "data", [events(event_type=["like"] * 4)])
-    assert os.listdir(tmp_path) == ["data"]
-    assert verify(str(tmp_path / "data")) == before
-
-
-def test_an_existing_data_directory_is_replaced(tmp_path: pathlib.Path) -> None:
-    write(tmp_path / "data", [events()] * 2)
-    assert write(tmp_path / "data").digest == verify(str(tmp_path / "data")).digest
-    assert os.listdir(tmp_path) == ["data"]
-
-
-@pytest.mark.parametrize("foreign", ["thesis.txt", "data/thesis.txt"])
-def test_what_is_no_data_directory_is_never_replaced(tmp_path: pathlib.Path, foreign: str) -> None:
-    if foreign.startswith("data/"):
-        write(tmp_path / "data")
-    path = tmp_path / foreign
-    path.write_text("years of work")
-    out = path.parent
-    with pytest.raises(UserError, match=r"thesis\.txt"):
-        write(out)
-    with pytest.raises(UserError, match="is a file"):
-        write(path)
-    assert path.read_text() == "years of work"
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/data: cannot be written"):
-        write(tmp_path / "file" / "data")
-
-
-def test_events_need_times_or_an_order_and_not_both(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(UserError, match="no column timestamp or order"):
-        write(tmp_path / "data", [events().drop(["timestamp"])])
-    with pytest.raises(UserError, match="both timestamp and order"):
-        write(tmp_path / "data", [events(order=[0, 1, 2, 0])])
-    assert os.listdir(tmp_path) == []
-
-
 def test_events_without_times_are_told_apart(tmp_path: pathlib.Path) -> None:
     table = events(order=pa.array([0, 1, 2, 0], pa.int32())).drop(["timestamp"])
     manifest = write(tmp_path / "data", [table])
@@ -162,7 +75,7 @@ def test_events_without_times_are_told_apart(tmp_path: pathlib.Path) -> None:
     assert manifest.time_range == (0, 0)
     assert manifest.counts["label_events"] == 3
     assert verify(str(tmp_path / "data")) == manifest
-    assert "order within their user" in render(manifest)
+    assert "order within their user" in ingest_report.render(manifest)
 
 
 def test_the_events_own_splits_are_known_by_name(tmp_path: pathlib.Path) -> None:
@@ -210,31 +123,12 @@ def test_users_are_a_table_and_all_columns_are_listed(tmp_path: pathlib.Path) ->
     assert manifest_module.user_files(str(tmp_path / "other")) == []
 
 
-def test_one_content_has_one_form(tmp_path: pathlib.Path) -> None:
-    """Dictionaries, large types and lists of any width are stored as what they hold."""
-    plain = items(genre=["a", "b"], moods=[["x"], ["y"]])
-    other = pa.table(
-        {
-            "item_id": pa.array([10, 11], pa.uint16()),
-            "embedding": pa.array([[1.0, 0.0], [0.0, 1.0]], pa.large_list(pa.float64())),
-            "genre": pa.array(["a", "b"], pa.large_string()).dictionary_encode(),
-            "moods": pa.array([["x"], ["y"]], pa.large_list(pa.field("element", pa.large_string()))),
-        }
-    )
-    assert (
-        write(tmp_path / "a", item_table=plain).digest
-        == write(
-            tmp_path / "b", [events(event_type=events()["event_type"].dictionary_encode())], other
-        ).digest
-    )
-
-
 @pytest.mark.parametrize(
     ("tables", "complaint"),
     [
         (
             [events(), events(timestamp=["a"] * 4)],
-            "'timestamp' of the events is string and cannot be made int64",
+            "'timestamp' of the events is string and cannot be cast to int64",
         ),
         (
             [events(mood=["a"] * 4), events(mood=[1] * 4)],
@@ -249,208 +143,193 @@ def test_a_columns_type_stays(tmp_path: pathlib.Path, tables: list[pa.Table], co
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("table", "rows", "complaint"),
-    [
-        ("items", pa.table([[7], [1], [2]], names=["item_id", "a", "a"]), "items have two columns 'a'"),
-        ("item", items(), "no table 'item': the tables are events, items, users"),
-    ],
-)
-def test_what_a_table_cannot_hold_is_refused(
-    tmp_path: pathlib.Path, table: str, rows: pa.Table, complaint: str
-) -> None:
-    with (
-        pytest.raises(UserError, match=complaint),
-        DataDirectoryWriter(str(tmp_path / "data"), PROPERTIES) as writer,
-    ):
-        writer.write("events", events())
-        writer.write(table, rows)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("vectors", "complaint"),
-    [
-        (pa.array([[1.0], [1.0, 2.0]]), "row 1: an embedding of width 2"),
-        (pa.array([[1.0, float("inf")], [1.0, 2.0]]), "row 0: inf is not a finite number"),
-        (pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2)), "row 1: null"),
-        (pa.array(["a", "b"]), "is string, where lists of numbers are needed"),
-    ],
-)
-def test_embeddings_that_are_none_are_refused(
-    tmp_path: pathlib.Path, vectors: pa.Array, complaint: str
-) -> None:
-    with pytest.raises(UserError, match=f"embedding.*{complaint}"):
-        write(tmp_path / "data", item_table=items(embedding=vectors))
-
-
 def test_events_of_items_without_a_row_are_counted(tmp_path: pathlib.Path) -> None:
     noted = write(tmp_path / "data", [events(item_id=[10, 77, 77, 78])]).noted
     assert noted["items_without_row_in_catalog"] == 2
     assert noted["events_of_items_not_in_catalog"] == 3
 
 
-def test_edits_after_ingest_are_named(tmp_path: pathlib.Path) -> None:
-    data = tmp_path / "data"
-    part = data / "events" / "part-00000.parquet"
-
-    def complaint() -> str:
-        with pytest.raises(UserError) as error:
-            verify(str(data))
-        write(data)
-        return str(error.value)
-
-    write(data)
-    pq.write_table(events(timestamp=[100, 200, 200, 51]), part)
-    assert str(part) in complaint()
-    part.write_bytes(part.read_bytes()[:-100])
-    assert str(part) in complaint()
-    part.unlink()
-    assert "missing" in complaint()
-    pq.write_table(events(), data / "events" / "part-00001.parquet")
-    assert "part-00001.parquet" in complaint()
-    manifest = json.loads((data / "manifest.json").read_text())
-    (data / "manifest.json").write_text(json.dumps(manifest | {"label_event": "like"}))
-    assert "digest" in complaint()
-    (data / "manifest.json").write_text(json.dumps(manifest | {"counts": None}))
-    assert "'counts'" in complaint()
-    del manifest["dataset"]
-    (data / "manifest.json").write_text(json.dumps(manifest))
-    assert "'dataset'" in complaint()
-    (data / "manifest.json").write_text("{")
-    assert "JSON" in complaint()
-    (data / "manifest.json").unlink()
-    with pytest.raises(UserError, match="two-tower ingest"):
-        verify(str(data))
+# ── Spans ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> None:
-    """Replaces a table by one with other rows and writes the manifest that belongs to it."""
-    with DataDirectoryWriter(str(data), PROPERTIES) as writer:
-        writer.write("events", events())
-        writer.write("items", items())
-        writer.write("users", pa.table({"user_id": [1, 2], "age": [30, 40]}))
-    old = writer.manifest
-    pq.write_table(content, data / table / "part-00000.parquet")
-    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
-    columns = old.columns | {table: {field.name: str(field.type) for field in content.schema}}
-    dataclasses.replace(old, **{"files": files, "columns": columns} | facts).save(str(data))
+def test_spans_are_added_in_the_order_of_their_days(data: str) -> None:
+    write_span(data, listens(9, 1, 2, 3), 9, CATALOG)
+    write_span(data, listens(11, 1), 11)
+    manifest = write_span(data, listens(10, 2, 4), 10)
+    assert manifest.spans == (9, 10, 11)
+    assert manifest.counts == {"events": 6, "label_events": 6, "users": 4, "items": 2, "user_rows": 0}
+    assert manifest.time_range == (9 * DAY, 11 * DAY)
+    assert manifest.noted["users_with_one_event"] == 2
+    assert {span: facts["events"] for span, facts in manifest.span_counts.items()} == {
+        "9": 3,
+        "10": 2,
+        "11": 1,
+    }
+    assert verify(data) == manifest == Manifest.load(data)
+    assert [row["user_id"] for row in rows(event_files(data))] == [1, 2, 3, 2, 4, 1]
+    assert [row["user_id"] for row in rows(event_files(data, spans=2))] == [2, 4, 1]
+    assert event_files(data, spans=7) == event_files(data)
+    assert all(
+        f"/events/span-{span}/" in path for span, path in zip((9, 10, 11), event_files(data), strict=True)
+    )
+    assert "11 with 1 events" in ingest_report.render(manifest)
+
+
+def test_a_span_given_twice_is_replaced_and_the_same_again(data: str) -> None:
+    users = {"user_id": [1, 2], "age": [30, 40]}
+    write_span(data, listens(3, 1, 2), 3, CATALOG, users)
+    first = write_span(data, listens(4, 1, 2), 4, {"item_id": [12], "title": ["Marnie"]}, users)
+    before = content(data)
+    assert write_span(data, listens(4, 1, 2), 4, {"item_id": [12], "title": ["Marnie"]}, users) == first
+    assert content(data) == before
+    other = write_span(data, listens(4, 7, event_type=["like"]), 4)
+    assert other.digest != first.digest
+    assert other.counts == {"events": 3, "label_events": 2, "users": 3, "items": 3, "user_rows": 2}
+    assert other.time_range == (3 * DAY, 3 * DAY + 3600)
+    assert verify(data) == other
+    assert write_span(data, listens(4, 1, 2), 4).digest == first.digest
+    assert content(data) == before
+
+
+def test_a_span_may_have_no_label_events_but_not_all_of_them(data: str) -> None:
+    with pytest.raises(UserError, match="no event of type 'listen'"):
+        write_span(data, listens(3, 1, event_type=["like"]), 3, CATALOG)
+    assert storage.list_files(data) == []
+    write_span(data, listens(3, 1), 3, CATALOG)
+    manifest = write_span(data, listens(4, 1, event_type=["like"]), 4)
+    assert manifest.time_range == (3 * DAY, 3 * DAY)
+    with pytest.raises(UserError, match="no event of type 'listen'"):
+        write_span(data, listens(3, 1, event_type=["like"]), 3)
+    with pytest.raises(UserError, match="no events"):
+        write_span(data, listens(5), 5)
+    assert verify(data) == manifest
+
+
+def test_late_and_early_events_are_counted(data: str) -> None:
+    table = pa.concat_tables([listens(4, 1, 2), listens(2, 5, 6, 7), listens(5, 9)])
+    noted = write_span(data, table, 4, CATALOG).noted
+    assert noted["events_older_than_their_span"] == 3
+    assert noted["events_newer_than_their_span"] == 1
+
+
+def test_auto_is_the_day_of_the_newest_event(data: str) -> None:
+    table = pa.concat_tables([listens(4, 1, 2), listens(6, 5), listens(5, 9)])
+    manifest = write_span(data, table, "auto", CATALOG)
+    assert manifest.spans == (6,)
+    assert manifest.noted["events_older_than_their_span"] == 3
+    with pytest.raises(UserError, match="no times to tell their span"):
+        order = listens(4, 1).drop(["timestamp"]).append_column("order", pa.array([0]))
+        write_span(data + "-order", order, "auto", CATALOG)
+    assert write_span(data + "-order", order, 3, CATALOG).spans == (3,)
+
+
+@pytest.mark.parametrize("span", [-1, 20_240_531, "today"])
+def test_what_is_no_span_is_refused(tmp_path: pathlib.Path, span: Any) -> None:
+    with pytest.raises(UserError, match=f"{span}.* is no span.*days since 1970-01-01"):
+        write_span(str(tmp_path / "data"), listens(1, 1), span)
+
+
+def test_spans_and_no_spans_do_not_mix(data: str) -> None:
+    write_span(data, listens(3, 1), 3, CATALOG)
+    with pytest.raises(UserError, match=r"holds 1 spans, the newest 3\. An ingest without a span would"):
+        write_span(data, listens(3, 1))
+    write_span(data + "-whole", listens(3, 1), None, CATALOG)
+    with pytest.raises(UserError, match="holds events without spans"):
+        write_span(data + "-whole", listens(3, 1), 3)
+    with pytest.raises(UserError, match=r"windows\.spans"):
+        event_files(data + "-whole", spans=3)
+    assert verify(data).spans == (3,)
+    # Nor are spans deleted whose manifest cannot be read.
+    with storage.open_file(storage.join(data, manifest_module.MANIFEST), "w") as file:
+        file.write("{")
+    with pytest.raises(UserError, match="holds 1 spans, the newest 3"):
+        write_span(data, listens(3, 1))
+    assert any(name.startswith("events/span-3/") for name in storage.list_files(data))
 
 
 @pytest.mark.parametrize(
-    ("table", "content", "complaint"),
+    ("change", "complaint"),
     [
-        ("events", events().drop(["item_id"]), "column 'item_id' is missing"),
-        ("events", events(item_id=pa.array([1, 2, 3, 4], pa.int32())), "'item_id' is of type int32.* int64"),
-        ("events", events(user_id=[1, None, 1, 2]), "column 'user_id', row 1: null"),
-        ("events", events(item_id=[10, 11, -1, 11]), "column 'item_id', row 2: -1"),
-        ("events", events(timestamp=[100, 200, 200, -5]), "column 'timestamp', row 3: -5"),
+        ({"properties": DatasetProperties("nights", "listen", True)}, "dataset is 'days'.*'nights'.*--name"),
+        ({"properties": DatasetProperties("days", "play", True)}, "label_event is 'listen'.*'play'"),
+        ({"properties": DatasetProperties("days", "listen", False)}, "repeats_recommendable is True.*False"),
         (
-            "events",
-            events(timestamp=[1_600_000_000_000] * 4),
-            r"row 0: 1600000000000 .*milliseconds.* 1,000\.",
+            {"events": listens(4, 1, play_ratio=[0.5])},
+            "'play_ratio' of the events is missing there and float in the new span",
         ),
-        ("events", events().slice(1), "'counts.events' is 4 and the files have 3 rows"),
-        ("events", events(order=[0, 1, -2, 0]).drop(["timestamp"]), "'order', row 2: -2 is no rank"),
-        ("events", events(order=[0, 1, 2, 0]).drop(["timestamp"]), "'has_timestamps' is True"),
-        ("events", events(split=["train", "eval", "dev", "test"]), "'split', row 2: 'dev' is none of train"),
-        ("events", events(split=["train"] * 4), "'has_splits' is False and the files have True"),
-        ("users", pa.table({"user_id": [1, 1], "age": [1, 2]}), "column 'user_id': 1 has more than one row"),
-        ("users", pa.table({"user_id": [1, -1], "age": [1, 2]}), "column 'user_id', row 1: -1"),
-        ("users", pa.table({"user_id": [1, None], "age": [1, 2]}), "column 'user_id', row 1: null"),
-        ("users", pa.table({"age": [1, 2]}), "column 'user_id' is missing"),
         (
-            "users",
-            pa.table({"user_id": [1], "age": [1]}),
-            "'counts.user_rows' is 2 and the files have 1 rows",
+            {"events": listens(4, 1).drop(["event_type"])},
+            "'event_type' of the events is string there and missing in the new",
         ),
-        ("items", items(available=[1, 0]), "'available' is of type int64, where bool"),
-        ("items", items(item_id=[10, 10]), "'item_id': 10 has more than one row"),
-        ("items", items().drop(["embedding"]), "column 'embedding' is missing"),
-        ("items", items(embedding=pa.array([[1], [2]], pa.list_(pa.float32(), 1))), r"embedding.*\[1\]"),
+        ({"items": {"item_id": [1], "title": ["a"], "year": [1958]}}, "'year' of the items is missing there"),
         (
-            "items",
-            items(embedding=pa.array([[1, 0], [0, float("nan")]], pa.list_(pa.float32(), 2))),
-            "'embedding', row 1: nan",
+            {"users": {"user_id": [1], "age": ["30"]}},
+            "'age' of the users is int64 there and string in the new",
         ),
     ],
 )
-def test_tables_written_by_hand_are_checked(
-    tmp_path: pathlib.Path, table: str, content: pa.Table, complaint: str
-) -> None:
-    by_hand(tmp_path / "data", table, content)
+def test_other_data_is_not_added(data: str, change: dict[str, Any], complaint: str) -> None:
+    before = write_span(data, listens(3, 1), 3, CATALOG, {"user_id": [1], "age": [30]})
+    files = content(data)
     with pytest.raises(UserError, match=complaint) as error:
-        verify(str(tmp_path / "data"))
-    assert str(tmp_path / "data") in str(error.value)
+        write_span(data, **{"events": listens(4, 1), "span": 4} | change)
+    assert data in str(error.value)
+    assert verify(data) == before
+    assert content(data) == files
 
 
-def test_the_manifest_knows_the_columns(tmp_path: pathlib.Path) -> None:
-    users = pa.table({"user_id": [1, 2], "age": ["30", "40"]})
-    by_hand(tmp_path / "data", "users", users, columns=write(tmp_path / "other").columns)
-    with pytest.raises(UserError, match=r"'columns\.users\.user_id' is missing"):
-        verify(str(tmp_path / "data"))
-
-
-def test_a_column_of_two_types_is_named_with_both_files(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(writer_module._GROUP_ROWS, "events", 2)
-    monkeypatch.setitem(writer_module._FILE_ROWS, "events", 2)
-    data = tmp_path / "data"
-    old = write(data, [events(mood=[1, 2, 3, 4])])
-    part = data / "events" / "part-00001.parquet"
-    pq.write_table(events(mood=["a", "b", "c", "d"]).slice(2), part)
-    files = tuple(writer_module._describe(str(data), file.path) for file in old.files)
-    dataclasses.replace(old, files=files).save(str(data))
-    with pytest.raises(UserError) as error:
-        verify(str(data))
-    assert str(error.value) == (
-        f"{part}: column 'mood' is string, and in {data}/events/part-00000.parquet it is int64."
+def test_columns_may_come_in_another_order(data: str) -> None:
+    write_span(data, listens(3, 1, mood=["a"], place=["x"]), 3, {"item_id": [1], "a": [1], "b": [2]})
+    manifest = write_span(
+        data, listens(4, 1, place=["x"], mood=["a"]), 4, {"b": [4], "a": [3], "item_id": [2]}
     )
+    assert verify(data) == manifest
+    assert rows(item_files(data)) == [{"item_id": 1, "a": 1, "b": 2}, {"item_id": 2, "a": 3, "b": 4}]
 
 
-def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
-    tmp_path: pathlib.Path,
-) -> None:
-    """Killed while it writes, it leaves the old one; between the two renames, one that is found again."""
-    data, partial = tmp_path / "data", tmp_path / ".data.partial"
-    before = write(data)
-    program = """
-import os, signal, sys
-import pyarrow as pa
-from two_tower.data_directory.manifest import DatasetProperties
-from two_tower.data_directory.writer import DataDirectoryWriter
-with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) as writer:
-    writer.write("events", pa.table({"user_id": [1], "item_id": [1], "timestamp": [1]}))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    assert subprocess.run([sys.executable, "-c", program, str(data)]).returncode == -signal.SIGKILL
-    assert verify(str(data)) == before
-    assert partial.exists()
-    data.rename(tmp_path / ".data.partial.old")
-    with pytest.raises(KeyboardInterrupt), DataDirectoryWriter(str(data), PROPERTIES):
-        raise KeyboardInterrupt
-    assert verify(str(data)) == before
-    assert os.listdir(tmp_path) == ["data"]
+def test_items_and_users_are_merged_the_new_row_first(data: str) -> None:
+    vectors = pa.array([[1, 1], [2, 2]], pa.list_(pa.float32(), 2))
+    write_span(
+        data,
+        listens(3, 1),
+        3,
+        {"item_id": [10, 11], "tags": [["a"], ["b"]], "title": ["Vertigo", "Rope"], "embedding": vectors},
+        {"user_id": [2, 1], "age": [20, 10]},
+    )
+    manifest = write_span(
+        data,
+        listens(4, 1),
+        4,
+        {
+            "item_id": [12, 11, 10],
+            "tags": pa.array([["c"], ["d", "e"], []], pa.list_(pa.string())),
+            "title": ["Marnie", None, "Vertigo (1958)"],
+            "embedding": pa.array([[3, 3], [4, 4], [0, 0]], pa.list_(pa.float32(), 2)),
+        },
+        {"user_id": [3, 2], "age": [30, 21]},
+    )
+    # What the new row does not know stays: the title of 11, tags and vector of 10.
+    assert rows(item_files(data)) == [
+        {"item_id": 10, "tags": ["a"], "title": "Vertigo (1958)", "embedding": [1, 1]},
+        {"item_id": 11, "tags": ["d", "e"], "title": "Rope", "embedding": [4, 4]},
+        {"item_id": 12, "tags": ["c"], "title": "Marnie", "embedding": [3, 3]},
+    ]
+    assert rows(user_files(data)) == [
+        {"user_id": 2, "age": 21},
+        {"user_id": 1, "age": 10},
+        {"user_id": 3, "age": 30},
+    ]
+    assert manifest.has_embedding == 2
+    assert verify(data) == manifest
+    with pytest.raises(UserError, match="items: column 'item_id': 12 comes more than once"):
+        write_span(
+            data, listens(5, 1), 5, {name: [value] * 2 for name, value in rows(item_files(data))[2].items()}
+        )
 
 
-def test_key_counts_are_those_of_all_rows() -> None:
-    generator = np.random.default_rng(5)
-    user, item = generator.integers(0, 20, (2, 1000))
-    counts = KeyCounts()
-    for start in range(0, 1000, 130):
-        counts.add(user[start : start + 130], item[start : start + 130])
-    pairs, rows = np.unique(np.stack([user, item]), axis=1, return_counts=True)
-    for found, expected in zip(counts.result(), (*pairs, rows), strict=True):
-        assert found.tolist() == expected.tolist()
-
-
-def test_report_tells_counts_days_and_what_was_dropped(tmp_path: pathlib.Path) -> None:
-    with DataDirectoryWriter(str(tmp_path / "data"), PROPERTIES) as writer:
-        writer.write("events", events(timestamp=[0, 86_400, 864_000, 864_000]))
-        writer.write("items", items())
-        writer.dropped["duplicate_events"] += 1234
-    text = render(writer.manifest)
-    assert "10.0 days" in text
-    assert "1,234 duplicate events" in text
-    assert "1 play ratio over 1" in text
+def test_events_are_looked_up_in_the_whole_catalog(data: str) -> None:
+    write_span(data, listens(3, 1), 3, CATALOG)
+    assert "events_of_items_not_in_catalog" not in write_span(data, listens(4, 1, item=11), 4).noted
+    new = {"item_id": [12], "title": ["Marnie"]}
+    assert "events_of_items_not_in_catalog" not in write_span(data, listens(5, 1, item=10), 5, new).noted
+    assert write_span(data, listens(5, 1, 2, item=13), 5, new).noted["events_of_items_not_in_catalog"] == 2

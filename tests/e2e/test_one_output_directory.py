@@ -39,8 +39,8 @@ def test_a_first_run_pushes_a_blessed_model_and_shows_every_component(first: Run
     assert first.report["verdict"] == BLESSED
     assert first.pushed == ["1"]
     pushed = str(world.output / "pushed" / "1")
-    told = f"BLESSED: the model holds every threshold and is pushed to {pushed}."
-    # Long paths cause line breaks.
+    told = f"BLESSED: the model passes every threshold and is pushed to {pushed}."
+    # Lines are broken where a long path does not fit.
     assert "".join(told.split()) in "".join(first.shown.split())
     assert first.report["pushed_model"] == first.report["in_service"] == pushed
     assert "No model has been blessed yet." in first.report["notes"][0]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.listening_logs import events_of, to_windows
+from two_tower.components.interaction_example_gen.histories import Events, Histories
 from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
@@ -15,7 +16,7 @@ from two_tower.components.interaction_example_gen.splits import (
     SplitColumn,
     TimeSplit,
 )
-from two_tower.components.interaction_example_gen.windows import Events, Histories, WindowCutter
+from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines
 from two_tower.evaluation.baselines.personal_history import PersonalHistory
 from two_tower.evaluation.baselines.popularity import DAY, Popularity

@@ -65,7 +65,7 @@ def test_items_alone_are_as_good_as_those_of_a_data_directory(tmp_path: Path) ->
     # An edit since ingest shows.
     (path,) = item_files(str(tmp_path / "data"))
     pq.write_table(changed, path)
-    with pytest.raises(UserError, match="content is not what the manifest says"):
+    with pytest.raises(UserError, match="content differs from the manifest"):
         verify_items(str(tmp_path / "data"))
 
 

@@ -180,7 +180,7 @@ def test_a_component_reports_its_own_time(store: Store, tmp_path: Path) -> None:
     assert trainer["seconds"] > 0
     assert indexer["seconds"] == 0
     assert report["status"] == "unfinished"
-    assert "it is at ScannIndexer" in render(report)
+    assert "still running, at ScannIndexer" in render(report)
 
 
 def test_a_run_that_failed_early_says_where_and_names_its_log(store: Store, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_run_that_failed_early_says_where_and_names_its_log(store: Store, tmp_
     report = collect(str(tmp_path))
     assert (report["status"], report["verdict"], report["pushed_model"]) == ("failed", None, None)
     text = render(report)
-    assert "FAILED: AnomalyGate stopped the run. It did not get as far as an evaluation." in text
+    assert "FAILED: AnomalyGate stopped the run. It did not reach an evaluation." in text
     assert str(tmp_path / "logs" / "a.log") in text
 
 

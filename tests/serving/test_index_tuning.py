@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 from two_tower.base.errors import UserError
-from two_tower.components.scann_indexer.executor import check_embeddings, check_ids
 from two_tower.pipeline.settings import run_file
 from two_tower.serving.index import AH, ExactIndex, ScannIndex, ScannSettings
 from two_tower.serving.index_tuning import Built, build_index
@@ -102,27 +101,6 @@ def test_fewer_items_than_leaves_are_refused_before_scann_is_asked() -> None:
         ScannIndex(tf.constant(ITEMS[:50]), ScannSettings(60, 1, 10, AH, K), K)
     with pytest.raises(ValueError, match="too few to quantise"):
         ScannIndex(tf.constant(ITEMS[:10]), ScannSettings(2, 1, 10, AH, K), K)
-
-
-@pytest.mark.parametrize(
-    ("item_id", "message"),
-    [([], "catalog is empty"), ([4, 9, 4, 4], "2 ids more than once, item 4 for one")],
-)
-def test_a_catalog_that_cannot_be_indexed_is_refused(item_id: list[int], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_ids(np.array(item_id, np.int64))
-
-
-def test_embeddings_that_say_nothing_are_refused() -> None:
-    item_id = np.array([7, 8, 9])
-    vectors = np.ones((3, 4), np.float32)
-    check_embeddings(item_id, vectors * [[0], [1], [1]])  # one item of which nothing is known
-    with pytest.raises(UserError, match="embeddings of all 3 items are zero"):
-        check_embeddings(item_id, vectors * 0)
-    vectors[1, 2] = np.nan
-    vectors[2, 0] = np.inf
-    with pytest.raises(UserError, match="embeddings of 2 items are not numbers, item 8 for one"):
-        check_embeddings(item_id, vectors)
 
 
 def test_a_target_beyond_what_the_model_answers_with_is_an_error_that_names_both() -> None:

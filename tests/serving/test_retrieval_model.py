@@ -513,23 +513,20 @@ def test_the_index_says_what_it_holds(exact: Any, sparse: RetrievalModel) -> Non
 
 
 def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tmp_path: Path) -> None:
-    from tfx.types import standard_artifacts
-
     from tests.small_world import SPLIT, WindowCutter, events, write_examples
     from two_tower.base.errors import UserError
-    from two_tower.components.scann_indexer.executor import real_queries
+    from two_tower.evaluation.tuning_queries import tuning_queries
 
     batches, _ = WindowCutter(
         SPLIT, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=10
     ).cut(events())
-    interactions = standard_artifacts.Examples()
-    interactions.uri, interactions.split_names = str(tmp_path), '["train", "eval", "test"]'
+    directories = [str(tmp_path / f"Split-{split}") for split in ("eval", "train")]
     config = IndexConfig(tuning_queries=40)
 
     def tuned_on(**written: list[Any]) -> np.ndarray:
         for split, parts in written.items():
             write_examples(tmp_path / f"Split-{split}" / "data_tfrecord-0.gz", parts)
-        return real_queries(interactions, built.towers, config, HISTORY_LENGTH, ())
+        return tuning_queries(directories, built.towers, config, HISTORY_LENGTH, ())
 
     def asked(split: str) -> np.ndarray:
         windows = measure.read_windows(str(tmp_path / f"Split-{split}"))

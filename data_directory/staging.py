@@ -1,0 +1,202 @@
+"""Staging of a data directory: files are written aside, then replace the old directory as a whole."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+
+import pyarrow.parquet as pq
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.data_directory.manifest import (
+    COLUMNS,
+    MANIFEST,
+    ORACLE,
+    UPLOADED_NAME,
+    DataFile,
+    Manifest,
+    digest_of_file,
+    sizes_of_files,
+)
+
+
+class Staging:
+    """A directory in which the new files of a data directory are completed.
+
+    A local data directory is staged beside its place and takes it by one rename. A remote one is staged in
+    a temporary directory and uploaded, the manifest last: until then readers see the old content.
+
+    Args:
+      out: the data directory, an absolute path or URL.
+
+    Attributes:
+      path: the staging directory; "" before `create`.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.path = ""
+        self._out = out
+        self._is_local = storage.is_local(out)
+        self._new_parents: list[str] = []
+
+    def check(self) -> None:
+        """Raises UserError unless the place is free, an empty directory or a data directory."""
+        if self._is_local:
+            self._recover()
+        _check_replaceable(self._out)
+
+    def create(self) -> None:
+        """Creates the staging directory; raises OSError if that is impossible."""
+        if not self._is_local:
+            self.path = tempfile.mkdtemp(prefix="two-tower-ingest-")
+            return
+        self.path = self._beside(".partial")
+        parent = os.path.dirname(self._out)
+        while not os.path.isdir(parent):
+            self._new_parents.append(parent)
+            parent = os.path.dirname(parent)
+        # A killed ingest leaves its staging directory behind.
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.makedirs(self.path)
+
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Puts the staged files into their place and returns the manifest as it is stored.
+
+        Args:
+          manifest: lists the staged files and the old files that stay.
+
+        Raises:
+          UserError: an old file that stays is missing, or a remote place cannot be written.
+        """
+        if not self._is_local:
+            return self._upload(manifest)
+        manifest.save(self.path)
+        self._move_into_place(manifest)
+        return manifest
+
+    def remove(self) -> None:
+        """Deletes the staging directory, if it still exists, and parents that were created for nothing."""
+        if os.path.exists(self.path):
+            shutil.rmtree(self.path, ignore_errors=True)
+            for parent in self._new_parents:
+                if not os.listdir(parent):
+                    os.rmdir(parent)
+
+    def files(self) -> list[str]:
+        """Lists the staged files by their relative paths, sorted."""
+        return list(sizes_of_files(self.path))
+
+    def _beside(self, suffix: str) -> str:
+        """Returns a hidden path on the same disk, so that a rename is one step."""
+        return os.path.join(os.path.dirname(self._out), f".{os.path.basename(self._out)}{suffix}")
+
+    def _recover(self) -> None:
+        """Restores the old directory of a process killed between the two renames of `_move_into_place`."""
+        old = self._beside(".partial.old")
+        if os.path.isdir(old) and not os.path.exists(self._out):
+            os.rename(old, self._out)
+
+    def _move_into_place(self, manifest: Manifest) -> None:
+        for file in manifest.files:
+            target = os.path.join(self.path, file.path)
+            if not os.path.exists(target):
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                try:
+                    _link(os.path.join(self._out, file.path), target)
+                except FileNotFoundError as error:
+                    raise UserError(
+                        f"{os.path.join(self._out, file.path)}: the manifest lists it and it is missing. "
+                        "Ingest the whole data set into another place."
+                    ) from error
+        old = self._beside(".partial.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if os.path.exists(self._out):
+            os.rename(self._out, old)
+        os.rename(self.path, self._out)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _upload(self, manifest: Manifest) -> Manifest:
+        """Uploads new files under unique names, then the manifest, then deletes files it does not list."""
+        there = sizes_of_files(self._out)
+        uploaded: list[str] = []
+        files = []
+        try:
+            for file in manifest.files:
+                staged = os.path.join(self.path, file.path)
+                if os.path.exists(staged):
+                    file = dataclasses.replace(file, path=_uploaded_path(file))
+                    if there.get(file.path) != file.bytes:
+                        uploaded.append(file.path)
+                        storage.upload(staged, storage.join(self._out, file.path))
+                files.append(file)
+        except BaseException as error:
+            for path in uploaded:
+                with contextlib.suppress(OSError):
+                    storage.remove_file(storage.join(self._out, path))
+            if isinstance(error, OSError):
+                raise UserError(f"{self._out}: cannot be written ({error}). Name another place.") from error
+            raise
+        manifest = dataclasses.replace(manifest, files=tuple(files))
+        try:
+            manifest.save(self._out)
+        except OSError as error:
+            # The manifest may have arrived: the new files stay, and the next ingest removes leftovers.
+            raise UserError(
+                f"{self._out}: {MANIFEST} cannot be written ({error}). Run the ingest again."
+            ) from error
+        listed = {file.path for file in files}
+        for path in sorted(set(there) - listed):
+            # A file that cannot be deleted takes space; no reader opens it.
+            with contextlib.suppress(OSError):
+                storage.remove_file(storage.join(self._out, path))
+        return manifest
+
+
+def describe_file(directory: str, path: str) -> DataFile:
+    """Reads rows, size and digest of a file by its path relative to a local directory."""
+    full = os.path.join(directory, path)
+    rows = pq.read_metadata(full).num_rows if path.endswith(".parquet") else 0
+    return DataFile(path, rows, os.path.getsize(full), digest_of_file(full))
+
+
+def _check_replaceable(out: str) -> None:
+    """Raises UserError unless `out` is free, empty, or a data directory without other files."""
+    if not storage.exists(out):
+        return
+    if not storage.is_directory(out):
+        raise UserError(f"{out} exists and is a file: name a directory to write the data to.")
+    if storage.is_local(out):
+        entries = set(os.listdir(out))
+        begun = False
+    else:
+        paths = storage.list_files(out)
+        entries = {path.split("/")[0] for path in paths}
+        # A killed upload leaves files whose names have a form of their own.
+        begun = all(UPLOADED_NAME.fullmatch(path) for path in paths)
+    foreign = entries - {MANIFEST, ORACLE, *COLUMNS}
+    if entries and (foreign or (MANIFEST not in entries and not begun)):
+        example = min(foreign or entries)
+        raise UserError(
+            f"{out} exists and is not a data directory (it holds '{example}'). Nothing was changed; "
+            "name another place."
+        )
+
+
+def _uploaded_path(file: DataFile) -> str:
+    """Returns a path that no other content has: a file found under it is this file."""
+    stem, extension = os.path.splitext(file.path)
+    return f"{stem}-{file.digest.removeprefix('sha256:')[:12]}{extension}"
+
+
+def _link(source: str, target: str) -> None:
+    """Adds a second name to a file; copies it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,76 @@
+"""Query embeddings that the index is tuned on: drawn from eval, never from test, which judges the index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from two_tower.base.errors import UserError
+from two_tower.data_directory.feature_columns import FeatureSpec
+from two_tower.evaluation.queries import all_queries, history_batch, read_windows
+from two_tower.schema import features
+from two_tower.serving.settings import IndexConfig
+
+_QUERIES_PER_BATCH = 256
+
+
+def tuning_queries(
+    directories: Sequence[str],
+    towers: Any,
+    config: IndexConfig,
+    history_length: int,
+    users: Sequence[FeatureSpec],
+) -> npt.NDArray[np.float32]:
+    """Returns the query tower's embeddings of queries, float32 [at most config.tuning_queries, dim].
+
+    Args:
+        directories: directories of windows, eval's then train's; the first with a query is used.
+        towers: a SavedModel with the signature `query_embedding`.
+        config: settings of the index.
+        history_length: the most events that a query sees.
+        users: features of users/ that the windows carry.
+
+    Raises:
+        UserError: no directory holds a query, or embeddings are not finite.
+    """
+    import tensorflow as tf
+
+    for directory in directories:
+        if not _has_windows(directory):
+            continue
+        windows = read_windows(directory, tuple(users))
+        queries = all_queries(windows)
+        if len(queries):
+            break
+    else:
+        raise UserError(
+            "Neither eval nor train holds a query to tune the index on: the split (split.protocol and its "
+            "periods) leaves no label. Change the split or bring more data."
+        )
+    size = min(config.tuning_queries, len(queries))
+    rows = np.sort(np.random.default_rng(config.seed).choice(len(queries), size, replace=False))
+    parts = []
+    for begin in range(0, size, _QUERIES_PER_BATCH):
+        batch = history_batch(windows, queries, rows[begin : begin + _QUERIES_PER_BATCH], history_length)
+        del batch[features.EXCLUDE_ITEM_ID]
+        inputs = {name: tf.constant(values) for name, values in batch.items()}
+        parts.append(towers.query_embedding(**inputs)["embedding"].numpy())
+    embeddings = np.concatenate(parts)
+    broken = ~np.isfinite(embeddings).all(axis=1)
+    if broken.any():
+        raise UserError(
+            f"The embeddings of {broken.sum()} of {size} queries are not finite numbers. "
+            "Train again with a lower trainer.learning_rate."
+        )
+    return embeddings
+
+
+def _has_windows(directory: str) -> bool:
+    import tensorflow as tf
+
+    files = tf.io.gfile.glob(os.path.join(directory, "data_tfrecord-*.gz"))
+    return any(True for _ in tf.data.TFRecordDataset(files, "GZIP").take(1)) if files else False

@@ -1,0 +1,207 @@
+"""Runs in a metadata store: their nodes, with state, time, parameters and output artifacts.
+
+The module reads ML Metadata without TFX, whose import takes half a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from two_tower.base.errors import UserError
+
+# Custom properties of an execution: peak memory in bytes, and the error that ended it.
+PEAK_MEMORY = "peak_memory_bytes"
+ERROR = "error"
+# Prefix of the name of a run that stops early on purpose, such as `two-tower validate`. Reports cover whole
+# runs.
+PARTIAL_RUN = "partial "
+METADATA = "metadata.sqlite"
+EVALUATOR = "RetrievalEvaluator"
+PUSHER = "Pusher"
+TRAINER = "Trainer"
+PLACER = "CatalogPlacer"
+# Component, its parameter, and the section of the settings that the parameter holds.
+_PARAMETERS = (
+    ("InteractionExampleGen", "split", "split"),
+    ("InteractionExampleGen", "windows", "windows"),
+    ("AnomalyGate", "validation", "validation"),
+    (TRAINER, "features", "features"),
+    (TRAINER, "trainer", "trainer"),
+    ("ScannIndexer", "index", "index"),
+    (EVALUATOR, "evaluation_config", "evaluation"),
+    (EVALUATOR, "gate_config", "gate"),
+)
+
+
+def open_store(output: str) -> tuple[Any, list[Any]]:
+    """Opens the metadata store of an output directory, read-only.
+
+    Returns:
+      The store, and the contexts of its runs, the newest first.
+
+    Raises:
+      UserError: the file is no metadata store.
+    """
+    from ml_metadata import errors
+    from ml_metadata.metadata_store import MetadataStore
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    path = os.path.join(output, METADATA)
+    connection = pb.ConnectionConfig()
+    connection.sqlite.filename_uri = path
+    connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READONLY
+    try:
+        store = MetadataStore(connection)
+        runs = store.get_contexts_by_type("pipeline_run")
+    except (RuntimeError, errors.StatusError) as error:
+        raise UserError(
+            f"{path} cannot be read as a metadata store ({error}). Name another output directory."
+        ) from error
+    return store, sorted(runs, key=lambda context: -context.id)
+
+
+def latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
+    """Returns the nodes of the latest run by name, see `nodes_of`.
+
+    Args:
+      output: the directory that was given to `two-tower run --output`.
+      partial: chooses among runs that stop early on purpose.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    store, runs = _runs(output, partial)
+    return nodes_of(store, runs[0])
+
+
+def run_nodes(output: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Yields name and nodes of each whole run, the newest first.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    store, runs = _runs(output, partial=False)
+    for run in runs:
+        yield run.name, nodes_of(store, run)
+
+
+def latest_outputs(
+    output: str, component: str, partial: bool | None = None
+) -> dict[str, dict[str, list[str]]]:
+    """Returns URIs by component and output of the newest run with outputs of `component`; {} without one.
+
+    Args:
+      output: the directory that was given to `two-tower run --output`.
+      component: the node's name.
+      partial: True for runs that stop early on purpose, False for whole runs, None for both.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    store, runs = _runs(output, partial)
+    for run in runs:
+        nodes = nodes_of(store, run)
+        if nodes.get(component, {}).get("outputs"):
+            return uris_of(nodes)
+    return {}
+
+
+def uris_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Returns artifact URIs by node and output."""
+    return {
+        name: {key: [artifact["uri"] for artifact in found] for key, found in node["outputs"].items()}
+        for name, node in nodes.items()
+    }
+
+
+def settings_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the settings that a run's components received, by dotted name.
+
+    Settings of components that the run did not reach are missing.
+    """
+    found: dict[str, Any] = {}
+    for component, parameter, section in _PARAMETERS:
+        value = nodes.get(component, {}).get("parameters", {}).get(parameter)
+        if not value:
+            continue
+        if section == "features":
+            resolved = json.loads(value)
+            columns = {
+                who: [spec["column"] for spec in resolved.get(who) or []] for who in ("users", "items")
+            }
+            found |= {f"features.{name}": given for name, given in columns.items()}
+            found["features.history"] = resolved.get("history") or []
+        else:
+            found |= {f"{section}.{name}": given for name, given in json.loads(value).items()}
+    return found
+
+
+def status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns "complete", "failed" or "unfinished" (killed, or still running)."""
+    states = {node["state"] for node in nodes.values()}
+    if "FAILED" in states:
+        return "failed"
+    return "complete" if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
+
+
+def _runs(output: str, partial: bool | None) -> tuple[Any, list[Any]]:
+    """Returns the metadata store and at least one run, the newest first."""
+    nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
+    if not os.path.isfile(os.path.join(output, METADATA)):
+        raise UserError(nothing)
+    store, runs = open_store(output)
+    runs = [run for run in runs if partial is None or run.name.startswith(PARTIAL_RUN) == partial]
+    if not runs:
+        raise UserError(nothing)
+    return store, runs
+
+
+def nodes_of(store: Any, run: Any) -> dict[str, dict[str, Any]]:
+    """Returns the nodes of a run by name, in the order of their starts.
+
+    A node has `run`, `state`, `seconds`, `peak_memory_bytes`, `error`, `began` and `ended` (seconds since
+    1970), `parameters` by name, and `outputs`: `uri` and `properties` of each artifact by output.
+    """
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    executions = sorted(store.get_executions_by_context(run.id), key=lambda execution: execution.id)
+    events = store.get_events_by_execution_ids([execution.id for execution in executions])
+    outputs = [event for event in events if event.type == pb.Event.OUTPUT]
+    produced_ids = {event.artifact_id for event in outputs}
+    artifacts = {artifact.id: artifact for artifact in store.get_artifacts_by_id(produced_ids)}
+    nodes: dict[str, dict[str, Any]] = {}
+    for execution in executions:
+        contexts = store.get_contexts_by_execution(execution.id)
+        (node,) = (context.name for context in contexts if context.type == "node")
+        (pipeline,) = (context.name for context in contexts if context.type == "pipeline")
+        produced: dict[str, list[dict[str, Any]]] = {}
+        for event in outputs:
+            if event.execution_id == execution.id:
+                artifact = artifacts[event.artifact_id]
+                properties = {
+                    name: getattr(value, value.WhichOneof("value"))
+                    for name, value in artifact.custom_properties.items()
+                }
+                produced.setdefault(event.path.steps[0].key, []).append(
+                    {"uri": artifact.uri, "properties": properties}
+                )
+        duration = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+        nodes[node.removeprefix(f"{pipeline}.")] = {
+            "run": run.name,
+            "state": pb.Execution.State.Name(execution.last_known_state),
+            "seconds": round(duration / 1000, 1),
+            "peak_memory_bytes": execution.custom_properties[PEAK_MEMORY].int_value or None,
+            "error": execution.custom_properties[ERROR].string_value or None,
+            "began": execution.create_time_since_epoch / 1000,
+            "ended": execution.last_update_time_since_epoch / 1000,
+            "parameters": {
+                name: getattr(value, value.WhichOneof("value"))
+                for name, value in execution.custom_properties.items()
+                if value.WhichOneof("value")
+            },
+            "outputs": produced,
+        }
+    return nodes
