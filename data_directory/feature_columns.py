@@ -89,7 +89,9 @@ class ResolvedFeatures:
         )
 
 
-def resolve(config: FeaturesConfig, manifest: Manifest | None) -> ResolvedFeatures:
+def resolve(
+    config: FeaturesConfig, manifest: Manifest | None, with_aggregates: bool = True
+) -> ResolvedFeatures:
     """Gives every named column its kind.
 
     A column is named as `name`, `name:kind`, or `name:vector:width`. Without a kind its type tells: text,
@@ -100,17 +102,19 @@ def resolve(config: FeaturesConfig, manifest: Manifest | None) -> ResolvedFeatur
       config: the names.
       manifest: of the data; None where it cannot be read, as when a job is compiled elsewhere. Kinds must
         then be given, and a vector's width.
+      with_aggregates: whether the towers read history aggregates: then all that the data allows, else none.
 
     Raises:
-      UserError: an unknown column or kind, a kind that the column's type does not allow, a column named twice
-        or that every model uses anyway, or an aggregate that needs what the data does not have.
+      UserError: an unknown column or kind, a kind that the column's type does not allow, or a column named
+        twice or that every model uses anyway.
     """
     columns = None if manifest is None else manifest.columns
+    has_timestamps = manifest is None or manifest.has_timestamps
     return ResolvedFeatures(
         users=_of_table("users", config.users, columns),
         items=_of_table("items", config.items, columns),
-        history=_aggregates(config.history, manifest),
-        has_timestamps=manifest is None or manifest.has_timestamps,
+        history=features.available_aggregates(has_timestamps) if with_aggregates else (),
+        has_timestamps=has_timestamps,
     )
 
 
@@ -247,28 +251,6 @@ def _scalar_class(arrow_type: str) -> str:
 def _fixed_size(arrow_type: str) -> int:
     in_list = _LIST.fullmatch(arrow_type)
     return int(in_list[2]) if in_list and in_list[2] else 0
-
-
-def _aggregates(names: Sequence[str], manifest: Manifest | None) -> tuple[str, ...]:
-    """The named aggregates in the order of `features.AGGREGATES`; "auto" is all that the data allows."""
-    available = features.available_aggregates(manifest is None or manifest.has_timestamps)
-    chosen: set[str] = set()
-    for name in names:
-        if name == "auto":
-            chosen |= set(available)
-        elif name not in features.AGGREGATES:
-            nearest = difflib.get_close_matches(name, features.AGGREGATES, n=1, cutoff=0)[0]
-            raise UserError(
-                f"features.history: there is no history aggregate {name}; the nearest is {nearest}."
-            )
-        elif name not in available:
-            raise UserError(
-                f"features.history: {name} is a feature of time, and the data has only an order: "
-                "leave it out."
-            )
-        else:
-            chosen.add(name)
-    return tuple(name for name in features.AGGREGATES if name in chosen)
 
 
 def check_columns(present: Iterable[str], specs: Iterable[FeatureSpec], path: str) -> None:

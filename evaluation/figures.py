@@ -16,7 +16,7 @@ from two_tower.evaluation.beyond_accuracy import (
     popularity_lift_at_k,
     self_information,
 )
-from two_tower.evaluation.bootstrap import UserBootstrap
+from two_tower.evaluation.bootstrap import RESAMPLES, UserBootstrap
 from two_tower.evaluation.metrics import Floats, Ints, ann_recall, label_ranks, mean, summarize
 from two_tower.evaluation.queries import Queries
 from two_tower.evaluation.query_results import QueryResults, pseudonyms
@@ -56,7 +56,7 @@ class Recommendations:
     cutoffs: tuple[int, ...]
     judged_cutoff: int
     seed: int
-    resamples: int
+    resamples: int = RESAMPLES
 
     @property
     def baselines(self) -> list[str]:

@@ -34,6 +34,7 @@ from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import ERROR, PARTIAL_RUN, PEAK_MEMORY, newest_log, render
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
+from two_tower.trainer.settings import AGGREGATES
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -160,7 +161,7 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     data, output = storage.absolute(data), os.path.abspath(output)
     beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
-    resolved = resolve(config.features, manifest)
+    resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     return launch(
         output,
         lambda connection: create_pipeline(

@@ -16,6 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED, from_plain
 from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
 from two_tower.evaluation.queries import Ints, all_queries, history_batch, read_windows
@@ -27,6 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 _ITEMS_PER_BATCH = 16_384
 _QUERIES_PER_BATCH = 256
+# Queries that the index is tuned on.
+TUNING_QUERIES = 500
 
 
 class Executor(base_executor.BaseExecutor):
@@ -49,7 +52,7 @@ class Executor(base_executor.BaseExecutor):
         interactions = artifact_utils.get_single_instance(input_dict["interactions"])
         facts = read_facts(interactions)
         trained = artifact_utils.get_single_instance(input_dict["towers"])
-        config = IndexConfig(**json.loads(exec_properties["index"]))
+        config = from_plain(IndexConfig, json.loads(exec_properties["index"]), "index")
         history_length = exec_properties["history_length"]
         resolved = ResolvedFeatures.from_json(exec_properties["features"])
         towers = tf.saved_model.load(path_utils.serving_model_path(trained.uri))
@@ -58,9 +61,10 @@ class Executor(base_executor.BaseExecutor):
         embeddings = embed_catalog(towers, item_id)
         check_embeddings(item_id, embeddings)
         queries = np.zeros([0, embeddings.shape[1]], np.float32)
-        if needs_queries(len(item_id), config):
-            queries = real_queries(interactions, towers, config, history_length, resolved.users)
-        built = build_index(embeddings, queries, config)
+        seed = exec_properties["seed"]
+        if needs_queries(len(item_id)):
+            queries = real_queries(interactions, towers, history_length, resolved.users, seed)
+        built = build_index(embeddings, queries, config, exec_properties["target_recall"], seed)
 
         model = artifact_utils.get_single_instance(output_dict["model"])
         exact_model = artifact_utils.get_single_instance(output_dict["exact_model"])
@@ -141,11 +145,12 @@ def embed_catalog(towers: Any, item_id: Ints) -> Floats:
 def real_queries(
     interactions: types.Artifact,
     towers: Any,
-    config: IndexConfig,
     history_length: int,
     users: tuple[FeatureSpec, ...],
+    seed: int = DEFAULT_SEED,
+    most: int = TUNING_QUERIES,
 ) -> Floats:
-    """What the query tower makes of some queries of eval, float32 [at most config.tuning_queries, dim].
+    """Returns embeddings of some queries of eval, float32 [at most `most`, dim], drawn by the seed.
 
     Never of test, on which the index is judged. Where eval holds no query, of train.
 
@@ -167,8 +172,8 @@ def real_queries(
             "Neither eval nor train holds a query to tune the index on: the split (split.protocol and its "
             "periods) leaves no label."
         )
-    size = min(config.tuning_queries, len(queries))
-    rows = np.sort(np.random.default_rng(config.seed).choice(len(queries), size, replace=False))
+    size = min(most, len(queries))
+    rows = np.sort(np.random.default_rng(seed).choice(len(queries), size, replace=False))
     parts = []
     for begin in range(0, size, _QUERIES_PER_BATCH):
         batch = history_batch(windows, queries, rows[begin : begin + _QUERIES_PER_BATCH], history_length)

@@ -19,12 +19,12 @@ import numpy as np
 
 from two_tower.base.errors import UserError
 from two_tower.evaluation import slices
-from two_tower.evaluation.bootstrap import MIN_USERS, UserBootstrap
+from two_tower.evaluation.bootstrap import MIN_USERS, RESAMPLES, UserBootstrap
 from two_tower.evaluation.gate import refusal
 from two_tower.evaluation.gate.slice_changes import LEVEL, SliceChange, recall_by_query, slice_changes
 from two_tower.evaluation.index_parity import is_of_its_towers
 from two_tower.evaluation.metrics import Bools
-from two_tower.evaluation.settings import GateConfig, slice_limits
+from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig, slice_limits
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ REFUSED = "refused"
 # Who recommended, in queries.npz.
 _MODEL, _EXACT, _BLESSED_MODEL = "model", "model_exact", "blessed_model"
 # Of evaluations that do not say how their bounds were made.
-_RESAMPLES, _SEED = 1_000, 17
+_SEED = 17
 # Values of evaluation.json and of queries.npz differ by rounding at most.
 _ROUNDING = 1e-4
 # Slices that are not told by their form, see `slices.meaning`.
@@ -240,14 +240,11 @@ def judge(
         name = "min_change_against_blessed"
         limit = config.min_change_against_blessed
         thresholds.append(Threshold.not_surely_lost(name, change, limit, interval))
-        changes = noise.slice_changes(_BLESSED_MODEL, config.min_slice_users)
+        changes = noise.slice_changes(_BLESSED_MODEL, MIN_SLICE_USERS)
         if changes:
             thresholds.append(_worst_slice(changes, config.min_slice_change, len(known)))
         elif noise.results is not None:
-            notes.append(
-                f"min_slice_change does not apply: no slice has {config.min_slice_users} users "
-                "(gate.min_slice_users)."
-            )
+            notes.append(f"min_slice_change does not apply: no slice has {MIN_SLICE_USERS} users.")
         else:
             notes.append("min_slice_change does not apply: what single queries found is not at hand.")
     else:
@@ -295,7 +292,7 @@ class _Noise:
                 f"{found:.4f}: they are not of the same evaluation."
             )
         made = evaluation.get("bootstrap") or {}
-        resamples, seed = made.get("resamples", _RESAMPLES), made.get("seed", _SEED)
+        resamples, seed = made.get("resamples", RESAMPLES), made.get("seed", _SEED)
         return cls(results, cutoff, UserBootstrap(results.user.astype(np.int64), resamples, seed))
 
     def interval(self, other: str | None = None, chosen: Bools | None = None) -> Interval:

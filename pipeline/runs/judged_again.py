@@ -21,7 +21,7 @@ from two_tower.evaluation.query_results import FILE_NAME as QUERIES
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.pipeline.settings import run_file
 from two_tower.evaluation.settings import GateConfig
-from two_tower.base.settings import from_plain
+from two_tower.base.settings import from_plain, known_part, to_plain
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 
@@ -54,7 +54,7 @@ class Rejudged:
     def to_json(self) -> str:
         """The verdict, the limits and where the evaluation is, indented."""
         now = self.judgement.to_dict()
-        limits = dataclasses.asdict(self.config)
+        limits = to_plain(self.config)
         return json.dumps({**now, "gate": limits, "evaluation": self.path}, indent=2)
 
 
@@ -192,7 +192,8 @@ def _limits(
 ) -> GateConfig:
     """Laid over those that it was judged by, where no preset is named."""
     recorded = evaluation.get("gate") or {"cutoff": evaluation["cutoff"]}
-    limits = from_plain(GateConfig, recorded, "gate")
+    # An earlier release recorded limits that are constants now.
+    limits = from_plain(GateConfig, known_part(GateConfig, recorded), "gate")
     return run_file.load_gate(limits, preset, file, overrides)
 
 

@@ -15,8 +15,6 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.pipeline.runs.report import EVALUATOR, TRAINER, collect
 
-# A setting that stands for others ("all") is written out for the components: it tells of no change.
-_WRITTEN_OUT = ("features.history",)
 
 
 def collect_with_page(output: str, examples: bool = True, path: str | None = None) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def changed_settings(given: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, value in given.items()
-        if name in defaults and name not in _WRITTEN_OUT and value != _as_json(defaults[name])
+        if pipeline_config.is_setting(name) and value != _as_json(defaults.get(name))
     ]
 
 
