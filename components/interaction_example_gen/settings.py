@@ -81,7 +81,7 @@ class WindowConfig:
     )
     spans: int = setting(
         0,
-        help="Spans of the data (events/span-N/) that are read, the newest first; 0: all. It applies to data that "
-        "lie in spans.",
+        help="Spans of the data (events/span-N/) that are read, the newest first; 0: all. It applies to data "
+        "that lie in spans.",
         at_least=0,
     )

@@ -20,8 +20,15 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline import command_line
 
 ROOT = Path(two_tower.__file__).parents[1]
-# So that there is a ScaNN index in a world this small.
-SETTINGS = {"index.exact_below": "1000"}
+# There is a ScaNN index in a world this small: in this process (see conftest.py), and in another by PROGRAM.
+SCANN_FROM = 1_000
+PROGRAM = f"""
+import sys
+from two_tower.pipeline import command_line
+from two_tower.serving import index_tuning
+index_tuning.EXACT_BELOW = {SCANN_FROM}
+sys.exit(command_line.main())
+"""
 # Until then the data has come in when the first run starts; the world goes on for two days more.
 FIRST_DAYS = 18
 
@@ -36,7 +43,7 @@ class World:
 
     def run_arguments(self, **changes: str) -> list[str]:
         """Of `two-tower`; `changes` are settings, with `__` for the dot."""
-        settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+        settings = {name.replace("__", "."): value for name, value in changes.items()}
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         return ["run", "--data", str(self.data), "--output", str(self.output), "--preset", "smoke", *sets]
 

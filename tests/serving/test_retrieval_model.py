@@ -26,7 +26,6 @@ from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
 from two_tower.serving.index import AH, ScannSettings
 from two_tower.serving.retrieval_model import RetrievalModel
-from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
 
@@ -504,12 +503,11 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
     ).cut(events())
     interactions = standard_artifacts.Examples()
     interactions.uri, interactions.split_names = str(tmp_path), '["train", "eval", "test"]'
-    config = IndexConfig(tuning_queries=40)
 
     def tuned_on(**written: list[Any]) -> np.ndarray:
         for split, parts in written.items():
             write_examples(tmp_path / f"Split-{split}" / "data_tfrecord-0.gz", parts)
-        return real_queries(interactions, built.towers, config, HISTORY_LENGTH, ())
+        return real_queries(interactions, built.towers, HISTORY_LENGTH, (), most=40)
 
     def asked(split: str) -> np.ndarray:
         windows = measure.read_windows(str(tmp_path / f"Split-{split}"))
