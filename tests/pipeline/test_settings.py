@@ -295,7 +295,7 @@ def test_recorded_settings_of_an_earlier_release_are_read_without_what_is_gone()
     recorded = {"cutoff": 10, "min_recall": 0.2, "min_slice_users": 30}
     gate = from_plain(GateConfig, known_part(GateConfig, recorded), "gate")
     assert gate == GateConfig(cutoff=10, min_recall=0.2)
-    with pytest.raises(UserError, match="no setting trainer.leave_out"):
+    with pytest.raises(UserError, match=r"no setting trainer\.leave_out"):
         from_plain(TrainerConfig, {"leave_out": ["seed"]}, "trainer")
 
 

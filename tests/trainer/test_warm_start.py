@@ -271,6 +271,20 @@ def test_embeddings_of_another_length_are_an_error_that_names_the_setting(
         carry_over(attention[2], today.model, today.rows, config, world.resolved)
 
 
+def test_what_an_earlier_release_left_is_an_error_that_says_what_to_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings have other names: nobody can tell which of its layers mean the same."""
+    today = world.today(CONFIG)
+    settings = warm_start._settings(CONFIG, world.resolved)
+    settings["meaning"] = {"trainer.encoder": "mean", "trainer.leave_out": []}
+    with monkeypatch.context() as patch:
+        patch.setattr(warm_start, "_settings", lambda *_: settings)
+        warm_start.save(str(tmp_path), today.model, today.rows, CONFIG, world.resolved)
+    with pytest.raises(UserError, match=r"earlier release.*two-tower run --set trainer\.warm_start=false"):
+        carry_over(str(tmp_path), today.model, today.rows, CONFIG, world.resolved)
+
+
 # The component.
 
 FACTS = DataFacts(
