@@ -310,7 +310,7 @@ class TrainerConfig:
     )
 
     def __post_init__(self) -> None:
-        """Brings the parts into one order: equal sets are equal settings."""
+        """Sorts the parts: equal sets are equal settings."""
         order = {part: place for place, part in enumerate(PARTS)}
         parts = sorted(set(self.parts), key=lambda part: (order.get(part, len(order)), part))
         object.__setattr__(self, "parts", tuple(parts))

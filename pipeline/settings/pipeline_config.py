@@ -102,7 +102,7 @@ class PipelineConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PipelineConfig:
-        """Inverts `to_dict`; a setting that is not named keeps its default.
+        """Returns the settings that `to_dict` gave; a setting that is not named keeps its default.
 
         Raises:
           UserError: an unknown setting, or a value of the wrong type or out of range.

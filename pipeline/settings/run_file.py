@@ -69,7 +69,7 @@ _SMALL_BELOW = 300_000
 
 
 def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
-    """The preset for data of that many label events, with times or without, where none is named."""
+    """Returns the preset for data of that many label events, where none is named."""
     if not has_timestamps:
         return "next_item"
     return "small" if label_events < _SMALL_BELOW else "default"

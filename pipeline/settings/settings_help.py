@@ -58,7 +58,7 @@ makes meaningless is an error that names both; a preset's value just goes back t
 
 
 class HelpAll(argparse.Action):
-    """Prints a command's help with all settings, and ends."""
+    """Option that prints a command's help with all settings."""
 
     def __call__(
         self,
@@ -67,7 +67,7 @@ class HelpAll(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Prints it with status 0."""
+        """Prints the help and ends with status 0."""
         parser.epilog = listing(everything=True)
         parser.print_help()
         parser.exit()

@@ -133,7 +133,7 @@ class SearchSpace:
     def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
         """The settings of `config` as a study holds them, those that lie in the space."""
         given = pipeline_config.settings(config)
-        found = {name: one.parameter(given[name]) for name, one in self.dimensions.items()}
+        found = {name: one.parameter(given[name]) for name, one in self.dimensions.items() if name in given}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_plain(self) -> dict[str, Any]:
