@@ -48,6 +48,7 @@ from two_tower.ingestion import FORMATS
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.simulator.simulate import SimulationParameters, simulate
+from two_tower.trainer.settings import AGGREGATES
 
 WORLD = SimulationParameters(
     users=3_000,
@@ -90,20 +91,20 @@ PARTS = {
     # The repeat head must be off too: its items are not sampled, so without logQ correction they would
     # outweigh all others.
     "logq": Part(
-        "logQ correction", "overall, head", "trainer.sampling_correction=none", compared_with="repeats"
+        "logQ correction", "overall, head", "trainer.frequency.correction=none", compared_with="repeats"
     ),
-    "example_age": Part("example age", "trending", "trainer.leave_out=example_age"),
-    "history": Part("history", OVERALL, "trainer.leave_out=history"),
-    "seed": Part("seed track", OVERALL, "trainer.leave_out=seed"),
-    "play_ratio": Part("play-ratio weights", "heard", "trainer.play_ratio_floor=1"),
+    "example_age": Part("example age", "trending", "trainer.parts=-example_age"),
+    "history": Part("history", OVERALL, "trainer.parts=-history,-repeat_head"),
+    "seed": Part("seed track", OVERALL, "trainer.parts=-seed"),
+    "play_ratio": Part("play-ratio weights", "heard", "trainer.label_weights.play_ratio_floor=1"),
     "content": Part("content vectors", "cold", "features.items="),
-    "shared_tables": Part("shared tables", OVERALL, "trainer.leave_out=shared_tables"),
-    "id_dropout": Part("id dropout", "cold", "trainer.id_dropout=0"),
-    "user_id": Part("user id", OVERALL, "trainer.leave_out=user_id"),
-    "aggregates": Part("history aggregates", OVERALL, "trainer.leave_out=aggregates"),
-    "item_bias": Part("item bias", OVERALL, "trainer.item_bias=false"),
+    "shared_tables": Part("shared tables", OVERALL, "trainer.parts=-shared_tables"),
+    "id_dropout": Part("id dropout", "cold", "trainer.dropout.id=0"),
+    "user_id": Part("user id", OVERALL, "trainer.parts=-user_id"),
+    "aggregates": Part("history aggregates", OVERALL, "trainer.parts=-aggregates"),
+    "item_bias": Part("item bias", OVERALL, "trainer.parts=-item_bias"),
     "item_width": Part("narrow item embeddings", OVERALL, "trainer.item_embedding_dim=0"),
-    "repeats": Part("repeat head", "repeat", "trainer.repeat_head=false"),
+    "repeats": Part("repeat head", "repeat", "trainer.parts=-repeat_head"),
 }
 # Two-sided 95% quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -216,7 +217,7 @@ def prepare(
     (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
     windows = {split: read_windows(f"{windows_dir}/Split-{split}") for split in ("train", "eval", "test")}
     available = all_queries(windows["test"])
-    rows = sample_by_user(available, config.evaluation.max_queries, config.evaluation.seed)
+    rows = sample_by_user(available, config.evaluation.max_queries, config.seed)
     queries, knowledge = available.take(rows), TrainKnowledge.of(windows["train"])
     facts = facts_of(data, Manifest.load(data), config.split)
     recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
@@ -267,7 +268,7 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     began = time.monotonic()
     config = variant(overrides, part, seed)
     manifest = Manifest.load(str(output / "data"))
-    resolved = resolve(config.features, manifest)
+    resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     outputs = json.loads((output / "prepared.json").read_text())["outputs"]
 
     def files(component: str, split: str) -> list[str]:
@@ -287,7 +288,7 @@ def train_without(output: Path, overrides: Sequence[str], part: str, seed: int) 
     asked = LabelledQueries.load(output / "asked.npz")
     (windows_dir,) = outputs["InteractionExampleGen"]["examples"]
     with tempfile.TemporaryDirectory() as scratch:
-        trained = train(data, config.trainer, f"{scratch}/towers", f"{scratch}/logs", K)
+        trained = train(data, config.trainer, f"{scratch}/towers", f"{scratch}/logs", K, seed=config.seed)
         # An exact index instead of ScannIndexer's, so that index errors do not hide the effect of a part.
         towers = tf.saved_model.load(f"{scratch}/towers")
         item_id = towers.catalog()["item_id"]
@@ -321,8 +322,7 @@ def variant(overrides: Sequence[str], part: str, seed: int) -> PipelineConfig:
         without.append(PARTS[part].without)
         part = PARTS[part].compared_with
     config = run_file.load(overrides=without)
-    trainer = dataclasses.replace(config.trainer, seed=config.trainer.seed + seed)
-    return dataclasses.replace(config, trainer=trainer)
+    return dataclasses.replace(config, seed=config.seed + seed)
 
 
 def trainings(output: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,6 +46,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from two_tower.base.errors import UserError
+from two_tower.serving import index_tuning
 from two_tower.serving.index import ExactIndex
 from two_tower.serving.index_tuning import Built, build_index
 from two_tower.serving.settings import IndexConfig
@@ -189,7 +191,8 @@ def compare(vectors: Vectors) -> list[Line]:
     numpy_ms = _median_milliseconds(by_numpy, queries, 20)
 
     began = time.monotonic()
-    built = build_index(items, vectors.tuning, IndexConfig(exact_below=0, target_recall=TARGET, target_k=K))
+    with mock.patch.multiple(index_tuning, EXACT_BELOW=0, TARGET_K=K):
+        built = build_index(items, vectors.tuning, IndexConfig(), TARGET)
     seconds = time.monotonic() - began
     print(built.reason)
     lines = [_scann(built, queries, true, seconds)]

@@ -46,19 +46,19 @@ _ENCODER_SETTINGS = {
     "attention": (),
     "mean": (
         "trainer.encoder=mean",
-        "trainer.dropout=0.2",
+        "trainer.dropout.hidden=0.2",
         "trainer.epochs=8",
         "trainer.learning_rate=0.003",
     ),
 }
 _SOFTMAX_SETTINGS = {
-    "full": ("trainer.softmax=full", "trainer.deduplicate_negatives=false"),
+    "full": ("trainer.softmax=full",),
     "sampled": ("trainer.softmax=sampled",),
 }
 _SIMILARITY_SETTINGS = {
     "cosine": (),
     "dot": (
-        "trainer.similarity=dot",
+        "trainer.parts=-normalisation",
         "trainer.temperature=1",
         "trainer.item_initial=random",
         "trainer.learning_rate=0.003",
@@ -132,7 +132,7 @@ def run(file: str, data: str, output: str, form: Form, seed: int) -> Run:
             *_ENCODER_SETTINGS[encoder],
             *_SOFTMAX_SETTINGS[softmax],
             *_SIMILARITY_SETTINGS[similarity],
-            f"trainer.seed={seed}",
+            f"seed={seed}",
             # No model is blessed, so no run is compared with an earlier one.
             "gate.min_recall=1",
             "evaluation.baselines=most_popular",

@@ -56,7 +56,9 @@ def plain_queries(
         of_query = values.numpy()[window[:, np.newaxis], np.maximum(seen, 0)]
         return np.where(seen >= 0, of_query, 0).astype(np.int64)
 
-    weight = play_ratio_weight(padded(batch[features.HISTORY_PLAY_RATIO]), config.play_ratio_floor)
+    weight = play_ratio_weight(
+        padded(batch[features.HISTORY_PLAY_RATIO]), config.label_weights.play_ratio_floor
+    )
     return {
         "user": windows.user.numpy()[window],
         "label_row": label_rows[window, event].astype(np.int64),
@@ -135,7 +137,7 @@ class PlainQueryTower(tf.keras.layers.Layer):
         self._hidden = [
             tf.keras.layers.Dense(units, activation="relu") for units in config.query_hidden_units
         ]
-        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._dropout = tf.keras.layers.Dropout(config.dropout.hidden)
         self._project = tf.keras.layers.Dense(config.embedding_dim)
         self._shortcut = tf.keras.layers.Dense(config.embedding_dim, use_bias=False)
 
@@ -147,8 +149,8 @@ class PlainQueryTower(tf.keras.layers.Layer):
         keep = tf.ones([tf.size(user), 1])
         if training:
             chance = tf.random.uniform([tf.size(user), 2])
-            keep = tf.cast(chance[:, :1] >= config.history_dropout, tf.float32)
-            user = tf.where(chance[:, 1] < config.id_dropout, self._unknown_user, user)
+            keep = tf.cast(chance[:, :1] >= config.dropout.history, tf.float32)
+            user = tf.where(chance[:, 1] < config.dropout.id, self._unknown_user, user)
         seed = tf.where(keep[:, 0] > 0, rows[:, -1], self._items.table.size)
         direct = [encoded * keep for encoded in self._encoded(rows, queries, training)]
         direct += [self._items(seed, training=training), age_features(queries["example_age"])]

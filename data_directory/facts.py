@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+# The protocols in which a user's state is frozen: yambda is frozen at the points in time of its authors.
+FROZEN_PROTOCOLS = ("frozen", "yambda")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:

@@ -94,7 +94,9 @@ class ResolvedFeatures:
         )
 
 
-def resolve(config: FeaturesConfig, manifest: Manifest | None) -> ResolvedFeatures:
+def resolve(
+    config: FeaturesConfig, manifest: Manifest | None, with_aggregates: bool = True
+) -> ResolvedFeatures:
     """Gives every named column its kind.
 
     A column is named as `name`, `name:kind`, or `name:vector:width`. Without a kind its type tells: text,
@@ -105,17 +107,19 @@ def resolve(config: FeaturesConfig, manifest: Manifest | None) -> ResolvedFeatur
       config: the names.
       manifest: of the data; None where it cannot be read, as when a job is compiled elsewhere. Kinds must
         then be given, and a vector's width.
+      with_aggregates: whether the towers read history aggregates: then all that the data allows, else none.
 
     Raises:
-      UserError: an unknown column or kind, a kind that the column's type does not allow, a column named twice
-        or that every model uses anyway, or an aggregate that needs what the data does not have.
+      UserError: an unknown column or kind, a kind that the column's type does not allow, or a column named
+        twice or that every model uses anyway.
     """
     columns = None if manifest is None else manifest.columns
+    has_timestamps = manifest is None or manifest.has_timestamps
     return ResolvedFeatures(
         users=_of_table("users", config.users, columns),
         items=_of_table("items", config.items, columns),
-        history=_aggregates(config.history, manifest),
-        has_timestamps=manifest is None or manifest.has_timestamps,
+        history=features.available_aggregates(has_timestamps) if with_aggregates else (),
+        has_timestamps=has_timestamps,
     )
 
 
@@ -215,26 +219,6 @@ def _not_allowed(where: str, column: str, kind: str, arrow_type: str) -> UserErr
     return UserError(f"{where}: the column {column} is of type {arrow_type}, which can be {can}, not {kind}.")
 
 
-def _aggregates(names: Sequence[str], manifest: Manifest | None) -> tuple[str, ...]:
-    """Returns the named aggregates in `features.AGGREGATES`' order; "auto" is all that the data allows."""
-    available = features.available_aggregates(manifest is None or manifest.has_timestamps)
-    chosen: set[str] = set()
-    for name in names:
-        if name == "auto":
-            chosen |= set(available)
-        elif name not in features.AGGREGATES:
-            nearest = difflib.get_close_matches(name, features.AGGREGATES, n=1, cutoff=0)[0]
-            raise UserError(
-                f"features.history: there is no history aggregate {name}; the nearest is {nearest}."
-            )
-        elif name not in available:
-            raise UserError(
-                f"features.history: {name} is a feature of time, and the data has only an order: "
-                "leave it out."
-            )
-        else:
-            chosen.add(name)
-    return tuple(name for name in features.AGGREGATES if name in chosen)
 
 
 def check_columns(present: Iterable[str], specs: Iterable[FeatureSpec], path: str) -> None:

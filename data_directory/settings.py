@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+from two_tower.base.settings import setting
+
 
 @dataclasses.dataclass(frozen=True)
 class FeaturesConfig:
-    """Columns of the data directory's own that become features, and history aggregates.
+    """Columns of the data directory's own that become features.
 
     A column is named alone, or as name:kind where its type does not tell the kind: categorical, multi_valued,
     numeric, text or vector (see `data_directory.feature_columns`).
     """
 
-    # Columns of users/, such as gender or occupation:categorical.
-    users: tuple[str, ...] = ()
-    # Columns of items/, such as tags, title:text or embedding.
-    items: tuple[str, ...] = ()
-    # History aggregates (see `trainer.model.history_aggregates`); auto: all that the data allows.
-    history: tuple[str, ...] = ("auto",)
+    users: tuple[str, ...] = setting(
+        (),
+        help="Columns of users/ that become features, such as gender or occupation:categorical.",
+        may_be_empty=True,
+        shown=True,
+    )
+    items: tuple[str, ...] = setting(
+        (),
+        help="Columns of items/ that become features, such as tags, title:text or embedding.",
+        may_be_empty=True,
+        shown=True,
+    )

@@ -28,6 +28,10 @@ _WEIGHTS_AT_ONCE = 4_000_000
 MIN_USERS = 2
 
 
+# Resamples of the users, of which confidence intervals are made.
+RESAMPLES = 1_000
+
+
 @dataclasses.dataclass(frozen=True)
 class UserBootstrap:
     """Resamples of the users who asked.
@@ -45,7 +49,7 @@ class UserBootstrap:
     """
 
     users: Ints
-    resamples: int = 1_000
+    resamples: int = RESAMPLES
     seed: int = 0
     level: float = 0.95
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from two_tower.evaluation.beyond_accuracy import ItemVectors, self_information
-from two_tower.evaluation.bootstrap import UserBootstrap
+from two_tower.evaluation.bootstrap import RESAMPLES, UserBootstrap
 from two_tower.evaluation.metric_table import ListContext, slice_metrics, summarize
 from two_tower.evaluation.metrics import Floats, Ints, ann_recall, label_ranks, mean
 from two_tower.evaluation.queries import Queries
@@ -51,7 +51,7 @@ class Recommendations:
     cutoffs: tuple[int, ...]
     judged_cutoff: int
     seed: int
-    resamples: int
+    resamples: int = RESAMPLES
 
     @property
     def baselines(self) -> list[str]:

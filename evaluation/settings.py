@@ -6,61 +6,107 @@ import dataclasses
 import math
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import setting
 from two_tower.evaluation.baselines.registry import BASELINES
+
+# Smaller slices are left out of gate.min_slice_change: their noise is too far from normal to be bounded.
+MIN_SLICE_USERS = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What RetrievalEvaluator measures."""
+    """Measurements of the evaluation."""
 
-    cutoffs: tuple[int, ...] = (1, 10, 50, 100)
-    # Test queries are sampled by user, whole users at a time, up to about this many.
-    max_queries: int = 20_000
-    # Confidence intervals are those of so many bootstrap resamples of the users.
-    resamples: int = 1_000
-    # Of each categorical or multi-valued column among the features, so many of its values are slices.
-    slice_values: int = 10
-    # Users of the test split in the report, under pseudonyms, with what they were recommended; 0: none.
-    examples: int = 10
-    # What the model is compared with. What the data does not allow is left out, with a note.
-    baselines: tuple[str, ...] = BASELINES
-    seed: int = 17
+    cutoffs: tuple[int, ...] = setting(
+        (1, 10, 50, 100),
+        help="The k of Recall@k and of all other metrics.",
+        unit="items",
+        at_least=1,
+        at_most=100_000,
+        shown=True,
+    )
+    max_queries: int = setting(
+        20_000,
+        help="Test queries that are asked, at most. They are sampled by user, whole users at a time.",
+        unit="queries",
+        at_least=1,
+    )
+    examples: int = setting(
+        10,
+        help="Users of the test split in the report, under pseudonyms, with their recommendations; 0: none.",
+        unit="users",
+        at_least=0,
+        at_most=100,
+    )
+    baselines: tuple[str, ...] = setting(
+        BASELINES,
+        help="Baselines that the model is compared with. Those that the data does not allow are left out, "
+        "with a note.",
+        choices=BASELINES,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
     """Thresholds on the test split. A model is pushed only if all of them hold.
 
-    Recall is known up to the noise of the users who were asked: what a model must reach, the lower bound of
-    its 95 % confidence interval must. What it may lose against the latest blessed model it has lost only if
-    the upper bound of the change is below zero, too: two equal models differ by noise.
+    Recall is known up to the noise of the users who were asked. What a model must reach, the lower bound of
+    its 95 % confidence interval must reach. A loss against the latest blessed model counts only if the upper
+    bound of the change is below zero, too: two equal models differ by noise.
     """
 
-    # The k of the Recall@k that is judged, and that picks the best epoch; one of evaluation.cutoffs.
-    cutoff: int = 100
-    # Absolute Recall@k of the served model, by its lower bound.
-    min_recall: float = 0.01
-    # Share of exact search's top k that the served index returns.
-    min_ann_recall: float = 0.95
-    # Model's Recall@k minus the best baseline's, by its lower bound.
-    min_lift_over_best_baseline: float = 0.0
-    # Model's Recall@k minus that of the latest eligible blessed model, on the same queries. A loss beyond it
-    # refuses the model if it is more than noise; above 0, a gain that the lower bound must reach.
-    min_change_against_blessed: float = -0.005
-    # The same of every slice, by bounds that hold for all slices at once.
-    min_slice_change: float = -0.02
-    # Slices of fewer users are left out of that.
-    min_slice_users: int = 50
-    # Recall@k within single slices, by its lower bound: as in cold=0.02.
-    slices: tuple[str, ...] = dataclasses.field(default=(), metadata={"by_name": True})
-    # Share of the catalog that is among the first k of at least one query.
-    min_coverage: float = 0.0
-    # Milliseconds that 95 % of single queries are answered in; 0 is no limit.
-    max_latency_p95: float = 0.0
+    cutoff: int = setting(
+        100,
+        help="The k of the Recall@k that is judged and picks the best epoch; one of evaluation.cutoffs.",
+        unit="items",
+        at_least=1,
+        at_most=100_000,
+        shown=True,
+    )
+    min_recall: float = setting(
+        0.01, help="Least Recall@k of the served model, by its lower bound.", shown=True
+    )
+    min_ann_recall: float = setting(
+        0.95,
+        help="Least share of exact search's top k that the served index returns. The index is tuned to it: "
+        "the cheapest setting that reaches it, at 99 % confidence, is built.",
+        at_most=1,
+        at_least=0,
+    )
+    min_lift_over_best_baseline: float = setting(
+        0.0,
+        help="Least lift: the model's Recall@k minus the best baseline's, by its lower bound.",
+        shown=True,
+    )
+    min_change_against_blessed: float = setting(
+        -0.005,
+        help="Least change: the model's Recall@k minus that of the latest eligible blessed model, on "
+        "the same queries. A loss beyond it refuses the model if it is more than noise. Above 0 it is a "
+        "gain that the lower bound must reach.",
+    )
+    min_slice_change: float = setting(
+        -0.02,
+        help="Least change of every slice with 50 users or more, by bounds that hold for all slices at once.",
+    )
+    slices: tuple[str, ...] = setting(
+        (),
+        help="Least Recall@k within single slices, by its lower bound: as in cold=0.02.",
+        may_be_empty=True,
+        by_name=True,
+    )
+    min_coverage: float = setting(
+        0.0,
+        help="Least share of the catalog that is among the first k of at least one query.",
+        at_least=0,
+        at_most=1,
+    )
+    max_latency_p95: float = setting(
+        0.0, help="Longest time of 95 % of single queries; 0: any.", unit="milliseconds", at_least=0
+    )
 
 
 def slice_limits(gate: GateConfig) -> dict[str, float]:
-    """gate.slices by slice: the Recall@k that the lower bound must reach there.
+    """Returns gate.slices by slice: the Recall@k that the lower bound must reach there.
 
     Raises:
       UserError: one of them is not of the form "cold=0.02", or names a slice twice.

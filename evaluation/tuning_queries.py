@@ -10,29 +10,33 @@ import numpy as np
 import numpy.typing as npt
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.queries import all_queries, history_batch, read_windows
 from two_tower.schema import features
-from two_tower.serving.settings import IndexConfig
 
+# Queries that the index is tuned on.
+TUNING_QUERIES = 500
 _QUERIES_PER_BATCH = 256
 
 
 def tuning_queries(
     directories: Sequence[str],
     towers: Any,
-    config: IndexConfig,
     history_length: int,
     users: Sequence[FeatureSpec],
+    seed: int = DEFAULT_SEED,
+    most: int = TUNING_QUERIES,
 ) -> npt.NDArray[np.float32]:
-    """Returns the query tower's embeddings of queries, float32 [at most config.tuning_queries, dim].
+    """Returns the query tower's embeddings of queries, float32 [at most `most`, dim].
 
     Args:
         directories: directories of windows, eval's then train's; the first with a query is used.
         towers: a SavedModel with the signature `query_embedding`.
-        config: settings of the index.
         history_length: the most events that a query sees.
         users: features of users/ that the windows carry.
+        seed: seed of the draw.
+        most: greatest number of queries.
 
     Raises:
         UserError: no directory holds a query, or embeddings are not finite.
@@ -51,8 +55,8 @@ def tuning_queries(
             "Neither eval nor train holds a query to tune the index on: the split (split.protocol and its "
             "periods) leaves no label. Change the split or bring more data."
         )
-    size = min(config.tuning_queries, len(queries))
-    rows = np.sort(np.random.default_rng(config.seed).choice(len(queries), size, replace=False))
+    size = min(most, len(queries))
+    rows = np.sort(np.random.default_rng(seed).choice(len(queries), size, replace=False))
     parts = []
     for begin in range(0, size, _QUERIES_PER_BATCH):
         batch = history_batch(windows, queries, rows[begin : begin + _QUERIES_PER_BATCH], history_length)

@@ -22,7 +22,7 @@ from typing import Any
 
 from two_tower.base.errors import UserError
 from two_tower.ingestion import FORMAT_HELP
-from two_tower.pipeline.settings import pipeline_config, presets, run_file
+from two_tower.pipeline.settings import pipeline_config, presets, run_file, settings_help
 
 EXIT_FAILURE = 1
 EXIT_USER_ERROR = 2
@@ -43,22 +43,6 @@ From nothing to recommendations, with made-up listeners:
   two-tower query --model runs/first --user 17             what would user 17 like next?
 
 `two-tower COMMAND --help` explains a command.
-"""
-
-_SETTINGS_HELP = """\
-settings:
-  A setting is named by its section: --set trainer.epochs=4 --set gate.min_recall=0.05
-  A list's values are separated by commas: --set trainer.query_hidden_units=256,128
-  A config file holds the same in YAML, and may name the preset, data and output:
-
-    preset: small
-    data: runs/data
-    output: runs/first
-    trainer:
-      epochs: 4
-
-  --set comes before the file, and the file before the preset. All settings, with the default preset's values:
-
 """
 
 _SPACE_HELP = """\
@@ -183,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "output directory if every threshold holds. What has not changed since the last run into the same "
         "directory is not done again, and a run that was killed continues where it stopped. A model that "
         "misses a threshold is refused: nothing is published, and what was published before stays.",
-        epilog=_all_settings(),
+        epilog=settings_help.listing(),
     )
     run.add_argument(
         "--data", metavar="DIR", help="data directory, as `two-tower ingest` writes it; a path or gs://..."
@@ -210,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
         "train against that of the last run in --output. What is done in --output the next run there takes "
         "over; without one nothing is left. With --requests FILE it checks requests for a published model "
         "instead. The status is 2 if something is wrong.",
-        epilog=_all_settings(),
+        epilog=settings_help.listing(),
     )
     validate.add_argument("--data", metavar="DIR", help="data directory, a path or gs://...")
     validate.add_argument("--output", metavar="DIR", help="--output of runs, to compare with and to go on in")
@@ -232,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         "table of all trials (trials.md), a plot (trials.png), TensorBoard's logs, and the best settings as "
         "a config file (best.yaml). The same command goes on with a search that was interrupted, or with "
         "more --trials.",
-        epilog=_SPACE_HELP + _all_settings(),
+        epilog=_SPACE_HELP + settings_help.listing(),
     )
     tune.add_argument("--data", metavar="DIR", help="data directory, a path or gs://...")
     tune.add_argument("--output", metavar="DIR", help="--output of runs; the search is in tune/ of it")
@@ -377,7 +361,7 @@ def _parser() -> argparse.ArgumentParser:
         "with its value, its bounds and its limit, and what explains a refusal. It changes nothing: the "
         "verdict of the run stays, and nothing is pushed; for that, run the pipeline with the new limits, "
         f"which trains nothing anew. The status is 0 if the model holds them, and {EXIT_REFUSED} if not.",
-        epilog=_all_settings("gate."),
+        epilog=settings_help.listing("gate.", everything=True),
     )
     gate.add_argument(
         "--model",
@@ -433,7 +417,7 @@ def _parser() -> argparse.ArgumentParser:
         "write the same pipeline as a job for Kubeflow Pipelines or Vertex AI",
         "Writes the pipeline that `two-tower run` runs as a job for Kubeflow Pipelines or Vertex AI. Its "
         "steps run in a container image: build it with `docker build --target train`.",
-        epilog=_all_settings(),
+        epilog=settings_help.listing(),
     )
     compile_.add_argument("--image", required=True, help="name of the container image, with its registry")
     compile_.add_argument("-o", "--output-file", metavar="FILE", required=True, help="JSON file to write")
@@ -447,7 +431,7 @@ def _parser() -> argparse.ArgumentParser:
         "simulate, ingest, run, report and query in one go",
         "Simulates listeners, trains a recommender on them, and shows what it recommends to one of them. A "
         "second call does only what is not done yet.",
-        epilog=_all_settings(),
+        epilog=settings_help.listing(),
     )
     demo.add_argument("--output", metavar="DIR", default="runs/demo", help="default: runs/demo")
     _add_settings(demo)
@@ -475,16 +459,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         dest="overrides",
         help="one setting; may be given several times",
     )
-
-
-def _all_settings(section: str = "") -> str:
-    lines = []
-    for name, value in pipeline_config.settings(run_file.load()).items():
-        if not name.startswith(section):
-            continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"    {name} = {text}")
-    return _SETTINGS_HELP + "\n".join(lines)
+    parser.add_argument("--help-all", action=settings_help.HelpAll, nargs=0, help="list all settings")
 
 
 def _config(options: argparse.Namespace, fallback: str = "default") -> pipeline_config.PipelineConfig:

@@ -19,6 +19,7 @@ from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Model, ModelBlessing
 
 from two_tower.base.import_closure import import_digest
+from two_tower.base.settings import to_plain
 from two_tower.components.anomaly_gate.component import AnomalyGate
 from two_tower.components.approved_statistics.approved import LatestIfAny
 from two_tower.components.approved_statistics.component import ApprovedStatistics
@@ -224,6 +225,7 @@ def create_pipeline(
         catalog_graph=catalog_transform.outputs["transform_graph"],
         trainer=_json(config.trainer),
         history_length=history_length,
+        seed=config.seed,
         features=features,
         cutoff=config.gate.cutoff,
         source_digest=executor_digest(Trainer),
@@ -326,6 +328,8 @@ def from_towers_on(
         interactions=interactions,
         towers=towers,
         index=_json(config.index),
+        target_recall=config.gate.min_ann_recall,
+        seed=config.seed,
         history_length=history_length,
         features=resolved.to_json(),
         source_digest=executor_digest(ScannIndexer),
@@ -338,6 +342,7 @@ def from_towers_on(
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
         history_length=history_length,
+        seed=config.seed,
         features=resolved.to_json(),
         source_digest=executor_digest(RetrievalEvaluator),
     )
@@ -352,4 +357,4 @@ def from_towers_on(
 
 def _json(config: Any) -> str:
     """Settings as a parameter: equal settings are equal text, which caching relies on."""
-    return json.dumps(dataclasses.asdict(config), sort_keys=True)
+    return json.dumps(to_plain(config), sort_keys=True)

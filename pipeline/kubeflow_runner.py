@@ -17,6 +17,7 @@ from two_tower.data_directory.manifest import Manifest
 from two_tower.pipeline import beam_options
 from two_tower.pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.trainer.settings import AGGREGATES
 
 # Asked for when the job is submitted, unless it was compiled with --data and --root.
 DATA_PARAMETER = "data"
@@ -65,7 +66,7 @@ def compile_job(
         pipeline_root=root or "",
         push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
         config=config,
-        resolved=resolve(config.features, manifest),
+        resolved=resolve(config.features, manifest, AGGREGATES in config.trainer.parts),
         # The only one that TFX can write into a job; there it finds nothing where there is nothing.
         latest_strategy=LatestArtifactStrategy,
     )

@@ -35,6 +35,7 @@ from two_tower.pipeline.runs.report import newest_log, render
 from two_tower.pipeline.runs.stored_runs import ERROR, PARTIAL_RUN, PEAK_MEMORY
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
+from two_tower.trainer.settings import AGGREGATES
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -161,7 +162,7 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     data, output = storage.absolute(data), os.path.abspath(output)
     beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
-    resolved = resolve(config.features, manifest)
+    resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     return launch(
         output,
         lambda connection: create_pipeline(

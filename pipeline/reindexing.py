@@ -6,12 +6,14 @@ same name, so that the latest blessed model is the same, and reports are of it a
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.base.settings import from_plain
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.data_directory.verification import verify_items
@@ -19,6 +21,7 @@ from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving.versions import find_model
+from two_tower.trainer.settings import TrainerConfig
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -50,6 +53,7 @@ class Reindexing:
             takes no other.
         """
         self.lineage = lineage_of(find_model(model))
+        check_release(model, self.lineage.trainer)
         self.resolved = ResolvedFeatures.from_json(self.lineage.features)
         self.config = _config(self.lineage, overrides)
         self.output = os.path.abspath(output or self.lineage.output)
@@ -118,6 +122,22 @@ class Reindexing:
         )
 
 
+def check_release(model: str, trainer: str) -> None:
+    """Raises UserError where a training was of an earlier release, with settings that there are no more.
+
+    Args:
+      model: for messages.
+      trainer: TrainerConfig as JSON, as the training's run recorded it.
+    """
+    try:
+        from_plain(TrainerConfig, json.loads(trainer), "trainer")
+    except UserError as error:
+        raise UserError(
+            f"{model}: an earlier release of this program trained the model, with other settings ({error}) "
+            "Its towers cannot be built again: train it with `two-tower run`, and re-index the new model."
+        ) from error
+
+
 def check_features(items: str, manifest: Manifest, specs: Sequence[FeatureSpec]) -> None:
     """Raises UserError where items lack a column that a model needs, or have one of another kind or width.
 
@@ -130,7 +150,7 @@ def check_features(items: str, manifest: Manifest, specs: Sequence[FeatureSpec])
         ":".join([spec.column, spec.kind, *([str(spec.width)] if spec.width else [])]) for spec in specs
     )
     try:
-        resolve(FeaturesConfig(users=(), items=named, history=()), manifest)
+        resolve(FeaturesConfig(items=named), manifest, with_aggregates=False)
     except UserError as error:
         raise UserError(
             f"{items}: its items do not fit the model, which was trained with columns of items/ ({error})"
@@ -146,7 +166,7 @@ def _config(lineage: Lineage, overrides: Sequence[str]) -> PipelineConfig:
                 f"--set {override}: re-indexing takes settings of {', '.join(SECTIONS)}; all else is as the "
                 "model was trained."
             )
-    values = PipelineConfig().to_dict()
+    values = {**PipelineConfig().to_dict(), "seed": lineage.seed}
     for section, then in lineage.settings.items():
         # A setting that there was when the model was made, and is no more, means nothing now.
         values[section] |= {name: value for name, value in then.items() if name in values[section]}

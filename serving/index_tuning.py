@@ -20,12 +20,17 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.serving.index import AH, NO_QUANTIZATION, ExactIndex, ScannIndex, ScannSettings
 from two_tower.serving.settings import IndexConfig
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 
+# Below this many items exact search is as fast, and is what is built.
+EXACT_BELOW = 20_000
+# The k of the Recall@k that the index is tuned to.
+TARGET_K = 100
 # Leaves that are tried, in square roots of the number of items.
 _LEAVES = (1, 2, 4)
 # Candidates for reordering that are tried, in k.
@@ -118,34 +123,46 @@ class Built:
         }
 
 
-def needs_queries(items: int, config: IndexConfig) -> bool:
-    """Whether an index over so many items is tuned at all."""
-    return items >= max(config.exact_below, _FEWEST_ITEMS)
+def needs_queries(items: int) -> bool:
+    """Returns whether an index over so many items is tuned at all."""
+    return items >= max(EXACT_BELOW, _FEWEST_ITEMS)
 
 
-def build_index(embeddings: npt.ArrayLike, queries: npt.ArrayLike, config: IndexConfig) -> Built:
-    """The cheapest index over the catalog that meets the target.
+def build_index(
+    embeddings: npt.ArrayLike,
+    queries: npt.ArrayLike,
+    config: IndexConfig,
+    target_recall: float,
+    seed: int = DEFAULT_SEED,
+) -> Built:
+    """Builds the cheapest index over the catalog that meets the target.
 
     Args:
         embeddings: float32 [items, embedding_dim].
         queries: float32 [queries, embedding_dim], as they are asked; not looked at where search is exact
             anyway (`needs_queries`).
-        config: target, budget and from how many items on ScaNN is thought of.
+        config: the latency budget, and the largest k of a request.
+        target_recall: share of exact search's best TARGET_K items (or `config.max_k`, if that is less) that
+            the index has to find, at 99% confidence over the queries.
+        seed: of the sample of the catalog by which the number of leaves is chosen.
     """
     vectors = np.ascontiguousarray(embeddings, np.float32)
-    if not needs_queries(len(vectors), config):
-        least = max(config.exact_below, _FEWEST_ITEMS)
-        reason = f"Exact search: {len(vectors):,} items are fewer than {least:,} (index.exact_below)."
+    if not needs_queries(len(vectors)):
+        least = max(EXACT_BELOW, _FEWEST_ITEMS)
+        reason = f"Exact search: {len(vectors):,} items are fewer than {least:,}."
         return Built(ExactIndex(tf.constant(vectors)), reason, None)
-    return _Search(vectors, np.ascontiguousarray(queries, np.float32), config).run()
+    return _Search(vectors, np.ascontiguousarray(queries, np.float32), config, target_recall, seed).run()
 
 
 class _Search:
     """One search over settings; `points` are what it has tried."""
 
-    def __init__(self, vectors: Floats, queries: Floats, config: IndexConfig) -> None:
+    def __init__(
+        self, vectors: Floats, queries: Floats, config: IndexConfig, target_recall: float, seed: int
+    ) -> None:
         self._vectors, self._queries, self._config = vectors, queries, config
-        self._k = min(config.target_k, len(vectors))
+        self._target, self._seed = target_recall, seed
+        self._k = min(TARGET_K, config.max_k, len(vectors))
         self._exact_rows, self._exact_ms = _exact(vectors, queries, self._k)
         self._points: dict[ScannSettings, Point] = {}
 
@@ -164,7 +181,7 @@ class _Search:
         met = True
         reason = (
             f"ScaNN: of {len(self._points)} settings that were tried the cheapest with a Recall@{self._k} of "
-            f"at least {self._config.target_recall:g} against exact search, at 99% confidence."
+            f"at least {self._target:g} against exact search, at 99% confidence."
         )
         budget = self._config.latency_budget_ms
         if budget and best.ms_per_query > budget:
@@ -182,12 +199,12 @@ class _Search:
         root = round(math.sqrt(items))
         candidates = sorted({min(max(root * times, 1), items // 4) for times in _LEAVES})
         size = min(items, _CATALOG_SAMPLE)
-        chosen = np.sort(np.random.default_rng(self._config.seed).choice(items, size, replace=False))
+        chosen = np.sort(np.random.default_rng(self._seed).choice(items, size, replace=False))
         vectors = self._vectors[chosen]
         k = max(1, round(self._k * size / items))
         rows, _ = _exact(vectors, self._queries, k)
         # AH will lose some of what its leaves hold.
-        wanted = (1 + self._config.target_recall) / 2
+        wanted = (1 + self._target) / 2
         costs = {}
         for leaves in candidates:
             index = ScannIndex(vectors, ScannSettings(leaves, 1, 0, NO_QUANTIZATION, k), k)
@@ -254,7 +271,7 @@ class _Search:
         return round(vector * (settings.num_leaves + settings.reordering_candidates) + code * looked_at)
 
     def _meets(self, point: Point) -> bool:
-        return point.recall_low >= self._config.target_recall
+        return point.recall_low >= self._target
 
     def _cheapest(self) -> Point | None:
         """Of the settings that meet the target; None where none does for less than exact search reads."""
@@ -279,7 +296,7 @@ class _Search:
 
     def _within_budget(self, index: ScannIndex, best: Point) -> tuple[bool, Point, str]:
         """What to build where the cheapest setting that meets the target takes too long here."""
-        target, budget = self._config.target_recall, self._config.latency_budget_ms
+        target, budget = self._target, self._config.latency_budget_ms
         searched = best.settings.leaves_to_search
         while searched > 1 and not any(point.ms_per_query <= budget for point in self._points.values()):
             searched //= 2
@@ -304,10 +321,10 @@ class _Search:
 
     def _exact(self) -> Built:
         found = max(point.recall for point in self._points.values())
-        target = self._config.target_recall
+        target = self._target
         reason = (
             f"Exact search: ScaNN finds {found:.3f} of its {self._k} items at best, or reads as much; a "
-            f"Recall@{self._k} of {target:g} is asked for (index.target_recall)."
+            f"Recall@{self._k} of {target:g} is asked for (gate.min_ann_recall)."
         )
         budget = self._config.latency_budget_ms
         met = not budget or self._exact_ms <= budget
@@ -319,7 +336,7 @@ class _Search:
         points = sorted(self._points.values(), key=lambda point: point.bytes_per_query)
         config = self._config
         return Tuning(
-            config.target_recall,
+            self._target,
             self._k,
             len(self._queries),
             config.latency_budget_ms,

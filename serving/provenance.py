@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from two_tower.base import storage
-from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
@@ -25,7 +25,7 @@ TOWERS = "towers_uri"
 ITEMS = "items_digest"
 NO_BLESSED_MODEL = "No model has been blessed yet."
 # The protocols that split by time: who trained before a period has not seen it, whatever the data was.
-_BY_TIME = ("next_event", "frozen")
+_BY_TIME = ("next_event", *FROZEN_PROTOCOLS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +185,8 @@ def _may_have_seen_labels(candidate: ModelIdentity, blessed: ModelIdentity | Non
             f"The latest blessed model comes from other data: {blessed.dataset}, "
             f"where this one comes from {candidate.dataset}."
         )
-    if blessed.protocol != candidate.protocol:
+    frozen = {blessed.protocol, candidate.protocol} <= set(FROZEN_PROTOCOLS)
+    if blessed.protocol != candidate.protocol and not frozen:
         return (
             f"The latest blessed model was trained under the protocol {blessed.protocol}, this "
             f"one under {candidate.protocol}: it may have learned from today's test labels."

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
+from two_tower.base.settings import setting
+
 
 @dataclasses.dataclass(frozen=True)
 class IndexConfig:
-    """The index over the catalog's embeddings: ScaNN, tuned on queries of the eval split."""
+    """Index over the catalog's embeddings: exact search, or ScaNN from 20,000 items on.
 
-    # Below this many items exact search is as fast, and is what is built.
-    exact_below: int = 20_000
-    # The share of exact search's best target_k items that the index has to find; the cheapest setting that
-    # does, at 99% confidence over the queries that it is tuned on, is built.
-    target_recall: float = 0.95
-    target_k: int = 100
-    # The most milliseconds that a single query may take on the machine that builds the index; 0: any. Where
-    # that is too little for the target, the best that is fast enough is built, and the model says so.
-    latency_budget_ms: float = 0.0
-    # Queries that the index is tuned on.
-    tuning_queries: int = 500
-    seed: int = 17
-    # The largest k a request may ask for.
-    max_k: int = 200
+    ScaNN is tuned on queries of the eval split, until it finds the share of exact search's items that
+    `gate.min_ann_recall` asks for (see `serving.index_tuning`).
+    """
+
+    latency_budget_ms: float = setting(
+        0.0,
+        help="Longest time of a single query on the machine that builds the index; 0: any. Where the budget "
+        "is too small for gate.min_ann_recall, the best index within it is built, and the model says so.",
+        unit="milliseconds",
+        at_least=0,
+    )
+    max_k: int = setting(
+        200, help="Largest k that a request may ask for.", unit="items", at_least=1, at_most=100_000
+    )

@@ -208,10 +208,7 @@ def frozen_queries_of(
         begin, end = split.times.bounds(name)
         for user in sorted({e.user for e in log}):
             events = of_user(log, user)
-            if split.labels == "listen":
-                asked = [e for e in events if e.kind == b"listen" and e.row >= split.min_play_ratio]
-            else:
-                asked = [e for e in events if e.kind == split.labels.encode()]
+            asked = [e for e in events if e.kind == b"listen" and e.row >= split.min_play_ratio]
             labels = {e.item for e in asked if begin <= e.time < end}
             if not labels:
                 continue

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from two_tower.base.settings import DEFAULT_SEED, with_values
 from two_tower.schema import features
 from two_tower.trainer.loop.training import _label_counts, train
 from two_tower.trainer.loop.training_data import TrainingData
@@ -20,28 +21,26 @@ from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import drawing
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, TrainerConfig
 
 # Without dropout, since each replica draws its own.
-CERTAIN = dataclasses.replace(CONFIG, id_dropout=0.0, history_dropout=0.0, dropout=0.0)
+CERTAIN = dataclasses.replace(CONFIG, dropout=Dropout(hidden=0.0, id=0.0, history=0.0))
 
 # Each kind of negatives, correction and state once; none uses the full catalog.
 VARIANTS: list[dict[str, Any]] = [
-    {"hard_negatives": 30, "event_type_weights": ("like=2",)},
+    {"negatives.hard": 30, "label_weights.like": 2.0},
     {
-        "sampling_correction": "refined",
-        "uniform_negatives": 20,
-        "memory_negatives": 300,
-        "learned_temperature": True,
+        "frequency.correction": "refined",
+        "negatives.uniform": 20,
+        "negatives.memory": 300,
     },
     {
-        "deduplicate_negatives": True,
-        "frequency": "streaming",
-        "frequency_learning_rate": 0.3,
-        "memory_negatives": 50,
-        "uniform_negatives": 5,
-        "repeat_head": True,
-        "item_bias": True,
+        "negatives.deduplicate": True,
+        "frequency.estimate": "streaming",
+        "frequency.rate": 0.3,
+        "negatives.memory": 50,
+        "negatives.uniform": 5,
+        "parts": (*DEFAULT_PARTS, "repeat_head", "item_bias"),
     },
 ]
 # Window boundaries of both replicas in each step: equal numbers, different numbers, and an empty replica.
@@ -50,7 +49,7 @@ STEPS = [(0, 8, 16), (16, 21, 34), (34, 40, 40)]
 # Small steps: the last step of an epoch has a single window, since the small world has 101.
 TRAINED = dataclasses.replace(
     CERTAIN,
-    item_bias=True,
+    parts=(*DEFAULT_PARTS, "item_bias"),
     item_initial="co_occurrence",
     positions_per_step=100,
     windows_per_step=50,
@@ -79,7 +78,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
     def untrained(config: TrainerConfig) -> TwoTowerModel:
         tf.keras.utils.set_random_seed(1)
         # Without recommendable repeats, a replica would exclude negatives of its own windows only.
-        repeats = config.repeat_head
+        repeats = "repeat_head" in config.parts
         model = TwoTowerModel(
             table, log_q, users, HISTORY_LENGTH, config, (), None, user_weight, repeats_recommendable=repeats
         )
@@ -93,7 +92,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
             optimizer.build(model.trainable_variables)
 
         def step(own: dict[str, Any], number: int) -> tf.Tensor:
-            with drawing(config.seed, tf.constant(number)), tf.GradientTape() as tape:
+            with drawing(DEFAULT_SEED, tf.constant(number)), tf.GradientTape() as tape:
                 loss = model.compute_loss(own, training=True)
             variables = model.trainable_variables
             optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
@@ -111,13 +110,13 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
         return model, losses
 
     for settings in VARIANTS:
-        config = dataclasses.replace(CERTAIN, positions_per_step=60, **settings)
+        config = with_values(CERTAIN, {"positions_per_step": 60, **settings})
         (one, one_losses), (two, two_losses) = (
             trained(strategy, config) for strategy in (tf.distribute.get_strategy(), mirrored)
         )
         np.testing.assert_allclose(two_losses, one_losses, rtol=1e-5, err_msg=str(settings))
         found = [mirrored.experimental_local_results(variable) for variable in two.variables]
-        if config.frequency == "streaming":
+        if config.frequency.estimate == "streaming":
             # A single replica restores the checkpoint of two.
             path = tf.train.Checkpoint(model=two).save(str(folder / "checkpoint"))
             restored = untrained(config)

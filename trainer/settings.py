@@ -3,163 +3,355 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Iterator
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import setting
 
-# A learned temperature never falls below this: however sure training is, scores stay finite.
-LEAST_LEARNED_TEMPERATURE = 0.01
+# Values of trainer.parts.
+HISTORY, SEED, USER_ID, EXAMPLE_AGE = "history", "seed", "user_id", "example_age"
+AGGREGATES, SHARED_TABLES, NORMALISATION = "aggregates", "shared_tables", "normalisation"
+ITEM_BIAS, REPEAT_HEAD = "item_bias", "repeat_head"
+PARTS = (
+    HISTORY,
+    SEED,
+    USER_ID,
+    EXAMPLE_AGE,
+    AGGREGATES,
+    SHARED_TABLES,
+    NORMALISATION,
+    ITEM_BIAS,
+    REPEAT_HEAD,
+)
+# Parts that the towers have unless they are left out.
+DEFAULT_PARTS = PARTS[:7]
+# Layers and heads of the attention encoder.
+ATTENTION_LAYERS, ATTENTION_HEADS = 2, 2
+_SAMPLED = {"trainer.softmax": ("sampled", "auto")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Negatives:
+    """Keys of trainer.negatives."""
+
+    uniform: int = setting(
+        0,
+        help="Negatives drawn from the whole catalog at each step, beside the batch's labels.",
+        unit="items",
+        at_least=0,
+        at_most=10_000_000,
+        applies=_SAMPLED,
+    )
+    memory: int = setting(
+        0,
+        help="Labels of earlier steps that stay negatives.",
+        unit="labels",
+        at_least=0,
+        at_most=10_000_000,
+        applies=_SAMPLED,
+    )
+    hard: int = setting(
+        0,
+        help="Negatives of each query that count: those with the highest logits; 0: all.",
+        unit="items",
+        at_least=0,
+        at_most=10_000_000,
+    )
+    deduplicate: bool = setting(
+        False,
+        help="Whether an item is a negative once a step, however often it is in the batch.",
+        applies=_SAMPLED,
+    )
+
+
+_STREAMING: dict[str, tuple[str | bool, ...]] = {"trainer.frequency.estimate": ("streaming",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frequency:
+    """Keys of trainer.frequency."""
+
+    estimate: str = setting(
+        "exact",
+        help="Sampling probability of an item: exact counts train's labels, streaming estimates it from the "
+        "batches. Streaming counts an item once a batch and needs negatives.deduplicate.",
+        choices=("exact", "streaming"),
+        applies={**_SAMPLED, "trainer.frequency.correction": ("logq", "refined")},
+    )
+    hashes: int = setting(
+        2,
+        help="Hash functions of the streaming estimate.",
+        at_least=1,
+        at_most=16,
+        applies=_STREAMING,
+    )
+    rate: float = setting(
+        0.01,
+        help="Weight of the newest gap between two batches with an item, in the streaming estimate.",
+        at_least=1e-6,
+        at_most=1,
+        applies=_STREAMING,
+    )
+    # No item is in a batch more often than in every one.
+    initial_gap: float = setting(
+        100.0,
+        help="Gap of an item that no batch had yet, in the streaming estimate.",
+        unit="batches",
+        at_least=1,
+        at_most=1e9,
+        applies=_STREAMING,
+    )
+    correction: str = setting(
+        "logq",
+        help="Correction for sampling: logq (2019 paper), refined (arXiv 2507.09331), or none, for "
+        "comparison.",
+        choices=("logq", "refined", "none"),
+        applies=_SAMPLED,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Keys of trainer.schedule."""
+
+    shape: str = setting(
+        "constant",
+        help="Learning rate after the warm-up: constant, or half a cosine, down to 1% at the last step of "
+        "all epochs.",
+        choices=("constant", "cosine"),
+    )
+    warmup: int = setting(
+        0,
+        help="First steps, over which the learning rate rises from zero; at most half of all steps.",
+        unit="steps",
+        at_least=0,
+        at_most=100_000_000,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Keys of trainer.dropout."""
+
+    hidden: float = setting(
+        0.1,
+        help="Chance that a number of a hidden layer, or of the attention encoder, becomes zero.",
+        at_least=0,
+        at_most=0.99,
+    )
+    id: float = setting(
+        0.1,
+        help="Chance that an item's id, or a user's, is replaced by its out-of-vocabulary row. Thereby a new "
+        "release, or a new user, is placed by everything else that is known.",
+        at_least=0,
+        at_most=0.99,
+    )
+    history: float = setting(
+        0.02,
+        help="Chance that a position is trained with an empty history, as a new user will be served.",
+        at_least=0,
+        at_most=0.99,
+        applies={"trainer.parts": (HISTORY, SEED, AGGREGATES)},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelWeights:
+    """Keys of trainer.label_weights."""
+
+    play_ratio_floor: float = setting(
+        0.3,
+        help="Weight of a label with a play ratio of zero. With ratio r it is floor + (1 - floor) * min(r, "
+        "1); 1 turns play ratios off.",
+        at_least=0,
+        at_most=1,
+    )
+    max_per_user: int = setting(
+        0,
+        help="Labels as many of which one user's labels weigh together, at most; 0: no limit.",
+        unit="labels",
+        at_least=0,
+    )
+    reactions: tuple[tuple[str, float], ...] = setting(
+        (),
+        help="Factor of the labels that the user reacted to by such an event, as in like: 2 or dislike: 0.",
+        at_least=0,
+        may_be_empty=True,
+        open_keys="event type",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """The two towers and how they are trained."""
+    """The two towers and their training."""
 
-    embedding_dim: int = 64
-    # Width of the table of items where artist, album or content vectors say more of them: then few numbers of
-    # an item's own do. Without any of these, or of 0, it is embedding_dim.
-    item_embedding_dim: int = 0
-    # A term of its own in each item's score, whoever asks: its popularity. It is an embedding's last number;
-    # items that train does not know have the mean of what is listened to.
-    item_bias: bool = False
-    # Where items' own embeddings begin: random, or co_occurrence, at factors of how often items come shortly
-    # after each other, for data with few labels an item. A training that begins from an earlier model begins
-    # there.
-    item_initial: str = "random"
-    # What makes the history one vector at each position: mean (of the last N and of the last few listens),
-    # attention (causal self-attention, with the distance in events and in time), or attention+mean.
-    encoder: str = "mean"
-    # Together the layers see the last N events: each one looks back (N - 1) / layers of them.
-    attention_layers: int = 2
-    attention_heads: int = 2
-    # Scores of query and candidate: cosine, or dot. Either is divided by the temperature: of 1, a plain dot
-    # product stays what it is.
-    similarity: str = "cosine"
-    # Parts of the towers to leave out, to see what they are worth or because the data does not bear them:
-    # history, seed, user_id, example_age, aggregates, shared_tables (then history and seed read item tables
-    # of their own).
-    leave_out: tuple[str, ...] = ()
-    # Scores of their own for the items of the history, beside the inner product, where items are recommended
-    # again; elsewhere it changes nothing.
-    repeat_head: bool = False
-    # Widths of the query tower's hidden layers, between the joined features and the embedding.
-    query_hidden_units: tuple[int, ...] = (256,)
-    # By which the softmax divides scores; the default suits the cosine.
-    temperature: float = 0.07
-    epochs: int = 3
-    learning_rate: float = 0.002
-    # constant, or cosine: half a cosine, down to 1% of the learning rate at the last step of all epochs.
-    learning_rate_schedule: str = "constant"
-    # Over so many first steps the learning rate rises from zero; at most half of all.
-    warmup_steps: int = 0
-    # Decoupled: what a step takes away of kernels, and of the embeddings that it reads, by learning rate.
-    weight_decay: float = 0.0
-    # The greatest norm of all gradients together; 0: any.
-    clip_norm: float = 0.0
-    # What towers are computed in: float32, mixed_float16 (GPUs), mixed_bfloat16 (TPUs and new GPUs), or auto,
-    # by the hardware: float16 on GPUs of compute capability 7.0 and more. What is served is float32.
-    precision: str = "auto"
-    # Windows read per step (0: by how many there are, so that an epoch has some 190 steps), and labelled
-    # positions drawn at random across them.
-    windows_per_step: int = 32
-    positions_per_step: int = 1_024
-    # Chance that an item's id (or a user's) is replaced by its out-of-vocabulary row in training: it
-    # is what places a new release, or a new user, by everything else that is known.
-    id_dropout: float = 0.1
-    # Chance that a position is trained with an empty history, as a new user will be served.
-    history_dropout: float = 0.02
-    dropout: float = 0.1
-    # Learn the temperature too, from `temperature` on.
-    learned_temperature: bool = False
-    # What a label is told from at each step: sampled negatives; the full catalog, if that is small, and then
-    # nothing is left to correct; or auto: full where 8,192 labels could be told from 50,000 items.
-    softmax: str = "sampled"
-    # How sampling is corrected for: logq (2019 paper), refined (arXiv 2507.09331), or none, for comparison.
-    sampling_correction: str = "logq"
-    # An item is a negative once a step, however often it is in the batch.
-    deduplicate_negatives: bool = False
-    # How often items are labels: exact, train's counts, or streaming, estimated from the batches.
-    frequency: str = "exact"
-    # Of streaming: weight of the newest gap between two batches with an item, number of hash functions, and
-    # the gap of an item never seen.
-    frequency_learning_rate: float = 0.01
-    frequency_hashes: int = 2
-    frequency_initial_gap: float = 100.0
-    # Negatives drawn from the whole catalog at each step, beside the batch's labels.
-    uniform_negatives: int = 0
-    # Labels of earlier steps that stay negatives.
-    memory_negatives: int = 0
-    # Of each query's negatives only so many count, those of the highest logits; 0: all.
-    hard_negatives: int = 0
-    # What is a position's label in training: the next listen (1), or any one of so many next ones within its
-    # window, where a user is asked for what comes in a day and not for the next track.
-    label_horizon: int = 1
-    # Loss weight of a label with play ratio r: floor + (1 - floor) * min(r, 1).
-    play_ratio_floor: float = 0.3
-    # Loss weights of labels that the user reacted to, as in like=2 or dislike=0.
-    event_type_weights: tuple[str, ...] = dataclasses.field(default=(), metadata={"by_name": True})
-    # The labels of one user together weigh no more than so many would; 0: no limit.
-    max_labels_per_user: int = 0
-    # How training is spread: none, mirrored (over this machine's GPUs), or multi_worker (over machines that
-    # TF_CONFIG names). A step has the same windows and positions however many replicas there are.
-    distribution: str = "none"
-    # Begin with what the latest blessed model knows of the ids that both have, instead of from scratch.
-    warm_start: bool = False
-    # Stop when validation recall (at gate.cutoff) has not risen for this many epochs.
-    patience: int = 2
-    seed: int = 17
+    embedding_dim: int = setting(
+        64, help="Width of a query's and of an item's embedding.", at_least=2, at_most=4_096, shown=True
+    )
+    item_embedding_dim: int = setting(
+        0,
+        help="Width of the table of items, where artist, album or content vectors say more of them: then few "
+        "numbers of an item's own do. Without any of these, or at 0, it is embedding_dim.",
+        at_least=0,
+        at_most=4_096,
+    )
+    item_initial: str = setting(
+        "random",
+        help="Initialisation of items' embeddings: random, or co_occurrence, factors of how often items come "
+        "shortly after each other, for data with few labels an item. A training that begins from an earlier "
+        "model keeps that model's embeddings.",
+        choices=("random", "co_occurrence"),
+    )
+    encoder: str = setting(
+        "mean",
+        help="Encoder of the history: mean (of the last N listens and of the last few), attention (causal "
+        "self-attention, with the distance in events and in time, two layers of two heads), or "
+        "attention+mean.",
+        choices=("mean", "attention", "attention+mean"),
+        shown=True,
+        applies={"trainer.parts": (HISTORY,)},
+    )
+    parts: tuple[str, ...] = setting(
+        DEFAULT_PARTS,
+        help="Parts of the towers. normalisation makes scores cosines; without it they are dot products. "
+        "Without shared_tables history and seed read item tables of their own. item_bias gives each item's "
+        "score a term for its popularity: an embedding's last number, the mean of what is listened to for "
+        "items new to train. repeat_head gives the items of the history an extra score, where the data "
+        "recommends items again. On the command line -user_id,+repeat_head changes the preset's list.",
+        choices=PARTS,
+        may_be_empty=True,
+    )
+    query_hidden_units: tuple[int, ...] = setting(
+        (256,),
+        help="Widths of the query tower's hidden layers, between the joined features and the embedding.",
+        at_least=1,
+        at_most=65_536,
+        may_be_empty=True,
+    )
+    temperature: float = setting(
+        0.07,
+        help="Softmax temperature: the divisor of scores. The default suits the cosine; at 1 a dot product "
+        "stays what it is.",
+        at_least=1e-4,
+        at_most=100,
+    )
+    softmax: str = setting(
+        "sampled",
+        help="Negatives of a label at each step: sampled; full, the whole catalog, if that is small, and "
+        "then nothing needs correction; or auto: full where 8,192 labels and 50,000 items fit a step, else "
+        "sampled.",
+        choices=("sampled", "full", "auto"),
+        shown=True,
+    )
+    negatives: Negatives = setting(
+        Negatives(), help="Negatives of the softmax, beside the labels of the batch.", experimental=True
+    )
+    frequency: Frequency = setting(
+        Frequency(),
+        help="Sampling probability of items, and the correction of the sampled softmax by it.",
+        experimental=True,
+    )
+    label_horizon: int = setting(
+        1,
+        help="Label of a position in training: the next listen (1), or any one of this many next ones within "
+        "its window, where a query asks for what comes in a day and not for the next track.",
+        unit="listens",
+        at_least=1,
+        at_most=1_000_000,
+    )
+    label_weights: LabelWeights = setting(LabelWeights(), help="Weights of labels in the loss.")
+    epochs: int = setting(
+        3, help="Passes over the train split, at most.", at_least=1, at_most=10_000, shown=True
+    )
+    learning_rate: float = setting(0.002, help="Learning rate.", at_least=0, at_most=100, shown=True)
+    schedule: Schedule = setting(Schedule(), help="Course of the learning rate.")
+    weight_decay: float = setting(
+        0.0,
+        help="Decoupled weight decay: the share of kernels, and of the embeddings that a step reads, that a "
+        "step takes away, by learning rate.",
+        at_least=0,
+        at_most=1_000,
+    )
+    dropout: Dropout = setting(Dropout(), help="Chances that training hides something.")
+    windows_per_step: int = setting(
+        32,
+        help="Windows a step reads; 0: by how many there are, so that an epoch has some 190 steps.",
+        unit="windows",
+        at_least=0,
+        at_most=1_000_000,
+    )
+    # In-batch negatives: a position alone would have none.
+    positions_per_step: int = setting(
+        1_024,
+        help="Labelled positions a step trains, at most, drawn at random across its windows.",
+        unit="positions",
+        at_least=2,
+        at_most=1_000_000,
+    )
+    patience: int = setting(
+        2,
+        help="Epochs without a rise of validation recall (at gate.cutoff), after which training stops.",
+        unit="epochs",
+        at_least=1,
+        at_most=10_000,
+    )
+    distribution: str = setting(
+        "none",
+        help="Distribution of training: none, mirrored (over this machine's GPUs), or multi_worker (over the "
+        "machines that TF_CONFIG names). A step has the same windows and positions with any number of "
+        "replicas.",
+        choices=("none", "mirrored", "multi_worker"),
+    )
+    warm_start: bool = setting(
+        False,
+        help="Whether training begins with what the latest blessed model knows of the ids that both have, "
+        "instead of from scratch.",
+        shown=True,
+    )
+
+    def __post_init__(self) -> None:
+        """Sorts the parts: equal sets are equal settings."""
+        order = {part: place for place, part in enumerate(PARTS)}
+        parts = sorted(set(self.parts), key=lambda part: (order.get(part, len(order)), part))
+        object.__setattr__(self, "parts", tuple(parts))
 
 
-def event_type_weights(trainer: TrainerConfig) -> dict[str, float]:
-    """trainer.event_type_weights by event type.
-
-    Raises:
-      UserError: one of them is not of the form "like=2", with a weight from 0 on, or names a type twice.
-    """
-    weights: dict[str, float] = {}
-    for text in trainer.event_type_weights:
-        name, _, number = (part.strip() for part in text.partition("="))
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = math.nan
-        if not (name and math.isfinite(weight) and weight >= 0):
-            raise UserError(
-                f"trainer.event_type_weights takes event types with weights from 0 on, as in like=2, and was "
-                f"given {text!r}."
-            )
-        if name in weights:
-            raise UserError(f"trainer.event_type_weights names the event type {name!r} twice.")
-        weights[name] = weight
-    return weights
+def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:
+    """Yields meaningless settings that `applies` cannot declare: name, the other's name, an explanation."""
+    parts = trainer.parts
+    is_given = trainer.dropout.hidden != Dropout().hidden
+    if is_given and not trainer.query_hidden_units and trainer.encoder == "mean":
+        yield (
+            "trainer.dropout.hidden",
+            "trainer.query_hidden_units",
+            f"trainer.dropout.hidden is {trainer.dropout.hidden:g}, and there is nothing to drop: "
+            "trainer.query_hidden_units is empty, and trainer.encoder is mean.",
+        )
+    if REPEAT_HEAD in parts and HISTORY not in parts:
+        yield (
+            "trainer.parts",
+            "trainer.parts",
+            "trainer.parts has repeat_head, which scores the items of the history, and is without history: "
+            "leave out repeat_head too, as in trainer.parts=-history,-repeat_head.",
+        )
+    if SHARED_TABLES not in parts and not {HISTORY, SEED} & set(parts):
+        yield (
+            "trainer.parts",
+            "trainer.parts",
+            "trainer.parts is without shared_tables, and without history and seed no second table is read: "
+            "add shared_tables.",
+        )
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
-    """Raises UserError for settings of towers and loss that contradict each other."""
-    event_type_weights(trainer)
-    if trainer.encoder != "mean" and trainer.embedding_dim % trainer.attention_heads:
+    """Raises UserError for settings of towers and loss that cannot go together."""
+    if trainer.encoder != "mean" and trainer.embedding_dim % ATTENTION_HEADS:
         raise UserError(
-            f"trainer.attention_heads is {trainer.attention_heads}, and trainer.embedding_dim, "
-            f"{trainer.embedding_dim}, cannot be divided by it."
+            f"trainer.embedding_dim is {trainer.embedding_dim}, and trainer.encoder={trainer.encoder} "
+            f"divides it among {ATTENTION_HEADS} heads: take an even number."
         )
-    if trainer.learned_temperature and trainer.temperature < LEAST_LEARNED_TEMPERATURE:
+    if trainer.frequency.estimate == "streaming" and not trainer.negatives.deduplicate:
         raise UserError(
-            f"trainer.temperature is {trainer.temperature}, and a learned one is never below "
-            f"{LEAST_LEARNED_TEMPERATURE}: begin there or above, or set trainer.learned_temperature=false."
+            "trainer.frequency.estimate=streaming counts an item once a batch: set "
+            "trainer.negatives.deduplicate=true, so that it is a negative once as well."
         )
-    if trainer.frequency == "streaming" and not trainer.deduplicate_negatives:
-        raise UserError(
-            "trainer.frequency=streaming counts an item once a batch: set trainer.deduplicate_negatives=true,"
-            " so that it is a negative once as well."
-        )
-    if trainer.softmax == "full":
-        unused = [
-            name
-            for name in ("deduplicate_negatives", "uniform_negatives", "memory_negatives")
-            if getattr(trainer, name)
-        ]
-        if unused:
-            raise UserError(
-                f"trainer.softmax=full has the whole catalog for negatives, and trainer.{unused[0]} changes "
-                "how they are sampled: take the one or the other."
-            )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from two_tower.base.settings import setting
+
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
@@ -13,7 +15,15 @@ class ValidationConfig:
     (L-infinity) of categories, both from 0 to 1.
     """
 
-    # Train's statistics against those of the previous run.
-    max_drift: float = 0.3
-    # Train's statistics against test's.
-    max_skew: float = 0.3
+    max_drift: float = setting(
+        0.3,
+        help="Largest distance between train's statistics and those of the previous run; 0: any.",
+        at_least=0,
+        at_most=1,
+    )
+    max_skew: float = setting(
+        0.3,
+        help="Largest distance between train's statistics and test's; 0: any.",
+        at_least=0,
+        at_most=1,
+    )

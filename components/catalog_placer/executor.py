@@ -13,6 +13,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base.settings import from_plain
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
@@ -51,7 +52,8 @@ class Executor(base_executor.BaseExecutor):
                 transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
                 catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
                 config=repeats_for(
-                    TrainerConfig(**json.loads(exec_properties["trainer"])), facts.repeats_recommendable
+                    from_plain(TrainerConfig, json.loads(exec_properties["trainer"]), "trainer"),
+                    facts.repeats_recommendable,
                 ),
                 history_length=exec_properties["history_length"],
                 resolved=ResolvedFeatures.from_json(exec_properties["features"]),

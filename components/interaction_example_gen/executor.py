@@ -20,6 +20,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx_bsl.coders import example_coder
 
+from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen import shards, splits, windows
 from two_tower.components.interaction_example_gen.facts import facts_of, write_facts
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
@@ -45,15 +46,15 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         """Raises UserError where the data lacks what the protocol needs, or a split turns out empty."""
         data = exec_properties["data"]
         manifest = Manifest.load(data)
-        split_config = SplitConfig(**json.loads(exec_properties["split"]))
-        window_config = WindowConfig(**json.loads(exec_properties["windows"]))
+        split_config = from_plain(SplitConfig, json.loads(exec_properties["split"]), "split")
+        window_config = from_plain(WindowConfig, json.loads(exec_properties["windows"]), "windows")
         specs = _user_features(exec_properties.get("features"))
         split = splits.event_split(data, manifest, split_config, window_config.spans)
         facts = facts_of(data, manifest, split_config, window_config.spans)
 
         event_files = shards.table_files(data, manifest, "events", window_config.spans)
         user_files = shards.table_files(data, manifest, "users") if specs else []
-        most = window_config.events_per_shard
+        most = shards.EVENTS_PER_SHARD
         count = max(1, -(-sum(file.rows for file in event_files) // most))
         reader = shards.EventReader(
             count,

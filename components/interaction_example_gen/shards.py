@@ -25,6 +25,8 @@ from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.data_directory.manifest import DAY, Manifest, event_files, user_files
 from two_tower.schema import features
 
+# Events whose windows are cut at once, about 100 bytes each: it bounds a shard's memory.
+EVENTS_PER_SHARD = 1_000_000
 # Rows that are read at once: a batch a shard comes of them, and each has its overhead.
 _LEAST_ROWS, _MOST_ROWS = 500_000, 4_000_000
 _ROWS_A_BATCH = 256

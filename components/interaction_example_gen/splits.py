@@ -18,6 +18,14 @@ from two_tower.schema import features
 
 Array = np.ndarray
 
+# Listens that are labels of the frozen protocol, by the constant of Yambda's authors.
+MIN_LABEL_PLAY_RATIO = 0.5
+# Yambda's own split, as its authors have it (Ploshkin et al., 2025), in seconds of its clock: test from
+# 25,913,600, which is 86,400 before the end, and a gap of 1,800.
+YAMBDA = SplitConfig("frozen", holdout_seconds=86_400, gap_seconds=1_800, last_timestamp=26_000_000)
+# Protocols that split by time.
+BY_TIME = ("next_event", "frozen", "yambda")
+
 # Splits are numbered by their place in features.SPLITS, as bytes: there is one per event.
 TRAIN, EVAL, TEST, NONE = (np.int8(number) for number in range(4))
 
@@ -81,16 +89,16 @@ class TimeSplit:
     def before(cls, newest: int, config: SplitConfig) -> TimeSplit:
         """Counts back from the end of test: train | gap | eval | gap | test.
 
-        Test ends with the newest label event and begins `test_seconds` before its end; where
-        `config.last_timestamp` is given, it begins `test_seconds` before that time. So do Yambda's authors
+        Test ends with the newest label event and begins `holdout_seconds` before its end; where
+        `config.last_timestamp` is given, it begins `holdout_seconds` before that time. So do Yambda's authors
         count, whose test is [26,000,000 - 86,400, infinity).
         """
         if config.last_timestamp < 0:
-            test_from = newest + 1 - config.test_seconds
+            test_from = newest + 1 - config.holdout_seconds
         else:
-            test_from = config.last_timestamp - config.test_seconds
+            test_from = config.last_timestamp - config.holdout_seconds
         eval_to = test_from - config.gap_seconds
-        eval_from = eval_to - config.eval_seconds
+        eval_from = eval_to - config.holdout_seconds
         test_to = max(newest, config.last_timestamp) + 1
         return cls(eval_from - config.gap_seconds, (eval_from, eval_to), (test_from, test_to))
 
@@ -118,8 +126,7 @@ class TimeSplit:
         span = f"before {end}" if split == "train" else f"from {begin} to {end}"
         return (
             f"no user has a label event {span} (seconds) with an earlier one to predict it from. Change "
-            "split.eval_seconds, split.test_seconds, split.gap_seconds or split.last_timestamp, or bring "
-            "more data"
+            "split.holdout_seconds, split.gap_seconds or split.last_timestamp, or bring more data"
         )
 
 
@@ -132,14 +139,12 @@ class FrozenSplit:
     Attributes:
         times: the periods.
         gap_seconds: what the state lacks before a period begins.
-        labels: "listen" for label events of at least `min_play_ratio`; else an event type of the data's.
-        min_play_ratio: an unknown play ratio counts as enough.
+        min_play_ratio: of a label event that is a label. An unknown play ratio counts as enough.
     """
 
     times: TimeSplit
     gap_seconds: int
-    labels: str
-    min_play_ratio: float
+    min_play_ratio: float = MIN_LABEL_PLAY_RATIO
 
     next_event_splits: ClassVar[tuple[str, ...]] = ("train",)
 
@@ -152,15 +157,14 @@ class FrozenSplit:
         return self.times.bounds(split)[0] - self.gap_seconds
 
     def where(self, split: str) -> str:
-        """The split's time, what makes a label, and the settings of both."""
+        """The split's time, what makes a label, and the settings of the time."""
         if split == "train":
             return self.times.where(split)
         begin, end = self.times.bounds(split)
         return (
             f"no user with a label event before {self.times.train_end} (seconds) has an event from {begin} "
-            f"to {end} that is a label (split.frozen_labels is '{self.labels}', split.min_label_play_ratio "
-            f"{self.min_play_ratio:g}). Change these, split.eval_seconds, split.test_seconds or "
-            "split.last_timestamp, or bring more data"
+            f"to {end} that is a label (with a play ratio of {self.min_play_ratio:g} or more). Change "
+            "split.holdout_seconds or split.last_timestamp, or bring more data"
         )
 
 
@@ -221,7 +225,7 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
     Raises:
       UserError: the data lacks what the protocol needs: times, or a column `split`.
     """
-    if config.protocol in ("next_event", "frozen") and not manifest.has_timestamps:
+    if config.protocol in BY_TIME and not manifest.has_timestamps:
         works = "leave_one_out or split_column" if manifest.has_splits else "leave_one_out"
         raise UserError(
             f"split.protocol is {config.protocol}, which splits by time, and the events of {data} have an "
@@ -238,12 +242,12 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
         return SplitColumn()
     read = [manifest.span_counts[str(span)] for span in manifest.spans[-spans:]] if spans else []
     newest = max((span["last"] for span in read if span["label_events"]), default=manifest.time_range[1])
+    if config.protocol == "yambda":
+        config = YAMBDA
     times = TimeSplit.before(newest, config)
     if config.protocol == "next_event":
         return times
-    # From here on the label event has one name, whatever the data set calls it.
-    labels = features.LISTEN if config.frozen_labels == manifest.label_event else config.frozen_labels
-    return FrozenSplit(times, config.gap_seconds, labels, config.min_label_play_ratio)
+    return FrozenSplit(times, config.gap_seconds)
 
 
 def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
@@ -260,6 +264,6 @@ def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
     if strangers >= counts.get("test_users", 0) and strangers and not isinstance(split, FrozenSplit):
         raise UserError(
             f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
-            "in train. Are user ids the same throughout the data? Else leave more of it to train, by shorter "
-            "split.eval_seconds and split.test_seconds or another split.protocol."
+            "in train. Are user ids the same throughout the data? Else leave more of it to train, by a "
+            "shorter split.holdout_seconds or another split.protocol."
         )

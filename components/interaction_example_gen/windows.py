@@ -238,12 +238,8 @@ def _after_reactions(seen: Histories, listen: Array, visible_from: Array) -> Arr
 
 def _makes_label(histories: Histories, split: FrozenSplit) -> Array:
     """Marks the events whose items are labels of frozen queries, bool [n]."""
-    if split.labels == features.LISTEN:
-        unknown = histories.play_ratio < 0
-        return histories.is_listen & (unknown | (histories.play_ratio >= np.float32(split.min_play_ratio)))
-    if split.labels not in histories.event_types:
-        return np.zeros(len(histories), bool)
-    return histories.event_type == histories.event_types.index(split.labels)
+    unknown = histories.play_ratio < 0
+    return histories.is_listen & (unknown | (histories.play_ratio >= np.float32(split.min_play_ratio)))
 
 
 def _distinct(users: Array, among: Array) -> int:

@@ -17,6 +17,7 @@ class RetrievalEvaluatorSpec(types.ComponentSpec):
         "evaluation_config": ExecutionParameter(type=str),
         "gate_config": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
+        "seed": ExecutionParameter(type=int),
         "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
@@ -46,6 +47,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         evaluation_config: str,
         gate_config: str,
         history_length: int,
+        seed: int,
         features: str,
         source_digest: str,
         training: types.BaseChannel | None = None,
@@ -57,6 +59,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
         evaluation_config: EvaluationConfig as JSON.
         gate_config: GateConfig as JSON.
         history_length: events that a query sees.
+        seed: of the sample of queries, the resamples, the baselines and the pseudonyms.
         features: ResolvedFeatures as JSON; those of the users are part of the requests.
         source_digest: digest of the sources, so that edited code runs again.
         training: the Trainer's run, whose learning curves the report shows; None where nothing was trained.
@@ -70,6 +73,7 @@ class RetrievalEvaluator(base_beam_component.BaseBeamComponent):
                 evaluation_config=evaluation_config,
                 gate_config=gate_config,
                 history_length=history_length,
+                seed=seed,
                 features=features,
                 source_digest=source_digest,
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),

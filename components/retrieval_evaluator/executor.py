@@ -16,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain
+from two_tower.base.settings import from_plain, to_plain
 from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.data_directory.facts import DataFacts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
@@ -25,6 +25,7 @@ from two_tower.evaluation.baselines.catalog import Catalog
 from two_tower.evaluation.baselines.fitting import fit_baselines, needs_vectors
 from two_tower.evaluation.baselines.ranking import FittedBaseline, first_among
 from two_tower.evaluation.beyond_accuracy import ItemVectors
+from two_tower.evaluation.bootstrap import RESAMPLES
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
 from two_tower.evaluation.gate import judge
 from two_tower.evaluation.metrics import Ints
@@ -63,6 +64,7 @@ class _Task:
     model: types.Artifact
     history_length: int
     resolved: ResolvedFeatures
+    seed: int
 
     @classmethod
     def of(cls, input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]) -> _Task:
@@ -76,6 +78,7 @@ class _Task:
             artifact_utils.get_single_instance(input_dict["model"]),
             exec_properties["history_length"],
             ResolvedFeatures.from_json(exec_properties["features"]),
+            exec_properties["seed"],
         )
 
     @property
@@ -131,10 +134,10 @@ class _Questions:
         available = all_queries(windows)
         if not len(available):
             raise UserError(
-                "The test split holds no query: there is nothing to evaluate by. Change split.test_seconds "
-                "or split.last_timestamp, or bring more data."
+                "The test split holds no query: there is nothing to evaluate by. Change "
+                "split.holdout_seconds or split.last_timestamp, or bring more data."
             )
-        sampled = sample_by_user(available, task.config.max_queries, task.config.seed)
+        sampled = sample_by_user(available, task.config.max_queries, task.seed)
         oracle = OracleAnswers.read(task.facts.data, available)
         return cls(
             windows, available, sampled, oracle, np.union1d(sampled, oracle.rows) if oracle else sampled
@@ -186,7 +189,7 @@ class Executor(tfx_evaluator.Executor):
             evaluation_windows,
             cutoff=task.gate.cutoff,
             repeats_recommendable=task.facts.repeats_recommendable,
-            seed=task.config.seed,
+            seed=task.seed,
             history_length=task.history_length,
             names=task.config.baselines,
             catalog=catalog,
@@ -207,8 +210,7 @@ class Executor(tfx_evaluator.Executor):
             catalog_size=len(answers.item_id),
             cutoffs=task.config.cutoffs,
             judged_cutoff=task.gate.cutoff,
-            seed=task.config.seed,
-            resamples=task.config.resamples,
+            seed=task.seed,
         )
         results = results_of(recommendations)
         figures = evaluate(recommendations, results)
@@ -334,7 +336,6 @@ def _slices(
             *feature_values.of_users(windows, queries, task.resolved.users),
             *feature_values.of_items(facts.data, queries.label_item_id, task.resolved.items),
         ],
-        most_values=task.config.slice_values,
     )
 
 
@@ -371,8 +372,8 @@ def _facts(task: _Task) -> dict[str, Any]:
         "protocol": facts.protocol,
         "has_timestamps": facts.has_timestamps,
         "cutoff": task.gate.cutoff,
-        "gate": dataclasses.asdict(task.gate),
-        "bootstrap": {"resamples": task.config.resamples, "seed": task.config.seed},
+        "gate": to_plain(task.gate),
+        "bootstrap": {"resamples": RESAMPLES, "seed": task.seed},
         "split": {
             "train_end": facts.train_end,
             "eval": [facts.eval_from, facts.eval_to],
@@ -390,7 +391,7 @@ def _write_for_readers(
     output_dict: dict[str, list[types.Artifact]],
 ) -> None:
     """Example users, the map of items, and the reports over what was written before."""
-    data, seed, played = task.facts.data, task.config.seed, recommendations.train.events.item_id
+    data, seed, played = task.facts.data, task.seed, recommendations.train.events.item_id
     # The candidate tower's, of items for the map: of the most played, and of others.
     mapped = map_items(answers.item_id, played, seed)
     rows = np.flatnonzero(np.isin(answers.item_id, mapped))

@@ -15,6 +15,8 @@ class ScannIndexerSpec(types.ComponentSpec):
 
     PARAMETERS = {
         "index": ExecutionParameter(type=str),
+        "target_recall": ExecutionParameter(type=float),
+        "seed": ExecutionParameter(type=int),
         "history_length": ExecutionParameter(type=int),
         "features": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
@@ -44,6 +46,8 @@ class ScannIndexer(base_component.BaseComponent):
         interactions: types.BaseChannel,
         towers: types.BaseChannel,
         index: str,
+        target_recall: float,
+        seed: int,
         history_length: int,
         features: str,
         source_digest: str,
@@ -53,6 +57,8 @@ class ScannIndexer(base_component.BaseComponent):
             that they carry of what it was trained on.
         towers: the Trainer's model.
         index: IndexConfig as JSON.
+        target_recall: share of exact search's items that the index is tuned to find: gate.min_ann_recall.
+        seed: of the queries that it is tuned on.
         history_length: events that a query sees, recorded for those who send requests.
         features: ResolvedFeatures as JSON: columns of users/ are inputs of the signatures.
         source_digest: digest of the sources, so that edited code runs again.
@@ -62,6 +68,8 @@ class ScannIndexer(base_component.BaseComponent):
                 interactions=interactions,
                 towers=towers,
                 index=index,
+                target_recall=target_recall,
+                seed=seed,
                 history_length=history_length,
                 features=features,
                 source_digest=source_digest,

@@ -14,6 +14,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation.tuning_queries import tuning_queries
@@ -45,7 +46,7 @@ class Executor(base_executor.BaseExecutor):
         interactions = artifact_utils.get_single_instance(input_dict["interactions"])
         facts = read_facts(interactions)
         trained = artifact_utils.get_single_instance(input_dict["towers"])
-        config = IndexConfig(**json.loads(exec_properties["index"]))
+        config = from_plain(IndexConfig, json.loads(exec_properties["index"]), "index")
         history_length = exec_properties["history_length"]
         resolved = ResolvedFeatures.from_json(exec_properties["features"])
         towers = tf.saved_model.load(path_utils.serving_model_path(trained.uri))
@@ -54,10 +55,11 @@ class Executor(base_executor.BaseExecutor):
         embeddings = embed_catalog(towers, item_id)
         check_embeddings(item_id, embeddings)
         queries = np.zeros([0, embeddings.shape[1]], np.float32)
-        if needs_queries(len(item_id), config):
+        seed = exec_properties["seed"]
+        if needs_queries(len(item_id)):
             windows = [artifact_utils.get_split_uri([interactions], split) for split in ("eval", "train")]
-            queries = tuning_queries(windows, towers, config, history_length, resolved.users)
-        built = build_index(embeddings, queries, config)
+            queries = tuning_queries(windows, towers, history_length, resolved.users, seed)
+        built = build_index(embeddings, queries, config, exec_properties["target_recall"], seed)
 
         model = artifact_utils.get_single_instance(output_dict["model"])
         exact_model = artifact_utils.get_single_instance(output_dict["exact_model"])

@@ -16,6 +16,7 @@ class TrainerSpec(types.ComponentSpec):
     PARAMETERS = {
         "trainer": ExecutionParameter(type=str),
         "history_length": ExecutionParameter(type=int),
+        "seed": ExecutionParameter(type=int),
         "features": ExecutionParameter(type=str),
         "cutoff": ExecutionParameter(type=int),
         "source_digest": ExecutionParameter(type=str),
@@ -52,6 +53,7 @@ class Trainer(base_component.BaseComponent):
         catalog_graph: types.BaseChannel,
         trainer: str,
         history_length: int,
+        seed: int,
         features: str,
         cutoff: int,
         source_digest: str,
@@ -65,6 +67,7 @@ class Trainer(base_component.BaseComponent):
         catalog_graph: CatalogTransform's graph.
         trainer: TrainerConfig as JSON.
         history_length: events that a query sees.
+        seed: of everything that training draws.
         features: ResolvedFeatures as JSON.
         cutoff: the k of the validation Recall@k that picks the best epoch.
         source_digest: digest of the sources, so that edited code runs again.
@@ -80,6 +83,7 @@ class Trainer(base_component.BaseComponent):
                 catalog_graph=catalog_graph,
                 trainer=trainer,
                 history_length=history_length,
+                seed=seed,
                 features=features,
                 cutoff=cutoff,
                 source_digest=source_digest,

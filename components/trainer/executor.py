@@ -14,6 +14,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base.settings import from_plain
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.data_directory.facts import DataFacts
@@ -57,7 +58,7 @@ class Executor(base_executor.BaseExecutor):
             repeats_recommendable=facts.repeats_recommendable,
             resolved=ResolvedFeatures.from_json(exec_properties["features"]),
         )
-        config = TrainerConfig(**json.loads(exec_properties["trainer"]))
+        config = from_plain(TrainerConfig, json.loads(exec_properties["trainer"]), "trainer")
         model = artifact_utils.get_single_instance(output_dict["model"])
         start = None
         if config.warm_start:
@@ -70,6 +71,7 @@ class Executor(base_executor.BaseExecutor):
             model_dir=path_utils.serving_model_dir(model.uri),
             log_dir=artifact_utils.get_single_uri(output_dict["model_run"]),
             cutoff=exec_properties["cutoff"],
+            seed=exec_properties["seed"],
             warm_start=start,
             state_dir=os.path.join(model.uri, warm_start.DIRECTORY),
             checkpoint_dir=checkpoint_directory(model.uri, input_dict, exec_properties),

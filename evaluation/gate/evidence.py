@@ -15,7 +15,7 @@ from two_tower.evaluation.gate.outcome import Interval
 from two_tower.evaluation.gate.slice_changes import SliceChange, recall_by_query, slice_changes
 from two_tower.evaluation.metrics import Bools
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
-from two_tower.evaluation.settings import GateConfig
+from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
@@ -121,7 +121,7 @@ class Evidence:
     @functools.cached_property
     def changes_against_blessed(self) -> list[SliceChange]:
         """Changes of the slices that are large enough to judge."""
-        return self.slice_changes(BLESSED_MODEL, self.config.min_slice_users) if self.has_blessed else []
+        return self.slice_changes(BLESSED_MODEL, MIN_SLICE_USERS) if self.has_blessed else []
 
     @functools.cached_property
     def _bootstrap(self) -> UserBootstrap | None:

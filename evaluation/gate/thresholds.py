@@ -26,7 +26,7 @@ from two_tower.evaluation.gate.outcome import (
 )
 from two_tower.evaluation.gate.slice_changes import LEVEL
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
-from two_tower.evaluation.settings import GateConfig, slice_limits
+from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig, slice_limits
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 
@@ -136,11 +136,10 @@ def _worst_slice(evidence: Evidence) -> Iterable[Measured | NotApplicable]:
     changes = evidence.changes_against_blessed
     worst = refusal.worst(changes)
     if worst is None:
-        users = evidence.config.min_slice_users
         yield NotApplicable(
             "results of single queries are not at hand."
             if evidence.results is None
-            else f"no slice has {users} users (gate.min_slice_users)."
+            else f"no slice has {MIN_SLICE_USERS} users."
         )
         return
     small = len(evidence.slices) - len(changes)

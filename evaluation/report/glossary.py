@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
+from two_tower.data_directory.facts import FROZEN_PROTOCOLS
 from two_tower.data_directory.ingest_report import tells_dates
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation import slices
@@ -29,7 +30,7 @@ _SLICES = {
 
 def asks_for_sets(evaluation: Mapping[str, Any]) -> bool:
     """Whether a query has a set of labels, and not one."""
-    return evaluation.get("protocol") == "frozen"
+    return evaluation.get("protocol") in FROZEN_PROTOCOLS
 
 
 def question(evaluation: Mapping[str, Any]) -> str:
@@ -40,10 +41,10 @@ def question(evaluation: Mapping[str, Any]) -> str:
     train_end = moment(evaluation["split"]["train_end"]).partition(" of ")[0]
     by_time = f" In training the model has seen nothing from {train_end} on."
     protocol = evaluation.get("protocol", "next_event")
-    if protocol == "frozen":
+    if protocol in FROZEN_PROTOCOLS:
         return (
-            "Protocol `frozen`: each user's state stops before the test period, and is one query. Each of "
-            f"{asked} asks for the set of items that its user turned to between {during}; users "
+            f"Protocol `{protocol}`: each user's state stops before the test period, and is one query. "
+            f"Each of {asked} asks for the set of items that its user turned to between {during}; users "
             f"whom train does not know are left out.{_labels(queries)}{by_time}"
         )
     if protocol == "leave_one_out":

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain
+from two_tower.base.settings import from_plain, known_part, to_plain
 from two_tower.evaluation.gate import judge
 from two_tower.evaluation.gate.outcome import AT_MOST
 from two_tower.evaluation.query_results import FILE_NAME as QUERIES
@@ -55,7 +55,7 @@ class Rejudged:
     def to_json(self) -> str:
         """The verdict, the limits and where the evaluation is, indented."""
         now = self.judgement.to_dict()
-        limits = dataclasses.asdict(self.config)
+        limits = to_plain(self.config)
         return json.dumps({**now, "gate": limits, "evaluation": self.path}, indent=2)
 
 
@@ -193,7 +193,8 @@ def _limits(
 ) -> GateConfig:
     """Laid over those that it was judged by, where no preset is named."""
     recorded = evaluation.get("gate") or {"cutoff": evaluation["cutoff"]}
-    limits = from_plain(GateConfig, recorded, "gate")
+    # An earlier release recorded limits that are constants now.
+    limits = from_plain(GateConfig, known_part(GateConfig, recorded), "gate")
     return run_file.load_gate(limits, preset, file, overrides)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.pipeline.runs.stored_runs import METADATA, open_store
 
 # Where a served model says what it was made of, see serving/provenance.py, which needs TFX.
@@ -49,6 +50,7 @@ class Lineage:
         history_length: events that a query sees.
         settings: of the index, the evaluation and the gate that the model went through, by section; those of
             a run that did not get as far are missing.
+        seed: of the index and the evaluation.
     """
 
     output: str
@@ -60,6 +62,7 @@ class Lineage:
     features: str
     history_length: int
     settings: dict[str, dict[str, Any]]
+    seed: int
 
 
 def lineage_of(model_path: str) -> Lineage:
@@ -95,10 +98,12 @@ def lineage_of(model_path: str) -> Lineage:
         raise UserError(
             f"{model_path}: it does not say what training it came of: it is from before that was kept."
         )
-    return _of_training(output, str(towers), settings)
+    properties = execution.custom_properties
+    seed = properties["seed"].int_value if "seed" in properties else DEFAULT_SEED
+    return _of_training(output, str(towers), settings, seed)
 
 
-def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]]) -> Lineage:
+def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]], seed: int) -> Lineage:
     """Follows towers that were given another catalog to those that were trained."""
     gone = f"What the model was trained to is gone: {towers}."
     home = _output_above(towers)
@@ -108,7 +113,7 @@ def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]]) 
     made = store.artifact(towers)
     earlier = made.custom_properties.get(_TOWERS) if made else None
     if earlier:
-        return _of_training(output, str(earlier), settings)
+        return _of_training(output, str(earlier), settings, seed)
     execution = store.maker_of(towers, _TRAINER)
     if made is None or execution is None:
         raise UserError(f"{gone} {home} knows no training that made it.")
@@ -128,6 +133,7 @@ def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]]) 
         properties["features"].string_value,
         properties["history_length"].int_value,
         settings,
+        seed,
     )
 
 

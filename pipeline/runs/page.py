@@ -16,9 +16,6 @@ from two_tower.pipeline.runs.report import collect
 from two_tower.pipeline.runs.stored_runs import EVALUATOR, TRAINER
 from two_tower.pipeline.settings import pipeline_config, run_file
 
-# A setting that stands for others ("all") is written out for the components: it tells of no change.
-_WRITTEN_OUT = ("features.history",)
-
 
 def collect_with_page(output: str, examples: bool = True, path: str | None = None) -> dict[str, Any]:
     """`report.collect`, once more with the page drawn: `page` is where it is, or None without an evaluation.
@@ -77,7 +74,7 @@ def changed_settings(given: Mapping[str, Any]) -> list[str]:
     return [
         name
         for name, value in given.items()
-        if name in defaults and name not in _WRITTEN_OUT and value != _as_json(defaults[name])
+        if pipeline_config.is_setting(name) and value != _as_json(defaults.get(name))
     ]
 
 

@@ -133,9 +133,18 @@ def settings_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 who: [spec["column"] for spec in resolved.get(who) or []] for who in ("users", "items")
             }
             found |= {f"features.{name}": given for name, given in columns.items()}
-            found["features.history"] = resolved.get("history") or []
         else:
-            found |= {f"{section}.{name}": given for name, given in json.loads(value).items()}
+            found |= _by_name(section, json.loads(value))
+    seed = nodes.get(TRAINER, {}).get("parameters", {}).get("seed")
+    return found if seed is None else {**found, "seed": seed}
+
+
+def _by_name(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested settings by their dotted names; an earlier release's are not nested."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _by_name(f"{section}.{name}", value) if isinstance(value, Mapping) else None
+        found |= {f"{section}.{name}": value} if inner is None else inner
     return found
 
 

@@ -6,17 +6,21 @@ import dataclasses
 
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
 from two_tower.data_directory.manifest import DAY
-from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import (
+    AGGREGATES,
+    DEFAULT_PARTS,
+    ITEM_BIAS,
+    REPEAT_HEAD,
+    USER_ID,
+    Dropout,
+    Negatives,
+    Schedule,
+    TrainerConfig,
+)
 
 HOUR = 3_600
-
-# Yambda's own split, by the names of its authors (Ploshkin et al., 2025): seconds of its clock.
-YAMBDA_LAST_TIMESTAMP = 26_000_000
-YAMBDA_TEST_FROM = 25_913_600
-YAMBDA_GAP_SECONDS = 1_800
 
 # What each preset is for stands in the command line's help.
 # Chosen on eval of the simulated default run, one seed each: Recall@100 .507 with a constant rate of .002,
@@ -29,18 +33,22 @@ YAMBDA_GAP_SECONDS = 1_800
 # six epochs.
 _LISTENING = TrainerConfig(
     embedding_dim=128,
-    repeat_head=True,
+    parts=(*DEFAULT_PARTS, REPEAT_HEAD),
     learning_rate=0.005,
-    learning_rate_schedule="cosine",
-    warmup_steps=100,
+    schedule=Schedule("cosine", warmup=100),
 )
+
+
+def _without(parts: tuple[str, ...], *left_out: str) -> tuple[str, ...]:
+    return tuple(part for part in parts if part not in left_out)
+
 
 PRESETS: dict[str, PipelineConfig] = {
     "default": PipelineConfig(
         trainer=dataclasses.replace(
             _LISTENING,
             item_embedding_dim=32,
-            item_bias=True,
+            parts=(*_LISTENING.parts, ITEM_BIAS),
             # All that a step's windows hold, as long as users have some 130 labels.
             positions_per_step=4_096,
             epochs=2,
@@ -50,7 +58,7 @@ PRESETS: dict[str, PipelineConfig] = {
     ),
     "small": PipelineConfig(
         # Ratings come by the handful a day: a day's would be too few to tell two models apart.
-        split=SplitConfig(eval_seconds=14 * DAY, test_seconds=14 * DAY, gap_seconds=HOUR),
+        split=SplitConfig(holdout_seconds=14 * DAY, gap_seconds=HOUR),
         # Short windows: most users have a few events, and a batch is padded to its longest.
         windows=WindowConfig(history_length=20, positions=20),
         trainer=TrainerConfig(
@@ -69,11 +77,8 @@ PRESETS: dict[str, PipelineConfig] = {
             windows_per_step=0,
             epochs=8,
             learning_rate=0.005,
-            learning_rate_schedule="cosine",
-            warmup_steps=100,
-            id_dropout=0.2,
-            history_dropout=0.1,
-            dropout=0.3,
+            schedule=Schedule("cosine", warmup=100),
+            dropout=Dropout(hidden=0.3, id=0.2, history=0.1),
             patience=4,
         ),
         # A few thousand queries: Recall@100 of one and the same model wanders by about a point, and lower
@@ -92,18 +97,13 @@ PRESETS: dict[str, PipelineConfig] = {
     # +.011), 2,048 positions (+.013), items' biases (+.008). For where items begin see
     # docs/decisions/0014-co-occurrence-initialisation.md.
     "yambda": PipelineConfig(
-        split=SplitConfig(
-            protocol="frozen",
-            last_timestamp=YAMBDA_LAST_TIMESTAMP,
-            test_seconds=YAMBDA_LAST_TIMESTAMP - YAMBDA_TEST_FROM,
-            gap_seconds=YAMBDA_GAP_SECONDS,
-        ),
+        split=SplitConfig(protocol="yambda"),
         trainer=dataclasses.replace(
             _LISTENING,
             temperature=0.15,
             epochs=5,
             label_horizon=300,
-            leave_out=("user_id",),
+            parts=_without(_LISTENING.parts, USER_ID),
             item_initial="co_occurrence",
         ),
     ),
@@ -119,22 +119,18 @@ PRESETS: dict[str, PipelineConfig] = {
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.
         windows=WindowConfig(history_length=200, positions=2_400),
-        features=FeaturesConfig(history=()),
         trainer=TrainerConfig(
             encoder="attention+mean",
             softmax="auto",
-            deduplicate_negatives=True,
+            negatives=Negatives(deduplicate=True),
             embedding_dim=128,
-            leave_out=("user_id",),
+            parts=_without(DEFAULT_PARTS, USER_ID, AGGREGATES),
             query_hidden_units=(256,),
-            id_dropout=0.0,
-            history_dropout=0.0,
-            dropout=0.3,
+            dropout=Dropout(hidden=0.3, id=0.0, history=0.0),
             weight_decay=0.5,
             item_initial="co_occurrence",
             learning_rate=0.001,
-            learning_rate_schedule="cosine",
-            warmup_steps=300,
+            schedule=Schedule("cosine", warmup=300),
             epochs=16,
             patience=5,
             # All that the windows hold.
@@ -148,7 +144,7 @@ PRESETS: dict[str, PipelineConfig] = {
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
             embedding_dim=16,
-            repeat_head=True,
+            parts=(*DEFAULT_PARTS, REPEAT_HEAD),
             query_hidden_units=(32,),
             epochs=3,
             learning_rate=0.01,

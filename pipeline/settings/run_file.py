@@ -8,16 +8,24 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain, to_plain, unknown_setting
+from two_tower.base.settings import from_plain, to_plain
 from two_tower.evaluation.settings import GateConfig, slice_limits
-from two_tower.pipeline.settings.pipeline_config import PipelineConfig, check_range, known, types
+from two_tower.pipeline.settings.pipeline_config import (
+    MeaninglessSettingError,
+    PipelineConfig,
+    check_range,
+    declaration,
+    setting_blocks,
+    setting_type,
+)
 from two_tower.pipeline.settings.presets import PRESETS
+from two_tower.pipeline.settings.retired import retired_setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ _SMALL_BELOW = 300_000
 
 
 def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
-    """The preset for data of that many label events, with times or without, where none is named."""
+    """Returns the preset for data of that many label events, where none is named."""
     if not has_timestamps:
         return "next_item"
     return "small" if label_events < _SMALL_BELOW else "default"
@@ -73,7 +81,9 @@ def load(
     overrides: Sequence[str] = (),
     fallback: str = "default",
 ) -> PipelineConfig:
-    """The settings of a preset, with those of a config file laid over, and `key=value` overrides over both.
+    """Returns the settings of a preset, with those of a config file and `key=value` overrides laid over.
+
+    A preset's value that a given setting makes meaningless goes back to its default.
 
     Args:
       preset: a name in PRESETS; None takes the file's `preset`, or else `fallback`.
@@ -88,26 +98,37 @@ def load(
     run_file = read_run_file(file) if file else RunFile()
     values = _preset(preset or run_file.preset or fallback).to_dict()
     try:
-        _lay_over(values, run_file.settings, "")
+        given = set(_lay_over(values, run_file.settings, ""))
         # Checked before the overrides, so that a complaint names the right one of the two.
-        PipelineConfig.from_dict(values)
+        values = _settled(values, given).to_dict()
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    _override(values, overrides)
-    return PipelineConfig.from_dict(values)
+    given |= _override(values, overrides)
+    return _settled(values, given)
 
 
 def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
-    """A configuration with `key=value` overrides over it; raises UserError as `load` does."""
+    """Returns a configuration with `key=value` overrides over it; raises UserError as `load` does."""
     values = config.to_dict()
-    _override(values, overrides)
-    return PipelineConfig.from_dict(values)
+    return _settled(values, _override(values, overrides))
+
+
+def _settled(values: dict[str, Any], given: set[str]) -> PipelineConfig:
+    """Builds the settings; a value that is not `given` and changes nothing beside those gets its default."""
+    while True:
+        try:
+            return PipelineConfig.from_dict(values)
+        except MeaninglessSettingError as error:
+            if error.setting in given or error.setting == error.cause:
+                raise
+            *path, last = error.setting.split(".")
+            _section(values, path)[last] = to_plain(declaration(error.setting).default)
 
 
 def load_gate(
     limits: GateConfig, preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
 ) -> GateConfig:
-    """The limits that an evaluation is judged by again: those of a config file and overrides over `limits`.
+    """Returns the limits that an evaluation is judged by again.
 
     Args:
       limits: to start from, where neither the call nor the file names a preset.
@@ -122,7 +143,7 @@ def load_gate(
     named = preset or run_file.preset
     values = {**PipelineConfig().to_dict(), "gate": to_plain(_preset(named).gate if named else limits)}
     try:
-        _lay_over(values, run_file.settings, "")
+        list(_lay_over(values, run_file.settings, ""))
         _checked_gate(values["gate"])
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -143,16 +164,62 @@ def _checked_gate(values: Any) -> GateConfig:
     return gate
 
 
-def _override(values: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Sets those named by `key=value` among nested plain values."""
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> set[str]:
+    """Sets those named by `key=value` among nested plain values, and returns their names."""
+    given: set[str] = set()
     for override in overrides:
         name, equals, text = override.partition("=")
-        name = name.strip()
+        name, text = name.strip(), text.strip()
         if not equals:
             raise UserError(f"--set takes key=value, as in trainer.learning_rate=0.01, and got {override!r}.")
-        *path, last = known(name).split(".")
-        section = functools.reduce(lambda values, part: values[part], path, values)
-        section[last] = _parse(name, text.strip())
+        pairs = _keys_of(name, text) if name in setting_blocks() else [(name, text)]
+        for one, given_text in pairs:
+            declaration(one)
+            *path, last = one.split(".")
+            section = _section(values, path)
+            section[last] = _changed(one, section.get(last), _parse(one, given_text))
+            given.add(one)
+    return given
+
+
+def _keys_of(block: str, text: str) -> list[tuple[str, str]]:
+    """Returns the keys of a block in "hidden=0.3,id=0.1", by dotted name."""
+    pairs = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            if error := retired_setting(block):
+                raise error
+            declaration(block)
+        pairs.append((f"{block}.{key}", value))
+    if not pairs:
+        declaration(block)
+    return pairs
+
+
+def _section(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    return functools.reduce(lambda values, part: values[part], path, values)
+
+
+def _changed(name: str, before: Any, value: Any) -> Any:
+    """Returns a list as it is, or, where every entry has a sign, the list before with these changes."""
+    choices = declaration(name).setting.choices
+    if not (choices and isinstance(value, list) and isinstance(before, list)):
+        return value
+    signs = [str(one)[:1] for one in value]
+    if not set(signs) & {"+", "-"}:
+        return value
+    if not set(signs) <= {"+", "-"}:
+        raise UserError(
+            f"{name} takes a whole list, or changes of which each has a sign, as in -{choices[0]},"
+            f"+{choices[-1]}; it was given {','.join(map(str, value))}."
+        )
+    names = [str(one)[1:] for one in value]
+    declaration(name).check(tuple(names))
+    changes = dict(zip(names, signs, strict=True))
+    kept = [one for one in before if changes.get(one) != "-"]
+    added = [one for one, sign in changes.items() if sign == "+" and one not in kept]
+    return [*kept, *added]
 
 
 def _preset(name: str) -> PipelineConfig:
@@ -162,14 +229,20 @@ def _preset(name: str) -> PipelineConfig:
     return PRESETS[name]
 
 
-def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> None:
+def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> Iterator[str]:
+    """Lays nested values over others, and yields the dotted names of those that were given."""
     for key, value in over.items():
+        name = f"{section}{key}"
         if isinstance(value, Mapping) and isinstance(values.get(key), dict):
-            _lay_over(values[key], value, f"{section}{key}.")
-        elif key in values:
-            values[key] = value
+            yield from _lay_over(values[key], value, f"{name}.")
+        elif isinstance(values.get(key), dict):
+            if error := retired_setting(name):
+                raise error
+            values[key] = value  # no mapping: refused when the settings are built
         else:
-            raise unknown_setting(f"{section}{key}", types())
+            declaration(name)
+            values[key] = _changed(name, values.get(key), value)
+            yield name
 
 
 def _kind(value: Any) -> str:
@@ -177,8 +250,8 @@ def _kind(value: Any) -> str:
 
 
 def _parse(name: str, text: str) -> Any:
-    """A value of `--set` as YAML would hold it; whether it is one is for `_typed` to say."""
-    hint = types()[name]
+    """Returns a value of `--set` as YAML would hold it; whether it is one is for `typed` to say."""
+    hint = setting_type(name)
     if typing.get_origin(hint) is tuple:
         if text.startswith("["):
             try:
@@ -200,5 +273,3 @@ def _scalar(hint: Any, text: str) -> Any:
     if hint is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
     return text
-
-

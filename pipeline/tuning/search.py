@@ -10,7 +10,8 @@ from two_tower.base.errors import UserError
 from two_tower.base.import_closure import import_digest
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
-from two_tower.pipeline.tuning.search_space import SearchSpace
+from two_tower.pipeline.tuning.search_space import Choices, SearchSpace
+from two_tower.trainer.settings import AGGREGATES
 
 FOLDER = "tune"
 SEARCHED = "searched"
@@ -42,6 +43,13 @@ class Search:
                 "trainer.distribution=multi_worker needs processes on other machines, and a search starts "
                 "its own on this one: take none or mirrored, and multi_worker for the run of the winner."
             )
+        dimension = self.space.dimensions.get("trainer.parts")
+        searched = dimension.values if isinstance(dimension, Choices) else ()
+        if any((AGGREGATES in parts) != (AGGREGATES in self.base.trainer.parts) for parts in searched):
+            raise UserError(
+                "trainer.parts cannot be searched with and without aggregates: all trials read what "
+                "Transform computes once. Give every choice what --set trainer.parts says of them."
+            )
 
     @property
     def folder(self) -> str:
@@ -53,7 +61,7 @@ class Search:
         given = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in pipeline_config.settings(self.base).items()
-            if name.startswith(("split.", "windows.", "features.", "trainer.")) or name == "gate.cutoff"
+            if name.startswith(("split.", "windows.", "features.", "trainer.", "gate.cutoff", "seed"))
         }
         searched = {name: {SEARCHED: one} for name, one in self.space.to_plain().items()}
         return {

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import with_values
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
+from two_tower.trainer.settings import ITEM_BIAS, NORMALISATION, TrainerConfig
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 EXAMPLE = "trainer.temperature: {low: 0.03, high: 0.5, log: true}, or trainer.encoder: [mean, attention]"
-_SECTION = "trainer."
 # Digits of a number that is drawn: a config file shows them all, and recall tells no more of them apart.
 _DIGITS = 4
 
@@ -31,12 +33,12 @@ _REFUSED = {
     "index": "validation recall is that of exact search, before there is an index",
     "evaluation": "it is about the test split, which a search never sees",
     "gate": "it is what a model is judged by, and changes none",
+    "seed": "the best of many seeds is luck, and will not be as good on test",
     "beam_args": "it decides where Beam works, and not what is learnt",
 }
 _REFUSED_TRAINER = {
-    "two_tower.trainer.distribution": "it decides where steps are computed, and not what is learnt",
-    "two_tower.trainer.loop.warm_start": "all trials begin anew",
-    "trainer.seed": "the best of many seeds is luck, and will not be as good on test",
+    "trainer.distribution": "it decides where steps are computed, and not what is learnt",
+    "trainer.warm_start": "all trials begin anew",
     "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
     "with --set",
 }
@@ -131,7 +133,7 @@ class SearchSpace:
     def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
         """The settings of `config` as a study holds them, those that lie in the space."""
         given = pipeline_config.settings(config)
-        found = {name: one.parameter(given[name]) for name, one in self.dimensions.items()}
+        found = {name: one.parameter(given[name]) for name, one in self.dimensions.items() if name in given}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_plain(self) -> dict[str, Any]:
@@ -140,27 +142,30 @@ class SearchSpace:
 
 
 def default_space(base: PipelineConfig) -> SearchSpace:
-    """The settings that matter most, without those that `base` makes idle."""
+    """Returns the settings that matter most, without those that `base` makes meaningless."""
     trainer = base.trainer
+    without_bias = [part for part in trainer.parts if part != ITEM_BIAS]
     values: dict[str, Any] = {
         "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
         "trainer.learning_rate": {"low": 0.0005, "high": 0.02, "log": True},
         "trainer.embedding_dim": [32, 64, 128],
         "trainer.item_initial": ["random", "co_occurrence"],
-        "trainer.item_bias": [False, True],
-        "trainer.dropout": {"low": 0.0, "high": 0.5},
-        "trainer.id_dropout": {"low": 0.0, "high": 0.4},
+        "trainer.parts": [without_bias, [*without_bias, ITEM_BIAS]],
+        "trainer.dropout.hidden": {"low": 0.0, "high": 0.5},
+        "trainer.dropout.id": {"low": 0.0, "high": 0.4},
         "trainer.weight_decay": {"low": 0.0, "high": 1.0},
-        "trainer.sampling_correction": ["logq", "refined"],
-        "trainer.deduplicate_negatives": [False, True],
+        "trainer.frequency.correction": ["logq", "refined"],
+        "trainer.negatives.deduplicate": [False, True],
     }
     idle = []
-    if trainer.similarity != "cosine":
+    if NORMALISATION not in trainer.parts:
         idle.append("trainer.temperature")
     if trainer.softmax != "sampled":
-        idle += ["trainer.sampling_correction", "trainer.deduplicate_negatives"]
-    elif trainer.frequency == "streaming":
-        idle.append("trainer.deduplicate_negatives")
+        idle += ["trainer.frequency.correction", "trainer.negatives.deduplicate"]
+    elif trainer.frequency.estimate == "streaming":
+        idle.append("trainer.negatives.deduplicate")
+    if not trainer.query_hidden_units and trainer.encoder == "mean":
+        idle.append("trainer.dropout.hidden")
     return SearchSpace.from_plain({name: value for name, value in values.items() if name not in idle})
 
 
@@ -170,15 +175,7 @@ def with_trainer(base: PipelineConfig, values: Mapping[str, Any]) -> PipelineCon
     Raises:
       UserError: two settings contradict each other.
     """
-    changes = {name.removeprefix(_SECTION): value for name, value in values.items()}
-    return dataclasses.replace(base, trainer=dataclasses.replace(base.trainer, **changes))
-
-
-def setting_text(value: Any) -> str:
-    """A setting's value as `--set` takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return with_values(base, values)
 
 
 def _dimension(name: str, value: Any) -> Choices | Range:
@@ -192,7 +189,11 @@ def _dimension(name: str, value: Any) -> Choices | Range:
             "once for each, with --set and in an --output of its own."
         )
     if isinstance(value, list):
-        return _choices(name, [pipeline_config.checked(name, one) for one in value])
+        checked = [pipeline_config.checked(name, one) for one in value]
+        if name == "trainer.parts":
+            # In the order in which settings hold them.
+            checked = [TrainerConfig(parts=parts).parts for parts in checked]
+        return _choices(name, checked)
     if isinstance(value, Mapping):
         if kind not in (int, float):
             raise UserError(f"{name} is no number and has no range: give it a list of choices.")

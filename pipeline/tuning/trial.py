@@ -29,7 +29,13 @@ class _Stopped(Exception):
 
 
 def train_apart(
-    data: TrainingData, config: TrainerConfig, cutoff: int, log_dir: str, checkpoints: str, on_epoch: OnEpoch
+    data: TrainingData,
+    config: TrainerConfig,
+    cutoff: int,
+    seed: int,
+    log_dir: str,
+    checkpoints: str,
+    on_epoch: OnEpoch,
 ) -> None:
     """Trains in a fresh process, which writes what it has to say to this one's output.
 
@@ -37,6 +43,7 @@ def train_apart(
       data: what to train on.
       config: the settings.
       cutoff: the k of the validation Recall@k.
+      seed: of everything that training draws.
       log_dir: gets TensorBoard's logs.
       checkpoints: a new directory, for the training's own use.
       on_epoch: is called in this process.
@@ -48,7 +55,7 @@ def train_apart(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_train, args=(theirs, data, config, cutoff, log_dir, checkpoints), daemon=True
+        target=_train, args=(theirs, data, config, cutoff, seed, log_dir, checkpoints), daemon=True
     )
     process.start()
     theirs.close()
@@ -79,6 +86,7 @@ def _train(
     data: TrainingData,
     config: TrainerConfig,
     cutoff: int,
+    seed: int,
     log_dir: str,
     checkpoints: str,
 ) -> None:
@@ -94,7 +102,7 @@ def _train(
             raise _Stopped
 
     try:
-        train(data, config, None, log_dir, cutoff, checkpoint_dir=checkpoints, on_epoch=on_epoch)
+        train(data, config, None, log_dir, cutoff, seed=seed, checkpoint_dir=checkpoints, on_epoch=on_epoch)
     except _Stopped:
         pass
     except UserError as error:

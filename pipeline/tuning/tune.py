@@ -28,7 +28,7 @@ from two_tower.pipeline.tuning.search import SEARCHED, Search
 from two_tower.pipeline.tuning.search_space import setting_text, with_trainer
 from two_tower.pipeline.tuning.trial import OnEpoch, TrialFailed, train_apart
 from two_tower.pipeline.tuning.tuning_report import METRIC, REASON, ended_trials
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import AGGREGATES, TrainerConfig
 
 if TYPE_CHECKING:
     from two_tower.trainer.loop.training_data import TrainingData
@@ -148,7 +148,7 @@ def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None
     def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
         logs = os.path.join(search.folder, "tensorboard", f"trial-{number}")
         with tempfile.TemporaryDirectory(prefix=_CHECKPOINTS, dir=search.folder) as checkpoints:
-            train_apart(data, config, search.base.gate.cutoff, logs, checkpoints, on_epoch)
+            train_apart(data, config, search.base.gate.cutoff, search.base.seed, logs, checkpoints, on_epoch)
 
     with console.quiet(str(log)) as progress:
         go_on(search, study, trials, timeout, train, progress)
@@ -179,7 +179,7 @@ def _prepared(search: Search) -> TrainingData:
         catalog_graph=outputs[catalog]["transform_graph"][0],
         history_length=search.base.windows.history_length,
         repeats_recommendable=manifest.repeats_recommendable,
-        resolved=resolve(search.base.features, manifest),
+        resolved=resolve(search.base.features, manifest, AGGREGATES in search.base.trainer.parts),
     )
 
 

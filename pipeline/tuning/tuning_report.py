@@ -130,10 +130,12 @@ def config_file(study: optuna.Study, search: Search) -> str:
     preset = pipeline_config.settings(presets.PRESETS[search.preset])
     content: dict[str, Any] = {"data": search.data, "output": search.output, "preset": search.preset}
     for name, value in pipeline_config.settings(config).items():
-        if value != preset[name]:
-            section, _, last = name.rpartition(".")
-            of_section = content.setdefault(section, {}) if section else content
-            of_section[last] = list(value) if isinstance(value, tuple) else value
+        if value != preset.get(name):
+            *path, last = name.split(".")
+            inner = content
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[last] = list(value) if isinstance(value, tuple) else value
     count = len(ended_trials(study))
     return (
         f"# The best of {count} trials of `two-tower tune`: trial {best.number}, validation\n"

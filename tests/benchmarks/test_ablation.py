@@ -33,7 +33,7 @@ def test_every_part_changes_a_setting_and_seeds_change_the_seed_alone() -> None:
     assert len({json.dumps(one.to_dict()) for one in found}) == len(ablation.PARTS)
     other = pipeline_config.settings(ablation.variant(ablation.SETTINGS, ablation.FULL, 2))
     changed = {name for name, value in pipeline_config.settings(full).items() if other[name] != value}
-    assert changed == {"trainer.seed"}
+    assert changed == {"seed"}
 
 
 def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
 def test_logq_is_taken_out_where_nothing_scores_on_its_own(tmp_path: Path) -> None:
     """Compares models without the repeat head, whose unsampled items would outweigh uncorrected sums."""
     trainer = ablation.variant(ablation.SETTINGS, "logq", 0).trainer
-    assert (trainer.sampling_correction, trainer.repeat_head) == ("none", False)
+    assert trainer.frequency.correction == "none" and "repeat_head" not in trainer.parts
     assert ablation.required_variants(["seed", "logq"]) == [ablation.FULL, "repeats", "seed", "logq"]
     write(tmp_path, {ablation.FULL: [0.6], "repeats": [0.5], "logq": [0.3]})
     text = ablation.render(tmp_path, ["logq"], 1)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,7 @@ from two_tower.evaluation.queries import Windows, all_queries
 
 SPLITS = ("train", "eval", "test")
 HISTORY_LENGTH = 6
-SPLIT_SETTINGS = {"eval_seconds": DAY, "test_seconds": DAY, "gap_seconds": 3_600}
+SPLIT_SETTINGS = {"holdout_seconds": DAY, "gap_seconds": 3_600}
 
 
 def random_columns(size: int = 3_000) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def run_component(
 
     artifact = standard_artifacts.Examples()
     artifact.uri = str(out)
-    windows = {"history_length": 6, "positions": 9, "events_per_shard": events_per_shard, "spans": spans}
+    windows = {"history_length": 6, "positions": 9, "spans": spans}
     context = BaseBeamExecutor.Context(
         tmp_dir=str(out) + "-scratch/", unique_id="1", beam_pipeline_args=list(beam_args)
     )
@@ -93,7 +94,8 @@ def run_component(
         "windows": json.dumps(windows),
         "features": features.to_json() if features else "",
     }
-    Executor(context).Do({}, {"examples": [artifact]}, parameters)
+    with mock.patch.object(shards, "EVENTS_PER_SHARD", events_per_shard):
+        Executor(context).Do({}, {"examples": [artifact]}, parameters)
     return artifact
 
 
@@ -314,7 +316,7 @@ def test_events_of_a_data_set_without_times_are_left_out_one_by_one(tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("protocol", ["next_event", "frozen"])
+@pytest.mark.parametrize("protocol", ["next_event", "frozen", "yambda"])
 def test_protocols_in_time_say_what_data_without_times_can_do(tmp_path: Path, protocol: str) -> None:
     ids = {name: random_columns(90)[name] for name in ("user_id", "item_id")}
     data = data_directory(tmp_path / "data", {**ids, "order": np.arange(90)})
@@ -346,13 +348,11 @@ def test_a_value_of_the_split_column_that_names_no_split_is_named() -> None:
 def test_the_frozen_protocol_holds_one_set_of_labels_a_known_user(tmp_path: Path) -> None:
     table = random_columns()
     data = data_directory(tmp_path / "data", table)
-    settings = {**SPLIT_SETTINGS, "protocol": "frozen", "frozen_labels": "play", "min_label_play_ratio": 0}
+    settings = {**SPLIT_SETTINGS, "protocol": "frozen"}
     artifact = run_component(data, tmp_path / "out", 400, settings)
     facts = recorded_facts(artifact)
     times = TimeSplit(facts.train_end, (facts.eval_from, facts.eval_to), (facts.test_from, facts.test_to))
-    expected, counts = frozen_queries_of(
-        log_of(table), HISTORY_LENGTH, True, FrozenSplit(times, 3_600, "listen", 0)
-    )
+    expected, counts = frozen_queries_of(log_of(table), HISTORY_LENGTH, True, FrozenSplit(times, 3_600))
     for split in ("eval", "test"):
         windows = windows_of(artifact)[split]
         queries = all_queries(windows)

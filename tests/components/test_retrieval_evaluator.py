@@ -30,6 +30,7 @@ from tests.small_world import (
     write_examples,
 )
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
@@ -52,7 +53,7 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
 
 GAP, ENOUGH = 3_600, 0.25
-FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, labels="listen", min_play_ratio=ENOUGH)
+FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, min_play_ratio=ENOUGH)
 CUTOFFS = (1, 10, 100)  # of 70 items
 FACTS = DataFacts(
     data="nowhere", data_digest="sha256:today", dataset="small", label_event="listen",
@@ -93,6 +94,7 @@ def evaluate(
             "evaluation_config": json.dumps(dataclasses.asdict(EvaluationConfig(cutoffs=CUTOFFS))),
             "gate_config": json.dumps(dataclasses.asdict(gate)),
             "history_length": HISTORY_LENGTH,
+            "seed": DEFAULT_SEED,
             "features": ALL_AGGREGATES.to_json(),
             "source_digest": "",
         },

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +36,7 @@ from two_tower.components.interaction_example_gen.splits import (
     SplitColumn,
     TimeSplit,
     check_not_empty,
+    event_split,
 )
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.manifest import DAY
@@ -60,7 +63,6 @@ FROZEN = st.builds(
     FrozenSplit,
     times=st.just(SPLIT),
     gap_seconds=st.just(2),
-    labels=st.sampled_from(["listen", "like", "skip"]),
     # An event's play ratio is its row.
     min_play_ratio=st.sampled_from([0.0, 20.0]),
 )
@@ -212,7 +214,7 @@ def test_leave_one_out_asks_for_the_last_two_label_events_of_whoever_has_three()
 
 @given(logs(), any_cutter(SPLIT), FROZEN)
 @settings(max_examples=300, deadline=None)
-@example([], WindowCutter(SPLIT, True, 3, 4), FrozenSplit(SPLIT, 2, "listen", 0.0))
+@example([], WindowCutter(SPLIT, True, 3, 4), FrozenSplit(SPLIT, 2, 0.0))
 def test_frozen_windows_are_one_a_known_user_as_a_plain_loop_finds_them(
     log: list[Event], next_event: WindowCutter, split: FrozenSplit
 ) -> None:
@@ -354,27 +356,35 @@ def test_a_window_has_at_most_its_positions_and_context_before_them() -> None:
 
 
 def test_splits_lie_before_the_newest_label_with_gaps_between() -> None:
-    split = TimeSplit.before(1_000_000, SplitConfig(eval_seconds=DAY, test_seconds=2 * DAY, gap_seconds=500))
+    split = TimeSplit.before(1_000_000, SplitConfig(holdout_seconds=2 * DAY, gap_seconds=500))
     assert split.test == (1_000_001 - 2 * DAY, 1_000_001)
-    assert split.eval == (split.test[0] - 500 - DAY, split.test[0] - 500)
+    assert split.eval == (split.test[0] - 500 - 2 * DAY, split.test[0] - 500)
     assert split.train_end == split.eval[0] - 500
 
 
 def test_yambdas_test_begins_where_its_authors_say() -> None:
-    config = PRESETS["yambda"].split
+    assert PRESETS["yambda"].split == SplitConfig("yambda")
+
+    def times_of(newest: int) -> TimeSplit:
+        manifest: Any = SimpleNamespace(has_timestamps=True, spans=[], time_range=(0, newest))
+        split = event_split("data", manifest, SplitConfig("yambda"))
+        assert isinstance(split, FrozenSplit)
+        assert (split.gap_seconds, split.min_play_ratio) == (1_800, 0.5)
+        return split.times
+
     # The newest listen is a little before the clock's end.
-    split = TimeSplit.before(25_999_995, config)
+    split = times_of(25_999_995)
     assert split.test == (25_913_600, 26_000_001)
     assert split.eval == (25_913_600 - 1_800 - 86_400, 25_913_600 - 1_800)
     assert split.train_end == 25_913_600 - 1_800 - 86_400 - 1_800
     # Whatever is newer than the time named belongs to test, too: it has no end.
-    assert TimeSplit.before(26_000_500, config).test == (25_913_600, 26_000_501)
+    assert times_of(26_000_500).test == (25_913_600, 26_000_501)
 
 
 @pytest.mark.parametrize("empty", SPLITS)
 def test_an_empty_split_is_named_with_the_settings_that_made_it(empty: str) -> None:
     counts = {f"{split}_labels": 3 for split in SPLITS if split != empty}
-    with pytest.raises(UserError, match=rf"The {empty} split is empty.*split\.eval_seconds"):
+    with pytest.raises(UserError, match=rf"The {empty} split is empty.*split\.holdout_seconds"):
         check_not_empty(counts, SPLIT)
     check_not_empty(counts | {f"{empty}_labels": 1}, SPLIT)
 

@@ -48,10 +48,10 @@ COLUMNS = {
 
 
 def resolved(
-    users: tuple[str, ...] = (), items: tuple[str, ...] = (), history: tuple[str, ...] = (), **data: Any
+    users: tuple[str, ...] = (), items: tuple[str, ...] = (), with_aggregates: bool = True, **data: Any
 ) -> ResolvedFeatures:
     manifest: Any = SimpleNamespace(**{"columns": COLUMNS, "has_timestamps": True} | data)
-    return resolve(FeaturesConfig(users, items, history), manifest)
+    return resolve(FeaturesConfig(users, items), manifest, with_aggregates)
 
 
 def kinds(specs: tuple[FeatureSpec, ...]) -> dict[str, str]:
@@ -136,22 +136,14 @@ def test_data_without_users_has_no_columns_of_users() -> None:
 
 
 def test_aggregates_of_time_are_left_out_where_there_is_only_an_order() -> None:
-    timed, untimed = resolved(history=("auto",)), resolved(history=("auto",), has_timestamps=False)
+    timed, untimed = resolved(), resolved(has_timestamps=False)
     assert "idle_seconds" in timed.history and "idle_seconds" not in untimed.history
     assert set(untimed.history) < set(timed.history)
-    assert resolved(history=("repeat_rate", "listen_count", "repeat_rate")).history == (
-        "listen_count",
-        "repeat_rate",
-    )
-    assert resolved().history == ()
-    with pytest.raises(UserError, match="idle_seconds is a feature of time"):
-        resolved(history=("idle_seconds",), has_timestamps=False)
-    with pytest.raises(UserError, match="no history aggregate idle_second; the nearest is idle_seconds"):
-        resolved(history=("idle_second",))
+    assert resolved(with_aggregates=False).history == ()
 
 
 def test_features_travel_as_text() -> None:
-    found = resolved(users=("age",), items=("embedding", "tags"), history=("auto",))
+    found = resolved(users=("age",), items=("embedding", "tags"))
     assert ResolvedFeatures.from_json(found.to_json()) == found
     assert ResolvedFeatures.from_json(ResolvedFeatures().to_json()) == ResolvedFeatures()
 

@@ -10,13 +10,17 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.runs import (
     FIRST_DAYS,
+    PROGRAM,
     ROOT,
+    SCANN_FROM,
     Run,
     World,
     call,
@@ -34,6 +38,16 @@ NOTHING_LEARNED = {
     "trainer__epochs": "1",
     "gate__min_lift_over_best_baseline": "0",
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scann_over_few_items() -> Iterator[None]:
+    """Builds a ScaNN index in a world this small."""
+    from two_tower.serving import index_tuning
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_tuning, "EXACT_BELOW", SCANN_FROM)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +72,7 @@ def world(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 def first(world: World) -> Run:
     """First run, started with the console script; all components run."""
     done = subprocess.run(
-        [script("two-tower"), *world.run_arguments()],
+        [sys.executable, "-c", PROGRAM, *world.run_arguments()],
         capture_output=True,
         text=True,
         env=environment(),
@@ -87,9 +101,7 @@ def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.Temp
     """Run started with the TFX command line, without any change."""
     place = tmp_path_factory.mktemp("home")
     config = place / "run.yaml"
-    config.write_text(
-        f"data: {world.data}\noutput: {world.output}\npreset: smoke\nindex: {{exact_below: 1000}}\n"
-    )
+    config.write_text(f"data: {world.data}\noutput: {world.output}\npreset: smoke\n")
     shown = ""
     for command in (
         ["pipeline", "create", "--engine=local", "--pipeline_path=pipeline/local_runner.py"],

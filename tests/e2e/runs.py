@@ -20,8 +20,15 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline import command_line
 
 ROOT = Path(two_tower.__file__).parents[1]
-# Forces a ScaNN index in a world this small.
-SETTINGS = {"index.exact_below": "1000"}
+# A ScaNN index in a world this small: in this process by conftest.py, in another one by PROGRAM.
+SCANN_FROM = 1_000
+PROGRAM = f"""
+import sys
+from two_tower.pipeline import command_line
+from two_tower.serving import index_tuning
+index_tuning.EXACT_BELOW = {SCANN_FROM}
+sys.exit(command_line.main())
+"""
 # Days of data at the first run; the world continues for two more days.
 FIRST_DAYS = 18
 
@@ -36,7 +43,7 @@ class World:
 
     def run_arguments(self, **changes: str) -> list[str]:
         """Returns the arguments of `two-tower run`; `changes` are settings, with `__` for the dot."""
-        settings = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+        settings = {name.replace("__", "."): value for name, value in changes.items()}
         sets = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         return ["run", "--data", str(self.data), "--output", str(self.output), "--preset", "smoke", *sets]
 

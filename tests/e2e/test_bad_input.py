@@ -58,9 +58,9 @@ def test_a_truncated_file_is_named_before_anything_is_written(tmp_path: Path) ->
 
 
 def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) -> None:
-    message = error_of(small_data(tmp_path), split__test_seconds=str(30 * DAY))
+    message = error_of(small_data(tmp_path), split__holdout_seconds=str(30 * DAY))
     assert "train split" in message
-    assert "split.test_seconds" in message
+    assert "split.holdout_seconds" in message
     (log,) = re.findall(r"The log is (.+)\.$", message.strip())
     assert Path(log).is_file()
 
@@ -113,13 +113,13 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
     (world.output / "logs" / "earlier.log").touch()
     monkeypatch.setenv(local_runner.CONFIG_VARIABLE, str(tmp_path / "run.yaml"))
     errors = {}
-    for test_seconds in (-1, 30 * DAY):
+    for seconds in (-1, 30 * DAY):
         (tmp_path / "run.yaml").write_text(
-            f"data: {world.data}\noutput: {world.output}\nsplit: {{test_seconds: {test_seconds}}}\n"
+            f"data: {world.data}\noutput: {world.output}\nsplit: {{holdout_seconds: {seconds}}}\n"
         )
         with pytest.raises(SystemExit) as end:
             local_runner.main()
-        errors[test_seconds] = str(end.value.code)
-    assert "split.test_seconds takes a value from 1" in errors[-1]
+        errors[seconds] = str(end.value.code)
+    assert "split.holdout_seconds takes a value from 1" in errors[-1]
     assert "The log is" not in errors[-1]
     assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", errors[30 * DAY], re.DOTALL)

@@ -21,8 +21,7 @@ COLUMNS = {
     "features__users": "gender,age,occupation",
     "features__items": "tags,title:text",
     "split__protocol": "frozen",
-    "split__eval_seconds": str(3 * DAY),
-    "split__test_seconds": str(3 * DAY),
+    "split__holdout_seconds": str(3 * DAY),
     # Exact search serves so few films; 100 of them would be a quarter of the catalog.
     "evaluation__cutoffs": "5,20",
     "gate__cutoff": "20",
@@ -33,7 +32,7 @@ COLUMNS = {
     "trainer__epochs": "20",
     "trainer__patience": "20",
     "trainer__windows_per_step": "16",
-    "trainer__history_dropout": "0.3",
+    "trainer__dropout.history": "0.3",
 }
 
 

@@ -204,7 +204,7 @@ def test_where_repeats_are_not_recommended_personal_history_is_absent() -> None:
 
 # Other protocols, and data without times.
 
-FROZEN = FrozenSplit(TimeSplit(2_000, (2_100, 2_500), (2_600, 3_000)), 100, "listen", 0.0)
+FROZEN = FrozenSplit(TimeSplit(2_000, (2_100, 2_500), (2_600, 3_000)), 100, 0.0)
 PROTOCOLS = [
     (TimeSplit(2_000, (2_100, 2_500), (2_600, 3_000)), True),
     (FROZEN, True),

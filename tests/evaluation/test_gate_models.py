@@ -7,7 +7,7 @@ it is judged from a given measurement.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from two_tower.evaluation.beyond_accuracy import ItemVectors
 from two_tower.evaluation.exact_search import top_rows
 from two_tower.evaluation.feature_values import FeatureValues
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
+from two_tower.evaluation.gate import judge as judge_module
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, Judgement, judge
 from two_tower.evaluation.queries import all_queries
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
@@ -40,7 +41,7 @@ from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import Dropout, TrainerConfig
 
 # Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes
 # next among five, and two who have learnt it find other halves. The first classes have the most users, so
@@ -52,13 +53,20 @@ BROKEN = 3
 CUTOFF, HISTORY_LENGTH, SEED = 5, 8, 3
 CONFIG = TrainerConfig(
     embedding_dim=16, query_hidden_units=(32,), temperature=0.1, windows_per_step=16, positions_per_step=256,
-    id_dropout=0.05, history_dropout=0.0, dropout=0.0,
+    dropout=Dropout(hidden=0.0, id=0.05, history=0.0),
 )  # fmt: skip
 LIMITS = GateConfig(
     cutoff=CUTOFF, min_recall=0.05, min_lift_over_best_baseline=0.1, min_change_against_blessed=-0.08,
-    min_slice_change=-0.1, min_slice_users=15, max_latency_p95=25.0,
+    min_slice_change=-0.1, max_latency_p95=25.0,
 )  # fmt: skip
 Vectors = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slices_of_few_users_are_judged() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge_module, "MIN_SLICE_USERS", 15)
+        yield
 
 
 @dataclasses.dataclass(frozen=True)

@@ -265,7 +265,7 @@ def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
     size = 200
     time = np.sort(np.random.default_rng(6).integers(0, 400, size))
     log = events_of(np.arange(size) % 5, np.arange(size) % 11, time, b"listen", play_ratio=-1.0)
-    for split in (SPLIT, FrozenSplit(SPLIT, 10, "listen", 0.5)):
+    for split in (SPLIT, FrozenSplit(SPLIT, 10)):
         test = to_windows(WindowCutter(split, True, 5, 7).cut(log)[0]["test"])
         queries = all_queries(test)
         assert len(queries) and not play_ratio_slices(queries, test)

@@ -20,7 +20,7 @@ from two_tower.evaluation.report.glossary import threshold_meaning
 from two_tower.evaluation.settings import GateConfig
 
 # Settings of the gate that are no limit: the k, and the size of slices.
-NO_LIMITS = {"cutoff", "min_slice_users"}
+NO_LIMITS = {"cutoff"}
 
 
 def test_every_limit_of_the_gate_is_a_threshold() -> None:

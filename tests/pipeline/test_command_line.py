@@ -42,12 +42,24 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert f"usage: two-tower {command}" in capsys.readouterr().out
 
 
-def test_the_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["run", "--help"])
-    shown = capsys.readouterr().out
-    for name in pipeline_config.settings(PipelineConfig()):
-        assert f"    {name} = " in shown
+def test_help_lists_the_settings_that_matter_first_and_help_all_lists_every_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = {}
+    for option in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as end:
+            main(["run", option])
+        assert end.value.code == 0
+        listed[option] = capsys.readouterr().out
+    for name, one in pipeline_config.types().items():
+        assert (f"    {name} = " in listed["--help"]) is one.setting.shown
+        assert f"\n    {name}" in listed["--help-all"]
+        before_heading = listed["--help-all"].index(f"\n    {name}") < listed["--help-all"].index(
+            "experimental settings:"
+        )
+        assert before_heading is not one.setting.experimental
+    for text in ("Passes over the train split", "from 1 to 10,000", "One of sampled, full, auto"):
+        assert text in " ".join(listed["--help"].split())
 
 
 def test_the_help_of_ingest_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,10 +191,10 @@ def test_a_refusal_is_told_and_is_a_failure_only_on_request(
 def test_run_takes_everything_from_a_config_file(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _report(monkeypatch, "blessed")
     Path("run.yaml").write_text("data: d\noutput: o\npreset: smoke\ntrainer: {epochs: 7}\n")
-    assert main(["run", "--config", "run.yaml", "--output", "elsewhere", "--set", "trainer.seed=5"]) == 0
+    assert main(["run", "--config", "run.yaml", "--output", "elsewhere", "--set", "seed=5"]) == 0
     ((data, output, config),) = runner.calls
     assert (data, output) == ("d", "elsewhere")
-    assert config == run_file.load("smoke", None, ["trainer.epochs=7", "trainer.seed=5"])
+    assert config == run_file.load("smoke", None, ["trainer.epochs=7", "seed=5"])
 
 
 def test_validate_repeats_its_settings_in_the_command_that_comes_next(

@@ -159,7 +159,7 @@ class Run:
                 event.path.steps.add().key = key
                 self._store.put_events([event])
 
-    def trained(self) -> tuple[str, int]:
+    def trained(self, trainer: str = "{}") -> tuple[str, int]:
         inputs = {
             name: self.artifact(name)[1] for name in ("interactions", "transform_graph", "catalog_graph")
         }
@@ -168,7 +168,12 @@ class Run:
         left.mkdir(exist_ok=True)
         (left / "state.index").write_text("")
         self.execution(
-            "Trainer", inputs, {"model": towers}, trainer="{}", features=FEATURES.to_json(), history_length=7
+            "Trainer",
+            inputs,
+            {"model": towers},
+            trainer=trainer,
+            features=FEATURES.to_json(),
+            history_length=7,
         )
         return uri, towers
 
@@ -178,7 +183,7 @@ class Run:
         (path / "assets.extra").mkdir(parents=True)
         (path / "saved_model.pb").write_text(content)
         (path / "assets.extra" / "provenance.json").write_text("{}")
-        self.execution("ScannIndexer", {}, {"model": model}, index='{"max_k": 120, "long_gone": 1}')
+        self.execution("ScannIndexer", {}, {"model": model}, index='{"max_k": 120, "long_gone": 1}', seed=5)
         if gate is not None:
             self.execution(
                 "RetrievalEvaluator",
@@ -254,6 +259,7 @@ def test_a_reindexed_model_is_judged_as_its_model_was_but_for_what_is_set(run: R
     config = Reindexing(served, there, None, ["gate.min_recall=0.2"]).config
     assert (config.gate.min_recall, config.gate.cutoff) == (0.2, 50)
     assert config.gate.min_ann_recall == GateConfig().min_ann_recall
+    assert config.seed == 5
     assert config.index.max_k == 120  # and what the settings know no more is left out
     with pytest.raises(UserError, match=r"--set trainer\.epochs=2: re-indexing takes settings of index"):
         Reindexing(served, there, None, ["trainer.epochs=2"])
@@ -264,6 +270,13 @@ def test_a_reindexed_model_is_judged_as_its_model_was_but_for_what_is_set(run: R
     shutil.rmtree(Path(towers) / warm_start.DIRECTORY)
     with pytest.raises(UserError, match=r"warm_start: the training's weights are not there.*Train again"):
         Reindexing(served, there, None, [])
+
+
+def test_a_model_of_an_earlier_release_is_trained_again_first(run: Run, tmp_path: Path) -> None:
+    towers, _ = run.trained('{"embedding_dim": 8, "leave_out": ["seed"], "dropout": 0.1}')
+    served = run.served("1", towers, "first", {})
+    with pytest.raises(UserError, match=r"earlier release.*trainer\.leave_out.*`two-tower run`"):
+        Reindexing(served, alone(tmp_path / "items"), None, [])
 
 
 def test_the_command_tells_what_is_wrong_before_it_loads_anything(

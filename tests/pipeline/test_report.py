@@ -11,10 +11,11 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as pb
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import to_plain
 from two_tower.pipeline.runs.history import history
 from two_tower.pipeline.runs.history import render as render_history
-from two_tower.pipeline.runs.page import collect_with_page
-from two_tower.pipeline.runs.report import collect, render
+from two_tower.pipeline.runs.page import changed_settings, collect_with_page
+from two_tower.pipeline.runs.report import collect, render, settings_of
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.serving.versions import newest_version
 
@@ -283,6 +284,23 @@ def test_the_newest_version_is_the_highest_number(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert newest_version(str(tmp_path)) == str(tmp_path / "10")
     assert newest_version(str(tmp_path / "none")) is None
+
+
+def test_settings_are_told_by_their_names_those_of_earlier_releases_too() -> None:
+    def told(**parameters: Any) -> dict[str, Any]:
+        return settings_of({"Trainer": {"parameters": parameters}})
+
+    now = to_plain(PRESETS["small"].trainer)
+    found = told(trainer=json.dumps(now), seed=5)
+    assert (found["trainer.dropout.hidden"], found["trainer.softmax"], found["seed"]) == (0.3, "auto", 5)
+    changed = changed_settings(found)
+    assert {"trainer.dropout.hidden", "trainer.softmax", "seed"} <= set(changed)
+    weighed = told(trainer=json.dumps({"label_weights": {"like": 2.0}}))
+    assert changed_settings(weighed) == ["trainer.label_weights.like"]
+    earlier = told(trainer='{"leave_out": ["seed"], "dropout": 0.3}')
+    assert earlier == {"trainer.leave_out": ["seed"], "trainer.dropout": 0.3}
+    # What there is no more is no change of today's settings.
+    assert changed_settings(earlier) == []
 
 
 def test_a_report_draws_the_page_with_times_and_settings(store: Store, tmp_path: Path) -> None:

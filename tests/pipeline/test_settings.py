@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain, typed
+from two_tower.base.settings import from_plain, known_part, to_plain, typed, with_values
 from two_tower.evaluation.settings import GateConfig, slice_limits
-from two_tower.pipeline.settings import pipeline_config, presets, run_file
+from two_tower.pipeline.settings import pipeline_config, presets, run_file, settings_help
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.presets import PRESETS
+from two_tower.pipeline.settings.retired import RETIRED
 from two_tower.pipeline.settings.run_file import load
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import PARTS, Dropout, LabelWeights, TrainerConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -24,11 +25,8 @@ def test_a_preset_survives_json(name: str) -> None:
     assert trainer == PRESETS[name].trainer
 
 
-def test_every_preset_has_a_help_text_and_no_range_names_a_setting_that_is_not_there() -> None:
+def test_every_preset_has_a_help_text() -> None:
     assert PRESETS.keys() == presets.PRESET_HELP.keys()
-    known = pipeline_config.settings(PipelineConfig())
-    checked = {*pipeline_config._RANGES, *pipeline_config._CHOICES, *pipeline_config._MAY_BE_EMPTY}
-    assert checked <= known.keys()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +38,14 @@ def test_every_preset_has_a_help_text_and_no_range_names_a_setting_that_is_not_t
         ("trainer.query_hidden_units=128,64", "trainer", "query_hidden_units", (128, 64)),
         ("trainer.query_hidden_units=[128, 64]", "trainer", "query_hidden_units", (128, 64)),
         ("trainer.query_hidden_units=", "trainer", "query_hidden_units", ()),
-        ("trainer.sampling_correction=none", "trainer", "sampling_correction", "none"),
+        ("trainer.dropout.hidden=0.3", "trainer", "dropout", Dropout(hidden=0.3)),
+        ("trainer.dropout=hidden=0.3, id=0.2", "trainer", "dropout", Dropout(hidden=0.3, id=0.2)),
+        (
+            "trainer.label_weights.like=2",
+            "trainer",
+            "label_weights",
+            LabelWeights(reactions=(("like", 2.0),)),
+        ),
         ("split.gap_seconds=0", "split", "gap_seconds", 0),
     ],
 )
@@ -71,23 +76,31 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.learning_rat=1", "no setting trainer.learning_rat; the nearest is trainer.learning_rate"),
         ("learning_rate=1", "no setting learning_rate; the nearest is trainer.learning_rate"),
         ("model.epochs=1", "the nearest is trainer.epochs"),
-        ("seed=1", "trainer.seed or index.seed or evaluation.seed"),
+        ("id_dropout=1", "no setting id_dropout; the nearest is trainer.dropout.id"),
+        ("trainer.negatives.dedup=1", "the nearest is trainer.negatives.deduplicate"),
         ("trainer=3", "trainer is a section"),
         ("trainer.epochs", "takes key=value"),
         ("trainer.epochs=many", "trainer.epochs takes a whole number, and was given 'many'"),
         ("trainer.epochs=1.5", "trainer.epochs takes a whole number"),
         ("trainer.epochs=0", "trainer.epochs takes a value from 1"),
-        ("trainer.dropout=high", "trainer.dropout takes a number"),
+        ("trainer.dropout.hidden=high", "trainer.dropout.hidden takes a number"),
+        ("trainer.dropout=0.3", "trainer.dropout is trainer.dropout.hidden now"),
+        ("trainer.dropout=", "trainer.dropout is trainer.dropout.hidden now"),
+        ("trainer.schedule=cosine", r"setting with keys \(shape, warmup\)"),
+        ("trainer.schedule=shap=cosine", "the nearest is trainer.schedule.shape"),
         ("trainer.learning_rate=nan", "trainer.learning_rate takes a value from 0"),
         ("gate.min_recall=inf", "takes a finite value"),
         ("trainer.query_hidden_units=64,x", "takes a whole number|list of whole numbers"),
         ("trainer.query_hidden_units=[64", "not a list"),
-        ("trainer.sampling_correction=logQ", "takes one of logq, refined, none.*nearest is logq"),
-        ("trainer.event_type_weights=like", "event types with weights from 0 on, as in like=2.*'like'"),
-        ("trainer.event_type_weights=like=-1", "weights from 0 on"),
-        ("trainer.event_type_weights=like=2,like=3", "names the event type 'like' twice"),
-        ("trainer.frequency=streaming", "set trainer.deduplicate_negatives=true"),
-        ("trainer.frequency_initial_gap=0.5", "takes a value from 1"),
+        ("trainer.frequency.correction=logQ", "takes one of logq, refined, none.*nearest is logq"),
+        ("trainer.label_weights.like=-1", "trainer.label_weights.like takes a value from 0"),
+        ("trainer.label_weights.like=twice", "trainer.label_weights.like takes a number"),
+        ("trainer.label_weights.max_per_usr=2", "the nearest is trainer.label_weights.max_per_user"),
+        ("trainer.frequency.estimate=streaming", "set trainer.negatives.deduplicate=true"),
+        ("trainer.frequency.initial_gap=0.5", "takes a value from 1"),
+        ("trainer.parts=history,-seed", "takes a whole list, or changes of which each has a sign"),
+        ("trainer.parts=-user", "takes one of history.*given 'user'; the nearest is user_id"),
+        ("trainer.parts=-history", "repeat_head.*-history,-repeat_head"),
         ("gate.slices=cold", "as in cold=0.02, and was given 'cold'"),
         ("gate.slices=cold=0.1,cold=0.2", "names the slice 'cold' twice"),
         ("gate.max_latency_p95=-1", "takes a value from 0"),
@@ -99,13 +112,6 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
 def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load("default", None, [override])
-
-
-def test_a_learned_temperature_begins_where_it_may_be() -> None:
-    asked = ["trainer.learned_temperature=true", "trainer.temperature=0.005"]
-    with pytest.raises(UserError, match=r"temperature is 0.005, and a learned one is never below 0.01"):
-        load("default", None, asked)
-    assert load("default", None, asked[1:]).trainer.temperature == 0.005
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -146,7 +152,10 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("trainer: 3\n", "trainer is a section"),
         ("trainer:\n  epochs: [3]\n", "trainer.epochs takes a whole number"),
         ("trainer:\n  epochs: true\n", "trainer.epochs takes a whole number"),
-        ("trainer: {dropout: false}\n", "trainer.dropout takes a number"),
+        ("trainer: {dropout: {id: false}}\n", "trainer.dropout.id takes a number"),
+        ("trainer: {dropout: 0.2}\n", "trainer.dropout is trainer.dropout.hidden now"),
+        ("trainer: {schedule: cosine}\n", r"setting with keys \(shape, warmup\)"),
+        ("trainer: {leave_out: [seed]}\n", "trainer.leave_out is trainer.parts now"),
         ("- trainer\n", "holds keys and values"),
         ("preset: 3\n", "preset takes a text"),
         ("a: [1\n", "not YAML"),
@@ -177,3 +186,132 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
     path.write_text("gate: 3\n")
     with pytest.raises(UserError, match="gate is a section of settings"):
         run_file.load_gate(before, file=str(path))
+
+
+# Keys of a setting.
+
+
+def test_a_block_is_a_mapping_in_a_file_and_changes_the_named_keys_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "preset: small\n"
+        "trainer:\n"
+        "  dropout: {hidden: 0.4}\n"
+        "  label_weights: {like: 2, play_ratio_floor: 1}\n"
+        "  parts: [-user_id, +item_bias]\n"
+    )
+    trainer = load(None, str(path), ["trainer.dropout.id=0", "trainer.label_weights=dislike=0"]).trainer
+    assert trainer.dropout == Dropout(hidden=0.4, id=0.0, history=PRESETS["small"].trainer.dropout.history)
+    assert trainer.label_weights == LabelWeights(1.0, 0, (("dislike", 0.0), ("like", 2.0)))
+    assert "user_id" not in trainer.parts and "item_bias" in trainer.parts
+    assert from_plain(TrainerConfig, json.loads(json.dumps(to_plain(trainer))), "trainer") == trainer
+
+
+def test_signs_change_the_presets_list_and_its_order_does_not_matter() -> None:
+    assert "repeat_head" in PRESETS["default"].trainer.parts
+    changed = load("default", None, ["trainer.parts=-user_id,-repeat_head", "trainer.parts=+user_id"])
+    left = tuple(part for part in PRESETS["default"].trainer.parts if part != "repeat_head")
+    assert changed.trainer.parts == left
+    reordered = load("default", None, [f"trainer.parts={','.join(reversed(left))}"])
+    assert reordered == changed
+    assert TrainerConfig(parts=PARTS[::-1]).parts == PARTS
+    assert "bpr" not in load("default", None, ["evaluation.baselines=-bpr"]).evaluation.baselines
+
+
+def test_values_are_replaced_by_dotted_name() -> None:
+    config = with_values(PipelineConfig(), {"trainer.dropout.id": 0.5, "seed": 3, "trainer.epochs": 9})
+    assert (config.trainer.dropout.id, config.trainer.epochs, config.seed) == (0.5, 9, 3)
+    weighed = with_values(config, {"trainer.label_weights.like": 2.0})
+    assert pipeline_config.settings(weighed)["trainer.label_weights.like"] == 2.0
+
+
+# Settings of earlier releases.
+
+# All 84 settings of the release before blocks, by section.
+EARLIER = {
+    "split": """
+        protocol eval_seconds test_seconds gap_seconds last_timestamp frozen_labels
+        min_label_play_ratio
+    """,
+    "windows": """
+        history_length positions events_per_shard spans
+    """,
+    "features": """
+        users items history
+    """,
+    "validation": """
+        max_drift max_skew
+    """,
+    "trainer": """
+        embedding_dim item_embedding_dim item_bias item_initial encoder attention_layers
+        attention_heads similarity leave_out repeat_head query_hidden_units temperature epochs
+        learning_rate learning_rate_schedule warmup_steps weight_decay clip_norm precision
+        windows_per_step positions_per_step id_dropout history_dropout dropout learned_temperature
+        softmax sampling_correction deduplicate_negatives frequency frequency_learning_rate
+        frequency_hashes frequency_initial_gap uniform_negatives memory_negatives hard_negatives
+        label_horizon play_ratio_floor event_type_weights max_labels_per_user distribution
+        warm_start patience seed
+    """,
+    "index": """
+        exact_below target_recall target_k latency_budget_ms tuning_queries seed max_k
+    """,
+    "evaluation": """
+        cutoffs max_queries resamples slice_values examples baselines seed
+    """,
+    "gate": """
+        cutoff min_recall min_ann_recall min_lift_over_best_baseline min_change_against_blessed
+        min_slice_change min_slice_users slices min_coverage max_latency_p95
+    """,
+    "": """
+        beam_args
+    """,
+}
+EARLIER_NAMES = [
+    f"{section}.{name}" if section else name for section, names in EARLIER.items() for name in names.split()
+]
+
+
+def test_every_earlier_setting_is_a_setting_or_says_what_it_is_now() -> None:
+    assert len(EARLIER_NAMES) == 84
+    blocks = pipeline_config.setting_blocks()
+    for name in EARLIER_NAMES:
+        assert (name in pipeline_config.types()) != (name in RETIRED), name
+    assert set(RETIRED) <= set(EARLIER_NAMES)
+    for name, retired in RETIRED.items():
+        for now in retired.now:
+            assert now in pipeline_config.types() or now in blocks, now
+        with pytest.raises(UserError) as error:
+            load("default", None, [f"{name}=1"])
+        told = str(error.value)
+        assert name in told
+        assert all(now in told for now in retired.now)
+        assert retired.now or "is a constant now" in told
+
+
+def test_recorded_settings_of_an_earlier_release_are_read_without_what_is_gone() -> None:
+    recorded = {"cutoff": 10, "min_recall": 0.2, "min_slice_users": 30}
+    gate = from_plain(GateConfig, known_part(GateConfig, recorded), "gate")
+    assert gate == GateConfig(cutoff=10, min_recall=0.2)
+    with pytest.raises(UserError, match=r"no setting trainer\.leave_out"):
+        from_plain(TrainerConfig, {"leave_out": ["seed"]}, "trainer")
+
+
+# Declarations, and what is made of them.
+
+
+def test_there_are_fifty_settings_of_which_fifteen_matter_first() -> None:
+    declared = pipeline_config.types().values()
+    assert len({one.block or one.name for one in declared}) == 50
+    assert sum(one.setting.shown for one in declared) == 15
+    for one in declared:
+        assert one.setting.help.endswith("."), one.name
+        one.check(one.default, one.name)
+        for other in one.setting.applies:
+            assert other in pipeline_config.types(), other
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / settings_help.PAGE
+    assert page.read_text() == settings_help.page(), (
+        f"{settings_help.PAGE} is stale: write it by python -m two_tower.pipeline.settings.settings_help"
+    )

@@ -19,6 +19,7 @@ import yaml
 from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
 from two_tower.base import console
 from two_tower.base.errors import UserError
+from two_tower.base.settings import with_values
 from two_tower.pipeline import command_line
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
@@ -35,7 +36,7 @@ SPACE = SearchSpace.from_plain(
     {
         "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
         "trainer.embedding_dim": {"low": 16, "high": 64},
-        "trainer.sampling_correction": ["logq", "refined"],
+        "trainer.frequency.correction": ["logq", "refined"],
         "trainer.query_hidden_units": [[], [64, 32]],
     }
 )
@@ -59,28 +60,33 @@ def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("temperature: [0.1, 0.2]", "no setting temperature; the nearest is trainer.temperature"),
         ("trainer: {temperature: [0.1, 0.2]}", "trainer is a section of settings"),
-        ("split.eval_seconds: [100, 200]", "split.eval_seconds cannot be searched: .*of different queries"),
+        (
+            "split.holdout_seconds: [100, 200]",
+            "split.holdout_seconds cannot be searched: .*of different queries",
+        ),
         ("windows.history_length: [10, 20]", "windows.history_length cannot be searched: .*cut once"),
-        ("features.history: [[auto], []]", "features.history cannot be searched: .*computes once"),
+        ("features.users: [[age], []]", "features.users cannot be searched: .*computes once"),
+        ("trainer.warm_start: [true, false]", "trainer.warm_start cannot be searched: all trials begin anew"),
+        ("trainer.id_dropout: [0.1, 0.2]", "trainer.id_dropout is trainer.dropout.id.id now"),
         ("gate.cutoff: [10, 100]", "gate.cutoff cannot be searched: .*judged by"),
         ("beam_args: [[], [--x=1]]", "beam_args cannot be searched"),
-        ("trainer.seed: {low: 1, high: 9}", "trainer.seed cannot be searched: .*luck"),
+        ("seed: {low: 1, high: 9}", "seed cannot be searched: .*luck"),
         ("trainer.epochs: [1, two]", "trainer.epochs takes a whole number, and was given 'two'"),
         ("trainer.epochs: {low: 1, high: 2.5}", "trainer.epochs takes a whole number, and was given 2.5"),
-        ("trainer.dropout: {low: 0, high: 1.5}", "trainer.dropout takes a value from 0 to 0.99.*1.5"),
+        ("trainer.dropout.id: {low: 0, high: 1.5}", "trainer.dropout.id takes a value from 0 to 0.99.*1.5"),
         ("trainer.encoder: [mean, atention]", "trainer.encoder takes one of.*the nearest is attention"),
         ("trainer.encoder: {low: 1, high: 2}", "trainer.encoder is no number and has no range"),
-        ("trainer.learned_temperature: {low: 0, high: 1}", "learned_temperature is no number"),
-        ("trainer.dropout: 0.1", "trainer.dropout takes a list of choices or a range.*--set"),
-        ("trainer.dropout: [0.1]", "trainer.dropout needs two choices or more"),
-        ("trainer.dropout: [0.1, 0.1]", "trainer.dropout has the choice 0.1 twice"),
-        ("trainer.dropout: {low: 0.1}", "trainer.dropout needs high"),
-        ("trainer.dropout: {low: 0.1, hihg: 0.2}", "no hihg; the nearest is high"),
-        ("trainer.dropout: {low: 0.2, high: 0.1}", "low has to be less"),
-        ("trainer.dropout: {low: 0, high: 0.1, log: true}", "orders of magnitude begin above 0"),
-        ("trainer.dropout: {low: 0, high: 0.1, log: 2}", "log: true or log: false"),
+        ("trainer.negatives.deduplicate: {low: 0, high: 1}", "deduplicate is no number"),
+        ("trainer.dropout.id: 0.1", "trainer.dropout.id takes a list of choices or a range.*--set"),
+        ("trainer.dropout.id: [0.1]", "trainer.dropout.id needs two choices or more"),
+        ("trainer.dropout.id: [0.1, 0.1]", "trainer.dropout.id has the choice 0.1 twice"),
+        ("trainer.dropout.id: {low: 0.1}", "trainer.dropout.id needs high"),
+        ("trainer.dropout.id: {low: 0.1, hihg: 0.2}", "no hihg; the nearest is high"),
+        ("trainer.dropout.id: {low: 0.2, high: 0.1}", "low has to be less"),
+        ("trainer.dropout.id: {low: 0, high: 0.1, log: true}", "orders of magnitude begin above 0"),
+        ("trainer.dropout.id: {low: 0, high: 0.1, log: 2}", "log: true or log: false"),
         ("", "the space names no setting"),
-        ("- trainer.dropout", "a search space holds names of settings"),
+        ("- trainer.dropout.id", "a search space holds names of settings"),
         ("{", "not YAML"),
     ],
 )
@@ -112,14 +118,15 @@ def test_what_is_drawn_is_in_the_space_and_of_the_settings_types() -> None:
     "changes",
     [
         {},
-        {"similarity": "dot"},
+        {"parts": ("history", "seed", "shared_tables")},
         {"softmax": "full"},
-        {"frequency": "streaming", "deduplicate_negatives": True},
+        {"frequency.estimate": "streaming", "negatives.deduplicate": True},
+        {"query_hidden_units": ()},
         {"encoder": "attention"},
     ],
 )
 def test_the_default_space_contradicts_no_settings_that_it_lies_over(changes: dict[str, Any]) -> None:
-    base = dataclasses.replace(SMALL, trainer=dataclasses.replace(SMALL.trainer, **changes))
+    base = dataclasses.replace(SMALL, trainer=with_values(SMALL.trainer, changes))
     space = default_space(base)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(40):
@@ -206,7 +213,7 @@ def test_the_first_trial_has_the_settings_as_given_and_seed_and_all_else_stay(tm
     assert train.given[0].embedding_dim == SMALL.trainer.embedding_dim
     searched: dict[str, Any] = {name.removeprefix("trainer."): None for name in SPACE.dimensions}
     for config in train.given:
-        assert dataclasses.replace(config, **searched) == dataclasses.replace(SMALL.trainer, **searched)
+        assert with_values(config, searched) == with_values(SMALL.trainer, searched)
 
 
 def test_the_winner_is_a_config_file_of_the_very_settings_that_won(tmp_path: Path) -> None:
@@ -247,7 +254,7 @@ def test_failed_trials_count_with_their_reason_and_the_search_goes_on(tmp_path: 
         if number == 2:
             raise UserError("contradiction")
 
-    space = {"trainer.temperature": [0.1, 0.2], "trainer.dropout": {"low": 0, "high": 0.5}}
+    space = {"trainer.temperature": [0.1, 0.2], "trainer.dropout.id": {"low": 0, "high": 0.5}}
     search = search_in(tmp_path, space=SearchSpace.from_plain(space))
     shown = run(search, 4, Trials(fail))
     assert "Trial 1   failed: the loss is nan. Lower trainer.learning_rate." in shown
@@ -299,8 +306,8 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path) -> None:
             r"trainer.temperature is searched in \[0.1, 0.2\], and was searched in {\"low\": 0.03",
         ),
         (
-            {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.dropout": [0.1, 0.2]})},
-            r"trainer.dropout is searched in \[0.1, 0.2\], and was 0.3",
+            {"space": SearchSpace.from_plain({**SPACE.to_plain(), "trainer.dropout.id": [0.1, 0.2]})},
+            r"trainer.dropout.id is searched in \[0.1, 0.2\], and was 0.2",
         ),
     ],
 )
@@ -383,7 +390,7 @@ def messages_of(
     for answer in answers:
         ours.send(answer)
     data: Any = None
-    trial._train(theirs, data, SMALL.trainer, 100, "logs", "checkpoints")
+    trial._train(theirs, data, SMALL.trainer, 100, 17, "logs", "checkpoints")
     theirs.close()
     sent = []
     with contextlib.suppress(EOFError):
@@ -435,7 +442,7 @@ def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
     search = search_in(tmp_path, base=small, space=space)
 
     def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
-        train_apart(data, config, 5, str(tmp_path / "logs"), str(tmp_path / "checkpoints"), on_epoch)
+        train_apart(data, config, 5, 17, str(tmp_path / "logs"), str(tmp_path / "checkpoints"), on_epoch)
 
     shown = io.StringIO()
     with tuning_module.opened(search) as study:
@@ -457,5 +464,5 @@ def test_a_trial_whose_process_is_killed_fails_and_is_no_end_of_the_search() -> 
     timer.start()
     data: Any = None
     with pytest.raises(TrialFailed, match=r"ended by SIGKILL .*memory"):
-        train_apart(data, SMALL.trainer, 100, "logs", "checkpoints", lambda *epoch: True)
+        train_apart(data, SMALL.trainer, 100, 17, "logs", "checkpoints", lambda *epoch: True)
     timer.join()

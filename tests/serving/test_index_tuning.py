@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from two_tower.base.errors import UserError
-from two_tower.pipeline.settings import run_file
+from two_tower.serving import index_tuning
 from two_tower.serving.index import AH, ExactIndex, ScannIndex, ScannSettings
 from two_tower.serving.index_tuning import Built, build_index
 from two_tower.serving.settings import IndexConfig
 
-K = 10
-CONFIG = IndexConfig(exact_below=0, target_recall=0.9, target_k=K, max_k=20, tuning_queries=150)
+K, TARGET = 10, 0.9
+CONFIG = IndexConfig(max_k=20)
 
 
 def clustered(size: int, seed: int) -> npt.NDArray[np.float32]:
@@ -30,9 +30,17 @@ def clustered(size: int, seed: int) -> npt.NDArray[np.float32]:
 ITEMS, QUERIES, OTHERS = clustered(4_000, 1), clustered(150, 2), clustered(150, 3)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def scann_over_few_items() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_tuning, "EXACT_BELOW", 0)
+        patch.setattr(index_tuning, "TARGET_K", K)
+        yield
+
+
 @pytest.fixture(scope="module")
-def built() -> Built:
-    return build_index(ITEMS, QUERIES, CONFIG)
+def built(scann_over_few_items: None) -> Built:
+    return build_index(ITEMS, QUERIES, CONFIG, TARGET)
 
 
 def recall(index: ScannIndex, queries: npt.NDArray[np.float32]) -> float:
@@ -43,7 +51,7 @@ def recall(index: ScannIndex, queries: npt.NDArray[np.float32]) -> float:
 
 def test_the_index_finds_its_target_on_queries_that_it_was_not_tuned_on(built: Built) -> None:
     assert isinstance(built.index, ScannIndex)
-    assert recall(built.index, OTHERS) >= CONFIG.target_recall - 0.02
+    assert recall(built.index, OTHERS) >= TARGET - 0.02
 
 
 def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(built: Built) -> None:
@@ -52,7 +60,7 @@ def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(b
     assert tuning.met and tuning.chosen is not None
     chosen = tuning.points[tuning.chosen]
     assert chosen.settings == built.index.settings
-    meeting = [point for point in tuning.points if point.recall_low >= CONFIG.target_recall]
+    meeting = [point for point in tuning.points if point.recall_low >= TARGET]
     assert chosen.bytes_per_query == min(point.bytes_per_query for point in meeting) < ITEMS.nbytes
     assert recall(built.index, QUERIES) == pytest.approx(chosen.recall, abs=1e-6)
     # A curve: settings that were too cheap are there too.
@@ -71,7 +79,7 @@ def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(b
 def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() -> None:
     """No setting is as fast as this: the fastest is built, and is known not to meet what was asked."""
     config = dataclasses.replace(CONFIG, latency_budget_ms=1e-6)
-    built = build_index(ITEMS[:2_000], QUERIES, config)
+    built = build_index(ITEMS[:2_000], QUERIES, config, TARGET)
     assert isinstance(built.index, ScannIndex) and built.tuning is not None and not built.tuning.met
     assert "index.latency_budget_ms" in built.reason
     chosen = built.tuning.points[built.tuning.chosen or 0]
@@ -79,21 +87,27 @@ def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() 
     assert chosen.ms_per_query == min(point.ms_per_query for point in built.tuning.points)
 
 
-def test_where_scann_would_read_as_much_as_exact_search_does_search_is_exact() -> None:
+def test_where_scann_would_read_as_much_as_exact_search_does_search_is_exact(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Sixty of a hundred nearest, all over the place: to reorder them is to read them all."""
     noise = np.random.default_rng(5).standard_normal((100, 16)).astype(np.float32)
-    built = build_index(noise, noise, dataclasses.replace(CONFIG, target_k=60, max_k=60, target_recall=1.0))
+    monkeypatch.setattr(index_tuning, "TARGET_K", 100)
+    built = build_index(noise, noise, IndexConfig(max_k=60), 1.0)
     assert isinstance(built.index, ExactIndex) and built.tuning is not None
     assert built.tuning.chosen is None and built.tuning.met
-    assert "index.target_recall" in built.reason
+    assert "gate.min_ann_recall" in built.reason and built.tuning.k == 60
 
 
-def test_a_small_catalog_is_searched_exactly_without_a_look_at_queries() -> None:
-    built = build_index(ITEMS, np.zeros([0, 16], np.float32), IndexConfig())
-    assert built.described() == {"kind": "exact", "reason": built.reason, "tuning": None}
-    assert "index.exact_below" in built.reason and "4,000" in built.reason
-    few = build_index(ITEMS[:5], QUERIES, CONFIG)  # fewer than any number of leaves
+def test_a_small_catalog_is_searched_exactly_without_a_look_at_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = build_index(ITEMS[:5], QUERIES, CONFIG, TARGET)  # fewer than any number of leaves
     assert few.index.kind == "exact"
+    monkeypatch.setattr(index_tuning, "EXACT_BELOW", 20_000)
+    built = build_index(ITEMS, np.zeros([0, 16], np.float32), IndexConfig(), TARGET)
+    assert built.described() == {"kind": "exact", "reason": built.reason, "tuning": None}
+    assert "4,000 items are fewer than 20,000" in built.reason
 
 
 def test_fewer_items_than_leaves_are_refused_before_scann_is_asked() -> None:
@@ -103,6 +117,3 @@ def test_fewer_items_than_leaves_are_refused_before_scann_is_asked() -> None:
         ScannIndex(tf.constant(ITEMS[:10]), ScannSettings(2, 1, 10, AH, K), K)
 
 
-def test_a_target_beyond_what_the_model_answers_with_is_an_error_that_names_both() -> None:
-    with pytest.raises(UserError, match=r"index\.target_k is 300.*index\.max_k = 200"):
-        run_file.load(overrides=["index.target_k=300"])

@@ -28,7 +28,6 @@ from two_tower.schema.request_inputs import REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
-from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
 
@@ -521,12 +520,11 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
         SPLIT, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=10
     ).cut(events())
     directories = [str(tmp_path / f"Split-{split}") for split in ("eval", "train")]
-    config = IndexConfig(tuning_queries=40)
 
     def tuned_on(**written: list[Any]) -> np.ndarray:
         for split, parts in written.items():
             write_examples(tmp_path / f"Split-{split}" / "data_tfrecord-0.gz", parts)
-        return tuning_queries(directories, built.towers, config, HISTORY_LENGTH, ())
+        return tuning_queries(directories, built.towers, HISTORY_LENGTH, (), most=40)
 
     def asked(split: str) -> np.ndarray:
         windows = measure.read_windows(str(tmp_path / f"Split-{split}"))

@@ -31,7 +31,7 @@ from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogArra
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import Dropout, TrainerConfig
 
 USERS = (
     FeatureSpec("user_gender", "gender", "categorical"),
@@ -522,8 +522,7 @@ def recalls(world: Transformed, resolved: ResolvedFeatures, out: Path) -> tuple[
         patience=18,
         windows_per_step=8,
         positions_per_step=256,
-        id_dropout=0.3,
-        dropout=0.0,
+        dropout=Dropout(hidden=0.0, id=0.3),
     )
     train(data, config, str(out / "model"), str(out / "logs"), cutoff=12)
     towers = tf.saved_model.load(str(out / "model"))

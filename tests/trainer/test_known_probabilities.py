@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from two_tower.base.settings import with_values
 from two_tower.trainer.loss.retrieval_task import retrieval_task
 from two_tower.trainer.loss.sampling import CandidateSampler
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
@@ -31,16 +32,18 @@ NOTHING = np.full([ITEMS, 1], -1, np.int32)
 EXACT = 0.008
 
 
-def divergence(own_window: bool = False, windows: int = WINDOWS, **settings: Any) -> float:
+def divergence(
+    settings: dict[str, Any] | None = None, own_window: bool = False, windows: int = WINDOWS
+) -> float:
     """Kullback-Leibler divergence of what is learnt from p(item | context), mean over contexts.
 
     Args:
+      settings: of TrainerConfig, by dotted name.
       own_window: labels of a query's own window are negatives too, as if each were of another.
       windows: a step's; it has as many labels whatever their number.
-      settings: of TrainerConfig.
     """
     tf.keras.utils.set_random_seed(1)
-    config = TrainerConfig(temperature=1.0, **settings)
+    config = with_values(TrainerConfig(temperature=1.0), settings or {})
     table = CatalogTable(CatalogArrays(IDS, NOTHING, NOTHING, np.zeros(ITEMS, np.float32)), IDS)
     sampler = CandidateSampler(config, table, np.log(np.append(Q, Q.min())).astype(np.float32))
     task = retrieval_task(config)
@@ -70,10 +73,10 @@ def divergence(own_window: bool = False, windows: int = WINDOWS, **settings: Any
 
 
 STREAMING = {
-    "frequency": "streaming",
-    "frequency_initial_gap": 5.0,
-    "frequency_hashes": 4,
-    "deduplicate_negatives": True,
+    "frequency.estimate": "streaming",
+    "frequency.initial_gap": 5.0,
+    "frequency.hashes": 4,
+    "negatives.deduplicate": True,
 }
 
 
@@ -81,28 +84,28 @@ STREAMING = {
     "settings",
     [
         {"softmax": "full"},
-        {"sampling_correction": "logq", "deduplicate_negatives": True},
-        {"sampling_correction": "refined"},
-        {"sampling_correction": "refined", "uniform_negatives": 40},
-        {"sampling_correction": "logq", "deduplicate_negatives": True, "uniform_negatives": 10},
-        {"sampling_correction": "refined", "memory_negatives": 200},
-        {"sampling_correction": "logq", **STREAMING},
-        {"sampling_correction": "refined", **STREAMING},
+        {"frequency.correction": "logq", "negatives.deduplicate": True},
+        {"frequency.correction": "refined"},
+        {"frequency.correction": "refined", "negatives.uniform": 40},
+        {"frequency.correction": "logq", "negatives.deduplicate": True, "negatives.uniform": 10},
+        {"frequency.correction": "refined", "negatives.memory": 200},
+        {"frequency.correction": "logq", **STREAMING},
+        {"frequency.correction": "refined", **STREAMING},
     ],
     ids=lambda settings: ", ".join(f"{name}={value}" for name, value in settings.items()),
 )
 def test_the_probabilities_are_found(settings: dict[str, Any]) -> None:
-    assert divergence(**settings) < EXACT
+    assert divergence(settings) < EXACT
 
 
 def test_without_a_correction_they_are_not_and_where_duplicates_stay_the_standard_one_is_rough() -> None:
     """Each copy of a frequent item weighs one in n Q, and of the positive, its accidental hits masked, there
     is but one copy. The refined correction leaves it whole; where each item counts once it is nearly so."""
-    uncorrected, standard = divergence(sampling_correction="none"), divergence()
+    uncorrected, standard = divergence({"frequency.correction": "none"}), divergence()
     assert uncorrected > 0.3
     assert 3 * EXACT < standard < uncorrected / 3
 
 
 def test_labels_of_the_own_window_as_negatives_would_bias_it() -> None:
-    masked, unmasked = (divergence(own, 3, sampling_correction="refined") for own in (False, True))
+    masked, unmasked = (divergence({"frequency.correction": "refined"}, own, 3) for own in (False, True))
     assert masked < 0.7 * unmasked

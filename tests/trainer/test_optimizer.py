@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from two_tower.trainer.loop.optimizer import LearningRate, RowwiseAdam, optimizer_of
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import Schedule, TrainerConfig
 
 ROWS, WIDTH = 6, 3
 
@@ -74,20 +74,6 @@ def test_weight_decay_is_decoupled_and_spares_biases() -> None:
     assert (decayed[2] == plain[2]).all()
 
 
-def test_gradients_are_clipped_by_the_norm_of_all_of_them_with_repeated_rows_summed() -> None:
-    optimizer = RowwiseAdam(clip_norm=1.0)
-    slices = tf.IndexedSlices(tf.constant([[3.0], [3.0], [0.0]]), tf.constant([4, 4, 2]), tf.constant([9, 1]))
-    table, kernel = optimizer._clip_gradients([slices, tf.constant([[8.0]])])
-    assert table.indices.numpy().tolist() == [4, 2]
-    assert table.values.numpy().ravel().tolist() == pytest.approx([0.6, 0.0])
-    assert float(kernel) == pytest.approx(0.8)
-    (small,) = optimizer._clip_gradients([tf.constant([0.5])])
-    assert small.numpy().tolist() == [0.5]
-    # Adam does not see the scale of gradients: what was clipped alike trains alike.
-    a, b = (trained(RowwiseAdam(0.05, clip_norm=1e-3), [[0, 1]], scale) for scale in (10.0, 100.0))
-    np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
-
-
 def test_the_learning_rate_rises_and_then_falls_along_half_a_cosine() -> None:
     rates = [float(LearningRate(0.2, "cosine", 4, 15)(tf.constant(step))) for step in range(16)]
     assert rates[:4] == pytest.approx([0.05, 0.1, 0.15, 0.2])
@@ -102,20 +88,18 @@ def test_the_learning_rate_rises_and_then_falls_along_half_a_cosine() -> None:
 
 
 def test_the_settings_reach_the_optimizer_and_it_survives_keras_s_config() -> None:
-    config = TrainerConfig(
-        learning_rate=0.03, learning_rate_schedule="cosine", warmup_steps=5, weight_decay=0.1, clip_norm=2.0
-    )
+    config = TrainerConfig(learning_rate=0.03, schedule=Schedule("cosine", warmup=5), weight_decay=0.1)
     optimizer = optimizer_of(config, 50)
     again = RowwiseAdam.from_config(optimizer.get_config(), custom_objects={"LearningRate": LearningRate})
     assert again.get_config() == optimizer.get_config()
-    assert again.get_config()["weight_decay"] == 0.1 and again.get_config()["clip_norm"] == 2.0
+    assert again.get_config()["weight_decay"] == 0.1
     steps = [[0, 1], [2], [0, 5]]
     for mine, other in zip(trained(optimizer, steps), trained(again, steps), strict=True):
         assert (mine == other).all()
 
 
 def test_a_short_training_reaches_its_learning_rate() -> None:
-    config = TrainerConfig(learning_rate=0.5, warmup_steps=300)
+    config = TrainerConfig(learning_rate=0.5, schedule=Schedule(warmup=300))
     rates = [float(optimizer_of(config, 8)._learning_rate(step)) for step in range(8)]
     assert rates == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.5, 0.5])
     assert float(optimizer_of(config, 1)._learning_rate(0)) == 0.5

@@ -32,6 +32,7 @@ from two_tower.trainer.loop.placement import Placed, Training, place, read_items
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
+from two_tower.trainer.settings import DEFAULT_PARTS
 
 ITEMS = (
     FeatureSpec("country", "country", "categorical"),
@@ -85,7 +86,7 @@ def todays_items() -> dict[str, Any]:
 
 
 # Items of a history have scores of their own.
-REPEATING = dataclasses.replace(CONFIG, repeat_head=True)
+REPEATING = dataclasses.replace(CONFIG, parts=(*DEFAULT_PARTS, "repeat_head"))
 
 
 @dataclasses.dataclass(frozen=True)

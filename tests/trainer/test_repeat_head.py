@@ -37,9 +37,10 @@ from two_tower.trainer.model import repeat_head
 from two_tower.trainer.model.repeat_head import Repeats
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.settings import DEFAULT_PARTS
 
 # Scores that are not divided by little: random weights then make bonuses that matter.
-REPEATING = dataclasses.replace(CONFIG, repeat_head=True, temperature=1.0)
+REPEATING = dataclasses.replace(CONFIG, parts=(*DEFAULT_PARTS, "repeat_head"), temperature=1.0)
 K, MAX_K, ITEMS = 8, 40, 70
 # One leaf is searched: it finds few of the history's items.
 SPARSE = ScannSettings(20, leaves_to_search=1, reordering_candidates=10, quantization=AH, k=10)
@@ -140,7 +141,8 @@ def test_listens_to_an_item_are_counted_up_to_each_place() -> None:
 
 
 def test_where_nothing_is_recommended_again_there_is_no_head() -> None:
-    assert repeats_for(REPEATING, True).repeat_head and not repeats_for(REPEATING, False).repeat_head
+    assert repeats_for(REPEATING, True) == REPEATING
+    assert repeats_for(REPEATING, False).parts == DEFAULT_PARTS
     assert tfrs_serves(CONFIG) and not tfrs_serves(REPEATING)
 
 

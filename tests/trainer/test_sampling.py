@@ -23,7 +23,7 @@ from two_tower.trainer.loss.sampling import (
 )
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.windows import Positions
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import Frequency, Negatives, TrainerConfig
 
 # A batch of three windows, of two, one and one labels, over a catalog of five items.
 LABEL_ROWS, WINDOW = np.array([4, 1, 4, 2]), np.array([0, 0, 7, 9])
@@ -219,16 +219,20 @@ def test_who_asks_for_other_negatives_than_all_is_told_that_there_are_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked = TrainerConfig(
-        softmax="auto", uniform_negatives=9, frequency="streaming", deduplicate_negatives=True
+        softmax="auto",
+        negatives=Negatives(uniform=9, deduplicate=True),
+        frequency=Frequency(estimate="streaming"),
     )
     softmax_for(asked, 200_001, 9)
     assert "changes nothing" not in caplog.text
     softmax_for(asked, 9, 9)
-    assert "trainer.uniform_negatives, trainer.frequency=streaming changes nothing" in caplog.text
+    assert "trainer.negatives.uniform, trainer.frequency.estimate=streaming changes nothing" in caplog.text
 
 
 def test_streaming_frequencies_do_not_depend_on_the_size_of_the_last_batch() -> None:
-    config = TrainerConfig(frequency="streaming", deduplicate_negatives=True, frequency_learning_rate=0.05)
+    config = TrainerConfig(
+        negatives=Negatives(deduplicate=True), frequency=Frequency(estimate="streaming", rate=0.05)
+    )
     catalog = CatalogTable(CATALOG, CATALOG.item_id)
     sampler = CandidateSampler(config, catalog, np.log(np.array([0.6, 0.3, 0.1, 1e-9], np.float32)))
     draw = np.random.default_rng(5)

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from two_tower.base.settings import with_values
 from two_tower.trainer.model import towers
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
 from two_tower.trainer.model.windows import Positions, Windows
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, TrainerConfig
 
 ITEMS, USERS, EVENTS, AGGREGATES = 30, 4, 9, 6
 N = 4
+DOT_PRODUCT = tuple(part for part in DEFAULT_PARTS if part != "normalisation")
 CONFIG = TrainerConfig(
-    embedding_dim=8, query_hidden_units=(16,), id_dropout=0.5, history_dropout=0.5, dropout=0.5
+    embedding_dim=8, query_hidden_units=(16,), dropout=Dropout(hidden=0.5, id=0.5, history=0.5)
 )
 ARTIST = np.stack([np.arange(ITEMS) // 3, np.full(ITEMS, -1)], axis=1).astype(np.int32)
 ARTIST[4] = [0, 5]
@@ -144,7 +146,7 @@ def test_what_train_never_touched_is_all_one_out_of_vocabulary_row(model: Model)
 def test_the_out_of_vocabulary_row_is_zero_until_id_dropout_trains_it() -> None:
     rows = tf.constant([0, 1, 2, 25])
     for id_dropout, trained in ((0.0, False), (0.5, True)):
-        config = dataclasses.replace(CONFIG, id_dropout=id_dropout)
+        config = with_values(CONFIG, {"dropout.id": id_dropout})
         items = ItemEmbedding(TABLE, config)
         tf.random.set_seed(3)
         with tf.GradientTape() as tape:
@@ -160,7 +162,7 @@ def test_an_item_of_which_nothing_is_known_has_a_gradient_like_any_other() -> No
     gradients = []
     for embedding in (unknown, known):
         with tf.GradientTape() as tape:
-            score = towers._scored_by(towers.COSINE, embedding)[0, 1]
+            score = towers._scored_by(embedding, is_normalised=True)[0, 1]
         gradients.append(float(tf.norm(tape.gradient(score, embedding))))
     assert 0 < gradients[0] < 200 * gradients[1]
 
@@ -243,15 +245,16 @@ PARTS = {
 def test_a_part_that_is_left_out_is_not_read(part: str) -> None:
     name, at = PARTS[part]
     # Without the history, the seed is read as the seed alone; without the seed, as the history's last.
-    leave_out = (part, "history") if part == "seed" else (part,)
-    config = dataclasses.replace(CONFIG, encoder="attention+mean", leave_out=leave_out, repeat_head=True)
+    left_out = (part, "history") if part == "seed" else (part,)
+    parts = tuple(one for one in (*DEFAULT_PARTS, "repeat_head") if one not in left_out)
+    config = dataclasses.replace(CONFIG, encoder="attention+mean", parts=parts)
     model = model_of(config)
     base = windows()
     assert base.is_listen[0, 4]
     other = base._replace(**{name: tf.constant(changed(getattr(base, name), at, 2))})
     np.testing.assert_array_equal(embedded(model, base, (0, 5)), embedded(model, other, (0, 5)))
     head = model.query.repeats
-    assert (head is None) == ("history" in leave_out)
+    assert (head is None) == ("history" in left_out)
     if head is not None:
         embedding = tf.constant(embedded(model, base, (0, 5)))
         own = [head(one, positions((0, 5)), embedding, model.candidate).score for one in (base, other)]
@@ -259,14 +262,14 @@ def test_a_part_that_is_left_out_is_not_read(part: str) -> None:
 
 
 def test_a_plain_dot_product_keeps_lengths() -> None:
-    model = model_of(dataclasses.replace(CONFIG, similarity="dot"))
+    model = model_of(dataclasses.replace(CONFIG, parts=DOT_PRODUCT))
     lengths = np.linalg.norm(model.candidate(tf.range(ITEMS)).numpy(), axis=1)
     assert lengths.std() > 0.05
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
-def test_a_bias_is_the_last_number_and_counts_four_logits_for_whoever_asks(similarity: str) -> None:
-    config = dataclasses.replace(CONFIG, similarity=similarity, item_bias=True, temperature=0.25)
+@pytest.mark.parametrize("parts", [DEFAULT_PARTS, DOT_PRODUCT])
+def test_a_bias_is_the_last_number_and_counts_four_logits_for_whoever_asks(parts: tuple[str, ...]) -> None:
+    config = dataclasses.replace(CONFIG, parts=(*parts, "item_bias"), temperature=0.25)
     model = model_of(config)
     queries = embedded(model, windows(), (0, 5), (1, 8), (0, -1))
     candidates = model.candidate(tf.range(ITEMS + 1)).numpy()
@@ -277,13 +280,13 @@ def test_a_bias_is_the_last_number_and_counts_four_logits_for_whoever_asks(simil
     logits = queries @ candidates.T / config.temperature
     compared = queries[:, :-1] @ candidates[:, :-1].T / config.temperature
     np.testing.assert_allclose(logits, compared + 4 * bias, atol=1e-5)
-    if similarity == "cosine":
+    if parts == DEFAULT_PARTS:
         for vectors in (queries, candidates):
             assert np.linalg.norm(vectors[:, :-1], axis=1) == pytest.approx(1, abs=1e-5)
 
 
 def test_new_items_are_as_popular_as_what_is_listened_to() -> None:
-    model = model_of(dataclasses.replace(CONFIG, item_bias=True, id_dropout=0.99))
+    model = model_of(with_values(CONFIG, {"parts": (*DEFAULT_PARTS, "item_bias"), "dropout.id": 0.99}))
     assert model.items.bias is not None
     bias = model.items.bias.numpy()[:, 0]
     # Of the labels three quarters are of item 2, the rest of item 5 and of an item that train does not know.

@@ -27,6 +27,7 @@ from tests.small_world import (
     write_examples,
 )
 from two_tower.base.errors import UserError
+from two_tower.base.settings import with_values
 from two_tower.components.curated_schema import schemas
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
@@ -50,13 +51,14 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions, Windows
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, LabelWeights, TrainerConfig
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
 # finds every label among the first 10; chance and popularity find one in forty.
 CLASSES, ITEMS_OF_A_CLASS, USERS, PLAYS = 40, 10, 120, 60
 ITEMS = CLASSES * ITEMS_OF_A_CLASS
 CHANCE = 1 / CLASSES
+DOT_PRODUCT = tuple(part for part in DEFAULT_PARTS if part != "normalisation")
 LEARNING = TrainerConfig(
     embedding_dim=16,
     query_hidden_units=(32,),
@@ -65,9 +67,7 @@ LEARNING = TrainerConfig(
     epochs=4,
     windows_per_step=16,
     positions_per_step=256,
-    id_dropout=0.05,
-    history_dropout=0.0,
-    dropout=0.0,
+    dropout=Dropout(hidden=0.0, id=0.05, history=0.0),
 )
 
 
@@ -178,8 +178,14 @@ def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed,
 def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
     checkerboard: Transformed, learnt: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(LEARNING, precision="mixed_bfloat16")
-    result = train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"), cutoff=10)
+    result = train(
+        data_of(checkerboard),
+        LEARNING,
+        str(tmp_path / "model"),
+        str(tmp_path / "logs"),
+        cutoff=10,
+        precision="mixed_bfloat16",
+    )
     assert result["val_recall@10"] > 0.8
     assert result["loss"] != learnt[1]["loss"] and result["parameters"] == learnt[1]["parameters"]
     assert tf.keras.mixed_precision.global_policy().name == "float32"
@@ -196,9 +202,9 @@ def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"repeat_head": True, "item_bias": True},
-        {"encoder": "attention+mean", "softmax": "full", "repeat_head": True},
-        {"deduplicate_negatives": True, "similarity": "dot", "repeats_recommendable": False},
+        {"parts": (*DEFAULT_PARTS, "repeat_head", "item_bias")},
+        {"encoder": "attention+mean", "softmax": "full", "parts": (*DEFAULT_PARTS, "repeat_head")},
+        {"negatives.deduplicate": True, "parts": DOT_PRODUCT, "repeats_recommendable": False},
     ],
 )
 def test_every_part_of_a_step_takes_half_precision(
@@ -271,7 +277,7 @@ def small(
     table = CatalogTable(catalog, train_items)
     log_q = log_sampling_probability(catalog, training._label_counts(output))
     users = output.vocabulary_size_by_name(features.USER_VOCABULARY)
-    config = dataclasses.replace(CONFIG, positions_per_step=10_000, **changes)
+    config = with_values(CONFIG, {"positions_per_step": 10_000, **changes})
     model = TwoTowerModel(
         table,
         log_q,
@@ -304,7 +310,7 @@ def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Tran
     highest = logits.max(axis=1)
     losses = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)) - positive
     ratio = raw.play_ratio[queries.label_event]
-    floor = CONFIG.play_ratio_floor
+    floor = CONFIG.label_weights.play_ratio_floor
     weight = np.where(ratio < 0, 1, floor + (1 - floor) * np.minimum(ratio, 1))
     assert {-1, 0, 0.5, 1.25} == set(ratio.tolist())
     assert loss == pytest.approx((weight * losses).sum() / weight.sum(), rel=1e-4)
@@ -327,7 +333,7 @@ def test_what_a_user_has_had_is_no_negative_where_it_is_not_recommended_again(
 ) -> None:
     raw, batch = without_repeats(small_world, "train", tmp_path)
     queries = all_queries(raw)
-    asked: dict[str, Any] = {"softmax": softmax, "play_ratio_floor": 1.0}
+    asked: dict[str, Any] = {"softmax": softmax, "label_weights.play_ratio_floor": 1.0}
     built = small(small_world, repeats_recommendable=False, **asked)
     loss = float(built.model.compute_loss(batch))
     repeating = small(small_world, **asked)
@@ -363,23 +369,23 @@ def with_the_towers_of(built: Small, other: Small) -> TwoTowerModel:
     return built.model
 
 
-STREAMING: dict[str, Any] = {"deduplicate_negatives": True, "frequency": "streaming"}
-FAST = STREAMING | {"frequency_learning_rate": 0.5}
+STREAMING: dict[str, Any] = {"negatives.deduplicate": True, "frequency.estimate": "streaming"}
+FAST = STREAMING | {"frequency.rate": 0.5}
 
 
 @pytest.mark.parametrize(
     ("settings", "than"),
     [
-        ({"sampling_correction": "none"}, {}),
-        ({"sampling_correction": "refined"}, {}),
-        ({"hard_negatives": 5}, {}),
-        ({"deduplicate_negatives": True}, {}),
-        ({"uniform_negatives": 50}, {}),
-        ({"memory_negatives": 50}, {}),
+        ({"frequency.correction": "none"}, {}),
+        ({"frequency.correction": "refined"}, {}),
+        ({"negatives.hard": 5}, {}),
+        ({"negatives.deduplicate": True}, {}),
+        ({"negatives.uniform": 50}, {}),
+        ({"negatives.memory": 50}, {}),
         ({"softmax": "full"}, {}),
-        ({"event_type_weights": ("like=0",)}, {}),
-        (STREAMING, {"deduplicate_negatives": True}),
-        (FAST | {"frequency_initial_gap": 7.0}, FAST),
+        ({"label_weights.like": 0.0}, {}),
+        (STREAMING, {"negatives.deduplicate": True}),
+        (FAST | {"frequency.initial_gap": 7.0}, FAST),
         (FAST, STREAMING),
     ],
 )
@@ -481,16 +487,18 @@ def test_labels_further_on_are_trained_and_the_next_is_asked_for(small_world: Tr
     assert loss(same, training=True) != pytest.approx(loss(first.model, training=True), abs=1e-4)
 
 
+MANY_HARD: dict[str, Any] = {"negatives.hard": 100_000}
+
+
 def test_the_own_loss_and_tfrss_are_one_where_both_serve(small_world: Transformed) -> None:
-    """A temperature that is learned, but has not been yet, needs the one; everything else is the same."""
+    """More hard negatives than there are candidates need the one; everything else is the same."""
     batch = small_world.batch("train")
-    tfrss, own = small(small_world), small(small_world, learned_temperature=True)
+    tfrss, own = small(small_world), small(small_world, **MANY_HARD)
     assert type(tfrss.model.task) is not type(own.model.task)
     for built in (tfrss, own):
         built.model.compute_loss(batch)
     own_loss = float(with_the_towers_of(own, tfrss).compute_loss(batch))
     assert own_loss == pytest.approx(float(tfrss.model.compute_loss(batch)), rel=1e-5)
-    assert len(own.model.trainable_variables) == len(tfrss.model.trainable_variables) + 1
 
 
 def test_the_most_active_users_count_as_much_as_the_cap_lets_them(small_world: Transformed) -> None:
@@ -519,7 +527,7 @@ def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
     small_world: Transformed, tmp_path: Path
 ) -> None:
     batch = small_world.batch("train")
-    settings = STREAMING | {"memory_negatives": 3_000, "learned_temperature": True}
+    settings = STREAMING | {"negatives.memory": 3_000}
     built = small(small_world, **settings)
     labels = built.table.rows_of(tf.constant(all_queries(small_world.raw["train"]).label_item_id)).numpy()
     labels = np.sort(labels[labels < built.table.size])
@@ -545,13 +553,17 @@ def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
     assert int(state._frequency.step) == 2
 
 
+def weighing(**reactions: float) -> TrainerConfig:
+    return TrainerConfig(label_weights=LabelWeights(reactions=tuple(reactions.items())))
+
+
 def test_weights_of_an_event_type_that_train_does_not_have_are_an_error(small_world: Transformed) -> None:
     batches = tf.data.Dataset.from_tensors(small_world.batch("train"))
-    training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2",)))
-    with pytest.raises(UserError, match=r"event_type_weights names 'lik'.*no event of train"):
-        training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "lik=2")))
+    training._check_event_types(batches, weighing(like=2.0))
+    with pytest.raises(UserError, match=r"label_weights names 'lik'.*no event of train"):
+        training._check_event_types(batches, weighing(like=2.0, lik=2.0))
     with pytest.raises(UserError, match=r"names 'listen', which every label is"):
-        training._check_event_types(batches, TrainerConfig(event_type_weights=("like=2", "listen=2")))
+        training._check_event_types(batches, weighing(like=2.0, listen=2.0))
 
 
 # Recall while training.
@@ -608,7 +620,7 @@ def test_validation_asks_for_now_as_serving_does(small_world: Transformed) -> No
 
 @pytest.fixture(scope="module")
 def frozen_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
-    split = FrozenSplit(SPLIT, gap_seconds=3_600, labels="listen", min_play_ratio=0.25)
+    split = FrozenSplit(SPLIT, gap_seconds=3_600, min_play_ratio=0.25)
     cutter = WindowCutter(split, True, HISTORY_LENGTH, 10)
     return Transformed.of(tmp_path_factory.mktemp("frozen"), events(), cutter, catalog_items())
 

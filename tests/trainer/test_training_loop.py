@@ -24,7 +24,7 @@ from two_tower.trainer.loop.training import train
 from two_tower.trainer.loop.training_data import TrainingData, count_windows, window_batches, windows_for
 from two_tower.trainer.loop.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
 from two_tower.trainer.model.randomness import uniform
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import Frequency, Negatives, Schedule, TrainerConfig
 
 STEPS = 4
 PLAIN = TrainerConfig(epochs=3, learning_rate=0.1, patience=9, positions_per_step=5)
@@ -147,7 +147,7 @@ def kill_at_epoch(last: int) -> Callable[[int, str, float], None]:
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
     """Weights, moments, patience and the best epoch so far: all go on."""
     recalls = [0.1, 0.3, 0.2, 0.25, 0.9]
-    config = dataclasses.replace(PLAIN, epochs=5, patience=2, learning_rate_schedule="cosine")
+    config = dataclasses.replace(PLAIN, epochs=5, patience=2, schedule=Schedule("cosine"))
     whole = loop_of(tmp_path / "whole", recalls, config)
     progress = whole.loop.run(whole.checkpoints)
     # The best one is the second; two more without a better one, and it ends.
@@ -311,16 +311,10 @@ def test_a_training_killed_in_mid_epoch_goes_on_to_the_same_weights_bit_by_bit(
         CONFIG,
         epochs=2,
         windows_per_step=16,
-        learning_rate_schedule="cosine",
-        warmup_steps=2,
+        schedule=Schedule("cosine", warmup=2),
         weight_decay=0.01,
-        clip_norm=1.0,
-        deduplicate_negatives=True,
-        frequency="streaming",
-        frequency_learning_rate=0.3,
-        memory_negatives=50,
-        uniform_negatives=5,
-        learned_temperature=True,
+        negatives=Negatives(uniform=5, memory=50, deduplicate=True),
+        frequency=Frequency(estimate="streaming", rate=0.3),
     )
     ended: list[list[np.ndarray]] = []
     restore_best, save = Checkpoints.restore_best, Checkpoints.save
@@ -370,8 +364,8 @@ def test_where_a_checkpoint_cannot_be_used_training_begins_anew(
         return Progress(best_epoch=1, curves=[{"epoch": 1.0, "loss": 0.0}])
 
     def train_with(seed: int) -> None:
-        config = dataclasses.replace(CONFIG, seed=seed)
-        train(data_of(small_world), config, None, str(tmp_path / "logs"), checkpoint_dir=str(place))
+        logs = str(tmp_path / "logs")
+        train(data_of(small_world), CONFIG, None, logs, seed=seed, checkpoint_dir=str(place))
 
     place = tmp_path / "checkpoints"
     monkeypatch.setattr(TrainingLoop, "run", run)

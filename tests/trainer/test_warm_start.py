@@ -17,6 +17,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
 from two_tower.base.errors import UserError
+from two_tower.base.settings import to_plain
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
 from two_tower.data_directory.facts import DataFacts
@@ -30,7 +31,7 @@ from two_tower.trainer.loop.warm_start import CarriedOver, RowNames, carry_over,
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.towers import windows_of
 from two_tower.trainer.model.windows import Positions
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import DEFAULT_PARTS, Frequency, Negatives, TrainerConfig
 
 # Heard in train, and yet unknown to the earlier model. Item 48 alone is of album 16.
 NEW_ITEMS = (3, 20, 48)
@@ -38,13 +39,9 @@ NEW_USERS = 2
 ATTENTION = dataclasses.replace(
     CONFIG,
     encoder="attention+mean",
-    item_bias=True,
-    repeat_head=True,
-    learned_temperature=True,
-    deduplicate_negatives=True,
-    frequency="streaming",
-    frequency_initial_gap=7.0,
-    memory_negatives=50,
+    parts=(*DEFAULT_PARTS, "item_bias", "repeat_head"),
+    negatives=Negatives(memory=50, deduplicate=True),
+    frequency=Frequency(estimate="streaming", initial_gap=7.0),
 )
 
 
@@ -241,8 +238,7 @@ def test_frequencies_that_were_counted_in_other_steps_begin_afresh(
         # A layer of another width, and the next, which reads it.
         ({"query_hidden_units": (24,)}, {"query_hidden_0", "query_projection"}),
         # Numbers mean something else, though shapes agree.
-        ({"attention_heads": 4}, None),
-        ({"similarity": "dot"}, None),
+        ({"parts": tuple(part for part in ATTENTION.parts if part != "normalisation")}, None),
     ],
 )
 def test_layers_go_on_where_they_fit_and_tables_always(
@@ -273,6 +269,20 @@ def test_embeddings_of_another_length_are_an_error_that_names_the_setting(
     today = world.today(config)
     with pytest.raises(UserError, match=r"\[items, 8\].*\[items, 6\].*trainer\.embedding_dim=8"):
         carry_over(attention[2], today.model, today.rows, config, world.resolved)
+
+
+def test_what_an_earlier_release_left_is_an_error_that_says_what_to_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settings have other names: nobody can tell which of its layers mean the same."""
+    today = world.today(CONFIG)
+    settings = warm_start._settings(CONFIG, world.resolved)
+    settings["meaning"] = {"trainer.encoder": "mean", "trainer.leave_out": []}
+    with monkeypatch.context() as patch:
+        patch.setattr(warm_start, "_settings", lambda *_: settings)
+        warm_start.save(str(tmp_path), today.model, today.rows, CONFIG, world.resolved)
+    with pytest.raises(UserError, match=r"earlier release.*two-tower run --set trainer\.warm_start=false"):
+        carry_over(str(tmp_path), today.model, today.rows, CONFIG, world.resolved)
 
 
 # The component.
@@ -360,8 +370,9 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
         },
         {"model": [model], "model_run": [artifact(standard_artifacts.ModelRun, "run")]},
         {
-            "trainer": json.dumps(dataclasses.asdict(config)),
+            "trainer": json.dumps(to_plain(config)),
             "history_length": HISTORY_LENGTH,
+            "seed": 3,
             "features": ResolvedFeatures().to_json(),
             "cutoff": 100,
             "source_digest": "",
@@ -369,6 +380,7 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
     )
     # The next one can begin from it whether it did so itself or not.
     assert asked["state_dir"] == str(tmp_path / "model" / warm_start.DIRECTORY)
+    assert asked["seed"] == 3
     assert asked["warm_start"] == (str(towers / warm_start.DIRECTORY) if is_on else None)
     if is_on:
         assert model.get_string_custom_property(WARM_START) == f"from {tmp_path / 'blessed'}"

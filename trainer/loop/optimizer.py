@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from two_tower.trainer.settings import TrainerConfig
 
-# Value of trainer.learning_rate_schedule.
+# Value of trainer.schedule.shape.
 COSINE = "cosine"
 # Share of the learning rate that is left at the end of a cosine.
 _LAST_SHARE = 0.01
@@ -64,9 +64,6 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
     Weight decay is decoupled ("Decoupled Weight Decay Regularization", 2019): learning rate times decay times
     weight is subtracted from kernels at every step and from a table's rows as they are read, those of items'
     biases too (a table of width one); never from vectors, such as layers' biases.
-
-    Gradients are clipped by the norm of all of them together, a row's counted once, after its slices are
-    summed (Keras would take the norm of the slices).
     """
 
     def __init__(
@@ -76,15 +73,13 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         weight_decay: float = 0.0,
-        clip_norm: float = 0.0,
         name: str = "RowwiseAdam",
     ) -> None:
-        """`clip_norm`: the greatest norm of all gradients together; 0: any."""
         # Not by XLA: the number of rows is another at every step, and each would be compiled anew.
         super().__init__(name=name, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self._beta_1, self._beta_2, self._epsilon = beta_1, beta_2, epsilon
-        self._decay, self._clip_norm = weight_decay, clip_norm
+        self._decay = weight_decay
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         """Makes both moments of each variable."""
@@ -98,7 +93,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         )
 
     def update_step(self, gradient: Gradient, variable: tf.Variable) -> None:
-        """Moves a variable; Keras calls it with gradients summed over replicas, clipped and by unique row."""
+        """Moves a variable; Keras calls it with gradients summed over replicas and by unique row."""
         place = self._index_dict[self._var_key(variable)]
         first, second = self._first[place], self._second[place]
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -145,17 +140,6 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         first.scatter_update(tf.IndexedSlices(m, rows))
         second.scatter_update(tf.IndexedSlices(v, rows))
 
-    def _clip_gradients(self, grads: Sequence[Gradient]) -> list[Gradient]:
-        # Keras clips first, and sums a row's slices then.
-        summed: list[Gradient] = super()._deduplicate_sparse_grad(grads)
-        if not self._clip_norm:
-            return summed
-        clipped: list[Gradient] = tf.clip_by_global_norm(summed, self._clip_norm)[0]
-        return clipped
-
-    def _deduplicate_sparse_grad(self, grads: list[Gradient]) -> list[Gradient]:
-        return grads
-
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as Keras saves them."""
         return {
@@ -165,12 +149,11 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
             "beta_2": self._beta_2,
             "epsilon": self._epsilon,
             "weight_decay": self._decay,
-            "clip_norm": self._clip_norm,
         }
 
 
 def optimizer_of(config: TrainerConfig, steps: int) -> RowwiseAdam:
-    """As the settings ask for it; `steps`: of the whole training, at most half of which warms up."""
-    warmup_steps = min(config.warmup_steps, steps // 2)
-    schedule = LearningRate(config.learning_rate, config.learning_rate_schedule, warmup_steps, steps)
-    return RowwiseAdam(schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm)
+    """Returns the optimizer; `steps`: of the whole training, at most half of which warms up."""
+    warmup_steps = min(config.schedule.warmup, steps // 2)
+    schedule = LearningRate(config.learning_rate, config.schedule.shape, warmup_steps, steps)
+    return RowwiseAdam(schedule, weight_decay=config.weight_decay)

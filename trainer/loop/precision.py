@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-# Values of trainer.precision, beside the names that Keras has for its policies.
+# Values of a precision, beside the names that Keras has for its policies.
 AUTO, FLOAT32 = "auto", "float32"
 _FLOAT16, _BFLOAT16 = "mixed_float16", "mixed_bfloat16"
 # From this compute capability on GPUs have units for matrices of float16.
@@ -15,7 +15,7 @@ _TENSOR_CORES = (7, 0)
 
 
 def policy_of(setting: str, strategy: tf.distribute.Strategy) -> str:
-    """Keras's policy for a value of trainer.precision: auto takes what all devices are fast with."""
+    """Returns Keras's policy for a precision: auto takes what all devices are fast with."""
     if setting != AUTO:
         return setting
     if isinstance(strategy, tf.distribute.TPUStrategy):

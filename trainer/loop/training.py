@@ -16,13 +16,14 @@ import tensorflow_transform as tft
 from tensorflow.python.framework import config as tf_config
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.distribution import gathered, is_chief, strategy_of
 from two_tower.trainer.loop.checkpoints import Checkpoints, UnusableCheckpointError
 from two_tower.trainer.loop.co_occurrence_initialisation import RANDOM, co_occurrence_embeddings
 from two_tower.trainer.loop.optimizer import optimizer_of
-from two_tower.trainer.loop.precision import FLOAT32, computing_in, policy_of, scaled_for
+from two_tower.trainer.loop.precision import AUTO, FLOAT32, computing_in, policy_of, scaled_for
 from two_tower.trainer.loop.training_data import TrainingData, count_windows, window_batches, windows_for
 from two_tower.trainer.loop.training_loop import TrainingLoop, progress_log, speed_of
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
@@ -35,7 +36,7 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.column_embeddings import Form, names_of_form
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.model.towers import item_width, padded
-from two_tower.trainer.settings import TrainerConfig, event_type_weights
+from two_tower.trainer.settings import TrainerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def train(
     log_dir: str,
     cutoff: int = 100,
     *,
+    seed: int = DEFAULT_SEED,
+    precision: str = AUTO,
     warm_start: str | None = None,
     state_dir: str | None = None,
     checkpoint_dir: str | None = None,
@@ -55,7 +58,7 @@ def train(
 ) -> dict[str, float]:
     """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
 
-    On CPUs two trainings with the same data, settings and sources end with the same weights, bit by bit.
+    On CPUs two trainings with the same data, settings, seed and sources end with the same weights.
 
     Args:
       data: what to train on.
@@ -63,6 +66,8 @@ def train(
       model_dir: for the towers' SavedModel; None saves none.
       log_dir: for TensorBoard's files and the learning curves.
       cutoff: the k of the recall that picks the best epoch.
+      seed: of everything that is drawn.
+      precision: of the towers' computation, see `precision.policy_of`. What is served is float32.
       warm_start: what an earlier training left in its `state_dir`, to begin from; None: from scratch.
       state_dir: gets what a later training can begin from, see `trainer.warm_start`; None: nothing is left.
       checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
@@ -83,7 +88,7 @@ def train(
     """
     # Before anything else: collective operations are set up when TensorFlow starts.
     strategy = strategy or strategy_of(config)
-    inputs = _Inputs.read(data, config, strategy.num_replicas_in_sync)
+    inputs = _Inputs.read(data, config, seed, strategy.num_replicas_in_sync)
     # What the data settles, such as a number of windows, may be another each time: a warm start goes by what
     # is asked for.
     asked, config = config, inputs.config
@@ -98,8 +103,8 @@ def train(
             checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
         steps_per_epoch = math.ceil(inputs.windows / config.windows_per_step)
         eval_batches = window_batches(data.eval_files, inputs.spec, 256)
-        validation = ValidationRecall(eval_batches, inputs.table, data, config.seed, cutoff)
-        policy = policy_of(config.precision, strategy)
+        validation = ValidationRecall(eval_batches, inputs.table, data, seed, cutoff)
+        policy = policy_of(precision, strategy)
 
         carried: dict[str, float] = {}
         first_embeddings = inputs.first_embeddings() if warm_start is None else None
@@ -112,7 +117,7 @@ def train(
                 optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
                 optimizer.build(model.trainable_variables)
             loop = TrainingLoop(
-                model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy
+                model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy, seed
             )
             checkpoints = Checkpoints(checkpoint_dir, model, optimizer, loop.progress, goes_on_from)
             return model, loop, checkpoints
@@ -180,6 +185,7 @@ class _Inputs:
 
     data: TrainingData
     config: TrainerConfig
+    seed: int
     transform_output: tft.TFTransformOutput
     spec: dict[str, object]
     windows: int
@@ -190,7 +196,9 @@ class _Inputs:
     user_weights: np.ndarray | None
 
     @classmethod
-    def read(cls, data: TrainingData, config: TrainerConfig, replicas: int = 1) -> _Inputs:
+    def read(
+        cls, data: TrainingData, config: TrainerConfig, seed: int = DEFAULT_SEED, replicas: int = 1
+    ) -> _Inputs:
         """Reads the catalog, and of the windows what the settings ask for."""
         windows = count_windows(data.train_files)
         if not windows:
@@ -210,15 +218,16 @@ class _Inputs:
         config = softmax_for(config, len(catalog.item_id), of_step)
         config = repeats_for(config, data.repeats_recommendable)
         user_weights = None
-        if config.max_labels_per_user:
+        if config.label_weights.max_per_user:
             users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)
             by_user = _labels_by_user(window_batches(data.train_files, spec, 256), users)
-            user_weights = user_weight(by_user, config.max_labels_per_user)
-        if config.event_type_weights:
+            user_weights = user_weight(by_user, config.label_weights.max_per_user)
+        if config.label_weights.reactions:
             _check_event_types(window_batches(data.train_files, spec, 256), config)
         return cls(
             data,
             config,
+            seed,
             transform_output,
             spec,
             windows,
@@ -246,7 +255,7 @@ class _Inputs:
             self.table,
             item_width(self.table, self.config),
             self.labels,
-            self.config.seed,
+            self.seed,
         )
         _log.info(
             "%d items' embeddings begin at factors of co-occurrence, after %.0f s.",
@@ -256,8 +265,8 @@ class _Inputs:
         return embeddings
 
     def model(self, first_embeddings: np.ndarray | None = None) -> TwoTowerModel:
-        """A new model with its variables made; of one seed, the same one."""
-        tf.keras.utils.set_random_seed(self.config.seed)
+        """Makes a new model with its variables; of one seed, the same one."""
+        tf.keras.utils.set_random_seed(self.seed)
         model = TwoTowerModel(
             self.table,
             self.log_q,
@@ -269,6 +278,7 @@ class _Inputs:
             self.user_weights,
             self.data.repeats_recommendable,
             first_embeddings,
+            self.seed,
         )
         # Kernels are made when the first batch comes.
         batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
@@ -277,7 +287,7 @@ class _Inputs:
 
     def epoch(self, number: int, skip: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
         """The batches of an epoch, without its first ones, in parts for replicas."""
-        seed = int(np.random.default_rng([self.config.seed, number]).integers(2**31))
+        seed = int(np.random.default_rng([self.seed, number]).integers(2**31))
         windows = self.config.windows_per_step
         return window_batches(self.data.train_files, self.spec, windows, seed, skip, context)
 
@@ -318,15 +328,16 @@ def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
 
 def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
     """Raises UserError for a weight of an event type that no event of the batches has, or of the labels'."""
-    if features.LISTEN in event_type_weights(config):
+    weights = dict(config.label_weights.reactions)
+    if features.LISTEN in weights:
         raise UserError(
-            "trainer.event_type_weights weighs labels by the user's reactions to them, as in like=2, and "
+            "trainer.label_weights weighs labels by the user's reactions to them, as in like: 2, and "
             f"names {features.LISTEN!r}, which every label is."
         )
-    missing = {int(event_type_hash(name)): name for name in event_type_weights(config)}
+    missing = {int(event_type_hash(name)): name for name in weights}
     for batch in batches:
         for number in np.unique(batch[features.EVENT_TYPE].flat_values):
             missing.pop(int(number), None)
     if missing:
         name = next(iter(missing.values()))
-        raise UserError(f"trainer.event_type_weights names {name!r}, and no event of train is of that type.")
+        raise UserError(f"trainer.label_weights names {name!r}, and no event of train is of that type.")

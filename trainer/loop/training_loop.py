@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.distribution import gathered
 from two_tower.trainer.loop.checkpoints import Checkpoints, Progress
@@ -52,6 +53,7 @@ class TrainingLoop:
         validation: ValidationRecall,
         log_dir: str,
         strategy: tf.distribute.Strategy,
+        seed: int = DEFAULT_SEED,
     ) -> None:
         """Args:
         model: with its variables made, as the optimizer's.
@@ -68,6 +70,7 @@ class TrainingLoop:
         self._validation = validation
         self._log_dir = log_dir
         self._strategy = strategy
+        self._seed = seed
         self._step: Step | None = None
         self._is_traced = False
         validation.set_model(model)
@@ -123,7 +126,13 @@ class TrainingLoop:
         batches = self._strategy.distribute_datasets_from_function(tensors)
         if self._step is None:
             self._step = compiled_step(
-                self._model, self._optimizer, self._config, self._strategy, handover, batches.element_spec
+                self._model,
+                self._optimizer,
+                self._config,
+                self._strategy,
+                handover,
+                batches.element_spec,
+                self._seed,
             )
         return iter(batches)
 
@@ -264,6 +273,7 @@ def compiled_step(
     strategy: tf.distribute.Strategy,
     handover: Handover,
     of_tensors: Any,
+    seed: int = DEFAULT_SEED,
 ) -> Step:
     """A training step.
 
@@ -280,7 +290,7 @@ def compiled_step(
     def step(tensors: tuple[tf.Tensor, ...], number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def on_replica(tensors: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
             batch = handover.batch(tensors)
-            with drawing(config.seed, number), tf.GradientTape() as tape:
+            with drawing(seed, number), tf.GradientTape() as tape:
                 loss = model.compute_loss(batch, training=True)
                 scaled = optimizer.get_scaled_loss(loss) if is_scaled else loss
             variables = model.trainable_variables

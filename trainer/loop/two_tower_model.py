@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.loss.label_weights import play_ratio_weight, reaction_weight
 from two_tower.trainer.loss.retrieval_task import retrieval_task
@@ -23,7 +24,6 @@ from two_tower.trainer.loss.sampling import (
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.model.towers import (
-    SHARED_TABLES,
     CandidateTower,
     ItemEmbedding,
     QueryTower,
@@ -31,7 +31,7 @@ from two_tower.trainer.model.towers import (
     windows_of,
 )
 from two_tower.trainer.model.windows import Windows
-from two_tower.trainer.settings import TrainerConfig, event_type_weights
+from two_tower.trainer.settings import SHARED_TABLES, TrainerConfig
 
 
 def towers_of(
@@ -41,12 +41,13 @@ def towers_of(
     config: TrainerConfig,
     user_values: Mapping[str, int] | None = None,
     first_embeddings: np.ndarray | None = None,
+    seed: int = DEFAULT_SEED,
 ) -> tuple[ItemEmbedding, QueryTower, CandidateTower]:
     """Items' embeddings and the towers over them; for the arguments see TwoTowerModel."""
-    items = ItemEmbedding(table, config, first=first_embeddings)
+    items = ItemEmbedding(table, config, first=first_embeddings, seed=seed)
     of_history = items
-    if SHARED_TABLES in config.leave_out:
-        of_history = ItemEmbedding(table, config, "history_embedding", first_embeddings)
+    if SHARED_TABLES not in config.parts:
+        of_history = ItemEmbedding(table, config, "history_embedding", first_embeddings, seed)
     query_tower = QueryTower(of_history, users, history_length, config, user_values)
     return items, query_tower, CandidateTower(items, config)
 
@@ -66,15 +67,16 @@ class TwoTowerModel(tfrs.Model):
         user_weight: np.ndarray | None = None,
         repeats_recommendable: bool = True,
         first_embeddings: np.ndarray | None = None,
+        seed: int = DEFAULT_SEED,
     ) -> None:
         """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
         aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
         `label_weights.user_weight`, default: all are one; `repeats_recommendable`: whether what a user has
-        had is a negative as any other, since it may be recommended again; `first_embeddings`: see
-        ItemEmbedding."""
+        had is a negative as any other, since it may be recommended again; `first_embeddings`
+        and `seed`: see ItemEmbedding."""
         super().__init__()
         items, self.query_tower, self.candidate_tower = towers_of(
-            table, users, history_length, config, user_values, first_embeddings
+            table, users, history_length, config, user_values, first_embeddings, seed
         )
         self.task = retrieval_task(config)
         self._items = items
@@ -83,7 +85,7 @@ class TwoTowerModel(tfrs.Model):
         self._repeats_recommendable = repeats_recommendable
         self._aggregates = tuple(aggregates)
         self._config = config
-        self._event_type_weights = event_type_weights(config)
+        self._reactions = dict(config.label_weights.reactions)
         self._user_weight = None
         if user_weight is not None:
             self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
@@ -129,10 +131,11 @@ class TwoTowerModel(tfrs.Model):
         self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor
     ) -> tf.Tensor:
         """Of each position's label, float32 [windows, events]."""
-        weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), self._config.play_ratio_floor)
-        if self._event_type_weights:
+        floor = self._config.label_weights.play_ratio_floor
+        weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), floor)
+        if self._reactions:
             types = padded(inputs[features.EVENT_TYPE])
-            weight *= reaction_weight(types, windows.rows, windows.is_listen, self._event_type_weights)
+            weight *= reaction_weight(types, windows.rows, windows.is_listen, self._reactions)
         return tf.gather(weight, label_index(label_step), batch_dims=1)
 
     def _weights(self, drawn: Drawn, windows: Windows) -> tf.Tensor:

@@ -4,7 +4,7 @@ Every training leaves its weights, and what the rows of its tables stand for. A 
 have grown, takes over
 
 - the rows of ids that both know, wherever they stand: items, artists, albums, users, values of columns;
-- layers, if their inputs mean the same and their shapes agree, and a learned temperature;
+- layers, if their inputs mean the same and their shapes agree;
 - streaming frequency estimation, which is by item id: its step and arrays go on.
 
 What is new begins as in any training: rows of new ids at random (items) or at zero (users), layers whose
@@ -33,18 +33,15 @@ from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogArrays, touched_by
 from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
 
 # Beside the SavedModel in the Trainer's artifact.
 DIRECTORY = "warm_start"
 _FILE = "state"
 # What stands in the file, by name.
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
+_PARTS = "trainer.parts"
 _FREQUENCY = ("frequency/step", "frequency/labels", "frequency/last_seen", "frequency/gap")
-# Settings that change what a layer's numbers mean, though perhaps not their shape.
-_MEANING = ("encoder", "attention_layers", "attention_heads", "similarity", "item_bias", "leave_out")
-# Settings that change how often a step holds an item, or by which hash functions it is counted.
-_COUNTING = ("frequency_hashes", "windows_per_step", "positions_per_step")
 # What stands for the out-of-vocabulary row among ids and among values, none of which is it.
 _UNKNOWN_ID, _UNKNOWN_VALUE = -1, b""
 
@@ -164,9 +161,10 @@ def carry_over(
       resolved: of the new model.
 
     Raises:
-      UserError: embeddings were of another length: nothing fits.
+      UserError: embeddings were of another length, or an earlier release trained them: nothing fits.
     """
     earlier = _Earlier(directory)
+    earlier.check_release()
     now = _settings(config, resolved)
     earlier.check_embedding_dim(now["embedding_dim"])
     weights = _weights(model)
@@ -247,6 +245,15 @@ class _Earlier:
         self._file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
         self._shapes = self._file.get_variable_to_shape_map()
         self._settings = json.loads(self._file.get_tensor(_SETTINGS))
+
+    def check_release(self) -> None:
+        """Raises UserError if an earlier release left it, by whose settings none can tell what fits."""
+        if _PARTS not in self._settings["meaning"]:
+            raise UserError(
+                "trainer.warm_start: an earlier release of this program trained the latest blessed model, "
+                "and its settings do not compare with today's. Train once from scratch, by "
+                "`two-tower run --set trainer.warm_start=false`; later runs can begin from that model."
+            )
 
     def check_embedding_dim(self, embedding_dim: int) -> None:
         """Raises UserError if it was another: then nothing fits."""
@@ -351,15 +358,23 @@ def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
 
 
 def _settings(config: TrainerConfig, resolved: ResolvedFeatures) -> dict[str, Any]:
-    """What must be the same for what to be carried over, as JSON holds it."""
+    """Returns the settings that must be the same for weights to be carried over, as JSON holds them."""
     settings = {
         "embedding_dim": config.embedding_dim,
+        # Settings that change what a layer's numbers mean, though perhaps not their shape. The repeat head's
+        # layers are beside all others.
         "meaning": {
-            **{f"trainer.{name}": getattr(config, name) for name in _MEANING},
+            "trainer.encoder": config.encoder,
+            _PARTS: [part for part in config.parts if part != REPEAT_HEAD],
             "features.users": [f"{one.name}:{one.kind}" for one in resolved.users],
             "features.items": [f"{one.name}:{one.kind}" for one in resolved.items],
             "features.history": resolved.history,
         },
-        "counting": {f"trainer.{name}": getattr(config, name) for name in _COUNTING},
+        # Settings that change how often a step holds an item, or by which hash functions it is counted.
+        "counting": {
+            "trainer.frequency.hashes": config.frequency.hashes,
+            "trainer.windows_per_step": config.windows_per_step,
+            "trainer.positions_per_step": config.positions_per_step,
+        },
     }
     return dict(json.loads(json.dumps(settings)))

@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from two_tower.trainer.loss.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
 from two_tower.trainer.model.repeat_head import Repeats
-from two_tower.trainer.settings import LEAST_LEARNED_TEMPERATURE, TrainerConfig
+from two_tower.trainer.settings import TrainerConfig
 
 # Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
 _NEXT_TO_NOTHING = -3e36
@@ -131,28 +131,25 @@ class SampledSoftmax(tf.keras.layers.Layer):
         temperature: float,
         correction: str = LOGQ,
         hard_negatives: int = 0,
-        learned_temperature: bool = False,
     ) -> None:
         """`correction`: logq, refined or none; `hard_negatives`: of each query only so many items count,
-        those of the highest corrected logits, 0 for all; `learned_temperature`: it only begins at
-        `temperature`, and never falls below 0.01."""
+        those of the highest corrected logits, 0 for all."""
         # Whatever precision the towers have: logits and log c need all of it.
         super().__init__(name="sampled_softmax", dtype="float32")
-        self._is_learned = learned_temperature
         self._correction = correction
         self._hard_negatives = hard_negatives
+        # A variable: a division by a constant becomes a product with its reciprocal, which rounds otherwise.
         self._log_temperature = self.add_weight(
             name="log_temperature",
             shape=[],
             initializer=tf.keras.initializers.Constant(np.log(temperature)),
-            trainable=learned_temperature,
+            trainable=False,
         )
 
     @property
     def temperature(self) -> tf.Tensor:
-        """By which scores are divided, a scalar."""
-        temperature = tf.exp(self._log_temperature)
-        return tf.maximum(temperature, LEAST_LEARNED_TEMPERATURE) if self._is_learned else temperature
+        """Softmax temperature, a scalar."""
+        return tf.exp(self._log_temperature)
 
     def call(
         self,
@@ -270,7 +267,7 @@ def _log_sum_exp(queries: tf.Tensor, candidates: tf.Tensor, offsets: tf.Tensor |
 
 def retrieval_task(config: TrainerConfig) -> CorrectedRetrieval | SampledSoftmax:
     """TFRS's where it serves; see `sampling.tfrs_serves`."""
-    temperature, correction = config.temperature, config.sampling_correction
+    temperature, correction = config.temperature, config.frequency.correction
     if tfrs_serves(config):
         return CorrectedRetrieval(temperature, correction)
-    return SampledSoftmax(temperature, correction, config.hard_negatives, config.learned_temperature)
+    return SampledSoftmax(temperature, correction, config.negatives.hard)

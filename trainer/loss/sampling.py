@@ -26,11 +26,11 @@ from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import uniform
 from two_tower.trainer.model.windows import Positions
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
 
 _log = logging.getLogger(__name__)
 
-# Values of trainer.sampling_correction, trainer.softmax and trainer.frequency.
+# Values of trainer.frequency.correction, trainer.softmax and trainer.frequency.estimate.
 LOGQ, REFINED, NONE = "logq", "refined", "none"
 FULL, SAMPLED, AUTO = "full", "sampled", "auto"
 STREAMING = "streaming"
@@ -350,22 +350,22 @@ class CandidateSampler(tf.Module):
         # A function, since a module would track the table, and Keras copy it with the weights of an epoch.
         self._item_ids: Callable[[tf.Tensor], tf.Tensor] = lambda rows: tf.gather(table.item_id, rows)
         self._log_q = tf.Variable(log_q, trainable=False, name="log_q")
-        if config.memory_negatives:
-            self._memory = NegativesMemory(config.memory_negatives)
-        if config.frequency == STREAMING:
+        if config.negatives.memory:
+            self._memory = NegativesMemory(config.negatives.memory)
+        if config.frequency.estimate == STREAMING:
             # A power of two, so that a catalog that has grown takes as many buckets or a multiple; and always
             # the same hash functions, whatever the seed: training that begins from an earlier model goes on.
             self._frequency = StreamingFrequency(
                 1 << (_BUCKETS_PER_ITEM * table.size - 1).bit_length(),
-                config.frequency_hashes,
-                config.frequency_learning_rate,
-                config.frequency_initial_gap,
+                config.frequency.hashes,
+                config.frequency.rate,
+                config.frequency.initial_gap,
             )
 
     @property
     def frequency(self) -> StreamingFrequency | None:
         """What estimates q from the batches, where the settings ask for it."""
-        return self._frequency if self._config.frequency == STREAMING else None
+        return self._frequency if self._config.frequency.estimate == STREAMING else None
 
     def __call__(
         self,
@@ -390,28 +390,28 @@ class CandidateSampler(tf.Module):
             return whole_catalog(own, self._items)
         if tfrs_serves(config):
             return in_batch(label_rows, window, tf.gather(self._log_q, label_rows), queries)
-        if training and config.frequency == STREAMING:
+        if training and config.frequency.estimate == STREAMING:
             self._frequency.update(self._item_ids(label_rows))
         remembered = tf.zeros([0], tf.int32)
-        if config.memory_negatives:
+        if config.negatives.memory:
             remembered = tf.identity(self._memory.rows)
         candidates = mixed(
             label_rows,
             window,
             self._log_probability,
             self._items,
-            draw_uniformly(config.uniform_negatives, self._items),
+            draw_uniformly(config.negatives.uniform, self._items),
             remembered,
-            config.deduplicate_negatives,
+            config.negatives.deduplicate,
             queries,
         )
-        if training and config.memory_negatives:
+        if training and config.negatives.memory:
             self._memory.push(label_rows)
         return candidates
 
     def _log_probability(self, rows: tf.Tensor) -> tf.Tensor:
         """log q of one draw."""
-        if self._config.frequency == STREAMING:
+        if self._config.frequency.estimate == STREAMING:
             in_batch = tf.math.log(self._frequency.probability(self._item_ids(rows)))
             return per_draw(in_batch, tf.maximum(self._frequency.labels, 1.0))
         return tf.gather(self._log_q, rows)
@@ -428,8 +428,8 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
         return config
     softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
     _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
-    unused = [name for name in ("uniform_negatives", "memory_negatives") if getattr(config, name)]
-    unused += ["frequency=streaming"] * (config.frequency == STREAMING)
+    unused = [f"negatives.{name}" for name in ("uniform", "memory") if getattr(config.negatives, name)]
+    unused += ["frequency.estimate=streaming"] * (config.frequency.estimate == STREAMING)
     if softmax == FULL and unused:
         _log.warning(
             "All items are negatives: %s changes nothing; trainer.softmax=sampled would heed it.",
@@ -439,26 +439,25 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
 
 
 def repeats_for(config: TrainerConfig, repeats_recommendable: bool) -> TrainerConfig:
-    """The settings without `repeat_head`, where what a user had is not recommended again."""
-    if repeats_recommendable or not config.repeat_head:
+    """Returns the settings without the part repeat_head, where items that a user had are not recommended."""
+    if repeats_recommendable or REPEAT_HEAD not in config.parts:
         return config
-    _log.info("trainer.repeat_head is left out: items that a user had are not recommended again.")
-    return dataclasses.replace(config, repeat_head=False)
+    _log.info("trainer.parts: repeat_head is left out, as items that a user had are not recommended again.")
+    return dataclasses.replace(config, parts=tuple(part for part in config.parts if part != REPEAT_HEAD))
 
 
 def tfrs_serves(config: TrainerConfig) -> bool:
-    """Whether TFRS's Retrieval does: candidates are the batch's labels, as often as they are there, only q's
-    ratios matter, the temperature is fixed, no item scores more for being in the history, and all negatives
-    count (TFRS's hard ones would be labels, and not items: the hardest as often as it is one)."""
+    """Returns whether TFRS's Retrieval does: candidates are the batch's labels, as often as they are there,
+    only q's ratios matter, no item scores more for being in the history, and all negatives count (TFRS's hard
+    ones would be labels, and not items: the hardest as often as it is one)."""
     return (
         config.softmax != FULL
-        and not config.repeat_head
-        and config.sampling_correction != REFINED
-        and not config.deduplicate_negatives
-        and not config.uniform_negatives
-        and not config.memory_negatives
-        and not config.hard_negatives
-        and not config.learned_temperature
+        and REPEAT_HEAD not in config.parts
+        and config.frequency.correction != REFINED
+        and not config.negatives.deduplicate
+        and not config.negatives.uniform
+        and not config.negatives.memory
+        and not config.negatives.hard
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from two_tower.trainer.model.randomness import Dropout
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import ATTENTION_HEADS, ATTENTION_LAYERS, TrainerConfig
 
 # The last few listens say what the session is about, the whole history what its user likes.
 SHORT_HISTORY = 5
@@ -121,12 +121,12 @@ class AttentionEncoder(tf.keras.layers.Layer):
 
     def __init__(self, history_length: int, config: TrainerConfig) -> None:
         super().__init__(name="attention_encoder")
-        self._lookback = (history_length - 1) // config.attention_layers
+        self._lookback = (history_length - 1) // ATTENTION_LAYERS
         self._tokens = tf.keras.layers.Dense(config.embedding_dim, name="tokens")
-        self._dropout = Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout.hidden)
         self._layers = [
             AttentionLayer(self._lookback, config, name=f"attention_{number}")
-            for number in range(config.attention_layers)
+            for number in range(ATTENTION_LAYERS)
         ]
         self._norm = tf.keras.layers.LayerNormalization(name="attention_norm")
 
@@ -171,7 +171,7 @@ class AttentionLayer(tf.keras.layers.Layer):
 
     def __init__(self, lookback: int, config: TrainerConfig, name: str) -> None:
         super().__init__(name=name)
-        self._heads = config.attention_heads
+        self._heads = ATTENTION_HEADS
         self._lookback = lookback
         width = config.embedding_dim
         self._norm = tf.keras.layers.LayerNormalization(name="norm")
@@ -180,7 +180,7 @@ class AttentionLayer(tf.keras.layers.Layer):
         self._forward_norm = tf.keras.layers.LayerNormalization(name="forward_norm")
         self._forward = tf.keras.layers.Dense(_FEED_FORWARD * width, activation="gelu", name="forward")
         self._back = tf.keras.layers.Dense(width, name="back")
-        self._dropout = Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout.hidden)
         self._of_distance = self.add_weight(
             name="of_distance", shape=[lookback + 1, self._heads], initializer="zeros"
         )

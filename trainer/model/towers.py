@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogTable
 from two_tower.trainer.model.encoders import encoders
@@ -15,26 +16,32 @@ from two_tower.trainer.model.history_aggregates import catalog_aggregates
 from two_tower.trainer.model.randomness import Dropout, uniform
 from two_tower.trainer.model.repeat_head import RepeatHead
 from two_tower.trainer.model.windows import Positions, Windows
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import (
+    AGGREGATES,
+    EXAMPLE_AGE,
+    HISTORY,
+    ITEM_BIAS,
+    NORMALISATION,
+    REPEAT_HEAD,
+    SEED,
+    USER_ID,
+    TrainerConfig,
+)
 
 # Days in which an example's age tells less and less apart, from hours to months.
 _AGE_DECAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # What an item's bias counts in logits: as embeddings move by the learning rate, so much faster it is learnt.
 _BIAS_SCALE = 4.0
-# Values of trainer.similarity and trainer.leave_out.
-COSINE = "cosine"
 # Below a length of .01 an embedding is compared as if it were that long. An item of which nothing is known
 # yet has none: its gradient would be a million times any other's, and Adam would take hundreds of steps to
 # forget it.
 _LEAST_SQUARE = 1e-4
-HISTORY, SEED, USER_ID, AGE = "history", "seed", "user_id", "example_age"
-AGGREGATES, SHARED_TABLES = "aggregates", "shared_tables"
 
 
 class ItemEmbedding(tf.keras.layers.Layer):
     """Catalog rows to [..., width]: item, artist and album embeddings and the length, side by side.
 
-    Columns of items/ follow: embeddings of values, numbers, and vectors, projected; with `trainer.item_bias`
+    Columns of items/ follow: embeddings of values, numbers, and vectors, projected; with the part item_bias
     the item's bias comes last. The tables are shared by history, seed and candidates. What no item of train
     has is left out: data without artists has no table of them.
     """
@@ -45,20 +52,21 @@ class ItemEmbedding(tf.keras.layers.Layer):
         config: TrainerConfig,
         name: str = "item_embedding",
         first: np.ndarray | None = None,
+        seed: int = DEFAULT_SEED,
     ) -> None:
         """`first`: float32 [item_vocabulary_size, item_width], where items' own embeddings begin, at random
-        where a row is zero; None: all do."""
+        where a row is zero; None: all do. `seed`: of what is random."""
         super().__init__(name=name)
         # Out of Keras's sight, which would copy the catalog along with the weights of the best epoch.
         self._get_table = lambda: table
-        self._id_dropout = config.id_dropout
+        self._id_dropout = config.dropout.id
         side = config.embedding_dim // 2
 
         def embeddings(
-            rows: int, width: int, name: str, seed: int, first: np.ndarray | None = None
+            rows: int, width: int, name: str, number: int, first: np.ndarray | None = None
         ) -> tf.Variable:
-            seed ^= zlib.crc32(self.name.encode())
-            initial = tf.random.stateless_normal([rows, width], [config.seed, seed], stddev=width**-0.5)
+            number ^= zlib.crc32(self.name.encode())
+            initial = tf.random.stateless_normal([rows, width], [seed, number], stddev=width**-0.5)
             if first is not None:
                 initial = tf.where(tf.reduce_any(first != 0.0, axis=1, keepdims=True), first, initial)
             # Where nothing trains the out-of-vocabulary row (id dropout does, and a softmax of all items),
@@ -68,7 +76,7 @@ class ItemEmbedding(tf.keras.layers.Layer):
 
         self.item = embeddings(table.item_vocabulary_size, item_width(table, config), "item", 4, first)
         self.bias = None
-        if config.item_bias:
+        if ITEM_BIAS in config.parts:
             self.bias = self.add_weight(
                 name="item_bias", shape=[table.item_vocabulary_size, 1], initializer="zeros"
             )
@@ -177,20 +185,20 @@ def _mean_embedding(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
 class CandidateTower(tf.keras.layers.Layer):
     """Catalog rows [candidates] to embeddings [candidates, embedding_dim], L2-normalised for the cosine.
 
-    With `trainer.item_bias` the last number is the item's bias, which is not normalised: queries have a
+    With the part item_bias the last number is the item's bias, which is not normalised: queries have a
     constant there.
     """
 
     def __init__(self, items: ItemEmbedding, config: TrainerConfig) -> None:
         super().__init__(name="candidate_tower")
         self._items = items
-        self._similarity = config.similarity
+        self._is_normalised = NORMALISATION in config.parts
         self._project = tf.keras.layers.Dense(_compared(config), name="candidate_projection")
 
     def call(self, rows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`rows` int32 [candidates]."""
         items = self._items(rows, training=training)
-        embedding = _scored_by(self._similarity, self._project(items))
+        embedding = _scored_by(self._project(items), self._is_normalised)
         if self._items.bias is None:
             return embedding
         return tf.concat([embedding, tf.cast(items[:, -1:], tf.float32)], axis=-1)
@@ -198,15 +206,13 @@ class CandidateTower(tf.keras.layers.Layer):
 
 def _compared(config: TrainerConfig) -> int:
     """How many of an embedding's numbers say what query and candidate have in common."""
-    return config.embedding_dim - config.item_bias
+    return config.embedding_dim - (ITEM_BIAS in config.parts)
 
 
-def _scored_by(similarity: str, embedding: tf.Tensor) -> tf.Tensor:
-    """Embeddings whose dot product is the score: of length one for the cosine, in full precision."""
+def _scored_by(embedding: tf.Tensor, is_normalised: bool) -> tf.Tensor:
+    """Returns embeddings whose dot product is the score: of length one for the cosine, in full precision."""
     embedding = tf.cast(embedding, tf.float32)
-    return (
-        tf.math.l2_normalize(embedding, axis=-1, epsilon=_LEAST_SQUARE) if similarity == COSINE else embedding
-    )
+    return tf.math.l2_normalize(embedding, axis=-1, epsilon=_LEAST_SQUARE) if is_normalised else embedding
 
 
 def age_features(days: tf.Tensor) -> tf.Tensor:
@@ -222,7 +228,7 @@ class QueryTower(tf.keras.layers.Layer):
     """Positions of packed windows to embeddings [positions, embedding_dim], L2-normalised for the cosine.
 
     The encoders serve every position of a window in one pass; seed, user with the columns of users/, example
-    age and aggregates join after them. `repeats`, None without `trainer.repeat_head`, scores the items of
+    age and aggregates join after them. `repeats`, None without the part repeat_head, scores the items of
     their histories.
     """
 
@@ -243,10 +249,10 @@ class QueryTower(tf.keras.layers.Layer):
         self._items = items
         self._unknown_user = tf.constant(users, tf.int64)
         self._config = config
-        self._parts = {HISTORY, SEED, USER_ID, AGE, AGGREGATES} - set(config.leave_out)
+        self._parts = frozenset(config.parts)
         self._encoders = encoders(history_length, config) if HISTORY in self._parts else []
         self.repeats = None
-        if config.repeat_head and HISTORY in self._parts:
+        if {REPEAT_HEAD, HISTORY} <= self._parts:
             self.repeats = RepeatHead(history_length, items.table.size, config, AGGREGATES in self._parts)
         self._users = tf.keras.layers.Embedding(
             users + 1, config.embedding_dim // 2, embeddings_initializer="zeros", name="user"
@@ -262,7 +268,7 @@ class QueryTower(tf.keras.layers.Layer):
             tf.keras.layers.Dense(units, activation="relu", name=f"query_hidden_{number}")
             for number, units in enumerate(config.query_hidden_units)
         ]
-        self._dropout = Dropout(config.dropout)
+        self._dropout = Dropout(config.dropout.hidden)
         self._project = tf.keras.layers.Dense(_compared(config), name="query_projection")
         # A straight way past the hidden layers, so that "the same again" and "the same artist again",
         # which are linear in the shared embeddings, need not be relearnt through them. For the example age
@@ -281,20 +287,20 @@ class QueryTower(tf.keras.layers.Layer):
         # An empty history reads event 0 and keeps nothing of it.
         event = tf.maximum(positions.event, 0)
         has_history = positions.event >= 0
-        if training and config.history_dropout:
-            has_history &= uniform(tf.shape(event)) >= config.history_dropout
+        if training and config.dropout.history:
+            has_history &= uniform(tf.shape(event)) >= config.dropout.history
         keep = tf.cast(has_history, self.compute_dtype)[:, tf.newaxis]
         at = tf.stack([positions.window, event], axis=-1)
 
         # [positions, any] each: what the shortcut takes too, and what joins it.
         direct = self._of_items(windows, positions.window, event, has_history, training)
         joined = [keep]
-        if AGE in self._parts:
+        if EXAMPLE_AGE in self._parts:
             direct.append(age_features(tf.gather_nd(windows.example_age, at)))
         if USER_ID in self._parts:
             user = tf.gather(windows.user, positions.window)
-            if training and config.id_dropout:
-                is_forgotten = uniform(tf.shape(user)) < config.id_dropout
+            if training and config.dropout.id:
+                is_forgotten = uniform(tf.shape(user)) < config.dropout.id
                 user = tf.where(is_forgotten, self._unknown_user, user)
             joined.append(self._users(user))
         # gather_nd refuses a matrix without columns.
@@ -308,8 +314,8 @@ class QueryTower(tf.keras.layers.Layer):
         embedding = self._project(hidden)
         if direct:
             embedding += self._shortcut(tf.concat(joined[: len(direct)], axis=-1))
-        embedding = _scored_by(config.similarity, embedding)
-        if not config.item_bias:
+        embedding = _scored_by(embedding, NORMALISATION in self._parts)
+        if ITEM_BIAS not in self._parts:
             return embedding
         # The loss divides by the temperature, a bias' counts as it is.
         constant = tf.fill([tf.shape(embedding)[0], 1], _BIAS_SCALE * config.temperature)
@@ -362,8 +368,8 @@ class QueryTower(tf.keras.layers.Layer):
 
         def at_positions(of_window: tf.Tensor, absent: tf.Tensor) -> tf.Tensor:
             values = tf.gather(of_window, window)
-            if training and self._config.id_dropout:
-                forgotten = uniform([tf.size(window), 1]) < self._config.id_dropout
+            if training and self._config.dropout.id:
+                forgotten = uniform([tf.size(window), 1]) < self._config.dropout.id
                 values = tf.where(forgotten, absent, values)
             return values
 
