@@ -67,7 +67,7 @@ def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         ("windows.history_length: [10, 20]", "windows.history_length cannot be searched: .*cut once"),
         ("features.users: [[age], []]", "features.users cannot be searched: .*computes once"),
         ("trainer.warm_start: [true, false]", "trainer.warm_start cannot be searched: all trials begin anew"),
-        ("trainer.id_dropout: [0.1, 0.2]", "trainer.id_dropout is trainer.dropout.id.id now"),
+        ("trainer.id_dropout: [0.1, 0.2]", "trainer.id_dropout is trainer.dropout.id now"),
         ("gate.cutoff: [10, 100]", "gate.cutoff cannot be searched: .*judged by"),
         ("beam_args: [[], [--x=1]]", "beam_args cannot be searched"),
         ("seed: {low: 1, high: 9}", "seed cannot be searched: .*luck"),
