@@ -1,5 +1,5 @@
 # `make run` and `make test` do all their own set-up; a second call skips what is done.
-.PHONY: help run test lint setup compile clean constraints
+.PHONY: help run test test-fast test-long lint setup compile clean constraints
 .DEFAULT_GOAL := help
 
 export TF_USE_LEGACY_KERAS := 1
@@ -7,13 +7,19 @@ BIN := .venv/bin
 IMAGE ?= two-tower-tfx:latest
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 run: setup  ## Simulate a data set, train, evaluate and push a recommender, and show what it recommends
 	@$(BIN)/two-tower demo --output runs/demo
 
-test: setup  ## Run all tests, in as many processes as there are cores
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+test: setup  ## Run all tests but the long ones, in as many processes as there are cores
+	@$(BIN)/python -m pytest -m "not long" --numprocesses auto --dist loadgroup
+
+test-fast: setup  ## Run the tests of seconds alone, for the inner loop
+	@$(BIN)/python -m pytest -m "not long and not slow and not e2e" --numprocesses auto --dist loadgroup
+
+test-long: setup  ## Run the long tests; goes on where an earlier call stopped
+	@scripts/run_long_tests.sh
 
 lint: setup  ## Check style, types and layers
 	@$(BIN)/ruff check .

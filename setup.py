@@ -14,7 +14,7 @@ if sys.version_info[:2] != (3, 10):
 
 setup(
     name="two-tower-tfx",
-    version="0.1.0",
+    version="0.2.0",
     description="From raw events to a gated, served two-tower recommender, on TFX, TFRS and ScaNN",
     license="Apache-2.0",
     python_requires=">=3.10,<3.11",

@@ -2,7 +2,7 @@
 
     python benchmarks/default_run.py [--output runs/benchmark]
 
-Prints the README's tables as Markdown. Times are of this machine; the recalls are of the default world
+Prints the tables as Markdown. Times are of this machine; the recalls are of the default world
 (seed 7) and the default preset.
 """
 

@@ -13,7 +13,7 @@ has. Of a further seed only what depends on it runs, and what has run is not run
 once more by a few lines of NumPy that read FILE themselves: the benchmark stops where these count anything
 else.
 
-Prints the README's table as Markdown.
+Prints the table as Markdown.
 """
 
 from __future__ import annotations

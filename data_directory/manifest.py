@@ -1,6 +1,6 @@
 """The data directory: Parquet tables that mean the same for every data set, and a manifest of their content.
 
-`docs/datasets.md` describes the columns. The manifest holds a digest of every file: it is what caching keys
+`docs/reference/files.md` describes the columns. The manifest holds a digest of every file: it is what caching keys
 on and what tells that a file was edited after ingest. It is also what makes a directory one: files that it
 does not list are not read. The directory may be a URL (see `base.storage`).
 

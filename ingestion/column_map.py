@@ -15,7 +15,7 @@ users: {files: users.csv, user_id: id, keep: [gender, age]}
 embeddings: {files: vectors.parquet, item_id: id, embedding: vector}
 ```
 
-`docs/datasets.md` describes every key.
+`docs/how-to/bring-your-own-data.md` describes every key.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def _usual_map(source: str) -> str:
     if not storage.is_file(path):
         raise UserError(
             f"The format 'table' needs a column map: --columns FILE, or {_COLUMN_MAP} in {source}. "
-            "docs/datasets.md shows one."
+            "docs/how-to/bring-your-own-data.md shows one."
         )
     return path
 

@@ -102,7 +102,7 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: how the runner knows the latest artifact of a type.
     """
-    preprocessing = import_digest("two_tower.trainer.loop.two_tower_model.preprocessing")
+    preprocessing = import_digest("two_tower.trainer.model.preprocessing")
     history_length = config.windows.history_length
     features = resolved.to_json()
     # To what need not run again when an item's column or an aggregate is named.
@@ -189,7 +189,7 @@ def create_pipeline(
     transform = Transform(
         examples=interactions.outputs["examples"],
         schema=interaction_schema.outputs["schema"],
-        preprocessing_fn="two_tower.trainer.loop.two_tower_model.preprocessing.preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.model.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # Of what goes in there are statistics already; those of what comes out would double its time.
         disable_statistics=True,
@@ -204,7 +204,7 @@ def create_pipeline(
     catalog_transform = Transform(
         examples=catalog.outputs["examples"],
         schema=catalog_schema.outputs["schema"],
-        preprocessing_fn="two_tower.trainer.loop.two_tower_model.preprocessing.catalog_preprocessing_fn",
+        preprocessing_fn="two_tower.trainer.model.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
         custom_config={

@@ -28,7 +28,7 @@ _AT_LEAST = {"days": 2, "session_listens": 1, "tracks_per_artist": 1, "tracks_pe
 
 @dataclasses.dataclass(frozen=True)
 class SimulationParameters:
-    """A world and its log. Why each default is what it is: docs/decisions/0002-the-simulated-world.md.
+    """A world and its log. Why each default is what it is: docs/decisions/0002-simulated-world.md.
 
     Raises:
         UserError: naming the parameter, for a value that no world can have.

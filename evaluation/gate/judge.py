@@ -4,7 +4,7 @@ What must be reached (recall, the lift over the best baseline) must be reached b
 confidence interval: few queries prove little. What must not be lost (recall against the latest blessed model)
 is lost if the loss is larger than allowed and the interval's upper bound is below zero as well: two equal
 models differ by noise, and refusing one of them for it would stop every second release. See
-docs/decisions/0009-what-the-gate-takes-for-noise.md.
+docs/decisions/0009-non-inferiority.md.
 """
 
 from __future__ import annotations

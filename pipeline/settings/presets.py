@@ -23,8 +23,8 @@ YAMBDA_GAP_SECONDS = 1_800
 # three epochs and 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well;
 # .543 with scores of their own for the history's items, and .551 with 100 of them, not 50; .553 with 32
 # numbers of an item's own, not 128, and .552 with histories of 200 too; .558 with items' biases as well, in
-# three epochs (docs/decisions/0011-what-is-an-items-own.md); .563 with every label of a step's windows, some
-# 3,400, twice the rate and decay, in two (docs/decisions/0013-every-label-of-a-step.md). Before scores of the
+# three epochs (docs/decisions/0011-item-embeddings.md); .563 with every label of a step's windows, some
+# 3,400, twice the rate and decay, in two (docs/decisions/0013-all-labels-of-a-step.md). Before scores of the
 # history's items 256 dimensions, a dot product, a learnt temperature and attention gave no more in two to
 # six epochs.
 _LISTENING = TrainerConfig(
@@ -64,7 +64,7 @@ PRESETS: dict[str, PipelineConfig] = {
             # Recall@10 .100; with 48 they are .369 to .372 and .109 to .114 (two seeds), and .369 and .111 by
             # this schedule; with 64 numbers an embedding and not 32 .374 and .116 (.371 for .363 by another
             # seed). Items' biases: .366 and .117 with 32, .367 with 64. Where items begin at factors of
-            # co-occurrence .399 for .377 (docs/decisions/0014-where-items-begin.md).
+            # co-occurrence .399 for .377 (docs/decisions/0014-co-occurrence-initialisation.md).
             item_initial="co_occurrence",
             windows_per_step=0,
             epochs=8,
@@ -90,7 +90,7 @@ PRESETS: dict[str, PipelineConfig] = {
     # take five (two seeds; .383 at the best of eight). Horizons of 20 and 80 gave .350 and .354; windows
     # bound them by their positions. About what seeds differ by: labels drawn among distinct items (-.006 to
     # +.011), 2,048 positions (+.013), items' biases (+.008). For where items begin see
-    # docs/decisions/0014-where-items-begin.md.
+    # docs/decisions/0014-co-occurrence-initialisation.md.
     "yambda": PipelineConfig(
         split=SplitConfig(
             protocol="frozen",
@@ -114,7 +114,7 @@ PRESETS: dict[str, PipelineConfig] = {
     # and the number taken here: Beauty (118) .092 (a dot product, and three times as long) and .102, LastFM
     # (8) .086 and .096. Then of a decay of 0, .5 and 1: MovieLens .358, .357, .353, Beauty .1035, .109, .106,
     # Yelp .046, .050, .050, LastFM .104, .111, .100 (seeds differ by .01). For where items begin, and at
-    # which rate they go on, see docs/decisions/0014-where-items-begin.md.
+    # which rate they go on, see docs/decisions/0014-co-occurrence-initialisation.md.
     "next_item": PipelineConfig(
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.

@@ -107,7 +107,7 @@ def test_a_missing_map_is_named(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_maps_of_the_documentation_are_maps(tmp_path: pathlib.Path) -> None:
-    text = (pathlib.Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    text = (pathlib.Path(__file__).parents[2] / "docs/how-to/bring-your-own-data.md").read_text()
     maps = [block for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL) if "label_event" in block]
     assert maps
     for block in maps:

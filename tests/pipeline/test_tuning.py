@@ -24,6 +24,7 @@ from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.tuning import trial, tuning_report
+from two_tower.pipeline.tuning import search as search_module
 from two_tower.pipeline.tuning import tune as tuning_module
 from two_tower.pipeline.tuning.search import Search
 from two_tower.pipeline.tuning.search_space import SearchSpace, default_space, with_trainer
@@ -43,7 +44,7 @@ SMALL = PRESETS["small"]
 
 @pytest.fixture(autouse=True)
 def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning_module, "import_digest", lambda *modules: "sha256:0")
+    monkeypatch.setattr(search_module, "import_digest", lambda *modules: "sha256:0")
 
 
 # What a space file may hold.
