@@ -114,12 +114,13 @@ def test_a_request_may_carry_what_the_signature_takes_and_nothing_else() -> None
     from tensorflow_metadata.proto.v0 import schema_pb2
 
     from two_tower.components.curated_schema import schemas
-    from two_tower.data_directory.feature_columns import KINDS, FeatureSpec
+    from two_tower.data_directory.column_kinds import KINDS
+    from two_tower.data_directory.feature_columns import FeatureSpec
     from two_tower.pipeline.checks.request_validation import request_inputs
     from two_tower.schema.request_inputs import ANSWER_INPUTS
     from two_tower.trainer.model.signatures import query_inputs
 
-    users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * (kind == "vector")) for kind in KINDS]
+    users = [FeatureSpec(f"user_{kind}", kind, kind, 4 * KINDS[kind].has_width) for kind in KINDS]
     users.append(FeatureSpec("user_short", "short", "vector", 1))
     taken = request_inputs(text_format.Parse(schemas.read("interactions", users), schema_pb2.Schema()))
     served = {one.name: one for one in (*query_inputs(users), *ANSWER_INPUTS)}
