@@ -125,7 +125,7 @@ def comparable(
       baseline, examined: statistics of the two sides.
       compared: the compared features.
       context: the share of the examined side's events that are context from before the test period. A fault
-        of the period alone would drown in them, so as many events, distributed like the baseline, are taken
+        of the period alone would drown in them. So as many events, distributed like the baseline, are taken
         off the examined side. Without a fault, the rest keeps its distribution.
     """
     context = min(context, _MOST_CONTEXT)
@@ -205,7 +205,7 @@ def bin_edges(histogram: statistics_pb2.Histogram) -> Array:
     """Returns the upper edges (inclusive) of the bins, ascending; one more bin lies above the last edge.
 
     The edges are the deciles. Where neighbouring quantiles agree, their value and the number just below it
-    are edges too, so that this value has a bin of its own.
+    are edges too: this value has a bin of its own.
     """
     buckets = histogram.buckets
     bounds = np.array([buckets[0].low_value, *(bucket.high_value for bucket in buckets)])

@@ -83,8 +83,8 @@ class TimeSplit:
     def before(cls, newest: int, config: SplitConfig) -> TimeSplit:
         """Returns the split that ends with the newest label event: train | gap | eval | gap | test.
 
-        Test begins `test_seconds` before its end, or before `config.last_timestamp` if that is set, as for
-        Yambda, whose authors define test as [26,000,000 - 86,400, infinity).
+        Test begins `test_seconds` before its end, or before `config.last_timestamp` if that is set. Yambda
+        sets it, because its authors define test as [26,000,000 - 86,400, infinity).
 
         Args:
             newest: time of the newest label event, in seconds.

@@ -33,8 +33,8 @@ def history(output: str) -> list[dict[str, Any]]:
 
     Returns:
       Per run: `run`, its name and start; `status` as in the report, and `failed`, the failed components;
-      `dataset`, `data_digest`; `train_end`, `test_from` and `test_to` in seconds of the data's clock, None if
-      the run did not reach them or the split is not by time; `metric` with its value `recall` and
+      `dataset`, `data_digest`; `train_end`, `test_from` and `test_to` in seconds of the data's clock, or
+      None; `metric` with its value `recall` and
       `interval`; `verdict` ("blessed", "refused" or None); `pushed_version` and `pushed_to` of a pushed
       model; `seconds` in all; and `note`, an error while reading.
 
