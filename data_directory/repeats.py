@@ -22,7 +22,7 @@ def repeat_share(
     """Returns the share of repeats among label events, and the share of label events that was counted.
 
     A repeat is a label event of an item for which the user has an earlier one. All but the first of n label
-    events of one pair are repeats, so counting needs no order, only all events of a user at once.
+    events of one pair are repeats. So counting needs no order, only all events of a user at once.
 
     Args:
       files: the event files.

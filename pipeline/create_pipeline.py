@@ -1,4 +1,4 @@
-"""The DAG: what is wired to what, and nothing else."""
+"""Pipeline: the components and their channels."""
 
 from __future__ import annotations
 
@@ -47,37 +47,37 @@ from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
 
-# What each component does, for whoever watches a run.
+# Component descriptions that a run prints.
 DESCRIPTIONS = {
-    "InteractionExampleGen": "cuts listening events into windows, split at one point in time",
-    "CatalogExampleGen": "encodes the items",
+    "InteractionExampleGen": "cuts events into windows of train, eval and test",
+    "CatalogExampleGen": "encodes the items as Examples",
     "StatisticsGen": "computes statistics of the windows",
     "CatalogStatisticsGen": "computes statistics of the catalog",
-    "InteractionSchema": "brings the curated schema of the windows",
-    "CatalogSchema": "brings the curated schema of the catalog",
-    "ExampleValidator": "holds the windows against their schema",
-    "CatalogValidator": "holds the catalog against its schema",
-    "LatestApprovedStatistics": "looks for the statistics to compare with",
-    "ComparableStatistics": "puts what is compared into the same bins",
-    "DriftValidator": "holds train against that of the run before",
-    "SkewValidator": "holds test against train",
-    "AnomalyGate": "stops the run on anomalies",
+    "InteractionSchema": "writes the curated schema of the windows",
+    "CatalogSchema": "writes the curated schema of the catalog",
+    "ExampleValidator": "checks the windows against their schema",
+    "CatalogValidator": "checks the catalog against its schema",
+    "LatestApprovedStatistics": "finds the statistics of the previous run",
+    "ComparableStatistics": "bins both sides of each comparison alike",
+    "DriftValidator": "compares train with the previous run",
+    "SkewValidator": "compares test with train",
+    "AnomalyGate": "stops the run on anomalies, drift or skew",
     "ApprovedStatistics": "keeps the statistics for the next run",
     "Transform": "computes vocabularies, history aggregates and example age",
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
     "ScannIndexer": "embeds the catalog and builds the index",
-    "LatestBlessedModel": "looks for the model to compare with, and to begin from",
-    "RetrievalEvaluator": "measures Recall@k of what would be pushed, and judges it",
-    "Pusher": "pushes the model if it was blessed",
+    "LatestBlessedModel": "finds the latest blessed model, to compare with and to start from",
+    "RetrievalEvaluator": "measures Recall@k of the servable model and judges it",
+    "Pusher": "pushes the model if it is blessed",
 }
-# Of those that stand in Trainer's place when a model is re-indexed.
+# Descriptions of the nodes that replace Trainer when a model is re-indexed.
 REINDEXING = {
-    "TrainedWindows": "takes the windows of the training's run",
-    "TrainedTowers": "takes the towers that were trained",
-    "TrainedTransform": "takes the graph that the windows were transformed by",
-    "TrainedCatalogTransform": "takes the graph that the catalog was transformed by",
-    "CatalogPlacer": "places today's items by artist, album and content",
+    "TrainedWindows": "imports the windows of the training's run",
+    "TrainedTowers": "imports the trained towers",
+    "TrainedTransform": "imports the transform graph of the windows",
+    "TrainedCatalogTransform": "imports the transform graph of the catalog",
+    "CatalogPlacer": "places today's items in the towers by artist, album and content",
 }
 
 
@@ -91,22 +91,22 @@ def create_pipeline(
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
     latest_strategy: type[ResolverStrategy] = LatestIfAny,
 ) -> tfx_pipeline.Pipeline:
-    """The pipeline from a data directory to a pushed model.
+    """Returns the pipeline from a data directory to a pushed model.
 
     Args:
       data: the data directory.
-      data_digest: its manifest's digest, what the example generators' caching keys on.
-      pipeline_root: where artifacts go.
-      push_directory: where servers look for numbered versions.
+      data_digest: the digest of its manifest, which the example generators' caches key on.
+      pipeline_root: directory of the artifacts.
+      push_directory: directory of numbered versions that servers watch.
       config: the run's settings.
-      resolved: what `config.features` means for the data, by `feature_specs.resolve`.
+      resolved: the features of `config.features`, by `feature_columns.resolve`.
       metadata_connection_config: the metadata store, for runners that need one.
-      latest_strategy: how the runner knows the latest artifact of a type.
+      latest_strategy: the runner's strategy for the latest artifact of a type.
     """
     preprocessing = import_digest("two_tower.trainer.model.preprocessing")
     history_length = config.windows.history_length
     features = resolved.to_json()
-    # To what need not run again when an item's column or an aggregate is named.
+    # Users' features alone: a new column of items or aggregate does not run the windows again.
     user_features = ResolvedFeatures(users=resolved.users).to_json()
 
     interactions = InteractionExampleGen(
@@ -137,7 +137,7 @@ def create_pipeline(
     latest_approved = Resolver(strategy_class=latest_strategy, approved=Channel(type=Statistics)).with_id(
         "LatestApprovedStatistics"
     )
-    # Statistics are compared where these are the same: what else changes them is the data.
+    # Statistics are compared if these settings agree; then only the data can change them.
     made_with = json.dumps(
         {
             "split.protocol": config.split.protocol,
@@ -186,13 +186,13 @@ def create_pipeline(
         source_digest=executor_digest(ApprovedStatistics),
     )
 
-    # Test windows are evaluated through the served model, which transforms them itself.
+    # Test windows are evaluated by the served model, which transforms them itself.
     transform = Transform(
         examples=interactions.outputs["examples"],
         schema=interaction_schema.outputs["schema"],
         preprocessing_fn="two_tower.trainer.model.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
-        # Of what goes in there are statistics already; those of what comes out would double its time.
+        # The inputs have statistics already; statistics of the outputs would double the time.
         disable_statistics=True,
         custom_config={
             "history_length": history_length,
@@ -274,11 +274,11 @@ def create_pipeline(
 def catalog_examples(
     data: str | RuntimeParameter, data_digest: str | RuntimeParameter, resolved: ResolvedFeatures
 ) -> CatalogExampleGen:
-    """The items of a data directory as Examples; see `create_pipeline`."""
+    """Returns the component that encodes the items of a data directory; see `create_pipeline`."""
     return CatalogExampleGen(
         data,
         data_digest,
-        # Not those of users: the items need not run again when one of theirs is named.
+        # Items' features alone: a new column of users does not run the catalog again.
         ResolvedFeatures(items=resolved.items).to_json(),
         executor_digest(CatalogExampleGen),
     )
@@ -290,7 +290,7 @@ def executor_digest(component: type[BaseComponent]) -> str:
 
 
 def latest_blessed_model() -> Resolver:
-    """The node that looks for the latest blessed model."""
+    """Returns the node that finds the latest blessed model."""
     return Resolver(
         strategy_class=LatestBlessedModelStrategy,
         model=Channel(type=Model),
@@ -308,20 +308,20 @@ def from_towers_on(
     resolved: ResolvedFeatures,
     training: BaseChannel | None = None,
 ) -> list[BaseComponent]:
-    """Index, verdict and push, which a re-indexed model goes through as a trained one does.
+    """Returns the components from towers to push, shared by trained and re-indexed models.
 
     Args:
       interactions: the windows.
-      towers: a model as Trainer writes it.
+      towers: a model in Trainer's output format.
       blessed: the latest blessed model.
       push_directory: see `create_pipeline`.
-      config: of the index, the evaluation and the gate.
-      history_length: events that a query sees.
-      resolved: the features that the towers know.
-      training: the Trainer's run, where the towers were trained in this one.
+      config: settings of the index, the evaluation and the gate.
+      history_length: the most events that a query sees.
+      resolved: the features of the towers.
+      training: the Trainer's `model_run`, if this run trained the towers.
 
     Raises:
-      UserError: the gate limits a slice that there cannot be.
+      UserError: the gate limits a slice that does not exist.
     """
     check_slice_names(config.gate, [spec.name for spec in (*resolved.users, *resolved.items)])
     indexer = ScannIndexer(
@@ -356,5 +356,5 @@ def from_towers_on(
 
 
 def _json(config: Any) -> str:
-    """Settings as a parameter: equal settings are equal text, which caching relies on."""
+    """Formats settings as a parameter: equal settings are equal text, which caching relies on."""
     return json.dumps(to_plain(config), sort_keys=True)

@@ -23,7 +23,7 @@ CATALOG = {"item_id": [10, 11], "title": ["Vertigo", "Rope"]}
 
 
 def events(**columns: Any) -> pa.Table:
-    """Returns four events of two users; columns given replace these."""
+    """Returns four events of two users; given columns replace them."""
     return pa.table(
         {
             "user_id": [1, 1, 1, 2],
@@ -95,7 +95,7 @@ def content(out: str) -> dict[str, bytes]:
     return found
 
 
-# Ten days. User 1 listens to 7 three times; 8 is new in the last day, as is user 3; nobody has had 9.
+# Ten days. User 1 listens to 7 three times; 8 is new in the last day, as is user 3; no user has 9.
 TEN_DAYS = {
     "user_id": [1, 1, 1, 1, 2, 2, 3],
     "item_id": [7, 7, 7, 6, 7, 8, 8],

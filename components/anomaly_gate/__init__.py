@@ -1,1 +1,1 @@
-"""AnomalyGate: stops the run on anomalies that ExampleValidator only records."""
+"""AnomalyGate: a component that stops the run on anomalies which the validators only record."""

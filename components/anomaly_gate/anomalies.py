@@ -1,4 +1,4 @@
-"""What the validators found, in words: which feature of which split, which values, how many of them."""
+"""Anomalies in words: split, feature, complaint, and the values that the feature has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 from tfx.dsl.io import fileio
 
-# How many of a categorical feature's values are told.
+# The most values of a categorical feature that a message lists.
 _TOLD = 5
 
 
 def read(path: str) -> anomalies_pb2.Anomalies:
-    """The anomalies that a validator wrote into a folder."""
+    """Reads the anomalies that a validator wrote into a folder."""
     with fileio.open(os.path.join(path, "SchemaDiff.pb"), "rb") as file:
         return anomalies_pb2.Anomalies.FromString(file.read())
 
@@ -21,9 +21,11 @@ def read(path: str) -> anomalies_pb2.Anomalies:
 def describe(
     anomalies_uri: str, statistics: Mapping[str, statistics_pb2.DatasetFeatureStatistics]
 ) -> Iterator[str]:
-    """Yields a line per anomaly: split, feature, what is wrong with which values, and what values there are.
+    """Yields a line per anomaly: split, feature, complaint, and the feature's values.
 
-    `statistics` are the splits' own, by their names.
+    Args:
+      anomalies_uri: the validator's output folder.
+      statistics: statistics by split.
     """
     for split, of_split in statistics.items():
         anomalies = read(os.path.join(anomalies_uri, f"Split-{split}"))
@@ -39,7 +41,12 @@ def describe(
 
 
 def values_of(feature: statistics_pb2.FeatureNameStatistics, examples: int) -> str:
-    """A sentence on a feature's values, from its statistics: TFDV names offenders, not their number."""
+    """Returns a sentence about a feature's values, because TFDV names offenders without counts.
+
+    Args:
+      feature: the feature's statistics.
+      examples: number of Examples.
+    """
     kind = feature.WhichOneof("stats")
     if kind is None:
         return ""
@@ -76,7 +83,7 @@ def _texts(stats: statistics_pb2.StringStatistics, values: int) -> str:
 
 
 def shares(stats: statistics_pb2.StringStatistics) -> dict[str, float]:
-    """Share of each value (of the thousand most frequent ones that TFDV keeps), the largest first."""
+    """Returns the share of each value, the largest first; TFDV keeps the thousand most frequent values."""
     counts = {bucket.label: bucket.sample_count for bucket in stats.rank_histogram.buckets}
     total = stats.common_stats.tot_num_values or 1
     return {label: count / total for label, count in sorted(counts.items(), key=lambda item: -item[1])}

@@ -1,4 +1,4 @@
-"""Drift and skew, judged: TFX's DistributionValidator measures distances, this says what they mean."""
+"""Verdicts on drift and skew, from the distances that TFX's DistributionValidator measures."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from two_tower.components.comparable_statistics.distributions import (
 )
 
 HOLDS, EXCEEDS, NOT_JUDGED = "holds", "exceeds", "not judged"
-# Of fewer windows a distance is chance as much as change: of 30, a share of a half is measured to ±0.09.
+# With fewer windows a distance may be chance: 30 windows measure a share of one half to ±0.09.
 LEAST_WINDOWS = 30
-# A value with this share of the baseline is missed where next to none of it is left, though its share is
-# below any sensible limit, if there should have been so many: that they are missing is no chance then.
+# A value that almost vanishes is reported although its share is below any sensible limit: it needs at least
+# this share of the baseline and this expected count, so that the loss is no chance, and at most this remains.
 _LEAST_SHARE, _LEAST_EXPECTED, _LEFT = 0.005, 100, 0.1
-# How many of a feature's values are told, those that moved most.
+# The most values of a feature that a message lists, by the size of the change.
 _TOLD = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """The two sides of a comparison: what they are called, and the setting that limits their distance."""
+    """Sides of a comparison: their names, and the setting that limits their distance."""
 
     kind: str  # drift or skew
     examined: str
@@ -35,14 +35,14 @@ class Sides:
     setting: str
 
 
-DRIFT = Sides("drift", "train", "train of the run before", "validation.max_drift")
-# What is told of test's values includes their context; the distance does not (see `comparable`).
+DRIFT = Sides("drift", "train", "train of the previous run", "validation.max_drift")
+# Messages about test's values include context events; the distance does not (see `comparable`).
 SKEW = Sides("skew", "test", "train", "validation.max_skew")
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A feature's distance between two sides; `words` say what differs, and are empty where it holds."""
+    """Comparison of a feature between two sides; `words` describe the difference, or are ""."""
 
     kind: str
     feature: str
@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def line(self) -> str:
-        """As it stands in a report."""
+        """Line of a report."""
         if self.distance is None:
             return f"{self.kind}: {self.feature}: {self.words}"
         found = f"{self.kind}: {self.feature}: {self.measure} {self.distance:.2f}, limit {self.limit:g}"
@@ -69,14 +69,14 @@ def judge(
     compared: list[Compared],
     limit: float,
 ) -> Iterator[Comparison]:
-    """Yields each compared feature's verdict; nothing where the limit is 0.
+    """Yields the verdict on each compared feature; nothing if the limit is 0.
 
     Args:
-      sides: what is compared with what.
-      anomalies: what DistributionValidator wrote; its measurements count, whether it found an anomaly or not.
-      baseline, examined: the statistics that it compared.
-      compared: the features.
-      limit: the greatest distance that is let pass.
+      sides: names of the two sides.
+      anomalies: DistributionValidator's output, of which only the measurements are used.
+      baseline, examined: the compared statistics.
+      compared: the compared features.
+      limit: the greatest distance that passes.
     """
     if not limit:
         return
@@ -91,21 +91,21 @@ def judge(
         distance = distances.get(one.name)
         verdict, words = HOLDS, ""
         if before is None and after is None:
-            continue  # a column without any value, which the schema allows
+            continue  # a column without values, which the schema allows
         if before is None or after is None:
             verdict, words = EXCEEDS, _absent(sides, before, after)
         elif distance is not None and distance > limit:
             verdict, words = EXCEEDS, _difference(sides, one, before, after)
         elif one.measure == L_INFINITY and (gone := _gone(before, after)):
-            verdict, words = EXCEEDS, f"Of {sides.baseline} {gone}, and next to none of {sides.examined}."
+            verdict, words = EXCEEDS, f"In {sides.baseline} {gone}, and almost none in {sides.examined}."
         if verdict == EXCEEDS and few < LEAST_WINDOWS:
             verdict = NOT_JUDGED
-            words = f"There are too few windows to tell ({few}; {LEAST_WINDOWS} are needed). {words}"
+            words = f"Too few windows for a verdict ({few}; {LEAST_WINDOWS} are needed). {words}"
         yield Comparison(sides.kind, one.name, one.measure, distance, limit, verdict, words.strip())
 
 
 def _gone(before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics) -> str:
-    """Values that the baseline has and the examined side has next to none of, or ""."""
+    """Returns the values of the baseline that almost vanish on the examined side, as text, or ""."""
     then, now = shares(before.string_stats), shares(after.string_stats)
     values = after.string_stats.common_stats.tot_num_values
     gone = [
@@ -121,12 +121,12 @@ def _absent(
     before: statistics_pb2.FeatureNameStatistics | None,
     after: statistics_pb2.FeatureNameStatistics | None,
 ) -> str:
-    """One of the two has no value at all."""
+    """Describes a feature that one side lacks."""
     having, lacking, feature = sides.baseline, sides.examined, before
     if feature is None:
         having, lacking, feature = sides.examined, sides.baseline, after
     assert feature is not None
-    return f"No window of {lacking} has a value, and of {having} many: {values_of(feature, 0)}"
+    return f"No window of {lacking} has a value. In {having}: {values_of(feature, 0)}"
 
 
 def _difference(
@@ -142,7 +142,7 @@ def _difference(
         told = ", ".join(
             f"{label!r} from {then.get(label, 0):.1%} to {now.get(label, 0):.1%}" for label in moved
         )
-        return f"From {sides.baseline} to {sides.examined} the shares moved most of {told}."
+        return f"The largest changes of share from {sides.baseline} to {sides.examined}: {told}."
     parts = []
     for side, feature in ((sides.baseline, before), (sides.examined, after)):
         sentences = values_of(feature, feature.num_stats.common_stats.num_non_missing)
@@ -153,7 +153,7 @@ def _difference(
 def _unit_hint(
     before: statistics_pb2.FeatureNameStatistics, after: statistics_pb2.FeatureNameStatistics
 ) -> str:
-    """A guess, where the highest tenths are about a hundred or a thousand times apart."""
+    """Returns a hint at another unit if the highest tenths differ about 100- or 1,000-fold, else ""."""
     then, now = (
         feature_quantiles[-max(1, len(feature_quantiles) // 10)].low_value
         for feature_quantiles in (quantiles(feature).buckets for feature in (before, after))
@@ -162,5 +162,5 @@ def _unit_hint(
         for power in (100, 1_000):
             for factor, name in ((now / then, f"{power:,} times"), (then / now, f"1/{power:,} of")):
                 if power / 2 <= factor <= power * 2:
-                    return f" The high values are about {name} what they were: another unit?"
+                    return f" The high values are about {name} the former ones: check the unit."
     return ""

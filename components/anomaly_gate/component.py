@@ -1,6 +1,6 @@
-"""AnomalyGate: the validators record what they find, this component stops the run on it.
+"""AnomalyGate: stops the run on anomalies, which the validators only record.
 
-(`@component` reads annotations: no postponed evaluation in this module.)
+`@component` reads annotations, so this module has no postponed evaluation.
 """
 
 import json
@@ -31,17 +31,17 @@ def AnomalyGate(
     features: Parameter[str],
     source_digest: Parameter[str],
 ) -> None:
-    """Raises UserError with all that is wrong, in words; else `report` says what was checked.
+    """Raises UserError with all complaints, or writes the checks to `report`.
 
     Args:
-      interactions, catalog: what ExampleValidator found of the windows and of the items.
-      statistics, catalog_statistics: of which splits, and what values there are.
-      comparable: what the DistributionValidators compared (see ComparableStatistics).
-      drift, skew: what they measured.
-      report: gets `report.json`, see `verdict.Report`.
+      interactions, catalog: ExampleValidator's anomalies of the windows and of the items.
+      statistics, catalog_statistics: their statistics, which name the splits.
+      comparable: the statistics that the DistributionValidators compared (see ComparableStatistics).
+      drift, skew: the DistributionValidators' measurements.
+      report: receives `report.json`, see `verdict.Report`.
       validation: ValidationConfig as JSON.
       features: ResolvedFeatures as JSON.
-      source_digest: for the cache alone: edited code runs again.
+      source_digest: digest of the sources, so that edited code runs again.
     """
     del source_digest
 

@@ -1,4 +1,4 @@
-"""The gate's report: what was checked, what was found, and what to do about it."""
+"""Report of the gate: checks, findings and remedies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ FILE = "report.json"
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """`checked`: what was looked at, in words. `anomalies`: where the data does not match its schema."""
+    """Report of the gate.
+
+    Attributes:
+      checked: the checks, in words.
+      anomalies: mismatches between data and schema, in words.
+      comparisons: verdicts on drift and skew.
+      notes: checks that were left out, and the reasons.
+    """
 
     checked: list[str]
     anomalies: list[str]
@@ -46,12 +53,12 @@ class Report:
         validation: ValidationConfig,
         resolved: ResolvedFeatures,
     ) -> Report:
-        """Reads what the validators wrote.
+        """Reads the validators' outputs and judges them.
 
         Args:
           tables: ExampleValidator's folder and the splits' statistics, by table.
-          comparable: what was compared: splits `before` and `now`, `train` and `test`.
-          no_drift_reason: why there is no run to compare with, or "".
+          comparable: the compared statistics, by split: `before`, `now`, `train` and `test`.
+          no_drift_reason: the reason why there is no previous run to compare with, or "".
           drift_uri, skew_uri: the DistributionValidators' folders.
           validation: the limits.
           resolved: the features.
@@ -69,9 +76,9 @@ class Report:
             found.extend(f"{table} / {line}" for line in anomalies.describe(uri, splits))
         judged: list[Comparison] = []
         if not validation.max_drift:
-            notes.append(f"Drift is not looked for: {DRIFT.setting} is 0.")
+            notes.append(f"Drift is not checked: {DRIFT.setting} is 0.")
         elif no_drift_reason:
-            notes.append(f"Drift is not looked for: {no_drift_reason}.")
+            notes.append(f"Drift is not checked: {no_drift_reason}.")
         else:
             judged += comparisons.judge(
                 DRIFT,
@@ -82,7 +89,7 @@ class Report:
                 validation.max_drift,
             )
         if not validation.max_skew:
-            notes.append(f"Skew is not looked for: {SKEW.setting} is 0.")
+            notes.append(f"Skew is not checked: {SKEW.setting} is 0.")
         judged += comparisons.judge(
             SKEW,
             _of_pair(skew_uri, SKEW_PAIR),
@@ -95,11 +102,11 @@ class Report:
 
     @property
     def exceeding(self) -> list[Comparison]:
-        """The comparisons that stop a run."""
+        """Comparisons that stop the run."""
         return [one for one in self.comparisons if one.verdict == EXCEEDS]
 
     def raise_if_stopped(self) -> None:
-        """Raises UserError if anything is wrong: all of it, and what to do."""
+        """Raises UserError with all anomalies and exceeded limits, and their remedies."""
         if self.anomalies or self.exceeding:
             raise UserError("\n".join(self._complaint()))
 
@@ -108,24 +115,24 @@ class Report:
             yield "The data does not match its schema (schema/interactions.pbtxt, schema/catalog.pbtxt):"
             yield from (f"  {line}" for line in self.anomalies)
         if self.exceeding:
-            yield "The data is not distributed as it was:"
+            yield "The distribution of the data has changed:"
             yield from (f"  {one.line}" for one in self.exceeding)
         if self.anomalies:
             yield (
-                "Mend the data and ingest it again, or change the schema if it is the schema that is wrong "
+                "Repair the data and ingest it again, or correct the schema "
                 "(schema/interactions.pbtxt, schema/catalog.pbtxt)."
             )
         for sides in (DRIFT, SKEW):
             mine = [one for one in self.exceeding if one.kind == sides.kind]
             if mine:
                 yield (
-                    f"If the {sides.kind} is a mistake in the data, mend it and ingest it again. If the data "
-                    f"is right, raise {sides.setting}, or turn it off with --set {sides.setting}=0"
+                    f"If the {sides.kind} is an error in the data, repair it and ingest it again. If the "
+                    f"data is right, raise {sides.setting}, or turn it off with --set {sides.setting}=0"
                     + (", for one run: later runs are compared with that one." if sides is DRIFT else ".")
                 )
 
     def lines(self) -> list[str]:
-        """What was checked and found, for a reader."""
+        """Returns the checks and findings as lines of text."""
         found = [f"  {line}: holds" for line in self.checked]
         if self.anomalies:
             found = [f"  {line}" for line in (*self.checked, *self.anomalies)]
@@ -133,7 +140,7 @@ class Report:
         return [*found, *(f"  {note}" for note in self.notes)]
 
     def write(self, folder: str) -> None:
-        """As JSON."""
+        """Writes the report as JSON into a folder."""
         fileio.makedirs(folder)
         with fileio.open(os.path.join(folder, FILE), "w") as file:
             file.write(json.dumps(dataclasses.asdict(self), indent=2))
@@ -144,7 +151,7 @@ def _of_pair(uri: str, pair: tuple[str, str]) -> Anomalies:
 
 
 def read(folder: str) -> Report:
-    """The report that `Report.write` wrote."""
+    """Reads the report that `Report.write` wrote."""
     with fileio.open(os.path.join(folder, FILE)) as file:
         content = json.loads(file.read())
     content["comparisons"] = [Comparison(**one) for one in content["comparisons"]]

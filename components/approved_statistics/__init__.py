@@ -1,1 +1,1 @@
-"""ApprovedStatistics: what the gate let pass, for the next run to be compared with."""
+"""ApprovedStatistics: a component that keeps statistics which passed the gate, for the next run."""

@@ -1,4 +1,4 @@
-"""The statistics that the gate let pass: how they are kept, found again, and told to be of the same data."""
+"""Approved statistics: written after the gate, and the baseline of the next run on the same data."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _MADE_WITH = "made_with"
 
 
 class LatestIfAny(LatestArtifactStrategy):
-    """The latest artifact, or none in the first run, which TFX's own strategy takes for a failure.
+    """Strategy that resolves to the latest artifact, or to none in the first run.
 
-    Vertex AI has a resolver of its own for this and knows it by TFX's class alone: the job that is compiled
-    for it names that one.
+    TFX's own strategy fails in the first run. Vertex AI has a resolver of its own, which it knows by TFX's
+    class: the job that is compiled for it names that class.
     """
 
     def resolve_artifacts(
         self, store: MetadataStore, input_dict: dict[str, list[types.Artifact]]
     ) -> dict[str, list[types.Artifact]]:
-        """At most one artifact of each input, the newest."""
+        """Returns at most one artifact of each input, the newest."""
         del store
         return {
             name: sorted(found, key=lambda artifact: artifact.id)[-1:] for name, found in input_dict.items()
@@ -42,7 +42,7 @@ def write(
     dataset: str,
     made_with: Mapping[str, Any],
 ) -> None:
-    """Keeps the train split's statistics, and of what data they are."""
+    """Writes the statistics of train, and records their data set and settings on the artifact."""
     content = statistics_pb2.DatasetFeatureStatisticsList(datasets=[train])
     fileio.makedirs(artifact.uri)
     with fileio.open(os.path.join(artifact.uri, FILE), "wb") as file:
@@ -54,10 +54,10 @@ def write(
 def baseline_of(
     artifact: types.Artifact | None, dataset: str, made_with: Mapping[str, Any]
 ) -> tuple[str, statistics_pb2.DatasetFeatureStatistics | None]:
-    """What to compare with; or why there is nothing to compare with, and None.
+    """Returns ("", the baseline statistics), or (the reason why there are none, None).
 
     Args:
-      artifact: of the latest run that the gate let pass, or None.
+      artifact: the statistics of the latest run that passed the gate, or None.
       dataset: the data set's name.
       made_with: the settings that shape a window.
     """
@@ -65,10 +65,10 @@ def baseline_of(
         return "no earlier run has passed", None
     other = artifact.get_string_custom_property(_DATASET)
     if other != dataset:
-        return f"the run before was on other data ({other!r}; this is {dataset!r})", None
+        return f"the previous run used other data ({other!r}; this is {dataset!r})", None
     then = json.loads(artifact.get_string_custom_property(_MADE_WITH) or "{}")
     changed = [name for name, value in made_with.items() if then.get(name) != value]
     if changed:
-        return f"the run before had other settings ({', '.join(changed)})", None
+        return f"the previous run had other settings ({', '.join(changed)})", None
     with fileio.open(os.path.join(artifact.uri, FILE), "rb") as file:
         return "", statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read()).datasets[0]

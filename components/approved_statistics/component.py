@@ -1,7 +1,7 @@
-"""ApprovedStatistics: keeps the statistics of a run that AnomalyGate let pass.
+"""ApprovedStatistics: keeps the statistics of a run that passed AnomalyGate.
 
-It comes after the gate, so that data which was refused is nothing that later data is compared with: else the
-same data would pass the second time. (`@component` reads annotations: no postponed evaluation here.)
+The component follows the gate, so later data is never compared with refused data: otherwise the same data
+would pass the second time. `@component` reads annotations, so this module has no postponed evaluation.
 """
 
 import json
@@ -24,10 +24,16 @@ def ApprovedStatistics(
     made_with: Parameter[str],
     source_digest: Parameter[str],
 ) -> None:
-    """Copies train's statistics, with the data set's name and the settings that shaped its windows.
+    """Copies train's statistics, with the data set's name and the settings that shape its windows.
 
-    The artifact is of a type that no other component here has: Vertex AI finds the latest one by type alone.
-    `made_with` is JSON; `source_digest` is for the cache alone: edited code runs again.
+    Vertex AI finds the latest artifact by type alone, so no other component has an output of this type.
+
+    Args:
+      examples: the windows, which record their data set.
+      statistics: the statistics of the windows.
+      approved: receives train's statistics.
+      made_with: the settings that shape a window, as JSON.
+      source_digest: digest of the sources, so that edited code runs again.
     """
     del source_digest
     train = stats_artifact_utils.load_statistics(statistics, "train").proto().datasets[0]

@@ -1,1 +1,1 @@
-"""CatalogExampleGen: one Example per item of the catalog."""
+"""CatalogExampleGen: a component that writes one Example per item of the catalog."""

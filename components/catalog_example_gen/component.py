@@ -1,4 +1,4 @@
-"""CatalogExampleGen: what it takes and gives."""
+"""CatalogExampleGen: inputs, outputs and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.catalog_example_gen import executor
 
 
 class CatalogExampleGenSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on."""
+    """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
@@ -24,7 +24,7 @@ class CatalogExampleGenSpec(types.ComponentSpec):
 
 
 class CatalogExampleGen(base_beam_component.BaseBeamComponent):
-    """The items table to Examples, one per item, in one split named "catalog"."""
+    """Component that turns items/ into Examples, one per item, in a split named "catalog"."""
 
     SPEC_CLASS = CatalogExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
@@ -32,8 +32,8 @@ class CatalogExampleGen(base_beam_component.BaseBeamComponent):
     def __init__(self, data: str, data_digest: str, features: str, source_digest: str) -> None:
         """Args:
         data: the data directory.
-        data_digest: its manifest's digest.
-        features: ResolvedFeatures as JSON; those of the items join every Example.
+        data_digest: the digest of its manifest.
+        features: ResolvedFeatures as JSON; every Example holds the features of the items.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(

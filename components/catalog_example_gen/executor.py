@@ -1,4 +1,4 @@
-"""Encodes the items table: record batches in, one tf.Example per item out."""
+"""Executor of CatalogExampleGen: encodes record batches of items/ as one tf.Example per item."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from two_tower.schema import features
 SPLIT = "catalog"
 _LISTS = (features.ARTIST_ID, features.ALBUM_ID)
 _RowGroup = tuple[str, int]  # file, row group
-# An item may carry a vector and a text.
+# Batches are small because an item may carry a vector and a text.
 _ROWS_PER_BATCH = 8_192
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Reads `items/`, writes one split named "catalog"."""
+    """Executor that reads items/ and writes one split named "catalog"."""
 
     def Do(
         self,
@@ -45,10 +45,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Withdrawn items (`available` false) are left out: they can be neither indexed nor recommended.
+        """Writes the items; withdrawn ones (`available` false) are left out and so never recommended.
 
         Raises:
-          UserError: items/ lacks a column that the settings name, or a value in it is not of its kind.
+          UserError: items/ lacks a column that the settings name, or a value is not of the column's kind.
         """
         specs = ResolvedFeatures.from_json(exec_properties["features"]).items
         examples = artifact_utils.get_single_instance(output_dict["examples"])
@@ -96,11 +96,11 @@ def _encode_items(group: _RowGroup, specs: Sequence[FeatureSpec]) -> Iterator[by
 
 
 def _built_in(table: pa.Table) -> dict[str, pa.ListArray]:
-    """The features that every catalog has; unknown where the table does not have the column."""
+    """Returns the features that every catalog has; a missing column gives unknown values."""
     rows, present = table.num_rows, set(table.column_names)
     columns = {features.ITEM_ID: _lists_of_one(table[features.ITEM_ID].cast(pa.int64()))}
     for name in _LISTS:
-        # An item without artists holds an empty list; a table without the column, only empty ones.
+        # An item without artists has an empty list, and so has every item of a table without the column.
         columns[name] = (
             _filled(table[name], pa.list_(pa.int64()))
             if name in present
@@ -116,7 +116,7 @@ def _built_in(table: pa.Table) -> dict[str, pa.ListArray]:
 
 
 def _filled(values: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """Null lists become empty ones, and null members are dropped: the encoder would write them as 0."""
+    """Replaces null lists by empty ones and drops null members, which the encoder would write as 0."""
     lists = joined(values.cast(kind))
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     members = lists.flatten()

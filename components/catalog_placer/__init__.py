@@ -1,1 +1,1 @@
-"""CatalogPlacer: today's items in towers that are trained already."""
+"""CatalogPlacer: a component that places today's items in trained towers."""

@@ -1,4 +1,4 @@
-"""CatalogPlacer: what it takes and gives. It stands in Trainer's place where nothing is trained."""
+"""CatalogPlacer: inputs, outputs and parameters. It replaces Trainer in a run that re-indexes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.catalog_placer import executor
 
 
 class CatalogPlacerSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on."""
+    """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
         "trainer": ExecutionParameter(type=str),
@@ -31,7 +31,7 @@ class CatalogPlacerSpec(types.ComponentSpec):
 
 
 class CatalogPlacer(base_component.BaseComponent):
-    """Trained towers and today's items to towers over today's items, in the form that Trainer gives."""
+    """Component that turns trained towers into towers over today's items, in Trainer's output format."""
 
     SPEC_CLASS = CatalogPlacerSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
@@ -50,14 +50,14 @@ class CatalogPlacer(base_component.BaseComponent):
         source_digest: str,
     ) -> None:
         """Args:
-        catalog: CatalogExampleGen's Examples of today's items, not transformed.
-        interactions: the windows of the training's run, to count the test labels that are withdrawn.
+        catalog: CatalogExampleGen's untransformed Examples of today's items.
+        interactions: the windows of the training's run, to count withdrawn test labels.
         towers: the Trainer's model.
         transform_graph: Transform's graph of the training's run.
         catalog_graph: CatalogTransform's graph of that run, which transforms today's items.
-        trainer: TrainerConfig as JSON, of the training.
-        history_length: events that a query sees.
-        features: ResolvedFeatures as JSON, of the training.
+        trainer: TrainerConfig of the training, as JSON.
+        history_length: the most events that a query sees.
+        features: ResolvedFeatures of the training, as JSON.
         items_digest: digest of today's items, which the model records.
         source_digest: digest of the sources, so that edited code runs again.
         """

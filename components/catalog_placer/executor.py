@@ -1,4 +1,4 @@
-"""Hands the artifacts' files to trainer.placement."""
+"""Executor of CatalogPlacer: passes the artifacts' files to trainer.loop.placement."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.serving.provenance import ITEMS, TOWERS
 from two_tower.trainer.settings import TrainerConfig
 
-# Custom properties of the model: today's items, those that training has not had, those with a row of their
-# own that it learnt, the trained catalog's that are none any more, and, of the labels that the model is
-# judged by, all and those that are withdrawn: these no one can find in it.
+# Custom properties of the model: today's items, items new since the training, items with a learnt row,
+# withdrawn items of the trained catalog, test labels, and test labels of withdrawn items (always missed).
 COUNTS = ("items", "items_new", "items_learnt", "items_withdrawn", "test_labels", "test_labels_withdrawn")
 
 
 class Executor(base_executor.BaseExecutor):
-    """Writes towers over today's items, and beside them what a later training can begin from."""
+    """Executor that writes towers over today's items, with the state for a later warm start."""
 
     def Do(
         self,
@@ -35,8 +34,8 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Raises UserError as `placement.place` does, and where the training left nothing to restore."""
-        # TensorFlow loads here, not when the pipeline is drawn.
+        """Writes the model; raises UserError as `placement.place` does, or without a state to restore."""
+        # TensorFlow is imported here, not when the pipeline is built.
         from two_tower.evaluation.queries import all_queries, read_windows
         from two_tower.trainer.loop import placement, warm_start
         from two_tower.trainer.loss.sampling import repeats_for
@@ -62,7 +61,7 @@ class Executor(base_executor.BaseExecutor):
         )
         model = artifact_utils.get_single_instance(output_dict["model"])
         placed.towers.save(path_utils.serving_model_dir(model.uri))
-        # The weights are the same, and so is what a later training begins from.
+        # The weights are the same, and so is the state for a warm start.
         kept = os.path.join(model.uri, warm_start.DIRECTORY)
         fileio.makedirs(kept)
         for name in fileio.listdir(state):

@@ -1,1 +1,1 @@
-"""ComparableStatistics: statistics with the same bins on both sides, for TFX's DistributionValidator."""
+"""ComparableStatistics: a component that writes statistics in common bins for DistributionValidator."""

@@ -1,6 +1,6 @@
-"""ComparableStatistics: puts beside each other what is to be compared, in the same bins.
+"""ComparableStatistics: writes the statistics that are compared, in common bins.
 
-(`@component` reads annotations: no postponed evaluation in this module.)
+`@component` reads annotations, so this module has no postponed evaluation.
 """
 
 import json
@@ -31,17 +31,17 @@ def ComparableStatistics(
     source_digest: Parameter[str],
     approved_before: InputArtifact[Statistics] = None,
 ) -> None:
-    """Writes the splits `before` and `now` (train of the last approved run and this one's), `train`, `test`.
+    """Writes the splits `before` and `now` (train of the last approved run and of this run), `train`, `test`.
 
     Args:
-      examples: the windows, which know their data set's name.
-      statistics: theirs.
-      comparable: what TFX's DistributionValidator compares.
+      examples: the windows, which record their data set's name.
+      statistics: the statistics of the windows.
+      comparable: receives the statistics that TFX's DistributionValidator compares.
       features: ResolvedFeatures as JSON.
-      made_with: the settings that shape a window, as JSON: statistics of windows that were made with others,
-        or of another data set, are not compared with. `now` then stands on both sides.
-      source_digest: for the cache alone: edited code runs again.
-      approved_before: statistics of the last run that the gate let pass, where there is one.
+      made_with: the settings that shape a window, as JSON. Statistics with other settings, or of another data
+        set, are no baseline; `now` then stands on both sides.
+      source_digest: digest of the sources, so that edited code runs again.
+      approved_before: statistics of the last run that passed the gate, if any.
     """
     del source_digest
     resolved = ResolvedFeatures.from_json(features)
@@ -51,8 +51,8 @@ def ComparableStatistics(
     )
     facts = read_facts(examples)
     reason, before = approved.baseline_of(approved_before, facts.dataset, json.loads(made_with))
-    # In the other protocols a test window is a user's state, nothing of which is later than what is predicted
-    # from it; there is no period whose events could be told apart.
+    # In the other protocols a test window is a user's state before the label: it has no events of the test
+    # period to tell from context.
     is_by_time = facts.protocol == "next_event"
     context = distributions.context_share(test, facts.test_from) if is_by_time else 0.0
     pairs = {

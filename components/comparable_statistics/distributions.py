@@ -1,7 +1,7 @@
-"""What is compared between two sets of windows, and how: see docs/decisions/0008-comparable-statistics.md.
+"""Distributions compared between two sets of windows; see docs/decisions/0008-comparable-statistics.md.
 
-Not compared: item ids and user ids (which items are played changes every day, and is what the model learns),
-absolute times (they move on by nature), texts and vectors.
+Item ids and user ids are not compared: popularity changes every day, and the model learns it. Absolute times
+always move on; texts and vectors are not compared either.
 """
 
 from __future__ import annotations
@@ -20,45 +20,45 @@ from two_tower.schema import features
 
 Array = np.ndarray
 
-# The largest difference of any value's share, of categories; the Jensen-Shannon divergence (to base 2), of
-# numbers. Both lie between 0 (the same) and 1.
+# Distance of categories: the largest difference of any value's share. Distance of numbers: the Jensen-Shannon
+# divergence to base 2. Both lie between 0 (equal) and 1.
 L_INFINITY = "L-infinity distance"
 JENSEN_SHANNON = "Jensen-Shannon divergence"
 # By `ColumnKind.compared_as`.
 _MEASURES = {"categories": L_INFINITY, "numbers": JENSEN_SHANNON}
 
-# TFDV's quantiles are exact to a hundredth; of fewer a single outlier would blur the share of the last one.
+# TFDV's quantiles are exact to a hundredth; with fewer, one outlier would blur the share of the last bin.
 _QUANTILES = 50
 _BINS = 10
 
-# Not a feature of a window but its number of events.
+# A pseudo-feature: the number of events of a window.
 WINDOW_EVENTS = "window_events"
 
-# Features with a value an event, in windows whose events are partly context.
+# Features with one value per event; part of a window's events are context.
 _OF_AN_EVENT = (features.HISTORY_EVENT_TYPE, features.HISTORY_PLAY_RATIO, features.HISTORY_IS_ORGANIC)
-# What remains of test windows without their context is at least a tenth: chance grows tenfold there.
+# At least a tenth of test's events stays after context is taken off: chance grows tenfold there.
 _MOST_CONTEXT = 0.9
 
-# Pairs of splits of what is compared, as a DistributionValidator names them: what is examined, its baseline.
+# Pairs of splits in the order of DistributionValidator: the examined split, its baseline.
 DRIFT_PAIR = ("now", "before")
 SKEW_PAIR = ("test", "train")
-# Custom property of what is compared: why drift is not looked for, or "".
+# Custom property of the artifact: the reason why drift is not checked, or "".
 NO_DRIFT_REASON = "no_drift_reason"
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """A feature and how its distributions are compared."""
+    """Feature with the measure of its distance."""
 
     name: str
     measure: str
 
 
 def compared_for_skew(resolved: ResolvedFeatures) -> list[Compared]:
-    """What train and test must agree on.
+    """Returns the features on which train and test must agree.
 
-    Neither label_step nor the number of events a window: test windows are made differently (few queries after
-    much context; one query a user in the frozen and leave-one-out protocols).
+    label_step and the number of events per window are left out, because test windows are built differently:
+    few queries after much context, or one query per user in the frozen and leave-one-out protocols.
     """
     return [
         Compared(features.HISTORY_EVENT_TYPE, L_INFINITY),
@@ -73,7 +73,7 @@ def compared_for_skew(resolved: ResolvedFeatures) -> list[Compared]:
 
 
 def compared_for_drift(resolved: ResolvedFeatures) -> list[Compared]:
-    """What train must agree on with the train split of the run before."""
+    """Returns the features on which train must agree with train of the previous run."""
     return [
         *compared_for_skew(resolved),
         Compared(features.LABEL_STEP, JENSEN_SHANNON),
@@ -84,7 +84,7 @@ def compared_for_drift(resolved: ResolvedFeatures) -> list[Compared]:
 def validator_config(
     compared: list[Compared], limit: float
 ) -> distribution_validator_pb2.DistributionValidatorConfig:
-    """The settings of a DistributionValidator; with the limit 0 it compares nothing."""
+    """Returns the settings of a DistributionValidator; a limit of 0 compares nothing."""
     config = distribution_validator_pb2.DistributionValidatorConfig()
     for one in compared if limit else []:
         feature = config.default_slice_config.feature.add()
@@ -97,12 +97,12 @@ def validator_config(
 
 
 def statistics_options() -> tfdv.StatsOptions:
-    """Of StatisticsGen: enough quantiles for bins."""
+    """Returns the options of StatisticsGen, with enough quantiles for the bins."""
     return tfdv.StatsOptions(num_quantiles_histogram_buckets=_QUANTILES)
 
 
 def context_share(test: Statistics, test_from: int) -> float:
-    """Share of test windows' events that are context from before `test_from`, when the test period begins."""
+    """Returns the share of test windows' events before `test_from`, when the test period begins (seconds)."""
     times = of_feature(test, features.HISTORY_TIMESTAMP)
     if times is None:
         return 0.0
@@ -113,19 +113,22 @@ def context_share(test: Statistics, test_from: int) -> float:
 def comparable(
     baseline: Statistics, examined: Statistics, compared: list[Compared], context: float = 0.0
 ) -> tuple[Statistics, Statistics]:
-    """Both sides' statistics of the compared features, numbers counted in the same bins.
+    """Returns both sides' statistics of the compared features, with numbers counted in common bins.
 
-    TFDV's Jensen-Shannon divergence reads the histogram of 10 equal-width buckets between a side's own least
-    and greatest value. One play ratio of 100 among 10,000 puts all others into one bucket: TFDV finds 0.80
-    between two samples of the same distribution, and 0.00 where all other values became 0. Here the bins lie
-    between the baseline's deciles (and values that make up much of it have bins of their own), which are
-    among TFDV's quantiles; the histogram that is compared has the bins' numbers for values.
+    TFDV's Jensen-Shannon divergence reads histograms of 10 equal-width buckets between each side's least and
+    greatest value. One play ratio of 100 among 10,000 puts all others into one bucket: TFDV finds 0.80
+    between two samples of one distribution, and 0.00 after all other values became 0. Here the bins lie
+    between the baseline's deciles, and frequent values have bins of their own; TFDV's quantiles include
+    these edges. The compared histogram has the bins' numbers as values.
 
-    A feature without any value on a side is left out of that side.
+    A side leaves out features without any value on it.
 
-    Most events of a test window may be context from before the test period, in which a fault of that period
-    alone would drown. `context` is their share: as many events, distributed as the baseline's, are taken off
-    the examined side. Where nothing is wrong, what remains is distributed as before.
+    Args:
+      baseline, examined: statistics of the two sides.
+      compared: the compared features.
+      context: the share of the examined side's events that are context from before the test period. A fault
+        of the period alone would drown in them. So as many events, distributed like the baseline, are taken
+        off the examined side. Without a fault, the rest keeps its distribution.
     """
     context = min(context, _MOST_CONTEXT)
     sides = [_with_window_events(baseline), _with_window_events(examined)]
@@ -184,7 +187,7 @@ def _take_context_off(
 
 
 def of_feature(statistics: Statistics, name: str) -> FeatureStatistics | None:
-    """A feature's statistics; None where no window has a value of it."""
+    """Returns a feature's statistics; None if no window has a value."""
     for feature in statistics.features:
         if feature.name == name or list(feature.path.step) == [name]:
             kind = feature.WhichOneof("stats")
@@ -193,7 +196,7 @@ def of_feature(statistics: Statistics, name: str) -> FeatureStatistics | None:
 
 
 def quantiles(feature: FeatureStatistics) -> statistics_pb2.Histogram:
-    """A numeric feature's histogram of equal counts."""
+    """Returns a numeric feature's histogram of equal counts; raises ValueError without one."""
     for histogram in feature.num_stats.histograms:
         if histogram.type == statistics_pb2.Histogram.QUANTILES:
             return histogram
@@ -201,10 +204,10 @@ def quantiles(feature: FeatureStatistics) -> statistics_pb2.Histogram:
 
 
 def bin_edges(histogram: statistics_pb2.Histogram) -> Array:
-    """Upper edges (inclusive) of the bins, ascending; above the last one is another bin.
+    """Returns the upper edges (inclusive) of the bins, ascending; one more bin lies above the last edge.
 
-    The deciles; and where neighbouring quantiles agree, their value and the number just below it, so that
-    this value alone is a bin.
+    The edges are the deciles. Where neighbouring quantiles agree, their value and the number just below it
+    are edges too: this value has a bin of its own.
     """
     buckets = histogram.buckets
     bounds = np.array([buckets[0].low_value, *(bucket.high_value for bucket in buckets)])
@@ -214,7 +217,7 @@ def bin_edges(histogram: statistics_pb2.Histogram) -> Array:
 
 
 def masses(histogram: statistics_pb2.Histogram, edges: Array) -> Array:
-    """Number of values in each bin, [len(edges) + 1]; within a bucket they are taken to lie evenly."""
+    """Returns the number of values per bin, [len(edges) + 1]; values lie evenly within a bucket."""
     below = np.zeros(len(edges))
     total = 0.0
     for bucket in histogram.buckets:
@@ -229,7 +232,7 @@ def masses(histogram: statistics_pb2.Histogram, edges: Array) -> Array:
 
 
 def _with_window_events(statistics: Statistics) -> Statistics:
-    """Adds the number of events a window as if it were a feature: TFDV compares values alone."""
+    """Adds the number of events per window as a feature, because TFDV compares values alone."""
     result = Statistics()
     result.CopyFrom(statistics)
     items = of_feature(statistics, features.HISTORY_ITEM_ID)

@@ -1,1 +1,1 @@
-"""CuratedSchema: the schema that people keep, as an artifact of the run."""
+"""CuratedSchema: a component that writes the hand-kept schema as an artifact of the run."""

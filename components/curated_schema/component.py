@@ -1,7 +1,7 @@
 """CuratedSchema: writes a schema's text as a Schema artifact.
 
-TFX's ImportSchemaGen caches on the file's path, so that an edited schema would not run again; here the
-text itself is the parameter. (`@component` reads annotations: no postponed evaluation in this module.)
+TFX's ImportSchemaGen caches on the file's path, so an edited schema would not run again. Here the text itself
+is the parameter. `@component` reads annotations, so this module has no postponed evaluation.
 """
 
 import os
@@ -16,9 +16,12 @@ from tfx.types.standard_artifacts import Schema
 def CuratedSchema(
     schema: OutputArtifact[Schema], text: Parameter[str], source_digest: Parameter[str]
 ) -> None:
-    """Writes `text`, a Schema in text format, as schema.pbtxt.
+    """Writes a schema as schema.pbtxt.
 
-    `source_digest` is for the cache alone: edited code runs again.
+    Args:
+      schema: receives the file.
+      text: a Schema in text format.
+      source_digest: digest of the sources, so that edited code runs again.
     """
     del source_digest
     with fileio.open(os.path.join(schema.uri, "schema.pbtxt"), "w") as file:

@@ -1,4 +1,4 @@
-"""The curated schemas of interactions and of the catalog, with the features of named columns."""
+"""Curated schemas of interactions and of the catalog, with the features of named columns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from two_tower.data_directory.feature_columns import FeatureSpec
 
 
 def read(name: str, specs: Iterable[FeatureSpec] = ()) -> str:
-    """Returns `schema/<name>.pbtxt`, "interactions" or "catalog", with the features of named columns.
+    """Returns the text of `schema/<name>.pbtxt` with the features of named columns.
 
-    Those belong to both environments, TRAINING and SERVING, and may be absent from any Example.
+    These features belong to both environments, TRAINING and SERVING, and any Example may lack them.
+
+    Args:
+      name: "interactions" or "catalog".
+      specs: the features of named columns.
     """
     text = schemas.text(name)
     schema = text_format.Parse(text, schema_pb2.Schema())
     specs = tuple(specs)
     for spec in specs:
         _add(schema, spec)
-    # Without features of its own it stays as it was written, comments and all.
+    # Without named columns the text stays as written, with its comments.
     return text_format.MessageToString(schema) if specs else text
 
 

@@ -1,1 +1,1 @@
-"""InteractionExampleGen: raw listening events to packed windows with a temporal split."""
+"""InteractionExampleGen: a component that turns events into windows of train, eval and test."""

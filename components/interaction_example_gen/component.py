@@ -1,4 +1,4 @@
-"""InteractionExampleGen: what it takes and gives."""
+"""InteractionExampleGen: inputs, outputs and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.interaction_example_gen import executor
 
 
 class InteractionExampleGenSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on: same digests and settings, same Examples."""
+    """Specification of the component; the cache keys on the parameters: digests and settings."""
 
     PARAMETERS = {
         "data": ExecutionParameter(type=str),
@@ -26,7 +26,7 @@ class InteractionExampleGenSpec(types.ComponentSpec):
 
 
 class InteractionExampleGen(base_beam_component.BaseBeamComponent):
-    """Listening events to packed windows, split into train, eval and test."""
+    """Component that turns events into packed windows, split into train, eval and test."""
 
     SPEC_CLASS = InteractionExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(executor.Executor)
@@ -36,11 +36,11 @@ class InteractionExampleGen(base_beam_component.BaseBeamComponent):
     ) -> None:
         """Args:
         data: the data directory.
-        data_digest: its manifest's digest: changed data runs again, the same bytes written twice do not.
+        data_digest: the digest of its manifest: only changed data runs again.
         split: SplitConfig as JSON.
         windows: WindowConfig as JSON.
         source_digest: digest of the sources, so that edited code runs again.
-        features: ResolvedFeatures as JSON, of which the users' are written into each window; "": none.
+        features: ResolvedFeatures as JSON; each window carries the users' features; "" for none.
         """
         super().__init__(
             spec=InteractionExampleGenSpec(

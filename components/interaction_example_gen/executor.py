@@ -1,4 +1,4 @@
-"""Cuts packed windows on Beam: Arrow record batches in, tf.Examples out, no per-row Python between."""
+"""Executor of InteractionExampleGen: cuts windows on Beam from Arrow batches, without Python per row."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from two_tower.schema import features
 
 _ROWS, _COUNTS = "rows", "counts"
 # Level 1 takes 0.4 of level 6's time for 1.08 of its bytes. No compression would save a tenth of this
-# component's time for 3.5 times the bytes (32 an event instead of 9), which Transform and statistics read.
+# component's time for 3.5 times the bytes (32 per event instead of 9), which Transform and statistics read.
 _COMPRESSION = tf.io.TFRecordOptions(compression_type="GZIP", compression_level=1)
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Reads `events/` and `users/`, writes Split-train, Split-eval and Split-test of windows."""
+    """Executor that reads events/ and users/ and writes windows to Split-train, Split-eval and Split-test."""
 
     def Do(
         self,
@@ -43,7 +43,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Raises UserError where the data lacks what the protocol needs, or a split turns out empty."""
+        """Writes the windows; raises UserError if the protocol lacks data or a split is empty."""
         data = exec_properties["data"]
         manifest = Manifest.load(data)
         split_config = from_plain(SplitConfig, json.loads(exec_properties["split"]), "split")
@@ -134,7 +134,7 @@ def _cut_shard(
     folders: dict[str, str],
     scratch: str,
 ) -> Iterator[tuple[str, int]]:
-    """Writes a shard's windows, and yields counts of what was cut."""
+    """Writes a shard's windows and yields their counts."""
     number, batches = shard
     encoder = example_coder.RecordBatchToExamplesEncoder()
     counts: Counter[str] = Counter()
@@ -147,11 +147,11 @@ def _cut_shard(
 
 
 class _ShardFiles:
-    """One shard's files, one a split that has any windows.
+    """Files of one shard, one per split with windows.
 
-    Their names follow from the shard's number, and they are written elsewhere and then renamed: a bundle that
-    is run again, or twice at once, leaves the same files, and a killed one leaves none. Through Beam's own
-    sink each Example would be an element of its own, with a checksum in Python and gzip's level fixed at 6.
+    The shard's number gives the names, and finished files are renamed into place. A bundle that runs again,
+    or twice at once, leaves the same files; a killed bundle leaves none. In Beam's own sink each Example
+    would be an element, with a checksum in Python, and gzip's level would be 6.
     """
 
     def __init__(self, folders: dict[str, str], scratch: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Data facts as custom properties of the windows' artifact, and where they come from."""
+"""Data facts of the windows: derived from manifest and settings, stored as custom properties of artifacts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from two_tower.data_directory.manifest import Manifest
 
 
 def facts_of(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> DataFacts:
-    """Derives the facts from what `splits.event_split` takes, and with its errors."""
+    """Derives the facts; arguments and errors are those of `splits.event_split`."""
     split = event_split(data, manifest, config, spans)
     times = split.times if isinstance(split, FrozenSplit) else split
     bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5

@@ -1,8 +1,8 @@
-"""Rows on their way through Beam: read by row groups, narrowed, keyed by a shard of the user's hash.
+"""Shards: rows read by row groups, narrowed, and keyed by a hash of the user.
 
-What crosses Beam are Arrow record batches of one shard's rows, as IPC bytes. A batch of events has the
-columns of `Events`, integers as narrow as their values allow, event types as codes, and in its schema's
-metadata the types' names and the place of its first row among all events, by which batches are put in order.
+Arrow record batches of one shard's rows cross Beam as IPC bytes. A batch of events has the columns of
+`Events`, with narrow integers and event types as codes. Its schema's metadata holds the types' names and the
+place of its first row among all events, which puts batches in order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from two_tower.schema import features
 
 # Events whose windows are cut at once, about 100 bytes each: it bounds a shard's memory.
 EVENTS_PER_SHARD = 1_000_000
-# Rows that are read at once: a batch a shard comes of them, and each has its overhead.
+# Rows that are read at once: they give one batch per shard, and each batch has overhead.
 _LEAST_ROWS, _MOST_ROWS = 500_000, 4_000_000
 _ROWS_A_BATCH = 256
 _SPAN = re.compile(r"/span-(\d+)/[^/]*$")
@@ -38,7 +38,14 @@ Counts = dict[str, int]
 
 @dataclasses.dataclass(frozen=True)
 class TableFile:
-    """A Parquet file: where its first row stands among the table's; its span's number, or -1."""
+    """Parquet file of a table.
+
+    Attributes:
+        path: path or URL.
+        first_row: number of its first row among the table's rows.
+        rows: number of its rows.
+        span: the number of its span, or -1.
+    """
 
     path: str
     first_row: int
@@ -48,7 +55,7 @@ class TableFile:
 
 @dataclasses.dataclass(frozen=True)
 class RowGroups:
-    """Row groups of one file that are read at once."""
+    """Row groups of one file that are read at once; `first_row` counts over the table."""
 
     file: TableFile
     groups: tuple[int, ...]
@@ -56,7 +63,7 @@ class RowGroups:
 
 
 def table_files(data: str, manifest: Manifest, table: str, spans: int = 0) -> list[TableFile]:
-    """The files of "events" (of the newest `spans` spans; 0: all) or "users", in the order of their rows."""
+    """Lists the files of "events" (the newest `spans` spans; 0: all) or "users", in row order."""
     paths = event_files(data, spans) if table == "events" else user_files(data)
     rows = {storage.join(data, file.path): file.rows for file in manifest.files}
     files, first_row = [], 0
@@ -68,7 +75,7 @@ def table_files(data: str, manifest: Manifest, table: str, spans: int = 0) -> li
 
 
 def row_groups(file: TableFile, shards: int) -> Iterator[RowGroups]:
-    """The file's row groups, so many together that each shard gets a batch worth its overhead."""
+    """Yields the file's row groups in bundles that give each shard a batch worth its overhead."""
     enough = min(max(_LEAST_ROWS, shards * _ROWS_A_BATCH), _MOST_ROWS)
     with storage.open_file(file.path) as opened:
         metadata = pq.ParquetFile(opened).metadata
@@ -87,13 +94,13 @@ def row_groups(file: TableFile, shards: int) -> Iterator[RowGroups]:
 
 @dataclasses.dataclass(frozen=True)
 class EventReader:
-    """Reads events and divides them among shards.
+    """Reader of events that divides them among shards.
 
     Attributes:
-        shards: how many.
-        label_event: the data set's name of what windows call "listen".
-        time_column: "timestamp", or "order" where the data has no times.
-        has_split: whether the column `split` is read.
+        shards: number of shards.
+        label_event: the data set's name of the event type that windows call "listen".
+        time_column: "timestamp", or "order" for data without times.
+        has_split: True reads the column `split`.
     """
 
     shards: int
@@ -102,9 +109,10 @@ class EventReader:
     has_split: bool
 
     def read(self, source: RowGroups) -> tuple[Iterator[tuple[int, bytes]], Counts]:
-        """(shard, its rows) for each shard, and counts: `late_events`, of a day before their span's.
+        """Returns (shard, its rows) for each shard, and counts: `late_events`, older than their span's day.
 
-        Raises UserError for a value of `split` that names none.
+        Raises:
+            UserError: a value of the column `split` is no split's name.
         """
         with storage.open_file(source.file.path) as opened:
             parquet = pq.ParquetFile(opened)
@@ -140,7 +148,7 @@ class EventReader:
 
 
 def read_users(source: RowGroups, shards: int, columns: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
-    """(shard, rows) of the users table: `user_id` and the columns named, as they are."""
+    """Returns (shard, rows) of users/, with `user_id` and the named columns unchanged."""
     with storage.open_file(source.file.path) as opened:
         table = pq.ParquetFile(opened).read_row_groups(list(source.groups), columns=["user_id", *columns])
     batch = table.combine_chunks().to_batches()
@@ -148,12 +156,12 @@ def read_users(source: RowGroups, shards: int, columns: tuple[str, ...]) -> Iter
 
 
 def divide(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, bytes]]:
-    """(shard, its rows): all rows of a user go to one shard, by a hash of `user_id`."""
+    """Yields (shard, its rows); a hash of `user_id` sends all rows of a user to one shard."""
     if shards == 1:
         yield 0, _to_ipc(batch)
         return
     user_id = batch.column(batch.schema.get_field_index("user_id")).to_numpy()
-    # As narrow as may be: NumPy sorts numbers of 16 bits by radix.
+    # NumPy sorts numbers of 16 bits by radix.
     shard = (_hash(user_id) % np.uint64(shards)).astype(np.uint16 if shards <= 1 << 16 else np.uint32)
     order = np.argsort(shard, kind="stable")
     by_shard = batch.take(pa.array(order))
@@ -165,10 +173,10 @@ def divide(batch: pa.RecordBatch, shards: int) -> Iterator[tuple[int, bytes]]:
 
 
 def parts(batches: Iterable[bytes], most: int) -> Iterator[tuple[Events, UserTable | None]]:
-    """A shard's events, and its users' rows if there are any; in parts of whole users where it is large.
+    """Yields a shard's events and its users' rows, in parts of whole users if the shard is large.
 
-    A part has at most `most` events and those of one more user: a shard that is far larger than the average
-    does not need memory in proportion for its windows, only for its rows.
+    A part has at most `most` events plus those of one user. A shard far above the average then needs memory
+    in proportion for its rows, but not for its windows.
     """
     decoded = [_from_ipc(content) for content in batches]
     users = UserTable.of([batch for batch in decoded if _is_users(batch)])
@@ -183,7 +191,7 @@ def parts(batches: Iterable[bytes], most: int) -> Iterator[tuple[Events, UserTab
     distinct, counts = np.unique(np.concatenate(ids), return_counts=True)
     part_of_user = (np.cumsum(counts) - counts) // most
     part_of_row = [part_of_user[np.searchsorted(distinct, own)].astype(np.int32) for own in ids]
-    # A user with more events than a part holds leaves numbers behind that no user has.
+    # Part numbers have gaps after a user with more events than a part holds.
     for part in np.unique(part_of_user).tolist():
         chosen = [
             batch.filter(pa.array(of_row == part)) for batch, of_row in zip(events, part_of_row, strict=True)
@@ -193,14 +201,14 @@ def parts(batches: Iterable[bytes], most: int) -> Iterator[tuple[Events, UserTab
 
 @dataclasses.dataclass(frozen=True)
 class UserTable:
-    """Rows of the users table: `user_id` [users] ascending, and the other columns in that order."""
+    """Rows of users/: `user_id` [users] ascending, and the other columns in that order."""
 
     user_id: np.ndarray
     rows: pa.Table
 
     @classmethod
     def of(cls, batches: list[pa.RecordBatch]) -> UserTable | None:
-        """None where there are no rows. Of a user's several rows the first stays."""
+        """Builds the table from batches, keeping each user's first row; returns None without rows."""
         if not batches:
             return None
         table = pa.Table.from_batches(batches)
@@ -211,7 +219,7 @@ class UserTable:
 def user_columns(
     users: UserTable | None, specs: tuple[FeatureSpec, ...], user_id: np.ndarray
 ) -> dict[str, pa.ListArray]:
-    """The features of users [windows] by name; a user without a row has absent values."""
+    """Returns the features of users [windows] by name; a user without a row has absent values."""
     if users is None:
         rows = pa.table({spec.column: pa.nulls(len(user_id)) for spec in specs})
     else:
@@ -221,7 +229,7 @@ def user_columns(
 
 
 def _events(batches: list[pa.RecordBatch]) -> Events:
-    """Joins batches, whose integers may differ in width and whose codes in meaning."""
+    """Joins batches, whose integer widths and event type codes may differ."""
     types = [features.LISTEN]
     renamed = []
     for batch in batches:
@@ -246,8 +254,8 @@ def _place(batch: pa.RecordBatch) -> int:
 
 
 def _to_ipc(batch: pa.RecordBatch) -> bytes:
-    # All rows are in memory at once on the in-memory runner, several times over, and are shuffled on others:
-    # compressed they are less than half as many bytes, for no more time than copying the rest takes.
+    # The in-memory runner holds several copies of all rows, and other runners shuffle them. Compression more
+    # than halves the bytes, in the time that copying the rest would take.
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
@@ -261,7 +269,7 @@ def _from_ipc(content: bytes) -> pa.RecordBatch:
 
 
 def _hash(ids: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser: consecutive ids spread evenly, the same on every machine."""
+    """Hashes ids by splitmix64's finaliser: consecutive ids spread evenly, alike on every machine."""
     x = ids.astype(np.uint64)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -269,7 +277,7 @@ def _hash(ids: np.ndarray) -> np.ndarray:
 
 
 def _narrow(largest: int) -> type[np.signedinteger[Any]]:
-    """The narrowest of the integers that Arrow and NumPy share."""
+    """Returns the narrowest integer type that Arrow and NumPy share."""
     for kind in (np.int8, np.int16, np.int32):
         if largest <= np.iinfo(kind).max:
             return kind
@@ -283,7 +291,7 @@ def _integers(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _filled(table: pa.Table, name: str, kind: type[Any]) -> np.ndarray:
-    """An optional column, UNKNOWN where it is null or missing."""
+    """Returns an optional column with UNKNOWN for null, or for a missing column."""
     if name not in table.column_names:
         return np.full(table.num_rows, features.UNKNOWN, kind)
     arrow = pa.from_numpy_dtype(kind)
@@ -291,7 +299,7 @@ def _filled(table: pa.Table, name: str, kind: type[Any]) -> np.ndarray:
 
 
 def _event_types(values: pa.ChunkedArray | None, rows: int, label_event: str) -> tuple[np.ndarray, list[str]]:
-    """Codes [rows] and their names. From here on the label event, and it alone, has one name and code 0."""
+    """Encodes event types as codes [rows] and their names; the label event alone is "listen", code 0."""
     if values is None:
         return np.zeros(rows, np.int8), [features.LISTEN]
     encoded = values.cast(pa.string()).combine_chunks().dictionary_encode()
@@ -311,18 +319,18 @@ def _event_types(values: pa.ChunkedArray | None, rows: int, label_event: str) ->
         names += ["unknown"] * ("unknown" not in names)
     codes.append(names.index("unknown") if "unknown" in names else 0)
     code_of = np.array(codes, _narrow(len(names)))
-    # A null's index is the last code.
+    # The index of a null is the last code.
     indices = pc.fill_null(encoded.indices, len(codes) - 1).to_numpy(zero_copy_only=False)
     return code_of[indices], names
 
 
 def split_numbers(values: pa.ChunkedArray, path: str) -> np.ndarray:
-    """int8 [rows], places in features.SPLITS. Raises UserError for any other value."""
+    """Returns split numbers, int8 [rows], or raises UserError for a value that names no split."""
     numbers = pc.index_in(values.cast(pa.string()), value_set=pa.array(features.SPLITS))
     if numbers.null_count:
         unknown = values.filter(pc.is_null(numbers))
         raise UserError(
             f"{path}: column 'split': {unknown[0].as_py()!r} in one of {len(unknown)} rows that name no "
-            f"split: each takes one of {', '.join(features.SPLITS)}."
+            f"split. Write one of {', '.join(features.SPLITS)}."
         )
     return numbers.to_numpy().astype(np.int8)

@@ -1,7 +1,7 @@
-"""What is predicted from what: the protocols as two numbers an event, its label's split and who may see it.
+"""Split protocols: each event's label split, and the first split whose queries see the event.
 
-The protocols differ in these two alone (`Placement`), and in how eval and test ask: by a query an event, or,
-in the frozen protocol, by one a user.
+The protocols differ in these two numbers (`Placement`), and in the queries of eval and test: one per event,
+or in the frozen protocol one per user.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from two_tower.schema import features
 
 Array = np.ndarray
 
-# Listens that are labels of the frozen protocol, by the constant of Yambda's authors.
+# Least play ratio of a listen that is a label of the frozen protocol: the constant of Yambda's authors.
 MIN_LABEL_PLAY_RATIO = 0.5
 # Yambda's own split, as its authors have it (Ploshkin et al., 2025), in seconds of its clock: test from
 # 25,913,600, which is 86,400 before the end, and a gap of 1,800.
@@ -26,36 +26,38 @@ YAMBDA = SplitConfig("frozen", holdout_seconds=86_400, gap_seconds=1_800, last_t
 # Protocols that split by time.
 BY_TIME = ("next_event", "frozen", "yambda")
 
-# Splits are numbered by their place in features.SPLITS, as bytes: there is one per event.
+# Split numbers are places in features.SPLITS, stored as one byte per event.
 TRAIN, EVAL, TEST, NONE = (np.int8(number) for number in range(4))
 
 
 class Histories(Protocol):
-    """What a protocol sees of events: columns of one length, by user and time (see windows.Histories)."""
+    """Columns of events that a protocol reads, sorted by user and time (see histories.Histories)."""
 
     @property
     def user(self) -> Array:
-        """[n] the event's user, numbered from 0 without a gap."""
+        """User numbers [n], from 0 without gaps."""
 
     @property
     def timestamp(self) -> Array:
-        """[n] seconds, or the rank within the user where the data has an order instead of times."""
+        """Times [n] in seconds, or ranks within the user for data without times."""
 
     @property
     def is_listen(self) -> Array:
-        """[n] is it a label event?"""
+        """Marks of label events, bool [n]."""
 
     @property
     def split(self) -> Array | None:
-        """[n] the events' own column `split`, where it is read."""
+        """Column `split` as split numbers [n]; None unless it is read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where each of n events belongs.
+    """Label split and visibility of n events.
 
-    `label_split` int8 [n]: the split in which it is a label, if it is a label event; NONE: in no split.
-    `visible_from` int8 [n]: the first split whose queries may see it; later ones may too; NONE: no split.
+    Attributes:
+        label_split: int8 [n], the split in which a label event is a label; NONE for no split.
+        visible_from: int8 [n], the first split whose queries may see the event; NONE for no split. Later
+            splits may see it too.
     """
 
     label_split: Array
@@ -63,21 +65,21 @@ class Placement:
 
 
 class EventSplit(Protocol):
-    """A protocol."""
+    """Split protocol."""
 
-    # The splits in which every label event is predicted from what came before it.
+    # The splits in which each label event is predicted from the events before it.
     next_event_splits: ClassVar[tuple[str, ...]]
 
     def place(self, events: Histories) -> Placement:
-        """Each event's split."""
+        """Returns the splits of events."""
 
     def where(self, split: str) -> str:
-        """Where a split's labels lie and which settings say so, for messages."""
+        """Describes, for messages, why a split may be empty, and the settings that change it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeSplit:
-    """One point in time for everybody: train's label times are before `train_end`, others' in [from, to)."""
+    """Split by time, the same for all users; eval and test are periods [from, to) in seconds."""
 
     train_end: int
     eval: tuple[int, int]
@@ -87,11 +89,14 @@ class TimeSplit:
 
     @classmethod
     def before(cls, newest: int, config: SplitConfig) -> TimeSplit:
-        """Counts back from the end of test: train | gap | eval | gap | test.
+        """Returns the split that ends with the newest label event: train | gap | eval | gap | test.
 
-        Test ends with the newest label event and begins `holdout_seconds` before its end; where
-        `config.last_timestamp` is given, it begins `holdout_seconds` before that time. So do Yambda's authors
-        count, whose test is [26,000,000 - 86,400, infinity).
+        Test begins `holdout_seconds` before its end, or before `config.last_timestamp` if that is set. The
+        protocol yambda sets it, because its authors define test as [26,000,000 - 86,400, infinity).
+
+        Args:
+            newest: time of the newest label event, in seconds.
+            config: lengths of the periods.
         """
         if config.last_timestamp < 0:
             test_from = newest + 1 - config.holdout_seconds
@@ -103,43 +108,43 @@ class TimeSplit:
         return cls(eval_from - config.gap_seconds, (eval_from, eval_to), (test_from, test_to))
 
     def bounds(self, split: str) -> tuple[int, int]:
-        """[from, to) of a split's label times."""
+        """Returns the period [from, to) of a split's label times, in seconds."""
         train = (np.iinfo(np.int64).min, self.train_end)
         return {"train": train, "eval": self.eval, "test": self.test}[split]
 
     def place(self, events: Histories) -> Placement:
-        """By time. Events of a gap are labels nowhere, and visible to all that comes later."""
+        """Places events by time; events of a gap are no labels, but later splits see them."""
         edges = (self.train_end, *self.eval, *self.test)
         if list(edges) != sorted(edges):
             raise ValueError(f"The splits overlap: {self}.")
         label_split = np.array([TRAIN, NONE, EVAL, NONE, TEST, NONE])
         visible_from = np.array([TRAIN, EVAL, EVAL, TEST, TEST, NONE])
-        # Events are sorted by user and then time: what counts the edges passed is a few comparisons.
+        # Events are sorted by user before time, so counting passed edges beats a search.
         period = np.zeros(len(events.timestamp), np.int8)
         for edge in edges:
             period += events.timestamp >= edge
         return Placement(label_split[period], visible_from[period])
 
     def where(self, split: str) -> str:
-        """The split's time, and the settings of its length."""
+        """Describes the split's period and the settings of its length."""
         begin, end = self.bounds(split)
         span = f"before {end}" if split == "train" else f"from {begin} to {end}"
         return (
-            f"no user has a label event {span} (seconds) with an earlier one to predict it from. Change "
+            f"no user has a label event {span} (seconds) after an earlier one, its query. Change "
             "split.holdout_seconds, split.gap_seconds or split.last_timestamp, or bring more data"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class FrozenSplit:
-    """The same points in time, and a user's state stops where eval or test begins, less the gap before it.
+    """Split by time in which a user's state freezes a gap before eval or test begins.
 
-    Eval and test ask one query a user that train knows: the labels are the period's distinct items.
+    Eval and test have one query per user that train knows; its labels are the distinct items of the period.
 
     Attributes:
         times: the periods.
-        gap_seconds: what the state lacks before a period begins.
-        min_play_ratio: of a label event that is a label. An unknown play ratio counts as enough.
+        gap_seconds: time between the freeze and the period, in seconds.
+        min_play_ratio: the least play ratio of a label; an unknown play ratio passes.
     """
 
     times: TimeSplit
@@ -149,15 +154,15 @@ class FrozenSplit:
     next_event_splits: ClassVar[tuple[str, ...]] = ("train",)
 
     def place(self, events: Histories) -> Placement:
-        """By time, as `TimeSplit` does."""
+        """Places events by time, see `TimeSplit`."""
         return self.times.place(events)
 
     def frozen_at(self, split: str) -> int:
-        """Queries of eval or test see what happened before this time (seconds)."""
+        """Returns the time before which queries of eval or test see events, in seconds."""
         return self.times.bounds(split)[0] - self.gap_seconds
 
     def where(self, split: str) -> str:
-        """The split's time, what makes a label, and the settings of the time."""
+        """Describes the split's period, its labels, and the settings of the period."""
         if split == "train":
             return self.times.where(split)
         begin, end = self.times.bounds(split)
@@ -170,18 +175,18 @@ class FrozenSplit:
 
 @dataclasses.dataclass(frozen=True)
 class LeaveOneOut:
-    """Each user's last label event is test's, the one before it eval's; fewer than three are all train's."""
+    """Split that gives each user's last label event to test and the one before to eval, from three on."""
 
     next_event_splits: ClassVar[tuple[str, ...]] = features.SPLITS
 
     def place(self, events: Histories) -> Placement:
-        """By how many of the user's label events follow; reactions go with the label event before them."""
+        """Places events by the number of label events after them; reactions join the label event before."""
         listens = np.flatnonzero(events.is_listen)
         user = events.user[listens]
         counts = np.bincount(user, minlength=1)
         after = np.cumsum(counts)[user] - np.arange(len(listens)) - 1
         by_listen = np.where(counts[user] < 3, TRAIN, np.choose(np.minimum(after, 2), [TEST, EVAL, TRAIN]))
-        # The last listen up to each event; before a user's first there is none, or another user's.
+        # The last listen up to each event; before a user's first listen it is missing or another user's.
         last = np.cumsum(events.is_listen) - 1
         of_last = np.append(by_listen, TRAIN)[last].astype(np.int8)
         owner = np.append(user, -1)[last]
@@ -189,47 +194,47 @@ class LeaveOneOut:
         return Placement(visible_from, visible_from)
 
     def where(self, split: str) -> str:
-        """What a user needs."""
+        """Describes the number of label events that a user needs."""
         return "no user has three label events or more. Choose another split.protocol, or bring more data"
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitColumn:
-    """The events' own column `split`."""
+    """Split by the events' own column `split`."""
 
     next_event_splits: ClassVar[tuple[str, ...]] = features.SPLITS
 
     def place(self, events: Histories) -> Placement:
-        """As the column says: a query of a split sees the events of its own split and of those before it."""
+        """Places events by the column; queries see the events of their own split and of earlier ones."""
         if events.split is None:
             raise ValueError("The column split was not read.")
         return Placement(events.split, events.split)
 
     def where(self, split: str) -> str:
-        """What the column lacks."""
+        """Describes the rows that the column lacks."""
         return (
-            f"no user has a label event whose column split is '{split}' with an earlier one, of a split no "
-            "later, to predict it from. Look at how the column was written, or choose another split.protocol"
+            f"no user has a label event whose column split is '{split}' after one of the same or an earlier "
+            "split, which would be its query. Check the column, or choose another split.protocol"
         )
 
 
 def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> EventSplit:
-    """The protocol of the settings, for a data directory.
+    """Returns the split protocol of the settings for a data directory.
 
     Args:
       data: the directory, for messages.
       manifest: its manifest.
       config: the settings.
-      spans: how many of the newest spans are read; 0: all there is.
+      spans: the number of newest spans that are read; 0 for all events.
 
     Raises:
-      UserError: the data lacks what the protocol needs: times, or a column `split`.
+      UserError: the protocol needs times or a column `split`, and the data has none.
     """
     if config.protocol in BY_TIME and not manifest.has_timestamps:
         works = "leave_one_out or split_column" if manifest.has_splits else "leave_one_out"
         raise UserError(
-            f"split.protocol is {config.protocol}, which splits by time, and the events of {data} have an "
-            f"order and no times: choose {works}."
+            f"split.protocol is {config.protocol}, which splits by time, and the events of {data} have no "
+            f"times: choose {works}."
         )
     if config.protocol == "split_column" and not manifest.has_splits:
         raise UserError(
@@ -251,19 +256,23 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
 
 
 def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
-    """Raises UserError where a split has no label, or test no user that train knows.
+    """Raises UserError if a split has no label, or test has no user that train knows.
 
-    There would be nothing to train, tune or test on; and what a model makes of strangers alone says nothing
-    of what it learnt. It is known here, before anything is trained.
+    A run needs labels to train, tune and test on, and users unknown to train do not measure what a model
+    learnt. The check precedes training.
+
+    Args:
+      counts: totals of `WindowCutter.slices`.
+      split: the protocol, for messages.
     """
     for name in features.SPLITS:
         if not counts.get(f"{name}_labels"):
             raise UserError(f"The {name} split is empty: {split.where(name)}.")
     strangers = counts.get("test_users_unknown_to_train", 0)
-    # The frozen protocol does not count them among its users, and says so above where there are no others.
+    # The frozen protocol leaves them out of its users; the check above covers it.
     if strangers >= counts.get("test_users", 0) and strangers and not isinstance(split, FrozenSplit):
         raise UserError(
             f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
-            "in train. Are user ids the same throughout the data? Else leave more of it to train, by a "
-            "shorter split.holdout_seconds or another split.protocol."
+            "in train. Check that user ids are the same throughout the data, or leave more data to train: "
+            "shorten split.holdout_seconds, or choose another split.protocol."
         )

@@ -1,1 +1,1 @@
-"""Pusher: a blessed model into the directory that servers watch, once."""
+"""Pusher: a component that publishes a blessed model once."""

@@ -1,4 +1,4 @@
-"""Pusher: what it takes and gives."""
+"""Pusher: inputs, outputs and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.pusher import executor
 
 
 class PusherSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on."""
+    """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
         "push_directory": ExecutionParameter(type=str),
@@ -25,7 +25,7 @@ class PusherSpec(types.ComponentSpec):
 
 
 class Pusher(base_component.BaseComponent):
-    """A blessed model to the directory that servers watch, under the next number."""
+    """Component that publishes a blessed model under the next number in the directory that servers watch."""
 
     SPEC_CLASS = PusherSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
@@ -40,7 +40,7 @@ class Pusher(base_component.BaseComponent):
         """Args:
         model: the ScannIndexer's model.
         model_blessing: the RetrievalEvaluator's verdict on it.
-        push_directory: holds numbered versions.
+        push_directory: directory of numbered versions.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(

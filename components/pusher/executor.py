@@ -1,7 +1,7 @@
-"""TFX's Pusher with four differences.
+"""Executor of Pusher: TFX's Pusher with four differences.
 
-A push becomes visible whole, and only once the copy has answered as the model did when it was evaluated; the
-same model is not pushed twice; and a model that was re-indexed since is not replaced by its training's items.
+A push becomes visible as a whole. The copy must first answer recorded queries as the model did in the
+evaluation. The same model is not pushed twice. A re-indexed model is not replaced by older items.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tfx.types import artifact_utils
 from two_tower.serving import canary, provenance
 from two_tower.serving.versions import publish, versions
 
-# Custom property of `pushed_model`, of a blessed model: "not pushed: ..." and why.
+# Custom property of `pushed_model` for a blessed model: "not pushed: ..." and the reason.
 NOT_PUSHED = "not_pushed_because"
 
 
 class Executor(tfx_pusher.Executor):
-    """Publishes a blessed model unless the newest published one is the same, or has newer items."""
+    """Executor that publishes a blessed model, unless the newest one is the same or has newer items."""
 
     def Do(
         self,
@@ -31,12 +31,13 @@ class Executor(tfx_pusher.Executor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """`pushed_model` says whether it was pushed, and its `pushed_destination` what is in service.
+        """Pushes the model and records the result on `pushed_model`.
 
-        Of a blessed model that was not, NOT_PUSHED says why.
+        Its `pushed_destination` is the model in service. NOT_PUSHED is the reason for a blessed model that
+        was not pushed.
 
         Raises:
-            CanaryFailed: the copy does not load, or answers otherwise; nothing was published.
+            CanaryFailed: the copy does not load or answers differently; nothing was published.
         """
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -56,22 +57,22 @@ class Executor(tfx_pusher.Executor):
 
 
 def _why_not(model_path: str, newest: str) -> str:
-    """Why a blessed model does not follow the newest published one, "" where that is none; "" if it does."""
+    """Returns the reason not to publish a blessed model, or ""; `newest` is a path or ""."""
     if not newest:
         return ""
     if provenance.digest_of(newest) == provenance.digest_of(model_path):
-        return f"not pushed again: this very model is in service already, in {newest}."
+        return f"not pushed again: the same model is in service already, in {newest}."
     if provenance.takes_items_back(provenance.read(model_path), provenance.read(newest)):
         return (
-            f"not pushed: {newest} is in service, of the same data, and was given newer items since "
-            "(`two-tower reindex`), which this model's would replace. Give it these, too: `two-tower reindex "
+            f"not pushed: {newest} is in service, of the same data, and has newer items (`two-tower "
+            "reindex`), which this push would replace. Re-index this model too: `two-tower reindex "
             f"--model {model_path} --items DIR`."
         )
     return ""
 
 
 def _recorded(input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:
-    """The queries that the evaluator has left beside its blessing, with their answers."""
+    """Returns the queries with answers that the evaluator recorded beside its blessing."""
     blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
     path = os.path.join(blessing.uri, canary.FILE_NAME)
     if fileio.exists(path):
@@ -80,6 +81,6 @@ def _recorded(input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:
         if content is not None:
             return dict(content)
     raise canary.CanaryFailed(
-        f"Nothing was published: {path} holds no recorded queries to ask the model again. The evaluation is "
+        f"Nothing was published: {path} holds no recorded queries to check the copy with. The evaluation is "
         "of an older version, or had no queries: run it again."
     )

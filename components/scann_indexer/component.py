@@ -1,4 +1,4 @@
-"""ScannIndexer: what it takes and gives."""
+"""ScannIndexer: inputs, outputs and parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.scann_indexer import executor
 
 
 class ScannIndexerSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on."""
+    """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
         "index": ExecutionParameter(type=str),
@@ -32,10 +32,10 @@ class ScannIndexerSpec(types.ComponentSpec):
 
 
 class ScannIndexer(base_component.BaseComponent):
-    """Towers to a servable model with its index over the whole catalog.
+    """Component that turns towers into a servable model with an index over the whole catalog.
 
-    `model` is what is evaluated and pushed. `exact_model` answers the same requests by exact search, without
-    custom operations, for servers that cannot load ScaNN's: stock TensorFlow Serving, Vertex's containers.
+    `model` is evaluated and pushed. `exact_model` answers the same requests by exact search without custom
+    operations, for servers that cannot load ScaNN's: stock TensorFlow Serving and Vertex's containers.
     """
 
     SPEC_CLASS = ScannIndexerSpec
@@ -53,14 +53,14 @@ class ScannIndexer(base_component.BaseComponent):
         source_digest: str,
     ) -> None:
         """Args:
-        interactions: the windows: the index is tuned on queries of eval, and the model records the facts
-            that they carry of what it was trained on.
+        interactions: the windows. The index is tuned on queries of eval, and the model records the windows'
+            data facts.
         towers: the Trainer's model.
         index: IndexConfig as JSON.
         target_recall: share of exact search's items that the index is tuned to find: gate.min_ann_recall.
-        seed: of the queries that it is tuned on.
-        history_length: events that a query sees, recorded for those who send requests.
-        features: ResolvedFeatures as JSON: columns of users/ are inputs of the signatures.
+        seed: seed of the draw of tuning queries.
+        history_length: the most events that a query sees; the model records it for its clients.
+        features: ResolvedFeatures as JSON; columns of users/ are inputs of the signatures.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(

@@ -1,1 +1,1 @@
-"""Trainer: the two towers, trained on windows and catalog together."""
+"""Trainer: a component that trains the two towers on windows and catalog."""

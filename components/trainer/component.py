@@ -1,4 +1,4 @@
-"""Trainer: what it takes and gives. TFX's own takes one Examples channel; this one needs the catalog too."""
+"""Trainer: inputs, outputs and parameters. Unlike TFX's own Trainer it takes the catalog too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from two_tower.components.trainer import executor
 
 
 class TrainerSpec(types.ComponentSpec):
-    """Parameters are what the cache keys on."""
+    """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
         "trainer": ExecutionParameter(type=str),
@@ -36,9 +36,9 @@ class TrainerSpec(types.ComponentSpec):
 
 
 class Trainer(base_component.BaseComponent):
-    """Transformed windows and catalog to the towers' SavedModel; TensorBoard logs go to `model_run`.
+    """Component that trains towers on transformed windows and catalog; TensorBoard logs go to `model_run`.
 
-    Beside the SavedModel, `warm_start/` is what a later training can begin from.
+    The directory `warm_start/` beside the SavedModel holds the state for a later warm start.
     """
 
     SPEC_CLASS = TrainerSpec
@@ -60,19 +60,19 @@ class Trainer(base_component.BaseComponent):
         base_model: types.BaseChannel | None = None,
     ) -> None:
         """Args:
-        interactions: the windows before Transform, for the facts that they carry.
+        interactions: the windows before Transform, for their data facts.
         examples: Transform's Examples, splits train and eval.
-        transform_graph: Transform's graph, which goes into the served model.
+        transform_graph: Transform's graph, which becomes part of the served model.
         catalog: CatalogTransform's Examples.
         catalog_graph: CatalogTransform's graph.
         trainer: TrainerConfig as JSON.
-        history_length: events that a query sees.
-        seed: of everything that training draws.
+        history_length: the most events that a query sees.
+        seed: seed of everything that training draws.
         features: ResolvedFeatures as JSON.
         cutoff: the k of the validation Recall@k that picks the best epoch.
         source_digest: digest of the sources, so that edited code runs again.
-        base_model: the latest blessed model, for `trainer.warm_start`; empty in a first run. None: training
-            begins from scratch, and a newly blessed model is no reason to run again.
+        base_model: the latest blessed model, for `trainer.warm_start`; empty in a first run. None trains from
+            scratch, and the cache then ignores newly blessed models.
         """
         super().__init__(
             spec=TrainerSpec(

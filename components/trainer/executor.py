@@ -1,4 +1,4 @@
-"""Hands the artifacts' files to trainer.training."""
+"""Executor of Trainer: passes the artifacts' files to trainer.loop.training."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.serving import provenance
 from two_tower.trainer.settings import TrainerConfig
 
-# Custom property of the model, where trainer.warm_start is on: which model training began from, or why from
-# none. How many rows were carried over stands beside it, see `warm_start.CarriedOver.to_dict`.
+# Custom property of the model if trainer.warm_start is on: the model that training began from, or the reason
+# for none. Counts of carried-over rows stand beside it, see `warm_start.CarriedOver.to_dict`.
 WARM_START = "warm_start"
 
 _log = logging.getLogger(__name__)
 
 
 class Executor(base_executor.BaseExecutor):
-    """Trains, and records the best epoch's validation recall on the model, and what training began from."""
+    """Executor that trains and records the best epoch's validation recall and the warm start on the model."""
 
     def Do(
         self,
@@ -38,8 +38,8 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Raises UserError when the loss becomes NaN, and as `training.train` does."""
-        # TensorFlow loads here, not when the pipeline is drawn.
+        """Writes the model; raises UserError if the loss becomes NaN, and as `training.train` does."""
+        # TensorFlow is imported here, not when the pipeline is built.
         from two_tower.trainer.loop import training, training_data, warm_start
 
         examples, catalog = input_dict["examples"], input_dict["catalog"]
@@ -83,19 +83,19 @@ class Executor(base_executor.BaseExecutor):
 def checkpoint_directory(
     model_uri: str, input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
 ) -> str:
-    """Where a killed training left its checkpoints, if it was of the same inputs, settings and sources.
+    """Returns the directory of checkpoints, shared by trainings with equal inputs, settings and sources.
 
-    An execution's own outputs are of no use for that: TFX removes those of one that fails, and the next has
-    others. Beside them it finds nothing of trainings that differ in anything.
+    A killed training continues from it. Its own outputs cannot hold the checkpoints: TFX removes the outputs
+    of a failed execution, and the next execution has others.
 
     Args:
-        model_uri: of the output, <pipeline root>/Trainer/model/<execution>.
-        input_dict: each artifact has a place of its own, since nothing is written to one twice.
+        model_uri: the output's URI, <pipeline root>/Trainer/model/<execution>.
+        input_dict: the inputs; equal URIs mean equal content.
         exec_properties: the component's parameters.
 
     Returns:
-        <pipeline root>/Trainer/.checkpoints/<digest>, where Vertex has <pipeline root>/<job>/<task> for the
-        first two: there a task that is retried goes on, and a new job begins anew.
+        <pipeline root>/Trainer/.checkpoints/<digest>. Vertex has <pipeline root>/<job>/<task> for the first
+        two parts: a retried task continues there, and a new job begins from scratch.
     """
     uris = {name: [artifact.uri for artifact in artifacts] for name, artifacts in input_dict.items()}
     digest = hashlib.sha256(json.dumps([uris, exec_properties], sort_keys=True).encode()).hexdigest()
@@ -104,15 +104,14 @@ def checkpoint_directory(
 
 
 def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[str | None, str]:
-    """Where training begins, if `trainer.warm_start` asks for an earlier model.
+    """Returns the state for a warm start, if `trainer.warm_start` is on.
 
     Args:
-        base_model: the latest blessed model, which is the ScannIndexer's; empty in a first run.
-        facts: of today's data.
+        base_model: the latest blessed model, an output of ScannIndexer; empty in a first run.
+        facts: facts of today's data.
 
     Returns:
-        What the training of that model left, and which model it is; or None, and why training begins from
-        scratch.
+        The directory of the state and a note that names its model; or None and the reason.
     """
     from two_tower.trainer.loop import warm_start
 
@@ -129,9 +128,9 @@ def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[
     allowed, reason = provenance.starting_point(provenance.ModelIdentity.to_be_trained(facts), earlier)
     if not allowed:
         return none(reason)
-    # Models from before there was warm start do not say where their towers are.
+    # Models older than warm starts do not record the URI of their towers.
     towers = model.get_string_custom_property(provenance.TOWERS)
     directory = os.path.join(towers, warm_start.DIRECTORY)
     if not (towers and warm_start.exists(directory)):
-        return none(f"What the training of {model.uri} had to leave for that is not there.")
+        return none(f"The training of {model.uri} left no state for a warm start.")
     return directory, f"from {model.uri}"

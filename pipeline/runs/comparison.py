@@ -1,8 +1,8 @@
-"""Two runs beside each other: what they measured and whether that differs, their settings, and their slices.
+"""Comparison of two runs: metrics with confidence intervals of their changes, slices, and settings.
 
-Where both asked the same queries, a change is that of each query, and its interval is narrow: users are drawn
-again, and both models' answers to them with them (`evaluation.bootstrap`). Where they did
-not, the runs' users are drawn apart, and only a large change is told from noise.
+With the same queries, changes are paired and intervals narrow: the bootstrap draws users together with both
+models' answers (`evaluation.bootstrap`). With different queries, users of the runs are drawn apart, and only
+a large change stands out from noise.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ _WIDTH = 100
 _RESAMPLES = 1_000
 _MODEL = "model"
 _SHOWN_SLICES = 10
-# What metrics are of must agree, or the numbers stand beside each other and mean different things.
+# Keys of evaluation.json that must agree, or the metrics do not compare.
 _SAME = {"dataset": "data set", "protocol": "protocol", "split": "split"}
 
 
 def compare(a: str, b: str) -> dict[str, Any]:
-    """Compares two runs, the first with the second: a change is b's value minus a's.
+    """Compares two runs; a change is b's value minus a's.
 
     Args:
-      a, b: each the --output of runs, for its newest; an evaluation's directory; or an evaluation.json.
+      a, b: the --output of runs, for its newest run; an evaluation's directory; or an evaluation.json.
 
     Returns:
       `a` and `b`: `place`, `run`, `verdict`, `dataset`. `how`: "paired" (the same test queries), "unpaired",
-      or "values" (single queries are not known: no intervals of changes). `notes`: what makes the runs
-      incomparable, or nearly so. `metrics`: by name `a`, `b`, their intervals, and `change` with `low` and
-      `high`; `differs` is whether the interval is on one side of 0, None where it is not known. `settings`:
-      by name [a's, b's], where they differ, None if the settings are not known. `slices`: those whose judged
-      recall moved most, in the same form with `name` and `queries`.
+      or "values" (without queries.npz: no intervals of changes). `notes`: obstacles to the comparison.
+      `metrics`: by name `a`, `b`, their intervals, and `change` with `low` and `high`; `differs` tells that
+      the interval excludes 0, None without an interval. `settings`: by name [a's, b's], if they differ; None
+      without known settings. `slices`: slices with the largest changes of the judged recall, in the same form
+      with `name` and `queries`.
 
     Raises:
       UserError: there is no run or no evaluation at a place.
     """
     first, second = _Side.at(a), _Side.at(b)
     notes = [
-        f"They are of different {what}s: {_told(of_a)} and {_told(of_b)}. The metrics do not compare."
+        f"The {what}s differ: {_told(of_a)} and {_told(of_b)}. The metrics do not compare."
         for key, what in _SAME.items()
         if (of_a := first.evaluation.get(key)) != (of_b := second.evaluation.get(key))
     ]
     how = _how(first.results, second.results)
     if how == "unpaired":
-        notes.append("They asked different test queries: intervals are of unpaired differences, and wide.")
+        notes.append("The runs have different test queries: intervals are of unpaired differences, and wide.")
     if how == "values":
         missing = [side.place for side in (first, second) if side.results is None]
         notes.append(
-            f"What single queries found (queries.npz) is not known of {' and '.join(missing)}: changes have "
-            "no intervals."
+            f"queries.npz is missing for {' and '.join(missing)}: changes have no intervals. Run the "
+            "pipeline again to write it."
         )
     settings: dict[str, list[Any]] | None = None
     if first.settings and second.settings:
@@ -89,7 +89,7 @@ def compare(a: str, b: str) -> dict[str, Any]:
 
 
 class _Side:
-    """One of the two."""
+    """One side of the comparison: an evaluation, and its run if known."""
 
     def __init__(
         self, place: str, evaluation: dict[str, Any], directory: str, run: Mapping[str, Any] | None
@@ -100,6 +100,7 @@ class _Side:
 
     @classmethod
     def at(cls, place: str) -> _Side:
+        """Reads a run's output directory, an evaluation's directory or an evaluation.json."""
         if os.path.basename(place) == "evaluation.json":
             place = os.path.dirname(place) or "."
         if storage.is_file(storage.join(place, "evaluation.json")):
@@ -108,14 +109,14 @@ class _Side:
         uris = run["artifacts"].get(EVALUATOR, {}).get("evaluation", [])
         if not uris or not run["verdict"]:
             raise UserError(
-                f"The newest run in {place} did not get as far as an evaluation, and has nothing to compare. "
-                "`two-tower history` lists the runs; an evaluation's own directory can be named as well."
+                f"The newest run in {place} did not reach an evaluation, so there is nothing to compare. "
+                "`two-tower history` lists the runs; an evaluation's directory can be named instead."
             )
         return cls(place, evaluation_at(uris), uris[0], run)
 
     @property
     def judged(self) -> str:
-        """The metric that the gate judges by."""
+        """Metric that the gate judges by."""
         return f"recall@{self.evaluation.get('cutoff') or DEFAULT_CUTOFF}"
 
     @property
@@ -124,7 +125,7 @@ class _Side:
         return found
 
     def interval(self, metric: str) -> list[float] | None:
-        """As the evaluator found it."""
+        """Returns the evaluator's confidence interval of a metric; None without one."""
         found: list[float] | None = ((self.evaluation.get("intervals") or {}).get(_MODEL) or {}).get(metric)
         return found
 
@@ -159,7 +160,7 @@ def _how(a: QueryResults | None, b: QueryResults | None) -> str:
 
 
 def _by_appearance(user: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Users [Q] as the row in which each first asks: who has which number depends on the run's seed."""
+    """Numbers users [Q] by their first row, because a run's seed decides their numbers."""
     _, first, number = np.unique(user, return_index=True, return_inverse=True)
     return np.asarray(first[number])
 
@@ -185,7 +186,7 @@ def _metrics(a: _Side, b: _Side, how: str) -> dict[str, Any]:
 
 
 def _slices(a: _Side, b: _Side, how: str) -> list[dict[str, Any]]:
-    """Those that moved most, of the metric that both judge by."""
+    """Returns the slices with the largest changes of the metric that both runs judge by."""
     of_a, of_b = (side.evaluation.get("slices") or {} for side in (a, b))
     if a.judged != b.judged:
         return []
@@ -200,7 +201,7 @@ def _slices(a: _Side, b: _Side, how: str) -> list[dict[str, Any]]:
             assert a.results is not None and b.results is not None
             is_same = name in a.results.slices and name in b.results.slices
             if how == "paired" and is_same:
-                # A slice by what train knows may hold other labels in the other run.
+                # A slice by train's content may hold other labels in the other run.
                 is_same = np.array_equal(a.results.slices[name], b.results.slices[name])
             if is_same:
                 given = [side.values(_MODEL, [k], name) for side in (a.results, b.results)]
@@ -213,7 +214,7 @@ def _slices(a: _Side, b: _Side, how: str) -> list[dict[str, Any]]:
 def _changes(
     a: QueryResults, of_a: Mapping[str, Any], b: QueryResults, of_b: Mapping[str, Any], how: str
 ) -> dict[str, dict[str, float | None]]:
-    """By metric `change`, `low` and `high`, of b's values minus a's."""
+    """Returns the bounds `low` and `high` of b's values minus a's, by metric."""
     from two_tower.evaluation.bootstrap import MIN_USERS, UserBootstrap
 
     if how == "paired":
@@ -222,13 +223,13 @@ def _changes(
     sides = [
         (side, np.stack([values[name] for name in names], axis=1)) for side, values in ((a, of_a), (b, of_b))
     ]
-    # Different seeds, so that the runs' users are drawn apart.
+    # Different seeds draw the runs' users apart.
     drawn = [
         UserBootstrap(side.user.astype(np.int64), _RESAMPLES, seed) for seed, (side, _) in enumerate(sides)
     ]
     means = [bootstrap.means(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
     users = [bootstrap.users_with_values(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
-    # Of a single user there is no telling how users differ.
+    # Too few users do not show how users vary.
     known = np.minimum(*users) >= MIN_USERS
     bounds = np.where(known, drawn[0].bounds(means[1] - means[0]), np.nan)
     return {
@@ -248,7 +249,7 @@ def _change(a: float | None, b: float | None, found: Mapping[str, float | None] 
 
 
 def render(comparison: Mapping[str, Any]) -> str:
-    """The comparison as text for a terminal of 100 columns."""
+    """Renders a comparison as text for a terminal of 100 columns."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
     for side in ("a", "b"):
@@ -261,14 +262,14 @@ def render(comparison: Mapping[str, Any]) -> str:
         console.print()
         console.print(_change_table("Test split, B minus A", "metric", comparison["metrics"].items()))
     if comparison["how"] == "paired":
-        console.print("Both asked the same queries: changes are paired, with 95% intervals over users.\n")
+        console.print("Both runs have the same queries: changes are paired, with 95% intervals over users.\n")
     if comparison["slices"]:
         rows = [(row["name"], row) for row in comparison["slices"]]
-        console.print(_change_table("Slices that moved most, recall as it is judged", "slice", rows))
-        console.print("Intervals are of single slices: of many, some differ by chance.\n")
+        console.print(_change_table("Slices with the largest changes of the judged recall", "slice", rows))
+        console.print("Intervals hold for single slices: among many slices, some differ by chance.\n")
     settings = comparison["settings"]
     if settings is None:
-        console.print("The settings are known of runs alone, and one of the two is named by its evaluation.")
+        console.print("Settings are unknown: one side is an evaluation. Name its run to compare settings.")
     elif settings:
         table = Table(title="Settings that differ", title_justify="left", title_style="", box=box.SIMPLE_HEAD)
         for heading in ("setting", "A", "B"):
@@ -300,7 +301,7 @@ def _number(value: float | None) -> str:
 
 
 def _told(value: Any) -> str:
-    """A split by its moments, and what else by itself."""
+    """Formats a value for a note; a split by its times."""
     if not isinstance(value, Mapping):
         return _short(value)
     begin, end = (moment(seconds) for seconds in value["test"])

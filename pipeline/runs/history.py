@@ -1,6 +1,6 @@
-"""Every run in an output directory, by its metadata store and, while they lie there, by its evaluations.
+"""History of the runs in an output directory, from the metadata store and the evaluations that still exist.
 
-It reads ML Metadata alone, without TFX, whose import takes half a minute.
+The module reads ML Metadata without TFX, whose import takes half a minute.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _WIDTH = 128
 
 
 def history(output: str) -> list[dict[str, Any]]:
-    """The runs in an output directory, the newest first, those that failed among them.
+    """Returns the runs in an output directory, the newest first, including failed ones.
 
     Args:
-      output: the --output of `two-tower run`. Runs that stop on the way, as `two-tower validate` does, are
-        left out.
+      output: the --output of `two-tower run`. Runs that stop early on purpose, such as `two-tower validate`,
+        are left out.
 
     Returns:
-      By run `run`, its name, which is when it began; `status` and `failed`, as in the report; `dataset`,
-      `data_digest`, `train_end`, `test_from` and `test_to`, seconds of the data's clock, None where the run
-      did not come to it or the split is none in time; `metric`, its value `recall` and `interval`; `verdict`
-      (blessed, refused, or None); `pushed_version` and `pushed_to`, where this run's model was pushed;
-      `seconds`, what it took in all; and `note`, what could not be read.
+      Per run: `run`, its name and start; `status` as in the report, and `failed`, the failed components;
+      `dataset`, `data_digest`; `train_end`, `test_from` and `test_to` in seconds of the data's clock, or
+      None; `metric` with its value `recall` and
+      `interval`; `verdict` ("blessed", "refused" or None); `pushed_version` and `pushed_to` of a pushed
+      model; `seconds` in all; and `note`, an error while reading.
 
     Raises:
       UserError: there is no run in `output`.
@@ -91,7 +91,7 @@ def _outputs(nodes: Mapping[str, Mapping[str, Any]], node: str, key: str) -> Seq
 
 
 def render(runs: Sequence[Mapping[str, Any]]) -> str:
-    """The runs as a table for a terminal of 128 columns."""
+    """Renders runs as a table for a terminal of 128 columns."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
     title = f"{len(runs)} runs, the newest first" if len(runs) > 1 else "One run"
@@ -143,13 +143,13 @@ def _ended(run: Mapping[str, Any]) -> str:
 
 
 def _when(name: str) -> str:
-    with contextlib.suppress(ValueError):  # A run of another orchestrator has a name of another form.
+    with contextlib.suppress(ValueError):  # Other orchestrators name runs differently.
         return f"{datetime.datetime.fromisoformat(name):%Y-%m-%d %H:%M}"
     return name
 
 
 def _moment(seconds: int | None) -> str:
-    """The day of a moment, which is enough to tell runs apart."""
+    """Formats a time as its day, which is enough to tell runs apart."""
     if not seconds:
         return "–"
     day = moment(seconds).partition(" of ")[0]

@@ -1,4 +1,4 @@
-"""`two-tower gate`: a stored evaluation judged by other limits, without a model and without training."""
+"""Rejudgement of a stored evaluation by other limits, without a model or training: `two-tower gate`."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from two_tower.evaluation.settings import GateConfig
 from two_tower.pipeline.settings import run_file
 
 EVALUATION = "evaluation.json"
-# What no verdict can be without: of a missing part nobody could tell whether a threshold holds.
+# Keys that a verdict needs.
 _NEEDED = ("metrics", "baselines", "ann", "slices", "blessed_model", "cutoff")
 _WIDTH = 110
-# Where the evaluator of a run writes, from its output directory or the folder of its artifacts.
+# Directories of evaluations, from a run's output directory or from its artifacts.
 _EVALUATIONS = ("artifacts/RetrievalEvaluator/evaluation/*", "RetrievalEvaluator/evaluation/*")
-# A model lies at most so far below its run's output: artifacts/ScannIndexer/model/7/Format-Serving.
+# The most levels from a model up to its run's output: artifacts/ScannIndexer/model/7/Format-Serving.
 _LEVELS = 6
 
 
 @dataclasses.dataclass(frozen=True)
 class Rejudged:
-    """A verdict, and what it is of.
+    """Verdict by other limits.
 
     Attributes:
         path: the evaluation's directory.
-        evaluation: as in evaluation.json, with the verdict that was given then.
-        config: the limits that it was judged by now.
-        judgement: by them.
+        evaluation: content of evaluation.json, with the run's own verdict.
+        config: the new limits.
+        judgement: the verdict by the new limits.
     """
 
     path: str
@@ -53,7 +53,7 @@ class Rejudged:
     judgement: judge.Judgement
 
     def to_json(self) -> str:
-        """The verdict, the limits and where the evaluation is, indented."""
+        """Returns the verdict, the limits and the evaluation's directory as indented JSON."""
         now = self.judgement.to_dict()
         limits = to_plain(self.config)
         return json.dumps({**now, "gate": limits, "evaluation": self.path}, indent=2)
@@ -62,18 +62,19 @@ class Rejudged:
 def judge_again(
     directory: str, preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
 ) -> Rejudged:
-    """Judges what was measured of a model by other limits. Nothing is written, and nothing pushed.
+    """Judges a model's stored metrics by other limits; writes and pushes nothing.
 
     Args:
       directory: a run's output directory, for its newest evaluation; or the directory of an evaluation or of
-        a model, as ScannIndexer writes it or as it was pushed.
-      preset: whose limits to start from; without one, in the call or the file, those it was judged by.
-      file: a config file, whose settings of `gate` are laid over; what else it sets changes nothing.
-      overrides: as of `run_file.load`, laid over both.
+        a model, ScannIndexer's or a pushed one.
+      preset: the preset of the base limits. Without one here or in the file, the run's own limits are the
+        base.
+      file: a config file, whose section `gate` overrides the base; its other sections have no effect.
+      overrides: settings in the form of `run_file.load`, which override both.
 
     Raises:
-      UserError: there is no evaluation, it is not whole or from before queries were kept, or the limits are
-        of something that it does not have.
+      UserError: there is no evaluation; it is incomplete or lacks queries.npz; or a limit is of a metric or
+        slice that it lacks.
     """
     path = find_evaluation(directory)
     evaluation, results = read(path)
@@ -83,8 +84,8 @@ def judge_again(
     if judged not in measured:
         known = ", ".join(name.partition("@")[2] for name in measured if name.startswith("recall@"))
         raise UserError(
-            f"gate.cutoff is {config.cutoff}, and {path} holds no Recall@{config.cutoff}: it was measured at "
-            f"{known}. Take one of these, or run the pipeline with another evaluation.cutoffs."
+            f"gate.cutoff is {config.cutoff}, and {path} holds no Recall@{config.cutoff}: its cutoffs are "
+            f"{known}. Choose one of these, or run the pipeline with another evaluation.cutoffs."
         )
     try:
         judgement = judge.judge(evaluation, config, results)
@@ -94,7 +95,7 @@ def judge_again(
 
 
 def read(path: str) -> tuple[dict[str, Any], QueryResults]:
-    """evaluation.json and queries.npz of an evaluation's directory.
+    """Reads evaluation.json and queries.npz of an evaluation's directory.
 
     Raises:
       UserError: one of them is missing or cannot be read.
@@ -104,28 +105,32 @@ def read(path: str) -> tuple[dict[str, Any], QueryResults]:
         with storage.open_file(place, "r") as file:
             evaluation = json.load(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{place}: the evaluation cannot be read ({error}).") from error
+        raise UserError(
+            f"{place}: the evaluation cannot be read ({error}). Run the pipeline again."
+        ) from error
     lacking = [name for name in _NEEDED if not isinstance(evaluation, dict) or name not in evaluation]
     if lacking or "test" not in evaluation["metrics"]:
         raise UserError(
-            f"{place} is no whole evaluation, it lacks {', '.join(lacking) or 'metrics of test'}: it is of "
-            "an older version, or was edited. Run the pipeline again, which evaluates the same model anew."
+            f"{place} lacks {', '.join(lacking) or 'metrics of test'}: it is of an older version, or was "
+            "edited. Run the pipeline again, which evaluates the same model again."
         )
     place = storage.join(path, QUERIES)
     if not storage.is_file(place):
         raise UserError(
-            f"{place} is missing, and without what each query found nothing is known of the noise: the "
-            "evaluation is of an older version. Run the pipeline again, which evaluates the same model anew."
+            f"{place} is missing, and confidence intervals need the results of each query: the evaluation is "
+            "of an older version. Run the pipeline again, which evaluates the same model again."
         )
     try:
         with storage.open_file(place) as file:
             return evaluation, QueryResults.read(file)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{place}: what each query found cannot be read ({error}).") from error
+        raise UserError(
+            f"{place}: the results of the queries cannot be read ({error}). Run the pipeline again."
+        ) from error
 
 
 def find_evaluation(directory: str) -> str:
-    """The directory of the evaluation that a directory stands for, see `judge_again`.
+    """Finds the evaluation's directory from a run, an evaluation or a model, see `judge_again`.
 
     Raises:
       UserError: there is none.
@@ -134,8 +139,8 @@ def find_evaluation(directory: str) -> str:
         return directory
     if not os.path.isdir(directory):
         raise UserError(
-            f"{directory} is no directory: pass the output directory of a run, or that of an evaluation or a "
-            "model."
+            f"{directory} is no directory: name the output directory of a run, or the directory of an "
+            "evaluation or a model."
         )
     for pattern in _EVALUATIONS:
         if found := _evaluations(directory, pattern):
@@ -143,20 +148,20 @@ def find_evaluation(directory: str) -> str:
     if of_model := _of_model(directory):
         return of_model
     raise UserError(
-        f"{directory} holds no {EVALUATION}, and no evaluation near it is of a model there: pass the output "
-        "directory of a run that got as far as its evaluation."
+        f"{directory} holds no {EVALUATION}, and no run above it evaluated a model of it: name the output "
+        "directory of a run that reached its evaluation."
     )
 
 
 def _evaluations(directory: str, pattern: str) -> list[str]:
-    """Directories of evaluations below one, oldest first: they are numbered by execution."""
+    """Returns the directories of evaluations below a directory, the oldest first, by number of execution."""
     found = glob.glob(os.path.join(glob.escape(directory), pattern, EVALUATION))
     paths = [os.path.dirname(path) for path in found]
     return sorted(paths, key=lambda path: [int(part) for part in re.findall(r"\d+", os.path.basename(path))])
 
 
 def _of_model(directory: str) -> str | None:
-    """The newest evaluation of the very files of a model, in the run that it lies in."""
+    """Returns the newest evaluation of a model's files in the run above it; None without one."""
     from two_tower.serving.provenance import digest_of
 
     serving = os.path.join(directory, "Format-Serving")
@@ -173,7 +178,7 @@ def _of_model(directory: str) -> str | None:
 
 
 def _digest_in(path: str) -> str | None:
-    """Of the model that an evaluation is of; None where it cannot be read, as of a run that was killed."""
+    """Returns the digest of an evaluation's model; None if unreadable, as after a killed run."""
     try:
         with open(os.path.join(path, EVALUATION), encoding="utf-8") as file:
             found = json.load(file)["model"]["digest"]
@@ -191,7 +196,7 @@ def _parents(directory: str) -> Iterator[str]:
 def _limits(
     evaluation: Mapping[str, Any], preset: str | None, file: str | None, overrides: Sequence[str]
 ) -> GateConfig:
-    """Laid over those that it was judged by, where no preset is named."""
+    """Returns the limits: the run's own or a preset's, then the file's, then the overrides."""
     recorded = evaluation.get("gate") or {"cutoff": evaluation["cutoff"]}
     # An earlier release recorded limits that are constants now.
     limits = from_plain(GateConfig, known_part(GateConfig, recorded), "gate")
@@ -199,14 +204,14 @@ def _limits(
 
 
 def render(rejudged: Rejudged) -> str:
-    """The verdict as a table for a terminal, with what explains a refusal."""
+    """Renders the verdict as a table for a terminal, with the explanation of a refusal."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
     judgement, evaluation = rejudged.judgement, rejudged.evaluation
     then = evaluation.get("verdict")
     console.print(
-        f"{judgement.verdict.upper()}: judged again, from {rejudged.path}. The run's own verdict was {then}; "
-        "it stays as it is, and nothing is pushed.",
+        f"{judgement.verdict.upper()}: judged again, from {rejudged.path}. The run's own verdict, {then}, "
+        "stays, and nothing is pushed.",
         soft_wrap=True,
     )
     console.print()
@@ -243,12 +248,12 @@ def _print_refusal(
         console.print(f"Look at {name}" + (f": {meaning}." if meaning != name else "."))
     if examples:
         found_by = examples[0]["found_by"].replace("_", " ")
-        console.print(f"What {found_by} has among its first {cutoff} and this model has not:")
+        console.print(f"Hits of {found_by} in the first {cutoff} that this model misses:")
     for example in examples:
         rank = f"at rank {example['rank']}" if example["rank"] else "nowhere"
         part = f" (in {name})" if example["in_slice"] else ""
         console.print(
-            f"  user {example['user'] + 1} turned to item {example['label_item']}: {found_by} had it at rank "
+            f"  user {example['user'] + 1}, label item {example['label_item']}: {found_by} ranks it "
             f"{example['found_at']}, this model has it {rank}{part}",
             soft_wrap=True,
         )

@@ -1,7 +1,7 @@
-"""What a served model was made of, as the metadata store of its run has it.
+"""Lineage of a served model: towers, windows, graphs and settings, from the metadata store of its run.
 
-It reads ML Metadata alone, without TFX, whose import takes half a minute. A model is known by its content, so
-that a version that was pushed, or published again, leads to its run as the run's own artifact does.
+The module reads ML Metadata without TFX, whose import takes half a minute. A model is identified by its
+content, so a pushed or republished version leads to its run like the run's own artifact.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from two_tower.base.errors import UserError
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.pipeline.runs.stored_runs import METADATA, open_store
 
-# Where a served model says what it was made of, see serving/provenance.py, which needs TFX.
+# Provenance of a served model, see serving/provenance.py.
 _PROVENANCE = os.path.join("assets.extra", "provenance.json")
 _TOWERS = "towers_uri"
 _SERVED = "Format-Serving"
-# A model is served with an index, or in a form that any server loads.
+# Outputs of ScannIndexer: a model with an index, and one that any server loads.
 _FORMS = ("model", "exact_model")
 _INDEXER, _EVALUATOR, _TRAINER = "ScannIndexer", "RetrievalEvaluator", "Trainer"
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredArtifact:
-    """An artifact of a metadata store, with those of its properties that are texts or whole numbers."""
+    """Artifact of a metadata store, with its text and integer properties."""
 
     uri: str
     properties: dict[str, str | int]
@@ -37,20 +37,20 @@ class StoredArtifact:
 
 @dataclasses.dataclass(frozen=True)
 class Lineage:
-    """How a served model came to be.
+    """Lineage of a served model.
 
     Attributes:
         output: the output directory of the run that served it.
-        towers: the Trainer's model; where it was re-indexed since, that of the training nevertheless.
+        towers: the Trainer's model, also for a model that was re-indexed since.
         interactions: the windows of the training's run, all splits.
-        transform_graph: Transform's, of the windows.
-        catalog_graph: CatalogTransform's.
+        transform_graph: Transform's graph of the windows.
+        catalog_graph: CatalogTransform's graph.
         trainer: TrainerConfig as JSON.
         features: ResolvedFeatures as JSON.
-        history_length: events that a query sees.
-        settings: of the index, the evaluation and the gate that the model went through, by section; those of
-            a run that did not get as far are missing.
-        seed: of the index and the evaluation.
+        history_length: the most events that a query sees.
+        settings: settings of the model's index, evaluation and gate, by section; sections that the run did
+            not reach are missing.
+        seed: seed of the index and the evaluation.
     """
 
     output: str
@@ -66,16 +66,16 @@ class Lineage:
 
 
 def lineage_of(model_path: str) -> Lineage:
-    """How the served model at `model_path` (see `query.find_model`) came to be.
+    """Returns the lineage of the served model at `model_path` (see `query.find_model`).
 
     Raises:
-      UserError: no run is found that made it, or what its training left is gone.
+      UserError: no run is found that made the model, or artifacts of its training are missing.
     """
     output = _output_above(model_path)
     if output is None:
         raise UserError(
-            f"{model_path} lies in no output directory of `two-tower run`: no {METADATA} is in a directory "
-            "above it. Pass the run's output directory, or a version in its pushed/."
+            f"{model_path} lies in no output directory of `two-tower run`: no directory above it holds "
+            f"{METADATA}. Name the run's output directory, or a version in its pushed/."
         )
     store = _Store(output)
     made = [pair for key in _FORMS for pair in store.outputs_of(_INDEXER, key)]
@@ -84,8 +84,8 @@ def lineage_of(model_path: str) -> Lineage:
     )
     if found is None:
         raise UserError(
-            f"{model_path}: {output} has no run whose files are there and that made this model: its "
-            f"artifacts/{_INDEXER} was removed, or the model comes from elsewhere."
+            f"{model_path}: no run in {output} made this model, or its artifacts/{_INDEXER} was removed. "
+            "Name a model whose run still exists."
         )
     execution, model = found
     settings = {"index": json.loads(execution.custom_properties["index"].string_value)}
@@ -96,7 +96,8 @@ def lineage_of(model_path: str) -> Lineage:
     towers = model.custom_properties.get(_TOWERS)
     if not towers:
         raise UserError(
-            f"{model_path}: it does not say what training it came of: it is from before that was kept."
+            f"{model_path}: the model does not record its training, because it is of an older version. "
+            "Train it again."
         )
     properties = execution.custom_properties
     seed = properties["seed"].int_value if "seed" in properties else DEFAULT_SEED
@@ -104,11 +105,11 @@ def lineage_of(model_path: str) -> Lineage:
 
 
 def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]], seed: int) -> Lineage:
-    """Follows towers that were given another catalog to those that were trained."""
-    gone = f"What the model was trained to is gone: {towers}."
+    """Returns the lineage of towers; re-indexed towers lead to the trained ones."""
+    gone = f"The trained towers are missing: {towers}."
     home = _output_above(towers)
     if home is None or not os.path.isdir(towers):
-        raise UserError(f"{gone} It takes the artifacts of its run, which were removed or moved.")
+        raise UserError(f"{gone} The artifacts of their run were removed or moved; restore them.")
     store = _Store(home)
     made = store.artifact(towers)
     earlier = made.custom_properties.get(_TOWERS) if made else None
@@ -116,12 +117,12 @@ def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]], 
         return _of_training(output, str(earlier), settings, seed)
     execution = store.maker_of(towers, _TRAINER)
     if made is None or execution is None:
-        raise UserError(f"{gone} {home} knows no training that made it.")
+        raise UserError(f"{gone} {home} records no training that made them. Train again.")
     inputs = store.inputs_of(execution)
     for name in ("interactions", "transform_graph", "catalog_graph"):
         if name not in inputs or not os.path.isdir(inputs[name].uri):
             where = inputs[name].uri if name in inputs else home
-            raise UserError(f"What the model was trained with is gone: {where} ({name}).")
+            raise UserError(f"An input of the training is missing: {where} ({name}). Restore it.")
     properties = execution.custom_properties
     return Lineage(
         output,
@@ -138,7 +139,7 @@ def _of_training(output: str, towers: str, settings: dict[str, dict[str, Any]], 
 
 
 def _output_above(path: str) -> str | None:
-    """The nearest directory at or above `path` that holds a metadata store."""
+    """Returns the nearest directory at or above `path` with a metadata store; None without one."""
     directory = os.path.abspath(path)
     while not os.path.isfile(os.path.join(directory, METADATA)):
         directory, below = os.path.dirname(directory), directory
@@ -148,7 +149,7 @@ def _output_above(path: str) -> str | None:
 
 
 def _is_same_model(one: str, other: str) -> bool:
-    """Whether two SavedModels are the same, file by file; the small ones are looked at first."""
+    """Tells whether two SavedModels are equal, file by file, the small files first."""
     if os.path.realpath(one) == os.path.realpath(other):
         return True
     files = _files(one)
@@ -161,13 +162,13 @@ def _is_same_model(one: str, other: str) -> bool:
 
 
 def _files(directory: str) -> dict[str, int]:
-    """Sizes of all files below a directory, by their relative paths."""
+    """Returns the sizes in bytes of all files below a directory, by relative path."""
     paths = [os.path.join(parent, name) for parent, _, names in os.walk(directory) for name in names]
     return {os.path.relpath(path, directory): os.path.getsize(path) for path in paths}
 
 
 class _Store:
-    """A run's metadata store, read only."""
+    """Metadata store of a run, read-only."""
 
     def __init__(self, output: str) -> None:
         from ml_metadata.proto import metadata_store_pb2 as pb
@@ -177,25 +178,25 @@ class _Store:
         self._complete = pb.Execution.COMPLETE
 
     def outputs_of(self, component: str, key: str) -> Iterator[tuple[Any, StoredArtifact]]:
-        """Executions of a component that gave an output of that name, and the output, newest first."""
+        """Yields executions of a component with an output named `key`, and that output, the newest first."""
         for execution in self._executions(component):
             if (found := self._artifacts(execution, self._outputs)) and key in found:
                 yield execution, found[key]
 
     def inputs_of(self, execution: Any) -> dict[str, StoredArtifact]:
-        """What an execution took, by name."""
+        """Returns the inputs of an execution by name."""
         return self._artifacts(execution, self._inputs)
 
     def maker_of(self, uri: str, component: str) -> Any | None:
-        """The execution of a component that made what lies at a URI."""
+        """Returns the execution of a component with an output at a URI; None without one."""
         return self._newest_with(uri, component, self._outputs)
 
     def newest_user_of(self, uri: str, component: str) -> Any | None:
-        """The newest execution of a component that took what lies at a URI."""
+        """Returns the newest execution of a component with an input at a URI; None without one."""
         return self._newest_with(uri, component, self._inputs)
 
     def artifact(self, uri: str) -> StoredArtifact | None:
-        """The artifact at a URI."""
+        """Returns the artifact at a URI; None without one."""
         found = self._store.get_artifacts_by_uri(uri)
         return _stored(max(found, key=lambda one: one.id)) if found else None
 
@@ -206,7 +207,7 @@ class _Store:
         return next((one for one in self._executions(component) if one.id in wanted), None)
 
     def _executions(self, component: str) -> list[Any]:
-        """Those of a component that ended well, by itself and not from a cache, newest first."""
+        """Returns the completed, uncached executions of a component, the newest first."""
         contexts = [
             context
             for context in self._store.get_contexts_by_type("node")
@@ -217,7 +218,7 @@ class _Store:
         return sorted(found, key=lambda one: -one.id)
 
     def _artifacts(self, execution: Any, kind: int) -> dict[str, StoredArtifact]:
-        """What an execution took or gave, by name: the first of each."""
+        """Returns the first input or output of each name of an execution; `kind` is the type of event."""
         events = [
             event for event in self._store.get_events_by_execution_ids([execution.id]) if event.type == kind
         ]
@@ -235,7 +236,7 @@ def _stored(artifact: Any) -> StoredArtifact:
 
 
 def _plain(properties: Any) -> dict[str, str | int]:
-    """Texts and whole numbers of a map of ML Metadata's values."""
+    """Returns the texts and integers of a map of ML Metadata values."""
     return {
         name: getattr(value, kind)
         for name, value in properties.items()

@@ -1,7 +1,6 @@
-"""The HTML report of a run: drawn again once the whole run is known, in place of the evaluator's own.
+"""HTML report of a run: replaces the evaluator's own page after the run.
 
-The evaluator draws the page as well, but knows neither what the run took nor its settings, and what comes
-after it in the run has not happened yet.
+The evaluator draws a page too, but without times and settings, and before the rest of the run.
 """
 
 from __future__ import annotations
@@ -18,16 +17,19 @@ from two_tower.pipeline.settings import pipeline_config, run_file
 
 
 def collect_with_page(output: str, examples: bool = True, path: str | None = None) -> dict[str, Any]:
-    """`report.collect`, once more with the page drawn: `page` is where it is, or None without an evaluation.
+    """Collects the report (`report.collect`) and draws its page.
 
     Args:
       output: the --output of runs.
-      examples: whether users appear, under pseudonyms. Without it they are removed from the evaluation too:
-        from examples.json, from what explains a refusal, and from the reports that lie there.
-      path: where to write the page; None is beside the evaluation, in place of the evaluator's own.
+      examples: True shows users under pseudonyms. False also removes them from the evaluation: from
+        examples.json, from the explanation of a refusal, and from the reports beside it.
+      path: path of the page; None replaces the evaluator's own page.
+
+    Returns:
+      The report, in which `page` is the page's path, or None without an evaluation.
 
     Raises:
-      UserError: there is no run, or the page cannot be written where `path` says.
+      UserError: there is no run, or the page cannot be written to `path`.
     """
     report = collect(output)
     report["page"] = draw(report, examples, path)
@@ -39,7 +41,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     uris = report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])
     if not uris or not report["verdict"]:
         return None
-    # Slow to load, and of no use to a run that did not get as far.
+    # Slow imports, which a run without an evaluation does not need.
     from two_tower.evaluation.report import report_files
     from two_tower.evaluation.report.html_page import render
     from two_tower.evaluation.report.materials import REPORT_FILE, Materials
@@ -57,19 +59,21 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         if not examples:
             report_files.remove_examples(directory)
         page = render(Materials.read(directory, run, curves), examples)
-        # Who wants no users wants none in the evaluator's own page either.
+        # Without examples the evaluator's own page is replaced too.
         for place in {target} if examples else {target, own}:
             with storage.open_file(place, "w") as file:
                 file.write(page)
     except (OSError, ValueError) as error:
         if path or not examples:
-            raise UserError(f"{target}: the report cannot be written ({error}).") from error
-        return None  # a run whose evaluation was cleared away, or lies where nobody may write, is still one
+            raise UserError(
+                f"{target}: the report cannot be written ({error}). Name another path."
+            ) from error
+        return None  # a missing or read-only evaluation does not fail the run
     return target if "://" in target else os.path.abspath(target)
 
 
 def changed_settings(given: Mapping[str, Any]) -> list[str]:
-    """Names of those that are not the defaults of this version."""
+    """Returns the names of settings that differ from this version's defaults."""
     defaults = pipeline_config.settings(run_file.load())
     return [
         name

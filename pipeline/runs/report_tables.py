@@ -20,7 +20,7 @@ _SHOWN_SLICES = 8
 def component_table(report: Mapping[str, Any]) -> Table:
     """Returns a row per component: seconds, peak memory and state."""
     started = report["run"]
-    with contextlib.suppress(ValueError):  # A run of another orchestrator has a name of another form.
+    with contextlib.suppress(ValueError):  # Other orchestrators name runs differently.
         started = f"{datetime.datetime.fromisoformat(started):%Y-%m-%d %H:%M:%S}"
     table = _table(f"Components of the run of {started}")
     table.add_column("component")

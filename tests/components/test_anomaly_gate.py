@@ -21,7 +21,7 @@ GENDER = FeatureSpec("user_gender", "gender", "categorical")
 
 
 def anomalies(path: Path, found: dict[str, dict[str, str]], whole: str = "") -> Any:
-    """ExampleValidator's artifact: what it found, by split and feature."""
+    """Writes ExampleValidator's artifact with anomalies by split and feature."""
     from tensorflow_metadata.proto.v0 import anomalies_pb2
     from tfx.types import standard_artifacts
 
@@ -47,7 +47,7 @@ def windows(
     likes: float = 0.05,
     gender: tuple[bytes, ...] | None = (b"f", b"m"),
 ) -> Columns:
-    """Windows of ten events each."""
+    """Returns windows of ten events each."""
     random = np.random.default_rng(seed)
     shape = (size, 10)
     played = np.where(random.random(shape) < 0.6, 1.0, random.random(shape)).astype(np.float32) * ratio
@@ -66,7 +66,7 @@ def windows(
 
 
 class Place:
-    """Components by hand, in a folder, as a run would launch them one after the other."""
+    """Folder in which components run one after the other, as in a pipeline."""
 
     def __init__(self, path: Path, resolved: ResolvedFeatures = ResolvedFeatures()) -> None:
         self.path = path
@@ -74,7 +74,7 @@ class Place:
         self.number = 0
 
     def artifact(self, kind: Any, name: str) -> Any:
-        """A new output of a component."""
+        """Creates an output artifact of a component."""
         self.number += 1
         artifact = kind()
         artifact.uri = str(self.path / f"{self.number}-{name}")
@@ -82,7 +82,7 @@ class Place:
         return artifact
 
     def examples(self, dataset: str = "music", protocol: str = "next_event") -> Any:
-        """Windows that know where they come from; their test period begins with the first event."""
+        """Creates windows with data facts; their test period begins with the first event."""
         from tfx.types import standard_artifacts
 
         from two_tower.components.interaction_example_gen.facts import write_facts
@@ -97,12 +97,12 @@ class Place:
         return artifact
 
     def statistics(self, splits: Mapping[str, Columns]) -> Any:
-        """StatisticsGen's."""
+        """Creates StatisticsGen's artifact."""
         self.number += 1
         return statistics_artifact(self.path / f"{self.number}-statistics", splits)
 
     def approve(self, statistics: Any, examples: Any, made_with: Mapping[str, Any] = MADE_WITH) -> Any:
-        """What ApprovedStatistics keeps."""
+        """Runs ApprovedStatistics and returns its output."""
         from tfx.types.experimental.simple_artifacts import Statistics
 
         from two_tower.components.approved_statistics.component import ApprovedStatistics
@@ -125,7 +125,7 @@ class Place:
         made_with: Mapping[str, Any] = MADE_WITH,
         **limits: float,
     ) -> list[str]:
-        """The gate's lines, after the components it needs. Raises what it does."""
+        """Runs the gate after the components it needs, and returns the lines of its report."""
         from tfx.components.distribution_validator.executor import Executor
         from tfx.types import standard_artifacts
         from tfx.utils import json_utils
@@ -210,7 +210,7 @@ def test_data_that_matches_its_schema_passes_and_what_was_checked_is_told(place:
     lines = place.gate(place.statistics(healthy()))
     assert any("interactions / train: 200 windows" in line and line.endswith("holds") for line in lines)
     assert any(line.startswith("  skew: history_play_ratio: Jensen-Shannon") for line in lines)
-    assert "  Drift is not looked for: no earlier run has passed." in lines
+    assert "  Drift is not checked: no earlier run has passed." in lines
 
 
 def test_every_anomaly_is_named_by_table_split_and_feature_and_how_many_values_there_are(
@@ -256,22 +256,22 @@ def test_play_ratios_in_percent_in_test_are_skew_and_the_unit_is_guessed(place: 
     message = complaint(place, statistics)
     assert "skew: history_play_ratio: Jensen-Shannon divergence" in message
     assert "limit 0.3" in message and "from 0." in message
-    assert "about 100 times what they were: another unit?" in message
+    assert "about 100 times the former ones: check the unit." in message
     assert "--set validation.max_skew=0" in message and "drift" not in message
-    assert place.gate(statistics, max_skew=0)[-1] == "  Skew is not looked for: validation.max_skew is 0."
+    assert place.gate(statistics, max_skew=0)[-1] == "  Skew is not checked: validation.max_skew is 0."
 
 
 def test_an_event_type_that_is_gone_is_told_though_its_share_is_far_below_the_limit(place: Place) -> None:
     statistics = place.statistics({"train": windows(500), "test": windows(500, seed=2, likes=0)})
     message = complaint(place, statistics)
     assert "skew: history_event_type: L-infinity distance 0.05, limit 0.3." in message
-    assert re.search(r"Of train [45]\.\d% are 'like', and next to none of test", message)
+    assert re.search(r"In train [45]\.\d% are 'like', and almost none in test", message)
 
 
 def test_a_share_that_moves_is_told_with_both_values(place: Place) -> None:
     statistics = place.statistics({"train": windows(), "test": windows(seed=2, likes=0.9)})
     assert re.search(
-        r"the shares moved most of .*'like' from [45]\.\d% to (89|9\d)", complaint(place, statistics)
+        r"largest changes of share from .*'like' from [45]\.\d% to (89|9\d)", complaint(place, statistics)
     )
 
 
@@ -283,7 +283,7 @@ def test_drift_is_against_the_run_that_passed_before(place: Place) -> None:
     broken = {"train": windows(ratio=100), "test": windows(seed=2, ratio=100)}
     message = complaint(place, place.statistics(broken), examples, approved)
     assert "drift: history_play_ratio: Jensen-Shannon divergence" in message
-    assert "skew" not in message  # train and test are wrong alike
+    assert "skew" not in message  # train and test have the same fault
     assert "for one run: later runs are compared with that one" in message
     assert place.gate(place.statistics(broken), examples, approved, max_drift=0)
 
@@ -291,7 +291,7 @@ def test_drift_is_against_the_run_that_passed_before(place: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dataset": "films"}, "the run before was on other data ('films'; this is 'music')"),
+        ({"dataset": "films"}, "the previous run used other data ('films'; this is 'music')"),
         ({"made_with": {**MADE_WITH, "windows.history_length": 20}}, "(windows.history_length)"),
     ],
 )
@@ -304,7 +304,7 @@ def test_statistics_of_other_data_or_other_windows_are_not_compared(
         changes.get("made_with", MADE_WITH),
     )
     lines = place.gate(place.statistics(healthy()), before=before)
-    assert reason in lines[-1] and lines[-1].startswith("  Drift is not looked for: ")
+    assert reason in lines[-1] and lines[-1].startswith("  Drift is not checked: ")
     assert not [line for line in lines if line.startswith("  drift")]
 
 
@@ -320,7 +320,7 @@ def test_a_column_that_lost_its_values_is_told_and_one_that_never_had_any_is_not
 def test_a_handful_of_windows_is_not_judged(place: Place) -> None:
     lines = place.gate(place.statistics({"train": windows(), "test": windows(5, ratio=100)}))
     (line,) = (line for line in lines if line.startswith("  skew: history_play_ratio"))
-    assert "too few windows to tell (5; 30 are needed)" in line and line.endswith("not judged")
+    assert "Too few windows for a verdict (5; 30 are needed)" in line and line.endswith("not judged")
 
 
 @pytest.mark.parametrize(("protocol", "stopped"), [("next_event", True), ("frozen", False)])

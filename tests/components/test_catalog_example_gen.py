@@ -15,7 +15,7 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 
 
 def encoded(path: Path, table: pa.Table, specs: tuple[FeatureSpec, ...] = ()) -> list[dict[str, list]]:
-    """The Examples that an items file becomes, as plain values."""
+    """Encodes an items file and returns the Examples as plain values."""
     import tensorflow as tf
 
     from two_tower.components.catalog_example_gen.executor import _encode_items, _row_groups

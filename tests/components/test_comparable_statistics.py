@@ -17,7 +17,7 @@ LIMIT = 0.3
 
 
 def ratios(size: int, seed: int) -> np.ndarray:
-    """Six tenths are played to the end, the rest anything."""
+    """Draws play ratios: six tenths are 1, the rest uniform."""
     random = np.random.default_rng(seed)
     return np.where(random.random(size) < 0.6, 1.0, random.random(size)).astype(np.float32)
 
@@ -27,7 +27,7 @@ def as_windows(values: Any) -> list[list[Any]]:
 
 
 def measured(baseline: Any, examined: Any, measures: Sequence[Any]) -> dict[str, float]:
-    """Distances as DistributionValidator's TFDV measures them."""
+    """Measures distances by TFDV, as DistributionValidator does."""
     import tensorflow_data_validation as tfdv
     from tensorflow_metadata.proto.v0.statistics_pb2 import DatasetFeatureStatisticsList
 
@@ -45,7 +45,7 @@ def measured(baseline: Any, examined: Any, measures: Sequence[Any]) -> dict[str,
 
 
 def distance(baseline: Columns, examined: Columns, context: float = 0.0) -> float:
-    """Of the only column, as it is compared."""
+    """Measures the distance of the only column in common bins."""
     from two_tower.components.comparable_statistics.distributions import (
         JENSEN_SHANNON,
         L_INFINITY,
@@ -67,7 +67,7 @@ def test_one_outlier_is_no_drift_though_tfdv_alone_says_so() -> None:
     before, now = {RATIO: as_windows(ratios(10_000, 2))}, {RATIO: as_windows(with_outlier)}
     assert distance(before, now) < 0.02
     assert distance(now, before) < 0.02
-    # The reason for bins of our own: if TFDV learns this, they may go.
+    # Own bins are needed until TFDV passes this test.
     measures = [Compared(RATIO, JENSEN_SHANNON)]
     assert measured(statistics_of(before), statistics_of(now), measures)[RATIO] > LIMIT
 
@@ -84,7 +84,7 @@ def test_one_outlier_is_no_drift_though_tfdv_alone_says_so() -> None:
 )
 def test_what_is_broken_is_far_and_what_is_not_is_near(broken: Any) -> None:
     before = ratios(2_000, 3)
-    before[0] = 100  # in whose range TFDV's own buckets see nothing else
+    before[0] = 100  # this outlier puts all other values into one of TFDV's buckets
     assert distance({RATIO: as_windows(before)}, {RATIO: as_windows(ratios(2_000, 4))}) < 0.02
     assert distance({RATIO: as_windows(before)}, {RATIO: as_windows(broken(ratios(2_000, 4)))}) > LIMIT
 
@@ -105,7 +105,7 @@ def test_a_fault_of_the_test_period_shows_through_its_context() -> None:
     context, period = ratios(8_000, 8), ratios(2_000, 9)
     healthy = {RATIO: as_windows(np.concatenate([context, period]))}
     broken = {RATIO: as_windows(np.concatenate([context, period * 100]))}
-    assert distance(train, broken) < LIMIT  # four fifths of it are context
+    assert distance(train, broken) < LIMIT  # four fifths of test are context
     assert distance(train, broken, context=0.8) > LIMIT
     assert distance(train, healthy, context=0.8) < 0.02
 

@@ -1,4 +1,4 @@
-"""The component on real files: rows through Beam, whole users in a shard, and the facts it records."""
+"""InteractionExampleGen on real files: rows through Beam, whole users per shard, and recorded facts."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def data_directory(path: Path, events: dict[str, Any], label: str = "play", repe
     with DataDirectoryWriter(str(path), DatasetProperties("small", label, repeats)) as writer:
         writer.write("events", pa.table(events))
         writer.write("items", pa.table({"item_id": np.unique(events["item_id"])}))
-    # Many row groups, as large data has.
+    # Many row groups, as in large data.
     for file in (path / "events").iterdir():
         pq.write_table(pq.read_table(file), file, row_group_size=700)
     return str(path)
@@ -75,7 +75,7 @@ def run_component(
     user_features: tuple[str, ...] = (),
     spans: int = 0,
 ) -> Any:
-    """The Examples artifact."""
+    """Runs the component and returns its Examples artifact."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
 
@@ -106,7 +106,7 @@ def windows_of(artifact: Any) -> dict[str, Windows]:
 
 
 def examples_of(artifact: Any, split: str) -> list[Any]:
-    """The split's Examples, parsed."""
+    """Returns the split's Examples, parsed."""
     import tensorflow as tf
 
     files = sorted(tf.io.gfile.glob(f"{artifact.uri}/Split-{split}/*"))
@@ -119,7 +119,7 @@ def counts_of(artifact: Any) -> dict[str, int]:
 
 
 def log_of(table: dict[str, Any]) -> list[Event]:
-    """`random_columns` as a log: the label event has one name, and an event called so by chance another."""
+    """Returns `random_columns` as a log: the label event is "listen", another "listen" is renamed."""
     names = {"play": b"listen", "like": b"like", "listen": b"other listen", "": b"unknown", None: b"unknown"}
     kinds = [names[kind] for kind in table["event_type"]]
     ids = zip(table["user_id"].tolist(), table["item_id"].tolist(), table["timestamp"].tolist(), strict=True)
@@ -196,13 +196,13 @@ def test_a_shard_larger_than_planned_is_cut_in_parts_of_whole_users(tmp_path: Pa
     parts = list(shards.parts(batches, 100))
     assert len(whole) == 1 and len(parts) > 5
     assert rows_of(whole) == rows_of(parts)
-    # In the order of the files, whatever order the batches came in.
+    # The order of the files counts, not that of the batches.
     assert (np.diff(whole[0][0].item_id) == 1).all()
     of_part = [set(events.user_id.tolist()) for events, _ in parts]
     assert sum(map(len, of_part)) == len(set.union(*of_part)) == 30
     largest = max(np.bincount(users))
     assert max(len(events) for events, _ in parts) < 100 + largest
-    # What is cut from the parts is what is cut from the whole.
+    # Parts give the same windows as the whole.
     cutter = WindowCutter(TimeSplit(1_500, (1_500, 1_700), (1_700, 2_000)), True, HISTORY_LENGTH, 9)
     counts: list[Counter[str]] = [Counter(), Counter()]
     for one, some in zip(counts, (whole, parts), strict=True):
@@ -238,7 +238,7 @@ def test_columns_that_were_not_recorded_are_unknown_and_every_event_is_a_label(t
 
 def test_the_component_names_the_split_that_is_empty(tmp_path: Path) -> None:
     table = random_columns(300)
-    # Nobody plays a second time before the last two days.
+    # No user has a second play before the last two days.
     table["timestamp"] = np.arange(300) + 100 * DAY
     table["event_type"] = np.full(300, "play")
     data = data_directory(tmp_path / "data", table)
@@ -248,7 +248,7 @@ def test_the_component_names_the_split_that_is_empty(tmp_path: Path) -> None:
 
 def test_files_may_lie_in_any_order(tmp_path: Path) -> None:
     table = random_columns()
-    # Every row has a time of its own: nothing but the time tells which came first.
+    # Every row has its own time, which alone gives the order.
     table["timestamp"] = np.arange(3_000) * (10 * DAY // 3_000)
     shuffled = pa.table(table).take(np.random.default_rng(1).permutation(3_000))
     artifacts = [
@@ -270,7 +270,7 @@ def test_spans_are_read_together_and_what_comes_late_or_twice_is_counted(tmp_pat
     for number in range(10):
         with DataDirectoryWriter(data, properties, span=number) as writer:
             own = rows.filter(pa.array(day == number))
-            # Each span but the first brings the last ten events of the one before it again.
+            # Each span but the first repeats the last ten events of the span before.
             again = rows.filter(pa.array(day == number - 1))
             again = again.slice(max(0, again.num_rows - 10))
             writer.write("events", pa.concat_tables([own, again]))
@@ -289,7 +289,7 @@ def test_spans_are_read_together_and_what_comes_late_or_twice_is_counted(tmp_pat
     late = [e for e in log if e.time // DAY == 5][-10:]
     expected, _ = expected_queries([*late, *kept], newest)
     assert found_queries(newest) == expected
-    # Other spans may be another split, of the same settings.
+    # Other spans may give another split with the same settings.
     assert recorded_facts(newest).data_digest == recorded_facts(artifact).data_digest
     assert recorded_facts(newest).split_digest != recorded_facts(artifact).split_digest
 
@@ -366,7 +366,7 @@ def test_the_frozen_protocol_holds_one_set_of_labels_a_known_user(tmp_path: Path
 def test_windows_carry_their_users_features(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     table = random_columns()
-    # Users 30 to 39 have no row, and users 100 and on no event.
+    # Users 30 to 39 have no row, and users from 100 on have no event.
     ids = [*range(30), *range(100, 110)]
     users = {
         "user_id": ids,
@@ -391,7 +391,7 @@ def test_windows_carry_their_users_features(tmp_path: Path) -> None:
             tastes = [b"rock", b"of %d" % user][: user % 3] if has_row else []
             assert list(feature["user_tastes"].bytes_list.value) == tastes
     assert seen == set(range(40))
-    # Without a setting they are not there.
+    # Without the setting the features are absent.
     plain = examples_of(run_component(data, tmp_path / "plain"), "train")[0]
     assert not [name for name in plain.features.feature if name.startswith("user_") and name != "user_id"]
 

@@ -3,12 +3,9 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -27,21 +24,14 @@ from tests.listening_logs import (
     split_of,
     to_windows,
 )
-from two_tower.base.errors import UserError
-from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.components.interaction_example_gen.splits import (
     EventSplit,
     FrozenSplit,
     LeaveOneOut,
     SplitColumn,
-    TimeSplit,
-    check_not_empty,
-    event_split,
 )
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation.queries import all_queries, excluded_items
-from two_tower.pipeline.settings.presets import PRESETS
 
 SPLITS = ("train", "eval", "test")
 COUNTED = ("listens_without_seed", "repeated_labels", "gap_labels", *(f"{split}_labels" for split in SPLITS))
@@ -76,7 +66,7 @@ def cut(log: list[Event], cutter: WindowCutter) -> tuple[dict[str, pa.RecordBatc
 
 
 def first_splits(log: list[Event], split: EventSplit) -> dict[int, int]:
-    """By row of the log the number of the first split that sees it."""
+    """Returns the number of the first split that sees each row of the log."""
     found = {}
     for user in range(3):
         events = of_user(log, user, split)
@@ -110,7 +100,7 @@ def test_windows_hold_each_query_once_with_the_history_that_a_plain_loop_gives_i
 def test_a_window_of_train_holds_all_that_train_knows_of_reactions_to_its_labels(
     log: list[Event], cutter: WindowCutter
 ) -> None:
-    """What a label weighs does not depend on where its window ends."""
+    """Checks that a label's weight does not depend on the end of its window."""
     train = to_windows(cut(log, cutter)[0]["train"])
     queries, first = all_queries(train), first_splits(log, cutter.split)
     # An event's play ratio is its row.
@@ -147,8 +137,8 @@ def test_no_split_leaks_into_another(log: list[Event], cutter: WindowCutter) -> 
     assert (windows["train"].timestamp < SPLIT.train_end).all()
     for split in SPLITS:
         assert all(split_of(time) == split for time in queries[split].label_timestamp)
-        # Windows end with a label, those of train with reactions to it: nothing of them is newer than what
-        # their last query is asked for.
+        # Windows end with a label, those of train with reactions to it: no event is newer than the label of
+        # the last query.
         raw, queried = windows[split], queries[split]
         last = np.full(len(raw), -1)
         np.maximum.at(last, queried.window, queried.label_event)
@@ -176,10 +166,10 @@ def test_events_after_a_split_change_nothing_in_it(log: list[Event], cutter: Win
 @given(logs(), any_cutter(LeaveOneOut(), SplitColumn()))
 @settings(max_examples=200, deadline=None)
 def test_what_a_split_may_not_see_changes_nothing_in_it(log: list[Event], cutter: WindowCutter) -> None:
-    # None of them twice: what is left of two events that become different is for another test.
+    # Without duplicates: another test covers duplicates that become different events.
     log = [e for user in range(3) for e in of_user(log, user, cutter.split)]
     if isinstance(cutter.split, LeaveOneOut):
-        # Rows are how an event is known again, and what a split column would go by.
+        # Rows identify events, and a split column depends on them.
         log = [e._replace(row=row) for row, e in enumerate(log)]
     first_seen = first_splits(log, cutter.split)
     for number, split in enumerate(SPLITS):
@@ -239,7 +229,7 @@ def test_frozen_windows_are_one_a_known_user_as_a_plain_loop_finds_them(
             user = int(windows.user_id[w])
             found.append(FrozenQuery(name, user, tuple(rows[inside].tolist()), tuple(labels.tolist()), had))
         assert not windows.label_step.any()
-        # Asked as the split begins; every other event's time is its own.
+        # The query's time is the begin of the split; all other events keep their time.
         asked = windows.timestamp.copy()
         asked[ends] = SPLIT.bounds(name)[0]
         assert windows.request_timestamp.tolist() == asked.tolist()
@@ -247,7 +237,7 @@ def test_frozen_windows_are_one_a_known_user_as_a_plain_loop_finds_them(
     assert sorted(found) == sorted(expected)
     for name in ("eval_labels", "test_labels", "eval_users_unknown_to_train", "test_users", "test_queries"):
         assert counts[name] == expected_counts[name], name
-    # Train is the next-event protocol's.
+    # Train is the same as in the next-event protocol.
     assert batches["train"].equals(cut(log, next_event)[0]["train"])
 
 
@@ -262,7 +252,7 @@ def test_a_frozen_state_knows_nothing_of_its_gap_or_period(
         states = []
         for change in (0, 50):
             changed = [e._replace(item=e.item + change) if e.time >= frozen_at else e for e in log]
-            # What the period asks for must stay: it decides who has a window at all.
+            # Labels of the period must stay: they decide which users have a window.
             windows = to_windows(
                 cut(changed, dataclasses.replace(cutter, repeats_recommendable=True))[0][name]
             )
@@ -332,16 +322,16 @@ def test_what_is_excluded_is_the_full_history_and_never_the_label(
 def test_a_reaction_to_the_seed_or_to_the_label_is_not_seen() -> None:
     log = [
         Event(7, 10, 1, b"listen", 0),
-        Event(7, 10, 1, b"like", 1),  # to the seed, at once
-        Event(7, 10, 2, b"dislike", 2),  # to the seed, later on
-        Event(7, 11, 3, b"like", 3),  # to the label, and filed before it
+        Event(7, 10, 1, b"like", 1),  # a reaction to the seed item, at once
+        Event(7, 10, 2, b"dislike", 2),  # a later reaction to the seed item
+        Event(7, 11, 3, b"like", 3),  # a reaction to the label, before it in the file
         Event(7, 11, 3, b"listen", 4),
         Event(7, 12, 9, b"listen", 5),
     ]
     batches, _ = cut(log, CUTTER)
     first, second = queries_in(to_windows(batches["train"]), "train", CUTTER.history_length)
     assert (first.history, first.label) == ((0,), 4)
-    # One play later the reactions to the seed are history; the one to 11, which now plays, is not.
+    # One listen later the reactions to the seed item are history; the reaction to 11, the new seed, is not.
     assert (second.history, second.label) == ((0, 1, 2, 4), 5)
 
 
@@ -353,44 +343,3 @@ def test_a_window_has_at_most_its_positions_and_context_before_them() -> None:
     queries = np.add.reduceat(windows.label_step > 0, windows.offsets[:-1])
     assert queries.max() == 100
     assert windows.lengths.max() == 29 + 100 + 1
-
-
-def test_splits_lie_before_the_newest_label_with_gaps_between() -> None:
-    split = TimeSplit.before(1_000_000, SplitConfig(holdout_seconds=2 * DAY, gap_seconds=500))
-    assert split.test == (1_000_001 - 2 * DAY, 1_000_001)
-    assert split.eval == (split.test[0] - 500 - 2 * DAY, split.test[0] - 500)
-    assert split.train_end == split.eval[0] - 500
-
-
-def test_yambdas_test_begins_where_its_authors_say() -> None:
-    assert PRESETS["yambda"].split == SplitConfig("yambda")
-
-    def times_of(newest: int) -> TimeSplit:
-        manifest: Any = SimpleNamespace(has_timestamps=True, spans=[], time_range=(0, newest))
-        split = event_split("data", manifest, SplitConfig("yambda"))
-        assert isinstance(split, FrozenSplit)
-        assert (split.gap_seconds, split.min_play_ratio) == (1_800, 0.5)
-        return split.times
-
-    # The newest listen is a little before the clock's end.
-    split = times_of(25_999_995)
-    assert split.test == (25_913_600, 26_000_001)
-    assert split.eval == (25_913_600 - 1_800 - 86_400, 25_913_600 - 1_800)
-    assert split.train_end == 25_913_600 - 1_800 - 86_400 - 1_800
-    # Whatever is newer than the time named belongs to test, too: it has no end.
-    assert times_of(26_000_500).test == (25_913_600, 26_000_501)
-
-
-@pytest.mark.parametrize("empty", SPLITS)
-def test_an_empty_split_is_named_with_the_settings_that_made_it(empty: str) -> None:
-    counts = {f"{split}_labels": 3 for split in SPLITS if split != empty}
-    with pytest.raises(UserError, match=rf"The {empty} split is empty.*split\.holdout_seconds"):
-        check_not_empty(counts, SPLIT)
-    check_not_empty(counts | {f"{empty}_labels": 1}, SPLIT)
-
-
-def test_a_test_split_of_strangers_alone_is_an_error_before_anything_is_trained() -> None:
-    counts = {"train_labels": 9, "eval_labels": 9, "test_labels": 9, "test_users": 4}
-    check_not_empty(counts | {"test_users_unknown_to_train": 3}, SPLIT)
-    with pytest.raises(UserError, match="no user that train knows: none of its 4 users"):
-        check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)

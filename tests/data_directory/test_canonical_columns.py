@@ -25,7 +25,7 @@ def test_events_need_times_or_an_order_and_not_both(tmp_path: pathlib.Path) -> N
 
 
 def test_one_content_has_one_form(tmp_path: pathlib.Path) -> None:
-    """Dictionaries, large types and lists of any width are stored as what they hold."""
+    """Stores dictionaries, large types and lists of any width in their plain form."""
     plain = items(genre=["a", "b"], moods=[["x"], ["y"]])
     other = pa.table(
         {

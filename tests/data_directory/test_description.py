@@ -44,7 +44,7 @@ def test_a_small_directory_is_described_in_full(data: str) -> None:
         239: 1,
         240: 1,
     }
-    # Ids, artists and lengths are every model's; bytes are no feature.
+    # Every model uses ids, artists and lengths; bytes are no feature.
     assert found.columns == {
         "users": (Column("age", "categorical", 0, 1.0, 2, None),),
         "items": (

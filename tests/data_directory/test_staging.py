@@ -74,7 +74,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: pathlib.Path) -> None
 def test_a_process_killed_at_any_moment_leaves_a_directory_that_can_be_replaced(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Killed while it writes, it leaves the old one; between the two renames, one that is found again."""
+    """Kills the writer while it writes, and leaves the state between its two renames: the old one stays."""
     data, partial = tmp_path / "data", tmp_path / ".data.partial"
     before = write(data)
     program = """
@@ -103,7 +103,7 @@ def test_other_spans_stay_byte_for_byte(tmp_path: pathlib.Path) -> None:
     before = os.stat(path)
     write_span(data, listens(4, 1), 4)
     after = os.stat(event_files(data)[0])
-    # The same file under its name in the new directory, not a copy.
+    # The new directory links the same file instead of a copy.
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert os.listdir(tmp_path) == ["data"]
 
@@ -118,13 +118,13 @@ def test_the_same_rows_have_one_digest_wherever_they_lie(tmp_path: pathlib.Path)
 
 
 class Killed(BaseException):
-    """What no code expects."""
+    """Exception that no code expects."""
 
 
 def test_a_remote_directory_holds_one_whole_content_at_every_moment(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each single step of replacing it, and if the process ends there, it is the old one or the new."""
+    """Kills the replacement after each single step: readers find the old directory or the new one."""
     reached, complete = 0, False
     while not complete:
         out = f"memory://{uuid.uuid4().hex}/data"
@@ -155,7 +155,7 @@ def test_a_remote_directory_holds_one_whole_content_at_every_moment(
         assert found.counts["events"] in (2, 3)
         assert len(rows(event_files(out))) == found.counts["events"]
         assert complete is False or found.counts["events"] == 3
-        # What is left over by then is no obstacle, and goes.
+        # The next ingest removes leftovers.
         again = write_span(out, *new_rows)
         assert verify(out) == again != old
         assert set(storage.list_files(out)) == {"manifest.json", *(file.path for file in again.files)}

@@ -70,7 +70,7 @@ def test_edits_after_ingest_are_named(tmp_path: pathlib.Path) -> None:
 
 
 def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> None:
-    """Replaces a table by one with other rows and writes the manifest that belongs to it."""
+    """Replaces a table by other rows and writes the matching manifest."""
     with DataDirectoryWriter(str(data), PROPERTIES) as writer:
         writer.write("events", events())
         writer.write("items", items())
@@ -150,7 +150,8 @@ def test_a_column_of_two_types_is_named_with_both_files(
     with pytest.raises(UserError) as error:
         verify(str(data))
     assert str(error.value) == (
-        f"{part}: column 'mood' is string, and in {data}/events/part-00000.parquet it is int64."
+        f"{part}: column 'mood' is string, and in {data}/events/part-00000.parquet it is int64. "
+        "Run `two-tower ingest` again."
     )
 
 

@@ -84,7 +84,7 @@ def test_the_events_own_splits_are_known_by_name(tmp_path: pathlib.Path) -> None
     assert verify(str(tmp_path / "data")) == manifest
     assert not write(tmp_path / "other").has_splits
     for value, shown in (("valid", "'valid'"), (None, "null")):
-        # Rows are counted over all tables that were written.
+        # Row numbers count over all batches of the table.
         with pytest.raises(UserError, match=f"column 'split', row 6: {shown} is none of train, eval, test"):
             write(
                 tmp_path / "data",
@@ -239,7 +239,7 @@ def test_spans_and_no_spans_do_not_mix(data: str) -> None:
     with pytest.raises(UserError, match=r"windows\.spans"):
         event_files(data + "-whole", spans=3)
     assert verify(data).spans == (3,)
-    # Nor are spans deleted whose manifest cannot be read.
+    # Spans with an unreadable manifest are not deleted either.
     with storage.open_file(storage.join(data, manifest_module.MANIFEST), "w") as file:
         file.write("{")
     with pytest.raises(UserError, match="holds 1 spans, the newest 3"):
@@ -308,7 +308,7 @@ def test_items_and_users_are_merged_the_new_row_first(data: str) -> None:
         },
         {"user_id": [3, 2], "age": [30, 21]},
     )
-    # What the new row does not know stays: the title of 11, tags and vector of 10.
+    # Unknown new values keep the old ones: the title of 11, tags and vector of 10.
     assert rows(item_files(data)) == [
         {"item_id": 10, "tags": ["a"], "title": "Vertigo (1958)", "embedding": [1, 1]},
         {"item_id": 11, "tags": ["d", "e"], "title": "Rope", "embedding": [4, 4]},

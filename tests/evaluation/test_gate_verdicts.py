@@ -335,7 +335,7 @@ def test_an_evaluation_is_found_from_its_run_and_from_its_model(good: QueryResul
     assert find_evaluation(str(tmp_path / "run")) == str(newer)
     assert find_evaluation(str(older)) == str(older)
     assert find_evaluation(str(model)) == find_evaluation(str(model.parent)) == str(older)
-    with pytest.raises(UserError, match="no evaluation near it"):
+    with pytest.raises(UserError, match="no run above it evaluated a model"):
         find_evaluation(str(tmp_path))
     with pytest.raises(UserError, match="is no directory"):
         find_evaluation(str(tmp_path / "nowhere"))
@@ -343,7 +343,7 @@ def test_an_evaluation_is_found_from_its_run_and_from_its_model(good: QueryResul
 
 def test_what_cannot_be_judged_again_is_told(good: QueryResults, tmp_path: Path) -> None:
     path = stored(tmp_path / "evaluation", good)
-    with pytest.raises(UserError, match="holds no Recall@7: it was measured at 10"):
+    with pytest.raises(UserError, match="holds no Recall@7: its cutoffs are 10"):
         judge_again(str(path), overrides=["gate.cutoff=7"])
     with pytest.raises(UserError, match="the slice 'gold'"):
         judge_again(str(path), overrides=["gate.slices=gold=0.1"])
@@ -352,8 +352,8 @@ def test_what_cannot_be_judged_again_is_told(good: QueryResults, tmp_path: Path)
     written = (path / "evaluation.json").read_text()
     for wrong, message in (
         ("{}", "lacks metrics, baselines, ann, slices, blessed_model, cutoff"),
-        ("[1]", "is no whole evaluation"),
-        ("null", "is no whole evaluation"),
+        ("[1]", "lacks metrics, baselines, ann"),
+        ("null", "lacks metrics, baselines, ann"),
         (json.dumps({**json.loads(written), "metrics": {}}), "lacks metrics of test"),
         ("{", "cannot be read"),
     ):

@@ -69,7 +69,7 @@ def test_healthy_data_is_told_what_was_checked_and_nothing_is_left(
     assert status == 0, errors
     assert "interactions / test: " in shown and "against the schema: holds" in shown
     assert "skew: history_event_type: L-infinity distance 0.0" in shown
-    assert "Drift is not looked for: no earlier run has passed." in shown
+    assert "Drift is not checked: no earlier run has passed." in shown
     # Up to the gate, and no further.
     ran = components_in(capfd.readouterr().out)
     assert "AnomalyGate" in ran

@@ -47,7 +47,7 @@ EVALUATION: dict[str, Any] = {
 
 
 class Store:
-    """Writes what TFX's local runner leaves in a metadata store: contexts, executions, output artifacts."""
+    """Metadata store as TFX's local runner writes it: contexts, executions and output artifacts."""
 
     def __init__(self, output: Path) -> None:
         connection = pb.ConnectionConfig()
@@ -78,7 +78,7 @@ class Store:
         for name, value in (parameters or {}).items():
             execution.custom_properties[name].string_value = value
         (execution_id,) = self._store.put_executions([execution])
-        if seconds:  # The store keeps the times itself: of the first write and of the last.
+        if seconds:  # The store records the times of the first and the last write.
             time.sleep(seconds)
             (written,) = self._store.get_executions_by_id([execution_id])
             written.custom_properties["done"].int_value = 1
@@ -131,7 +131,7 @@ def _whole_run(store: Store, output: Path, evaluation: dict[str, Any], **pushed:
     store.execution("Trainer", "COMPLETE")
     store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": judged})
     store.execution("Pusher", "COMPLETE", {"pushed_model": push})
-    # The second run found everything unchanged.
+    # All components of the second run are cached.
     store.begin("2026-01-02T04:04:05.000001")
     store.execution("Trainer", "CACHED")
     store.execution("RetrievalEvaluator", "CACHED", {"evaluation": judged})
@@ -244,7 +244,7 @@ def test_the_text_shows_every_threshold_and_metric(store: Store, tmp_path: Path)
     )
     assert (model[-1], exact[-1], popular[-1], history[-1]) == ("0.4000", "0.4000", "0.1000", "0.3500")
     assert any("ScaNN returns 0.9870 (recall@100)" in line for line in lines)
-    assert "hit_rate@10" not in shown  # with one label a query, recall is
+    assert "hit_rate@10" not in shown  # with one label per query, recall equals it
     assert "judged by Recall@100" in "\n".join(lines)
     assert any(line.strip() == "recall: share of queries whose item is among the first k" for line in lines)
     text = " ".join(" ".join(lines).split())
@@ -342,7 +342,7 @@ def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_pa
     assert "Their Song" in Path(collect_with_page(str(tmp_path))["page"]).read_text()
     assert "Their Song" not in Path(collect_with_page(str(tmp_path), examples=False)["page"]).read_text()
     assert not (folder / "examples.json").exists()
-    # A page that is written elsewhere leaves none behind either.
+    # A page at another path also replaces the evaluator's page.
     (folder / "examples.json").write_text(json.dumps([example]))
     assert "Their Song" in Path(collect_with_page(str(tmp_path))["page"]).read_text()
     collect_with_page(str(tmp_path), examples=False, path=str(tmp_path / "mine.html"))
@@ -377,7 +377,7 @@ def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) 
     for run in (cached, pushed):
         assert (run["recall"], run["verdict"], run["pushed_version"]) == (0.4, "blessed", "4")
         assert run["interval"] is None and (run["train_end"], run["test_to"]) == (10, 30)
-    # What its files said is gone, and what the store says is not.
+    # The evaluation's files are gone; the store remains.
     assert (cleared["verdict"], cleared["recall"]) == ("refused", None)
     assert "cannot be read" in cleared["note"]
     text = render_history(history(str(tmp_path)))

@@ -24,7 +24,7 @@ def before() -> Evaluated:
 
 @pytest.fixture(scope="module")
 def worse() -> Evaluated:
-    """The same queries, answered by a model whose labels lie twice as deep."""
+    """The same queries with a model that ranks labels twice as deep."""
     return evaluation_and_results(shift=2.0)
 
 
@@ -46,7 +46,7 @@ def test_of_the_same_queries_a_worse_model_differs_and_an_equal_one_does_not(
     assert again["metrics"]["recall@100"]["differs"] is False
     assert {row["change"] for row in again["slices"]} == {0.0}
     text = render(found)
-    assert "Both asked the same queries" in text and "The settings are known of runs alone" in text
+    assert "Both runs have the same queries" in text and "Settings are unknown: one side is" in text
     assert json.loads(json.dumps(found)) == found
 
 
@@ -71,7 +71,7 @@ def test_other_data_and_cutoffs_are_said_and_no_crash(tmp_path: Path, before: Ev
     changed = copy.deepcopy(before[0]) | {"dataset": "other", "cutoff": 20}
     changed["metrics"]["test"] = {"recall@20": 0.3, "mrr": 0.1}
     found = compare(*directories(tmp_path, before, (changed, None)))
-    assert any("different data sets: simulated-7 and other" in note for note in found["notes"])
+    assert any("data sets differ: simulated-7 and other" in note for note in found["notes"])
     assert list(found["metrics"]) == ["mrr"] and found["slices"] == []
     changed["metrics"]["test"] = {"recall@20": 0.3}
     nothing = compare(*directories(tmp_path, before, (changed, None)))

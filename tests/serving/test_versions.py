@@ -211,7 +211,7 @@ def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(
     unchanged = push(tmp_path / "unchanged", True, pushed)
     assert unchanged.get_int_custom_property("pushed") == 0
     assert unchanged.get_string_custom_property("pushed_destination") == str(pushed / "1")
-    assert "this very model is in service" in unchanged.get_string_custom_property("not_pushed_because")
+    assert "the same model is in service" in unchanged.get_string_custom_property("not_pushed_because")
     assert versions(str(pushed)) == [1]
 
     better = push(tmp_path / "better", True, pushed)

@@ -319,8 +319,8 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
     refused: list[tuple[dict[str, Any], Path | str, str]] = [
         ({"train_newest_timestamp": SPLIT.train_end}, towers, "knows labels of today's eval or test"),
         ({"dataset": "other"}, towers, "comes from other data"),
-        ({}, tmp_path / "gone", "is not there"),
-        ({}, "", "is not there"),
+        ({}, tmp_path / "gone", "left no state for a warm start"),
+        ({}, "", "left no state for a warm start"),
     ]
     for number, (changes, place, expected) in enumerate(refused, start=2):
         model = blessed(tmp_path / str(number), str(place), **changes)
