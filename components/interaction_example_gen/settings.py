@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from two_tower.data_directory.manifest import DAY
+from two_tower.base.durations import DAY
 
 PROTOCOLS = ("next_event", "frozen", "leave_one_out", "split_column")
 

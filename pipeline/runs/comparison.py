@@ -17,9 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment, shown_metrics
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment, shown_metrics
 from two_tower.pipeline.runs.report import EVALUATOR, collect, evaluation_at
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment
 from two_tower.base.errors import UserError
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment
 from two_tower.pipeline.runs.report import EVALUATOR, PUSHER, evaluation_at, run_nodes, status
 
 _WINDOWS = "InteractionExampleGen"

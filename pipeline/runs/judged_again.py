@@ -15,15 +15,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.evaluation.gate import judge
-from two_tower.evaluation.report.glossary import slice_meaning
-from two_tower.evaluation.query_results import FILE_NAME as QUERIES
-from two_tower.evaluation.query_results import QueryResults
-from two_tower.pipeline.settings import run_file
-from two_tower.evaluation.settings import GateConfig
-from two_tower.base.settings import from_plain
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.base.settings import from_plain
+from two_tower.evaluation.gate import judge
+from two_tower.evaluation.query_results import FILE_NAME as QUERIES
+from two_tower.evaluation.query_results import QueryResults
+from two_tower.evaluation.report.glossary import slice_meaning
+from two_tower.evaluation.settings import GateConfig
+from two_tower.pipeline.settings import run_file
 
 EVALUATION = "evaluation.json"
 # What no verdict can be without: of a missing part nobody could tell whether a threshold holds.

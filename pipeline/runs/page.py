@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.pipeline.settings import run_file, pipeline_config
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.pipeline.runs.report import EVALUATOR, TRAINER, collect
+from two_tower.pipeline.settings import pipeline_config, run_file
 
 # A setting that stands for others ("all") is written out for the components: it tells of no change.
 _WRITTEN_OUT = ("features.history",)
@@ -43,8 +43,8 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         return None
     # Slow to load, and of no use to a run that did not get as far.
     from two_tower.evaluation.report import report_files
-    from two_tower.evaluation.report.materials import REPORT_FILE, Materials
     from two_tower.evaluation.report.html_page import render
+    from two_tower.evaluation.report.materials import REPORT_FILE, Materials
 
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")

@@ -18,10 +18,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from two_tower.serving.versions import newest_version
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
 from two_tower.base.errors import UserError
+from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, definitions, question, shown_metrics
+from two_tower.serving.versions import newest_version
 
 # Custom properties of an execution: bytes, and why it failed.
 PEAK_MEMORY = "peak_memory_bytes"
@@ -263,7 +263,10 @@ def _nodes(store: Any, run: Any) -> dict[str, dict[str, Any]]:
 
 
 def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the Trainer notes on its model, see components/trainer/executor.py and trainer/loop/warm_start.py."""
+    """Returns the Trainer's notes on its model's warm start.
+
+    Source: components/trainer/executor.py and trainer/loop/warm_start.py.
+    """
     (model,) = nodes.get(TRAINER, {}).get("outputs", {}).get("model", [None])[:1] or [None]
     properties = model["properties"] if model else {}
     if "warm_start" not in properties:

@@ -14,7 +14,7 @@ from two_tower.data_directory import description
 from two_tower.data_directory.description import Column, Description, Distribution, describe, render
 from two_tower.data_directory.manifest import DAY, DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.pipeline.command_line import main
+from two_tower.pipeline.commands.main import main
 
 
 def write(

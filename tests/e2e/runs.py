@@ -17,7 +17,7 @@ import pyarrow.dataset as pads
 import two_tower
 from two_tower.data_directory.manifest import DatasetProperties, Manifest, event_files, item_files
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands.main import main
 
 ROOT = Path(two_tower.__file__).parents[1]
 # So that there is a ScaNN index in a world this small.
@@ -84,7 +84,7 @@ def call(arguments: Sequence[str]) -> tuple[int, str, str]:
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
     ):
-        status = command_line.main(arguments)
+        status = main(arguments)
     return status, out.getvalue(), errors.getvalue()
 
 
