@@ -34,14 +34,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--name",
-        help="identity of the data set, kept while it grows (default: the format's name, or the simulation's). "
-        "Models of different data sets are not compared.",
+        help="identity of the data set, kept while it grows (default: the format's name, or the "
+        "simulation's). Models of different data sets are not compared.",
     )
     parser.add_argument(
         "--span",
         metavar="N",
-        help="span of OUT that SRC becomes, beside its other spans. It is a number of days since 1970-01-01 on "
-        "the data's own clock, a date (2024-05-31), or auto. auto takes the day of the newest event.",
+        help="span of OUT that SRC becomes, beside its other spans. It is a number of days since 1970-01-01 "
+        "on the data's own clock, a date (2024-05-31), or auto. auto takes the day of the newest event.",
     )
     parser.add_argument(
         "--columns",

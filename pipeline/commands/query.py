@@ -27,9 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-k", type=int, default=10, metavar="N", help="number of recommendations (default: 10)"
     )
-    parser.add_argument(
-        "--data", metavar="DIR", help="data directory with users and titles, if it was moved"
-    )
+    parser.add_argument("--data", metavar="DIR", help="data directory with users and titles, if it was moved")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 

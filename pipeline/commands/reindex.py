@@ -25,8 +25,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items",
         metavar="DIR",
         required=True,
-        help="data directory, of which only items/ is read, or a directory with Parquet files in items/ "
-        "alone; a path or gs://...",
+        help="directory with Parquet files in items/, such as a data directory; a path or gs://... Only "
+        "items/ is read.",
     )
     parser.add_argument(
         "--output",
