@@ -61,7 +61,7 @@ def run_pipeline(
 
 @contextlib.contextmanager
 def loading_tfx() -> Iterator[None]:
-    """Announces the import of TFX and drops what TFX prints in the `with` block."""
+    """Tells that TFX is loaded, and drops what TFX prints in the `with` block."""
     from two_tower.base import console
 
     tell("Loading TFX (half a minute, the first time)")
