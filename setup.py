@@ -70,5 +70,5 @@ setup(
         # The installer: `make setup` fetches it by pip where the machine has none.
         "setup": ["uv>=0.5"],
     },
-    entry_points={"console_scripts": ["two-tower = two_tower.pipeline.command_line:main"]},
+    entry_points={"console_scripts": ["two-tower = two_tower.pipeline.commands.main:main"]},
 )

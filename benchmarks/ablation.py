@@ -165,7 +165,7 @@ def main() -> None:
     what = {
         "world": dataclasses.asdict(world),
         "settings": run_file.load(overrides=overrides).to_dict(),
-        "sources": import_digest("two_tower.pipeline.command_line"),
+        "sources": import_digest("two_tower.pipeline.commands.main"),
     }
     prepared = output / "prepared.json"
     if prepared.exists() and json.loads(prepared.read_text())["what"] != json.loads(json.dumps(what)):

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from two_tower.base import storage
+from two_tower.base.durations import DAY as DAY
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 ORACLE = "oracle"
-DAY = 86_400
 
 # Known columns with their types, and the required ones. A table may have other columns too.
 COLUMNS: dict[str, dict[str, pa.DataType]] = {

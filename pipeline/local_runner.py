@@ -13,22 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-
-from ml_metadata.proto import metadata_store_pb2
-from tfx.orchestration import metadata
-from tfx.orchestration import pipeline as tfx_pipeline
-from tfx.orchestration.local import local_dag_runner, runner_utils
-from tfx.orchestration.portable import launcher, runtime_parameter_utils
-from tfx.proto.orchestration import pipeline_pb2
-
-from two_tower.base import console, storage
+from two_tower.base import console, foreign_output, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
-from two_tower.pipeline import beam_options
-from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
 from two_tower.pipeline.peak_memory import PeakMemory
 from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import newest_log, render
@@ -36,6 +25,21 @@ from two_tower.pipeline.runs.stored_runs import ERROR, PARTIAL_RUN, PEAK_MEMORY
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
 from two_tower.trainer.settings import AGGREGATES
+
+# Nothing above imports Beam, TensorFlow or TFX.
+foreign_output.silence()
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+# TensorFlow's libraries write to the terminal while they load.
+with console.hushed():
+    from ml_metadata.proto import metadata_store_pb2
+    from tfx.orchestration import metadata
+    from tfx.orchestration import pipeline as tfx_pipeline
+    from tfx.orchestration.local import local_dag_runner, runner_utils
+    from tfx.orchestration.portable import launcher, runtime_parameter_utils
+    from tfx.proto.orchestration import pipeline_pb2
+
+    from two_tower.pipeline import beam_options
+    from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from two_tower.base.durations import DAY
 from two_tower.base.settings import setting
-from two_tower.data_directory.manifest import DAY
 
 PROTOCOLS = ("next_event", "frozen", "yambda", "leave_one_out", "split_column")
 # Protocols whose points in time follow from the settings.

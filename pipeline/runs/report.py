@@ -138,7 +138,10 @@ def evaluation_at(uris: list[str]) -> dict[str, Any]:
 
 
 def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns the Trainer's notes on its model (trainer/loop/warm_start.py)."""
+    """Returns the Trainer's notes on its model's warm start.
+
+    Source: components/trainer/executor.py and trainer/loop/warm_start.py.
+    """
     (model,) = nodes.get(TRAINER, {}).get("outputs", {}).get("model", [None])[:1] or [None]
     properties = model["properties"] if model else {}
     if "warm_start" not in properties:

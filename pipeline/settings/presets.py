@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from two_tower.base.durations import DAY
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
-from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.trainer.settings import (

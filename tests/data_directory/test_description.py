@@ -17,7 +17,7 @@ from two_tower.data_directory.description_text import render
 from two_tower.data_directory.manifest import (
     DAY,
 )
-from two_tower.pipeline.command_line import main
+from two_tower.pipeline.commands.main import main
 
 
 def test_a_small_directory_is_described_in_full(data: str) -> None:

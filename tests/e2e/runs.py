@@ -17,17 +17,17 @@ import pyarrow.dataset as pads
 import two_tower
 from two_tower.data_directory.manifest import DatasetProperties, Manifest, event_files, item_files
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands.main import main
 
 ROOT = Path(two_tower.__file__).parents[1]
 # A ScaNN index in a world this small: in this process by conftest.py, in another one by PROGRAM.
 SCANN_FROM = 1_000
 PROGRAM = f"""
 import sys
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands.main import main
 from two_tower.serving import index_tuning
 index_tuning.EXACT_BELOW = {SCANN_FROM}
-sys.exit(command_line.main())
+sys.exit(main())
 """
 # Days of data at the first run; the world continues for two more days.
 FIRST_DAYS = 18
@@ -91,7 +91,7 @@ def call(arguments: Sequence[str]) -> tuple[int, str, str]:
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(io.StringIO()) as errors,
     ):
-        status = command_line.main(arguments)
+        status = main(arguments)
     return status, out.getvalue(), errors.getvalue()
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.runs import World, call
 from two_tower.data_directory.manifest import DAY, DatasetProperties, event_files
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +42,7 @@ def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -
 def error_of(world: World, **changes: str) -> str:
     """Returns the error message of a run that fails for wrong input and pushes nothing."""
     status, _, message = call(world.run_arguments(**changes))
-    assert status == command_line.EXIT_USER_ERROR, message
+    assert status == exit_status.USER_ERROR, message
     assert "Traceback" not in message
     assert not (world.output / "pushed").exists()
     return message

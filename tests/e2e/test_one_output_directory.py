@@ -13,7 +13,7 @@ from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation.baselines.registry import BASELINES
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED
 from two_tower.evaluation.settings import GateConfig
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
 from two_tower.pipeline.runs.judged_again import judge_again
 from two_tower.serving.provenance import digest_of
 
@@ -107,7 +107,7 @@ def test_the_tfx_command_line_continues_what_two_tower_began(through_tfx: Run) -
 def test_a_model_that_learned_nothing_is_refused_and_the_one_before_it_stays(
     refused: Run, first: Run, unchanged: Run
 ) -> None:
-    assert refused.status == command_line.EXIT_REFUSED
+    assert refused.status == exit_status.REFUSED
     assert refused.report["verdict"] == REFUSED
     lift = next(t for t in refused.report["thresholds"] if t["name"] == "min_lift_over_best_baseline")
     assert not lift["ok"]

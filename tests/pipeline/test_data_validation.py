@@ -13,7 +13,7 @@ from tests.e2e.runs import call
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DAY, DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
 from two_tower.pipeline.settings import run_file
 
 USERS, DAYS, EVERY = 60, 10, 7_200
@@ -82,7 +82,7 @@ def test_edited_data_is_refused_before_anything_is_written(healthy: Path, tmp_pa
     (events,) = (data / "events").glob("*.parquet")
     events.write_bytes(events.read_bytes()[:-1])
     status, _, errors = validate(data, "--output", str(tmp_path / "output"))
-    assert status == command_line.EXIT_USER_ERROR
+    assert status == exit_status.USER_ERROR
     assert str(events) in errors
     assert not (tmp_path / "output").exists()
 
@@ -114,7 +114,7 @@ def test_data_is_compared_with_that_of_the_run_before_and_the_next_run_takes_ove
 def test_data_that_was_refused_is_refused_again(broken: Path, output: Path) -> None:
     for _ in range(2):
         status, _, errors = validate(broken, "--output", str(output))
-        assert status == command_line.EXIT_USER_ERROR
+        assert status == exit_status.USER_ERROR
         assert "drift: history_play_ratio: Jensen-Shannon divergence" in errors
         assert "another unit?" in errors and "Traceback" not in errors
 
@@ -163,6 +163,6 @@ def test_requests_are_held_against_what_the_model_learned_from(output: Path, tmp
     assert "40 requests" in shown
     assert "skew: history_event_type: L-infinity distance 0.0" in shown
     status, _, errors = call([*arguments, requests(100)])
-    assert status == command_line.EXIT_USER_ERROR
+    assert status == exit_status.USER_ERROR
     assert "skew: history_play_ratio: Jensen-Shannon divergence" in errors
     assert "history_event_type" not in errors

@@ -19,7 +19,8 @@ from two_tower.data_directory.manifest import DatasetProperties, item_files
 from two_tower.data_directory.verification import verify, verify_items
 from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.evaluation.settings import GateConfig
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
+from two_tower.pipeline.commands.main import main
 from two_tower.pipeline.reindexing import Reindexing, check_features
 from two_tower.pipeline.runs.lineage import lineage_of
 from two_tower.trainer.loop import warm_start
@@ -283,5 +284,5 @@ def test_the_command_tells_what_is_wrong_before_it_loads_anything(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["reindex", "--model", str(tmp_path / "no"), "--items", alone(tmp_path / "items")]
-    assert command_line.main(arguments) == command_line.EXIT_USER_ERROR
+    assert main(arguments) == exit_status.USER_ERROR
     assert "holds no served model" in capsys.readouterr().err

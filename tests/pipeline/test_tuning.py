@@ -20,7 +20,8 @@ from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
 from two_tower.base import console
 from two_tower.base.errors import UserError
 from two_tower.base.settings import with_values
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
+from two_tower.pipeline.commands.main import main
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.presets import PRESETS
@@ -370,7 +371,7 @@ def test_wrong_input_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command_line.main(["tune", *arguments]) == command_line.EXIT_USER_ERROR
+    assert main(["tune", *arguments]) == exit_status.USER_ERROR
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -13,7 +13,8 @@ import pytest
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.pipeline import command_line
+from two_tower.pipeline.commands import exit_status
+from two_tower.pipeline.commands.main import main
 from two_tower.serving.exports import export, faiss_index, parquet, vertex
 from two_tower.serving.exports.export import ExportFailed, items_as_queries, write_checked
 from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search, recall_of
@@ -285,7 +286,7 @@ def test_an_object_store_gets_the_description_last_and_all_or_nothing(
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert command_line.main(["export", *arguments]) == command_line.EXIT_USER_ERROR
+    assert main(["export", *arguments]) == exit_status.USER_ERROR
     return capsys.readouterr().err
 
 

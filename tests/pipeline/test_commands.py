@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import os
+import pkgutil
+import re
+import resource
 import subprocess
 import sys
 import types
@@ -9,32 +15,71 @@ from typing import Any
 
 import pytest
 
-from two_tower.base import console
+import two_tower
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import Manifest
 from two_tower.ingestion import FORMAT_HELP, FORMATS
-from two_tower.pipeline import command_line
-from two_tower.pipeline.command_line import main
+from two_tower.pipeline import commands
+from two_tower.pipeline.commands import exit_status
+from two_tower.pipeline.commands.command import Command
+from two_tower.pipeline.commands.demo import was_simulated_with
+from two_tower.pipeline.commands.ingest import span_day
+from two_tower.pipeline.commands.main import main
+from two_tower.pipeline.commands.registry import COMMANDS
 from two_tower.pipeline.settings import pipeline_config, run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
-COMMANDS = ("simulate", "ingest", "run", "tune", "report", "query", "compile", "demo")
+ROOT = Path(two_tower.__file__).parents[1]
+NAMES = [command.name for command in COMMANDS]
+HEAVY = ("tensorflow", "tfx", "apache_beam", "pyarrow", "pandas", "numpy", "ml_metadata", "scann", "rich")
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = ("tensorflow", "tfx", "apache_beam", "pyarrow", "pandas", "numpy", "ml_metadata", "scann")
+def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, in which the sources under test come first."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": str(ROOT), **variables},
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in NAMES)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\n"
-        "from pipeline.command_line import main\n"
-        "try: main(['run', '--help'])\n"
+        "from two_tower.pipeline.commands.main import main\n"
+        f"try: main({arguments!r})\n"
         "except SystemExit as end: assert end.code == 0\n"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = python("-c", program)
+    assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_within_half_a_second_of_processor_time() -> None:
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert python("-m", "two_tower.pipeline.commands.main", "--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_every_module_with_a_command_is_registered() -> None:
+    modules = [
+        importlib.import_module(f"{commands.__name__}.{module.name}")
+        for module in pkgutil.iter_modules(commands.__path__)
+    ]
+    defined = [module.COMMAND for module in modules if hasattr(module, "COMMAND")]
+    assert sorted(NAMES) == sorted(command.name for command in defined)
+
+
+@pytest.mark.parametrize("command", NAMES)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -62,6 +107,17 @@ def test_help_lists_the_settings_that_matter_first_and_help_all_lists_every_one(
         assert text in " ".join(listed["--help"].split())
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_no_sentence_of_the_help_has_more_than_20_words(command: Command) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    # The settings' names and values in the help of --preset come from elsewhere.
+    helps = [action.help or "" for action in parser._actions if action.dest != "preset"]
+    for text in (command.summary, command.description, *helps):
+        for sentence in re.split(r"(?<=[.?]) ", text):
+            assert len(sentence.split()) <= 20, sentence
+
+
 def test_the_help_of_ingest_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(FORMAT_HELP) == set(FORMATS)
     with pytest.raises(SystemExit):
@@ -78,7 +134,7 @@ def test_the_help_of_ingest_lists_every_format(capsys: pytest.CaptureFixture[str
     [("19874", 19_874), ("2024-05-31", 19_874), ("1970-01-01", 0), ("auto", "auto"), (None, None)],
 )
 def test_a_span_is_a_day(text: str | None, span: int | str | None) -> None:
-    assert command_line._span(text) == span
+    assert span_day(text) == span
 
 
 def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +180,7 @@ def test_wrong_input_is_one_sentence_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(arguments) == command_line.EXIT_USER_ERROR
+    assert main(arguments) == exit_status.USER_ERROR
     shown = capsys.readouterr()
     assert message in shown.err
     assert "Traceback" not in shown.err
@@ -172,7 +228,7 @@ def _report(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     [
         ("blessed", ["--fail-on-refusal"], 0),
         ("refused", [], 0),
-        ("refused", ["--fail-on-refusal"], command_line.EXIT_REFUSED),
+        ("refused", ["--fail-on-refusal"], exit_status.REFUSED),
     ],
 )
 def test_a_refusal_is_told_and_is_a_failure_only_on_request(
@@ -240,7 +296,7 @@ def test_ingest_names_the_protocol_that_the_data_needs(
 
 def test_a_failed_component_is_named_with_its_log(runner: Any, capsys: pytest.CaptureFixture[str]) -> None:
     runner.error = ComponentFailed("Trainer failed: out of\nmemory")
-    assert main(["run", "--data", "d", "--output", "o"]) == command_line.EXIT_FAILURE
+    assert main(["run", "--data", "d", "--output", "o"]) == exit_status.FAILURE
     message = capsys.readouterr().err
     assert "Trainer failed: out of memory" in message
     assert "o/logs/now.log" in message
@@ -251,62 +307,15 @@ def test_wrong_data_in_a_component_is_status_2_with_its_log(
     runner: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runner.error = UserError("the eval split is empty")
-    assert main(["run", "--data", "d", "--output", "o"]) == command_line.EXIT_USER_ERROR
+    assert main(["run", "--data", "d", "--output", "o"]) == exit_status.USER_ERROR
     message = capsys.readouterr().err
     assert "the eval split is empty" in message
     assert "o/logs/now.log" in message
 
 
-def test_a_run_shows_components_and_keeps_all_else_in_the_log(tmp_path: Path) -> None:
-    log = tmp_path / "run.log"
-    program = f"""
-import logging, os, subprocess, sys
-from pipeline import console
-with console.quiet({str(log)!r}) as progress:
-    progress.start("Trainer", "trains the two towers")
-    print("from Python")
-    os.write(1, b"from C\\n")
-    os.write(2, b"from C's errors\\n")
-    subprocess.run(["echo", "from a child"])
-    logger = logging.getLogger("two_tower.progress")
-    for step in range(1, 101):
-        logger.info("epoch %d", step // 50, extra={{"step": step, "steps": 100}})
-    progress.finish("Trainer", 1.25, cached=False)
-    progress.start("Pusher", "pushes")
-    progress.finish("Pusher", 0.0, cached=True)
-print("after")
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["Trainer:"] * 10 + ["Trainer", "Pusher", "after"]
-    assert lines[4].split(", ") == ["  Trainer: step 50 of 100", "epoch 1"]
-    assert lines[10].split() == ["Trainer", "trains", "the", "two", "towers", "1.2", "s"]
-    assert lines[11].endswith("cached")
-    assert done.stderr == ""
-    chatter = log.read_text()
-    for origin in ("from Python", "from C", "from C's errors", "from a child"):
-        assert f"{origin}\n" in chatter
-
-
-def test_a_failed_run_leaves_its_trace_in_the_log_and_the_output_as_it_was(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    log = tmp_path / "run.log"
-    with pytest.raises(ZeroDivisionError), console.quiet(str(log)) as progress:
-        progress.start("Trainer", "trains")
-        progress.fail("Trainer", ZeroDivisionError())
-        raise ZeroDivisionError
-    print("after")
-    shown = capfd.readouterr().out
-    assert "failed" in shown
-    assert "after" in shown
-    assert "ZeroDivisionError" in log.read_text()
-    assert "ZeroDivisionError" not in shown
-
-
 def test_a_demo_simulates_again_only_for_other_parameters(tmp_path: Path) -> None:
     parameters = {"seed": 7, "users": 10}
-    assert not command_line._was_simulated_with(str(tmp_path), parameters)
+    assert not was_simulated_with(str(tmp_path), parameters)
     (tmp_path / "simulation.json").write_text(json.dumps({"name": "simulated-7", "parameters": parameters}))
-    assert command_line._was_simulated_with(str(tmp_path), parameters)
-    assert not command_line._was_simulated_with(str(tmp_path), {**parameters, "users": 11})
+    assert was_simulated_with(str(tmp_path), parameters)
+    assert not was_simulated_with(str(tmp_path), {**parameters, "users": 11})

@@ -1,0 +1,1 @@
+"""The commands of `two-tower`: one module each, listed in `registry`."""

@@ -1,0 +1,69 @@
+"""`two-tower query`: asks a model for recommendations."""
+
+from __future__ import annotations
+
+import argparse
+
+from two_tower.base.errors import UserError
+from two_tower.pipeline.commands.command import Command
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        required=True,
+        help="--output of `two-tower run`, for its newest published model, or one model's directory",
+    )
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--user", type=int, metavar="ID", help="user of the data; a new one gets an answer too")
+    who.add_argument("--history", metavar="ID,ID,...", help='item ids instead, oldest first; "" for none')
+    parser.add_argument(
+        "--exclude", metavar="ITEMS", default="", help="items that must not be recommended, as in 4,5"
+    )
+    parser.add_argument(
+        "--allow", metavar="ITEMS", default="", help="the only items that may be recommended (default: all)"
+    )
+    parser.add_argument(
+        "-k", type=int, default=10, metavar="N", help="number of recommendations (default: 10)"
+    )
+    parser.add_argument("--data", metavar="DIR", help="data directory with users and titles, if it was moved")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from two_tower.serving.query import recommend, render
+
+    history = None if options.history is None else _ids("--history", options.history)
+    answer = recommend(
+        options.model,
+        options.user,
+        history,
+        options.k,
+        options.data,
+        exclude=_ids("--exclude", options.exclude),
+        allow=_ids("--allow", options.allow),
+    )
+    print(answer.to_json() if options.json else render(answer).rstrip("\n"))
+    return 0
+
+
+def _ids(option: str, text: str) -> list[int]:
+    ids = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ids.append(int(part))
+        except ValueError:
+            raise UserError(f"{option} takes ids separated by commas, and '{part}' is no number.") from None
+    return ids
+
+
+COMMAND = Command(
+    name="query",
+    summary="ask a model for recommendations",
+    description=(
+        "Asks a published model what a user would like next, and shows the user's last listens beside it."
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

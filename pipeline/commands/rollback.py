@@ -1,0 +1,50 @@
+"""`two-tower rollback`: publishes the model from before the one in service again."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from two_tower.pipeline.commands import exit_status
+from two_tower.pipeline.commands.command import Command
+from two_tower.pipeline.commands.pipeline_run import loading_tfx
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", metavar="DIR", help="--output of `two-tower run`, for its pushed/")
+    where.add_argument("--push", metavar="DIR", help="directory that servers watch")
+
+
+def _run(options: argparse.Namespace) -> int:
+    directory = options.push or os.path.join(options.output, "pushed")
+    with loading_tfx():
+        from two_tower.serving.canary import CanaryFailed
+        from two_tower.serving.rollback import roll_back
+    try:
+        done = roll_back(directory)
+    except CanaryFailed as error:
+        print(f"two-tower: {error}", file=sys.stderr)
+        return exit_status.FAILURE
+    asked = (
+        "it answered its recorded queries as it did when it was published first"
+        if done.was_asked
+        else "it loads; it is from before queries were recorded, and was asked none"
+    )
+    print(f"Version {done.left} was in service; version {done.again} is again, as {done.path}: {asked}.")
+    return 0
+
+
+COMMAND = Command(
+    name="rollback",
+    summary="publish the model from before the one in service again",
+    description=(
+        "Publishes the model that was in service before the newest one, under a new, higher number. Servers "
+        "take it up as they take up any. A fresh process first loads it and compares its answers with those "
+        "recorded when it was published. The model that it replaces keeps its place and its number. A later "
+        "run publishes what it blesses, even that same model."
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

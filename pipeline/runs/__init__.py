@@ -1,0 +1,1 @@
+"""Records of runs: reports, comparisons, history, and evaluations judged again."""
