@@ -35,7 +35,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def listed_settings(section: str = "", everything: bool = False) -> str:
-    """Returns the help's list of settings: those that matter first, or all whose names begin with `section`."""
+    """Returns the settings for a help text: the newcomer's, or all that begin with `section`."""
     from two_tower.pipeline.settings import settings_help
 
     return settings_help.listing(section, everything=everything)
