@@ -11,6 +11,7 @@ from markupsafe import Markup
 from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, recommender
+from two_tower.evaluation.report.formats import interval, number
 from two_tower.evaluation.report.svg import Drawing, Scale, apart
 
 WIDE, NARROW = 1_040, 328
@@ -25,21 +26,6 @@ def both(chart: Callable[[float], Markup], wide: float = WIDE, narrow: float = N
     """A chart for wide screens and for phones, of which the page shows one."""
     pair = Markup('<div class="wide">{}</div><div class="narrow">{}</div>')
     return pair.format(chart(wide), chart(narrow))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """As readers write it: .512, and – for what could not be measured."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
-
-
-def interval(bounds: Sequence[float | None] | None, digits: int = 3) -> str:
-    """`.501–.523`, or nothing."""
-    if not bounds or bounds[0] is None or bounds[1] is None:
-        return ""
-    return f"{number(bounds[0], digits)} to {number(bounds[1], digits)}"
 
 
 def recall_curves(results: QueryResults) -> dict[str, Any]:

@@ -27,6 +27,11 @@ _SLICES = {
 }
 
 
+def cutoff_of(evaluation: Mapping[str, Any]) -> int:
+    """Returns the k of the judged Recall@k."""
+    return int(evaluation.get("cutoff") or DEFAULT_CUTOFF)
+
+
 def asks_for_sets(evaluation: Mapping[str, Any]) -> bool:
     """Whether a query has a set of labels, and not one."""
     return evaluation.get("protocol") == "frozen"
@@ -127,7 +132,7 @@ def threshold_meaning(outcome: Mapping[str, Any], evaluation: Mapping[str, Any])
     meaning = name
     if threshold:
         part = name.partition(".")[2]
-        meaning = threshold.meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF, part=part)
+        meaning = threshold.meaning.format(k=cutoff_of(evaluation), part=part)
     return f"{meaning} ({outcome['note']})" if outcome.get("note") else meaning
 
 

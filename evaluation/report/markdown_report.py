@@ -12,7 +12,7 @@ from two_tower.evaluation.gate.judge import BLESSED
 from two_tower.evaluation.metric_table import slice_metrics
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, in_order, label
 from two_tower.evaluation.report.glossary import (
-    DEFAULT_CUTOFF,
+    cutoff_of,
     definitions,
     pseudonym,
     question,
@@ -21,6 +21,7 @@ from two_tower.evaluation.report.glossary import (
     slice_meaning,
     threshold_meaning,
 )
+from two_tower.evaluation.report.recommender_rows import measured_recommenders
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 
@@ -116,14 +117,11 @@ def _refusal(evaluation: Mapping[str, Any]) -> str:
 
 def _story(evaluation: Mapping[str, Any]) -> str:
     """Who finds how much, from what everybody plays to the model, with intervals where they are known."""
-    judged = f"recall@{evaluation.get('cutoff') or DEFAULT_CUTOFF}"
+    judged = f"recall@{cutoff_of(evaluation)}"
     intervals, changes = evaluation.get("intervals") or {}, evaluation.get("changes") or {}
     if not intervals:
         return ""
-    found = {MODEL: evaluation["metrics"]["test"], **evaluation["baselines"]}
-    blessed = evaluation.get("blessed_model")
-    if blessed and blessed["eligible"]:
-        found[BLESSED_MODEL] = blessed["metrics"]
+    found = measured_recommenders(evaluation)
     rows = []
     for name in in_order(found):
         change = (changes.get(name) or {}).get(judged) or {}
@@ -172,7 +170,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
     slices = evaluation.get("slices")
     if not slices:
         return ""
-    k = evaluation.get("cutoff") or DEFAULT_CUTOFF
+    k = cutoff_of(evaluation)
     sizes = ("labels", "queries", "items")
     judged = f"recall@{k}"
     baselines = evaluation.get("baselines") or {}
