@@ -1,4 +1,4 @@
-"""What the configured columns of users/ and items/ say of the test labels, to slice by."""
+"""Values of the configured columns of users/ and items/ for the test labels, to slice by."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class FeatureValues:
     """The values of one column, by label.
 
     Attributes:
-        name: the column's, of users with `user_` before it.
-        label: int64 [n] which label has the value; a label may have several values, or none.
+        name: name of the column, for users with `user_` before it.
+        label: int64 [n] the label with the value; a label may have several values, or none.
         value: str [n].
     """
 
@@ -31,7 +31,7 @@ class FeatureValues:
 
 
 def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Of the columns of users/ that are categorical or hold several values: those of each label's user."""
+    """Reads the values of each label's user, of columns that are categorical or hold several values."""
     found = []
     for spec in specs:
         if spec.kind not in _SLICED_KINDS:
@@ -44,7 +44,7 @@ def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -
 
 
 def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Of the columns of items/ that are categorical or hold several values: those of each label's item.
+    """Reads the values of each label's item, of columns that are categorical or hold several values.
 
     Args:
         data: the data directory.
@@ -78,7 +78,7 @@ def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[Fea
 
 
 def _values_of(column: Any, row: Ints, label: Ints) -> tuple[Ints, npt.NDArray[np.str_]]:
-    """The labels and values of a column of lists, of the rows that the labels' items are in."""
+    """Returns labels and values of a column of lists, at the rows of the labels' items."""
     offsets = np.asarray(column.offsets).astype(np.int64)
     values = np.array([_text(value) for value in column.values.to_pylist()], np.str_)
     count = np.diff(offsets)[row]

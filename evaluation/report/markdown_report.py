@@ -1,4 +1,4 @@
-"""The evaluation as a page for someone who has never seen the project: was the model pushed, and why not?"""
+"""The Markdown report, for a reader new to the project: was the model pushed, and why not?"""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _thresholds(evaluation: Mapping[str, Any]) -> str:
 
 
 def _refusal(evaluation: Mapping[str, Any]) -> str:
-    """The slice and the examples that explain a refusal."""
+    """Writes the slice and the examples that explain a refusal."""
     refusal = evaluation.get("refusal")
     if not refusal or evaluation["verdict"] == BLESSED:
         return ""
@@ -116,7 +116,7 @@ def _refusal(evaluation: Mapping[str, Any]) -> str:
 
 
 def _story(evaluation: Mapping[str, Any]) -> str:
-    """Who finds how much, from what everybody plays to the model, with intervals where they are known."""
+    """Writes the recall of each recommender, from popularity to the model, with known intervals."""
     judged = f"recall@{cutoff_of(evaluation)}"
     intervals, changes = evaluation.get("intervals") or {}, evaluation.get("changes") or {}
     if not intervals:
@@ -222,7 +222,7 @@ def _index(evaluation: Mapping[str, Any]) -> str:
 
 
 def _artifact(evaluation: Mapping[str, Any]) -> str:
-    """Latency and size of what is served."""
+    """Writes latency and size of the served artifact."""
     latency, size = evaluation.get("latency") or {}, evaluation.get("size") or {}
     rows = [
         [
@@ -307,7 +307,7 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: float | None) -> str:
-    """Of a threshold, which may be a share or milliseconds."""
+    """Formats a threshold's value, a share or milliseconds."""
     return (
         "–" if value is None or math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
     )
@@ -320,12 +320,12 @@ def _bounds(bounds: Sequence[float | None] | None) -> str:
 
 
 def _text(text: str) -> str:
-    """Text of others, such as titles and the values of columns: nothing in it is markup, nor ends a cell."""
+    """Strips text of others, such as titles and values of columns, of markup and of ends of cells."""
     escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split()))
     return html.escape(escaped, quote=False)
 
 
 def _code(text: str) -> str:
-    """The same as code, where no backslash escapes: within cells too."""
+    """Marks text of others as code, where backslashes do not escape, within cells too."""
     plain = " ".join(text.split())
     return f"`{plain}`" if not set(plain) & set("`|") else _text(plain)
