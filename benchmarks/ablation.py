@@ -43,7 +43,7 @@ from two_tower.evaluation.metrics import Floats, Ints, label_ranks
 from two_tower.evaluation.oracle_comparison import OracleAnswers
 from two_tower.evaluation.queries import LabelSets, all_queries, read_windows, sample_by_user
 from two_tower.evaluation.slices import Slice, item_slices, play_ratio_slices, repeat_slices, trends_from
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 from two_tower.ingestion import FORMATS
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
@@ -218,19 +218,19 @@ def prepare(
     windows = {split: read_windows(f"{windows_dir}/Split-{split}") for split in ("train", "eval", "test")}
     available = all_queries(windows["test"])
     rows = sample_by_user(available, config.evaluation.max_queries, config.seed)
-    queries, knowledge = available.take(rows), TrainKnowledge.of(windows["train"])
+    queries, train = available.take(rows), TrainCounts.of(windows["train"])
     facts = facts_of(data, Manifest.load(data), config.split)
     recent_from = trends_from(facts.train_end, facts.test_from, facts.test_to)
     slices = [
-        *item_slices(queries.labels, knowledge, recent_from),
+        *item_slices(queries.labels, train, recent_from),
         *play_ratio_slices(queries, windows["test"]),
-        *repeat_slices(queries, windows["test"], knowledge, windows["eval"]),
+        *repeat_slices(queries, windows["test"], train, windows["eval"]),
     ]
     everything = Slice(OVERALL, np.ones(len(queries.label_item_id), bool))
     asked = LabelledQueries(rows, queries.labels, [everything, *slices])
     asked.save(output / "asked.npz")
     baselines = fit_baselines(
-        knowledge.events,
+        train.events,
         windows["eval"],
         cutoff=K,
         repeats_recommendable=True,

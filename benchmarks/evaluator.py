@@ -83,14 +83,14 @@ def measure(users: int, items: int) -> dict[str, Any]:
     from two_tower.evaluation.queries import LabelSets, Queries
     from two_tower.evaluation.recommenders import MODEL, MODEL_EXACT
     from two_tower.evaluation.slices import item_slices, popularity_slices, user_slices
-    from two_tower.evaluation.train_counts import TrainKnowledge
+    from two_tower.evaluation.train_counts import TrainCounts
 
     import_bytes = peak_bytes()
     vectors, queries, label = drawn_vectors(users, items)
     draw = np.random.default_rng(1)
     played = np.minimum(draw.zipf(1.2, TRAIN_EVENTS), items) - 1
     events = LabelEvents(draw.integers(0, users, TRAIN_EVENTS), played, np.arange(TRAIN_EVENTS))
-    train = TrainKnowledge(
+    train = TrainCounts(
         np.arange(users), np.unique(played), events, *np.unique(played, return_counts=True)
     )
 

@@ -1,12 +1,12 @@
-"""Confidence bounds of means over queries: the percentile bootstrap, with whole users drawn again.
+"""Confidence bounds of means over queries: the percentile bootstrap over whole users.
 
-Queries of one user are alike, so that a bound over queries drawn one by one would be too narrow: what is
-drawn with replacement is users, each with all their queries (the cluster bootstrap; Field and Welsh, 2007,
-"Bootstrapping clustered data"). A mean needs of a user no more than the sum and the number of their values,
-so that a resample is a row of multiplicities [users], and all resamples of all metrics one matrix product.
+Queries of one user are alike, so that bounds over queries drawn one by one would be too narrow. Users are
+drawn with replacement, each with all their queries (the cluster bootstrap; Field and Welsh, 2007,
+"Bootstrapping clustered data"). A mean needs only the sum and the number of a user's values. A resample is a
+row of multiplicities [users], and all resamples of all metrics are one matrix product.
 
 Every call of one `UserBootstrap` draws the same resamples. The means of two models, metrics or slices are
-paired therefore, resample by resample, and `means(a) - means(b)` are differences as they should be.
+therefore paired, resample by resample, and `means(a) - means(b)` are valid differences.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 # Multiplicities that are held at once: 32 MB of float64.
 _WEIGHTS_AT_ONCE = 4_000_000
-# Below this many users with a value there is no telling how users differ.
+# With fewer users with a value, differences between users are unknown.
 MIN_USERS = 2
 
 
@@ -34,7 +34,7 @@ RESAMPLES = 1_000
 
 @dataclasses.dataclass(frozen=True)
 class UserBootstrap:
-    """Resamples of the users who asked.
+    """Bootstrap over the users of queries.
 
     Usage:
         bootstrap = UserBootstrap(queries.user_id, resamples=1_000, seed=17)
@@ -42,10 +42,10 @@ class UserBootstrap:
         bootstrap.changes({"recall@10": recall}, {"recall@10": other})   # {"recall@10": {"change": ...}}
 
     Attributes:
-        users: [Q] whose query each is; any numbers.
-        resamples: how many.
-        seed: the same seed and users give the same resamples.
-        level: share of the resamples that lie within an interval's bounds.
+        users: [Q] the user of each query; any numbers.
+        resamples: number of resamples.
+        seed: equal seeds and users give equal resamples.
+        level: share of the resamples within an interval's bounds.
     """
 
     users: Ints
@@ -54,11 +54,11 @@ class UserBootstrap:
     level: float = 0.95
 
     def means(self, values: npt.ArrayLike) -> Floats:
-        """The mean of each column in each resample.
+        """Computes the mean of each column in each resample.
 
         Args:
-            values: [Q, M] or [Q], a column for each metric, model or slice. NaN is no value: a query that has
-                no part in a slice is left out of numerator and denominator.
+            values: [Q, M] or [Q], a column for each metric, model or slice. NaN is no value: a query outside
+                of a slice is left out of numerator and denominator.
 
         Returns:
             [resamples, M]. NaN where a resample has no value of a column.
@@ -75,13 +75,13 @@ class UserBootstrap:
             return np.asarray(totals / sizes[:, column.ravel()])
 
     def users_with_values(self, values: npt.ArrayLike) -> Ints:
-        """How many users have a value of each column: values [Q, M] or [Q], returns [M]."""
+        """Counts the users with a value in each column: values [Q, M] or [Q], returns [M]."""
         return np.asarray((self._of_users(values)[1] > 0).sum(axis=0))
 
     def bounds(self, means: Floats) -> Floats:
-        """Percentile bounds [2, M], low and high, of resampled means or differences [resamples, M].
+        """Computes percentile bounds [2, M], low and high, of resampled means or differences [resamples, M].
 
-        NaN for a column that has no value in half of the resamples or more.
+        NaN for a column without a value in half of the resamples or more.
         """
         tail = (1.0 - self.level) / 2.0
         bounds = np.full([2, means.shape[1]], np.nan)
@@ -91,7 +91,7 @@ class UserBootstrap:
         return bounds
 
     def intervals(self, values: Mapping[str, npt.ArrayLike]) -> dict[str, list[float] | None]:
-        """By name the interval of a mean: `[low, high]`, as in evaluation.json.
+        """Computes the interval of each mean by name: `[low, high]`, as in evaluation.json.
 
         Args:
             values: by name [Q], see `means`.
@@ -109,17 +109,17 @@ class UserBootstrap:
     def changes(
         self, values: Mapping[str, npt.ArrayLike], other: Mapping[str, npt.ArrayLike]
     ) -> dict[str, dict[str, float | None]]:
-        """By name how much higher a mean is than another of the same queries, with the change's interval.
+        """Computes the change of each mean against another of the same queries, with its interval.
 
         Args:
             values: by name [Q], see `means`.
-            other: the same of whom they are compared with; names that only one of the two has are left out.
+            other: values of the other recommender; names that only one of the two has are left out.
 
         Returns:
             `change`, `low` and `high`; None where there is no value, or fewer than MIN_USERS users have one.
         """
         shared = [name for name in values if name in other]
-        # A user's difference, not the difference of two sums: equal answers differ by exactly nothing.
+        # Differences by user, not of two sums: equal answers differ by exactly zero.
         columns = self._columns({name: np.subtract(values[name], other[name]) for name in shared})
         found = self._known(self.bounds(self.means(columns)), columns)
         changes = {}
@@ -136,18 +136,18 @@ class UserBootstrap:
         ]
 
     def _columns(self, values: Mapping[str, npt.ArrayLike]) -> Floats:
-        """[Q, M] of values by name."""
+        """Stacks values by name: [Q, M]."""
         columns = [np.asarray(column, np.float64) for column in values.values()]
         return np.stack(columns, axis=1) if columns else np.empty([len(self.users), 0])
 
     @functools.cached_property
     def _numbered(self) -> tuple[int, Ints]:
-        """The number of users, and each query's [Q]."""
+        """Number of users, and the number of each query's user [Q]."""
         users, number = np.unique(self.users, return_inverse=True)
         return len(users), number
 
     def _of_users(self, values: npt.ArrayLike) -> tuple[Floats, Floats]:
-        """Sums and numbers of each user's values, both [users, M]."""
+        """Sums and counts each user's values, both [users, M]."""
         table = np.asarray(values, np.float64)
         table = table[:, np.newaxis] if table.ndim == 1 else table
         count, number = self._numbered
@@ -161,7 +161,7 @@ class UserBootstrap:
         return sums, counts
 
     def _weights(self) -> Iterator[tuple[int, Floats]]:
-        """How often each user is in each resample, in blocks of resamples: its first, and [block, users]."""
+        """Yields multiplicities of users in blocks of resamples: the first resample, and [block, users]."""
         users, _ = self._numbered
         generator = np.random.default_rng(self.seed)
         at_once = max(1, min(self.resamples, _WEIGHTS_AT_ONCE // max(users, 1)))

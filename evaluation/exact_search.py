@@ -12,7 +12,7 @@ from two_tower.evaluation.queries import PADDING, Ints
 
 @dataclasses.dataclass(frozen=True)
 class OwnScores:
-    """Candidates that have another score than the inner product for a query.
+    """Candidates' own scores, which replace their inner product with a query.
 
     Attributes:
         rows: int64 [Q, R], -1 at padding; each candidate once a query.
@@ -25,7 +25,7 @@ class OwnScores:
 
 Vectors = npt.NDArray[np.float32]
 
-# A block of scores: so many queries by so many items, 32 MB of float32.
+# Queries and items of a block of scores: 32 MB of float32.
 QUERIES_AT_ONCE, ITEMS_AT_ONCE = 512, 16_384
 
 
@@ -36,17 +36,17 @@ def top_rows(
     excluded: Ints | None = None,
     own_scores: OwnScores | None = None,
 ) -> Ints:
-    """The k candidates with the largest inner product with each query, best first.
+    """Finds the k candidates with the largest inner product with each query, best first.
 
-    All are compared, a block of scores at a time. Once a query has k candidates, of a further block only
-    what exceeds the last of them is looked at, which is next to nothing: the time is that of the products.
+    All candidates are compared, a block of scores at a time. Once a query has k candidates, only scores above
+    the last of them matter in a further block, which are few: the time is that of the products.
 
     Args:
         queries: [Q, D].
         candidates: [N, D].
-        k: how many.
-        excluded: [Q, E] rows of candidates that a query must not be answered with, -1 at padding.
-        own_scores: what counts instead of the inner product, of candidates that are not excluded.
+        k: number of candidates.
+        excluded: [Q, E] rows of candidates that are left out of a query's answer, -1 at padding.
+        own_scores: scores that replace the inner product, of candidates that are not excluded.
 
     Returns:
         [Q, k] rows of candidates, -1 where there are fewer than k. Of equal scores the lower row is first.
@@ -62,7 +62,7 @@ def top_rows(
 
 
 def _merged_with(rows: Ints, scores: Vectors, own: Ints, own_scores: Vectors) -> tuple[Ints, Vectors]:
-    """The best k with candidates `own` at their own scores. No other can come in: own scores only rise."""
+    """Merges candidates `own` at their own scores. No other can come in: own scores only rise."""
     line = np.arange(len(rows))[:, np.newaxis]
     width = max(own.max(initial=0), rows.max(initial=0)) + 1
     is_own = np.isin(line * width + rows, (line * width + own)[own >= 0])
@@ -81,11 +81,11 @@ def _of_block(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | No
             scores[query, excluded[query, place] - begin] = -np.inf
         limit = best[:, -1:]
         if np.isneginf(limit).any() and scores.shape[1] > k:
-            # Not yet k: what reaches the block's own k-th score is enough.
+            # Fewer than k so far: scores from the block's own k-th on are enough.
             limit = np.maximum(limit, np.partition(scores, -k, axis=1)[:, -k, np.newaxis])
             better = (scores >= limit) & (scores > -np.inf)
         else:
-            # Equal scores of earlier rows stay.
+            # Earlier rows of equal scores stay.
             better = scores > limit
         query, column = np.nonzero(better)
         count = np.bincount(query, minlength=len(queries))
@@ -100,6 +100,6 @@ def _of_block(queries: Vectors, candidates: Vectors, k: int, excluded: Ints | No
 
 
 def _merged(rows: Ints, scores: Vectors, k: int) -> tuple[Ints, Vectors]:
-    """The k best of each line; of equal scores the first stays first."""
+    """Keeps the k best of each line; of equal scores the first stays first."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)

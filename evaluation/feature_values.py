@@ -1,4 +1,4 @@
-"""What the configured columns of users/ and items/ say of the test labels, to slice by."""
+"""Values of the configured columns of users/ and items/ for the test labels, to slice by."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class FeatureValues:
     """The values of one column, by label.
 
     Attributes:
-        name: the column's, of users with `user_` before it.
-        label: int64 [n] which label has the value; a label may have several values, or none.
+        name: name of the column, for users with `user_` before it.
+        label: int64 [n] the label with the value; a label may have several values, or none.
         value: str [n].
     """
 
@@ -29,7 +29,7 @@ class FeatureValues:
 
 
 def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Returns the categories of users/ (`ColumnKind.is_category`) that each label's user has."""
+    """Reads the categories of users/ (`ColumnKind.is_category`) that each label's user has."""
     found = []
     for spec in specs:
         if not spec.column_kind.is_category:
@@ -42,7 +42,7 @@ def of_users(windows: Windows, queries: Queries, specs: Sequence[FeatureSpec]) -
 
 
 def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[FeatureValues]:
-    """Returns the categories of items/ (`ColumnKind.is_category`) that each label's item has.
+    """Reads the categories of items/ (`ColumnKind.is_category`) that each label's item has.
 
     Args:
         data: the data directory.
@@ -76,7 +76,7 @@ def of_items(data: str, item_id: Ints, specs: Sequence[FeatureSpec]) -> list[Fea
 
 
 def _values_of(column: Any, row: Ints, label: Ints) -> tuple[Ints, npt.NDArray[np.str_]]:
-    """The labels and values of a column of lists, of the rows that the labels' items are in."""
+    """Returns labels and values of a column of lists, at the rows of the labels' items."""
     offsets = np.asarray(column.offsets).astype(np.int64)
     values = np.array([_text(value) for value in column.values.to_pylist()], np.str_)
     count = np.diff(offsets)[row]

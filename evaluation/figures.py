@@ -1,4 +1,4 @@
-"""From everyone's recommendations to the figures of evaluation.json, in plain NumPy."""
+"""Figures of evaluation.json from the recommendations of all recommenders, in plain NumPy."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from two_tower.evaluation.queries import Queries
 from two_tower.evaluation.query_results import QueryResults, pseudonyms
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
 from two_tower.evaluation.slices import Slice
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 
 Numbers = dict[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Recommendations:
-    """What everyone recommended for the same queries.
+    """Recommendations of all recommenders for the same queries.
 
     Attributes:
-        queries: the Q that were asked.
-        items: by who (MODEL, MODEL_EXACT, BLESSED_MODEL where it may be compared with, and the baselines by
-            name) [Q, K] item ids, best first, -1 where there are fewer than K.
+        queries: the Q queries that were asked.
+        items: [Q, K] item ids, best first, -1 where there are fewer than K, by recommender: MODEL,
+            MODEL_EXACT, BLESSED_MODEL where it may be compared with, and the baselines by name.
         slices: parts of the queries' labels.
-        train: what train knows of users and items.
-        history_popularity: [Q] mean popularity of what each query's user had played.
-        vectors: by which lists are compared with themselves.
+        train: train's counts of users and items.
+        history_popularity: [Q] mean popularity of the items that each query's user had played.
+        vectors: vectors that lists are compared with themselves by.
         catalog_size: number of items that the model could recommend.
         cutoffs: the k of all metrics, at most K.
         judged_cutoff: the k that the gate judges by, one of the cutoffs.
-        seed: of the bootstrap and the pseudonyms.
-        resamples: of the bootstrap.
+        seed: seed of the bootstrap and the pseudonyms.
+        resamples: number of resamples of the bootstrap.
     """
 
     queries: Queries
     items: dict[str, Ints]
     slices: list[Slice]
-    train: TrainKnowledge
+    train: TrainCounts
     history_popularity: Floats
     vectors: ItemVectors
     catalog_size: int
@@ -55,12 +55,12 @@ class Recommendations:
 
     @property
     def baselines(self) -> list[str]:
-        """Their names."""
+        """Names of the baselines."""
         return [who for who in self.items if who not in (MODEL, MODEL_EXACT, BLESSED_MODEL)]
 
 
 def results_of(recommendations: Recommendations) -> QueryResults:
-    """Where each label stands among everyone's recommendations."""
+    """Finds the rank of each label among all recommenders' recommendations."""
     labels = recommendations.queries.labels
     return QueryResults(
         pseudonyms(recommendations.queries.user_id, recommendations.seed),
@@ -71,10 +71,11 @@ def results_of(recommendations: Recommendations) -> QueryResults:
 
 
 def evaluate(recommendations: Recommendations, results: QueryResults) -> dict[str, Any]:
-    """The figures: `queries`, `metrics`, `baselines`, `intervals`, `changes`, `slices`, `ann`.
+    """Computes the figures: `queries`, `metrics`, `baselines`, `intervals`, `changes`, `slices`, `ann`.
 
-    And `diversity_of`, the vectors by which lists are compared with themselves, and `blessed_metrics`, those
-    of the latest blessed model, or {}. A value that could not be measured is None, as JSON holds it.
+    Further `diversity_of`, the source of the vectors that lists are compared with themselves by, and
+    `blessed_metrics`, the metrics of the latest blessed model, or {}. A value that could not be measured is
+    None, as in JSON.
     """
     summaries = {who: _summary(recommendations, items) for who, items in recommendations.items.items()}
     bootstrap = UserBootstrap(results.user.astype(np.int64), recommendations.resamples, recommendations.seed)
@@ -114,7 +115,7 @@ def _summary(recommendations: Recommendations, items: Ints) -> Numbers:
 
 
 def _queries(recommendations: Recommendations) -> dict[str, Any]:
-    """How many queries by how many users, and how many labels they have."""
+    """Counts queries, users and labels."""
     queries, train = recommendations.queries, recommendations.train
     counts = queries.labels.counts
     return {
@@ -134,7 +135,7 @@ def _queries(recommendations: Recommendations) -> dict[str, Any]:
 def _slices(
     recommendations: Recommendations, results: QueryResults, bootstrap: UserBootstrap
 ) -> dict[str, Any]:
-    """By slice its family, its size, everyone's metrics, and at the judged cutoff their intervals."""
+    """Gives family, size and metrics of each slice, and intervals at the judged cutoff."""
     labels, user_of_label = results.labels, results.user[results.labels.query]
     whose = [who for who in results.ranks if who != MODEL_EXACT]
     judged = slice_metrics([recommendations.judged_cutoff])
@@ -151,7 +152,7 @@ def _slices(
             "intervals": {who: {} for who in whose},
         }
         columns |= {f"{part.name}/{who}/{name}": values[who][name] for who in whose for name in judged}
-    # All at once: every slice and everyone are drawn again with the same users.
+    # All at once: slices and recommenders share the resamples of users.
     for place, interval in bootstrap.intervals(columns).items():
         name, who, metric = place.rsplit("/", 2)
         found[name]["intervals"][who][metric] = interval
@@ -164,7 +165,7 @@ def _means(values: Mapping[str, Floats], names: Sequence[str]) -> Numbers:
 
 
 def all_finite(metrics: Mapping[str, float]) -> Numbers:
-    """As JSON holds them: what is no number is null."""
+    """Replaces values that are no number by None, as JSON has null."""
     return {name: _finite(value) for name, value in metrics.items()}
 
 

@@ -1,4 +1,4 @@
-"""Train's label events, which every baseline is trained on."""
+"""Label events of train, which every baseline is trained on."""
 
 from __future__ import annotations
 
@@ -52,30 +52,30 @@ class LabelEvents:
         return cls(user_id[order], train.item_id[event[order]], train.timestamp[event[order]])
 
     def take(self, rows: npt.ArrayLike) -> LabelEvents:
-        """The events at `rows` (ascending indices or a mask)."""
+        """Returns the events at `rows` (ascending indices or a mask)."""
         chosen = np.asarray(rows)
         return LabelEvents(self.user_id[chosen], self.item_id[chosen], self.timestamp[chosen])
 
     @functools.cached_property
     def by_item(self) -> tuple[Ints, Ints, Ints]:
-        """The distinct items, ascending [I]; the place of each event's among them [m]; events of each [I]."""
+        """Distinct items, ascending [I]; the place of each event's item [m]; events of each item [I]."""
         items, place, counts = np.unique(self.item_id, return_inverse=True, return_counts=True)
         return items, place, counts
 
     @property
     def has_times(self) -> bool:
-        """Whether the data has times."""
+        """True where the data has times."""
         return bool(self.timestamp.any())
 
     def before(self, windows: Windows, chosen: Ints) -> tuple[Ints, Ints]:
-        """Start and length of those of a window's user that precede the window: [C], [C].
+        """Finds start and length of the events of a window's user that precede the window: [C], [C].
 
-        By time where there are times: the events older than the window's first. Else by order: a window
-        begins with the end of its user's train events, or after them, so what it repeats is left out.
+        With times these are the events older than the window's first. Without times order decides: a window
+        begins with the end of its user's train events, or after them. Events that it repeats are left out.
 
         Args:
-            windows: of any split.
-            chosen: [C] which of them.
+            windows: windows of any split.
+            chosen: [C] places of windows.
         """
         known, begin, count = np.unique(self.user_id, return_index=True, return_counts=True)
         if not len(known):
@@ -93,12 +93,12 @@ class LabelEvents:
         return start, np.where(is_known, np.searchsorted(keys, user * span + time) - start, 0)
 
     def _repeated(self, windows: Windows, chosen: Ints, start: Ints, length: Ints) -> Ints:
-        """How many of its user's last events each window begins with, the most that there can be: [C].
+        """Counts the user's last events that each window begins with, as many as possible: [C].
 
         The first c listens of the window and the user's last c events are equal if their polynomial hashes
         are, which are differences of prefix sums: one pass for all windows and all c.
         """
-        # Up to the first query: what follows is a label of the window's own split.
+        # Events up to the first query: later ones are labels of the window's own split.
         is_query = np.append(windows.label_step > 0, True)
         queries = np.flatnonzero(is_query)
         first = queries[np.searchsorted(queries, windows.offsets[chosen])]
@@ -119,7 +119,7 @@ class LabelEvents:
         row = np.repeat(np.arange(len(chosen)), most)
         size = ragged_index(np.ones_like(most), most)
         end, begin = (start + length)[row], inner_start[row]
-        # Each sum has the powers of where its events stand: multiplied by the other's, both have the same.
+        # Each sum has the powers of its events' places: multiplied by the other's, both have the same.
         equal = (ours[end] - ours[end - size]) * powers[begin] == (
             theirs[begin + size] - theirs[begin]
         ) * powers[end - size]

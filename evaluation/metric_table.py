@@ -79,7 +79,7 @@ class Answers:
 
 
 class RankedLabels:
-    """Ranks of labels, from which the values of single queries follow.
+    """Labels with their ranks, from which the values of single queries follow.
 
     Attributes:
         query: [labels] the query of each label.

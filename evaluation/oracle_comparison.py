@@ -1,4 +1,4 @@
-"""How far a model gets from the best baseline to the oracle, which knows how simulated data came about."""
+"""Comparison with the oracle, which knows how simulated data came about, and the best baseline."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KEY = ("user_id", "label_timestamp", "label_item_id")
 
 @dataclasses.dataclass(frozen=True)
 class OracleAnswers:
-    """What the oracle answered to queries of the test split.
+    """The oracle's answers to queries of the test split.
 
     Attributes:
-        rows: [M] the queries, in ascending order.
+        rows: [M] rows of the queries, ascending.
         rank: [M] ranks of their labels, from 1, by the simulator's probabilities and the user's hidden state.
-        rank_observed: [M] likewise, without the hidden state.
+        rank_observed: [M] the same without the hidden state.
     """
 
     rows: Ints
@@ -34,9 +34,9 @@ class OracleAnswers:
 
     @classmethod
     def read(cls, data: str, queries: Queries) -> OracleAnswers | None:
-        """From a data directory; None where it has no oracle, or none of its queries is in the split.
+        """Reads a data directory; None where it has no oracle, or none of its queries is in the split.
 
-        It answers what is played next: queries for a set of labels are none of its own.
+        The oracle answers what is played next, and no queries for sets of labels.
         """
         path = oracle_file(data, "queries.parquet")
         if path is None or (queries.label_event < 0).any():
@@ -61,13 +61,13 @@ class OracleAnswers:
         baselines: Mapping[str, Ints],
         cutoffs: Sequence[int],
     ) -> dict[str, Any]:
-        """`oracle_share` over all of the oracle's queries.
+        """Computes `oracle_share` over all of the oracle's queries.
 
         Args:
-            queries: of the test split.
+            queries: queries of the test split.
             asked: [A] rows of the queries that were asked, ascending, the oracle's among them.
-            model: [A, K] what the model recommended.
-            baselines: likewise, by name.
+            model: [A, K] recommendations of the model.
+            baselines: [A, K] recommendations of the baselines, by name.
             cutoffs: the k of Recall@k, at most K.
         """
         at = np.searchsorted(asked, self.rows)
@@ -82,15 +82,15 @@ class OracleAnswers:
 
 
 def matching_rows(queries: Queries, oracle: Mapping[str, npt.NDArray[Any]]) -> tuple[Ints, Ints]:
-    """The queries that the oracle answered too.
+    """Finds the queries that the oracle answered too.
 
     Args:
-        queries: of the test split.
+        queries: queries of the test split.
         oracle: columns `user_id`, `label_timestamp` and `label_item_id` by name, each [m].
 
     Returns:
-        Rows of `queries` and rows of the oracle, [M] and [M]. Of rows with equal keys (times are coarse,
-        and an item can be played twice within one step) the first is taken.
+        Rows of `queries` and rows of the oracle, [M] and [M]. The first of rows with equal keys is taken:
+        times are coarse, and an item can be played twice within one step.
     """
     asked = np.stack([getattr(queries, name) for name in KEY], axis=1)
     answered = np.stack([np.asarray(oracle[name], np.int64) for name in KEY], axis=1)
@@ -106,13 +106,13 @@ def oracle_share(
     oracle_observed: Floats,
     cutoffs: Sequence[int],
 ) -> dict[str, Any]:
-    """Recall of model, best baseline and oracle on the same queries.
+    """Compares the recall of model, best baseline and oracle on the same queries.
 
     Args:
         model: [M] ranks of the labels, counted from 1, infinite where not recommended.
-        baselines: likewise, by name.
-        oracle: likewise, of ranking by the simulator's own probabilities and the user's hidden state.
-        oracle_observed: likewise, without the hidden state.
+        baselines: ranks of the baselines, by name.
+        oracle: ranks by the simulator's own probabilities and the user's hidden state.
+        oracle_observed: ranks by the probabilities without the hidden state.
         cutoffs: the k of Recall@k.
 
     Returns:

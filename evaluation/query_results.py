@@ -1,4 +1,4 @@
-"""What each query found, kept beside evaluation.json, so that a model can be judged again without it."""
+"""Results of single queries, kept beside evaluation.json: a model can be judged again without the model."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _RANK, _SLICE = "rank/", "slice/"
 
 @dataclasses.dataclass(frozen=True)
 class QueryResults:
-    """Where the labels of every test query stand among everyone's recommendations.
+    """Labels of every test query with their ranks among all recommenders' recommendations.
 
     Attributes:
-        user: [Q] int32, whose query each is: numbers from 0 on that mean nothing elsewhere.
-        labels: of the Q queries.
-        ranks: by who recommended (model, model_exact, blessed_model, or a baseline's name) [labels] float32:
+        user: [Q] int32, the user of each query: numbers from 0 on without meaning elsewhere.
+        labels: labels of the Q queries.
+        ranks: [labels] float32 by recommender (model, model_exact, blessed_model, or a baseline's name):
             ranks from 1, infinite for a label that was not recommended.
-        slices: by name [labels], see `slices.Slice`.
+        slices: [labels] by name, see `slices.Slice`.
     """
 
     user: npt.NDArray[np.int32]
@@ -38,15 +38,15 @@ class QueryResults:
     slices: dict[str, Bools]
 
     def values(self, who: str, cutoffs: Sequence[int], slice_name: str | None = None) -> dict[str, Floats]:
-        """`recall@k`, `ndcg@k`, `hit_rate@k` and `mrr` by name, each [Q]; see `metric_table.values_by_query`.
+        """Computes the metrics with intervals by name, each [Q]; see `metric_table.values_by_query`.
 
-        With the name of a slice of its labels alone, and NaN for queries that have none in it.
+        With a slice's name, its labels alone count, and a query without a label in it has NaN.
         """
         chosen = None if slice_name is None else self.slices[slice_name]
         return values_by_query(self.ranks[who], self.labels, cutoffs, chosen)
 
     def to_bytes(self) -> bytes:
-        """The file's content, which `read` takes."""
+        """Returns the file's content, which `read` takes."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -60,7 +60,11 @@ class QueryResults:
 
     @classmethod
     def read(cls, file: IO[bytes]) -> QueryResults:
-        """The inverse of `to_bytes`. Raises ValueError where the file is none of these, or not whole."""
+        """Reads a file of `to_bytes`.
+
+        Raises:
+            ValueError: the file is no such file, or not complete.
+        """
         try:
             with np.load(io.BytesIO(file.read())) as content:
 
@@ -76,6 +80,6 @@ class QueryResults:
 
 
 def pseudonyms(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int32]:
-    """Users [Q] as numbers 0 to U - 1 in an order drawn at random, which tells nothing of their ids. [Q]."""
+    """Numbers users [Q] from 0 to U - 1 in a random order, which tells nothing of their ids. [Q]."""
     known, number = np.unique(users, return_inverse=True)
     return np.random.default_rng(seed).permutation(len(known))[number].astype(np.int32)

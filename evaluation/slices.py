@@ -1,8 +1,8 @@
-"""Metrics on a part of the labels: are cold items found, those of the tail, those of new users?
+"""Slices: parts of the labels, such as cold items, tail items, or labels of new users.
 
-A slice is a mask over labels. What chooses queries (by user, by length of history) chooses all labels of
-those queries. Of a query that asks for a set, a slice asks for those of its labels that lie in the slice;
-where they stand among all recommendations stays as it is.
+A slice is a mask over labels. A slice of queries (by user, by length of history) holds all labels of those
+queries. If a query asks for a set, a slice asks for its labels in the slice alone; their ranks among all
+recommendations stay as they are.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from two_tower.evaluation.feature_values import FeatureValues
 from two_tower.evaluation.metric_table import slice_metrics, values_by_query
 from two_tower.evaluation.metrics import Bools, Floats, Ints, mean
 from two_tower.evaluation.queries import LabelSets, Queries, Windows
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 from two_tower.schema import features
 
 LISTEN = features.LISTEN.encode()
-# The most played items, which together have this share of train's label events, are the head; what comes
-# after the second share is the tail.
+# The head is the most played items that together have the first share of train's label events. The tail is
+# the items after the second share.
 HEAD_SHARE, TAIL_SHARE = 0.5, 0.8
-# An item trends if its share of label events in the last part of train, twice as long as the test period,
-# is this many times its share before, and it has so many there: of items that are as popular as ever, with a
-# third of that expected, 3 in 1,000 have as many by chance.
+# An item trends if its share of label events in the last part of train, twice as long as the test period, is
+# this many times its share before, with at least so many events there. Among items of unchanged popularity,
+# with a third of that expected, 3 in 1,000 have as many by chance.
 TREND_GROWTH, TREND_EVENTS, TREND_TEST_PERIODS = 3.0, 10, 2
-# Groups of as many items each by popularity, and of as many users each by activity.
+# Groups of equally many items by popularity, and of equally many users by activity.
 POPULARITY_GROUPS, ACTIVITY_GROUPS = 10, 4
-# The most events that a query of each slice by length of history sees; there is one more, for those beyond.
+# Longest history of each slice by length of history; one more slice holds longer ones.
 HISTORY_LENGTHS = (1, 5, 20, 50, 200)
-# A label was heard if it was played to this part of its length, or further.
+# A label was heard if it was played to this share of its length, or further.
 HEARD_PLAY_RATIO = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Some of the labels: `labels` bool [labels]. Slices of one family divide the labels by one property."""
+    """A part of the labels: a mask `labels` [labels]. Slices of one family divide labels by one property."""
 
     name: str
     labels: Bools
@@ -46,11 +46,11 @@ class Slice:
 
     @classmethod
     def of_queries(cls, name: str, queries: npt.ArrayLike, labels: LabelSets, family: str = "") -> Slice:
-        """All labels of the queries in a mask [Q]."""
+        """Takes all labels of the queries in a mask [Q]."""
         return cls(name, np.asarray(queries, bool)[labels.query], family)
 
     def size(self, labels: LabelSets) -> dict[str, int]:
-        """How many labels it has, of how many queries, and how many items they are."""
+        """Counts the slice's labels, their queries and their items."""
         return {
             "labels": int(self.labels.sum()),
             "queries": len(np.unique(labels.query[self.labels])),
@@ -58,11 +58,11 @@ class Slice:
         }
 
     def metrics(self, ranks: Floats, labels: LabelSets, cutoffs: Sequence[int]) -> dict[str, float]:
-        """`recall@k` and `ndcg@k` by name: means over the queries that have a label in the slice.
+        """Computes the metrics that slices show, by name: means over queries with a label in the slice.
 
         Args:
             ranks: [labels] by `metrics.label_ranks`.
-            labels: of all queries.
+            labels: labels of all queries.
             cutoffs: each k.
 
         Returns:
@@ -73,8 +73,8 @@ class Slice:
         return {name: mean(of_query[np.isfinite(of_query)]) for name, of_query in shown.items()}
 
 
-def item_slices(labels: LabelSets, train: TrainKnowledge, recent_from: int | None = None) -> list[Slice]:
-    """Slices by what train knows of a label's item. No test label decides what is in which.
+def item_slices(labels: LabelSets, train: TrainCounts, recent_from: int | None = None) -> list[Slice]:
+    """Slices labels by train's counts of their items. No test label decides the slices.
 
     - `head`, `middle`, `tail`, `cold`: one of them each. Head are the most popular items, by train's label
       events, that together make up HEAD_SHARE of these; tail are those outside of the most popular that make
@@ -84,8 +84,8 @@ def item_slices(labels: LabelSets, train: TrainKnowledge, recent_from: int | Non
       if no event is older.
 
     Args:
-        labels: of any queries.
-        train: what train knows.
+        labels: labels of any queries.
+        train: train's counts.
         recent_from: seconds, see `trends_from`.
     """
     items, counts, events = train.played_items, train.plays, train.events
@@ -115,7 +115,7 @@ def item_slices(labels: LabelSets, train: TrainKnowledge, recent_from: int | Non
 
 
 def quantile_groups(counts: npt.NDArray[np.integer], groups: int) -> Ints:
-    """Which of so many equal groups each value is in, from 1 for the lowest; equal values are in one group.
+    """Divides values into equally large groups, from 1 for the lowest; equal values are in one group.
 
     A value's group is that of the middle of its equals in the order of all.
     """
@@ -125,9 +125,11 @@ def quantile_groups(counts: npt.NDArray[np.integer], groups: int) -> Ints:
     return np.asarray(middle * groups // max(len(counts), 1) + 1, np.int64)
 
 
-def popularity_slices(labels: LabelSets, train: TrainKnowledge) -> list[Slice]:
-    """`popularity_1` to `popularity_10`: the items that have label events in train by their number, in ten
-    groups of as many items each, the first the least popular; some may be empty, see `quantile_groups`.
+def popularity_slices(labels: LabelSets, train: TrainCounts) -> list[Slice]:
+    """Slices items with label events in train by their number: `popularity_1` to `popularity_10`.
+
+    The ten groups have equally many items, the first the least popular. Some may be empty, see
+    `quantile_groups`.
     """
     decile = quantile_groups(train.plays, POPULARITY_GROUPS)
     return [
@@ -140,8 +142,8 @@ def popularity_slices(labels: LabelSets, train: TrainKnowledge) -> list[Slice]:
     ]
 
 
-def user_slices(queries: Queries, train: TrainKnowledge) -> list[Slice]:
-    """Slices by what train knows of a query's user.
+def user_slices(queries: Queries, train: TrainCounts) -> list[Slice]:
+    """Slices queries by train's counts of their users.
 
     - `activity_1` to `activity_4`: train's users in four groups by their number of label events, as many
       users each, the first the least active; equally active users are in one group.
@@ -164,7 +166,7 @@ def user_slices(queries: Queries, train: TrainKnowledge) -> list[Slice]:
 
 
 def history_slices(queries: Queries, history_length: int) -> list[Slice]:
-    """`history_1`, `history_2_5`, and on: by how many events a query sees, at most `history_length`."""
+    """Slices queries by the number of events they see: `history_1`, `history_2_5`, and so on."""
     length = np.minimum(queries.position + 1, history_length)
     bounds = [(low + 1, high) for low, high in zip((0, *HISTORY_LENGTHS), HISTORY_LENGTHS, strict=False)]
     slices = [
@@ -184,17 +186,16 @@ def history_slices(queries: Queries, history_length: int) -> list[Slice]:
     return slices
 
 
-def repeat_slices(
-    queries: Queries, windows: Windows, train: TrainKnowledge, evaluation: Windows
-) -> list[Slice]:
-    """`repeat`: labels that their user had played before, in train, in eval, or up to the query; `discovery`:
-    all others.
+def repeat_slices(queries: Queries, windows: Windows, train: TrainCounts, evaluation: Windows) -> list[Slice]:
+    """Slices labels into `repeat` and `discovery`.
+
+    A repeat is a label that its user had played before: in train, in eval, or up to the query.
 
     Args:
-        queries: of the test split.
+        queries: queries of the test split.
         windows: its windows.
-        train: what train knows.
-        evaluation: the windows of eval, which comes before test.
+        train: train's counts.
+        evaluation: windows of eval, which comes before test.
     """
     labels = queries.labels
     users, items = np.unique(queries.user_id), np.unique(labels.item_id)
@@ -203,7 +204,7 @@ def repeat_slices(
     wanted = _numbered(users, queries.user_id)[query] * len(items) + number
 
     def pairs(user_id: Ints, item_id: Ints) -> Ints:
-        """Of plays, the users and items that occur among the labels, as one number each."""
+        """Numbers plays by user and item, of users and items that occur among the labels."""
         known = np.isin(item_id, items) & np.isin(user_id, users)
         return _numbered(users, user_id[known]) * len(items) + _numbered(items, item_id[known])
 
@@ -235,12 +236,12 @@ def repeat_slices(
 
 
 def _numbered(known: Ints, values: Ints) -> Ints:
-    """Places of values among `known`, ascending, which holds all of them."""
+    """Places values among `known`, ascending, which holds all of them."""
     return np.asarray(np.searchsorted(known, values), np.int64)
 
 
 def _first(keys: Ints, values: Ints, wanted: Ints) -> Ints:
-    """The first value of each wanted key, the greatest integer where there is none."""
+    """Finds the first value of each wanted key, the greatest integer where there is none."""
     known, first = np.unique(keys, return_index=True)
     found = np.full(len(wanted), np.iinfo(np.int64).max)
     if len(known):
@@ -251,16 +252,15 @@ def _first(keys: Ints, values: Ints, wanted: Ints) -> Ints:
 
 
 def trends_from(train_end: int, test_from: int, test_to: int) -> int | None:
-    """From when on a train event is recent, seconds; None where the split is none in time (all are 0)."""
+    """Returns the time from which on a train event is recent, in seconds; None without a split in time."""
     return train_end - TREND_TEST_PERIODS * (test_to - test_from) if train_end else None
 
 
 def event_slices(queries: Queries, windows: Windows) -> list[Slice]:
-    """Slices by what the label's event was, where labels are events and not sets.
+    """Slices labels by their events, where labels are events and not sets.
 
     - `event_<type>`: by the event's type, where labels have several.
-    - `organic` and `recommended`: whether the user came upon the item without a recommender, of the labels of
-      which it is known.
+    - `organic` and `recommended`: the user came upon the item without or by a recommender, where known.
     """
     if not len(queries) or (queries.label_event < 0).any():
         return []
@@ -279,12 +279,12 @@ def event_slices(queries: Queries, windows: Windows) -> list[Slice]:
 
 
 def feature_slices(values: FeatureValues, labels: int, most: int) -> list[Slice]:
-    """`<column>=<value>`: by the values of a configured column, the `most` that most labels have.
+    """Slices labels by the `most` frequent values of a configured column: `<column>=<value>`.
 
     Args:
-        values: of the column.
+        values: values of the column.
         labels: number of all labels.
-        most: how many slices there may be.
+        most: largest number of slices.
     """
     known, number, counts = np.unique(values.value, return_inverse=True, return_counts=True)
     slices = []
@@ -296,7 +296,7 @@ def feature_slices(values: FeatureValues, labels: int, most: int) -> list[Slice]
 
 
 def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
-    """`heard`: labels that were played to at least HEARD_PLAY_RATIO of their length.
+    """Slices labels that were played to at least HEARD_PLAY_RATIO of their length: `heard`.
 
     Absent where no play ratio is known, or the labels are sets, whose items may have been played several
     times.
@@ -310,7 +310,7 @@ def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
 
 
 def meaning(name: str) -> str | None:
-    """Which labels a slice holds, in words; None of those that `glossary` has words for."""
+    """Describes a slice's labels; None for slices that `glossary` describes."""
     kind, _, rest = name.partition("_")
     if name in ("repeat", "discovery"):
         return f"labels that their user had {'' if name == 'repeat' else 'not '}played before"
@@ -336,7 +336,7 @@ def meaning(name: str) -> str | None:
 def all_slices(
     queries: Queries,
     windows: Windows,
-    train: TrainKnowledge,
+    train: TrainCounts,
     evaluation: Windows,
     *,
     history_length: int,
@@ -344,17 +344,17 @@ def all_slices(
     columns: Sequence[FeatureValues] = (),
     most_values: int = 10,
 ) -> list[Slice]:
-    """Every slice that applies.
+    """Makes every slice that applies.
 
     Args:
-        queries: of the test split, as many as are measured.
+        queries: measured queries of the test split.
         windows: its windows.
-        train: what train knows.
-        evaluation: the windows of eval.
-        history_length: how many events a query sees.
+        train: train's counts.
+        evaluation: windows of eval.
+        history_length: events that a query sees.
         recent_from: see `trends_from`.
         columns: values of configured columns, by label.
-        most_values: of each column so many values are slices.
+        most_values: number of values of each column that are slices.
     """
     labels = queries.labels
     return [

@@ -74,7 +74,7 @@ class BayesianPersonalisedRanking:
 
 
 class FoldedRanking:
-    """Scores items by BPR's factors and biases; a query's user is the mean of its items' factors, scaled.
+    """Scorer of items by BPR's factors and biases; a query's user is the scaled mean of its items' factors.
 
     With the scale, such means come nearest to the factors of train's users (`scale_of_users`). Without it the
     biases would weigh too much or too little.

@@ -26,7 +26,7 @@ MOST_PAIRS = 20_000_000
 
 
 class Counts:
-    """Counts of pairs of items that the same user played within `window` listens of each other.
+    """Co-occurrences: pairs of items that the same user played within `window` listens of each other.
 
     Attributes:
         items: [I] ascending ids of the items that train holds and that can be recommended.

@@ -1,4 +1,4 @@
-"""What a baseline is: its name and words for readers, its needs, its grid of settings, and its fit."""
+"""Definition of a baseline: its name and words for readers, its needs, its grid of settings, and its fit."""
 
 from __future__ import annotations
 

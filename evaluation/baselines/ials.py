@@ -70,7 +70,7 @@ class AlternatingLeastSquares:
 
 
 class FoldedLeastSquares:
-    """Scores items by iALS's factors; a query's user is the least-squares solution for its listens.
+    """Scorer of items by iALS's factors; a query's user is the least-squares solution for its listens.
 
     The solution is one half-step of the training, `implicit`'s recalculate_user: (YᵀCY + λ)⁻¹ YᵀCp, with
     confidences of alpha · ln(1 + sum of 0.5^(plays ago / half-life)).

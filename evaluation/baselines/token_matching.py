@@ -25,7 +25,7 @@ MOST_POSTINGS = 100_000
 
 
 class Documents:
-    """Counts of each token in each item.
+    """Bags of words: the number of times that each item has each token.
 
     Attributes:
         items: [I] ascending ids.

@@ -1,4 +1,4 @@
-"""The report's charts. Each is drawn for a width in pixels: text that is scaled down is text nobody reads."""
+"""Charts of the report. Each is drawn for a width in pixels, so that its text is never scaled down."""
 
 from __future__ import annotations
 
@@ -11,41 +11,27 @@ from markupsafe import Markup
 from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, recommender
+from two_tower.evaluation.report.formats import interval, number
 from two_tower.evaluation.report.svg import Drawing, Scale, apart
 
 WIDE, NARROW = 1_040, 328
 HALF = 500
 _CURVE_POINTS = 48
 _RESAMPLES = 300
-# Below this width there is no room for labels beside a chart.
+# Below this width a chart has no room for labels beside it.
 _ROOM_BESIDE = 480
 
 
 def both(chart: Callable[[float], Markup], wide: float = WIDE, narrow: float = NARROW) -> Markup:
-    """A chart for wide screens and for phones, of which the page shows one."""
+    """Draws a chart for wide screens and for phones, of which the page shows one."""
     pair = Markup('<div class="wide">{}</div><div class="narrow">{}</div>')
     return pair.format(chart(wide), chart(narrow))
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """As readers write it: .512, and – for what could not be measured."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
-
-
-def interval(bounds: Sequence[float | None] | None, digits: int = 3) -> str:
-    """`.501–.523`, or nothing."""
-    if not bounds or bounds[0] is None or bounds[1] is None:
-        return ""
-    return f"{number(bounds[0], digits)} to {number(bounds[1], digits)}"
-
-
 def recall_curves(results: QueryResults) -> dict[str, Any]:
-    """Recall over k of everyone: `k` [m], and by who `mean`, `low` and `high` [m] of 95% bootstrap bounds.
+    """Computes recall over k: `k` [m], and by recommender `mean`, `low` and `high` [m] of 95% bounds.
 
-    k runs to the deepest rank that anyone's answers reach, so that it holds where they were cut off.
+    k runs to the deepest rank of any recommender's answers, where the lists were cut off.
     """
     finite = [ranks[np.isfinite(ranks)] for ranks in results.ranks.values()]
     deepest = int(max((ranks.max() for ranks in finite if len(ranks)), default=1))
@@ -59,7 +45,7 @@ def recall_curves(results: QueryResults) -> dict[str, Any]:
         mean = columns.mean(axis=0)
         curves[who] = {
             "mean": mean.tolist(),
-            # Of a single user there is no telling.
+            # A single user gives no bounds.
             "low": np.where(np.isfinite(low), low, mean).tolist(),
             "high": np.where(np.isfinite(high), high, mean).tolist(),
         }
@@ -67,7 +53,7 @@ def recall_curves(results: QueryResults) -> dict[str, Any]:
 
 
 def draw_recall(found: Mapping[str, Any], cutoff: int) -> Callable[[float], Markup]:
-    """Recall over k, on a logarithmic axis, with what `recall_curves` found."""
+    """Draws recall over k on a logarithmic axis, as found by `recall_curves`."""
 
     def draw(width: float) -> Markup:
         is_wide = width > _ROOM_BESIDE
@@ -112,7 +98,7 @@ def draw_recall(found: Mapping[str, Any], cutoff: int) -> Callable[[float], Mark
 
 
 def gauge(threshold: Mapping[str, Any]) -> Markup:
-    """A threshold: its limit, the value and its interval, and the side that is refused."""
+    """Draws a threshold: its limit, the value and its interval, and the side that is refused."""
     width, height = 168.0, 26.0
     value, limit = threshold.get("value"), threshold.get("limit")
     if value is None or limit is None:
@@ -138,13 +124,13 @@ def gauge(threshold: Mapping[str, Any]) -> Markup:
 def draw_slices(
     rows: Sequence[Mapping[str, Any]], scale: tuple[float, float], metric: str, other: str
 ) -> Callable[[float], Markup]:
-    """Slices of one family as dots: the model, and hollow whom it is compared with (`other`), with intervals.
+    """Draws slices of one family as dots with intervals: the model, and hollow the `other` recommender.
 
     Args:
-        rows: `name`, `queries`, and of model and other `value`, `bounds`, `other` and `other_bounds`.
-        scale: what the axis spans, the same for all families.
-        metric: what is drawn.
-        other: recommender.
+        rows: `name`, `queries`, `value` and `bounds` of the model, `other` and `other_bounds`.
+        scale: span of the axis, the same for all families.
+        metric: name of the metric.
+        other: recommender that the model is compared with.
     """
 
     def draw(width: float) -> Markup:
@@ -187,7 +173,7 @@ def draw_slices(
 
 
 def draw_tuning(tuning: Mapping[str, Any]) -> Callable[[float], Markup]:
-    """The index's settings that were tried: recall against time a query, those that nothing beats joined."""
+    """Draws the index's settings that were tried: recall against time a query, the best of them joined."""
     points = [one for one in tuning["points"] if one.get("recall") is not None and one.get("ms_per_query")]
     chosen = tuning["points"][tuning["chosen"]] if tuning.get("chosen") is not None else None
     best, frontier = -1.0, []
@@ -222,12 +208,12 @@ def draw_tuning(tuning: Mapping[str, Any]) -> Callable[[float], Markup]:
 
 
 def shortened(text: str, most: int) -> str:
-    """Text that would not fit, with its end left out."""
+    """Cuts text that would not fit."""
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def setting(point: Mapping[str, Any]) -> str:
-    """A setting of the index, and what it gives, in words."""
+    """Describes a setting of the index, its recall and its time."""
     parts = [
         f"{point['leaves_to_search']:,} of {point['num_leaves']:,} leaves" if point.get("num_leaves") else "",
         f"{point['reordering_candidates']:,} reordered" if point.get("reordering_candidates") else "",
@@ -239,7 +225,7 @@ def setting(point: Mapping[str, Any]) -> str:
 
 
 def draw_training(curves: Mapping[str, Any], names: Sequence[str], title: str) -> Callable[[float], Markup]:
-    """Values by epoch: one line a name, the best epoch marked."""
+    """Draws values by epoch: one line a name, the best epoch marked."""
     epochs = curves["epochs"]
 
     def draw(width: float) -> Markup:
@@ -247,7 +233,7 @@ def draw_training(curves: Mapping[str, Any], names: Sequence[str], title: str) -
         known = {
             name: [(one["epoch"], one[name]) for one in epochs if one.get(name) is not None] for name in names
         }
-        # A training that went on where another ended does not begin with the first.
+        # A training that continues another one does not begin with epoch 1.
         numbers = [one["epoch"] for one in epochs]
         x = Scale(min(numbers) - 0.25, max(numbers) + 0.25, left, width - right)
         y = Scale.around(
@@ -275,7 +261,7 @@ def draw_training(curves: Mapping[str, Any], names: Sequence[str], title: str) -
 def draw_deciles(
     names: Sequence[str], values: Mapping[str, Sequence[float | None]], metric: str, axis: str
 ) -> Callable[[float], Markup]:
-    """A metric over the popularity of what was asked for: by who a value for each name."""
+    """Draws a metric over the popularity of the labels: a value for each name, by recommender."""
 
     def draw(width: float) -> Markup:
         height, left, right, top, bottom = 270, 44, 16, 12, 44
@@ -301,7 +287,7 @@ def draw_deciles(
 
 
 def draw_lifts(lifts: Mapping[str, float]) -> Callable[[float], Markup]:
-    """Popularity lift by who: how popular what is recommended is, beside what is played."""
+    """Draws popularity lift by recommender: popularity of recommended items against played ones."""
 
     def draw(width: float) -> Markup:
         is_wide = width > _ROOM_BESIDE
@@ -332,10 +318,10 @@ def draw_lifts(lifts: Mapping[str, float]) -> Callable[[float], Markup]:
 
 
 def draw_map(items: Sequence[Mapping[str, Any]], colour_of: Sequence[str]) -> Markup:
-    """Items in two dimensions, each with a colour; it has no text, and is scaled to where it stands."""
+    """Draws items in two dimensions, each with a colour; the map has no text and is scaled to its place."""
     size = 640.0
     drawing = Drawing(size, size, "Map of item embeddings", "map")
-    # What has no group of its own lies below.
+    # Items without a group of their own lie below.
     order = sorted(range(len(items)), key=lambda place: colour_of[place] != "other")
     for place in order:
         item = items[place]
@@ -357,7 +343,7 @@ def _axes(
     title: str,
     whole: bool = False,
 ) -> None:
-    """Grid lines and ticks; `x` None leaves the names of places to the chart. `whole`: ticks are integers."""
+    """Draws grid lines and ticks. `x` None leaves names to the chart; `whole` ticks are integers."""
     for tick in y.ticks(5):
         drawing.line((left, y(tick)), (right, y(tick)), "grid")
         drawing.text(

@@ -1,6 +1,6 @@
-"""Some users of the test split as a reader can judge them: what they played, were shown, and played next.
+"""Example users of the test split: what they played, were shown, and played next.
 
-Users have pseudonyms, "user 1" and on, by the order in which they were drawn: no id of theirs is written.
+Users have pseudonyms, "user 1" and on, in the order of the draw: their ids are not written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LISTEN = features.LISTEN.encode()
 
 @dataclasses.dataclass(frozen=True)
 class ItemNames:
-    """What items/ of the data directory says of some items, for readers: by item id; empty where unknown."""
+    """Titles, artists and tags of some items for readers, by item id; empty where unknown."""
 
     title: Mapping[int, str] = dataclasses.field(default_factory=dict)
     artist: Mapping[int, str] = dataclasses.field(default_factory=dict)
@@ -35,11 +35,11 @@ class ItemNames:
 
     @classmethod
     def read(cls, data: str, item_ids: npt.ArrayLike) -> ItemNames:
-        """The names of some items.
+        """Reads the names of some items.
 
         Args:
-            data: the data directory. Where it has moved there are no names, which is no error: what needs
-                them is for reading only.
+            data: the data directory. If it has moved there are no names, which is no error: names are for
+                reading only.
             item_ids: any shape; negative ones are padding.
         """
         import pyarrow as pa
@@ -61,14 +61,14 @@ class ItemNames:
         named: dict[str, dict[int, Any]] = {name: {} for name in known}
         for row in rows.to_pylist():
             for name in known:
-                # A column of the data set's own may be called artist, and hold what is no name.
+                # A data set's own column may be called artist and hold no name.
                 is_name = isinstance(row[name], list if name == "tags" else str)
                 if is_name and row[name]:
                     named[name][int(row["item_id"])] = row[name]
         return cls(**named)
 
     def of(self, item_id: int) -> dict[str, Any]:
-        """`item_id`, `title`, `artist` and `tags`, null where unknown, as in examples.json."""
+        """Returns `item_id`, `title`, `artist` and `tags`, null where unknown, as in examples.json."""
         tags = self.tags.get(item_id)
         return {
             "item_id": int(item_id),
@@ -87,22 +87,21 @@ def example_users(
     count: int = 10,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """One query each of some users, drawn at random, so that they are no better and no worse than the rest.
+    """Draws users at random, and one query of each, so that they are no better and no worse than the rest.
 
     Args:
-        queries: of the test split, Q of them.
-        windows: the windows that they are in.
+        queries: Q queries of the test split.
+        windows: their windows.
         recommended: [Q, K] item ids, best first, -1 where there are fewer.
         data: the data directory, for titles and tags.
-        count: of users, at most.
-        seed: draws the users, and of each a query.
+        count: largest number of users.
+        seed: seed of the draw.
 
     Returns:
-        As in examples.json, by user: `history`, oldest first, of at most SHOWN_HISTORY listens before the
-        `seed`; the first SHOWN_RECOMMENDATIONS `recommended`, with `played`, whether it is a label; and
-        `played_next`, the label and what else was played next, or in the frozen protocol the labels, best
-        ranked first, of which there are `labels`. Their `rank` is where they are among all K, and
-        null where they are not.
+        Users as in examples.json: `history`, oldest first, of at most SHOWN_HISTORY listens before the
+        `seed`; the first SHOWN_RECOMMENDATIONS `recommended`, with `played`, true for a label; and
+        `played_next`, the label and later plays, or in the frozen protocol the labels, best ranked first, of
+        which there are `labels`. `rank` is an item's rank among all K, null where it is missing.
     """
     random = np.random.default_rng(seed)
     users, of_user = np.unique(queries.user_id, return_inverse=True)
@@ -132,7 +131,7 @@ def example_users(
 def _shown(
     queries: Queries, row: int, windows: Windows, recommended: Ints
 ) -> tuple[list[int], list[int], list[int]]:
-    """Item ids: listens up to the seed, what is recommended, and what was played next."""
+    """Returns item ids: listens up to the seed item, recommendations, and plays that followed."""
     begin, end = (windows.offsets[queries.window[row] + step] for step in (0, 1))
     event, label = queries.event[row], queries.label_event[row]
     past = np.arange(begin, event + 1)

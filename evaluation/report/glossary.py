@@ -1,4 +1,4 @@
-"""What an evaluation's figures are, in words: the protocol, the metrics, the thresholds. For both reports."""
+"""Words for an evaluation's figures, for all reports: protocol, metrics, slices and thresholds."""
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ _SLICES = {
 }
 
 
+def cutoff_of(evaluation: Mapping[str, Any]) -> int:
+    """Returns the k of the judged Recall@k."""
+    return int(evaluation.get("cutoff") or DEFAULT_CUTOFF)
+
+
 def asks_for_sets(evaluation: Mapping[str, Any]) -> bool:
-    """Whether a query has a set of labels, and not one."""
+    """Tells whether a query has a set of labels, and not one."""
     return evaluation.get("protocol") in FROZEN_PROTOCOLS
 
 
 def question(evaluation: Mapping[str, Any]) -> str:
-    """Sentences that say what the protocol is, and what a query knows and asks for."""
+    """Describes the protocol: what a query knows and asks for."""
     queries = evaluation["queries"]
     asked = f"{queries['test']:,} test queries ({queries['users']:,} users{_sampled(queries)})"
     during = _span(*evaluation["split"]["test"])
@@ -64,10 +69,10 @@ def question(evaluation: Mapping[str, Any]) -> str:
 
 
 def shown_metrics(evaluation: Mapping[str, Any]) -> list[str]:
-    """Names of the metrics that say something new, in their order; evaluation.json holds all of them.
+    """Lists the metrics that tell something new, in their order; evaluation.json holds all of them.
 
-    Where a query has one label, clipped recall and hit rate are its recall, and pooled NDCG its NDCG. Where a
-    user has one query, means over users are those over queries: of them, recall alone is shown.
+    With one label a query, clipped recall and hit rate equal recall, and pooled NDCG equals NDCG. With one
+    query a user, means over users equal means over queries: recall alone is shown of them.
     """
     one_query_each = evaluation["queries"]["test"] == evaluation["queries"]["users"]
 
@@ -95,7 +100,7 @@ def definitions(evaluation: Mapping[str, Any]) -> dict[str, str]:
 
 
 def slice_meaning(name: str, evaluation: Mapping[str, Any]) -> str:
-    """Which labels a slice holds."""
+    """Describes a slice's labels."""
     begin, end = evaluation["split"]["test"]
     if name not in _SLICES:
         return slices.meaning(name) or name
@@ -128,17 +133,17 @@ def threshold_meaning(outcome: Mapping[str, Any], evaluation: Mapping[str, Any])
     meaning = name
     if threshold:
         part = name.partition(".")[2]
-        meaning = threshold.meaning.format(k=evaluation.get("cutoff") or DEFAULT_CUTOFF, part=part)
+        meaning = threshold.meaning.format(k=cutoff_of(evaluation), part=part)
     return f"{meaning} ({outcome['note']})" if outcome.get("note") else meaning
 
 
 def pseudonym(place: int) -> str:
-    """Of a user among what explains a refusal: letters, since numbers name the example users."""
+    """Names a user who explains a refusal by a letter, since numbers name the example users."""
     return f"user {chr(ord('A') + place)}"
 
 
 def _span(begin: int, end: int) -> str:
-    """Two moments, with the clock named once."""
+    """Formats two moments, with the clock named once."""
     return f"{moment(begin).partition(' of ')[0]} and {moment(end)}"
 
 
@@ -159,7 +164,7 @@ def _labels(queries: Mapping[str, Any]) -> str:
 
 
 def moment(seconds: int) -> str:
-    """A moment of the data's clock, which need not count from 1970."""
+    """Formats a moment of the data's clock, which need not count from 1970."""
     if not tells_dates(seconds):
         return f"day {seconds / DAY:,.2f} of the data's own clock"
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")

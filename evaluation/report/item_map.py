@@ -1,7 +1,7 @@
-"""A map of the catalog: item embeddings in two dimensions, near where the towers hold them to be alike.
+"""Map of the catalog: item embeddings in two dimensions, where items that the towers find alike are near.
 
-t-SNE (van der Maaten and Hinton, 2008) of a sample of items: neighbourhoods mean something, distances between
-far ones and the size of a cluster do not.
+t-SNE (van der Maaten and Hinton, 2008) of a sample of items: neighbourhoods have a meaning, long distances
+and the sizes of clusters have none.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ Ints = npt.NDArray[np.int64]
 
 # Beside evaluation.json.
 MAP_FILE = "item_map.json"
-# t-SNE of so many takes a few seconds.
+# t-SNE of this many items takes a few seconds.
 MAP_ITEMS = 1_200
 _ITERATIONS = 500
 _PERPLEXITY = 30.0
-# Below this t-SNE has no neighbourhoods to keep.
+# Fewer items have no neighbourhoods that t-SNE could keep.
 _FEWEST_FOR_TSNE = 100
 
 
 def map_items(catalog: Ints, train_items: Ints, seed: int, limit: int = MAP_ITEMS) -> Ints:
-    """Which items are drawn: half of them the most played, half at random of the others.
+    """Picks the items of the map: half of them the most played, half at random among the others.
 
     Args:
         catalog: [N] item ids that can be recommended.
         train_items: [n] the item of each label event of train.
-        seed: draws the random half.
-        limit: how many, at most.
+        seed: seed of the random half.
+        limit: largest number of items.
 
     Returns:
-        Item ids, ascending, of `catalog`.
+        Item ids of `catalog`, ascending.
     """
     plays = plays_of(catalog, train_items)
     by_plays = catalog[np.lexsort((catalog, -plays))]
@@ -46,7 +46,7 @@ def map_items(catalog: Ints, train_items: Ints, seed: int, limit: int = MAP_ITEM
 
 
 def plays_of(items: Ints, train_items: Ints) -> Ints:
-    """How many label events of train each item has: items [n], returns [n]."""
+    """Counts each item's label events in train: items [n], returns [n]."""
     known, counts = np.unique(train_items, return_counts=True)
     if not len(known):
         return np.zeros(len(items), np.int64)
@@ -57,11 +57,11 @@ def plays_of(items: Ints, train_items: Ints) -> Ints:
 def item_map(
     items: Ints, embeddings: npt.NDArray[np.floating], train_items: Ints, data: str, seed: int
 ) -> dict[str, Any]:
-    """As in item_map.json.
+    """Makes the content of item_map.json.
 
     Args:
         items: [n] by `map_items`.
-        embeddings: [n, D] of the candidate tower.
+        embeddings: [n, D] embeddings of the candidate tower.
         train_items: the item of each label event of train.
         data: the data directory, for titles and tags.
         seed: equal seeds give equal maps.
@@ -83,11 +83,14 @@ def item_map(
 
 
 def project(embeddings: npt.NDArray[np.floating], seed: int) -> tuple[str, npt.NDArray[np.float64]]:
-    """The method's name, and places in the unit square [n, 2]. Few items, or equal ones, lie as PCA has them.
+    """Projects embeddings to places in the unit square [n, 2], by PCA for few items or equal ones.
 
     Args:
         embeddings: [n, D], finite.
-        seed: of t-SNE.
+        seed: seed of t-SNE.
+
+    Returns:
+        Name of the method, and the places.
     """
     centred = np.asarray(embeddings, np.float64) - np.mean(embeddings, axis=0, dtype=np.float64)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
@@ -108,7 +111,7 @@ def project(embeddings: npt.NDArray[np.floating], seed: int) -> tuple[str, npt.N
 
 
 def _in_unit_square(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Moved and scaled alike in both directions."""
+    """Moves and scales places alike in both directions."""
     low, span = places.min(axis=0), np.ptp(places, axis=0)
     widest = max(float(span.max()), 1e-12)
     return np.asarray((places - low) / widest + (1.0 - span / widest) / 2.0)

@@ -1,4 +1,4 @@
-"""The evaluation as a page for someone who has never seen the project: was the model pushed, and why not?"""
+"""The Markdown report, for a reader new to the project: was the model pushed, and why not?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from two_tower.evaluation.gate.judge import BLESSED
 from two_tower.evaluation.metric_table import slice_metrics
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, in_order, label
 from two_tower.evaluation.report.glossary import (
-    DEFAULT_CUTOFF,
+    cutoff_of,
     definitions,
     pseudonym,
     question,
@@ -21,6 +21,7 @@ from two_tower.evaluation.report.glossary import (
     slice_meaning,
     threshold_meaning,
 )
+from two_tower.evaluation.report.recommender_rows import measured_recommenders
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 
@@ -92,7 +93,7 @@ def _thresholds(evaluation: Mapping[str, Any]) -> str:
 
 
 def _refusal(evaluation: Mapping[str, Any]) -> str:
-    """The slice and the examples that explain a refusal."""
+    """Writes the slice and the examples that explain a refusal."""
     refusal = evaluation.get("refusal")
     if not refusal or evaluation["verdict"] == BLESSED:
         return ""
@@ -115,15 +116,12 @@ def _refusal(evaluation: Mapping[str, Any]) -> str:
 
 
 def _story(evaluation: Mapping[str, Any]) -> str:
-    """Who finds how much, from what everybody plays to the model, with intervals where they are known."""
-    judged = f"recall@{evaluation.get('cutoff') or DEFAULT_CUTOFF}"
+    """Writes the recall of each recommender, from popularity to the model, with known intervals."""
+    judged = f"recall@{cutoff_of(evaluation)}"
     intervals, changes = evaluation.get("intervals") or {}, evaluation.get("changes") or {}
     if not intervals:
         return ""
-    found = {MODEL: evaluation["metrics"]["test"], **evaluation["baselines"]}
-    blessed = evaluation.get("blessed_model")
-    if blessed and blessed["eligible"]:
-        found[BLESSED_MODEL] = blessed["metrics"]
+    found = measured_recommenders(evaluation)
     rows = []
     for name in in_order(found):
         change = (changes.get(name) or {}).get(judged) or {}
@@ -172,7 +170,7 @@ def _slices(evaluation: Mapping[str, Any]) -> str:
     slices = evaluation.get("slices")
     if not slices:
         return ""
-    k = evaluation.get("cutoff") or DEFAULT_CUTOFF
+    k = cutoff_of(evaluation)
     sizes = ("labels", "queries", "items")
     judged = f"recall@{k}"
     baselines = evaluation.get("baselines") or {}
@@ -224,7 +222,7 @@ def _index(evaluation: Mapping[str, Any]) -> str:
 
 
 def _artifact(evaluation: Mapping[str, Any]) -> str:
-    """Latency and size of what is served."""
+    """Writes latency and size of the served artifact."""
     latency, size = evaluation.get("latency") or {}, evaluation.get("size") or {}
     rows = [
         [
@@ -309,7 +307,7 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: float | None) -> str:
-    """Of a threshold, which may be a share or milliseconds."""
+    """Formats a threshold's value, a share or milliseconds."""
     return (
         "–" if value is None or math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
     )
@@ -322,12 +320,12 @@ def _bounds(bounds: Sequence[float | None] | None) -> str:
 
 
 def _text(text: str) -> str:
-    """Text of others, such as titles and the values of columns: nothing in it is markup, nor ends a cell."""
+    """Strips text of others, such as titles and values of columns, of markup and of ends of cells."""
     escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(text.split()))
     return html.escape(escaped, quote=False)
 
 
 def _code(text: str) -> str:
-    """The same as code, where no backslash escapes: within cells too."""
+    """Marks text of others as code, where backslashes do not escape, within cells too."""
     plain = " ".join(text.split())
     return f"`{plain}`" if not set(plain) & set("`|") else _text(plain)

@@ -1,4 +1,4 @@
-"""What the HTML report is made of: files beside evaluation.json, each of which may be absent."""
+"""Materials of the HTML report: evaluation.json and files beside it, each of which may be absent."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class Materials:
         examples: examples.json.
         item_map: item_map.json.
         curves: training_curves.json.
-        run: of the whole run, which an evaluator does not know: `run` (its name), `output`, `components` as
-            `pipeline.runs.report.collect` has them, `settings` by dotted name, `changed`, the names of those
-            that are not the defaults, `pushed_model`, where its model was pushed, and `not_pushed_because`.
+        run: facts of the whole run, which an evaluator does not know: `run` (its name), `output`,
+            `components` as in `pipeline.runs.report.collect`, `settings` by dotted name, `changed`, the names
+            of settings that are not the defaults, `pushed_model`, where its model was pushed, and
+            `not_pushed_because`.
     """
 
     evaluation: Mapping[str, Any]
@@ -42,15 +43,15 @@ class Materials:
 
     @classmethod
     def read(cls, directory: str, run: Mapping[str, Any] | None = None, curves: str = "") -> Materials:
-        """What lies in an evaluation's directory.
+        """Reads an evaluation's directory.
 
         Args:
             directory: a path or URL.
             run: see the attribute.
-            curves: a directory with training_curves.json, where it is not beside the evaluation.
+            curves: a directory with training_curves.json, if it is not beside the evaluation.
 
         Raises:
-            OSError, ValueError: evaluation.json cannot be read. What else cannot be read is left out.
+            OSError, ValueError: evaluation.json cannot be read. Other files that cannot be read are left out.
         """
         with storage.open_file(storage.join(directory, EVALUATION_FILE), "r") as file:
             evaluation = json.load(file)

@@ -16,6 +16,7 @@ from two_tower.evaluation.gate.outcome import (
 )
 from two_tower.evaluation.gate.thresholds import THRESHOLDS, Threshold
 from two_tower.evaluation.metric_table import METRICS, OF_USERS, WITH_INTERVALS, Metric
+from two_tower.evaluation.settings import GateConfig
 
 _RULES: dict[Callable[..., Outcome], str] = {
     value_reaches: "value",
@@ -75,7 +76,7 @@ def _thresholds() -> str:
 
 def _threshold_row(one: Threshold) -> list[str]:
     side = "at least" if one.direction == AT_LEAST else "at most"
-    limit = "1" if one.limit else f"`gate.{one.name}`"
+    limit = f"{one.limit(GateConfig()):g}" if one.limit else f"`gate.{one.name}`"
     meaning = one.meaning.format(k="k", part="<slice>")
     return [f"`{one.name}`", _cell(meaning), one.unit.value, f"{side} {limit}", _RULES[one.rule]]
 

@@ -1,4 +1,4 @@
-"""Writes and clears what lies beside evaluation.json for readers: report.md, report.html, example users."""
+"""Writing and clearing of the files for readers beside evaluation.json."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def write_reports(
 
 
 def named(refusal: Mapping[str, Any] | None, data: str, examples: bool) -> dict[str, Any] | None:
-    """What explains a refusal, with `label`, the item as in examples.json, in each example.
+    """Adds `label`, the item as in examples.json, to each example of a refusal.
 
     Args:
-        refusal: of the gate's judgement.
+        refusal: explanation by the gate's judgement.
         data: the data directory, for titles.
-        examples: whether users may appear; without it only the slice is left.
+        examples: allows users to appear; without it only the slice is left.
     """
     if refusal is None:
         return None
@@ -57,7 +57,7 @@ def named(refusal: Mapping[str, Any] | None, data: str, examples: bool) -> dict[
 
 
 def remove_examples(directory: str) -> None:
-    """Removes users from an evaluation: examples.json, and what explains a refusal, in report.md too.
+    """Removes users from an evaluation: examples.json, and a refusal's examples, in report.md too.
 
     Raises:
         OSError, ValueError: the evaluation cannot be read or written.

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: marks, scales and ticks, and nothing of what is drawn.
+"""Inline SVG for charts: marks, scales and ticks.
 
 Colours are CSS variables of the page, so that a chart follows its light or dark scheme; text is escaped.
 """
@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """From values `low` to `high` to places `start` to `end`, by difference or (`log`) by ratio."""
+    """A map from values `low` to `high` to places `start` to `end`, by difference or (`log`) by ratio."""
 
     low: float
     high: float
@@ -28,7 +28,7 @@ class Scale:
     def around(
         cls, values: Iterable[float], start: float, end: float, *, log: bool = False, margin: float = 0.06
     ) -> Scale:
-        """With some room on both sides of the values; around a single value, or none, an arbitrary span."""
+        """Leaves some room on both sides of the values; a single value, or none, gets an arbitrary span."""
         known = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
         low, high = (min(known), max(known)) if known else (1.0, 1.0)
         if log:
@@ -38,7 +38,7 @@ class Scale:
         return cls(low - room, high + room, start, end)
 
     def __call__(self, value: float) -> float:
-        """The place of a value; what lies outside is put on the border."""
+        """Returns the place of a value; values outside are put on the border."""
         low, high, value = (
             (math.log(self.low), math.log(self.high), math.log(max(value, 1e-300)))
             if self.log
@@ -48,7 +48,7 @@ class Scale:
         return self.start + min(max(share, 0.0), 1.0) * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values within the scale: 1, 2 or 5 times a power of ten."""
+        """Picks round values within the scale: 1, 2 or 5 times a power of ten."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             for steps in ((1,), (1, 3), (1, 2, 5)):
@@ -67,7 +67,7 @@ class Scale:
 
 
 class Drawing:
-    """An SVG of a given size, with a name for those who cannot see it."""
+    """An SVG of a given size, with a name for readers who cannot see it."""
 
     def __init__(self, width: float, height: float, title: str, kind: str = "") -> None:
         self.width, self.height = width, height
@@ -75,29 +75,29 @@ class Drawing:
         self._parts: list[Markup] = []
 
     def line(self, start: Point, end: Point, kind: str, who: str = "", tip: str = "") -> None:
-        """A straight line."""
+        """Draws a straight line."""
         place = f'x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"'
         self._mark("line", place, kind, who, tip)
 
     def path(self, points: Sequence[Point], kind: str, who: str = "", tip: str = "") -> None:
-        """A line through points."""
+        """Draws a line through points."""
         self._mark("polyline", f'points="{_points(points)}"', kind, who, tip)
 
     def area(self, upper: Sequence[Point], lower: Sequence[Point], kind: str, who: str = "") -> None:
-        """What lies between two lines."""
+        """Fills the area between two lines."""
         self._mark("polygon", f'points="{_points([*upper, *reversed(lower)])}"', kind, who, "")
 
     def dot(self, at: Point, radius: float, kind: str, who: str = "", tip: str = "") -> None:
-        """A filled or hollow circle."""
+        """Draws a filled or hollow circle."""
         self._mark("circle", f'cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="{radius:g}"', kind, who, tip)
 
     def box(self, at: Point, width: float, height: float, kind: str, who: str = "", tip: str = "") -> None:
-        """A rectangle whose upper left corner is `at`."""
+        """Draws a rectangle whose upper left corner is `at`."""
         place = f'x="{at[0]:.1f}" y="{at[1]:.1f}" width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
         self._mark("rect", place, kind, who, tip)
 
     def text(self, at: Point, text: str, kind: str = "", anchor: str = "start", who: str = "") -> None:
-        """A line of text; `anchor` is start, middle or end."""
+        """Writes a line of text; `anchor` is start, middle or end."""
         style = f' style="--c:var(--{who})"' if who else ""
         self._parts.append(
             Markup('<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}"{}>{}</text>').format(
@@ -106,7 +106,7 @@ class Drawing:
         )
 
     def render(self) -> Markup:
-        """The element."""
+        """Renders the SVG element."""
         opening = Markup(
             '<svg class="{}" viewBox="0 0 {:g} {:g}" width="{:g}" height="{:g}" role="img" aria-label="{}">'
         ).format(self._kind, self.width, self.height, self.width, self.height, self._title)
@@ -120,7 +120,7 @@ class Drawing:
 
 
 def apart(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
-    """Places of labels, moved as little as a downward pass and an upward one need, `distance` apart."""
+    """Moves labels `distance` apart, as little as one downward and one upward pass need."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = list(places)
     floor = low

@@ -34,9 +34,10 @@ from two_tower.base.settings import DEFAULT_SEED
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.executor import Executor, _of_baseline, _parity
+from two_tower.components.retrieval_evaluator.executor import Executor, served_model
 from two_tower.data_directory.facts import DataFacts
 from two_tower.evaluation import measure
+from two_tower.evaluation.evaluate_model import parity_with_towers, recommended_by
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.pipeline.runs.judged_again import judge_again
@@ -322,7 +323,7 @@ def test_an_index_whose_towers_are_gone_is_not_taken_on_trust(
     moved = artifact(standard_artifacts.Model, tmp_path / "model")
     for uri, ok in ((trained, True), (str(tmp_path / "gone"), False), ("", False)):
         moved.set_string_custom_property(TOWERS, uri)
-        assert _parity({"ok": True}, index, moved)["ok"] is ok
+        assert parity_with_towers({"ok": True}, index, served_model(moved))["ok"] is ok
 
 
 @pytest.mark.parametrize(
@@ -410,6 +411,6 @@ def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:
     baseline: Any = Counting()
     task: Any = SimpleNamespace(k=4, exclude=False)
     questions: Any = SimpleNamespace(windows=None, available=None, rows=np.arange(2))
-    assert _of_baseline(baseline, task, questions, None).tolist() == [[0, 1, 2, 3]] * 2
+    assert recommended_by(baseline, task, questions, None).tolist() == [[0, 1, 2, 3]] * 2
     offered = np.array([0, 2, 3, 6, 7, 50])
-    assert _of_baseline(baseline, task, questions, offered).tolist() == [[0, 2, 3, 6]] * 2
+    assert recommended_by(baseline, task, questions, offered).tolist() == [[0, 2, 3, 6]] * 2

@@ -31,7 +31,7 @@ OF_COUNTS = ("most_popular", "decayed_popularity", "personal_history")
 
 
 def log_of(rows: Sequence[tuple[int, int, int]]) -> Events:
-    """Listens of (user, item, time), in file order."""
+    """Makes listens of (user, item, time), in file order."""
     user, item, time = np.array(rows, np.int64).T
     return events_of(user, item, time, b"listen", play_ratio=1.0)
 
@@ -42,7 +42,7 @@ def cut(log: Events, split: TimeSplit, repeats: bool = True) -> dict[str, Window
 
 
 def random_log(seed: int = 3, users: int = 12, size: int = 1_200) -> Events:
-    """Users with favourites, long histories, and likes in between; times repeat; new items late on."""
+    """Draws users with favourites, long histories and some likes; times repeat; new items come late."""
     rng = np.random.default_rng(seed)
     user = rng.integers(0, users, size)
     item = 100 * rng.integers(0, 2, size) * (1 + user % 3) + rng.integers(0, 9, size)
@@ -132,7 +132,7 @@ def test_popular_lists_leave_out_exactly_what_the_user_had(repeats: bool) -> Non
 
 
 def had_before(log: Events, queries: Queries, row: int) -> set[int]:
-    """Items of the user's events up to the query: by time, and then by place in the test window."""
+    """Lists items of the user's events up to the query: by time, and then by place in the test window."""
     windows = cut(log, SPLIT, repeats=False)["test"]
     window = queries.window[row]
     begin = windows.offsets[window]
@@ -216,7 +216,7 @@ PROTOCOLS = [
 
 
 def rows_log(seed: int) -> Events:
-    """Events at times of their own. A play ratio is the event's row, by which windows show it again."""
+    """Draws events at distinct times. A play ratio is the event's row, which identifies it in windows."""
     rng = np.random.default_rng(seed)
     size = 600
     user = rng.integers(0, 10, size)
@@ -232,7 +232,7 @@ def rows_log(seed: int) -> Events:
 def test_personal_history_is_train_and_the_window_under_every_protocol(
     split: EventSplit, has_times: bool, half_life: float
 ) -> None:
-    """Each listen of train that comes before the query, and each of the window up to it, once."""
+    """Counts each listen of train before the query, and each of the window up to it, once."""
     log = rows_log(seed=8)
     cutter = WindowCutter(split, True, history_length=5, positions=7, has_timestamps=has_times)
     windows = {name: to_windows(batch) for name, batch in cutter.cut(log)[0].items()}
@@ -273,7 +273,7 @@ def test_where_there_are_no_times_no_popularity_decays(split: EventSplit, has_ti
 
 @pytest.mark.parametrize("repeats", [True, False])
 def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_says(repeats: bool) -> None:
-    """From events to metrics: who asks, for which items, and what the most popular items are worth."""
+    """Computes users, labels and the metrics of popular items from events, by a plain loop."""
     log = rows_log(seed=10)
     cutter = WindowCutter(FROZEN, repeats, history_length=5, positions=7)
     windows = {name: to_windows(batch) for name, batch in cutter.cut(log)[0].items()}

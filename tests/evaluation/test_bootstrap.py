@@ -8,7 +8,7 @@ from two_tower.evaluation.bootstrap import UserBootstrap
 
 
 def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2) -> tuple[np.ndarray, ...]:
-    """Each query's user, and whether it was answered: users differ in how often they are."""
+    """Draws each query's user and answer: users differ in their share of answered queries."""
     random = np.random.default_rng(seed)
     chance = np.clip(random.normal(0.4, spread, users), 0, 1)
     user = np.repeat(np.arange(users), random.integers(1, queries, users))
@@ -16,7 +16,7 @@ def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2)
 
 
 def test_the_interval_of_a_known_case() -> None:
-    """A mean of independent normal users: bounds at 1.96 standard errors."""
+    """Checks for bounds at 1.96 standard errors for a mean of independent normal users."""
     values = np.random.default_rng(1).normal(5.0, 2.0, 2_500)
     (low, high) = UserBootstrap(np.arange(2_500), 2_000, seed=3).intervals({"x": values})["x"]  # type: ignore[misc]
     error = values.std() / 50
@@ -25,7 +25,7 @@ def test_the_interval_of_a_known_case() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
-    """Users differ and have several queries each; the truth is the mean over very many of them."""
+    """Compares intervals with the mean over very many users, who differ and have several queries each."""
     truth = listeners(10_000, users=50_000)[1].mean()
     held = 0
     for seed in range(150):

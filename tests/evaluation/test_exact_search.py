@@ -12,7 +12,7 @@ from two_tower.evaluation.exact_search import top_rows
 def by_sorting(
     queries: np.ndarray, candidates: np.ndarray, k: int, excluded: list[set[int]]
 ) -> list[list[int]]:
-    """All scores of a query, sorted; of equal ones the lower row first."""
+    """Sorts all scores of a query; of equal scores the lower row comes first."""
     found = []
     for query, left_out in zip(queries, excluded, strict=True):
         scores = candidates @ query
@@ -26,7 +26,7 @@ def by_sorting(
 def test_blocks_find_what_sorting_all_scores_finds(
     k: int, blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small whole numbers, whose scores are exact and often equal."""
+    """Uses small whole numbers, whose scores are exact and often equal."""
     monkeypatch.setattr(exact_search, "QUERIES_AT_ONCE", blocks[0])
     monkeypatch.setattr(exact_search, "ITEMS_AT_ONCE", blocks[1])
     draw = np.random.default_rng(k)

@@ -21,7 +21,7 @@ USERS = np.array([90_210, 77_345, 31_999])
 
 
 def windows_and_queries() -> tuple[Windows, Queries]:
-    """Each user played ten items in turn, the third of them with a like after; asked after the fifth play."""
+    """Makes users who played ten items in turn, with a like after the third; asked after the fifth play."""
     types = np.array([b"listen"] * 3 + [b"like"] + [b"listen"] * 7)
     items = np.concatenate([np.insert(np.arange(10), 3, 2) + 100 * user for user in range(3)])
     n = len(items)

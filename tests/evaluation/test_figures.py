@@ -13,7 +13,7 @@ from two_tower.evaluation.figures import Recommendations, evaluate, results_of
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.queries import LabelSets, Queries
 from two_tower.evaluation.slices import Slice
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 
 USERS, ITEMS = 40, 20
 
@@ -35,7 +35,7 @@ def figures() -> dict[str, Any]:
         queries=Queries(user, row, 0 * row, row, row, row, LabelSets.of_one(label)),
         items={"model": model, "model_exact": model, "blessed_model": blessed, "most_popular": popular},
         slices=[Slice("odd", user % 2 == 1, "parity"), Slice("nothing", user < 0, "parity")],
-        train=TrainKnowledge(
+        train=TrainCounts(
             np.arange(USERS - 1), np.arange(18), events, *np.unique(events.item_id, return_counts=True)
         ),
         history_popularity=np.full(len(user), 0.05),

@@ -126,7 +126,7 @@ def test_thresholds_are_valid_json_even_without_a_value() -> None:
 
 
 def test_the_judged_cutoff_is_a_setting() -> None:
-    """Every threshold is of it, and names it."""
+    """Checks that every threshold judges by it and names it."""
 
     def measured(recall: float) -> dict[str, float]:
         return {"recall@1": 0.05, "recall@20": recall, "recall@100": 0.9}
@@ -195,7 +195,7 @@ def test_a_frozen_model_is_judged_by_its_times() -> None:
 
 @pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
 def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> None:
-    """A user's last event of yesterday is train's today."""
+    """Takes two days: a user's last event of yesterday is in train today."""
     candidate, earlier = (
         dataclasses.replace(model, protocol=protocol, train_newest_timestamp=0)
         for model in (CANDIDATE, EARLIER)

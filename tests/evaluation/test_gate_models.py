@@ -32,7 +32,7 @@ from two_tower.evaluation.queries import all_queries
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
 from two_tower.evaluation.settings import GateConfig
 from two_tower.evaluation.slices import all_slices
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 from two_tower.schema import features
 from two_tower.serving.index import NO_QUANTIZATION, ScannIndex, ScannSettings
 from two_tower.trainer.loop import training
@@ -71,7 +71,7 @@ def slices_of_few_users_are_judged() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """What a model makes of the test queries [Q, D] and of all items [ITEMS, D], which are their own rows."""
+    """A model's embeddings of the test queries [Q, D] and of all items [ITEMS, D], by id."""
 
     query: Vectors
     item: Vectors
@@ -80,13 +80,13 @@ class Embedded:
         return top_rows(self.query, self.item, CUTOFF)
 
     def through(self, leaves: int, searched: int) -> npt.NDArray[np.int64]:
-        """As ScaNN answers that looks into some of so many leaves."""
+        """Answers as a ScaNN index that searches some of its leaves."""
         index = ScannIndex(self.item, ScannSettings(leaves, searched, 0, NO_QUANTIZATION, CUTOFF), CUTOFF)
         rows, scores = (found.numpy() for found in index.search(self.query, tf.constant(CUTOFF)))
         return np.where(np.isnan(scores), -1, rows).astype(np.int64)
 
     def without(self, genre: int) -> Embedded:
-        """The items of a genre have lost their vectors."""
+        """Zeroes the vectors of a genre's items."""
         is_lost = np.arange(ITEMS) % CLASSES % GENRES == genre
         return Embedded(self.query, np.where(is_lost[:, None], np.float32(0), self.item))
 
@@ -103,7 +103,7 @@ class World:
         catalog = CatalogArrays.read(world.catalog_files, spec)
         self._table = CatalogTable(catalog, np.unique(world.raw["train"].item_id))
         self._log_q = log_sampling_probability(catalog, training._label_counts(self._output))
-        train, evaluation = TrainKnowledge.of(world.raw["train"]), world.raw["eval"]
+        train, evaluation = TrainCounts.of(world.raw["train"]), world.raw["eval"]
         genre = (self.queries.label_item_id % CLASSES % GENRES).astype(np.str_)
         self._shared: dict[str, Any] = {
             "slices": all_slices(
@@ -137,7 +137,7 @@ class World:
         return model
 
     def shuffled(self) -> dict[str, Any]:
-        """Train with each play given to anyone: labels tell of popularity, and nothing of who asks."""
+        """Shuffles train's plays among users: labels tell of popularity, and nothing of the user."""
         items = self.train_batch[features.HISTORY_ITEM_ID]
         mixed = np.random.default_rng(SEED).permutation(items.flat_values.numpy())
         return {**self.train_batch, features.HISTORY_ITEM_ID: items.with_flat_values(mixed)}
@@ -156,7 +156,7 @@ class World:
         served: npt.NDArray[np.int64] | None = None,
         p95_ms: float = 8.0,
     ) -> Judgement:
-        """As the evaluator does it, from answers to the verdict; `served` are those of the index."""
+        """Follows the evaluator from answers to the verdict; `served` are the index's answers."""
         exact = model.exact()
         answers = {MODEL: exact if served is None else served, MODEL_EXACT: exact}
         answers |= {BLESSED_MODEL: blessed.exact()} if blessed else {}

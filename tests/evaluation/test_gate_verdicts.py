@@ -70,18 +70,18 @@ def test_a_lower_bound_that_misses_the_limit_refuses_though_the_value_reaches_it
 
 
 def untrained(asked: Asked) -> np.ndarray[Any, Any]:
-    """Any 100 of 5,000 items."""
+    """Ranks 5,000 items at random and keeps 100."""
     rank = asked.random.integers(1, 5_001, len(asked)).astype(np.float32)
     return np.where(rank > 100, np.float32(np.inf), rank)
 
 
 def shuffled_labels(asked: Asked) -> np.ndarray[Any, Any]:
-    """It has learned what is popular, and nothing of who asks."""
+    """Ranks by popularity alone, and not by user."""
     return asked.random.permutation(asked.ranks(-1.5))
 
 
 def one_broken_slice(asked: Asked) -> np.ndarray[Any, Any]:
-    """A little better elsewhere, so that the whole is none the worse."""
+    """Lowers one slice and raises the others a little, so that the whole stays as good."""
     return asked.ranks(np.where(asked.slices["kind 3"], -1.5, 0.3))
 
 
@@ -164,7 +164,7 @@ def test_an_index_of_other_towers_is_refused(good: QueryResults) -> None:
 def test_an_index_that_cannot_be_held_against_its_towers_is_refused(
     good: QueryResults, changes: dict[str, Any], note: str
 ) -> None:
-    """Also where an evaluation from before that says that it is in order."""
+    """Includes evaluations of older versions, which call such an index in order."""
     judgement = judged(good, ann={f"recall@{CUTOFF}": 0.99, "parity": {**PARITY, **changes}})
     assert missed(judgement) == ["index_parity"] and note in judgement.thresholds[-1].note
 
@@ -182,7 +182,7 @@ def test_a_threshold_whose_figure_is_missing_refuses_and_says_so(good: QueryResu
 
 
 def test_queries_without_the_blessed_models_answers_are_of_another_evaluation(good: QueryResults) -> None:
-    """Else how much slices have lost would be left out as if they were too small."""
+    """Fails loudly: otherwise losses of slices would be left out as if the slices were too small."""
     ranks = {who: rank for who, rank in good.ranks.items() if who != "blessed_model"}
     with pytest.raises(ValueError, match="hold nothing of blessed_model"):
         judge(evaluation_of(good), LIMITS, dataclasses.replace(good, ranks=ranks))
@@ -191,7 +191,7 @@ def test_queries_without_the_blessed_models_answers_are_of_another_evaluation(go
 
 
 def test_equal_models_are_refused_in_at_most_one_case_of_twenty() -> None:
-    """Of 200 pairs that differ by noise alone, under limits that allow no loss at all."""
+    """Judges 200 pairs that differ by noise alone, under limits that allow no loss at all."""
     limits = dataclasses.replace(
         LIMITS, min_recall=0, min_change_against_blessed=0, min_slice_change=0, min_lift_over_best_baseline=-1
     )
@@ -228,7 +228,7 @@ def test_what_a_coarse_index_lost_is_shown_though_the_model_is_slow_too() -> Non
 
 
 def test_a_real_loss_is_found() -> None:
-    """Of models that find a fifth less, most are refused, by the users of one small test split."""
+    """Judges models that find a fifth less by one small test split: most are refused."""
     found = 0
     for seed in range(20):
         asked = Asked(1_000 + seed, users=200)

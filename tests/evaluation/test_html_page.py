@@ -36,7 +36,7 @@ SECTIONS = [
 
 
 class Page(HTMLParser):
-    """What a page holds: it is well formed if every element is closed where it should be."""
+    """A parsed page, which is well formed if every element is closed where it should be."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -180,7 +180,7 @@ rows = st.lists(
 
 
 def by_a_loop(queries: list[tuple[int, list[int], list[int]]], users: bool) -> dict[str, float]:
-    """Every metric of Q queries, by its definition: per query, or first per user."""
+    """Computes every metric of Q queries by its definition: per query, or first per user."""
     found: dict[str, dict[int, list[float]]] = {}
 
     def note(name: str, query: int, value: float) -> None:
@@ -228,7 +228,7 @@ def test_a_summary_is_what_a_plain_loop_says(queries: list[tuple[int, list[int],
 def test_with_one_label_a_query_the_metrics_are_those_of_its_rank(
     queries: list[tuple[int, list[int], list[int]]],
 ) -> None:
-    """The formulas of the next-event protocol, from the one label's rank."""
+    """Follows the formulas of the next-event protocol, from the one label's rank."""
     user, recommended = np.array([q[0] for q in queries]), np.array([q[1] for q in queries])
     label = np.array([q[2][0] for q in queries])
     found = (recommended == label[:, None]) & (recommended >= 0)

@@ -35,7 +35,7 @@ def split_of(
     labels: Sequence[Sequence[int]],
     asked_at: Sequence[int],
 ) -> Windows:
-    """Windows of (item, time, type, play ratio, label step), each with a time at which it is asked."""
+    """Makes windows of (item, time, type, play ratio, label step), each with a request time."""
     item, timestamp, event_type, play_ratio, label_step = zip(*[e for w in windows for e in w], strict=True)
     return Windows(
         user_id=np.array(users),

@@ -54,7 +54,7 @@ ITEMS = np.unique(np.append(LOG.item_id[LOG.timestamp < 250], COLD))
 
 
 def catalog_of(items: Ints) -> Catalog:
-    """Items of the same last digit share a word, and point the same way; each has a word of its own."""
+    """Makes items that share a word and a vector by their last digit; each has a word of its own."""
     digit = items % 10
     vectors = np.eye(10, dtype=np.float32)[digit]
     token_item = np.tile(np.arange(len(items)), 2)
@@ -74,7 +74,7 @@ def world(request: pytest.FixtureRequest) -> tuple[dict[str, Windows], Fitted, b
 
 
 def listens(*histories: list[int]) -> RecentListens:
-    """Of one query each, oldest first."""
+    """Makes the listens of one query for each history, oldest first."""
     counts = [len(history) for history in histories]
     return RecentListens(
         len(histories),
@@ -476,7 +476,7 @@ def test_of_a_rising_setting_a_further_value_is_tried_only_while_it_helps() -> N
 
 
 def test_settings_are_chosen_by_queries_of_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty whole users are forty opinions: single queries of all users say far more of as many queries."""
+    """Draws single queries of all users: forty whole users would be forty opinions only."""
     windows = cut(LOG, SPLIT)
     asked: list[Queries] = []
 

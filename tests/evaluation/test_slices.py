@@ -31,7 +31,7 @@ from two_tower.evaluation.slices import (
     quantile_groups,
     trends_from,
 )
-from two_tower.evaluation.train_counts import TrainKnowledge
+from two_tower.evaluation.train_counts import TrainCounts
 
 BANDS = ("head", "middle", "tail", "cold")
 
@@ -47,15 +47,15 @@ ASKED = sets([1, 2, 3], [1, 2], [5])
 
 
 def listens(counts: dict[int, list[int]]) -> LabelEvents:
-    """Label events: by item, their times."""
+    """Makes label events from their times by item."""
     item = np.repeat(list(counts), [len(times) for times in counts.values()])
     return LabelEvents(np.ones_like(item), item, np.concatenate([*map(np.array, counts.values())]))
 
 
-def train_of(events: LabelEvents, *items: int) -> TrainKnowledge:
-    """Of user 1, whose windows hold these items."""
+def train_of(events: LabelEvents, *items: int) -> TrainCounts:
+    """Counts the train of user 1, whose windows hold these items."""
     played, plays = np.unique(events.item_id, return_counts=True)
-    return TrainKnowledge(np.array([1]), np.array(items), events, played, plays)
+    return TrainCounts(np.array([1]), np.array(items), events, played, plays)
 
 
 def in_slices(slices: list[Slice], labels: LabelSets) -> dict[str, list[int]]:
@@ -124,8 +124,10 @@ def test_the_slice_of_everything_is_the_summary(
 
 
 def test_popularity_is_cut_at_shares_of_trains_events() -> None:
-    """Of 10 events item 1 has 5, which is the head; 2 follows up to .8; 3 and 4 have the rest. Item 5 is in
-    train, but never a label event there; 6 is not in train."""
+    """Gives item 1 five of 10 events, the head; item 2 up to .8; items 3 and 4 the rest.
+
+    Item 5 is in train, but never a label event there; item 6 is not in train.
+    """
     events = listens({1: [0] * 5, 2: [0] * 3, 3: [0], 4: [0]})
     labels = sets([1, 2, 3, 4, 5, 6], [6, 1])
     found = in_slices(item_slices(labels, train_of(events, 1, 2, 3, 4, 5)), labels)
@@ -220,7 +222,7 @@ SPLIT = TimeSplit(train_end=250, eval=(260, 320), test=(330, 400))
 
 
 def test_slices_of_a_log() -> None:
-    """The bands are parts of the whole; what is cold is cold by the log; and no test event decides."""
+    """Checks that bands are parts of the whole, cold items are cold by the log, and no test event decides."""
     draw = np.random.default_rng(5)
     size = 900
     time = np.sort(draw.integers(0, 400, size))
@@ -228,7 +230,7 @@ def test_slices_of_a_log() -> None:
     ratio = draw.choice([-1.0, 0.2, 0.5, 1.1], size)
     log = events_of(draw.integers(0, 9, size), item, time, b"listen", ratio, draw.choice([0, 1], size))
     cut = {n: to_windows(b) for n, b in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
-    train, queries = TrainKnowledge.of(cut["train"]), all_queries(cut["test"])
+    train, queries = TrainCounts.of(cut["train"]), all_queries(cut["test"])
     slices = all_slices(queries, cut["test"], train, cut["eval"], history_length=5, recent_from=200)
     found = {one.name: one.labels for one in slices}
     assert len(found) == len(slices) and list(found) == [
