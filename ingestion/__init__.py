@@ -33,7 +33,7 @@ FORMATS: Mapping[str, Callable[..., Manifest]] = {
 
 # Format name → one line about its input.
 FORMAT_HELP: Mapping[str, str] = {
-    "yambda": "Yambda, any size, flat or sequential; also the output of `simulate`",
+    "yambda": "Yambda, any size, flat or sequential; `simulate` writes it",
     "movielens": "MovieLens 100K, 1M, 10M, 20M, 25M, 32M or latest",
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
     "sequences": "lines `user item` or `user item item ...`, in order",

@@ -1,4 +1,4 @@
-"""The options --preset, --config and --set, which several commands share, and the settings that they give."""
+"""The options --preset, --config, --set and --help-all of several commands, and the settings they give."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Adds --preset, --config and --set to a command's parser."""
+    """Adds --preset, --config, --set and --help-all to a command's parser."""
     from two_tower.pipeline.settings import presets
     from two_tower.pipeline.settings.settings_help import HelpAll
 
