@@ -197,6 +197,10 @@ def test_the_walk_goes_by_every_setting() -> None:
             ["trainer.parts=shared_tables", "trainer.dropout.history=0.2"],
             "trainer.dropout.history is 0.2, and changes nothing where trainer.parts is shared_tables",
         ),
+        (
+            ["trainer.encoder=attention", "trainer.embedding_dim=33"],
+            "trainer.embedding_dim is 33, and trainer.encoder=attention divides it among 2 heads",
+        ),
         (["trainer.parts=user_id"], "trainer.parts is without shared_tables"),
         (
             ["evaluation.max_queries=49", "gate.min_slice_change=-0.1"],
