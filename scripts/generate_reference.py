@@ -19,7 +19,7 @@ from two_tower.schema.request_inputs import (
 
 REQUEST_PAGE = Path("docs/reference/request.md")
 _OPENING = """\
-<!-- Written by `python -m scripts.generate_reference` from schema/request_inputs.py: edit the table there. -->
+<!-- Written by `python -m scripts.generate_reference`: edit the table in schema/request_inputs.py. -->
 
 # Requests
 

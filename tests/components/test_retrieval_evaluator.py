@@ -44,11 +44,11 @@ from two_tower.serving import canary
 from two_tower.serving.canary import difference
 from two_tower.serving.index import ExactIndex
 from two_tower.serving.provenance import PROVENANCE, TOWERS, towers_digest
+from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
-from two_tower.serving.request_tensors import request_tensors
 from two_tower.trainer.model.signatures import Towers
 
 GAP, ENOUGH = 3_600, 0.25
