@@ -196,9 +196,7 @@ def carry_over(
     if model.frequency is not None and (
         earlier.changed("counting", now) or not earlier.carry_frequency(model.frequency)
     ):
-        _log.warning(
-            "Warm start: streaming frequency estimation starts anew, without a fitting state."
-        )
+        _log.warning("Warm start: streaming frequency estimation starts anew, without a fitting state.")
         afresh.append("frequency")
     for name, (known, of) in carried.items():
         _log.info("Warm start: of %d rows of the table of %s, %d are restored.", of, name, known)
