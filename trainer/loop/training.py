@@ -31,11 +31,13 @@ from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.loop.warm_start import RowNames, carry_over, row_names
 from two_tower.trainer.loop.warm_start import save as save_state
 from two_tower.trainer.loss.label_weights import event_type_hash, user_weight
-from two_tower.trainer.loss.sampling import log_sampling_probability, repeats_for, softmax_for
+from two_tower.trainer.loss.resolved_settings import repeats_for, softmax_for
+from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.column_embeddings import Form, names_of_form
+from two_tower.trainer.model.item_embedding import item_width
 from two_tower.trainer.model.signatures import Towers
-from two_tower.trainer.model.towers import item_width, padded
+from two_tower.trainer.model.windows import padded
 from two_tower.trainer.settings import TrainerConfig
 
 _log = logging.getLogger(__name__)

@@ -11,26 +11,14 @@ import tensorflow_recommenders as tfrs
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.loss.label_weights import play_ratio_weight, reaction_weight
-from two_tower.trainer.loss.retrieval_task import retrieval_task
-from two_tower.trainer.loss.sampling import (
-    CandidateSampler,
-    Drawn,
-    draw_labels,
-    draw_positions,
-    had_by_then,
-    label_index,
-    less_had,
-)
+from two_tower.trainer.loss.labelled_positions import Drawn, draw_labels, draw_positions, label_index
+from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.sampling import had_by_then, less_had
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogTable
-from two_tower.trainer.model.towers import (
-    CandidateTower,
-    ItemEmbedding,
-    QueryTower,
-    padded,
-    windows_of,
-)
-from two_tower.trainer.model.windows import Windows
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
+from two_tower.trainer.model.windows import Windows, padded, windows_of
 from two_tower.trainer.settings import SHARED_TABLES, TrainerConfig
 
 
@@ -87,7 +75,8 @@ class TwoTowerModel(tfrs.Model):
         items, self.query_tower, self.candidate_tower = towers_of(
             table, users, history_length, config, user_values, first_embeddings, seed
         )
-        self.task = retrieval_task(config)
+        loss = loss_of(config, table, log_q)
+        self.task = loss.task()
         self._items = items
         self._label_shares = np.exp(log_q)
         self._history_length = history_length
@@ -98,7 +87,7 @@ class TwoTowerModel(tfrs.Model):
         self._user_weight = None
         if user_weight is not None:
             self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
-        self._sampler = CandidateSampler(config, table, log_q)
+        self._sampler = loss
 
     @property
     def frequency(self) -> StreamingFrequency | None:
@@ -124,7 +113,7 @@ class TwoTowerModel(tfrs.Model):
         label_rows = label_rows_of(label_step, windows)
         weight = self._label_weights(inputs, windows, label_step)
         drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
-        candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
+        candidates = self._sampler.candidates(drawn.rows, drawn.window, drawn.queries, training)
         if not self._repeats_recommendable:
             had = had_by_then(windows.rows, drawn.at, candidates.rows, table.size)
             candidates = less_had(candidates, had)

@@ -10,8 +10,7 @@ import tensorflow as tf
 from two_tower.schema import features
 from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogTable
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions, Windows
+from two_tower.trainer.model.windows import Positions, Windows, windows_of
 
 # Queries for a large catalog; a small one, which is scored quickly, has twice as many.
 VALIDATION_QUERIES = 5_000

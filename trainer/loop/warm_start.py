@@ -32,7 +32,8 @@ from two_tower.schema import features
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogArrays, touched_by
-from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
 from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
 
 # Beside the SavedModel in the Trainer's artifact.

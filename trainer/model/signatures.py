@@ -17,8 +17,8 @@ from two_tower.schema import features
 from two_tower.schema.request_inputs import ITEM, LIST, PER_QUERY, QUERY_INPUTS, RequestInput
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.model.history_aggregates import is_label_event
-from two_tower.trainer.model.towers import CandidateTower, QueryTower, windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
+from two_tower.trainer.model.windows import Positions, windows_of
 
 Tensors = dict[str, tf.Tensor]
 
