@@ -23,9 +23,13 @@ import tensorflow_recommenders as tfrs
 from two_tower.schema import features
 from two_tower.trainer.loop.two_tower_model import label_rows_of
 from two_tower.trainer.loss.label_weights import play_ratio_weight
+from two_tower.trainer.model.attention_encoder import AttentionEncoder
 from two_tower.trainer.model.catalog_table import CatalogTable
-from two_tower.trainer.model.encoders import ATTENTION, BOTH, MEAN, SHORT_HISTORY, AttentionEncoder
-from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, age_features, padded, windows_of
+from two_tower.trainer.model.encoder_registry import ATTENTION, BOTH, MEAN
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.mean_encoder import SHORT_HISTORY
+from two_tower.trainer.model.towers import CandidateTower, age_features
+from two_tower.trainer.model.windows import padded, windows_of
 from two_tower.trainer.settings import TrainerConfig
 
 _SHUFFLED_QUERIES = 20_000

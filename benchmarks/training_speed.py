@@ -62,7 +62,7 @@ from two_tower.trainer.loop.training_loop import Handover, compiled_step
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model.encoders import ATTENTION, MEAN
+from two_tower.trainer.model.encoder_registry import ATTENTION, MEAN
 from two_tower.trainer.settings import TrainerConfig
 
 # Users, listens per user as requested from the simulator, tracks: tables about as large as the default run's.

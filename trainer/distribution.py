@@ -1,8 +1,8 @@
-"""Training on several devices or machines with tf.distribute: who reads, gathers and writes what.
+"""Distributed training with tf.distribute: replicas, their inputs, and the joined batch.
 
-The batch of a step is that of all replicas together. Each reads its part of the windows; all know the joined
-batch's labels, and so share its negatives; losses of replicas add up to the loss of the joined batch, and so
-do their gradients. So the number of replicas changes how fast a training is, and not what comes of it.
+The batch of a step is the joined batch of all replicas. Each replica reads its part of the windows. All know
+the labels of the joined batch, and so share its negatives. Losses of replicas add up to the loss of the
+joined batch, and so do gradients. So the number of replicas changes the speed of training, not its result.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _TF_CONFIG_EXAMPLE = json.dumps(
 
 
 def strategy_of(config: TrainerConfig) -> tf.distribute.Strategy:
-    """The strategy that `trainer.distribution` names; it must be made before TensorFlow is used otherwise.
+    """Returns the strategy that `trainer.distribution` names. Call it before any other use of TensorFlow.
 
-    `mirrored` has a replica on each GPU of this machine; `multi_worker` one on each GPU of the machines that
-    the environment variable TF_CONFIG names, or on each machine that has none.
+    `mirrored` has a replica on each GPU of this machine. `multi_worker` reads the environment variable
+    TF_CONFIG. It has a replica on each GPU of the machines named there, and one on a machine without GPU.
 
     Raises:
-      UserError: TF_CONFIG is missing or odd, or a step has fewer windows than there are replicas.
+      UserError: TF_CONFIG is missing or malformed, or a step has fewer windows than there are replicas.
     """
     if config.distribution == NONE:
         return tf.distribute.get_strategy()
@@ -45,24 +45,24 @@ def strategy_of(config: TrainerConfig) -> tf.distribute.Strategy:
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
         except RuntimeError as error:
             raise UserError(
-                f"trainer.distribution=multi_worker: {error} Run Trainer in a process of its own, in "
-                "which nothing else has used TensorFlow."
+                f"trainer.distribution=multi_worker: {error} Run Trainer in a process of its own. "
+                "Nothing else in that process may use TensorFlow before."
             ) from error
     if 0 < config.windows_per_step < strategy.num_replicas_in_sync:
         raise UserError(
-            f"trainer.windows_per_step is {config.windows_per_step}, and the windows of a step are divided "
-            f"among {strategy.num_replicas_in_sync} replicas: set it to that at least."
+            f"trainer.windows_per_step is {config.windows_per_step}, fewer than one window for each of "
+            f"{strategy.num_replicas_in_sync} replicas: set it to {strategy.num_replicas_in_sync} or more."
         )
     return strategy
 
 
 def check_tf_config(text: str) -> None:
-    """Raises UserError unless this value of TF_CONFIG names a cluster of workers and this one's place."""
+    """Raises UserError unless this value of TF_CONFIG names a cluster of workers and this worker's index."""
 
     def wrong(what: str) -> UserError:
         return UserError(
             f"trainer.distribution=multi_worker: the environment variable TF_CONFIG {what}. Set it on each "
-            f"worker to all workers' addresses and its own place among them, as in {_TF_CONFIG_EXAMPLE}."
+            f"worker to the addresses of all workers and its own index, as in {_TF_CONFIG_EXAMPLE}."
         )
 
     if not text:
@@ -95,7 +95,7 @@ def _is_address(text: Any) -> bool:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes what a training leaves; what is read, all read."""
+    """Tells the chief, the only process that writes outputs of a training. All processes read inputs."""
     resolver = strategy.cluster_resolver
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not resolver.task_type:
         return True
@@ -105,13 +105,13 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def parts(batch: tf.Tensor, context: tf.distribute.InputContext) -> tf.data.Dataset:
-    """Of a step's records, string [windows], the part of each of this process's replicas in turn.
+    """Splits a step's records, string [windows], into one part for each replica of this process.
 
-    Together they are the batch, and in its order, so that all random numbers mean the same windows however
-    many replicas there are. A part is empty where the last batch has fewer records than there are replicas.
+    The parts of all replicas are the batch, in its order. So random numbers belong to the same windows with
+    any number of replicas. A part is empty where the last batch has fewer records than there are replicas.
 
-    Every process reads all records, but parses its own alone. (Dividing the files among processes would read
-    each once, and give batches that depend on the number of processes.)
+    Every process reads all records and parses only its own. (Sharding the files would read each file once,
+    but batches would depend on the number of processes.)
     """
     total = context.num_replicas_in_sync
     here = total // context.num_input_pipelines
@@ -125,9 +125,9 @@ def parts(batch: tf.Tensor, context: tf.distribute.InputContext) -> tf.data.Data
 
 
 def gathered(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.ndarray:
-    """What the process of each replica has, float64 [replicas, values], the chief's first.
+    """Gathers the values of all replicas, float64 [replicas, values], the chief's first.
 
-    All processes must ask for it, and with as many values.
+    All processes must call it, with the same number of values.
     """
     if strategy.num_replicas_in_sync == 1:
         return np.array([values], np.float64)
@@ -141,23 +141,23 @@ def _joined_by(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor
 
 
 def replicas() -> int:
-    """How many replicas take part in what is being computed."""
+    """Returns the number of replicas in sync."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def replica() -> tf.Tensor:
-    """The number of the one that computes this, int32."""
+    """Returns the id of the replica that executes this code, int32."""
     context = tf.distribute.get_replica_context()
     return tf.cast(0 if context is None else context.replica_id_in_sync_group, tf.int32)
 
 
 def joined(values: tf.Tensor) -> tf.Tensor:
-    """The rows [any, ...] of all replicas, one replica's after the other's, the same on each.
+    """Gathers the rows [any, ...] of all replicas, in the order of replicas, the same on each.
 
-    They may have different numbers of rows. All must ask for it, and outside of conditions and loops.
+    Replicas may have different numbers of rows. All must call it, outside of conditions and loops.
     """
     if replicas() == 1:
         return values
-    # On the replica's device, by which TensorFlow knows whose it is.
+    # tf.identity places the rows on the replica's device: TensorFlow tells replicas by their device.
     return tf.distribute.get_replica_context().all_gather(tf.identity(values), axis=0)

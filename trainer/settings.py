@@ -1,12 +1,22 @@
-"""Settings of the two towers and of training."""
+"""Settings of the towers, the loss and the training."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import setting
+from two_tower.trainer.loss.loss_registry import CHOICES as LOSS_CHOICES
+from two_tower.trainer.loss.loss_registry import LOSSES, SAMPLED, SAMPLING_CHOICES, RegisteredLoss
+from two_tower.trainer.model.encoder_registry import CHOICES as ENCODER_CHOICES
+from two_tower.trainer.model.encoder_registry import (
+    COMBINATIONS,
+    ENCODERS,
+    RegisteredEncoder,
+    has_dropout,
+    registered,
+)
 
 # Values of trainer.parts.
 HISTORY, SEED, USER_ID, EXAMPLE_AGE = "history", "seed", "user_id", "example_age"
@@ -25,9 +35,13 @@ PARTS = (
 )
 # Parts that the towers have unless they are left out.
 DEFAULT_PARTS = PARTS[:7]
-# Layers and heads of the attention encoder.
-ATTENTION_LAYERS, ATTENTION_HEADS = 2, 2
-_SAMPLED = {"trainer.softmax": ("sampled", "auto")}
+
+
+def _meanings(registered: Mapping[str, RegisteredEncoder | RegisteredLoss]) -> str:
+    return ", ".join(f"{name} ({one.meaning})" for name, one in registered.items())
+
+
+_SAMPLED = {"trainer.softmax": SAMPLING_CHOICES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +78,9 @@ class Negatives:
     )
 
 
-_STREAMING: dict[str, tuple[str | bool, ...]] = {"trainer.frequency.estimate": ("streaming",)}
+# Values of trainer.frequency.estimate.
+EXACT, STREAMING = "exact", "streaming"
+_STREAMING: dict[str, tuple[str | bool, ...]] = {"trainer.frequency.estimate": (STREAMING,)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +88,10 @@ class Frequency:
     """Keys of trainer.frequency."""
 
     estimate: str = setting(
-        "exact",
+        EXACT,
         help="Sampling probability of an item: exact counts train's labels, streaming estimates it from the "
         "batches. Streaming counts an item once a batch and needs negatives.deduplicate.",
-        choices=("exact", "streaming"),
+        choices=(EXACT, STREAMING),
         applies={**_SAMPLED, "trainer.frequency.correction": ("logq", "refined")},
     )
     hashes: int = setting(
@@ -92,7 +108,7 @@ class Frequency:
         at_most=1,
         applies=_STREAMING,
     )
-    # No item is in a batch more often than in every one.
+    # The least gap is 1: an item in every batch.
     initial_gap: float = setting(
         100.0,
         help="Gap of an item that no batch had yet, in the streaming estimate.",
@@ -204,10 +220,8 @@ class TrainerConfig:
     )
     encoder: str = setting(
         "mean",
-        help="Encoder of the history: mean (of the last N listens and of the last few), attention (causal "
-        "self-attention, with the distance in events and in time, two layers of two heads), or "
-        "attention+mean.",
-        choices=("mean", "attention", "attention+mean"),
+        help=f"Encoder of the history: {_meanings(ENCODERS)}, or {', '.join(COMBINATIONS)}.",
+        choices=ENCODER_CHOICES,
         shown=True,
         applies={"trainer.parts": (HISTORY,)},
     )
@@ -236,11 +250,10 @@ class TrainerConfig:
         at_most=100,
     )
     softmax: str = setting(
-        "sampled",
-        help="Negatives of a label at each step: sampled; full, the whole catalog, if that is small, and "
-        "then nothing needs correction; or auto: full where 8,192 labels and 50,000 items fit a step, else "
-        "sampled.",
-        choices=("sampled", "full", "auto"),
+        SAMPLED,
+        help=f"Negatives of a label at each step: {_meanings(LOSSES)}, or auto (full where 8,192 labels and "
+        "50,000 items fit a step, else sampled).",
+        choices=LOSS_CHOICES,
         shown=True,
     )
     negatives: Negatives = setting(
@@ -320,12 +333,12 @@ def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:
     """Yields meaningless settings that `applies` cannot declare: name, the other's name, an explanation."""
     parts = trainer.parts
     is_given = trainer.dropout.hidden != Dropout().hidden
-    if is_given and not trainer.query_hidden_units and trainer.encoder == "mean":
+    if is_given and not trainer.query_hidden_units and not has_dropout(trainer.encoder):
         yield (
             "trainer.dropout.hidden",
             "trainer.query_hidden_units",
             f"trainer.dropout.hidden is {trainer.dropout.hidden:g}, and there is nothing to drop: "
-            "trainer.query_hidden_units is empty, and trainer.encoder is mean.",
+            f"trainer.query_hidden_units is empty, and trainer.encoder is {trainer.encoder}.",
         )
     if REPEAT_HEAD in parts and HISTORY not in parts:
         yield (
@@ -345,12 +358,13 @@ def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:
 
 def check_trainer(trainer: TrainerConfig) -> None:
     """Raises UserError for settings of towers and loss that cannot go together."""
-    if trainer.encoder != "mean" and trainer.embedding_dim % ATTENTION_HEADS:
-        raise UserError(
-            f"trainer.embedding_dim is {trainer.embedding_dim}, and trainer.encoder={trainer.encoder} "
-            f"divides it among {ATTENTION_HEADS} heads: take an even number."
-        )
-    if trainer.frequency.estimate == "streaming" and not trainer.negatives.deduplicate:
+    for encoder in registered(trainer.encoder):
+        if trainer.embedding_dim % encoder.heads:
+            raise UserError(
+                f"trainer.embedding_dim is {trainer.embedding_dim}, and trainer.encoder={trainer.encoder} "
+                f"divides it among {encoder.heads} heads: set a multiple of {encoder.heads}."
+            )
+    if trainer.frequency.estimate == STREAMING and not trainer.negatives.deduplicate:
         raise UserError(
             "trainer.frequency.estimate=streaming counts an item once a batch: set "
             "trainer.negatives.deduplicate=true, so that it is a negative once as well."

@@ -38,7 +38,7 @@ class Executor(base_executor.BaseExecutor):
         # TensorFlow is imported here, not when the pipeline is built.
         from two_tower.evaluation.queries import all_queries, read_windows
         from two_tower.trainer.loop import placement, warm_start
-        from two_tower.trainer.loss.sampling import repeats_for
+        from two_tower.trainer.loss.resolved_settings import repeats_for
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         state = warm_start.left_by(trained.uri)

@@ -14,6 +14,7 @@ from two_tower.base.settings import with_values
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
+from two_tower.trainer.model.encoder_registry import has_dropout
 from two_tower.trainer.settings import ITEM_BIAS, NORMALISATION, TrainerConfig
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
         idle += ["trainer.frequency.correction", "trainer.negatives.deduplicate"]
     elif trainer.frequency.estimate == "streaming":
         idle.append("trainer.negatives.deduplicate")
-    if not trainer.query_hidden_units and trainer.encoder == "mean":
+    if not trainer.query_hidden_units and not has_dropout(trainer.encoder):
         idle.append("trainer.dropout.hidden")
     return SearchSpace.from_plain({name: value for name, value in values.items() if name not in idle})
 

@@ -39,8 +39,7 @@ from two_tower.trainer.loop import training
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import Dropout, TrainerConfig
 
 # Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes

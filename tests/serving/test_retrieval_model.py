@@ -28,8 +28,7 @@ from two_tower.schema.request_inputs import REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.windows import Positions, windows_of
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70

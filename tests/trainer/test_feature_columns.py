@@ -29,8 +29,7 @@ from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import Dropout, TrainerConfig
 
 USERS = (

@@ -23,7 +23,7 @@ from two_tower.schema import features
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.history_aggregates import history_aggregates
 from two_tower.trainer.model.signatures import Towers
-from two_tower.trainer.model.towers import windows_of
+from two_tower.trainer.model.windows import windows_of
 
 DAY = 86_400
 # Items 0 to 3 and 5; artist 7 is the second of item 3, which counts as its first's. Item 4 is in no catalog.

@@ -15,8 +15,7 @@ import pytest
 import tensorflow as tf
 
 from two_tower.base.settings import with_values
-from two_tower.trainer.loss.retrieval_task import retrieval_task
-from two_tower.trainer.loss.sampling import CandidateSampler
+from two_tower.trainer.loss.loss_registry import loss_of
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.settings import TrainerConfig
 
@@ -45,8 +44,8 @@ def divergence(
     tf.keras.utils.set_random_seed(1)
     config = with_values(TrainerConfig(temperature=1.0), settings or {})
     table = CatalogTable(CatalogArrays(IDS, NOTHING, NOTHING, np.zeros(ITEMS, np.float32)), IDS)
-    sampler = CandidateSampler(config, table, np.log(np.append(Q, Q.min())).astype(np.float32))
-    task = retrieval_task(config)
+    sampled = loss_of(config, table, np.log(np.append(Q, Q.min())).astype(np.float32))
+    task = sampled.task()
     scores = tf.Variable(tf.zeros([ITEMS, CONTEXTS]))
     optimizer = tf.keras.optimizers.Adam(tf.keras.optimizers.schedules.CosineDecay(0.05, STEPS))
     optimizer.build([scores])
@@ -60,7 +59,7 @@ def divergence(
         rows = tf.reshape(labels, [-1])
         window = tf.range(tf.size(rows)) if own_window else tf.repeat(tf.range(windows), positions)
         with tf.GradientTape() as tape:
-            candidates = sampler(rows, window, training=True)
+            candidates = sampled.candidates(rows, window, training=True)
             queries = tf.one_hot(tf.repeat(context, positions), CONTEXTS)
             loss = task(queries, tf.gather(scores, candidates.rows), candidates, weight)
         gradient = tf.convert_to_tensor(tape.gradient(loss, scores))

@@ -31,12 +31,13 @@ from two_tower.serving.index import AH, ExactIndex, ScannSettings
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.loop.validation_recall import ValidationRecall
+from two_tower.trainer.loss.resolved_settings import repeats_for
 from two_tower.trainer.loss.retrieval_task import SampledSoftmax
-from two_tower.trainer.loss.sampling import Candidates, repeats_for, tfrs_serves, whole_catalog
+from two_tower.trainer.loss.sampled_loss import tfrs_serves
+from two_tower.trainer.loss.sampling import Candidates, whole_catalog
 from two_tower.trainer.model import repeat_head
 from two_tower.trainer.model.repeat_head import Repeats
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS
 
 # Scores that are not divided by little: random weights then make bonuses that matter.

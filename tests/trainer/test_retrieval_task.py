@@ -7,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 from two_tower.base.settings import with_values
-from two_tower.trainer.loss.retrieval_task import CorrectedRetrieval, SampledSoftmax, retrieval_task
+from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.retrieval_task import CorrectedRetrieval, SampledSoftmax
 from two_tower.trainer.loss.sampling import Candidates, InBatch, in_batch, mixed
+from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.settings import DEFAULT_PARTS, TrainerConfig
 
 TEMPERATURE = 0.5
@@ -335,4 +337,7 @@ def test_the_temperature_is_what_was_asked_for_and_is_not_trained() -> None:
     ],
 )
 def test_tfrs_serves_where_candidates_are_the_batchs_labels(settings: dict[str, object], kind: type) -> None:
-    assert type(retrieval_task(with_values(TrainerConfig(), settings))) is kind
+    none = np.full([3, 1], -1, np.int32)
+    table = CatalogTable(CatalogArrays(np.arange(3), none, none, np.zeros(3, np.float32)), np.arange(3))
+    made = loss_of(with_values(TrainerConfig(), settings), table, np.log(np.append(Q, Q.min())))
+    assert type(made.task()) is kind

@@ -2,23 +2,23 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from two_tower.trainer.loss.labelled_positions import draw_labels, draw_positions
+from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.resolved_settings import softmax_for
 from two_tower.trainer.loss.sampling import (
-    CandidateSampler,
     NegativesMemory,
-    draw_labels,
-    draw_positions,
     draw_uniformly,
     had_by_then,
     in_batch,
     log_sampling_probability,
     mixed,
     per_draw,
-    softmax_for,
     whole_catalog,
 )
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
@@ -234,14 +234,16 @@ def test_streaming_frequencies_do_not_depend_on_the_size_of_the_last_batch() -> 
         negatives=Negatives(deduplicate=True), frequency=Frequency(estimate="streaming", rate=0.05)
     )
     catalog = CatalogTable(CATALOG, CATALOG.item_id)
-    sampler = CandidateSampler(config, catalog, np.log(np.array([0.6, 0.3, 0.1, 1e-9], np.float32)))
+    loss: Any = loss_of(config, catalog, np.log(np.array([0.6, 0.3, 0.1, 1e-9], np.float32)))
     draw = np.random.default_rng(5)
     for _ in range(300):
-        sampler(tf.constant(draw.choice(3, 8, p=[0.6, 0.3, 0.1]), tf.int32), tf.range(8), training=True)
-    estimate = np.exp(sampler._log_probability(tf.range(3)))
+        loss.candidates(
+            tf.constant(draw.choice(3, 8, p=[0.6, 0.3, 0.1]), tf.int32), tf.range(8), training=True
+        )
+    estimate = np.exp(loss._log_probability(tf.range(3)))
     assert estimate == pytest.approx([0.6, 0.3, 0.1], abs=0.15)
-    sampler(tf.constant([2], tf.int32), tf.range(1), training=True)
-    assert np.exp(sampler._log_probability(tf.range(3))) == pytest.approx(estimate, rel=0.2)
+    loss.candidates(tf.constant([2], tf.int32), tf.range(1), training=True)
+    assert np.exp(loss._log_probability(tf.range(3))) == pytest.approx(estimate, rel=0.2)
 
 
 def test_uniform_draws_reach_every_item_equally_often() -> None:

@@ -10,7 +10,9 @@ import tensorflow as tf
 from two_tower.base.settings import with_values
 from two_tower.trainer.model import towers
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.trainer.model.encoder_registry import CHOICES
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
 from two_tower.trainer.model.windows import Positions, Windows
 from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, TrainerConfig
 
@@ -34,7 +36,7 @@ class Model:
     candidate: CandidateTower
 
 
-@pytest.fixture(scope="module", params=["mean", "attention", "attention+mean"])
+@pytest.fixture(scope="module", params=CHOICES)
 def model(request: pytest.FixtureRequest) -> Model:
     """Random weights everywhere, so that every input matters."""
     return model_of(dataclasses.replace(CONFIG, encoder=request.param))
@@ -162,7 +164,7 @@ def test_an_item_of_which_nothing_is_known_has_a_gradient_like_any_other() -> No
     gradients = []
     for embedding in (unknown, known):
         with tf.GradientTape() as tape:
-            score = towers._scored_by(embedding, is_normalised=True)[0, 1]
+            score = towers._normalised(embedding, is_normalised=True)[0, 1]
         gradients.append(float(tf.norm(tape.gradient(score, embedding))))
     assert 0 < gradients[0] < 200 * gradients[1]
 

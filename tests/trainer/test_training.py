@@ -45,12 +45,11 @@ from two_tower.trainer.loop.training_loop import CURVES_FILE
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.loop.warm_start import CarriedOver
-from two_tower.trainer.loss import sampling
+from two_tower.trainer.loss import resolved_settings
 from two_tower.trainer.loss.sampling import Candidates, log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import drawing
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions, Windows
+from two_tower.trainer.model.windows import Positions, Windows, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, LabelWeights, TrainerConfig
 
 # The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
@@ -412,7 +411,7 @@ def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_wor
     inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, softmax="auto"))
     batch = small_world.batch("train")
     model = inputs.model()
-    candidates = model._sampler(tf.constant([1, 2]), tf.constant([0, 1]))
+    candidates = model._sampler.candidates(tf.constant([1, 2]), tf.constant([0, 1]))
     assert isinstance(candidates, Candidates) and len(candidates.rows) == inputs.table.size
     assert np.isfinite(float(model.compute_loss(batch)))
 
@@ -425,11 +424,11 @@ def test_the_labels_of_a_step_count_where_the_softmax_is_left_open(
         return training._Inputs.read(data_of(small_world), config).config.softmax
 
     items = training._Inputs.read(data_of(small_world), CONFIG).table.size
-    monkeypatch.setattr(sampling, "_MOST_SCORES", 10 * items)
+    monkeypatch.setattr(resolved_settings, "_MOST_SCORES", 10 * items)
     assert settled(windows_per_step=50, positions_per_step=10) == "full"
     assert settled(windows_per_step=50, positions_per_step=11) == "sampled"
     # The windows of a step may hold fewer labels than it may take.
-    monkeypatch.setattr(sampling, "_MOST_SCORES", 200 * items)
+    monkeypatch.setattr(resolved_settings, "_MOST_SCORES", 200 * items)
     assert settled(windows_per_step=1, positions_per_step=100_000) == "full"
     assert settled(windows_per_step=100, positions_per_step=100_000) == "sampled"
 
@@ -533,7 +532,7 @@ def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
     labels = np.sort(labels[labels < built.table.size])
     built.model.compile(optimizer=tf.keras.optimizers.Adam(0.01))
     built.model.fit(tf.data.Dataset.from_tensors(batch), epochs=2, verbose=0)
-    state = built.model._sampler
+    state: Any = built.model._sampler
     assert np.sort(state._memory.rows[: 2 * len(labels)]).tolist() == np.repeat(labels, 2).tolist()
     assert int(state._frequency.step) == 2
     built.model.compute_loss(batch)

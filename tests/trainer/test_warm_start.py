@@ -29,8 +29,7 @@ from two_tower.trainer.loop.training import _user_vocabularies
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loop.warm_start import CarriedOver, RowNames, carry_over, row_names, save
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Frequency, Negatives, TrainerConfig
 
 # Heard in train, and yet unknown to the earlier model. Item 48 alone is of album 16.

@@ -1,4 +1,4 @@
-"""Checkpoints of a training, from which a killed one goes on, and the weights of its best epoch."""
+"""Checkpoints of a training: the newest state, to resume a killed one, and the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import tensorflow as tf
 
 @dataclasses.dataclass
 class Progress:
-    """How far a training is: beside the variables, all that it takes to go on.
+    """Progress of a training: beside the variables, the whole state needed to resume it.
 
     Attributes:
-        epoch: how many are complete.
-        step: steps of the epoch that is not complete.
-        loss: the sum of its steps' losses.
-        steps: of all epochs.
+        epoch: the number of complete epochs.
+        step: the number of steps of the incomplete epoch.
+        loss: the sum of the losses of these steps.
+        steps: the number of steps of all epochs.
         best_epoch: counted from 1; 0 before the first.
-        timed_steps, seconds, waiting, positions: how many steps were timed, how long they took, how much of
-            that they waited for data, and how many labelled positions they held.
-        curves: of each complete epoch, its number, loss and validation recalls.
+        timed_steps: the number of steps that were timed.
+        seconds: the duration of the timed steps.
+        waiting: the seconds of these that steps waited for data.
+        positions: the number of labelled positions of the timed steps.
+        curves: the number, loss and validation recalls of each complete epoch.
     """
 
     epoch: int = 0
@@ -37,21 +39,21 @@ class Progress:
 
 
 class UnusableCheckpointError(Exception):
-    """A checkpoint cannot be read, or is of other weights than those that are trained."""
+    """A checkpoint that cannot be read, or whose weights do not match the model."""
 
 
 class _SavedProgress(tf.train.experimental.PythonState):
-    """Lets a checkpoint hold a Progress."""
+    """Adapter by which a checkpoint stores a Progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
     def serialize(self) -> str:
-        """As JSON."""
+        """Returns the Progress as JSON."""
         return json.dumps(dataclasses.asdict(self._progress))
 
     def deserialize(self, string_value: bytes) -> None:
-        """Into the Progress that is there."""
+        """Sets the attributes of the Progress in place."""
         for name, value in json.loads(string_value).items():
             setattr(self._progress, name, value)
 
@@ -59,8 +61,8 @@ class _SavedProgress(tf.train.experimental.PythonState):
 class Checkpoints:
     """The newest state of a training and the weights of its best epoch, in a directory or a bucket.
 
-    A checkpoint counts from when it is wholly written: a training killed meanwhile goes on from the one
-    before.
+    A checkpoint is valid once it is completely written. A training killed during a write resumes from the
+    checkpoint before.
     """
 
     def __init__(
@@ -71,10 +73,13 @@ class Checkpoints:
         progress: Progress,
         goes_on_from: str | None = None,
     ) -> None:
-        """Model and optimizer must have made their variables.
-
-        `goes_on_from`: where the state is read that a training goes on from, `directory` by default; workers
-        other than the chief read what the chief has written.
+        """Args:
+        directory: of the checkpoints.
+        model: with its variables built.
+        optimizer: with its variables built.
+        progress: is saved and restored with them.
+        goes_on_from: the directory that `restore` reads, `directory` by default. Workers other than the
+          chief read the chief's.
         """
         self._directory = directory
         self._goes_on_from = goes_on_from or directory
@@ -83,24 +88,24 @@ class Checkpoints:
             os.path.join(directory, "newest"),
             max_to_keep=1,
         )
-        # Two, since the newest state is saved after the best weights: until then it counts on those before.
+        # Two: the best weights are saved before the newest state, which until then refers to the older ones.
         self._best = tf.train.CheckpointManager(
             tf.train.Checkpoint(model=model), os.path.join(directory, "best"), max_to_keep=2
         )
 
     def restore(self) -> bool:
-        """Goes on from the newest state; False where there is none.
+        """Restores the newest state; returns False where there is none.
 
         Raises:
-          UnusableCheckpointError: it, or the best epoch, cannot be read, or is of other weights. Some may be
-            overwritten by then.
+          UnusableCheckpointError: the newest state, or that of the best epoch, cannot be read or does not
+            match the model. Some variables may be overwritten by then.
         """
         newest, best = (
             tf.train.latest_checkpoint(os.path.join(self._goes_on_from, name)) for name in ("newest", "best")
         )
         if newest is None:
             return False
-        # Read to see that it can be: at the end of the training it would be late to find out.
+        # A trial read of the best weights: at the end of the training a failure would come too late.
         if best is not None:
             _restore(self._best.checkpoint, best)
             if self._goes_on_from != self._directory:
@@ -117,15 +122,15 @@ class Checkpoints:
         self._best.save(checkpoint_number=epoch)
 
     def restore_best(self, epoch: int) -> None:
-        """Gives the model the weights of an epoch.
+        """Restores the weights of an epoch.
 
         Raises:
-          UnusableCheckpointError: they cannot be read.
+          UnusableCheckpointError: the weights cannot be read.
         """
         _restore(self._best.checkpoint, os.path.join(self._directory, "best", f"ckpt-{epoch}"))
 
     def delete(self) -> None:
-        """Removes all of it."""
+        """Deletes all checkpoints."""
         if tf.io.gfile.exists(self._directory):
             tf.io.gfile.rmtree(self._directory)
 

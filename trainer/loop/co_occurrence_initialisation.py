@@ -1,8 +1,8 @@
-"""Where items' embeddings begin, if not at random: near those of what is heard shortly before and after.
+"""Co-occurrence initialisation of item embeddings: factors of how often items are heard near each other.
 
-Few labels an item do not take a random vector to where it belongs. How often two items come near each other
-is a count, whose factors are vectors with inner products that tell it (Levy and Goldberg, "Neural Word
-Embedding as Implicit Matrix Factorization", 2014): training begins from them.
+It is the alternative to random initialisation. With few labels an item, training does not move a random
+embedding far enough. The factors of the co-occurrence matrix are vectors whose inner products approximate
+it (Levy and Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", 2014).
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ _log = logging.getLogger(__name__)
 
 # Values of trainer.item_initial.
 RANDOM, CO_OCCURRENCE = "random", "co_occurrence"
-# Events before a label that count as near it, each 1 / its distance; fewer where there would be more pairs.
+# Context size: events before a label, each with weight 1 / distance. _MOST_PAIRS limits it.
 _REACH = 20
 _MOST_PAIRS = 50_000_000
-# Pairs that are held before they are summed up, of some 30 bytes each.
+# Pairs that are buffered before they are summed, of some 30 bytes each.
 _PAIRS_AT_ONCE = 5_000_000
-# Of items times factors, of which the solver holds some 16 bytes each: a catalog beyond 2 million items has
-# fewer factors than 128.
+# Limit of items times factors; the solver holds some 16 bytes for each. A catalog beyond 2 million items has
+# fewer than 128 factors.
 _MOST_NUMBERS = 256_000_000
-# Of a smaller matrix all eigenvectors are computed at once: it is as fast, and has no least size.
+# A smaller matrix gets a dense eigendecomposition: it is as fast, and works at any size.
 _SMALL_MATRIX = 500
 
 
 def co_occurrence_embeddings(
     batches: Iterable[dict[str, tf.RaggedTensor]], table: CatalogTable, width: int, labels: int, seed: int
 ) -> np.ndarray:
-    """Embeddings of length one, whose inner products tell which items come near each other in train.
+    """Returns item embeddings of length one whose inner products reflect co-occurrence in train.
 
-    They are the first eigenvectors of log(1 + c_ij c / (c_i c_j)), each times the root of its eigenvalue,
-    where c_ij is how often i and j are near each other, and c_i and c are sums of it: as many as `width` in
-    all but the largest catalogs.
+    c_ij counts how often items i and j are near each other; c_i and c are its sums. The embeddings are the
+    first eigenvectors of log(1 + c_ij c / (c_i c_j)), each times the square root of its eigenvalue. Their
+    number is `width` in all but the largest catalogs.
 
     Args:
       batches: Transform's windows of train.
       table: the catalog.
-      width: of an embedding.
-      labels: how many there are in all batches: it bounds how far is counted.
-      seed: of the rotation that spreads what the first eigenvectors say over all numbers.
+      width: the width of an embedding.
+      labels: the number of labels in all batches, which limits the context size.
+      seed: of the rotation that spreads the first eigenvectors over all dimensions.
 
     Returns:
-      float32 [item_vocabulary_size, width], rows of the items' embedding table: zeros where an item is near
-      no other, and in the first, which is of no item.
+      float32 [item_vocabulary_size, width], rows of the items' embedding table. Zero for an item without
+      neighbours, and in the first row, the out-of-vocabulary row.
     """
     embeddings = np.zeros([table.item_vocabulary_size, width], np.float32)
     lifts = _log_lifts(_nearness(batches, table, max(1, min(_REACH, _MOST_PAIRS // max(labels, 1)))))
@@ -61,7 +61,7 @@ def co_occurrence_embeddings(
     values, vectors = _first_eigenvectors(lifts, count, seed)
     factors = vectors * np.sqrt(np.maximum(values, 0.0))
     length = np.linalg.norm(factors, axis=1, keepdims=True)
-    # Of an item near no other what is there is noise.
+    # The factors of an item without neighbours are noise.
     is_near = (np.diff(lifts.indptr) > 0)[:, np.newaxis] & (length > 0.0)
     factors = np.divide(factors, length, out=np.zeros_like(factors), where=is_near)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=[width, width]))
@@ -70,8 +70,11 @@ def co_occurrence_embeddings(
 
 
 def _nearness(batches: Iterable[dict[str, tf.RaggedTensor]], table: CatalogTable, reach: int) -> Any:
-    """Sparse and symmetric, [item_vocabulary_size, item_vocabulary_size]: labels, with each of the `reach`
-    listens before them, at a distance d counted 1 / d."""
+    """Counts co-occurrences of labels with the `reach` listens before them, 1 / d at a distance of d events.
+
+    Returns:
+      A sparse, symmetric matrix [item_vocabulary_size, item_vocabulary_size].
+    """
     from scipy.sparse import csr_matrix
 
     shape = (table.item_vocabulary_size,) * 2
@@ -104,7 +107,7 @@ def _nearness(batches: Iterable[dict[str, tf.RaggedTensor]], table: CatalogTable
 
 
 def _log_lifts(nearness: Any) -> Any:
-    """log(1 + c_ij c / (c_i c_j)) of what is there of c_ij, sparse float64."""
+    """Computes log(1 + c_ij c / (c_i c_j)) of the stored entries of c_ij, sparse float64."""
     nearness = nearness.tocoo().astype(np.float64)
     of_item = np.asarray(nearness.sum(axis=1))[:, 0]
     expected = of_item[nearness.row] * of_item[nearness.col] / of_item.sum()
@@ -113,20 +116,25 @@ def _log_lifts(nearness: Any) -> Any:
 
 
 def _first_eigenvectors(matrix: Any, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The greatest eigenvalues of a symmetric matrix, [count], and their vectors, [rows, count]; fewer of
-    both where the solver does not find all of them."""
+    """Computes the greatest eigenvalues of a symmetric matrix, [count], and their vectors, [rows, count].
+
+    Both are fewer where the solver does not converge for all of them.
+    """
     from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
     rows = matrix.shape[0]
     if rows <= max(_SMALL_MATRIX, 2 * count):
         values, vectors = np.linalg.eigh(matrix.toarray())
         return values[-count:], vectors[:, -count:]
-    # Of one beginning, so that two trainings begin alike; more digits than training keeps are of no use.
+    # A fixed start vector makes the initialisation reproducible. Training needs no tighter tolerance.
     begin = np.random.default_rng(seed).normal(size=rows)
     try:
         return eigsh(matrix, k=count, which="LA", v0=begin, tol=1e-4)
     except ArpackNoConvergence as error:
         _log.warning(
-            "Items begin at %d factors of co-occurrence, not %d: %s", len(error.eigenvalues), count, error
+            "Item embeddings are initialised by %d factors of co-occurrence, not %d: %s",
+            len(error.eigenvalues),
+            count,
+            error,
         )
         return error.eigenvalues, error.eigenvectors

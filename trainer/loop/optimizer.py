@@ -1,5 +1,4 @@
-"""How weights follow from gradients: the learning rate's course, and Adam that leaves alone what a step
-does not read."""
+"""Optimizer: the learning rate schedule, and Adam that updates only embedding rows with a gradient."""
 
 from __future__ import annotations
 
@@ -13,20 +12,25 @@ from two_tower.trainer.settings import TrainerConfig
 
 # Value of trainer.schedule.shape.
 COSINE = "cosine"
-# Share of the learning rate that is left at the end of a cosine.
+# Share of the learning rate at the end of a cosine.
 _LAST_SHARE = 0.01
 
 Gradient: TypeAlias = "tf.Tensor | tf.IndexedSlices"
 
 
 class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from zero to the learning rate over the first steps; then constant, or half a cosine down to 1%.
+    """Learning rate schedule: linear warm-up from zero, then constant, or half a cosine down to 1%.
 
     "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017), equation 5, without restarts.
     """
 
     def __init__(self, learning_rate: float, schedule: str, warmup_steps: int, steps: int) -> None:
-        """`schedule`: constant or cosine; `steps`: of the whole training, at the last of which it is 1%."""
+        """Args:
+        learning_rate: after the warm-up.
+        schedule: constant or cosine.
+        warmup_steps: the steps over which the rate rises from zero.
+        steps: of the whole training. A cosine ends at 1% in the last one.
+        """
         super().__init__()
         self._config: dict[str, Any] = {
             "learning_rate": learning_rate,
@@ -36,7 +40,7 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
         }
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        """The learning rate of a step, the first of which is 0; float32 scalar."""
+        """Returns the learning rate of a step, counted from 0; float32 scalar."""
         config = self._config
         step = tf.cast(step, tf.float32)
         rate = tf.constant(config["learning_rate"], tf.float32)
@@ -47,23 +51,22 @@ class LearningRate(tf.keras.optimizers.schedules.LearningRateSchedule):
         return rate * tf.minimum(1.0, (step + 1) / max(1, config["warmup_steps"]))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as Keras saves them."""
+        """Returns the constructor's arguments, as Keras saves them."""
         return dict(self._config)
 
 
 class RowwiseAdam(tf.keras.optimizers.Optimizer):
-    """Adam that touches only those rows of an embedding table which the step has read.
+    """Sparse Adam: it updates only the rows of an embedding table that have a gradient.
 
-    Keras's Adam lets the moments of every row decay at every step, and moves every row by them: of a table of
-    a million rows it reads and writes all, whatever the batch. Here a row's moments decay when the row has a
-    gradient, and only then does it move: TensorFlow Addons called this LazyAdam, PyTorch calls it SparseAdam.
-    So a rare row is not moved further, step by step, by a gradient of long ago, and its moments average over
-    its own last gradients, not over the last steps. What is read densely, such as kernels, has Adam as
-    published (2015, in the form of the end of section 2).
+    Keras's Adam decays the moments of every row at every step, and moves every row by them. So it reads and
+    writes a table of a million rows for any batch. Here a row moves, and its moments decay, only when the
+    row has a gradient. TensorFlow Addons called this LazyAdam, PyTorch calls it SparseAdam. So an old
+    gradient does not go on moving a rare row. Its moments average over its own last gradients, not over the
+    last steps. Dense gradients, such as those of kernels, have Adam as published (2015, end of section 2).
 
-    Weight decay is decoupled ("Decoupled Weight Decay Regularization", 2019): learning rate times decay times
-    weight is subtracted from kernels at every step and from a table's rows as they are read, those of items'
-    biases too (a table of width one); never from vectors, such as layers' biases.
+    Weight decay is decoupled ("Decoupled Weight Decay Regularization", 2019). It subtracts learning rate
+    times decay times weight. Kernels decay at every step; rows of tables decay when they have a gradient.
+    Items' biases are a table of width one and decay too. Vectors, such as layers' biases, never decay.
     """
 
     def __init__(
@@ -75,14 +78,14 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         weight_decay: float = 0.0,
         name: str = "RowwiseAdam",
     ) -> None:
-        # Not by XLA: the number of rows is another at every step, and each would be compiled anew.
+        # Not by XLA: the number of rows changes with every step, and XLA would compile each anew.
         super().__init__(name=name, jit_compile=False)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self._beta_1, self._beta_2, self._epsilon = beta_1, beta_2, epsilon
         self._decay = weight_decay
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
-        """Makes both moments of each variable."""
+        """Builds both moments of each variable."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -93,7 +96,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         )
 
     def update_step(self, gradient: Gradient, variable: tf.Variable) -> None:
-        """Moves a variable; Keras calls it with gradients summed over replicas and by unique row."""
+        """Updates a variable. Keras sums gradients over replicas, and those of a row, before."""
         place = self._index_dict[self._var_key(variable)]
         first, second = self._first[place], self._second[place]
         step = tf.cast(self.iterations + 1, variable.dtype)
@@ -105,7 +108,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
             return
         if decay is not None:
             variable.assign_sub(decay * variable)
-        # One pass, where the formulas below would be twenty operations for each kernel and bias.
+        # A fused kernel: the formulas below would be twenty operations for each kernel and bias.
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=first.handle,
@@ -127,7 +130,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         powers: tuple[tf.Tensor, tf.Tensor],
         decay: tf.Tensor | None,
     ) -> None:
-        """Of a table and its moments, rows that have a gradient; `powers`: of both betas, to the step."""
+        """Updates the rows of a table that have a gradient, and their moments; `powers`: betas ** step."""
         variable, first, second = states
         rows, by = gradient.indices, gradient.values
         values, m, v = (tf.gather(state, rows) for state in states)
@@ -141,7 +144,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
         second.scatter_update(tf.IndexedSlices(v, rows))
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, as Keras saves them."""
+        """Returns the constructor's arguments, as Keras saves them."""
         return {
             "name": self.name,
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
@@ -153,7 +156,7 @@ class RowwiseAdam(tf.keras.optimizers.Optimizer):
 
 
 def optimizer_of(config: TrainerConfig, steps: int) -> RowwiseAdam:
-    """Returns the optimizer; `steps`: of the whole training, at most half of which warms up."""
+    """Returns the optimizer; `steps`: of the whole training. The warm-up takes at most half of them."""
     warmup_steps = min(config.schedule.warmup, steps // 2)
     schedule = LearningRate(config.learning_rate, config.schedule.shape, warmup_steps, steps)
     return RowwiseAdam(schedule, weight_decay=config.weight_decay)

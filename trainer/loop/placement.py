@@ -1,11 +1,10 @@
-"""Puts today's items into towers that are trained already: a new catalog table, and no weight changes.
+"""Placement of today's catalog in trained towers: a new catalog table, with unchanged weights.
 
-An item that train knows keeps its learnt row. One that is released since reads the out-of-vocabulary row, as
-id dropout has trained it, and is placed by its artists, albums and content, as far as train knows these. One
-that is withdrawn stays in the table, since histories hold it, and is no candidate.
+An item of train keeps its learnt row. A cold item reads the out-of-vocabulary row, which id dropout trains.
+Its artists, albums and content place it, as far as train knows these. A withdrawn item stays in the table,
+since histories hold it, and is no candidate.
 
-What the items' columns become follows from the graph that CatalogTransform made for the training: its
-vocabularies, and its means and deviations.
+The training's CatalogTransform graph transforms the items' columns: its vocabularies, means and deviations.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ from two_tower.trainer.settings import TrainerConfig
 
 _ITEMS_PER_BATCH = 8_192
 _TOLERANCE = 1e-4
-# Fields of CatalogRows that have a row an item.
+# Fields of CatalogRows with a row for each item.
 _COLUMNS = ("item", "artist", "album", "length", "first_artist", "numbers")
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a training left, and how it was done.
+    """A finished training: its artifacts, settings and features.
 
     Attributes:
-        towers: the SavedModel's directory.
-        state: what `warm_start.save` wrote.
-        transform_graph: Transform's, of the windows.
-        catalog_graph: CatalogTransform's.
+        towers: the directory of the SavedModel.
+        state: the directory that `warm_start.save` wrote.
+        transform_graph: the directory of Transform's graph, of windows.
+        catalog_graph: the directory of CatalogTransform's graph.
         config: the settings.
-        history_length: events that a query sees.
+        history_length: the number of events that a query sees.
         resolved: the features.
     """
 
@@ -66,14 +65,14 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Placed:
-    """Towers over today's items, and what became of the catalog that was trained on.
+    """Towers over today's items, and the changes since the trained catalog.
 
     Attributes:
-        towers: to be saved.
-        items: int64, ids of today's items, ascending: the candidates.
-        new: int64, those of them that the trained catalog lacks.
-        withdrawn: int64, items of the trained catalog that are none of today's.
-        learnt: how many of today's items have a learnt row.
+        towers: the towers to save.
+        items: int64, ids of today's items, ascending; the candidates.
+        new: int64, ids of today's items that the trained catalog lacks.
+        withdrawn: int64, ids of the trained catalog that today's items lack.
+        learnt: the number of today's items with a learnt row.
     """
 
     towers: Towers
@@ -84,15 +83,14 @@ class Placed:
 
 
 def place(training: Training, catalog_files: Sequence[str]) -> Placed:
-    """Today's items in trained towers.
+    """Places today's items in trained towers.
 
     Args:
-      training: of the towers.
+      training: the training of the towers.
       catalog_files: CatalogExampleGen's Examples of today's items.
 
     Raises:
-      UserError: there are no items, one of them twice, or the training left other weights than these sources
-        make.
+      UserError: there are no items, an item occurs twice, or the saved weights do not match these sources.
     """
     earlier = tf.saved_model.load(training.towers)
     names = names_of_rows(training.state)
@@ -119,7 +117,7 @@ def place(training: Training, catalog_files: Sequence[str]) -> Placed:
         training.history_length,
         training.resolved,
     )
-    _ask_for_nothing(towers)  # which makes the variables
+    _ask_for_nothing(towers)  # builds the variables
     restore(training.state, candidate_tower, query_tower)
     _check_same(towers, earlier)
     return Placed(
@@ -134,7 +132,7 @@ def place(training: Training, catalog_files: Sequence[str]) -> Placed:
 def read_items(
     files: Sequence[str], catalog_graph: str, resolved: ResolvedFeatures, names: RowNames
 ) -> CatalogRows:
-    """Today's items as rows of tables that are trained already.
+    """Reads today's items as rows of the trained embedding tables.
 
     Args:
       files: CatalogExampleGen's Examples.
@@ -166,7 +164,7 @@ def read_items(
         add("album", _embedding_rows(raw[features.ALBUM_ID], album, MAX_IDS_PER_ITEM))
         add("first_artist", _first(raw[features.ARTIST_ID]))
         for name in of_values:
-            # As in training, a value that is not in the vocabulary is left out, not unknown.
+            # As in training, a value outside the vocabulary is left out.
             ids = _ragged(transformed[name])
             known = tf.ragged.boolean_mask(ids, ids >= 0)
             add(name, _embedding_rows(known, value_rows[name].__getitem__, MAX_VALUES_PER_ITEM))
@@ -205,8 +203,10 @@ def read_items(
 
 
 def rows_of_table(table: Any) -> CatalogRows:
-    """What a CatalogTable of a loaded SavedModel holds, but for the sizes of embedding tables, which only
-    the names of their rows tell."""
+    """Reads the rows of the CatalogTable of a loaded SavedModel.
+
+    `sizes` is empty: only the names of rows tell the sizes of embedding tables.
+    """
     return CatalogRows(
         item_id=table.item_id.numpy(),
         candidate_id=table.item_id.numpy(),
@@ -218,20 +218,20 @@ def rows_of_table(table: Any) -> CatalogRows:
 
 
 def with_withdrawn(today: CatalogRows, trained: CatalogRows, names: RowNames) -> CatalogRows:
-    """Today's items, and those of the trained catalog that are none any more and that train knows.
+    """Joins today's items and the withdrawn items of train.
 
-    Histories hold them, and what the towers learnt of them says whose histories these are. They are no
+    Histories hold withdrawn items, and their learnt embeddings describe these histories. They are no
     candidates.
 
     Args:
-      today: in rows of the same tables as `trained`.
-      trained: the catalog that was trained on.
-      names: what the tables' rows stand for.
+      today: today's catalog, in rows of the same tables as `trained`.
+      trained: the catalog of the training.
+      names: the ids and values of the tables' rows.
     """
     learnt = np.isin(trained.item_id, names[features.ITEM_VOCABULARY])
     gone = np.flatnonzero(learnt & ~np.isin(trained.item_id, today.item_id))
     item_id = np.concatenate([today.item_id, trained.item_id[gone]])
-    # The last row of today's, that of unknown items, stays the last.
+    # The row of unknown items stays last.
     order = np.append(np.argsort(item_id, kind="stable"), len(item_id))
 
     def joined(now: np.ndarray, then: np.ndarray) -> np.ndarray:
@@ -251,14 +251,14 @@ def with_withdrawn(today: CatalogRows, trained: CatalogRows, names: RowNames) ->
 
 
 def _of_ids(names: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Ids to rows of their table; without a table all are unknown."""
+    """Returns the function from ids to rows of their table; without a table all are unknown."""
     if names is None:
         return lambda ids: np.zeros(ids.shape, np.int32)
     return lambda ids: places_in(names, ids)
 
 
 def _rows_of_vocabulary(graph: tft.TFTransformOutput, name: str, names: RowNames) -> np.ndarray:
-    """The table's row of each value of a vocabulary of CatalogTransform, int32 [values]."""
+    """Returns the table's row of each value of a vocabulary of CatalogTransform, int32 [values]."""
     vocabulary = np.array([*graph.vocabulary_by_name(name), b""], object)[:-1]
     return places_in(names[name], vocabulary)
 
@@ -270,9 +270,9 @@ def _ragged(ids: tf.RaggedTensor | tf.SparseTensor) -> tf.RaggedTensor:
 def _embedding_rows(
     ids: tf.RaggedTensor | tf.SparseTensor, rows_of: Callable[[np.ndarray], np.ndarray], places: int
 ) -> np.ndarray:
-    """Rows int32 [items, places] of the first ids of each item, -1 where there are fewer.
+    """Returns rows int32 [items, places] of the first ids of each item, -1 where there are fewer.
 
-    An item without any has one row to read, the out-of-vocabulary row.
+    An item without ids reads the out-of-vocabulary row.
     """
     ragged = _ragged(ids)
     rows = ragged.with_flat_values(tf.constant(rows_of(ragged.flat_values.numpy()), tf.int32))
@@ -282,15 +282,14 @@ def _embedding_rows(
 
 
 def _first(ids: tf.RaggedTensor | tf.SparseTensor) -> np.ndarray:
-    """The first id of each item, int64 [items], -1 where there is none."""
+    """Returns the first id of each item, int64 [items], -1 where there is none."""
     first: np.ndarray = _ragged(ids).to_tensor(-1, shape=[None, 1]).numpy()[:, 0]
     return first
 
 
 def _told_apart(artist_id: np.ndarray, graph: tft.TFTransformOutput) -> np.ndarray:
-    """Artists' ids as numbers that tell them apart, int32, -1 for -1: those that the table of the trained
-    catalog has, and further ones for artists that it has not."""
-    # An empty vocabulary holds one entry, which is no id.
+    """Numbers artists, int32, -1 for -1: as in the trained catalog's table, and new artists after them."""
+    # An empty vocabulary holds one entry that is no id.
     entries = graph.vocabulary_by_name(features.ARTIST_VOCABULARY)
     known = np.array([int(one) for one in entries if one.isdigit()], np.int64)
     unknown = np.setdiff1d(artist_id, np.append(known, -1))
@@ -312,13 +311,13 @@ def _widened(ids: np.ndarray, places: int) -> np.ndarray:
 
 
 def _sizes(names: RowNames, of_values: Sequence[str]) -> dict[str, int]:
-    """Rows of each embedding table; one, the out-of-vocabulary row, where there is no table."""
+    """Returns the number of rows of each embedding table; 1, the out-of-vocabulary row, without a table."""
     tables = (features.ITEM_VOCABULARY, features.ARTIST_VOCABULARY, features.ALBUM_VOCABULARY, *of_values)
     return {name: len(names[name]) if name in names else 1 for name in tables}
 
 
 def _ask_for_nothing(towers: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of an unknown item, and of a new user without a history: neither reads the catalog."""
+    """Computes embeddings of a new user without history and of an unknown item; neither reads the catalog."""
     nothing = tf.zeros([1, 0], tf.int64)
     query = towers.query_embedding(
         user_id=tf.constant([-1], tf.int64), history_item_id=nothing, history_timestamp=nothing
@@ -328,11 +327,11 @@ def _ask_for_nothing(towers: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_same(towers: Towers, earlier: Any) -> None:
-    """Raises UserError where the restored towers are not those that were saved."""
+    """Raises UserError where the restored towers differ from the saved ones."""
     for now, then in zip(_ask_for_nothing(towers), _ask_for_nothing(earlier), strict=True):
         if not np.allclose(now, then, atol=_TOLERANCE):
             raise UserError(
-                "The restored towers answer otherwise than those that were trained, by "
+                "The embeddings of the restored towers differ from those of the saved ones by "
                 f"{np.abs(now - then).max():.2g}: other sources than these trained the model. Train it again "
                 "with `two-tower run`."
             )

@@ -1,4 +1,4 @@
-"""Numbers of half the size where the hardware is faster with them."""
+"""Mixed precision: float16 or bfloat16 computation where the hardware is faster with it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-# Values of a precision, beside the names that Keras has for its policies.
+# Values of a precision, beside the names of Keras's policies.
 AUTO, FLOAT32 = "auto", "float32"
 _FLOAT16, _BFLOAT16 = "mixed_float16", "mixed_bfloat16"
-# From this compute capability on GPUs have units for matrices of float16.
+# The compute capability from which GPUs have tensor cores for float16.
 _TENSOR_CORES = (7, 0)
 
 
 def policy_of(setting: str, strategy: tf.distribute.Strategy) -> str:
-    """Returns Keras's policy for a precision: auto takes what all devices are fast with."""
+    """Returns Keras's policy for a precision; auto takes the policy that is fast on all devices."""
     if setting != AUTO:
         return setting
     if isinstance(strategy, tf.distribute.TPUStrategy):
@@ -29,7 +29,7 @@ def policy_of(setting: str, strategy: tf.distribute.Strategy) -> str:
 
 @contextlib.contextmanager
 def computing_in(policy: str) -> Iterator[None]:
-    """Layers made inside compute in the policy's numbers; weights, logits and loss stay float32."""
+    """Sets the policy of layers made in the context. Weights, logits and loss stay float32."""
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
@@ -39,7 +39,7 @@ def computing_in(policy: str) -> Iterator[None]:
 
 
 def scaled_for(policy: str, optimizer: tf.keras.optimizers.Optimizer) -> tf.keras.optimizers.Optimizer:
-    """Small gradients are zero in float16: there the loss is scaled, and the gradients scaled back."""
+    """Wraps the optimizer in loss scaling for float16, where small gradients would underflow to zero."""
     if policy != _FLOAT16:
         return optimizer
     return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)

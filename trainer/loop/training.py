@@ -1,4 +1,4 @@
-"""Trains the towers on Transform's Examples and saves them."""
+"""Training of the towers on Transform's Examples, from the data to the SavedModel."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.loop.warm_start import RowNames, carry_over, row_names
 from two_tower.trainer.loop.warm_start import save as save_state
 from two_tower.trainer.loss.label_weights import event_type_hash, user_weight
-from two_tower.trainer.loss.sampling import log_sampling_probability, repeats_for, softmax_for
+from two_tower.trainer.loss.resolved_settings import repeats_for, softmax_for
+from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.column_embeddings import Form, names_of_form
+from two_tower.trainer.model.item_embedding import item_width
 from two_tower.trainer.model.signatures import Towers
-from two_tower.trainer.model.towers import item_width, padded
+from two_tower.trainer.model.windows import padded
 from two_tower.trainer.settings import TrainerConfig
 
 _log = logging.getLogger(__name__)
@@ -56,41 +58,41 @@ def train(
     strategy: tf.distribute.Strategy | None = None,
     on_epoch: Callable[[int, str, float], None] | None = None,
 ) -> dict[str, float]:
-    """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers to `model_dir`.
+    """Trains, restores the epoch of the best validation Recall@cutoff, and saves the towers.
 
     On CPUs two trainings with the same data, settings, seed and sources end with the same weights.
 
     Args:
-      data: what to train on.
-      config: how.
+      data: the training data.
+      config: the settings.
       model_dir: for the towers' SavedModel; None saves none.
       log_dir: for TensorBoard's files and the learning curves.
       cutoff: the k of the recall that picks the best epoch.
-      seed: of everything that is drawn.
-      precision: of the towers' computation, see `precision.policy_of`. What is served is float32.
-      warm_start: what an earlier training left in its `state_dir`, to begin from; None: from scratch.
-      state_dir: gets what a later training can begin from, see `trainer.warm_start`; None: nothing is left.
-      checkpoint_dir: a directory of this training alone. What is found there it goes on from; in the end it
-        is removed. None: a training that is killed begins anew.
-      strategy: how variables and steps are distributed; default: as `trainer.distribution` says.
-      on_epoch: is told each epoch's number, from 1 on, and the name and value of the recall that picks the
-        best one. What it raises ends the training.
+      seed: of all random numbers.
+      precision: of the towers' computation, see `precision.policy_of`. The SavedModel is float32.
+      warm_start: the `state_dir` of an earlier training, to warm start from; None: from scratch.
+      state_dir: for the state that a later warm start reads, see `trainer.warm_start`; None saves none.
+      checkpoint_dir: a directory of this training alone. Training resumes from a checkpoint there, and
+        deletes the directory at the end. None: a killed training starts again.
+      strategy: distributes variables and steps; default: the strategy of `trainer.distribution`.
+      on_epoch: receives each epoch's number, from 1, and the name and value of the recall that picks the
+        best epoch. An exception of it ends the training.
 
     Returns:
-      The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; how fast
-      steps were, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
+      The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; the speed
+      of steps, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
 
-    Of several workers the chief alone writes into the directories.
+    Among several workers only the chief writes into the directories.
 
     Raises:
-      UserError: the loss becomes NaN, there is nothing to train on, or the embeddings of the earlier model
-        were of another length.
+      UserError: the loss becomes NaN, there is no training data, or the embeddings of the earlier model have
+        another width.
     """
-    # Before anything else: collective operations are set up when TensorFlow starts.
+    # First: TensorFlow sets up collective operations when it starts.
     strategy = strategy or strategy_of(config)
     inputs = _Inputs.read(data, config, seed, strategy.num_replicas_in_sync)
-    # What the data settles, such as a number of windows, may be another each time: a warm start goes by what
-    # is asked for.
+    # Settings resolved from the data, such as a number of windows, may change daily. A warm start compares
+    # the settings as given.
     asked, config = config, inputs.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
@@ -133,12 +135,12 @@ def train(
         steps = gathered(strategy, [loop.progress.steps])
         if (steps != steps[0]).any():
             raise UserError(
-                f"Workers would go on from different checkpoints, after {steps.min():.0f} and "
-                f"{steps.max():.0f} steps: {goes_on_from} must be one directory that all of them read."
+                f"Workers would resume from different checkpoints, after {steps.min():.0f} and "
+                f"{steps.max():.0f} steps: {goes_on_from} must be one directory that all workers read."
             )
         if goes_on:
             _log.info(
-                "Training goes on after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
+                "Training resumes after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
             )
         with computing_in(policy):
             progress = loop.run(checkpoints, on_epoch)
@@ -146,12 +148,12 @@ def train(
             save_state(state_dir, model, inputs.rows, asked, data.resolved)
         if model_dir is not None:
             if policy != FLOAT32:
-                # What is served is float32: CPUs have no units for less.
+                # The SavedModel is float32: CPUs have no units for less.
                 trained, model = model, inputs.model()
                 model.set_weights(trained.get_weights())
             inputs.towers(model).save(model_dir)
         checkpoints.delete()
-        # Together, since those who still work would take one that has gone for one that has failed.
+        # A barrier: a worker that has ended early would look like one that has failed.
         gathered(strategy, [progress.steps])
     best = progress.curves[progress.best_epoch - 1]
     return {
@@ -167,7 +169,10 @@ def train(
 
 @contextlib.contextmanager
 def _deterministic_on_cpu() -> Iterator[None]:
-    """Sums over several threads are of one order, where there is no GPU; there it would cost too much."""
+    """Sets op determinism where there is no GPU, so that sums over threads have a fixed order.
+
+    On GPUs it would cost too much.
+    """
     if tf.config.list_physical_devices("GPU") or tf_config.is_op_determinism_enabled():
         yield
         return
@@ -175,13 +180,13 @@ def _deterministic_on_cpu() -> Iterator[None]:
     try:
         yield
     finally:
-        # TensorFlow has no public way back, and would refuse whoever draws without a seed from now on.
+        # TensorFlow has no public way back. Under determinism it refuses random numbers without a seed.
         tf_config.disable_op_determinism()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-    """What was read of the data before training, and the settings as they are for this data."""
+    """Inputs of a training: tables and counts read from the data, and the settings resolved for this data."""
 
     data: TrainingData
     config: TrainerConfig
@@ -199,10 +204,12 @@ class _Inputs:
     def read(
         cls, data: TrainingData, config: TrainerConfig, seed: int = DEFAULT_SEED, replicas: int = 1
     ) -> _Inputs:
-        """Reads the catalog, and of the windows what the settings ask for."""
+        """Reads the catalog, and counts in the windows what the settings need."""
         windows = count_windows(data.train_files)
         if not windows:
-            raise UserError("There are no windows of train: see what InteractionExampleGen made of the data.")
+            raise UserError(
+                "There are no windows in the train split: look at the output of InteractionExampleGen."
+            )
         transform_output = tft.TFTransformOutput(data.transform_graph)
         catalog_output = tft.TFTransformOutput(data.catalog_graph)
         catalog = CatalogArrays.read(
@@ -245,10 +252,10 @@ class _Inputs:
         )
 
     def first_embeddings(self) -> np.ndarray | None:
-        """Where items' embeddings begin, as `trainer.item_initial` says; None: at random."""
+        """Computes the initialisation of item embeddings by `trainer.item_initial`; None: random."""
         if self.config.item_initial == RANDOM:
             return None
-        progress_log.info("counts which items are heard together, where their embeddings begin")
+        progress_log.info("counts co-occurrences of items, to initialise their embeddings")
         started = time.perf_counter()
         embeddings = co_occurrence_embeddings(
             window_batches(self.data.train_files, self.spec, 256),
@@ -258,14 +265,14 @@ class _Inputs:
             self.seed,
         )
         _log.info(
-            "%d items' embeddings begin at factors of co-occurrence, after %.0f s.",
+            "Co-occurrence initialised %d item embeddings in %.0f s.",
             np.count_nonzero(embeddings.any(axis=1)),
             time.perf_counter() - started,
         )
         return embeddings
 
     def model(self, first_embeddings: np.ndarray | None = None) -> TwoTowerModel:
-        """Makes a new model with its variables; of one seed, the same one."""
+        """Builds a new model with its variables; a seed gives the same initialisation."""
         tf.keras.utils.set_random_seed(self.seed)
         model = TwoTowerModel(
             self.table,
@@ -280,19 +287,19 @@ class _Inputs:
             first_embeddings,
             self.seed,
         )
-        # Kernels are made when the first batch comes.
+        # The first batch builds the kernels.
         batch = next(iter(window_batches(self.data.train_files, self.spec, 2)))
         model.compute_loss(batch)
         return model
 
     def epoch(self, number: int, skip: int, context: tf.distribute.InputContext) -> tf.data.Dataset:
-        """The batches of an epoch, without its first ones, in parts for replicas."""
+        """Reads the batches of an epoch, without the first `skip`, in parts for replicas."""
         seed = int(np.random.default_rng([self.seed, number]).integers(2**31))
         windows = self.config.windows_per_step
         return window_batches(self.data.train_files, self.spec, windows, seed, skip, context)
 
     def towers(self, model: TwoTowerModel) -> Towers:
-        """What is served of a model."""
+        """Returns the towers of a model with their preprocessing, for the SavedModel."""
         return Towers(
             self.transform_output.transform_features_layer(),
             self.table,
@@ -310,7 +317,7 @@ def _user_vocabularies(transform_output: tft.TFTransformOutput, resolved: Resolv
 
 
 def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:
-    """Train label counts by item id, from the vocabulary's lines "count id"."""
+    """Reads train label counts by item id, from the vocabulary's lines "count id"."""
     path = transform_output.vocabulary_file_by_name(features.LABEL_VOCABULARY)
     with tf.io.gfile.GFile(path) as file:
         pairs = [line.split() for line in file]
@@ -318,7 +325,7 @@ def _label_counts(transform_output: tft.TFTransformOutput) -> dict[int, int]:
 
 
 def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
-    """How many labels each user has, int64 [users + 1], the last of users that are not in the vocabulary."""
+    """Counts labels by user, int64 [users + 1]; the last count is that of users outside the vocabulary."""
     counts = np.zeros(users + 1, np.int64)
     for batch in batches:
         labels = np.count_nonzero(padded(batch[features.LABEL_STEP]), axis=1)
@@ -327,12 +334,12 @@ def _labels_by_user(batches: tf.data.Dataset, users: int) -> np.ndarray:
 
 
 def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
-    """Raises UserError for a weight of an event type that no event of the batches has, or of the labels'."""
+    """Raises UserError for a weight of listens, which are the labels, or of an event type absent in train."""
     weights = dict(config.label_weights.reactions)
     if features.LISTEN in weights:
         raise UserError(
-            "trainer.label_weights weighs labels by the user's reactions to them, as in like: 2, and "
-            f"names {features.LISTEN!r}, which every label is."
+            "trainer.label_weights weighs labels by the user's reactions to them, as in like: 2. It "
+            f"names {features.LISTEN!r}, which every label is: remove that key."
         )
     missing = {int(event_type_hash(name)): name for name in weights}
     for batch in batches:
@@ -340,4 +347,4 @@ def _check_event_types(batches: tf.data.Dataset, config: TrainerConfig) -> None:
             missing.pop(int(number), None)
     if missing:
         name = next(iter(missing.values()))
-        raise UserError(f"trainer.label_weights names {name!r}, and no event of train is of that type.")
+        raise UserError(f"trainer.label_weights names {name!r}, but no event of train has that type.")

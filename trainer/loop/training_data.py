@@ -1,4 +1,4 @@
-"""Where a training's data lie, and how they are read."""
+"""Input pipeline of training: locations of the data, and batches of windows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from two_tower.trainer.settings import TrainerConfig
 _log = logging.getLogger(__name__)
 
 _SHUFFLED_WINDOWS = 20_000
-# Where trainer.windows_per_step is left open: how many steps an epoch has, how many labels a step holds at
-# most, on average, and how many windows at least, which are each other's negatives.
+# Targets for trainer.windows_per_step=0: steps an epoch; mean labels a step, at most; windows a step, at
+# least, whose labels are each other's in-batch negatives.
 _STEPS_PER_EPOCH = 190
 _LABELS_PER_STEP = 8_192
 _LEAST_WINDOWS = 8
@@ -25,7 +25,7 @@ _LEAST_WINDOWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """Where the transformed Examples and the graphs that made them lie; files are gzipped TFRecords."""
+    """Locations of the transformed Examples and of their Transform graphs; files are gzipped TFRecords."""
 
     train_files: list[str]
     eval_files: list[str]
@@ -45,18 +45,18 @@ def window_batches(
     skip: int = 0,
     context: tf.distribute.InputContext | None = None,
 ) -> tf.data.Dataset:
-    """Batches of transformed windows, shuffled where a seed is given; of one seed, in one order.
+    """Reads batches of transformed windows, shuffled where a seed is given; a seed gives one order.
 
     Args:
       files: gzipped TFRecords of Transform's Examples.
       spec: Transform's feature spec of them.
-      windows: how many a batch holds; the last may hold fewer.
-      shuffle_seed: another one for each epoch.
-      skip: so many batches are left out, unparsed.
-      context: of a replica's share of the work; each batch then comes in parts, see `distribution.parts`.
+      windows: windows a batch; the last may hold fewer.
+      shuffle_seed: a different one for each epoch.
+      skip: the number of first batches to leave out, unparsed.
+      context: of a process's replicas; each batch then comes in parts, see `distribution.parts`.
     """
     if shuffle_seed is not None:
-        # The buffer mixes neighbours; this, what files hold.
+        # The shuffle buffer mixes neighbours; the permutation mixes files.
         files = np.random.default_rng(shuffle_seed).permutation(files).tolist()
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     if shuffle_seed is not None:
@@ -64,8 +64,8 @@ def window_batches(
     dataset = dataset.batch(windows).skip(skip)
     if context is not None and context.num_replicas_in_sync > 1:
         dataset = dataset.flat_map(lambda batch: parts(batch, context))
-    # From when an iterator is made, and not from when it is first asked: the shuffle buffer is filled while
-    # there is something else to do.
+    # The pipeline starts with the iterator, not with its first element. So the shuffle buffer fills
+    # meanwhile.
     options = tf.data.Options()
     options.experimental_warm_start = True
     return (
@@ -76,17 +76,17 @@ def window_batches(
 
 
 def count_windows(files: list[str]) -> int:
-    """How many windows there are. Every file is read once, and nothing in it parsed."""
+    """Counts windows. It reads every file once and parses nothing."""
     records = tf.data.TFRecordDataset(files, compression_type="GZIP", num_parallel_reads=2)
     return int(records.batch(1_024).reduce(np.int64(0), lambda count, some: count + tf.size(some, tf.int64)))
 
 
 def windows_for(config: TrainerConfig, windows: int, labels: int, replicas: int = 1) -> TrainerConfig:
-    """The settings with `windows_per_step` settled for so many windows of train, where they leave it open.
+    """Resolves `windows_per_step=0` by the numbers of windows and labels of train.
 
-    How many steps a training takes decides more than how much a step holds: sequences of a few events and of
-    hundreds, of a thousand users and of twenty thousand, are learnt in about as many. A step's memory and
-    `positions_per_step` set a limit.
+    The number of steps matters more than the size of a step. Sequences of a few events and of hundreds, of a
+    thousand users and of twenty thousand, take about as many steps. A step's memory and `positions_per_step`
+    limit its size.
     """
     if config.windows_per_step:
         return config

@@ -1,4 +1,4 @@
-"""The loop of a training: epochs of steps, each followed by validation, that can be killed and goes on."""
+"""Training loop: epochs of steps, each followed by validation; a killed training resumes."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.settings import TrainerConfig
 
-# Records with `step`, `steps` and `message`: the console draws them as a bar, a cluster logs them.
+# Records with `step`, `steps` and `message`: the console draws a progress bar, a cluster logs them.
 progress_log = logging.getLogger("two_tower.progress")
 
 # In the log directory, beside TensorBoard's files.
 CURVES_FILE = "training_curves.json"
 _SECONDS_BETWEEN_REPORTS = 0.5
-# Within an epoch; after it a checkpoint is saved anyway.
+# Within an epoch; each epoch ends with a checkpoint anyway.
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 Batch = dict[str, Any]
-# Of a batch's tensors, see `Handover`, and the step's number: the loss, and how many positions it was of.
+# A batch's tensors, see `Handover`, and the step's number, to the loss and its number of positions.
 Step = Callable[[tuple[tf.Tensor, ...], tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 class TrainingLoop:
-    """Trains a model epoch by epoch, until validation recall has not risen for `trainer.patience` of them.
+    """Loop over epochs with early stopping by validation recall, after `trainer.patience` epochs.
 
-    A step follows from the state before it, the settings and its number. So a training that goes on from a
-    checkpoint, even from the middle of an epoch, is the one that was never killed.
+    The state before a step, the settings and the step's number determine the step. So a training that
+    resumes from a checkpoint, even in mid-epoch, ends with the weights of one that was never killed.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class TrainingLoop:
         seed: int = DEFAULT_SEED,
     ) -> None:
         """Args:
-        model: with its variables made, as the optimizer's.
-        batches: those of an epoch (counted from 0), without so many of its first ones, in parts for replicas.
+        model: with its variables built, and the optimizer's.
+        batches: reads an epoch (counted from 0) without so many first batches, in parts for replicas.
         log_dir: for TensorBoard and the learning curves.
-        strategy: what the variables were made under. A replica's loss is its share: the sum is the step's.
+        strategy: of the variables. The sum of the replicas' losses is the step's loss.
         """
         self.progress = Progress()
         self._model = model
@@ -78,13 +78,13 @@ class TrainingLoop:
     def run(
         self, checkpoints: Checkpoints, on_epoch: Callable[[int, str, float], None] | None = None
     ) -> Progress:
-        """Trains to the end, and leaves the weights of the best epoch in the model.
+        """Trains to the end, and restores the weights of the best epoch.
 
-        `on_epoch` is told each epoch's number, and the name and value of the recall that picks the best one.
+        `on_epoch` receives each epoch's number, and the name and value of the recall that picks the best.
 
         Raises:
-          UserError: the loss is no number.
-          UnusableCheckpointError: the best epoch's weights cannot be read.
+          UserError: the loss is not finite.
+          UnusableCheckpointError: the weights of the best epoch cannot be read.
         """
         progress = self.progress
         board = tf.summary.create_file_writer(os.path.join(self._log_dir, "train"))
@@ -94,7 +94,7 @@ class TrainingLoop:
         while progress.epoch < self._config.epochs and not self._has_stalled():
             self._train_epoch(iterator, checkpoints)
             if progress.epoch + 1 < self._config.epochs:
-                # Before this one is validated, so that its first batches are there then.
+                # Before validation, so that the first batches are loaded meanwhile.
                 iterator = self._iterator(progress.epoch + 1, 0)
             curve = self._end_epoch()
             if progress.best_epoch == progress.epoch:
@@ -114,7 +114,7 @@ class TrainingLoop:
         return progress.epoch - progress.best_epoch >= self._config.patience and progress.epoch > 0
 
     def _iterator(self, epoch: int, skip: int) -> Iterator[Any]:
-        """The batches of an epoch, without its first ones."""
+        """Returns the batches of an epoch, without the first `skip`; compiles the step at the first call."""
         handover: Handover
 
         def tensors(context: tf.distribute.InputContext) -> tf.data.Dataset:
@@ -137,7 +137,7 @@ class TrainingLoop:
         return iter(batches)
 
     def _train_epoch(self, iterator: Iterator[Any], checkpoints: Checkpoints) -> None:
-        """The steps of an epoch that are still to be done."""
+        """Runs the remaining steps of an epoch."""
         progress = self.progress
         assert self._step is not None
         reported = saved = time.monotonic()
@@ -163,7 +163,7 @@ class TrainingLoop:
                 progress.seconds += ended - began
                 progress.waiting += fetched - began
                 progress.positions += positions
-            # The first step is as long as it takes to trace it, which says nothing of the others.
+            # The time of the first step is mostly tracing, so it is not counted.
             self._is_traced = True
             now = time.monotonic()
             if now - reported > _SECONDS_BETWEEN_REPORTS:
@@ -174,13 +174,13 @@ class TrainingLoop:
                 checkpoints.save()
 
     def _end_epoch(self) -> dict[str, float]:
-        """Validates, and adds to the curves."""
+        """Validates, and appends to the curves."""
         progress = self.progress
         curve = {"epoch": progress.epoch + 1.0, "loss": progress.loss / max(progress.step, 1)}
         with self._strategy.scope():
             self._model.end_epoch()
         self._validation.on_epoch_end(progress.epoch, curve)
-        # Workers must agree on which epoch is the best and when to stop, to the last bit: the chief says.
+        # All workers take the chief's numbers: they must agree bit for bit on the best epoch and on stopping.
         curve = dict(zip(curve, gathered(self._strategy, list(curve.values()))[0].tolist(), strict=True))
         monitor = self._validation.monitor
         best = max((past[monitor] for past in progress.curves), default=-math.inf)
@@ -212,7 +212,7 @@ class TrainingLoop:
         )
 
     def _show(self, board: tf.summary.SummaryWriter, curve: dict[str, float]) -> None:
-        """An epoch in TensorBoard."""
+        """Writes an epoch to TensorBoard."""
         with board.as_default(step=int(curve["epoch"])):
             for name, value in {**curve, **speed_of(self.progress)}.items():
                 if name != "epoch":
@@ -226,18 +226,20 @@ class TrainingLoop:
 
 
 class Handover:
-    """Batches of windows as a few tensors, on their way from the data to a step.
+    """Batches of windows packed as a few tensors, between the data and a step.
 
-    Python takes 9 ms to hand a dictionary of ragged tensors over, 2 ms for as many tensors, and 1 ms for
-    these: columns of events are the rows of one matrix for each type, with one row_splits between them.
+    Python takes 9 ms to pass a dictionary of ragged tensors, 2 ms for as many tensors, and 1 ms for these.
+    Columns of events are the rows of one matrix for each type, and share one row_splits.
     """
 
     def __init__(self, of_batch: Batch) -> None:
-        """`of_batch`: the specification of a batch, as of `training_data.window_batches`."""
+        """Args:
+        of_batch: the specification of a batch of `training_data.window_batches`.
+        """
         self._of_events: dict[tf.DType, list[str]] = {}
         self._others: Batch = {}
         for name, spec in of_batch.items():
-            # No step reads what evaluation excludes and asks for.
+            # Evaluation alone reads these.
             if name in (features.SEEN_ITEM_ID, features.LABEL_ITEM_ID):
                 continue
             is_of_events = isinstance(spec, tf.RaggedTensorSpec) and not features.is_transformed_column(name)
@@ -247,7 +249,7 @@ class Handover:
                 self._others[name] = spec
 
     def tensors(self, batch: Batch) -> tuple[tf.Tensor, ...]:
-        """Of a batch."""
+        """Packs a batch."""
         matrices = [
             tf.stack([batch[name].flat_values for name in names]) for names in self._of_events.values()
         ]
@@ -256,7 +258,7 @@ class Handover:
         return (splits, *matrices, *tf.nest.flatten(others, expand_composites=True))
 
     def batch(self, tensors: tuple[tf.Tensor, ...]) -> Batch:
-        """The inverse of `tensors`, but for columns that no step reads."""
+        """Unpacks a batch, without the columns that no step reads."""
         splits, matrices = tensors[0], tensors[1 : 1 + len(self._of_events)]
         others = tensors[1 + len(self._of_events) :]
         batch = tf.nest.pack_sequence_as(self._others, others, expand_composites=True)
@@ -275,17 +277,17 @@ def compiled_step(
     of_tensors: Any,
     seed: int = DEFAULT_SEED,
 ) -> Step:
-    """A training step.
+    """Returns the training step as a tf.function.
 
     Args:
-      model: with its variables made, as the optimizer's.
+      model: with its variables built, and the optimizer's.
       handover: of a replica's batch.
-      of_tensors: specification of all replicas' tensors. Without it an epoch's last batch, which is smaller,
-        would be traced anew.
+      of_tensors: specification of all replicas' tensors. Without it the smaller last batch of an epoch would
+        be traced again.
     """
     is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
 
-    # Without autograph, which takes seconds, and fails where sources are edited while it reads them.
+    # Without autograph, which takes seconds, and fails if sources are edited meanwhile.
     @tf.function(input_signature=[of_tensors, tf.TensorSpec([], tf.int64)], autograph=False)
     def step(tensors: tuple[tf.Tensor, ...], number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         def on_replica(tensors: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
@@ -309,9 +311,9 @@ def compiled_step(
 
 
 def speed_of(progress: Progress) -> dict[str, float]:
-    """Seconds a step, labelled positions a second, and the share of the time that steps waited for data.
+    """Computes seconds a step, labelled positions a second, and the share of time spent waiting for data.
 
-    Labels that are in no catalog count among the positions. Empty before a second step.
+    Labels outside the catalog count among the positions. The result is empty before a second step.
     """
     if not progress.timed_steps:
         return {}

@@ -1,4 +1,4 @@
-"""The two-tower model as it is trained: both towers and the loss between them, over packed windows."""
+"""Two-tower model for training: query tower, candidate tower and loss, over packed windows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,14 @@ import tensorflow_recommenders as tfrs
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.loss.label_weights import play_ratio_weight, reaction_weight
-from two_tower.trainer.loss.retrieval_task import retrieval_task
-from two_tower.trainer.loss.sampling import (
-    CandidateSampler,
-    Drawn,
-    draw_labels,
-    draw_positions,
-    had_by_then,
-    label_index,
-    less_had,
-)
+from two_tower.trainer.loss.labelled_positions import Drawn, draw_labels, draw_positions, label_index
+from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.sampling import had_by_then, less_had
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogTable
-from two_tower.trainer.model.towers import (
-    CandidateTower,
-    ItemEmbedding,
-    QueryTower,
-    padded,
-    windows_of,
-)
-from two_tower.trainer.model.windows import Windows
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
+from two_tower.trainer.model.windows import Windows, padded, windows_of
 from two_tower.trainer.settings import SHARED_TABLES, TrainerConfig
 
 
@@ -43,7 +31,7 @@ def towers_of(
     first_embeddings: np.ndarray | None = None,
     seed: int = DEFAULT_SEED,
 ) -> tuple[ItemEmbedding, QueryTower, CandidateTower]:
-    """Items' embeddings and the towers over them; for the arguments see TwoTowerModel."""
+    """Builds the item embedding and the towers over it; for the arguments see TwoTowerModel."""
     items = ItemEmbedding(table, config, first=first_embeddings, seed=seed)
     of_history = items
     if SHARED_TABLES not in config.parts:
@@ -53,7 +41,7 @@ def towers_of(
 
 
 class TwoTowerModel(tfrs.Model):
-    """Both towers and the loss between them, over packed windows."""
+    """Model of both towers and the loss, over packed windows."""
 
     def __init__(
         self,
@@ -69,16 +57,26 @@ class TwoTowerModel(tfrs.Model):
         first_embeddings: np.ndarray | None = None,
         seed: int = DEFAULT_SEED,
     ) -> None:
-        """`log_q`: float32 [items + 1], see `sampling.log_sampling_probability`; `aggregates`: the history
-        aggregates to read; `user_values`: see QueryTower; `user_weight`: float32 [users + 1], see
-        `label_weights.user_weight`, default: all are one; `repeats_recommendable`: whether what a user has
-        had is a negative as any other, since it may be recommended again; `first_embeddings`
-        and `seed`: see ItemEmbedding."""
+        """Args:
+        table: the catalog.
+        log_q: float32 [items + 1], see `sampling.log_sampling_probability`.
+        users: see QueryTower.
+        history_length: events that a query sees.
+        config: the settings.
+        aggregates: the history aggregates to read.
+        user_values: see QueryTower.
+        user_weight: float32 [users + 1], see `label_weights.user_weight`; default: all are one.
+        repeats_recommendable: whether items that the user has had are negatives. They are where they may
+          be recommended again.
+        first_embeddings: the initialisation, see ItemEmbedding.
+        seed: see ItemEmbedding.
+        """
         super().__init__()
         items, self.query_tower, self.candidate_tower = towers_of(
             table, users, history_length, config, user_values, first_embeddings, seed
         )
-        self.task = retrieval_task(config)
+        loss = loss_of(config, table, log_q)
+        self.task = loss.task()
         self._items = items
         self._label_shares = np.exp(log_q)
         self._history_length = history_length
@@ -89,22 +87,22 @@ class TwoTowerModel(tfrs.Model):
         self._user_weight = None
         if user_weight is not None:
             self._user_weight = tf.Variable(user_weight, trainable=False, name="user_weight")
-        self._sampler = CandidateSampler(config, table, log_q)
+        self._sampler = loss
 
     @property
     def frequency(self) -> StreamingFrequency | None:
-        """What estimates from the batches how often items are labels, where the settings ask for it."""
+        """Streaming frequency estimation, None where the settings do without."""
         return self._sampler.frequency
 
     def end_epoch(self) -> None:
-        """What is to be done before the towers are asked: items that train does not know get their bias."""
+        """Sets the bias of items new to train; call it before validation and saving."""
         self._items.place_new_items(tf.constant(self._label_shares))
 
     def compute_loss(self, inputs: dict[str, tf.RaggedTensor], training: bool = False) -> tf.Tensor:
-        """`inputs`: a batch of transformed windows.
+        """Computes the loss of a batch of transformed windows, `inputs`.
 
-        Under tf.distribute they are a replica's, and so is the loss: the sum over replicas is the loss of the
-        joined batch, whose labels are negatives on all of them.
+        Under tf.distribute inputs and loss are a replica's. The sum over replicas is the loss of the joined
+        batch, whose labels are negatives on all replicas.
         """
         table = self._items.table
         windows = windows_of(inputs, table, self._history_length, self._aggregates)
@@ -115,7 +113,7 @@ class TwoTowerModel(tfrs.Model):
         label_rows = label_rows_of(label_step, windows)
         weight = self._label_weights(inputs, windows, label_step)
         drawn = draw_positions(label_step, label_rows, weight, table.size, self._config.positions_per_step)
-        candidates = self._sampler(drawn.rows, drawn.window, drawn.queries, training)
+        candidates = self._sampler.candidates(drawn.rows, drawn.window, drawn.queries, training)
         if not self._repeats_recommendable:
             had = had_by_then(windows.rows, drawn.at, candidates.rows, table.size)
             candidates = less_had(candidates, had)
@@ -130,7 +128,7 @@ class TwoTowerModel(tfrs.Model):
     def _label_weights(
         self, inputs: dict[str, tf.RaggedTensor], windows: Windows, label_step: tf.Tensor
     ) -> tf.Tensor:
-        """Of each position's label, float32 [windows, events]."""
+        """Computes the weight of each position's label, float32 [windows, events]."""
         floor = self._config.label_weights.play_ratio_floor
         weight = play_ratio_weight(padded(inputs[features.HISTORY_PLAY_RATIO]), floor)
         if self._reactions:
@@ -139,19 +137,21 @@ class TwoTowerModel(tfrs.Model):
         return tf.gather(weight, label_index(label_step), batch_dims=1)
 
     def _weights(self, drawn: Drawn, windows: Windows) -> tf.Tensor:
-        """Of each query's label, float32 [queries]: over all replicas the sum is one, but for the users'
-        weights."""
+        """Computes the weight of each query's label in the loss, float32 [queries].
+
+        Over all replicas the sum is one, before the users' weights.
+        """
         weight = tf.gather(drawn.weight, drawn.queries)
         weight = tf.math.divide_no_nan(weight, tf.reduce_sum(drawn.weight))
         if self._user_weight is None:
             return weight
-        # Not among what they are divided by: a step of heavy listeners alone would lift them back to one.
+        # After the division: else a step of heavy listeners alone would lift their weights back to one.
         return weight * tf.gather(self._user_weight, tf.gather(windows.user, drawn.at.window))
 
 
 def label_rows_of(label_step: tf.Tensor, windows: Windows) -> tf.Tensor:
-    """The catalog row of each position's label, int32 [windows, events].
+    """Returns the catalog row of each position's label, int32 [windows, events].
 
-    It means something where `label_step`, int64 [windows, events], is positive.
+    It is defined where `label_step`, int64 [windows, events], is positive.
     """
     return tf.gather(windows.rows, label_index(label_step), batch_dims=1)

@@ -10,20 +10,19 @@ import tensorflow as tf
 from two_tower.schema import features
 from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogTable
-from two_tower.trainer.model.towers import windows_of
-from two_tower.trainer.model.windows import Positions, Windows
+from two_tower.trainer.model.windows import Positions, Windows, windows_of
 
-# So many queries are drawn where the catalog is large, and twice as many where it is scored in no time.
+# Queries for a large catalog; a small one, which is scored quickly, has twice as many.
 VALIDATION_QUERIES = 5_000
 _SMALL_CATALOG = 100_000
-# Cold labels are measured on their own where at least so many queries have one.
+# Least number of queries with a cold item as label for which val_cold_recall is reported.
 _LEAST_COLD_QUERIES = 50
-# Windows that the query tower reads at once: sorted by length, they are hardly padded.
+# Batch size of the query tower. Windows are sorted by length, so that padding is short.
 _WINDOWS_AT_ONCE = 256
-# Of queries with items: 256 MB of float32.
+# Scores of queries and items in memory: 256 MB of float32.
 _SCORES_AT_ONCE = 64_000_000
-# Of what Transform writes the towers do not read these. Nor the age of an example: what is served answers for
-# now, also where what is to be predicted is older than train's newest label.
+# Columns of Transform that the towers do not read here. The example age is among them: validation asks for
+# now, as serving does, even for labels older than train's newest label.
 _NOT_READ = (
     features.EXAMPLE_AGE,
     features.EVENT_TYPE,
@@ -36,13 +35,13 @@ _Transformed = dict[str, "tf.RaggedTensor | tf.Tensor"]
 
 
 class _Queries(NamedTuple):
-    """Queries in a batch of transformed windows.
+    """The queries in a batch of transformed windows.
 
     Attributes:
-        window: int [queries] their windows.
-        end: int [queries] where what they see ends, among the events of all windows.
-        labels: int64 item ids of all their labels, in turn.
-        counts: int [queries] how many labels each has.
+        window: int [queries], the window of each query.
+        end: int [queries], the end of the visible history, among the events of all windows.
+        labels: int64 [labels], item ids of the labels, query after query.
+        counts: int [queries], the number of labels of each query.
     """
 
     window: np.ndarray
@@ -52,14 +51,14 @@ class _Queries(NamedTuple):
 
 
 class ValidationRecall(tf.keras.callbacks.Callback):
-    """Recall@10, Recall@cutoff and NDCG@10 over the whole catalog, exactly, after every epoch, at age zero.
+    """Exact Recall@10, Recall@cutoff and NDCG@10 over the catalog after every epoch, at example age zero.
 
-    Recall is the share of a query's labels, whether it has one or, in the frozen protocol, a set. A query
-    sees its last N events and, where items are not recommended twice, is answered without any that its user
-    has had: as it is served, and as RetrievalEvaluator asks it. `val_cold_recall@k` is the recall of those
-    labels whose item no window of train holds, over the `val_cold_queries` that have such a label.
+    Recall is the share of a query's labels that are found. A query has one label or, in the frozen protocol,
+    a set. A query sees its last N events. Where items are not recommended twice, items that the user has had
+    are excluded. Both are as in serving and in RetrievalEvaluator. `val_cold_recall@k` is the recall of
+    labels that are cold items, over the `val_cold_queries` with such a label.
 
-    At most VALIDATION_QUERIES queries are drawn, or twice as many, the same ones each time.
+    At most VALIDATION_QUERIES queries are drawn, or twice as many, the same ones after each epoch.
     """
 
     def __init__(
@@ -70,11 +69,17 @@ class ValidationRecall(tf.keras.callbacks.Callback):
         seed: int,
         cutoff: int = 100,
     ) -> None:
-        """`eval_batches` yields transformed windows of the eval split; it is read twice, and not kept."""
+        """Args:
+        eval_batches: transformed windows of the eval split, read twice and not kept.
+        table: the catalog.
+        data: the training data.
+        seed: of the draw of queries.
+        cutoff: the k of the recall that picks the best epoch.
+        """
         super().__init__()
         self._table = table
         self._cutoffs = sorted({10, cutoff})
-        # The k of the recall that picks the best epoch. At the catalog's size every model recalls everything.
+        # The k of the recall that picks the best epoch. At the catalog's size every recall is one.
         self.monitored = cutoff if cutoff < table.size else 10
         total = sum(len(_queries_of(batch).window) for batch in eval_batches)
         most = VALIDATION_QUERIES * (2 if table.size <= _SMALL_CATALOG else 1)
@@ -109,7 +114,7 @@ class ValidationRecall(tf.keras.callbacks.Callback):
 
     @property
     def monitor(self) -> str:
-        """The name of the recall that picks the best epoch, in the logs."""
+        """Name, in the logs, of the recall that picks the best epoch."""
         return f"val_recall@{self.monitored}"
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -127,10 +132,10 @@ class ValidationRecall(tf.keras.callbacks.Callback):
                 logs[f"val_cold_recall@{k}"] = self._recall(ranks < k, self._is_cold)
 
     def ranks(self) -> np.ndarray:
-        """0-based rank of every label among the whole catalog, by query.
+        """Ranks every label among the whole catalog, from 0, query after query.
 
-        It is infinite from the largest cutoff on, and where the label is not in the catalog. Of equal scores
-        the label's counts last: embeddings that are all the same have learnt nothing.
+        A rank is infinite from the largest cutoff on, and for a label outside the catalog. Among equal
+        scores the label ranks last: so constant embeddings get no recall.
         """
         size = self._table.size
         batches = [tf.range(begin, min(begin + 65_536, size)) for begin in range(0, size, 65_536)]
@@ -155,8 +160,10 @@ class ValidationRecall(tf.keras.callbacks.Callback):
         return np.concatenate(ranks)
 
     def _repeats(self, embeddings: list[tf.Tensor]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Catalog rows, -1 at padding, and scores of the items that have their own, [queries, N]; None where
-        no item has. `embeddings`: of the queries, part by part."""
+        """Computes the repeat head's catalog rows, -1 at padding, and scores, [queries, N].
+
+        Returns None without the repeat head. `embeddings`: of the queries, batch by batch.
+        """
         head = self.model.query_tower.repeats
         if head is None:
             return None
@@ -166,7 +173,7 @@ class ValidationRecall(tf.keras.callbacks.Callback):
         return rows, self._in_order([one.score.numpy() for one in found])
 
     def _in_order(self, parts: list[np.ndarray]) -> np.ndarray:
-        """What was answered part by part, in the order of the queries."""
+        """Restores the order of the queries of values computed batch by batch."""
         answered = np.concatenate(parts)
         values = np.empty_like(answered)
         values[self._order] = answered
@@ -175,7 +182,7 @@ class ValidationRecall(tf.keras.callbacks.Callback):
     def _ranks_among(
         self, scores: np.ndarray, query: np.ndarray, rows: np.ndarray, had: tf.RaggedTensor | None
     ) -> np.ndarray:
-        """Ranks of labels: `scores` [queries, items], which is overwritten; `query` and `rows` [labels]."""
+        """Ranks labels: `scores` [queries, items], which is overwritten; `query` and `rows` [labels]."""
         size, depth = self._table.size, self._cutoffs[-1]
         scores[~np.isfinite(scores)] = -np.inf
         own = scores[query, np.minimum(rows, size - 1)]
@@ -183,7 +190,7 @@ class ValidationRecall(tf.keras.callbacks.Callback):
             excluded, of_query = had.flat_values.numpy(), had.value_rowids().numpy()
             known = excluded < size
             scores[of_query[known], excluded[known]] = -np.inf
-        # Who is not among the first `depth` + 1 has at least `depth` before it.
+        # A label outside the first `depth` + 1 has at least `depth` items before it.
         best = tf.math.top_k(scores, k=min(depth + 1, size)).values.numpy()
         rank = (best[query] >= own[:, np.newaxis]).sum(axis=1) - 1.0
         return np.where((rows < size) & np.isfinite(own) & (rank < depth), rank, np.inf)
@@ -192,14 +199,14 @@ class ValidationRecall(tf.keras.callbacks.Callback):
         return np.repeat(np.arange(len(self._counts)), self._counts)
 
     def _recall(self, hits: np.ndarray, counted: np.ndarray) -> float:
-        """Mean share of a query's labels that are hits, of those that count (both bool [labels])."""
+        """Averages over queries the share of `counted` labels that are `hits` (both bool [labels])."""
         query, queries = self._query_of_label(), len(self._counts)
         labels = np.bincount(query, counted, minlength=queries)
         found = np.bincount(query, hits & counted, minlength=queries)
         return float((found[labels > 0] / labels[labels > 0]).mean())
 
     def _ndcg(self, ranks: np.ndarray, k: int) -> float:
-        """Mean of DCG / ideal DCG of the first k, as `ndcg@k` of RetrievalEvaluator."""
+        """Averages DCG / ideal DCG of the first k, as `ndcg@k` of RetrievalEvaluator."""
         discounts = 1.0 / np.log2(np.arange(2.0, k + 2.0))
         gain = np.append(discounts, 0.0)[np.minimum(ranks, k).astype(int)]
         ideal = np.cumsum(discounts)[np.minimum(self._counts, k) - 1]
@@ -207,14 +214,14 @@ class ValidationRecall(tf.keras.callbacks.Callback):
 
 
 def _queries_of(batch: _Transformed) -> _Queries:
-    """The queries of transformed windows. One with a set of labels is asked at its last listen, as served."""
+    """Returns the queries of transformed windows. A query with a set of labels ends at the last listen."""
     offsets = batch[features.HISTORY_ITEM_ID].row_splits.numpy()
     counts = batch[features.LABEL_ITEM_ID].row_lengths().numpy()
     if counts.any():
         window = np.flatnonzero(counts)
         listens = batch[features.IS_LISTEN].flat_values.numpy() > 0
         ends = np.maximum.accumulate(np.where(listens, np.arange(1, len(listens) + 1), 0))
-        # A window without any listen is asked as a request without a history.
+        # The query of a window without listens has an empty history.
         end = np.maximum(ends[offsets[window + 1] - 1], offsets[window])
         return _Queries(window, end, batch[features.LABEL_ITEM_ID].flat_values.numpy(), counts[window])
     step = batch[features.LABEL_STEP].flat_values.numpy()
@@ -225,7 +232,7 @@ def _queries_of(batch: _Transformed) -> _Queries:
 
 
 def _as_served(batch: _Transformed, window: np.ndarray, end: np.ndarray, history_length: int) -> _Transformed:
-    """One window a query, with its last `history_length` events alone, as a request has them."""
+    """Cuts one window for each query, with its last `history_length` events, as in a request."""
     first = batch[features.HISTORY_ITEM_ID].row_splits.numpy()[window]
     events = tf.ragged.range(np.maximum(first, end - history_length), end)
     served = {}
@@ -238,9 +245,9 @@ def _as_served(batch: _Transformed, window: np.ndarray, end: np.ndarray, history
 
 
 def _had(batch: _Transformed, window: np.ndarray, end: np.ndarray) -> tf.RaggedTensor:
-    """Ids of what each query's user has had, in the window up to the query and before it: [queries, (ids)].
+    """Returns ids of items that each query's user has had, up to the query, [queries, (ids)].
 
-    An id may occur twice.
+    They are those of the window and those seen before it. An id may occur twice.
     """
     items = batch[features.HISTORY_ITEM_ID]
     inside = tf.gather(items.flat_values, tf.ragged.range(items.row_splits.numpy()[window], end))

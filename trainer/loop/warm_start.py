@@ -1,15 +1,15 @@
-"""Warm start: training begins with what an earlier model has learnt.
+"""Warm start: training begins with the weights of an earlier model.
 
-Every training leaves its weights, and what the rows of its tables stand for. A later one, whose vocabularies
-have grown, takes over
+Every training saves its weights, and the ids and values of its tables' rows. A later training, whose
+vocabularies have grown, restores
 
-- the rows of ids that both know, wherever they stand: items, artists, albums, users, values of columns;
-- layers, if their inputs mean the same and their shapes agree;
-- streaming frequency estimation, which is by item id: its step and arrays go on.
+- rows of ids in both vocabularies, at their new places: items, artists, albums, users, values of columns;
+- layers, if their inputs have the same meaning and their shapes agree;
+- the state of streaming frequency estimation, which is by item id.
 
-What is new begins as in any training: rows of new ids at random (items) or at zero (users), layers whose
-inputs or shapes have changed. So do the optimizer's moments, whose scale is that of a training's end, and the
-memory of negatives, which holds rows of the earlier catalog.
+The rest has the usual initialisation: rows of new ids, random (items) or zero (users), and layers with
+changed inputs or shapes. The optimizer's moments start from zero: their scale is that of a training's end.
+The memory of negatives starts empty: it holds rows of the earlier catalog.
 """
 
 from __future__ import annotations
@@ -32,40 +32,44 @@ from two_tower.schema import features
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogArrays, touched_by
-from two_tower.trainer.model.towers import CandidateTower, ItemEmbedding, QueryTower
+from two_tower.trainer.model.item_embedding import ItemEmbedding
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
 from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
 
 # Beside the SavedModel in the Trainer's artifact.
 DIRECTORY = "warm_start"
 _FILE = "state"
-# What stands in the file, by name.
+# Names in the file.
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
 _PARTS = "trainer.parts"
 _FREQUENCY = ("frequency/step", "frequency/labels", "frequency/last_seen", "frequency/gap")
-# What stands for the out-of-vocabulary row among ids and among values, none of which is it.
+# Names of the out-of-vocabulary row, which no id and no value has.
 _UNKNOWN_ID, _UNKNOWN_VALUE = -1, b""
 
 _log = logging.getLogger(__name__)
 
-# By vocabulary, what each row of a table stands for: int64 ids, or values of a column as bytes, [rows].
+# By vocabulary, the names of a table's rows: int64 ids, or values of a column as bytes, [rows].
 RowNames = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class CarriedOver:
-    """How much of the model is the earlier one's.
+    """Extent of a warm start.
 
     Attributes:
-        rows: by vocabulary, how many ids are carried over, and how many there are.
-        afresh: layers, tables and states that are not.
+        rows: by vocabulary, the number of restored ids, and the number of all ids.
+        afresh: layers, tables and states with the usual initialisation.
     """
 
     rows: dict[str, tuple[int, int]]
     afresh: tuple[str, ...]
 
     def to_dict(self) -> dict[str, float]:
-        """As facts of a model: `rows_item` is how many items have a row, `warm_rows_item` how many of these
-        are carried over; `warm_start_afresh` is how many layers and states are not."""
+        """Returns facts of a model by name.
+
+        `rows_item` counts the items with a row, `warm_rows_item` the restored ones among them, and so on.
+        `warm_start_afresh` counts layers, tables and states that are not restored.
+        """
         facts = {"warm_start_afresh": float(len(self.afresh))}
         for name, (carried, rows) in self.rows.items():
             facts |= {f"rows_{name}": float(rows), f"warm_rows_{name}": float(carried)}
@@ -79,11 +83,11 @@ def row_names(
     catalog_output: tft.TFTransformOutput,
     user_values: Iterable[str],
 ) -> RowNames:
-    """What the rows of every table stand for.
+    """Returns the names of the rows of every embedding table.
 
     Args:
-      catalog: today's.
-      train_items: int64, ids of the items of train windows, as CatalogTable takes them.
+      catalog: today's catalog.
+      train_items: int64, ids of the items of train windows, as for CatalogTable.
       transform_output: of the windows, with the users' vocabularies.
       catalog_output: of the catalog.
       user_values: names of the vocabularies of columns of users/.
@@ -105,7 +109,7 @@ def row_names(
         features.ITEM_VOCABULARY: ids(catalog.item_id[trained]),
         features.ARTIST_VOCABULARY: ids(touched(features.ARTIST_VOCABULARY, catalog.artist)),
         features.ALBUM_VOCABULARY: ids(touched(features.ALBUM_VOCABULARY, catalog.album)),
-        features.USER_VOCABULARY: np.roll(users, -1),  # there the unknown come last
+        features.USER_VOCABULARY: np.roll(users, -1),  # the out-of-vocabulary row of users is last
         **{name: texts(touched(name, rows)) for name, rows in catalog.values.items()},
         **{name: texts(transform_output.vocabulary_by_name(name)) for name in user_values},
     }
@@ -114,7 +118,7 @@ def row_names(
 def save(
     directory: str, model: TwoTowerModel, rows: RowNames, config: TrainerConfig, resolved: ResolvedFeatures
 ) -> None:
-    """Leaves what a later training can begin from, in one file in TensorFlow's checkpoint format."""
+    """Saves the state that a later warm start reads, in one file in TensorFlow's checkpoint format."""
     content: dict[str, Any] = {_SETTINGS: json.dumps(_settings(config, resolved))}
     for name, weight in _weights(model).items():
         content[f"{_WEIGHTS}/{name}"] = weight.variable
@@ -133,12 +137,16 @@ def save(
 
 
 def exists(directory: str) -> bool:
-    """Whether a training has left something there."""
+    """Tells whether a directory holds the state of a training."""
     return bool(tf.io.gfile.exists(os.path.join(directory, f"{_FILE}.index")))
 
 
 def left_by(trained: str) -> str:
-    """The directory with what a training left, of its artifact `trained`. Raises UserError if it is gone."""
+    """Returns the directory of the saved state in a training's artifact `trained`.
+
+    Raises:
+      UserError: the state is not there.
+    """
     directory = os.path.join(trained, DIRECTORY)
     if not exists(directory):
         raise UserError(
@@ -151,17 +159,17 @@ def left_by(trained: str) -> str:
 def carry_over(
     directory: str, model: TwoTowerModel, rows: RowNames, config: TrainerConfig, resolved: ResolvedFeatures
 ) -> CarriedOver:
-    """Gives a new model what an earlier training left.
+    """Restores in a new model the weights of an earlier training, as far as they fit.
 
     Args:
-      directory: where it did, see `save`.
-      model: with its variables made.
+      directory: of the saved state, see `save`.
+      model: with its variables built.
       rows: of the new model.
       config: of the new model.
       resolved: of the new model.
 
     Raises:
-      UserError: embeddings were of another length, or an earlier release trained them: nothing fits.
+      UserError: embeddings had another width, or an earlier release trained them.
     """
     earlier = _Earlier(directory)
     earlier.check_release()
@@ -183,21 +191,21 @@ def carry_over(
         if changed or not earlier.carry_layer(variables):
             afresh.append(layer)
     if changed:
-        _log.warning("Warm start: layers begin afresh, since these settings have changed: %s.", changed)
+        _log.warning(
+            "Warm start: layers are initialised anew, since these settings have changed: %s.", changed
+        )
     if model.frequency is not None and (
         earlier.changed("counting", now) or not earlier.carry_frequency(model.frequency)
     ):
-        _log.warning(
-            "Warm start: streaming frequencies begin afresh; before, nothing was counted as it is now."
-        )
+        _log.warning("Warm start: streaming frequency estimation starts anew, without a fitting state.")
         afresh.append("frequency")
     for name, (known, of) in carried.items():
-        _log.info("Warm start: of %d rows of the table of %s, %d are carried over.", of, name, known)
+        _log.info("Warm start: of %d rows of the table of %s, %d are restored.", of, name, known)
     return CarriedOver(carried, tuple(afresh))
 
 
 def names_of_rows(directory: str) -> RowNames:
-    """What the rows of every table stand for in what a training left there; see `row_names`."""
+    """Reads the names of the rows of every table from a saved state; see `row_names`."""
     file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
     prefix = f"{_ROWS}/"
     return {
@@ -208,23 +216,23 @@ def names_of_rows(directory: str) -> RowNames:
 
 
 def places_in(names: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The table's row that each of `wanted` has, the out-of-vocabulary row where it has none: int32.
+    """Returns the table's row of each of `wanted`, int32; the out-of-vocabulary row where it has none.
 
-    `names`: what the rows stand for, see `row_names`.
+    `names`: of the table's rows, see `row_names`.
     """
     return np.maximum(_places(wanted, names), 0).astype(np.int32)
 
 
 def restore(directory: str, candidate_tower: CandidateTower, query_tower: QueryTower) -> None:
-    """Gives towers over the same tables all the weights that a training left.
+    """Restores all weights of a training in towers over the same tables.
 
     Args:
-      directory: where it did, see `save`.
-      candidate_tower: with its variables made.
-      query_tower: likewise.
+      directory: of the saved state, see `save`.
+      candidate_tower: with its variables built.
+      query_tower: with its variables built.
 
     Raises:
-      UserError: a weight is not there, or of another shape.
+      UserError: a weight is missing, or has another shape.
     """
     file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
     shapes = file.get_variable_to_shape_map()
@@ -239,7 +247,7 @@ def restore(directory: str, candidate_tower: CandidateTower, query_tower: QueryT
 
 
 class _Earlier:
-    """What an earlier training left."""
+    """Saved state of an earlier training."""
 
     def __init__(self, directory: str) -> None:
         self._file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
@@ -247,16 +255,16 @@ class _Earlier:
         self._settings = json.loads(self._file.get_tensor(_SETTINGS))
 
     def check_release(self) -> None:
-        """Raises UserError if an earlier release left it, by whose settings none can tell what fits."""
+        """Raises UserError for the state of an earlier release: its settings do not compare with today's."""
         if _PARTS not in self._settings["meaning"]:
             raise UserError(
                 "trainer.warm_start: an earlier release of this program trained the latest blessed model, "
                 "and its settings do not compare with today's. Train once from scratch, by "
-                "`two-tower run --set trainer.warm_start=false`; later runs can begin from that model."
+                "`two-tower run --set trainer.warm_start=false`; later runs can warm start from that model."
             )
 
     def check_embedding_dim(self, embedding_dim: int) -> None:
-        """Raises UserError if it was another: then nothing fits."""
+        """Raises UserError for another embedding width: then nothing fits."""
         then = self._settings["embedding_dim"]
         if then != embedding_dim:
             raise UserError(
@@ -266,21 +274,21 @@ class _Earlier:
             )
 
     def changed(self, group: str, now: dict[str, Any]) -> str:
-        """Which settings of a group are others than they were."""
+        """Names the settings of a group that have changed, joined by commas."""
         then = self._settings[group]
         return ", ".join(name for name, value in now[group].items() if then.get(name) != value)
 
     def carry_rows(self, name: str, weight: _Weight, names: np.ndarray) -> int | None:
-        """Gives a table the rows of names that it had before.
+        """Restores the rows of a table whose names were in the earlier one.
 
         Returns:
-          How many, without the out-of-vocabulary row; None where there was no such table, or one of rows of
-          another length, as of a column whose values have become many more.
+          The number of restored rows, without the out-of-vocabulary row. None where there was no such table,
+          or one of another width, as for a column that has many more values now.
         """
         stored = f"{_WEIGHTS}/{name}"
         then, now = self._shapes.get(stored), list(weight.variable.shape)
         if then is None or then[1:] != now[1:]:
-            _log.warning("Warm start: the table %s begins afresh: %s before, %s now.", name, then, now)
+            _log.warning("Warm start: the table %s is initialised anew: %s before, %s now.", name, then, now)
             return None
         place = _places(names, self._file.get_tensor(f"{_ROWS}/{weight.vocabulary}"))
         values = tf.convert_to_tensor(weight.variable).numpy()
@@ -289,18 +297,20 @@ class _Earlier:
         return int((place >= 0).sum()) - 1
 
     def carry_layer(self, variables: dict[str, tf.Variable]) -> bool:
-        """Gives a layer's variables their values before, if all were there, and of the same shapes."""
+        """Restores the variables of a layer if all have the shapes of before; returns whether it did."""
         for name, variable in variables.items():
             then, now = self._shapes.get(f"{_WEIGHTS}/{name}"), list(variable.shape)
             if then != now:
-                _log.warning("Warm start: the layer of %s begins afresh: %s before, %s now.", name, then, now)
+                _log.warning(
+                    "Warm start: the layer of %s is initialised anew: %s before, %s now.", name, then, now
+                )
                 return False
         for name, variable in variables.items():
             variable.assign(self._file.get_tensor(f"{_WEIGHTS}/{name}"))
         return True
 
     def carry_frequency(self, frequency: StreamingFrequency) -> bool:
-        """Lets estimation go on where it was, if there was any."""
+        """Restores streaming frequency estimation; returns whether there was a state that fits."""
         if not all(name in self._shapes for name in _FREQUENCY):
             return False
         step, labels, last_seen, gap = (self._file.get_tensor(name) for name in _FREQUENCY)
@@ -308,7 +318,7 @@ class _Earlier:
 
 
 def _places(names: np.ndarray, earlier: np.ndarray) -> np.ndarray:
-    """Where each name stands among the earlier ones, -1 where it does not: int64 [names]."""
+    """Finds the index of each name among the earlier ones, int64 [names]; -1 where it is missing."""
     order = np.argsort(earlier, kind="stable")
     place = order[np.minimum(np.searchsorted(earlier, names, sorter=order), len(order) - 1)]
     return np.where(earlier[place] == names, place, -1)
@@ -316,21 +326,21 @@ def _places(names: np.ndarray, earlier: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """A trainable variable; `vocabulary` is that of its rows, where it is a table."""
+    """A trainable variable; `vocabulary`: that of the rows of an embedding table, None elsewhere."""
 
     variable: tf.Variable
     vocabulary: str | None
 
 
 def _weights(model: TwoTowerModel) -> dict[str, _Weight]:
-    """The model's trainable variables; see `_weights_of`."""
+    """Returns the model's trainable variables; see `_weights_of`."""
     return _weights_of(model.candidate_tower, model.query_tower, model.task)
 
 
 def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
-    """The layers' trainable variables, by the names of the layers that they are in.
+    """Returns the trainable variables of layers, by a path of layer names.
 
-    A variable's own name will not do: it depends on who calls its layer first.
+    A variable's own name is not stable: it depends on the first caller of its layer.
     """
     vocabularies = {
         id(table): vocabulary
@@ -349,7 +359,7 @@ def _weights_of(*roots: tf.keras.layers.Layer) -> dict[str, _Weight]:
                 continue
             seen.add(id(child))
             if not isinstance(child, tf.Variable):
-                # The place in a list may change; a layer's name does not.
+                # A layer's name is stable; its index in a list is not.
                 is_layer = isinstance(child, tf.keras.layers.Layer)
                 queue.append((f"{path}/{child.name if is_layer else name}", child))
             elif child.trainable:
@@ -361,8 +371,8 @@ def _settings(config: TrainerConfig, resolved: ResolvedFeatures) -> dict[str, An
     """Returns the settings that must be the same for weights to be carried over, as JSON holds them."""
     settings = {
         "embedding_dim": config.embedding_dim,
-        # Settings that change what a layer's numbers mean, though perhaps not their shape. The repeat head's
-        # layers are beside all others.
+        # Settings that change the meaning of a layer's numbers, though perhaps not their shape. The repeat
+        # head's layers affect no other layer.
         "meaning": {
             "trainer.encoder": config.encoder,
             _PARTS: [part for part in config.parts if part != REPEAT_HEAD],
@@ -370,7 +380,7 @@ def _settings(config: TrainerConfig, resolved: ResolvedFeatures) -> dict[str, An
             "features.items": [f"{one.name}:{one.kind}" for one in resolved.items],
             "features.history": resolved.history,
         },
-        # Settings that change how often a step holds an item, or by which hash functions it is counted.
+        # Settings that change the probability of an item in a step, or the hash functions.
         "counting": {
             "trainer.frequency.hashes": config.frequency.hashes,
             "trainer.windows_per_step": config.windows_per_step,

@@ -1,4 +1,4 @@
-"""How much each label counts in the loss."""
+"""Weights of labels in the loss."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from two_tower.schema import features
 
 
 def event_type_hash(name: str) -> tf.Tensor:
-    """What Transform writes for an event of this type, int64."""
+    """Returns the hash that Transform writes for an event type, int64."""
     return tf.strings.to_hash_bucket_fast(name, features.EVENT_TYPE_HASHES)
 
 
 def play_ratio_weight(play_ratio: tf.Tensor, floor: float) -> tf.Tensor:
-    """floor + (1 - floor) min(ratio, 1), float32; 1 where the ratio is not known (negative)."""
+    """Computes floor + (1 - floor) min(ratio, 1), float32; 1 where the ratio is unknown (negative)."""
     return tf.where(play_ratio < 0, 1.0, floor + (1 - floor) * tf.minimum(play_ratio, 1.0))
 
 
 def reaction_weight(
     event_type: tf.Tensor, rows: tf.Tensor, is_listen: tf.Tensor, weights: Mapping[str, float]
 ) -> tf.Tensor:
-    """What the user's reactions make of each listen: the product of their weights, 1 without any.
+    """Computes the weight of each listen: the product of its reactions' weights, 1 without any.
 
-    A reaction belongs to the listen before it if it is to the same item.
+    A reaction belongs to the listen before it if both have the same item.
 
     Args:
       event_type: int64 [windows, events], hashes of names.
       rows: int32 [windows, events], catalog rows.
       is_listen: bool [windows, events].
-      weights: by name of an event type; others change nothing.
+      weights: by the name of an event type; others have weight 1.
 
     Returns:
-      float32 [windows, events]; it means something where `is_listen`.
+      float32 [windows, events], defined where `is_listen`.
     """
     weight = tf.ones(tf.shape(rows))
     for name, value in weights.items():
         weight = tf.where(event_type == event_type_hash(name), value, weight)
-    # Each listen and what follows up to the next are a segment. The first of a window has no listen: what it
-    # reacts to lies before the window.
+    # A listen and the events up to the next listen are a segment. A window's first segment has no listen: its
+    # reactions are to a listen before the window.
     windows, events = tf.unstack(tf.shape(rows))
     first = tf.range(windows)[:, tf.newaxis] * (events + 1)
     segment = first + tf.cumsum(tf.cast(is_listen, tf.int32), axis=1)
@@ -52,13 +52,14 @@ def reaction_weight(
 
 
 def user_weight(labels: np.ndarray, cap: int) -> np.ndarray:
-    """Weights by which each user's labels together count as at most `cap`, float32 [users].
+    """Computes users' weights that cap the total weight of a user's labels, float32 [users].
 
     Their mean over all labels is one. (Covington et al. 2016 generate the same number of examples for every
     user, so that a small cohort of highly active ones does not dominate the loss.)
 
     Args:
-      labels: int [users], how many train labels each has.
+      labels: int [users], the number of train labels of each user.
+      cap: the greatest total weight, in labels.
     """
     weight = np.minimum(1.0, cap / np.maximum(labels, 1))
     total = (weight * labels).sum()

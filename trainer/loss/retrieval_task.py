@@ -1,4 +1,4 @@
-"""Sampled softmax with the sampling-bias correction: how a query's label is told from its negatives."""
+"""Retrieval tasks: softmax cross-entropy of a query's label and negatives, with logQ correction."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from two_tower.trainer.loss.sampling import LOGQ, NONE, REFINED, Candidates, InBatch, tfrs_serves
+from two_tower.trainer.loss.sampling import LOGQ, NONE, REFINED, Candidates, InBatch
 from two_tower.trainer.model.repeat_head import Repeats
-from two_tower.trainer.settings import TrainerConfig
 
-# Of a candidate that is not to count. Finite, so that a query without any negative has a gradient.
+# Logit of a masked candidate. Finite, so that a query without negatives has a gradient.
 _NEXT_TO_NOTHING = -3e36
-# TFRS takes the `len` of a symbolic tensor, which autograph alone understands; steps are traced without it.
+# TFRS takes the `len` of a symbolic tensor, which needs autograph; steps are traced without it.
 _uncorrected = tf.autograph.to_graph(tfrs.tasks.Retrieval.call, recursive=False)
 
 
 class CorrectedRetrieval(tfrs.tasks.Retrieval):
-    """TFRS's Retrieval with an exact logQ correction, made before TFRS sees the scores.
+    """TFRS's Retrieval task with an exact logQ correction of its inputs.
 
     Equation 3 of "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019):
-    s_c(x, y) = s(x, y) / temperature - log Q(y), for the positive and the negatives alike. As a dot product
-    it is one more dimension: 1 on the query's side, -log Q on the candidate's.
+    s_c(x, y) = s(x, y) / temperature - log Q(y), for the positive and the negatives alike. In the dot product
+    the correction is one more dimension: 1 in the query, -log Q in the candidate.
 
-    It serves where candidates are the batch's labels, each in its query's row (`sampling.in_batch`).
+    Its candidates are the batch's labels, each in its query's row (`sampling.in_batch`).
     """
 
     def __init__(self, temperature: float, correction: str = LOGQ) -> None:
-        """`correction`: logq or none."""
+        """Args:
+        temperature: the softmax temperature.
+        correction: logq or none.
+        """
         super().__init__(loss=CrossEntropyOfOwnCandidates())
-        # Keras would cast to half precision what has been cast out of it.
+        # No autocast: Keras would cast float32 inputs to half precision again.
         self._autocast = False
         self._softmax_temperature = temperature
         self._corrected = correction == LOGQ
@@ -43,10 +45,10 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         candidates: InBatch,
         sample_weight: tf.Tensor,
     ) -> tf.Tensor:
-        """Loss of a replica's queries.
+        """Computes the loss of a replica's queries.
 
         Args:
-          query_embeddings: [queries, embedding_dim], of any precision; the loss has full precision.
+          query_embeddings: [queries, embedding_dim], of any precision; the loss is float32.
           candidate_embeddings: [candidates, embedding_dim], of `candidates.rows`.
           candidates: of `sampling.in_batch`.
           sample_weight: [queries].
@@ -73,22 +75,22 @@ class CorrectedRetrieval(tfrs.tasks.Retrieval):
         def of_none() -> tf.Tensor:
             return tf.reduce_sum(tf.matmul(queries, embeddings, transpose_b=True))
 
-        # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault). A sum over none
-        # is zero too, and has gradients, which replicas must all have.
+        # TensorFlow's cross-entropy of no rows ends the process (2.16: a segmentation fault). An empty sum is
+        # zero too, and has gradients, which every replica needs.
         return tf.cond(tf.size(sample_weight) > 0, corrected, of_none)
 
 
 class CrossEntropyOfOwnCandidates(tf.keras.losses.Loss):
-    """TFRS's default loss where query i's label is candidate i: the same numbers in a fifth of the time.
+    """Cross-entropy where query i's label is candidate i: TFRS's default loss in a fifth of the time.
 
-    TFRS's is Keras's, which reads a matrix of labels, one of which in each row is not zero.
+    TFRS's default is Keras's, which reads a one-hot matrix of labels.
     """
 
     def __init__(self) -> None:
         super().__init__(reduction=tf.keras.losses.Reduction.SUM)
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """`y_true` is not looked at; `y_pred` [queries, candidates]; the result is [queries]."""
+        """Returns losses [queries] of logits `y_pred` [queries, candidates]; `y_true` is ignored."""
         del y_true
         return _cross_entropy_of_diagonal(y_pred)
 
@@ -108,22 +110,22 @@ def _cross_entropy_of_diagonal(logits: tf.Tensor) -> tuple[tf.Tensor, Any]:
 
 
 class SampledSoftmax(tf.keras.layers.Layer):
-    """Sampled softmax where TFRS's does not serve: candidates that are not the batch's labels alone.
+    """Sampled softmax for any candidates, where TFRS's task does not serve; also the full softmax.
 
-    With s = <query, candidate> / temperature, p the positive, and the sums over the query's negatives j, each
-    as often as it is one:
+    With s = <query, candidate> / temperature, p the positive, and sums over all copies of the query's
+    negatives j:
 
     - logq: -log(e^(s_p - log c_p) / (e^(s_p - log c_p) + sum_j e^(s_j - log c_j))).
     - refined: -sg(1 - P) log(e^(s_p) / sum_j e^(s_j - log c_j)), sg stopping the gradient, and
       P = e^(s_p) / (e^(s_p) + sum_j e^(s_j - log c_j)); "Correcting the LogQ Correction" (arXiv 2507.09331):
-      the positive was not sampled, so it is not corrected. Since c counts draws, and not only their shares,
-      the sum estimates that over all items but p. The gradient is that of -log P.
+      the positive was not sampled, so it is not corrected. Since c counts draws, not only their shares, the
+      sum estimates the sum over all items but p. The gradient is that of -log P.
     - none: logq with c = 1.
 
-    Where nothing is sampled all three have one gradient, and the loss is -log P.
+    Without sampling all three have the same gradient, and the loss is -log P.
 
-    Items of the history may score more than <query, candidate>, see `repeats.RepeatHead`: what they score
-    more is added to the sums, of every one of them, sampled or not. A positive among them is not corrected.
+    The repeat head, see `repeat_head.RepeatHead`, gives items of the history extra scores. The sums include
+    the excess of every one of them, sampled or not. A positive among them is not corrected.
     """
 
     def __init__(
@@ -132,13 +134,17 @@ class SampledSoftmax(tf.keras.layers.Layer):
         correction: str = LOGQ,
         hard_negatives: int = 0,
     ) -> None:
-        """`correction`: logq, refined or none; `hard_negatives`: of each query only so many items count,
-        those of the highest corrected logits, 0 for all."""
-        # Whatever precision the towers have: logits and log c need all of it.
+        """Args:
+        temperature: the softmax temperature.
+        correction: logq, refined or none.
+        hard_negatives: the number of negatives that count for a query, those with the highest corrected
+          logits; 0 for all.
+        """
+        # float32 in any precision of the towers: logits and log c need it.
         super().__init__(name="sampled_softmax", dtype="float32")
         self._correction = correction
         self._hard_negatives = hard_negatives
-        # A variable: a division by a constant becomes a product with its reciprocal, which rounds otherwise.
+        # A variable: TensorFlow turns division by a constant into a product, which rounds differently.
         self._log_temperature = self.add_weight(
             name="log_temperature",
             shape=[],
@@ -159,21 +165,21 @@ class SampledSoftmax(tf.keras.layers.Layer):
         sample_weight: tf.Tensor,
         repeats: Repeats | None = None,
     ) -> tf.Tensor:
-        """Loss of a replica's queries.
+        """Computes the loss of a replica's queries.
 
         Args:
           query_embeddings: [queries, embedding_dim].
           candidate_embeddings: [candidates, embedding_dim], of `candidates.rows`.
           candidates: of `sampling.mixed` or `sampling.whole_catalog`.
           sample_weight: [queries].
-          repeats: what the items of the histories score beyond their inner products, if anything.
+          repeats: extra scores of the histories' items, None without the repeat head.
 
         Returns:
           Scalar: the weighted sum; zero without any query.
         """
         queries = tf.cast(query_embeddings, tf.float32) / self.temperature
         embeddings = tf.cast(candidate_embeddings, tf.float32)
-        # From the embeddings: the gradient of a gather from the scores would be one more matrix of them.
+        # From the embeddings: the gradient of a gather from the scores would be one more matrix.
         positive = tf.reduce_sum(queries * tf.gather(embeddings, candidates.positive), axis=1)
         recurs, excess = tf.zeros_like(positive, tf.bool), None
         if repeats is not None:
@@ -189,7 +195,7 @@ class SampledSoftmax(tf.keras.layers.Layer):
             return tf.reduce_sum(sample_weight * losses)
         if candidates.copies is not None and self._correction == LOGQ:
             at = tf.stack([candidates.window, candidates.positive], axis=1)
-            # What is in the history is there for certain, and was not sampled.
+            # An item of the history was not sampled, so it is not corrected.
             positive -= tf.where(recurs, 0.0, tf.gather_nd(candidates.log_expected, at))
         offsets = self._offsets(candidates)
         if self._hard_negatives:
@@ -199,10 +205,10 @@ class SampledSoftmax(tf.keras.layers.Layer):
         else:
             total = _log_sum_exp(queries, embeddings, offsets)
         if repeats is not None:
-            # Of the others: the positive is not among what it is told from.
+            # Without the positive, which is not in the sum over negatives.
             is_label = repeats.rows == label[:, tf.newaxis]
             total = _with_excess(total, tf.where(is_label, _NEXT_TO_NOTHING, excess))
-        # Log of the odds against the positive.
+        # Log odds against the positive.
         margin = total - positive
         if self._correction == REFINED and candidates.copies is not None:
             losses = tf.stop_gradient(tf.sigmoid(margin)) * margin
@@ -211,13 +217,15 @@ class SampledSoftmax(tf.keras.layers.Layer):
         return tf.reduce_sum(sample_weight * losses)
 
     def _offsets(self, candidates: Candidates) -> tf.Tensor:
-        """What is added to scores, [queries, candidates]: log(copies / c), next to nothing where there are
-        none, as for the positive."""
+        """Computes the offsets of scores, [queries, candidates]: log(copies / c).
+
+        They mask candidates without copies, and the positive.
+        """
         queries = tf.size(candidates.positive)
         if candidates.copies is None:
             offsets = tf.zeros([queries, tf.size(candidates.rows)])
         else:
-            # Worked out once a window, and only copied once a query.
+            # Computed once a window, and only gathered once a query.
             offsets = tf.math.log(candidates.copies)
             if self._correction != NONE:
                 offsets -= candidates.log_expected
@@ -229,22 +237,21 @@ class SampledSoftmax(tf.keras.layers.Layer):
 
 
 def _with_excess(total: tf.Tensor, excess: tf.Tensor | None) -> tf.Tensor:
-    """log(e^total + sum_j e^(excess j)), of `total` [queries] and `excess` [queries, any]."""
+    """Computes log(e^total + sum_j e^(excess j)), of `total` [queries] and `excess` [queries, any]."""
     if excess is None:
         return total
     return tf.reduce_logsumexp(tf.concat([total[:, tf.newaxis], excess], axis=1), axis=1)
 
 
 def _log_sum_exp(queries: tf.Tensor, candidates: tf.Tensor, offsets: tf.Tensor | None = None) -> tf.Tensor:
-    """log sum_j e^(<query, candidate j> + offset j), [queries].
+    """Computes log sum_j e^(<query, candidate j> + offset j), [queries], with a custom gradient.
 
-    With a gradient of its own: TensorFlow's would make several more matrices of [queries, candidates], which
-    are most of what a step costs.
+    TensorFlow's gradient would make several more matrices of [queries, candidates], the main cost of a step.
 
     Args:
       queries: [queries, embedding_dim].
       candidates: [candidates, embedding_dim].
-      offsets: [queries, candidates], taken as given by the gradient.
+      offsets: [queries, candidates], constant for the gradient.
     """
 
     @tf.custom_gradient
@@ -263,11 +270,3 @@ def _log_sum_exp(queries: tf.Tensor, candidates: tf.Tensor, offsets: tf.Tensor |
         return tf.squeeze(highest + tf.math.log(total), axis=1), gradient
 
     return of_embeddings(queries, candidates)
-
-
-def retrieval_task(config: TrainerConfig) -> CorrectedRetrieval | SampledSoftmax:
-    """TFRS's where it serves; see `sampling.tfrs_serves`."""
-    temperature, correction = config.temperature, config.frequency.correction
-    if tfrs_serves(config):
-        return CorrectedRetrieval(temperature, correction)
-    return SampledSoftmax(temperature, correction, config.negatives.hard)

@@ -1,29 +1,32 @@
-"""How often items are in a batch, estimated from the stream of batches itself."""
+"""Streaming frequency estimation: the probability of items in a batch, from the stream of batches."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
-# Of the hash functions: h(x) = ((a x + b) mod p) mod H. Below 2^31, so that no product overflows int64.
+# p of the hash functions h(x) = ((a x + b) mod p) mod H. Below 2^31, so that no product overflows int64.
 _PRIME = 2**31 - 1
 
 
 class StreamingFrequency(tf.Module):
-    """Algorithms 2 and 3 of "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations".
+    """Streaming frequency estimation by hashed item ids.
 
-    Two arrays of H buckets for each hash function h: A[h(y)] is the step at which item y was last seen,
-    B[h(y)] a moving average of the steps between two batches that hold it. The probability that a batch holds
-    y is 1 / B, with the largest B of all hash functions: a bucket that y shares is seen more often, and its B
-    is too small. No vocabulary, no pass over the data, and no end: it follows a distribution that changes.
+    Source: algorithms 2 and 3 of "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
+    Recommendations" (2019).
 
-    Until an item has been in about 1 / `learning_rate` batches its estimate leans to 1 / `initial_gap`.
+    There are two arrays of H buckets for each hash function h. A[h(y)] is the last step with item y, B[h(y)]
+    a moving average of the gap, in steps, between batches with y. The probability of y in a batch is 1 / B,
+    with the largest B of all hash functions: a shared bucket is seen more often, so its B is too small.
+    Estimation needs no vocabulary and no pass over the data. It follows a distribution that changes.
 
-    Batches may be of different sizes: `labels` is a moving average of how many ids they had, as B is one of
-    gaps, and what 1 / B is the probability for.
+    The estimate is biased to 1 / `initial_gap` until about 1 / `learning_rate` batches have had the item.
 
-    The state is four variables, saved and restored with whatever holds this module. Under tf.distribute each
-    replica keeps its own, and they stay the same as long as all are given the ids of the joined batch.
+    Batches may have different sizes: `labels` is a moving average of their number of ids. 1 / B is the
+    probability for a batch of that size.
+
+    The state is four variables, saved and restored with the module's owner. Under tf.distribute each replica
+    keeps its own. They stay equal if all replicas get the ids of the joined batch.
 
     Example:
       frequency = StreamingFrequency(buckets=200_000, hashes=2)
@@ -39,7 +42,13 @@ class StreamingFrequency(tf.Module):
         initial_gap: float = 100.0,
         seed: int = 17,
     ) -> None:
-        """`buckets`: H, of each hash function; `learning_rate`: alpha; `initial_gap`: what B begins at."""
+        """Args:
+        buckets: H, for each hash function.
+        hashes: the number of hash functions.
+        learning_rate: alpha, the weight of the newest gap.
+        initial_gap: the initialisation of B.
+        seed: of the hash functions.
+        """
         super().__init__(name="streaming_frequency")
         draw = np.random.default_rng(seed)
         self._factors = tf.constant(draw.integers(1, _PRIME, [hashes, 1]), tf.int64)
@@ -62,18 +71,19 @@ class StreamingFrequency(tf.Module):
         self.gap = state(tf.fill([hashes * buckets], float(initial_gap)), "gap")
 
     def go_on(self, step: int, labels: float, last_seen: np.ndarray, gap: np.ndarray) -> bool:
-        """Goes on with the state of another estimator of the same hash functions, perhaps of fewer buckets.
+        """Restores the state of an estimator with the same hash functions and perhaps fewer buckets.
 
-        Where there are now k times as many buckets, the items of bucket b are in b, b + H, ..., and
-        b + (k - 1) H: a copy of the arrays for each leaves every item's estimate what it was, and from then
-        on those that shared a bucket part.
+        With k times as many buckets, the items of bucket b are in b, b + H, ..., and b + (k - 1) H. A copy of
+        the arrays for each keeps every estimate. From then on items that shared a bucket separate.
 
         Args:
-          step, labels: of the other one.
-          last_seen, gap: its variables, [hashes * buckets].
+          step: of the other estimator.
+          labels: of the other estimator.
+          last_seen: its variable, [hashes * buckets].
+          gap: its variable, [hashes * buckets].
 
         Returns:
-          Whether it does: False where the number of buckets is no multiple of the other's.
+          True; False where the number of buckets is no multiple of the other's.
         """
         hashes = self._factors.shape[0]
         copies, remainder = divmod(hashes * self._buckets, len(gap))
@@ -90,13 +100,13 @@ class StreamingFrequency(tf.Module):
         return True
 
     def update(self, item_id: tf.Tensor) -> None:
-        """Counts one step, whose batch holds these items: int64 [any], as often as they like.
+        """Updates the estimates by one step, whose batch has these items: int64 [any], duplicates allowed.
 
-        An item counts once a step, and so does a bucket: where two of the batch's items share one, both would
-        write the same. (Taken one after the other, as the paper has it, the second would see a gap of zero.)
+        An item counts once a step, and so does a bucket: two items of the batch in one bucket write the same
+        value. (In the paper's sequential update the second would see a gap of zero.)
         """
         now = self.step.assign_add(1)
-        # Of the first batches it is their mean.
+        # The first batches are averaged.
         share = tf.maximum(1.0 / tf.cast(now, tf.float32), self._learning_rate)
         self.labels.assign_add(share * (tf.cast(tf.size(item_id), tf.float32) - self.labels))
         at = self._places(item_id)
@@ -106,18 +116,18 @@ class StreamingFrequency(tf.Module):
         self._write(self.last_seen, at, tf.fill(tf.shape(at), now))
 
     def probability(self, item_id: tf.Tensor) -> tf.Tensor:
-        """The probability that a batch holds each item, float32 [items], of int64 [items].
+        """Returns the probability that a batch has each item, float32 [items], for ids int64 [items].
 
-        An item that was never in a batch, and shares no bucket with one that was, has 1 / `initial_gap`.
+        An item of no batch so far, with buckets of its own, has 1 / `initial_gap`.
         """
         return 1.0 / tf.reduce_max(tf.gather(self.gap, self._places(item_id)), axis=0)
 
     def _places(self, item_id: tf.Tensor) -> tf.Tensor:
-        """Where each item is in the arrays, which lie one behind the other: int64 [hashes, items]."""
+        """Computes the index of each item in the concatenated arrays, int64 [hashes, items]."""
         hashed = (self._factors * tf.math.floormod(item_id, _PRIME) + self._offsets) % _PRIME % self._buckets
         return hashed + self._buckets * tf.range(hashed.shape[0], dtype=tf.int64)[:, tf.newaxis]
 
     @staticmethod
     def _write(variable: tf.Variable, at: tf.Tensor, values: tf.Tensor) -> None:
-        # By the handle: a distributed variable has no scatter_update of its own when it is read at its end.
+        # By the handle: a distributed variable with ON_READ synchronisation has no scatter_update.
         tf.raw_ops.ResourceScatterUpdate(resource=variable.handle, indices=at, updates=values)

@@ -1,7 +1,7 @@
-"""The catalog as one table in the model: item id → row → features.
+"""Catalog table in the model: item id → row → features.
 
-Both towers, in training and in serving, look items up here; windows and requests carry ids only. It is held
-in variables (a constant would end at 2 GB), sorted by id, so that a look-up is a binary search.
+Both towers, in training and in serving, look items up here. Windows and requests carry ids only. Variables
+hold the table (a constant has a limit of 2 GB), sorted by id, so that a look-up is a binary search.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
 from two_tower.trainer.model.column_embeddings import Form, names_of_form
 
-# Most items have one artist and one album; of the rest, this many are kept.
+# Artists, or albums, kept for an item; most items have one of each.
 MAX_IDS_PER_ITEM = 4
-# Of a column's values (tags, words of a title) so many an item are kept.
+# Values of a column (tags, words of a title) kept for an item.
 MAX_VALUES_PER_ITEM = 16
-# Row of every embedding table that stands for "never touched by training".
+# Out-of-vocabulary row of every embedding table, for ids and values that train does not have.
 OUT_OF_VOCABULARY = 0
 
 
@@ -28,10 +28,14 @@ OUT_OF_VOCABULARY = 0
 class CatalogArrays:
     """The catalog in NumPy, sorted by id.
 
-    `item_id` int64 [items]; `artist`, `album` int32 [items, MAX_IDS_PER_ITEM], -1 where there are fewer;
-    `length` float32 [items], z-scored. Of columns of items/ that are features, `values` by feature: int32
-    [items, values], rows of its vocabulary, -1 where there are fewer; `numbers`: float32 [items, numbers],
-    z-scored, or None; `vectors` by feature: float32 [items, width].
+    Attributes:
+        item_id: int64 [items], ascending.
+        artist: int32 [items, MAX_IDS_PER_ITEM], rows of the vocabulary, -1 where there are fewer.
+        album: likewise.
+        length: float32 [items], z-scored.
+        values: by feature of items/, int32 [items, values], rows of its vocabulary, -1 where there are fewer.
+        numbers: float32 [items, numbers] of features of items/, z-scored, or None.
+        vectors: by feature of items/, float32 [items, width].
     """
 
     item_id: np.ndarray
@@ -58,7 +62,7 @@ class CatalogArrays:
         by = np.argsort(np.concatenate([part[:, 0] for part in parts[features.ITEM_ID]]), kind="stable")
 
         def joined(name: str) -> np.ndarray:
-            # One column at a time, and its parts let go: vectors are most of a large catalog's memory.
+            # pop frees the parts of a column: vectors are most of a large catalog's memory.
             return np.concatenate(parts.pop(name))[by]
 
         return cls(
@@ -72,34 +76,40 @@ class CatalogArrays:
         )
 
     def rows_of(self, item_id: np.ndarray) -> np.ndarray:
-        """Row of each id, the number of items where unknown."""
+        """Returns the row of each id, the number of items for an unknown id."""
         row = np.minimum(np.searchsorted(self.item_id, item_id), len(self.item_id) - 1)
         return np.where(self.item_id[row] == item_id, row, len(self.item_id))
 
 
 def _ids(column: tf.SparseTensor | tf.RaggedTensor, places: int) -> np.ndarray:
-    """The first known ids of each item, int32 [items, places], -1 where there are fewer."""
+    """Returns the first known ids of each item, int32 [items, places], -1 where there are fewer."""
     ids = tf.RaggedTensor.from_sparse(column) if isinstance(column, tf.SparseTensor) else column
     known = tf.ragged.boolean_mask(ids, ids >= 0)
     return known.to_tensor(-1, shape=[None, places]).numpy().astype(np.int32)
 
 
 def without_empty_places(ids: np.ndarray) -> np.ndarray:
-    """Without the places [items, places] that no item fills, but the first."""
+    """Drops the last places of ids [items, places] that no item fills; the first stays."""
     used = int((ids >= 0).sum(axis=1).max(initial=1))
     return ids[:, :used]
 
 
 @dataclasses.dataclass(frozen=True)
 class CatalogRows:
-    """What a CatalogTable holds: of each item, and in one row more, the last, of any unknown one.
+    """Content of a CatalogTable: a row for each item, and a last row for unknown items.
 
-    `item_id` int64 [items], ascending; `candidate_id` int64: those of them that may be recommended. Rows of
-    embedding tables: `item` int32 [items + 1]; `artist`, `album` and by feature `values` int32 [items + 1,
-    places], -1 where there are fewer. `length` float32 [items + 1]; `numbers` float32 [items + 1, numbers];
-    `vectors` by feature float32 [items + 1, width]; `first_artist` int32 [items + 1], which tells artists
-    apart, known to train or not: -1 where there is none. `sizes`: of each embedding table its rows, by the
-    name of their vocabulary.
+    Attributes:
+        item_id: int64 [items], ascending.
+        candidate_id: int64 [candidates], the items that may be recommended.
+        item: int32 [items + 1], rows of the items' embedding table.
+        artist: int32 [items + 1, places], rows of the artists' table, -1 where there are fewer.
+        album: likewise.
+        length: float32 [items + 1], z-scored.
+        first_artist: int32 [items + 1], a number for each artist, of train or not; -1 without artist.
+        values: by feature, int32 [items + 1, places], rows of its table, -1 where there are fewer.
+        numbers: float32 [items + 1, numbers].
+        vectors: by feature, float32 [items + 1, width].
+        sizes: the number of rows of each embedding table, by the name of its vocabulary.
     """
 
     item_id: np.ndarray
@@ -116,7 +126,7 @@ class CatalogRows:
 
     @classmethod
     def of(cls, catalog: CatalogArrays, train_item_ids: np.ndarray) -> CatalogRows:
-        """Of a catalog to train on; `train_item_ids`: int64 ids of every item that train windows hold."""
+        """Returns the rows of a catalog; `train_item_ids`: int64 ids of all items of train windows."""
         items = len(catalog.item_id)
         trained = np.isin(catalog.item_id, train_item_ids)
         item = np.zeros(items + 1, np.int32)
@@ -144,21 +154,24 @@ class CatalogRows:
 
 
 class CatalogTable(tf.Module):
-    """Look-ups by id. The row after the last item stands for every unknown id.
+    """Look-up of items by id. The row after the last item is that of all unknown ids.
 
-    An item, artist, album or value of a column that no train window holds reads as its table's
-    out-of-vocabulary row: what an embedding was initialised to says nothing. What the variables hold, see
-    CatalogRows; embedding tables of columns of items/ have `value_vocabulary_sizes` rows.
+    An item, artist, album or value that no train window has reads its table's out-of-vocabulary row: an
+    embedding without training holds only its initialisation. CatalogRows describes the variables. The
+    embedding tables of columns of items/ have `value_vocabulary_sizes` rows.
     """
 
     def __init__(self, catalog: CatalogArrays, train_item_ids: np.ndarray) -> None:
-        """`train_item_ids`: int64 ids of every item that train windows hold."""
+        """Args:
+        catalog: the catalog.
+        train_item_ids: int64 ids of all items of train windows.
+        """
         super().__init__(name="catalog_table")
         self._hold(CatalogRows.of(catalog, train_item_ids))
 
     @classmethod
     def of_rows(cls, rows: CatalogRows) -> CatalogTable:
-        """With rows that are known, as those of a model that is trained already."""
+        """Makes a table of given rows, as for a trained model."""
         table = cls.__new__(cls)
         tf.Module.__init__(table, name="catalog_table")
         table._hold(rows)
@@ -174,7 +187,7 @@ class CatalogTable(tf.Module):
         self.album_vocabulary_size = rows.sizes[features.ALBUM_VOCABULARY]
         self.value_vocabulary_sizes = {name: rows.sizes[name] for name in rows.values}
         self.item_id = table(rows.item_id, "item_id")
-        # Of what is trained all may be recommended: one variable, not two.
+        # In training all items are candidates: one variable serves for both.
         every = np.array_equal(rows.candidate_id, rows.item_id)
         self.candidate_id = self.item_id if every else table(rows.candidate_id, "candidate_id")
         self.item = table(rows.item, "item")
@@ -187,7 +200,7 @@ class CatalogTable(tf.Module):
         self.first_artist = table(rows.first_artist, "first_artist")
 
     def rows_of(self, item_id: tf.Tensor) -> tf.Tensor:
-        """Rows int32 of ids int64, any shape; `size` where unknown."""
+        """Returns rows int32 of ids int64, any shape; `size` for an unknown id."""
         flat = tf.reshape(item_id, [-1])
         row = tf.minimum(tf.searchsorted(self.item_id, flat), self.size - 1)
         known = tf.gather(self.item_id, row) == flat
@@ -195,23 +208,25 @@ class CatalogTable(tf.Module):
 
 
 def _with_unknown(rows: np.ndarray) -> np.ndarray:
-    """One more row, of zeros."""
+    """Appends a row of zeros."""
     return np.concatenate([rows, np.zeros_like(rows[:1], shape=[1, rows.shape[1]])])
 
 
 def touched_by(ids: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """Which vocabulary ids [items, ids] (-1: none) items of train have, ascending: the rows of an embedding
-    table, but for the out-of-vocabulary row before them."""
+    """Returns the vocabulary ids of items of train, ascending, from `ids` [items, ids] (-1: none).
+
+    They are the rows of an embedding table after its out-of-vocabulary row.
+    """
     touched = np.unique(ids[trained])
     return touched[touched >= 0]
 
 
 def _touched_rows(ids: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, int]:
-    """Embedding rows [items + 1, ids] of vocabulary ids [items, ids] (-1: none), and their number."""
+    """Returns embedding rows [items + 1, ids] of vocabulary ids [items, ids] (-1: none), and their number."""
     touched = touched_by(ids, trained)
-    row_of = np.zeros(max(ids.max(initial=-1), -1) + 2, np.int32)  # the last place is what -1 reads
+    row_of = np.zeros(max(ids.max(initial=-1), -1) + 2, np.int32)  # index -1 reads the last place
     row_of[touched] = 1 + np.arange(len(touched))
     rows = np.where(ids >= 0, row_of[ids], -1)
-    rows[(ids < 0).all(axis=1), 0] = OUT_OF_VOCABULARY  # an item without any still has one row to read
+    rows[(ids < 0).all(axis=1), 0] = OUT_OF_VOCABULARY  # an item without ids reads the out-of-vocabulary row
     unknown = np.array([[OUT_OF_VOCABULARY] + [-1] * (ids.shape[1] - 1)], np.int32)
     return np.concatenate([rows, unknown]).astype(np.int32), len(touched) + 1

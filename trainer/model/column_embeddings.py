@@ -1,7 +1,7 @@
-"""The TensorFlow side of each kind of column (`data_directory/column_kinds.py`): Transform and towers.
+"""TensorFlow code of each kind of column (`data_directory/column_kinds.py`), for Transform and towers.
 
-Every kind's columns take one of three forms, which the catalog table holds and the towers read. A kind's
-`prepare` turns raw values into what its form starts from.
+Columns of a kind have one of three forms in the catalog table and in the towers. A kind's `prepare` turns
+raw values into the input of its form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from two_tower.schema import features
 
 
 class Form(enum.Enum):
-    """The form in which the towers read a column.
+    """Form of a column in the towers.
 
     VALUES: rows of the column's vocabulary, which Transform makes of the most frequent values. Both towers
     read the mean embedding of the rows. NUMBERS: one column of the matrix of all numbers, z-scored by
@@ -57,10 +57,10 @@ class ColumnEmbedding:
     """A kind's columns in the model.
 
     Attributes:
-        form: what the towers read.
-        prepare: raw values to what the form starts from. Raw values are ragged [rows, (values)], for a kind
-            with a width [rows, width]. VALUES start from ragged [rows, (values)], text or whole numbers,
-            NUMBERS from float32 [rows, 1] with NaN where absent, VECTORS from float32 [rows, width].
+        form: the form in the towers.
+        prepare: turns raw values into the input of the form. Raw values are ragged [rows, (values)], or
+            [rows, width] for a kind with a width. Inputs of VALUES are ragged [rows, (values)], text or whole
+            numbers; of NUMBERS float32 [rows, 1], NaN where absent; of VECTORS float32 [rows, width].
     """
 
     form: Form

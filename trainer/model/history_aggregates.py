@@ -1,12 +1,12 @@
-"""What a query knows of its last N events, at every position of many windows at once.
+"""History aggregates: features of a query's last N events, at every position of many windows at once.
 
-The same functions run over a request's history in the served model, so what is computed here in training
-is what is served. A position sees its last N events and no more, wherever its window begins: a request
-holds no more either. What is not known while the seed plays is not used: its play ratio, and when the next
-item was asked for, unless that was so much later that a new session began.
+The served model runs the same functions over a request's history, so training and serving agree. A position
+sees only its last N events, wherever its window begins, as in a request. Values that are unknown while the
+seed item plays are not used: its play ratio, and the time of the request. The exception is a request so much
+later that it starts a new session.
 
-Windows lie one after the other in flat values. Every aggregate is a difference of prefix sums, or a place
-found by sorting: time and memory grow with the number of events, not with events times N.
+Windows lie one after the other in flat values. Every aggregate is a difference of prefix sums, or an index
+found by sorting. So time and memory grow with the number of events, not with events times N.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import tensorflow as tf
 
 from two_tower.schema import features
 
-# Events further apart than this are of two sessions, and so is a request so long after the seed's start.
-# Of a shorter wait the query knows nothing: it would tell whether the seed was skipped.
+# Session gap: events further apart are of two sessions, and so is a request so long after the seed's start.
+# The query does not see a shorter wait, which would reveal whether the user skipped the seed.
 SESSION_GAP_SECONDS = 1_800
 HOUR, DAY, WEEK = 3_600, 86_400, 7 * 86_400
 
-# A time's place within its window takes this many bits of a key, which is 272 years of seconds.
+# Bits of a sort key for the seconds since the window's start: 272 years.
 _TIME_BITS = 33
 _LATEST = 2**_TIME_BITS - 1
 
-# What is greater is a mistake; one that is infinite would leave no number in the whole batch.
+# Greater play ratios are errors of the data. An infinite one would make the whole batch NaN.
 _MAX_PLAY_RATIO = 100.0
 
 Features = dict[str, Any]
@@ -38,18 +38,17 @@ Features = dict[str, Any]
 def history_aggregates(
     inputs: Features, history_length: int, names: Sequence[str] = features.AGGREGATES
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """What a query at each position knows of its last `history_length` events.
+    """Computes the aggregates of the last `history_length` events at each position.
 
     Args:
       inputs: the raw ragged features of windows, [windows, (events)], in the order of time.
       history_length: N; position p sees events (p - N, p].
-      names: which aggregates; those of the catalog are for `catalog_aggregates`. What no aggregate needs is
-        not computed, and the inputs it would need may be missing.
+      names: the aggregates; `catalog_aggregates` computes those of the catalog. Inputs that no aggregate
+        needs may be missing.
 
     Returns:
       `is_listen` bool [events], and by column (`features.aggregate_columns`) float32 [events], over the flat
-      values of all windows. Numbers and seconds are as log(1 + x). Where there is nothing to take a mean or
-      a share of, it is zero.
+      values of all windows. Counts and seconds are log(1 + x). A mean or share of nothing is zero.
     """
     history = _History(inputs, history_length)
     columns: dict[str, tf.Tensor] = {}
@@ -68,20 +67,20 @@ def catalog_aggregates(
     history_length: int,
     names: Sequence[str],
 ) -> tf.Tensor:
-    """What a query at each position knows of its last `history_length` events through the catalog.
+    """Computes the aggregates of catalog features of the last `history_length` events at each position.
 
     Args:
-      rows: int32 [windows, events], of the catalog's columns; padding is at the end.
+      rows: int32 [windows, events], catalog rows; padding is at the end.
       is_listen: bool [windows, events], false in padding.
       artist_of: int32 [items], an item's first artist, -1 where it has none.
       length_of: float32 [items], z-scored, zero where unknown.
       history_length: N.
-      names: of aggregates; all but those of the catalog are passed over.
+      names: the aggregates; only those of the catalog count.
 
     Returns:
-      float32 [windows, events, aggregates] in the order of CATALOG_AGGREGATES, on a scale of their own
-      rather than train's: log(1 + distinct artists) / log(1 + N), and the mean length of the listens, an
-      unknown one counting as an average one.
+      float32 [windows, events, aggregates] in the order of CATALOG_AGGREGATES, scaled without train:
+      log(1 + distinct artists) / log(1 + N), and the mean length of the listens. An unknown length counts
+      as the average.
     """
     shape = tf.shape(rows, tf.int64)
     last = _LastEvents(tf.range(shape[0] + 1) * shape[1], history_length)
@@ -99,14 +98,14 @@ def catalog_aggregates(
 
 
 def is_label_event(event_type: tf.Tensor) -> tf.Tensor:
-    """True where an event is a listen rather than a reaction."""
+    """Tells listens, which can be labels, from reactions."""
     return (event_type == features.LISTEN) | (event_type == "")
 
 
 def prefix_sums(values: tf.Tensor) -> tf.Tensor:
-    """Sums of the first 0, 1, ... values, [values + 1]: int32 of flags, float64 of numbers.
+    """Sums the first 0, 1, ... values, [values + 1]: int32 for flags, float64 for numbers.
 
-    Exact, or in double precision, so that a difference of two does not depend on what else is in the batch.
+    Sums are exact, or in double precision. So a difference of two does not depend on the rest of the batch.
     """
     exact = tf.int32 if values.dtype == tf.bool else tf.float64
     return tf.pad(tf.cumsum(tf.cast(values, exact)), [[1, 0]])
@@ -116,16 +115,16 @@ class _LastEvents:
     """The last N events at every position of windows that lie one after the other.
 
     Attributes, int32 [events]: `position`; `window`, its number; `window_start`; `first`, the position of
-    the first event that is seen; `here`, the position after the last.
+    the first visible event; `here`, the position after the last.
     """
 
     def __init__(self, row_splits: tf.Tensor, history_length: int) -> None:
         self.history_length = history_length
-        # Half as wide as ids and times: a batch has fewer than 2^31 events.
+        # int32 suffices: a batch has fewer than 2^31 events.
         self.row_splits = row_splits = tf.cast(row_splits, tf.int32)
         events = row_splits[-1]
         ones = tf.ones_like(row_splits[1:])
-        # Not by tf.repeat, which makes a matrix as wide as the longest window.
+        # Not tf.repeat, which makes a matrix as wide as the longest window.
         begun = tf.math.unsorted_segment_sum(ones, row_splits[1:], events + 1)
         self.window = tf.cumsum(begun)[:-1]
         self.window_start = tf.gather(row_splits, self.window)
@@ -136,24 +135,24 @@ class _LastEvents:
     def total(
         self, sums: tf.Tensor, begin: tf.Tensor | None = None, end: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Sum, of prefix sums, over the events from `begin` (`first`) to before `end` (`here`), float32."""
+        """Computes, from prefix sums, the sum over events from `begin` (`first`) to before `end` (`here`)."""
         begin = self.first if begin is None else begin
         last = sums[1:] if end is None else tf.gather(sums, end)
         return tf.cast(last - tf.gather(sums, begin), tf.float32)
 
     def mean(self, sums: tf.Tensor, counts: tf.Tensor, end: tf.Tensor | None = None) -> tf.Tensor:
-        """Mean over the last events, zero where there are none."""
+        """Averages over the last events; zero where there are none."""
         return tf.math.divide_no_nan(self.total(sums, end=end), self.total(counts, end=end))
 
     def distinct(self, key: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
-        """Number of distinct keys among the last events that are `counted`, float32.
+        """Counts distinct keys among the last events that are `counted`, float32.
 
-        Each key is counted at its last occurrence: an event counts from its own position to before its
-        key's next one, or to where it is no longer seen.
+        Each key is counted at its last occurrence. An event counts from its own position to its key's next
+        occurrence, or to the position that no longer sees it.
         """
         at = _places(counted)
         keys = tf.gather(key, at)
-        # Stable: occurrences of a key stay in order. One in a later window comes after all that are seen.
+        # A stable sort keeps the order of a key's occurrences. Those of later windows come last.
         by = tf.argsort(keys, stable=True)
         at, keys = tf.gather(at, by), tf.gather(keys, by)
         window_end = tf.gather(self.row_splits, tf.gather(self.window, at) + 1)
@@ -166,7 +165,7 @@ class _LastEvents:
 
 
 class _History(_LastEvents):
-    """Windows of events, and what several aggregates need of them, computed when first asked for."""
+    """Windows of events, with intermediate results of several aggregates, computed at first use."""
 
     def __init__(self, inputs: Features, history_length: int) -> None:
         event_type = inputs[features.HISTORY_EVENT_TYPE]
@@ -175,7 +174,7 @@ class _History(_LastEvents):
         self.is_listen = is_label_event(event_type.flat_values)
 
     def flat(self, name: str) -> tf.Tensor:
-        """Values of a raw feature, [events]."""
+        """Returns the values of a raw feature, [events]."""
         return self._inputs[name].flat_values
 
     @cached_property
@@ -192,7 +191,7 @@ class _History(_LastEvents):
 
     @cached_property
     def seconds(self) -> tf.Tensor:
-        """When each event was, int64."""
+        """Timestamp of each event, int64."""
         return self.flat(features.HISTORY_TIMESTAMP)
 
     @cached_property
@@ -202,35 +201,35 @@ class _History(_LastEvents):
 
     @cached_property
     def is_away(self) -> tf.Tensor:
-        """Whether the request begins a new session."""
+        """Flags of requests that begin a new session."""
         return self.waited > SESSION_GAP_SECONDS
 
     @cached_property
     def now(self) -> tf.Tensor:
-        """The time that the query knows: the request's where it begins a session, else the seed's."""
+        """Time visible to the query: the request's where it begins a session, else the seed's."""
         return tf.where(self.is_away, self.flat(features.REQUEST_TIMESTAMP), self.seconds)
 
     @cached_property
     def session_start(self) -> tf.Tensor:
-        """Position of the first event seen of the session, int32."""
+        """Position of the first visible event of the session, int32."""
         pause = self.seconds[1:] - self.seconds[:-1] > SESSION_GAP_SECONDS
         begins = tf.concat([[True], pause], 0)[: tf.size(self.seconds)]
         session = tf.cumsum(tf.cast(begins, tf.int32)) - 1
         return tf.maximum(tf.gather(_places(begins), session), self.first)
 
     def _within_window(self, seconds: tf.Tensor) -> tf.Tensor:
-        """Times from the beginning of their window, cut off where they would not fit into a key."""
+        """Computes seconds since the window's start, clipped to the bits of a sort key."""
         opening = tf.gather(self.seconds, self.window_start)
         return tf.clip_by_value(seconds - opening, 0, _LATEST)
 
     @cached_property
     def _window_keys(self) -> tf.Tensor:
-        """What is added to a time within its window to make a key that sorts by window and time."""
+        """Window part of sort keys; plus seconds since the window's start it sorts by window and time."""
         return tf.bitwise.left_shift(tf.cast(self.window, tf.int64), tf.constant(_TIME_BITS, tf.int64))
 
     @cached_property
     def _listen_keys(self) -> tf.Tensor:
-        """Of listens alone, in their order."""
+        """Sort keys of the listens, in their order."""
         keys = self._window_keys + self._within_window(self.seconds)
         return tf.gather(keys, _places(self.is_listen))
 
@@ -240,18 +239,18 @@ class _History(_LastEvents):
 
     @cached_property
     def _unseen_listens(self) -> tf.Tensor:
-        """Number of listens in the batch before the first event that is seen."""
+        """Number of listens in the batch before the first visible event."""
         return tf.gather(self.listens, self.first)
 
     def listens_within(self, seconds: int) -> tf.Tensor:
-        """Number of listens begun less than so many seconds before now, int32."""
+        """Counts listens that began less than `seconds` before now, int32."""
         since = tf.maximum(self._now_within_window - (seconds - 1), 0)
         before = tf.searchsorted(self._listen_keys, self._window_keys + since)
         return tf.maximum(self.listens[1:] - tf.maximum(before, self._unseen_listens), 0)
 
 
 def _places(flags: tf.Tensor) -> tf.Tensor:
-    """Where flags are set, int32."""
+    """Returns the indices of set flags, int32."""
     return tf.cast(tf.where(flags)[:, 0], tf.int32)
 
 
@@ -262,7 +261,7 @@ def _mean_play_ratio(history: _History) -> Columns:
     ratio = history.flat(features.HISTORY_PLAY_RATIO)
     played = history.is_listen & (ratio >= 0)
     sums = prefix_sums(tf.where(played, tf.minimum(ratio, _MAX_PLAY_RATIO), 0.0))
-    # To before the seed, which still plays.
+    # Without the seed, which still plays.
     return (history.mean(sums, prefix_sums(played), end=history.position),)
 
 
@@ -283,7 +282,7 @@ def _repeat_rate(history: _History) -> Columns:
 
 
 def _seconds_since_previous(history: _History) -> Columns:
-    """From the listen before to this event; zero where none is seen."""
+    """Computes seconds since the listen before this event; zero where none is visible."""
     before = history.listens[:-1] - 1
     if_any = tf.gather(tf.concat([_places(history.is_listen), [0]], 0), tf.maximum(before, 0))
     is_seen = (before >= 0) & (if_any >= history.first)
@@ -302,7 +301,7 @@ def _session_seconds(history: _History) -> Columns:
 
 
 def _cyclic(share: tf.Tensor) -> Columns:
-    """Sine and cosine of a share of a cycle."""
+    """Computes sine and cosine of a share of a cycle."""
     angle = 2 * math.pi * tf.cast(share, tf.float32)
     return tf.sin(angle), tf.cos(angle)
 
@@ -327,6 +326,6 @@ _AGGREGATES: dict[str, Callable[[_History], Columns]] = {
     features.SESSION_POSITION: _session_position,
     features.SESSION_SECONDS: _session_seconds,
     features.HOUR_OF_DAY: lambda history: _cyclic(history.now % DAY / DAY),
-    # Counted from the data's own beginning of time, which need not be a Monday.
+    # Days count from the zero of the data's timestamps, which need not be a Monday.
     features.DAY_OF_WEEK: lambda history: _cyclic(history.now // DAY % 7 / 7),
 }

@@ -1,8 +1,7 @@
-"""One preprocessing for training, evaluation and serving: Transform's graphs over windows and items.
+"""Preprocessing for training, evaluation and serving: Transform's graphs over windows and items.
 
-Every position of a window is treated as a query that sees its last N events. The same function runs over
-a request's history, which is one window read at its last position, so what is computed here in training is
-what is served.
+Every position of a window is a query that sees its last N events. A request's history is one window with a
+query at its last position. Serving runs the same function over it, so training and serving agree.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from two_tower.schema import features
 from two_tower.trainer.model.column_embeddings import COLUMN_EMBEDDINGS, Form
 from two_tower.trainer.model.history_aggregates import history_aggregates
 
-# Of the values of a column, as of the words of a text, so many of the most frequent are told apart.
+# Vocabulary size of a column: its most frequent values, or words of a text.
 MAX_VALUES = 50_000
 
 Features = dict[str, Any]
 
 
 def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Features:
-    """Windows to tower inputs.
+    """Transforms windows to tower inputs.
 
     Args:
       inputs: raw features, ragged [windows, (events)] but for `user_id` [windows, 1].
@@ -50,7 +49,7 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
     flat_step = label_step.flat_values
     at_query = tf.where(flat_step > 0)[:, 0]
     label_item = tf.gather(item_id.flat_values, at_query + tf.gather(flat_step, at_query))
-    # Its counts are Q, the sampling probability of in-batch negatives.
+    # The counts give Q, the sampling probability of in-batch negatives.
     tft.vocabulary(label_item, vocab_filename=features.LABEL_VOCABULARY, store_frequency=True)
 
     outputs: Features = {
@@ -81,7 +80,7 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
         outputs[features.ELAPSED_SECONDS] = timestamp.with_flat_values(
             timestamp.flat_values - tf.gather(timestamp.flat_values, begin)
         )
-    # Zero from the end of train on, before any scaling: the model is asked for "now".
+    # Zero from the end of train on, before any scaling: serving asks for "now".
     age = tf.maximum(tf.cast(newest_request - request.flat_values, tf.float32), 0.0) / 86_400.0
     outputs[features.EXAMPLE_AGE] = request.with_flat_values(age)
 
@@ -90,7 +89,7 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
     outputs[features.IS_LISTEN] = timestamp.with_flat_values(tf.cast(is_listen, tf.int64))
     if not aggregates:
         return outputs
-    # All in one matrix: every analyzer costs Transform seconds, however little it has to look at.
+    # One matrix: every analyzer costs Transform seconds, even for little data.
     values = tf.stack(list(aggregates.values()), axis=1)
     observed = tf.boolean_mask(values, is_query.flat_values)
     spread = tf.sqrt(tft.var(observed, reduce_instance_dims=False))
@@ -102,7 +101,7 @@ def preprocessing_fn(inputs: Features, custom_config: dict[str, Any]) -> Feature
 
 
 def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | None = None) -> Features:
-    """Items to tower inputs.
+    """Transforms items to tower inputs.
 
     Args:
       inputs: `item_id` and `item_length` [items, 1], `artist_id` and `album_id` ragged [items, (ids)].
@@ -178,7 +177,7 @@ def _z_scored(values: tf.Tensor) -> tf.Tensor:
     sums = tft.sum(tf.stack([weight, exact, exact**2], axis=1), reduce_instance_dims=False)
     mean = tf.math.divide_no_nan(sums[1], sums[0])
     variance = tf.math.divide_no_nan(sums[2], sums[0]) - mean**2
-    # Numbers that are all alike say nothing; what is left of their variance is rounding.
+    # A constant column becomes zero; the rest of its variance is rounding.
     spread = tf.where(variance > 1e-10 * mean**2, tf.sqrt(tf.maximum(variance, 0.0)), 0.0)
     scaled = tf.math.divide_no_nan(exact - mean, spread)
     return tf.cast(tf.where(known, scaled, 0.0), tf.float32)

@@ -1,8 +1,8 @@
-"""Random numbers of training steps: they follow from the seed, the step, and what they are drawn for.
+"""Stateless random numbers of training steps, determined by seed, step, replica and number of the draw.
 
-TensorFlow's stateful random numbers depend on all that was drawn before, and their state is in no checkpoint.
-These depend on nothing before, so that a training that goes on from a checkpoint draws what it would have
-drawn, and replicas draw apart or alike, as asked.
+TensorFlow's stateful random numbers depend on all earlier draws, and no checkpoint holds their state. These
+do not. So a training resumed from a checkpoint draws the same numbers as one that was never killed. Replicas
+draw different or the same numbers, as requested.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 class _Source(threading.local):
-    """Where numbers come from at present: each replica of a strategy is traced in a thread of its own."""
+    """Current source of random numbers, by thread: a strategy traces each replica in its own thread."""
 
     seed: int | None = None
     step: tf.Tensor
@@ -28,7 +28,7 @@ _source = _Source()
 
 @contextlib.contextmanager
 def drawing(seed: int, step: tf.Tensor) -> Iterator[None]:
-    """Inside, the functions of this module draw for a step; outside they draw as TensorFlow does.
+    """Sets the step for which this module draws. Outside the context it draws as TensorFlow does.
 
     Args:
       seed: from 0 to 2^31 - 1.
@@ -60,22 +60,25 @@ def uniform(
 
 
 def shuffled(values: tf.Tensor) -> tf.Tensor:
-    """`values` [any, ...] in random order of the first dimension."""
+    """Shuffles `values` [any, ...] along the first dimension."""
     if _source.seed is None:
         return tf.random.shuffle(values)
     return tf.random.experimental.stateless_shuffle(values, _next_seed())
 
 
 class Dropout(tf.keras.layers.Layer):
-    """Keras's Dropout, with the random numbers of this module: of any shape, to the same shape."""
+    """Dropout like Keras's, with the random numbers of this module; any shape."""
 
     def __init__(self, rate: float, name: str | None = None) -> None:
-        """`rate`: chance that a number becomes zero; the others grow by 1 / (1 - rate)."""
+        """Args:
+        rate: the probability that a number becomes zero; the others grow by 1 / (1 - rate).
+        name: of the layer.
+        """
         super().__init__(name=name)
         self._rate = rate
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """As it is unless `training`."""
+        """Applies dropout in training; else returns the inputs."""
         if not training or not self._rate:
             return inputs
         kept = uniform(tf.shape(inputs)) >= self._rate
@@ -83,7 +86,7 @@ class Dropout(tf.keras.layers.Layer):
 
 
 def _next_seed(same_on_all_replicas: bool = False) -> tf.Tensor:
-    """int64 [2]: the seed and which draw of the step it is, the step and the replica."""
+    """Returns the next seed, int64 [2]: seed and number of the draw; step and replica."""
     _source.calls += 1
     of_replica = tf.zeros([], tf.int64) if same_on_all_replicas else (_source.replica + 1) * 2**40
     assert _source.seed is not None

@@ -1,13 +1,13 @@
-"""What speaks for an item again: scores of their own for the items of a query's history.
+"""Repeat head: an extra score for items in the user's history.
 
-A vector can say what kind of item comes next, but not well which of a hundred it was: their sum has every
-other item of their kind close by, and what is played again is not what is popular. So an item of the history
-scores what any item does, the inner product of query and candidate, and on top a bonus, which follows from
-how long ago, how often and how far it was played and from the query; repeating and exploring are told apart
-after "RepeatNet" (2019).
+A query embedding tells the kind of the next item, but poorly which of a hundred heard items it is. All items
+of the same kind are near the sum of their embeddings, and replayed items need not be popular. So an item of
+the history scores the inner product of query and candidate plus a bonus. The bonus depends on the query, and
+on how long ago, how often and how far the item was played. "RepeatNet" (2019) separates repeating and
+exploring in this way.
 
-The bonus is never negative. So the best k of all items are among the best k by inner product, which any index
-finds, and the items of the history, which are few: whoever serves joins the two.
+The bonus is never negative. So the best k items are among the best k by inner product, which any index
+finds, and the few items of the history. Serving joins the two.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from two_tower.trainer.model.windows import Positions, Windows
 from two_tower.trainer.settings import TrainerConfig
 
 _UNITS = 16
-# What is beside the history's items, all other items together, is no linear function of the query.
+# A hidden layer: the share of all other items is no linear function of the query.
 _QUERY_UNITS = 64
-# Few items come again: until something is learnt, a bonus is next to nothing.
+# Initialisation of the bonus near zero: few items are repeated.
 _INITIAL = -3.0
 # A bonus of zero has no logarithm.
 _LEAST = 1e-6
 
 
 class Repeats(NamedTuple):
-    """The items among the last N events of queries, newest first, each once: where it was listened to last.
+    """The items among the last N events of queries, newest first, each at its last listen.
 
     Attributes:
-        rows: int32 [queries, N], catalog rows; -1 where an event is no listen, or an older one of an item.
-        product: float32 [queries, N], of the query's embedding and the item's, which no gradient reaches.
-        bonus: float32 [queries, N], what is added to it: at least 0.
+        rows: int32 [queries, N], catalog rows; -1 where an event is no listen, or an item's earlier listen.
+        product: float32 [queries, N], inner products of query and item embeddings, without gradient.
+        bonus: float32 [queries, N], the bonus added to the product; at least 0.
     """
 
     rows: tf.Tensor
@@ -44,37 +44,43 @@ class Repeats(NamedTuple):
 
     @property
     def score(self) -> tf.Tensor:
-        """What an item of the history scores, float32 [queries, N]."""
+        """Scores of the items of the history, float32 [queries, N]."""
         return self.product + self.bonus
 
     def log_excess(self, temperature: tf.Tensor) -> tf.Tensor:
-        """log(e^(score / temperature) - e^(product / temperature)), [queries, N].
+        """Computes log(e^(score / temperature) - e^(product / temperature)), [queries, N].
 
-        It is what an item has beyond what the softmax counts for any; next to nothing where `rows` are -1.
+        It is an item's addition to the softmax's sum beyond its inner product. It is negligible where `rows`
+        are -1.
         """
         bonus = tf.maximum(self.bonus / temperature, _LEAST)
         excess = self.product / temperature + bonus + tf.math.log(-tf.math.expm1(-bonus))
         return tf.where(self.rows >= 0, excess, excess.dtype.min / 100)
 
     def bonus_of(self, row: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Of a catalog row a query, int32 [queries]: whether the history has it, and its bonus, [queries]."""
+        """Looks up a catalog row for each query, int32 [queries]: is it in the history, and its bonus."""
         is_it = self.rows == row[:, tf.newaxis]
         return tf.reduce_any(is_it, axis=1), tf.reduce_sum(tf.where(is_it, self.bonus, 0.0), axis=1)
 
 
 class RepeatHead(tf.keras.layers.Layer):
-    """The bonus of each item that a query has in its history."""
+    """Layer that computes the bonus of each item in a query's history."""
 
     def __init__(
         self, history_length: int, unknown_row: int, config: TrainerConfig, reads_aggregates: bool = True
     ) -> None:
-        """`unknown_row`: the catalog row of items that are in no catalog, which are not recommended."""
-        # Whatever precision the towers have: what it makes is added to logits.
+        """Args:
+        history_length: N.
+        unknown_row: the catalog row of unknown items, which are not recommended.
+        config: the settings.
+        reads_aggregates: whether the bonus depends on history aggregates.
+        """
+        # float32 in any precision of the towers: the bonus is added to logits.
         super().__init__(name="repeats", dtype="float32", autocast=False)
         self._history_length = history_length
         self._unknown_row = unknown_row
         self._reads_aggregates = reads_aggregates
-        # In which scores are, while what is learnt is of the size of logits.
+        # Scores are logits times the temperature; the layers compute logits.
         self._temperature = config.temperature
         self._of_event = tf.keras.layers.Dense(_UNITS, dtype="float32", name="repeats_of_event")
         self._query_hidden = tf.keras.layers.Dense(
@@ -97,7 +103,7 @@ class RepeatHead(tf.keras.layers.Layer):
         query_embedding: tf.Tensor,
         embed: Callable[[tf.Tensor], tf.Tensor],
     ) -> Repeats:
-        """See `Windows` and `Positions`.
+        """Computes products and bonuses of the history's items.
 
         Args:
           windows: of the positions.
@@ -127,7 +133,7 @@ class RepeatHead(tf.keras.layers.Layer):
         product = _products(windows, positions, query_embedding, embed, at)
 
         ratio = read(windows.play_ratio)
-        # While the seed plays, nobody knows how far it will be.
+        # The play ratio of the seed is unknown while it plays.
         is_known = (ratio >= 0) & (ago > 0)
         of_event = [
             tf.stop_gradient(product) / self._temperature,
@@ -151,7 +157,7 @@ class RepeatHead(tf.keras.layers.Layer):
 
 
 def _times_heard_before(rows: tf.Tensor) -> tf.Tensor:
-    """How many of the events before each place have the item of each event, [windows, events, events + 1].
+    """Counts, for each event, its item among the events before each place, [windows, events, events + 1].
 
     `rows` int32 [windows, events].
     """
@@ -166,13 +172,15 @@ def _products(
     embed: Callable[[tf.Tensor], tf.Tensor],
     at: tf.Tensor,
 ) -> tf.Tensor:
-    """Inner products of queries and events of their windows, [positions, N]; see `RepeatHead.call`.
+    """Computes inner products of queries and events of their windows, [positions, N].
+
+    For other arguments see `RepeatHead.call`.
 
     Args:
-      at: int32 [positions, N], the events' places among those of all windows.
+      at: int32 [positions, N], the indices of events among those of all windows.
 
-    All queries of a window and all its events are one product of matrices: what a query does not ask for is
-    less work than to copy what it does.
+    One matrix product takes all queries of a window and all its events. Unused products cost less than
+    copies of the embeddings.
     """
     count, events = tf.unstack(tf.shape(windows.rows))
     distinct, place = tf.unique(tf.reshape(windows.rows, [-1]))
@@ -181,7 +189,7 @@ def _products(
     # Each query's number within its window.
     is_of = tf.one_hot(positions.window, count, dtype=tf.int32)
     number = tf.reduce_sum(is_of * tf.cumsum(is_of, exclusive=True), axis=1)
-    most = tf.maximum(tf.reduce_max(number), 0) + 1  # of no query the maximum is the least of all numbers
+    most = tf.maximum(tf.reduce_max(number), 0) + 1  # without queries the maximum is the least int32
     queries = tf.scatter_nd(
         tf.stack([positions.window, number], axis=1),
         query_embedding,

@@ -1,7 +1,7 @@
-"""The towers as a SavedModel: raw ids and times in, embeddings out.
+"""Signatures of the towers' SavedModel: raw ids and times in, embeddings out.
 
-What the signatures run is Transform's own graph and the towers that were trained; a request is one window
-read at its last listen.
+A signature runs Transform's graph and the trained towers. A request is one window with a query at its last
+listen.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from two_tower.schema import features
 from two_tower.schema.request_inputs import ITEM, LIST, PER_QUERY, QUERY_INPUTS, RequestInput
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.model.history_aggregates import is_label_event
-from two_tower.trainer.model.towers import CandidateTower, QueryTower, windows_of
-from two_tower.trainer.model.windows import Positions
+from two_tower.trainer.model.towers import CandidateTower, QueryTower
+from two_tower.trainer.model.windows import Positions, windows_of
 
 Tensors = dict[str, tf.Tensor]
 
@@ -48,8 +48,8 @@ def tensor_spec(one: RequestInput) -> tf.TensorSpec:
 def signature(function: Callable[[Tensors], Tensors], inputs: Sequence[RequestInput]) -> Any:
     """Makes a tf.function whose parameters are `inputs`, of a function of the tensors by name.
 
-    tf.function reads names and defaults off a function's signature, which for columns that the settings
-    name can only be made here.
+    tf.function takes names and defaults from a function's signature. The settings name the columns, so
+    only code can make that signature.
     """
 
     def by_place(*values: tf.Tensor) -> Tensors:
@@ -91,8 +91,14 @@ class Towers(tf.Module):
         history_length: int,
         resolved: ResolvedFeatures,
     ) -> None:
-        """`transform`: TFTransformOutput.transform_features_layer() of the interactions; `resolved`: what it
-        was made for."""
+        """Args:
+        transform: TFTransformOutput.transform_features_layer() of the interactions.
+        table: the catalog.
+        query_tower: trained.
+        candidate_tower: trained.
+        history_length: N.
+        resolved: the features of `transform`.
+        """
         super().__init__(name="towers")
         self._transform = transform
         self._table = table
@@ -104,16 +110,16 @@ class Towers(tf.Module):
         self.query_embedding = signature(self._query_embedding, query_inputs(resolved.users))
 
     def _query_embedding(self, inputs: Tensors) -> Tensors:
-        """Histories to `embedding` [queries, embedding_dim].
+        """Returns `embedding` [queries, embedding_dim] of histories.
 
-        With `trainer.repeat_head` also `repeat_item_id` int64 and `repeat_score` float32, [queries, N]: what
-        the items of the history score, in the place of their inner products; -1 and -inf where there are
-        fewer. The best items are the best of these and of those with the largest inner products.
+        With the part repeat_head there are also `repeat_item_id` int64 and `repeat_score` float32,
+        [queries, N]. They are the scores of the history's items, instead of their inner products; -1 and
+        -inf where there are fewer. The best items are the best of these and of the inner products.
         """
         history_item_id = inputs[features.HISTORY_ITEM_ID]
         shape = tf.shape(history_item_id)
         event_type = tf.broadcast_to(inputs[features.HISTORY_EVENT_TYPE], shape)
-        # The query is the last listen: reactions after it are to what is still playing.
+        # The query is at the last listen, the seed item. Later reactions are to the seed, which still plays.
         is_listen = is_label_event(event_type)
         index = tf.range(shape[1])
         present = history_item_id >= 0
@@ -144,7 +150,7 @@ class Towers(tf.Module):
                 **{spec.name: _as_raw(inputs[spec.name], spec, shape[0]) for spec in self._users},
             }
         )
-        # The example age is the label's: a request is for now, whatever time it carries.
+        # The example age is the label's. A request is for now, whatever its timestamp.
         transformed = {name: value for name, value in transformed.items() if name != features.EXAMPLE_AGE}
         positions = Positions(window=tf.range(shape[0]), event=tf.cast(lengths, tf.int32) - 1)
         windows = windows_of(transformed, self._table, self._history_length, self._aggregates)
@@ -162,12 +168,12 @@ class Towers(tf.Module):
 
     @tf.function(input_signature=[tensor_spec(ITEM)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Item ids to `embedding` [items, embedding_dim]; an unknown id is an item of unknown features."""
+        """Returns `embedding` [items, embedding_dim] of ids; an unknown id is an item without features."""
         return {"embedding": self._candidate_tower(self._table.rows_of(item_id))}
 
     @tf.function(input_signature=[])
     def catalog(self) -> dict[str, tf.Tensor]:
-        """`item_id` int64 [items]: all that can be recommended, in ascending order."""
+        """Returns `item_id` int64 [items]: all candidates, ascending."""
         return {features.ITEM_ID: self._table.candidate_id.read_value()}
 
     def save(self, path: str) -> None:

@@ -1,0 +1,46 @@
+"""Settings of the loss resolved by the data: the loss of `trainer.softmax=auto`, and the repeat head."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from two_tower.trainer.loss.loss_registry import AUTO, FULL, SAMPLED
+from two_tower.trainer.settings import REPEAT_HEAD, STREAMING, TrainerConfig
+
+_log = logging.getLogger(__name__)
+
+# Most scores, labels times items, of a step of the full softmax: loss and gradient take two seconds of a core
+# and 5 GB. An item's tower and gradient take as long as 500 of its scores; _MOST_ITEMS limits them.
+_MOST_SCORES = 8_192 * 50_000
+_MOST_ITEMS = 200_000
+
+
+def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConfig:
+    """Resolves `trainer.softmax=auto` to full or sampled.
+
+    Args:
+      config: the settings.
+      items: the catalog's size.
+      labels: the mean number of labels a step.
+    """
+    if config.softmax != AUTO:
+        return config
+    softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
+    _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
+    unused = [f"negatives.{name}" for name in ("uniform", "memory") if getattr(config.negatives, name)]
+    unused += ["frequency.estimate=streaming"] * (config.frequency.estimate == STREAMING)
+    if softmax == FULL and unused:
+        _log.warning(
+            "All items are negatives: %s changes nothing; set trainer.softmax=sampled to use it.",
+            ", ".join(f"trainer.{name}" for name in unused),
+        )
+    return dataclasses.replace(config, softmax=softmax)
+
+
+def repeats_for(config: TrainerConfig, repeats_recommendable: bool) -> TrainerConfig:
+    """Removes the part repeat_head where items that a user had are not recommended again."""
+    if repeats_recommendable or REPEAT_HEAD not in config.parts:
+        return config
+    _log.info("trainer.parts: repeat_head is left out, as items that a user had are not recommended again.")
+    return dataclasses.replace(config, parts=tuple(part for part in config.parts if part != REPEAT_HEAD))
