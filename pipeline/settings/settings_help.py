@@ -1,7 +1,4 @@
-"""Settings for readers: the listings of `--help` and `--help-all`, and the page docs/reference/settings.md.
-
-`python -m two_tower.pipeline.settings.settings_help` prints the page.
-"""
+"""Settings for readers: listings of `--help` and `--help-all`, and the page docs/reference/settings.md."""
 
 from __future__ import annotations
 
@@ -23,7 +20,6 @@ from two_tower.pipeline.settings.pipeline_config import (
 
 _WIDTH = 100
 _INDENT = " " * 8
-PAGE = "docs/reference/settings.md"
 
 _HEADER = """\
 settings:
@@ -45,7 +41,7 @@ settings:
 _PAGE_HEADER = """\
 # Settings
 
-<!-- Written by `python -m two_tower.pipeline.settings.settings_help`: change the declarations instead. -->
+<!-- Written by `scripts/generate_reference.py` from the declarations. -->
 
 `two-tower run --help` lists the settings that matter first, `--help-all` all of them. A setting is given by
 `--set trainer.epochs=4`, or in a config file (`--config`); both are laid over a preset. An entry with a sign
@@ -130,8 +126,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e12 else f"{value:g}"
 
 
-def page() -> str:
-    """Returns docs/reference/settings.md."""
+def settings_reference() -> str:
+    """Returns docs/reference/settings.md: every setting by section, experimental ones last."""
     whole = [one for one in types().values() if not one.setting.experimental]
     tried = [one for one in types().values() if one.setting.experimental]
     count = len({one.block or one.name for one in types().values()})
@@ -179,7 +175,3 @@ def _of_presets(one: Declaration) -> Iterator[tuple[str, str]]:
         value = settings(preset).get(one.name, one.default)
         if value != one.default:
             yield name, value_text(value)
-
-
-if __name__ == "__main__":
-    print(page(), end="")
