@@ -163,12 +163,12 @@ def create_pipeline(
 class _Described:
     """Statistics, schemas and anomalies of the windows and of the catalog, in DAG order."""
 
-    statistics: StatisticsGen
-    catalog_statistics: StatisticsGen
-    interaction_schema: CuratedSchema
-    catalog_schema: CuratedSchema
-    validator: ExampleValidator
-    catalog_validator: ExampleValidator
+    statistics: BaseComponent
+    catalog_statistics: BaseComponent
+    interaction_schema: BaseComponent
+    catalog_schema: BaseComponent
+    validator: BaseComponent
+    catalog_validator: BaseComponent
 
     def nodes(self) -> list[BaseComponent]:
         """Returns the nodes in DAG order."""
@@ -201,11 +201,11 @@ def _describe(examples: BaseChannel, catalog: BaseChannel, resolved: ResolvedFea
 class _Validation:
     """Drift, skew and the anomaly gate, in DAG order."""
 
-    comparable: ComparableStatistics
-    drift: DistributionValidator
-    skew: DistributionValidator
-    anomaly_gate: AnomalyGate
-    approved: ApprovedStatistics
+    comparable: BaseComponent
+    drift: BaseComponent
+    skew: BaseComponent
+    anomaly_gate: BaseComponent
+    approved: BaseComponent
 
     def nodes(self) -> list[BaseComponent]:
         """Returns the nodes in DAG order."""
