@@ -1,8 +1,8 @@
-"""The kinds of columns that can become features: one object defines each.
+"""Kinds of columns that can become features; one object defines each.
 
-Examples, schema, statistics, requests and slices follow from a kind's facts, which stand here. What Transform
-and the towers do with its columns stands in `trainer/model/column_embeddings.py`. A new kind has an entry in
-both, and a test. Nothing here imports TensorFlow.
+Examples, schema, statistics, requests and slices follow from the definitions in this module.
+`trainer/model/column_embeddings.py` defines the columns in Transform and in the towers. A new kind needs an
+entry in both modules and a test. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class ColumnKind:
         name: the kind's name in settings, as in `features.items=title:text`.
         types: classes of the column's Arrow type: "string", "bool", "int", "float", or "list of" one of
             these. A column of nulls alone can be of any kind.
-        encode: a column's values and the width to lists, one a row, as Examples hold them. Null, NaN and the
-            empty text are absent values. Raises BrokenValue.
+        encode: encodes a column's values, given the width, as one list per row, as Examples hold them. Null,
+            NaN and the empty text are absent values. Raises BrokenValue.
         value_type: "text" (bytes) or "number" (float32), in Examples, schema and requests.
-        per_row: number of values a row has: at most "one", "any", or always as many as the "width".
+        per_row: number of values in a row: at most "one", "any", or always the "width".
         compared_as: measure of drift and skew: the shares of "categories", the histogram of "numbers", or
-            None. Categories are also what evaluation slices by.
+            None. Evaluation slices by categories.
         request_note: description of the request's input, after the column's name.
     """
 
@@ -45,22 +45,22 @@ class ColumnKind:
 
     @property
     def is_number(self) -> bool:
-        """True where the values are numbers."""
+        """True if the values are numbers."""
         return self.value_type == "number"
 
     @property
     def is_list(self) -> bool:
-        """True where a request sends a list of values, not one value."""
+        """True if a request sends a list of values, not one value."""
         return self.per_row != "one"
 
     @property
     def has_width(self) -> bool:
-        """True where every row has the same number of values."""
+        """True if every row has the same number of values."""
         return self.per_row == "width"
 
     @property
     def is_category(self) -> bool:
-        """True where the values tell groups of users or items apart."""
+        """True if the values distinguish groups of users or items."""
         return self.compared_as == "categories"
 
     @property
@@ -70,12 +70,12 @@ class ColumnKind:
 
     @property
     def absent(self) -> str | float:
-        """A request's value where there is none; where every row has a width, each of the values."""
+        """Absent value in a request; with a width, each of the values."""
         return absent_value(self.dtype, self.has_width)
 
 
 class BrokenValue(ValueError):
-    """A value that its kind does not allow; `row` is its place, `found` the fault, after "has"."""
+    """Value that its kind does not allow; `row` is its row, `found` the fault, after "has"."""
 
     def __init__(self, row: int, found: str) -> None:
         super().__init__(f"row {row} has {found}")
@@ -89,9 +89,9 @@ def dtype_of(value_type: Literal["text", "number"]) -> str:
 
 
 def absent_value(dtype: str, has_width: bool) -> str | float:
-    """Returns a request's value where there is none, by what a signature tells of an input.
+    """Returns the absent value in a request, from an input's type and shape.
 
-    An earlier model's signature tells no kind, so the absent value must follow from type and shape alone.
+    A signature does not name the kind, so the absent value must follow from type and shape alone.
     """
     if dtype == "string":
         return ""
@@ -102,17 +102,17 @@ def absent_value(dtype: str, has_width: bool) -> str | float:
 
 
 def encode_text(values: pa.Array, width: int = 0) -> pa.ListArray:
-    """Encodes one text a row, or none: numbers are decimal, booleans "true" and "false"."""
+    """Encodes one text per row, or none: numbers are decimal, booleans "true" and "false"."""
     return _present(_texts(values))
 
 
 def encode_number(values: pa.Array, width: int = 0) -> pa.ListArray:
-    """Encodes one number a row, or none; booleans are 0 and 1."""
+    """Encodes one number per row, or none; booleans are 0 and 1."""
     return _present(_numbers(values))
 
 
 def encode_texts(values: pa.Array, width: int = 0) -> pa.ListArray:
-    """Encodes any number of texts a row; absent ones are left out."""
+    """Encodes any number of texts per row, without absent ones."""
     if pa.types.is_null(values.type):
         offsets = np.zeros(len(values) + 1, np.int32)
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array([], pa.binary()))
@@ -123,10 +123,10 @@ def encode_texts(values: pa.Array, width: int = 0) -> pa.ListArray:
 
 
 def encode_vector(values: pa.Array, width: int) -> pa.ListArray:
-    """Encodes always `width` numbers a row: zeros where there is no vector.
+    """Encodes `width` numbers per row; a row without a vector has zeros.
 
     Raises:
-      BrokenValue: a vector has another width, or a value that is null or not finite.
+      BrokenValue: a vector has another width, or a value is null or not finite.
     """
     vectors = np.zeros((len(values), width), np.float32)
     if not pa.types.is_null(values.type):
@@ -142,7 +142,7 @@ def encode_vector(values: pa.Array, width: int) -> pa.ListArray:
 
 
 def _present(values: pa.Array) -> pa.ListArray:
-    """Makes a list of one where there is a value, else of none."""
+    """Wraps each value in a list; an absent value gives an empty list."""
     valid = values.is_valid().to_numpy(zero_copy_only=False)
     offsets = np.append(0, np.cumsum(valid)).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values.drop_null())
@@ -163,7 +163,7 @@ def _numbers(values: pa.Array) -> pa.Array:
         values = values.cast(pa.int8())
     if pa.types.is_decimal(values.type) or pa.types.is_null(values.type):
         values = values.cast(pa.float64())
-    # NumPy rounds to float32 what Arrow's cast would refuse.
+    # NumPy rounds to float32; Arrow's cast would refuse inexact values.
     rounded = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(np.float32)
     known = values.is_valid().to_numpy(zero_copy_only=False) & ~np.isnan(rounded)
     return pa.array(rounded, mask=~known)
@@ -178,7 +178,7 @@ def _lengths(values: pa.Array) -> np.ndarray:
 
 # ── The kinds ───────────────────────────────────────────────────────────────────────────────────────────
 
-# The value's embedding.
+# Embedding of the value.
 CATEGORICAL = ColumnKind(
     "categorical",
     types=frozenset({"string", "bool", "int"}),
@@ -186,9 +186,9 @@ CATEGORICAL = ColumnKind(
     value_type="text",
     per_row="one",
     compared_as="categories",
-    request_note=', a number in decimal; "": not known',
+    request_note=', a number in decimal; "": unknown',
 )
-# The mean embedding of the values.
+# Mean embedding of the values.
 MULTI_VALUED = ColumnKind(
     "multi_valued",
     types=frozenset({"list of string", "list of int"}),
@@ -198,7 +198,7 @@ MULTI_VALUED = ColumnKind(
     compared_as="categories",
     request_note='; "" is padding',
 )
-# The z-scored number.
+# z-scored number.
 NUMERIC = ColumnKind(
     "numeric",
     types=frozenset({"bool", "int", "float"}),
@@ -206,9 +206,9 @@ NUMERIC = ColumnKind(
     value_type="number",
     per_row="one",
     compared_as="numbers",
-    request_note="; NaN: not known",
+    request_note="; NaN: unknown",
 )
-# The mean embedding of the words.
+# Mean embedding of the words.
 TEXT = ColumnKind(
     "text",
     types=frozenset({"string"}),
@@ -216,9 +216,9 @@ TEXT = ColumnKind(
     value_type="text",
     per_row="one",
     compared_as=None,
-    request_note='; "": not known',
+    request_note='; "": unknown',
 )
-# A learnt projection of the vector, which itself stays as it is.
+# Learned projection of the vector, which is not trained.
 VECTOR = ColumnKind(
     "vector",
     types=frozenset({"list of int", "list of float"}),
@@ -226,10 +226,10 @@ VECTOR = ColumnKind(
     value_type="number",
     per_row="width",
     compared_as=None,
-    request_note="; zeros: not known",
+    request_note="; zeros: unknown",
 )
 
-# By name. Of the kinds that a column's type allows, the first one here is the default.
+# Kinds by name. A column's default kind is the first that its type allows.
 KINDS: dict[str, ColumnKind] = {
     kind.name: kind for kind in (CATEGORICAL, MULTI_VALUED, NUMERIC, TEXT, VECTOR)
 }
@@ -244,12 +244,12 @@ def allowed_kinds(arrow_type: str) -> tuple[str, ...]:
     """Returns the kinds that a column of this type (Arrow's, as text) can have, the default first."""
     in_list = _LIST.fullmatch(arrow_type)
     found = f"list of {_scalar_class(in_list[1])}" if in_list else _scalar_class(arrow_type)
-    # Nothing but nulls: any kind has a value for "absent".
+    # A column of nulls can have any kind, since every kind has an absent value.
     return tuple(kind.name for kind in KINDS.values() if found in kind.types or found == "null")
 
 
 def fixed_size(arrow_type: str) -> int:
-    """Returns the length of the type's lists; 0 where the type does not tell it."""
+    """Returns the length of the type's lists; 0 if the type does not give it."""
     in_list = _LIST.fullmatch(arrow_type)
     return int(in_list[2]) if in_list and in_list[2] else 0
 

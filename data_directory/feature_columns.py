@@ -1,8 +1,8 @@
-"""Columns of a data directory as features: names in the settings resolved to specs, and values encoded.
+"""Columns of a data directory as features: settings resolved to specs, and values encoded.
 
-`features.users` and `features.items` name columns of users/ and items/. `resolve` gives each one a kind.
-Examples, schema, Transform, towers and signature follow from the kind, which `column_kinds` defines. `encode`
-is the one place where a column's values become an Example's. Nothing here imports TensorFlow.
+`features.users` and `features.items` name columns of users/ and items/. `resolve` gives each column a kind,
+defined in `column_kinds`. Examples, schema, Transform, towers and signature follow from the kind. `encode`
+alone turns a column's values into an Example's. This module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from two_tower.schema import features
 if TYPE_CHECKING:
     from two_tower.data_directory.manifest import Manifest
 
-# Columns whose kind their type does not tell and their meaning does.
+# Columns with a kind that follows from their meaning, not from their type.
 _KNOWN_KINDS = {"title": TEXT.name, "release_timestamp": NUMERIC.name}
-# Every model has these without being told.
+# Features of every model.
 _BUILT_IN = ("item_id", "artist_id", "album_id", "item_length", "user_id")
 
 
@@ -43,9 +43,12 @@ _BUILT_IN = ("item_id", "artist_id", "album_id", "item_length", "user_id")
 class FeatureSpec:
     """One column as a feature.
 
-    `name` is the feature's in Examples and requests: the column's own for items, `user_<column>` for users.
-    `kind` is the name of one of `column_kinds.KINDS`. `width` is a vector's number of values, and 0 for all
-    other kinds.
+    Attributes:
+        name: the feature's name in Examples and requests: the column's own for items, `user_<column>` for
+            users.
+        column: the column's name.
+        kind: name of one of `column_kinds.KINDS`.
+        width: a vector's number of values; 0 for all other kinds.
     """
 
     name: str
@@ -55,12 +58,12 @@ class FeatureSpec:
 
     @property
     def column_kind(self) -> ColumnKind:
-        """The kind's facts."""
+        """Definition of the kind."""
         return KINDS[self.kind]
 
     @property
     def request_shape(self) -> tuple[int | None, ...]:
-        """The shape of a request's input: () for one value, (None,) for a list, or (width,)."""
+        """Shape of a request's input: () for one value, (None,) for a list, or (width,)."""
         if not self.column_kind.is_list:
             return ()
         return (self.width if self.column_kind.has_width else None,)
@@ -68,9 +71,9 @@ class FeatureSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedFeatures:
-    """The features of a run: columns of users/ and items/, and names of history aggregates.
+    """Features of a run: columns of users/ and items/, and names of history aggregates.
 
-    Without timestamps no encoder is told how much time lies between two events.
+    Without timestamps, no encoder reads the time between two events.
     """
 
     users: tuple[FeatureSpec, ...] = ()
@@ -79,12 +82,12 @@ class ResolvedFeatures:
     has_timestamps: bool = True
 
     def to_json(self) -> str:
-        """Writes a component's parameter: equal features are equal text, which caching relies on."""
+        """Writes a component's parameter. Equal features give equal text, which caching relies on."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ResolvedFeatures:
-        """Reads what `to_json` wrote."""
+        """Reads the text of `to_json`."""
         content = json.loads(text)
         return cls(
             users=tuple(FeatureSpec(**spec) for spec in content["users"]),
@@ -99,19 +102,19 @@ def resolve(
 ) -> ResolvedFeatures:
     """Gives every named column its kind.
 
-    A column is named as `name`, `name:kind`, or `name:vector:width`. Without a kind its type tells: text,
-    booleans and whole numbers are categorical, lists of them multi_valued, other numbers numeric, fixed-size
-    lists of numbers vectors; `title` is text and `release_timestamp` numeric.
+    Settings name a column as `name`, `name:kind`, or `name:vector:width`. Without a kind, the type decides.
+    Text, booleans and whole numbers are categorical, lists of them multi_valued, and other numbers numeric.
+    Fixed-size lists of numbers are vectors. `title` is text, and `release_timestamp` is numeric.
 
     Args:
       config: the names.
-      manifest: of the data; None where it cannot be read, as when a job is compiled elsewhere. Kinds must
-        then be given, and a vector's width.
-      with_aggregates: whether the towers read history aggregates: then all that the data allows, else none.
+      manifest: the data's manifest; None if it cannot be read, as when a job is compiled elsewhere. Names
+        must then include kinds and vectors' widths.
+      with_aggregates: True for all history aggregates that the data allows, False for none.
 
     Raises:
-      UserError: an unknown column or kind, a kind that the column's type does not allow, or a column named
-        twice or that every model uses anyway.
+      UserError: an unknown column or kind, a kind that the column's type does not allow, a column named
+        twice, or a column that every model uses.
     """
     columns = None if manifest is None else manifest.columns
     has_timestamps = manifest is None or manifest.has_timestamps
@@ -128,12 +131,15 @@ def _of_table(
 ) -> tuple[FeatureSpec, ...]:
     setting = f"features.{table}"
     if names and columns is not None and not columns.get(table):
-        raise UserError(f"{setting} names {', '.join(names)}, and the data directory has no table {table}/.")
+        raise UserError(
+            f"{setting} names {', '.join(names)}, and the data directory has no table {table}/. Leave the "
+            "setting out, or ingest the table."
+        )
     found: dict[str, FeatureSpec] = {}
     for text in names:
         spec = _of_column(setting, table, text, None if columns is None else columns[table])
         if spec.column in found:
-            raise UserError(f"{setting}: the column {spec.column} is named twice.")
+            raise UserError(f"{setting}: the column {spec.column} is named twice. Leave one out.")
         found[spec.column] = spec
     return tuple(found.values())
 
@@ -142,16 +148,16 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
     column, _, rest = text.partition(":")
     kind, has_width, width_text = rest.partition(":")
     if column in _BUILT_IN:
-        raise UserError(f"{setting}: {column} is known to every model as it is: leave it out.")
+        raise UserError(f"{setting}: {column} is known to every model. Leave it out.")
     if not (column.isascii() and column.isidentifier()):
         raise UserError(
-            f"{setting}: {column!r} cannot be a feature's name, which is a signature's input too: rename the "
-            "column to letters, digits and underscores, beginning with a letter."
+            f"{setting}: {column!r} cannot name a feature, because it would name a signature's input. Rename "
+            "the column to letters, digits and underscores, beginning with a letter."
         )
     name = f"user_{column}" if table == "users" else column
     if name == features.USER_ID:
         raise UserError(
-            f"{setting}: the column {column} would be called {name}, as the users' id is: rename it."
+            f"{setting}: the column {column} would have the name {name} of the users' id. Rename it."
         )
     if kind and kind not in KINDS:
         nearest = difflib.get_close_matches(kind, KINDS, n=1, cutoff=0)[0]
@@ -161,7 +167,7 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
         takes_width = kind in KINDS and KINDS[kind].has_width
         if not takes_width or not width_text.isdecimal() or int(width_text) < 1:
             raise UserError(
-                f"{setting}: {text}: after the kind stands only a vector's width, as in "
+                f"{setting}: {text}: only a vector's width may follow the kind, as in "
                 f"{column}:{VECTOR.name}:128."
             )
         width = int(width_text)
@@ -184,7 +190,7 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
     if not allowed:
         raise UserError(
             f"{setting}: the column {column} of {table}/ is of type {arrow_type}, which cannot become a "
-            "feature: write it as text, numbers, or lists of them."
+            "feature. Write it as text, numbers, or lists of them."
         )
     preferred = _KNOWN_KINDS.get(column, allowed[0])
     kind = kind or (preferred if preferred in allowed else allowed[0])
@@ -193,12 +199,15 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
     if KINDS[kind].has_width:
         size = fixed_size(arrow_type)
         if width and size and width != size:
-            raise UserError(f"{setting}: {text}: the column's vectors have {size} values, not {width}.")
+            raise UserError(
+                f"{setting}: {text}: the column's vectors have {size} values, not {width}. Leave out the "
+                "width."
+            )
         width = width or size
         if not width:
             raise UserError(
-                f"{setting}: the column {column} is of type {arrow_type}, which does not tell how long its "
-                f"vectors are: name it as {column}:{kind}:<width>."
+                f"{setting}: the column {column} is of type {arrow_type}, which does not give the width of "
+                f"its vectors. Name it as {column}:{kind}:<width>."
             )
     return FeatureSpec(name, column, kind, width)
 
@@ -206,7 +215,9 @@ def _of_column(setting: str, table: str, text: str, types: Mapping[str, str] | N
 def _missing(where: str, column: str, columns: Iterable[str]) -> UserError:
     others = [name for name in columns if name not in _BUILT_IN]
     if not others:
-        return UserError(f"{where}: there is no column {column}, nor any other that could be a feature.")
+        return UserError(
+            f"{where}: there is no column {column}, and no other column could be a feature. Leave it out."
+        )
     nearest = difflib.get_close_matches(column, others, n=1, cutoff=0)[0]
     return UserError(
         f"{where}: there is no column {column}; the nearest is {nearest} of {', '.join(sorted(others))}."
@@ -219,10 +230,8 @@ def _not_allowed(where: str, column: str, kind: str, arrow_type: str) -> UserErr
     return UserError(f"{where}: the column {column} is of type {arrow_type}, which can be {can}, not {kind}.")
 
 
-
-
 def check_columns(present: Iterable[str], specs: Iterable[FeatureSpec], path: str) -> None:
-    """Raises UserError where the file at `path`, whose columns are `present`, lacks one of the features'."""
+    """Raises UserError if the file at `path`, with the columns `present`, lacks a feature's column."""
     names = tuple(present)
     for spec in specs:
         if spec.column not in names:
@@ -230,10 +239,10 @@ def check_columns(present: Iterable[str], specs: Iterable[FeatureSpec], path: st
 
 
 def encode_columns(table: pa.Table, specs: Iterable[FeatureSpec], path: str) -> dict[str, pa.ListArray]:
-    """Encodes the features of a table's rows, by their names; see `encode`.
+    """Encodes the features of a table's rows by feature name; see `encode`.
 
     Raises:
-      UserError: `path`, from which the table was read, lacks a column, or a value is not of its kind.
+      UserError: the table's file `path` lacks a column, or a value does not suit its kind.
     """
     specs = tuple(specs)
     check_columns(table.column_names, specs, path)
@@ -250,18 +259,18 @@ def encode_columns(table: pa.Table, specs: Iterable[FeatureSpec], path: str) -> 
 def encode(
     column: pa.ChunkedArray | pa.Array, spec: FeatureSpec, ids: pa.ChunkedArray | None = None
 ) -> pa.ListArray:
-    """Encodes a column's values as Examples hold them: one list a row, by the kind's `ColumnKind.encode`.
+    """Encodes a column's values as Examples hold them: one list per row, by `ColumnKind.encode`.
 
-    A column of nulls, such as `pa.nulls(1)`, has the encoding of whoever has no row.
+    A column of nulls, such as `pa.nulls(1)`, has the encoding of a user or item without a row.
 
     Args:
       column: the values.
       spec: the feature.
-      ids: of the rows, to name them in errors.
+      ids: ids of the rows, for errors.
 
     Raises:
-      UserError: the column's type does not allow the kind, or a vector has another width or a value that is
-        not finite.
+      UserError: the column's type does not allow the kind, a vector has another width, or a value is not
+        finite.
     """
     values = joined(column)
     if spec.kind not in allowed_kinds(str(values.type)):

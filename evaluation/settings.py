@@ -9,7 +9,7 @@ from two_tower.base.errors import UserError
 from two_tower.base.settings import setting
 from two_tower.evaluation.baselines.registry import BASELINES
 
-# Smaller slices are left out of gate.min_slice_change: their noise is too far from normal to be bounded.
+# Fewest users of a slice in gate.min_slice_change. The noise of smaller slices is too far from normal.
 MIN_SLICE_USERS = 50
 
 
@@ -27,7 +27,7 @@ class EvaluationConfig:
     )
     max_queries: int = setting(
         20_000,
-        help="Test queries that are asked, at most. They are sampled by user, whole users at a time.",
+        help="Largest number of test queries. They are sampled by user, whole users at a time.",
         unit="queries",
         at_least=1,
     )
@@ -40,8 +40,8 @@ class EvaluationConfig:
     )
     baselines: tuple[str, ...] = setting(
         BASELINES,
-        help="Baselines that the model is compared with. Those that the data does not allow are left out, "
-        "with a note.",
+        help="Baselines in the comparison with the model. The evaluation leaves out baselines that the data "
+        "does not allow, with a note.",
         choices=BASELINES,
     )
 
@@ -50,14 +50,15 @@ class EvaluationConfig:
 class GateConfig:
     """Thresholds on the test split. A model is pushed only if all of them hold.
 
-    Recall is known up to the noise of the users who were asked. What a model must reach, the lower bound of
-    its 95 % confidence interval must reach. A loss against the latest blessed model counts only if the upper
-    bound of the change is below zero, too: two equal models differ by noise.
+    The sample of users adds noise to recall. So the lower bound of the 95 % confidence interval must reach a
+    threshold. A loss against the latest blessed model counts only if the upper bound of the change is below
+    zero too, because two equal models differ by noise.
     """
 
     cutoff: int = setting(
         100,
-        help="The k of the Recall@k that is judged and picks the best epoch; one of evaluation.cutoffs.",
+        help="The k of the Recall@k that the gate judges and that picks the best epoch; one of "
+        "evaluation.cutoffs.",
         unit="items",
         at_least=1,
         at_most=100_000,
@@ -68,8 +69,8 @@ class GateConfig:
     )
     min_ann_recall: float = setting(
         0.95,
-        help="Least share of exact search's top k that the served index returns. The index is tuned to it: "
-        "the cheapest setting that reaches it, at 99 % confidence, is built.",
+        help="Least share of exact search's top k that the served index returns. The index gets the cheapest "
+        "settings that reach it at 99 % confidence.",
         at_most=1,
         at_least=0,
     )
@@ -81,7 +82,7 @@ class GateConfig:
     min_change_against_blessed: float = setting(
         -0.005,
         help="Least change: the model's Recall@k minus that of the latest eligible blessed model, on "
-        "the same queries. A loss beyond it refuses the model if it is more than noise. Above 0 it is a "
+        "the same queries. A larger loss refuses the model if it exceeds the noise. A value above 0 is a "
         "gain that the lower bound must reach.",
     )
     min_slice_change: float = setting(
@@ -90,13 +91,13 @@ class GateConfig:
     )
     slices: tuple[str, ...] = setting(
         (),
-        help="Least Recall@k within single slices, by its lower bound: as in cold=0.02.",
+        help="Least Recall@k within single slices, by its lower bound, as in cold=0.02.",
         may_be_empty=True,
         by_name=True,
     )
     min_coverage: float = setting(
         0.0,
-        help="Least share of the catalog that is among the first k of at least one query.",
+        help="Least share of the catalog that the first k of at least one query include.",
         at_least=0,
         at_most=1,
     )
@@ -106,10 +107,10 @@ class GateConfig:
 
 
 def slice_limits(gate: GateConfig) -> dict[str, float]:
-    """Returns gate.slices by slice: the Recall@k that the lower bound must reach there.
+    """Returns gate.slices by slice: the Recall@k that the lower bound must reach.
 
     Raises:
-      UserError: one of them is not of the form "cold=0.02", or names a slice twice.
+      UserError: an entry is not of the form "cold=0.02", or a slice appears twice.
     """
     limits: dict[str, float] = {}
     for text in gate.slices:
@@ -120,10 +121,9 @@ def slice_limits(gate: GateConfig) -> dict[str, float]:
             limit = math.nan
         if not (name and math.isfinite(limit)):
             raise UserError(
-                f"gate.slices takes slices with the recall that each must reach, as in cold=0.02, and was "
-                f"given {text!r}."
+                f"gate.slices takes slices with their least recall, as in cold=0.02, and was given {text!r}."
             )
         if name in limits:
-            raise UserError(f"gate.slices names the slice {name!r} twice.")
+            raise UserError(f"gate.slices names the slice {name!r} twice. Leave one out.")
         limits[name] = limit
     return limits

@@ -1,4 +1,4 @@
-"""`beam_args`, looked at before a run: Beam itself drops what it does not know, and says so in a log."""
+"""Check of `beam_args` before a run; Beam itself drops unknown options with a log line."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DATAFLOW_NEEDS = ("project", "region", "temp_location")
 
 
 def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: bool = False) -> None:
-    """Raises UserError for an option or runner that Beam does not know, or one that cannot work.
+    """Raises UserError for an unknown option or runner, or for one that cannot work.
 
     Args:
-      beam_args: options as Beam takes them, `--name=value` each.
-      places: directories that workers read and write; Dataflow's do not see this machine's.
-      is_compiled: whether they are a compiled job's, rather than a run's, which always writes here.
+      beam_args: options of Beam, `--name=value` each.
+      places: directories that workers read and write. Dataflow's workers do not see local ones.
+      is_compiled: True for a compiled job, False for a run, which always writes on this machine.
     """
     parser = _Parser(allow_abbrev=False)
     for options in pipeline_options.PipelineOptions.__subclasses__():
@@ -30,7 +30,7 @@ def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: boo
     for arg in beam_args:
         if not arg.startswith("--"):
             raise UserError(
-                f"beam_args: {arg!r} is no option: each is written as --name=value, as in "
+                f"beam_args: {arg!r} is no option: write each one as --name=value, as in "
                 '--set \'beam_args=["--runner=DataflowRunner", "--experiments=a,b"]\'.'
             )
         name = arg.partition("=")[0]
@@ -42,11 +42,11 @@ def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: boo
     if runner == _DATAFLOW:
         for needed in _DATAFLOW_NEEDS:
             if not getattr(given, needed):
-                raise UserError(f"beam_args: {_DATAFLOW} needs --{needed}=..., and it is not given.")
+                raise UserError(f"beam_args: {_DATAFLOW} needs --{needed}=...: add it.")
         if storage.is_local(given.temp_location):
             raise UserError(
                 f"beam_args: --temp_location={given.temp_location} is on this machine, which Dataflow's "
-                "workers do not see: give a gs://... URL."
+                "workers do not see. Give a gs://... URL."
             )
         for place in places:
             if storage.is_local(place):
@@ -56,11 +56,11 @@ def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: boo
                     else "Compile the pipeline instead (two-tower compile --data gs://... --root gs://...) "
                     "and submit the job."
                 )
-                raise UserError(f"{place} is no place that Dataflow's workers see. {remedy}")
+                raise UserError(f"{place} is on this machine, which Dataflow's workers do not see. {remedy}")
 
 
 def _known_runner(name: str | None) -> str | None:
-    """The runner's name as Beam spells it; a path to a class of one's own stays as it is."""
+    """Returns the runner's name in Beam's spelling; the path of a custom class stays unchanged."""
     if name is None or "." in name:
         return name
     known = pipeline_options.StandardOptions.KNOWN_RUNNER_NAMES

@@ -95,7 +95,7 @@ def create_pipeline(
 
     Args:
       data: the data directory.
-      data_digest: the digest of its manifest, which the example generators' caches key on.
+      data_digest: digest of the data directory's manifest, a cache key of the example generators.
       pipeline_root: directory of the artifacts.
       push_directory: directory of numbered versions that servers watch.
       config: the run's settings.
@@ -103,24 +103,82 @@ def create_pipeline(
       metadata_connection_config: the metadata store, for runners that need one.
       latest_strategy: the runner's strategy for the latest artifact of a type.
     """
-    preprocessing = import_digest("two_tower.trainer.model.preprocessing")
     history_length = config.windows.history_length
-    features = resolved.to_json()
-    # Users' features alone: a new column of items or aggregate does not run the windows again.
-    user_features = ResolvedFeatures(users=resolved.users).to_json()
-
     interactions = InteractionExampleGen(
         data,
         data_digest,
         _json(config.split),
         _json(config.windows),
         executor_digest(InteractionExampleGen),
-        user_features,
+        # Users' features alone: a new column of items or aggregate does not run the windows again.
+        ResolvedFeatures(users=resolved.users).to_json(),
     )
     catalog = catalog_examples(data, data_digest, resolved)
+    examples = interactions.outputs["examples"]
+    described = _describe(examples, catalog.outputs["examples"], resolved)
+    latest_approved = Resolver(strategy_class=latest_strategy, approved=Channel(type=Statistics)).with_id(
+        "LatestApprovedStatistics"
+    )
+    validation = _validate(examples, described, latest_approved.outputs["approved"], config, resolved)
+    transform, catalog_transform = _transform(
+        examples, catalog.outputs["examples"], described, history_length, resolved
+    )
+    for after_gate in (validation.approved, transform, catalog_transform):
+        after_gate.add_upstream_node(validation.anomaly_gate)
+    latest_blessed = latest_blessed_model()
+    blessed = latest_blessed.outputs["model"]
+    trainer = _train(examples, transform, catalog_transform, blessed, config, resolved)
+    served = from_towers_on(
+        examples,
+        trainer.outputs["model"],
+        blessed,
+        push_directory,
+        config,
+        history_length,
+        resolved,
+        trainer.outputs["model_run"],
+    )
+    return tfx_pipeline.Pipeline(
+        pipeline_name=PIPELINE_NAME,
+        pipeline_root=pipeline_root,
+        components=[
+            interactions,
+            catalog,
+            *described.nodes(),
+            latest_approved,
+            *validation.nodes(),
+            transform,
+            catalog_transform,
+            latest_blessed,
+            trainer,
+            *served,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata_connection_config,
+        beam_pipeline_args=list(config.beam_args),
+    )
 
-    statistics = StatisticsGen(examples=interactions.outputs["examples"], stats_options=statistics_options())
-    catalog_statistics = StatisticsGen(examples=catalog.outputs["examples"]).with_id("CatalogStatisticsGen")
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    """Statistics, schemas and anomalies of the windows and of the catalog, in DAG order."""
+
+    statistics: BaseComponent
+    catalog_statistics: BaseComponent
+    interaction_schema: BaseComponent
+    catalog_schema: BaseComponent
+    validator: BaseComponent
+    catalog_validator: BaseComponent
+
+    def nodes(self) -> list[BaseComponent]:
+        """Returns the nodes in DAG order."""
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def _describe(examples: BaseChannel, catalog: BaseChannel, resolved: ResolvedFeatures) -> _Described:
+    """Returns the nodes that compute statistics and check examples against curated schemas."""
+    statistics = StatisticsGen(examples=examples, stats_options=statistics_options())
+    catalog_statistics = StatisticsGen(examples=catalog).with_id("CatalogStatisticsGen")
     curated = executor_digest(CuratedSchema)
     interaction_schema = CuratedSchema(
         text=schemas.read("interactions", resolved.users), source_digest=curated
@@ -134,23 +192,41 @@ def create_pipeline(
     catalog_validator = ExampleValidator(
         statistics=catalog_statistics.outputs["statistics"], schema=catalog_schema.outputs["schema"]
     ).with_id("CatalogValidator")
-    latest_approved = Resolver(strategy_class=latest_strategy, approved=Channel(type=Statistics)).with_id(
-        "LatestApprovedStatistics"
+    return _Described(
+        statistics, catalog_statistics, interaction_schema, catalog_schema, validator, catalog_validator
     )
-    # Statistics are compared if these settings agree; then only the data can change them.
-    made_with = json.dumps(
-        {
-            "split.protocol": config.split.protocol,
-            "windows.history_length": config.windows.history_length,
-            "windows.positions": config.windows.positions,
-            "features.users": [f"{spec.column}:{spec.kind}" for spec in resolved.users],
-        },
-        sort_keys=True,
-    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Validation:
+    """Drift, skew and the anomaly gate, in DAG order."""
+
+    comparable: BaseComponent
+    drift: BaseComponent
+    skew: BaseComponent
+    anomaly_gate: BaseComponent
+    approved: BaseComponent
+
+    def nodes(self) -> list[BaseComponent]:
+        """Returns the nodes in DAG order."""
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def _validate(
+    examples: BaseChannel,
+    described: _Described,
+    approved_before: BaseChannel,
+    config: PipelineConfig,
+    resolved: ResolvedFeatures,
+) -> _Validation:
+    """Returns the nodes that compare distributions and stop the run on anomalies."""
+    statistics = described.statistics.outputs["statistics"]
+    made_with = _made_with(config, resolved)
+    features = resolved.to_json()
     comparable = ComparableStatistics(
-        examples=interactions.outputs["examples"],
-        statistics=statistics.outputs["statistics"],
-        approved_before=latest_approved.outputs["approved"].as_optional(),
+        examples=examples,
+        statistics=statistics,
+        approved_before=approved_before.as_optional(),
         features=features,
         made_with=made_with,
         source_digest=executor_digest(ComparableStatistics),
@@ -168,10 +244,10 @@ def create_pipeline(
         )
     )
     anomaly_gate = AnomalyGate(
-        interactions=validator.outputs["anomalies"],
-        catalog=catalog_validator.outputs["anomalies"],
-        statistics=statistics.outputs["statistics"],
-        catalog_statistics=catalog_statistics.outputs["statistics"],
+        interactions=described.validator.outputs["anomalies"],
+        catalog=described.catalog_validator.outputs["anomalies"],
+        statistics=statistics,
+        catalog_statistics=described.catalog_statistics.outputs["statistics"],
         comparable=comparable.outputs["comparable"],
         drift=drift.outputs["anomalies"],
         skew=skew.outputs["anomalies"],
@@ -180,19 +256,43 @@ def create_pipeline(
         source_digest=executor_digest(AnomalyGate),
     )
     approved = ApprovedStatistics(
-        examples=interactions.outputs["examples"],
-        statistics=statistics.outputs["statistics"],
+        examples=examples,
+        statistics=statistics,
         made_with=made_with,
         source_digest=executor_digest(ApprovedStatistics),
     )
+    return _Validation(comparable, drift, skew, anomaly_gate, approved)
 
-    # Test windows are evaluated by the served model, which transforms them itself.
+
+def _made_with(config: PipelineConfig, resolved: ResolvedFeatures) -> str:
+    """Returns the settings that must agree before statistics are compared; then only the data differs."""
+    return json.dumps(
+        {
+            "split.protocol": config.split.protocol,
+            "windows.history_length": config.windows.history_length,
+            "windows.positions": config.windows.positions,
+            "features.users": [f"{spec.column}:{spec.kind}" for spec in resolved.users],
+        },
+        sort_keys=True,
+    )
+
+
+def _transform(
+    examples: BaseChannel,
+    catalog: BaseChannel,
+    described: _Described,
+    history_length: int,
+    resolved: ResolvedFeatures,
+) -> tuple[Transform, Transform]:
+    """Returns the Transforms of the windows and of the catalog."""
+    preprocessing = import_digest("two_tower.trainer.model.preprocessing")
+    # The served model transforms the test windows itself in evaluation.
     transform = Transform(
-        examples=interactions.outputs["examples"],
-        schema=interaction_schema.outputs["schema"],
+        examples=examples,
+        schema=described.interaction_schema.outputs["schema"],
         preprocessing_fn="two_tower.trainer.model.preprocessing.preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
-        # The inputs have statistics already; statistics of the outputs would double the time.
+        # StatisticsGen covers the inputs; statistics of the outputs would double the time.
         disable_statistics=True,
         custom_config={
             "history_length": history_length,
@@ -203,8 +303,8 @@ def create_pipeline(
         },
     )
     catalog_transform = Transform(
-        examples=catalog.outputs["examples"],
-        schema=catalog_schema.outputs["schema"],
+        examples=catalog,
+        schema=described.catalog_schema.outputs["schema"],
         preprocessing_fn="two_tower.trainer.model.preprocessing.catalog_preprocessing_fn",
         splits_config=transform_pb2.SplitsConfig(analyze=[CATALOG_SPLIT], transform=[CATALOG_SPLIT]),
         disable_statistics=True,
@@ -213,61 +313,31 @@ def create_pipeline(
             "source_digest": preprocessing,
         },
     ).with_id("CatalogTransform")
-    for after_gate in (approved, transform, catalog_transform):
-        after_gate.add_upstream_node(anomaly_gate)
+    return transform, catalog_transform
 
-    latest_blessed = latest_blessed_model()
-    trainer = Trainer(
-        interactions=interactions.outputs["examples"],
+
+def _train(
+    interactions: BaseChannel,
+    transform: Transform,
+    catalog_transform: Transform,
+    blessed: BaseChannel,
+    config: PipelineConfig,
+    resolved: ResolvedFeatures,
+) -> Trainer:
+    """Returns the Trainer; `blessed` is its initial model with `trainer.warm_start`."""
+    return Trainer(
+        interactions=interactions,
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         catalog=catalog_transform.outputs["transformed_examples"],
         catalog_graph=catalog_transform.outputs["transform_graph"],
         trainer=_json(config.trainer),
-        history_length=history_length,
+        history_length=config.windows.history_length,
         seed=config.seed,
-        features=features,
+        features=resolved.to_json(),
         cutoff=config.gate.cutoff,
         source_digest=executor_digest(Trainer),
-        base_model=latest_blessed.outputs["model"] if config.trainer.warm_start else None,
-    )
-    served = from_towers_on(
-        interactions.outputs["examples"],
-        trainer.outputs["model"],
-        latest_blessed.outputs["model"],
-        push_directory,
-        config,
-        history_length,
-        resolved,
-        trainer.outputs["model_run"],
-    )
-    return tfx_pipeline.Pipeline(
-        pipeline_name=PIPELINE_NAME,
-        pipeline_root=pipeline_root,
-        components=[
-            interactions,
-            catalog,
-            statistics,
-            catalog_statistics,
-            interaction_schema,
-            catalog_schema,
-            validator,
-            catalog_validator,
-            latest_approved,
-            comparable,
-            drift,
-            skew,
-            anomaly_gate,
-            approved,
-            transform,
-            catalog_transform,
-            latest_blessed,
-            trainer,
-            *served,
-        ],
-        enable_cache=True,
-        metadata_connection_config=metadata_connection_config,
-        beam_pipeline_args=list(config.beam_args),
+        base_model=blessed if config.trainer.warm_start else None,
     )
 
 
@@ -356,5 +426,5 @@ def from_towers_on(
 
 
 def _json(config: Any) -> str:
-    """Formats settings as a parameter: equal settings are equal text, which caching relies on."""
+    """Formats settings as a parameter. Equal settings give equal text, which caching relies on."""
     return json.dumps(to_plain(config), sort_keys=True)

@@ -1,4 +1,4 @@
-"""Queries of a served model's own run, which an export is checked with."""
+"""Queries of a served model's run, for the check of an export."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SPLIT = "eval"
 
 
 def eval_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> Queries | None:
-    """Embeds queries of the eval split, on which the model was not judged.
+    """Embeds queries of the eval split, which did not judge the model.
 
     Args:
-      loaded: the SavedModel.
-      path: where it lies.
-      provenance: its provenance.json.
+      loaded: the loaded SavedModel.
+      path: the model's directory.
+      provenance: content of the model's provenance.json.
 
     Returns:
-      None where the model's run, or a query of it, is not at hand.
+      The queries; None if the model's run, or a query of it, is not available.
     """
     try:
         lineage = lineage_of(path)

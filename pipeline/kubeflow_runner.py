@@ -1,4 +1,4 @@
-"""Writes the same DAG as a job for Kubeflow Pipelines (v2) or Vertex AI Pipelines."""
+"""The DAG as a job for Kubeflow Pipelines (v2) or Vertex AI Pipelines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from two_tower.pipeline.create_pipeline import PIPELINE_NAME, create_pipeline
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.trainer.settings import AGGREGATES
 
-# Asked for when the job is submitted, unless it was compiled with --data and --root.
+# Parameters of the submitted job, unless --data and --root gave their values.
 DATA_PARAMETER = "data"
 DIGEST_PARAMETER = "data_digest"
 PUSH_PARAMETER = "push_directory"
 
 
 def _is_readable(data: str) -> bool:
-    """Can this machine read the data directory? One in a bucket may be for the job's eyes alone."""
+    """Tells if this machine can read the data directory; a bucket may admit the job alone."""
     try:
         return storage.is_directory(data)
     except (OSError, UserError):
@@ -39,25 +39,25 @@ def compile_job(
     """Writes the job's specification (a PipelineJob, in JSON).
 
     Args:
-      image: the container image that the steps run in, the Dockerfile's `train`.
-      output_file: ends in .json.
-      config: the settings, which become the job's.
-      data: the data directory as the steps will see it. Without one the job takes it as its parameter `data`.
-        If this machine cannot read it, the digest that caching keys on, which stands in its manifest.json, is
-        the job's parameter `data_digest`, and features must be named with their kinds.
-      root: where artifacts and `pushed/` go. Without one the job takes the pipeline root that it is submitted
-        with, and the directory for pushed models as its parameter `push_directory`.
+      image: container image of the steps, the Dockerfile's `train`.
+      output_file: file name that ends in .json.
+      config: settings of the job.
+      data: the data directory as the steps see it. None: the job has a parameter `data`. If this machine
+        cannot read the directory, the job has a parameter `data_digest`, the digest in its manifest.json.
+        Features must then include their kinds.
+      root: directory of artifacts and `pushed/`. None: the submission gives the pipeline root, and the job
+        has a parameter `push_directory`.
 
     Raises:
-      UserError: the file's name does not end in .json, its folder does not exist, or a feature's kind is
-        missing or does not suit its column, Beam does not know an option, or data or root lie where
-        Dataflow's workers, if it is they who run, do not see them.
+      UserError: the file's name does not end in .json, its folder does not exist, a feature's kind is missing
+        or does not suit its column, Beam does not know an option, or Dataflow's workers do not see data or
+        root.
     """
     folder = os.path.dirname(os.path.abspath(output_file))
     if not output_file.endswith(".json"):
-        raise UserError(f"{output_file}: the job is JSON; give the file a name that ends in .json.")
+        raise UserError(f"{output_file}: the job is JSON. Give the file a name that ends in .json.")
     if not os.path.isdir(folder):
-        raise UserError(f"{output_file}: the folder {folder} does not exist; make it first.")
+        raise UserError(f"{output_file}: the folder {folder} does not exist. Create it first.")
     beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
     manifest = Manifest.load(data) if data and _is_readable(data) else None
     pipeline = create_pipeline(
@@ -67,7 +67,7 @@ def compile_job(
         push_directory=f"{root}/pushed" if root else RuntimeParameter(name=PUSH_PARAMETER, ptype=str),
         config=config,
         resolved=resolve(config.features, manifest, AGGREGATES in config.trainer.parts),
-        # The only one that TFX can write into a job; there it finds nothing where there is nothing.
+        # The only strategy that TFX can write into a job. In a job it tolerates a missing artifact.
         latest_strategy=LatestArtifactStrategy,
     )
     kubeflow_v2_dag_runner.KubeflowV2DagRunner(

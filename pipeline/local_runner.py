@@ -1,7 +1,7 @@
-"""Runs the DAG on this machine, for `two-tower run` and for the TFX command line alike.
+"""Local runs of the DAG, for `two-tower run` and for the TFX command line.
 
 `tfx pipeline create --engine=local --pipeline_path=pipeline/local_runner.py` and `tfx run create` execute
-this file without arguments: the settings come from the YAML file that TWO_TOWER_CONFIG names.
+this file without arguments. The environment variable TWO_TOWER_CONFIG names the YAML file of the settings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
 
 class ComponentFailed(Exception):
-    """A component stopped the run. `component` is its id; the cause is chained."""
+    """Failure of a component, which stops the run; `component` is its id, and the cause is chained."""
 
     def __init__(self, component: str, cause: BaseException) -> None:
         super().__init__(f"{component} failed: {cause}")
@@ -53,10 +53,10 @@ class ComponentFailed(Exception):
 
 
 class LocalRunner(local_dag_runner.LocalDagRunner):
-    """TFX's LocalDagRunner, which also says which component it is at, and can stop on the way."""
+    """LocalDagRunner of TFX that shows the current component and can run a part of the DAG."""
 
     def __init__(self, progress: console.Progress, until: tuple[str, ...] = ()) -> None:
-        """`until`: run these components and what they need, and nothing else; without any, all."""
+        """Limits the run to the components `until` and their upstream nodes; empty: all."""
         super().__init__()
         self._progress = progress
         self._until = until
@@ -100,7 +100,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
 def _needed_for(
     pipeline: pipeline_pb2.Pipeline, until: tuple[str, ...]
 ) -> list[pipeline_pb2.Pipeline.PipelineOrNode]:
-    """The nodes in topological order; with `until` those and all that they depend on."""
+    """Returns nodes in topological order: those of `until` with their upstream nodes, or all."""
     if not until:
         return list(pipeline.nodes)
     needed = set(until)
@@ -111,7 +111,7 @@ def _needed_for(
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Beam and TFX wrap what went wrong; a UserError anywhere below is what its author should read."""
+    """Finds the cause that Beam and TFX wrap: a UserError in the chain, or the last error."""
     chain = [error]
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
@@ -119,7 +119,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) -> bool:
-    """Notes an execution's peak memory in the metadata store, and says whether it was cached."""
+    """Records an execution's peak memory in the metadata store; returns True for a cached execution."""
     if execution_info is None:
         return False
     with store as handle:
@@ -132,14 +132,14 @@ def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) 
 
 
 def _record_error(store: metadata.Metadata, run: str, node: str, error: BaseException) -> None:
-    """Notes in the metadata store why a component failed, for the report."""
+    """Records a component's error in the metadata store, for the report."""
     with store as handle:
         contexts = [
             handle.store.get_context_by_type_and_name("pipeline_run", run),
             handle.store.get_context_by_type_and_name("node", f"{PIPELINE_NAME}.{node}"),
         ]
         if None in contexts:
-            return  # it failed before it was registered
+            return  # the component failed before its registration
         of_run, of_node = (
             {one.id: one for one in handle.store.get_executions_by_context(context.id)}
             for context in contexts
@@ -150,18 +150,18 @@ def _record_error(store: metadata.Metadata, run: str, node: str, error: BaseExce
 
 
 def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, ...] = ()) -> bool:
-    """Runs the pipeline; False if nothing was launched, as when `tfx pipeline create` only draws it.
+    """Runs the pipeline; returns False if nothing was launched, as when `tfx pipeline create` draws it.
 
     Args:
       data: a data directory, a path or URL.
-      output: gets `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`; a run goes on where an earlier one
-        in the same place stopped.
+      output: directory for `metadata.sqlite`, `artifacts/`, `pushed/` and `logs/`. A run continues where an
+        earlier one in the same directory stopped.
       config: the settings.
-      until: the components to stop after; without any all run.
+      until: last components to run; empty: all.
 
     Raises:
-      UserError: the data or the settings are at fault.
-      ComponentFailed: anything else went wrong.
+      UserError: the data or the settings are wrong.
+      ComponentFailed: a component failed.
     """
     data, output = storage.absolute(data), os.path.abspath(output)
     beam_options.check(config.beam_args, places=(data, output))
@@ -187,12 +187,12 @@ def launch(
     draw: Callable[[metadata_store_pb2.ConnectionConfig], tfx_pipeline.Pipeline],
     until: tuple[str, ...] = (),
 ) -> bool:
-    """Runs a DAG in an output directory, an absolute path, with a log there; see `run_local`.
+    """Runs a DAG in an output directory, with a log there; see `run_local`.
 
     Args:
-      output: as in `run_local`.
-      draw: the DAG, of the metadata store in `output`.
-      until: as in `run_local`.
+      output: absolute path of the output directory, see `run_local`.
+      draw: builds the DAG for the metadata store in `output`.
+      until: see `run_local`.
     """
     log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def launch(
 
 
 def main() -> None:
-    """What the TFX command line executes."""
+    """Runs the pipeline of TWO_TOWER_CONFIG, for the TFX command line."""
     path = os.environ.get(CONFIG_VARIABLE)
     if not path:
         sys.exit(
@@ -218,9 +218,9 @@ def main() -> None:
         run_file = read_run_file(path)
         if run_file.data is None or run_file.output is None:
             missing = "data" if run_file.data is None else "output"
-            raise UserError(f"{path}: the key {missing} is missing: a run needs both data and output.")
+            raise UserError(f"{path}: the key {missing} is missing. A run needs data and output: add it.")
         log_before = newest_log(run_file.output)
-        load(None, path)  # a mistake in the settings shows before the data is looked at
+        load(None, path)  # checks the settings before the data is read
         manifest = Manifest.load(run_file.data)
         suited = suited_preset(manifest.counts["label_events"], manifest.has_timestamps)
         config = load(None, path, fallback=suited)

@@ -1,4 +1,4 @@
-"""The most memory that this process and its children held while something ran."""
+"""Peak memory of this process and its children."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SECONDS_BETWEEN_SAMPLES = 0.2
 
 
 class PeakMemory:
-    """Samples resident memory on a thread. `bytes` is the peak so far.
+    """Sampler of resident memory on a thread; `bytes` is the peak so far.
 
-    Components of a local run share one process: what an earlier one loaded (TensorFlow, for one) is in a
-    later one's figure.
+    Components of a local run share one process. So a component's figure includes modules loaded by earlier
+    components, such as TensorFlow.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""`two-tower reindex`: today's items in a model that is trained already, judged and pushed as a new one is.
+"""`two-tower reindex`: places today's items in a trained model, which is then judged and pushed.
 
-The DAG is that of a run with CatalogPlacer in Trainer's place, in the same metadata store: it is under the
-same name, so that the latest blessed model is the same, and reports are of it as of any run.
+The DAG is that of a run, with CatalogPlacer in Trainer's place. Pipeline name and metadata store are the
+same. So the latest blessed model is the same too, and reports cover re-indexings like runs.
 """
 
 from __future__ import annotations
@@ -29,28 +29,27 @@ if TYPE_CHECKING:
 
     from two_tower.data_directory.manifest import Manifest
 
-# Settings that a re-indexed model takes; all else is its training's.
+# Sections of settings for a re-indexed model. All other settings are those of its training.
 SECTIONS = ("index", "evaluation", "gate")
-# What TFX sets itself, on every artifact.
+# Properties that TFX sets on every artifact.
 _TFX = ("tfx_version", "is_external", "name", "state", "pipeline_name", "producer_component")
 
 
 class Reindexing:
-    """A re-indexing that is known to make sense: model, items and settings fit each other."""
+    """Re-indexing with model, items and settings that fit each other."""
 
     def __init__(self, model: str, items: str, output: str | None, overrides: Sequence[str]) -> None:
-        """Looks at all that can be looked at before long work starts.
+        """Checks model, items and settings before long work starts.
 
         Args:
-          model: see `query.find_model`.
+          model: the model's directory, see `versions.find_model`.
           items: a data directory, or one with items/ alone; a path or URL.
-          output: where the run goes, an output directory; None: where the model's run is.
-          overrides: settings as in "gate.min_recall=0.1", over those that the model was judged by.
+          output: output directory of the run; None: that of the model's run.
+          overrides: settings such as "gate.min_recall=0.1", over those that judged the model.
 
         Raises:
-          UserError: no model, or none whose training is at hand; items that are damaged, not unique, none of
-            them available, or without a column that the model needs; a setting of which a re-indexed model
-            takes no other.
+          UserError: no model, or its training is not available. Items are damaged, repeated, unavailable, or
+            lack a column of the model. A setting belongs to a section that re-indexing does not take.
         """
         self.lineage = lineage_of(find_model(model))
         check_release(model, self.lineage.trainer)
@@ -61,12 +60,12 @@ class Reindexing:
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
         self._digest = manifest.digest
-        from two_tower.trainer.loop import warm_start  # last, since TensorFlow comes with it
+        from two_tower.trainer.loop import warm_start  # last, because it imports TensorFlow
 
         warm_start.left_by(self.lineage.towers.uri)
 
     def run(self) -> None:
-        """Runs the DAG in the output directory. Raises UserError and ComponentFailed, as `run_local` does."""
+        """Runs the DAG in the output directory; raises UserError and ComponentFailed as `run_local` does."""
         from two_tower.pipeline.local_runner import launch
 
         launch(self.output, self._draw)
@@ -80,7 +79,7 @@ class Reindexing:
         from two_tower.pipeline import create_pipeline as dag
 
         def earlier(artifact: StoredArtifact, kind: type, name: str, with_facts: bool = False) -> Any:
-            # In the store that knows it, it is the same artifact; another store is told of it.
+            # A store that knows the artifact gives it again; another store registers it.
             facts = _facts(artifact.custom_properties) if with_facts else None
             properties = dict(artifact.properties) if with_facts else None
             return Importer(artifact.uri, kind, properties=properties, custom_properties=facts).with_id(name)
@@ -123,28 +122,28 @@ class Reindexing:
 
 
 def check_release(model: str, trainer: str) -> None:
-    """Raises UserError where a training was of an earlier release, with settings that there are no more.
+    """Raises UserError for a model trained by an earlier release, with settings that no longer exist.
 
     Args:
-      model: for messages.
-      trainer: TrainerConfig as JSON, as the training's run recorded it.
+      model: the model's directory, for messages.
+      trainer: TrainerConfig as JSON, recorded by the training's run.
     """
     try:
         from_plain(TrainerConfig, json.loads(trainer), "trainer")
     except UserError as error:
         raise UserError(
             f"{model}: an earlier release of this program trained the model, with other settings ({error}) "
-            "Its towers cannot be built again: train it with `two-tower run`, and re-index the new model."
+            "Its towers cannot be built again. Train it with `two-tower run`, and re-index the new model."
         ) from error
 
 
 def check_features(items: str, manifest: Manifest, specs: Sequence[FeatureSpec]) -> None:
-    """Raises UserError where items lack a column that a model needs, or have one of another kind or width.
+    """Raises UserError if items lack a column of the model, or have it in another kind or width.
 
     Args:
-      items: where they are, for messages.
-      manifest: of them.
-      specs: the columns of items/ that the model knows.
+      items: the items' directory, for messages.
+      manifest: manifest of the items.
+      specs: columns of items/ that the model takes.
     """
     named = tuple(
         ":".join([spec.column, spec.kind, *([str(spec.width)] if spec.width else [])]) for spec in specs
@@ -153,22 +152,22 @@ def check_features(items: str, manifest: Manifest, specs: Sequence[FeatureSpec])
         resolve(FeaturesConfig(items=named), manifest, with_aggregates=False)
     except UserError as error:
         raise UserError(
-            f"{items}: its items do not fit the model, which was trained with columns of items/ ({error})"
+            f"{items}: the items do not fit the model, which was trained with columns of items/ ({error})"
         ) from error
 
 
 def _config(lineage: Lineage, overrides: Sequence[str]) -> PipelineConfig:
-    """The settings by which the model was indexed and judged, with others over them."""
+    """Returns the settings that indexed and judged the model, with overrides."""
     for override in overrides:
         section = override.partition("=")[0].strip().partition(".")[0]
         if "=" in override and section not in SECTIONS:
             raise UserError(
-                f"--set {override}: re-indexing takes settings of {', '.join(SECTIONS)}; all else is as the "
-                "model was trained."
+                f"--set {override}: re-indexing takes settings of {', '.join(SECTIONS)} alone. Leave it out, "
+                "or train a new model."
             )
     values = {**PipelineConfig().to_dict(), "seed": lineage.seed}
     for section, then in lineage.settings.items():
-        # A setting that there was when the model was made, and is no more, means nothing now.
+        # Settings of an earlier release that no longer exist are dropped.
         values[section] |= {name: value for name, value in then.items() if name in values[section]}
     return run_file.with_overrides(PipelineConfig.from_dict(values), overrides)
 

@@ -1,4 +1,4 @@
-"""The curated schemas, as text, and the names of features."""
+"""Curated schemas as text, and the names of features."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The one home of feature names.
+"""Feature names.
 
-Raw names are those of a window's Example and, but for the label's, of a serving request. Transformed names
-are what Transform writes and the towers read.
+Raw names are those of a window's Example and of a serving request, which has no label. Transform writes
+transformed names, and the towers read them.
 """
 
 from __future__ import annotations
@@ -10,53 +10,52 @@ from collections.abc import Iterable
 
 SPLITS = ("train", "eval", "test")
 
-# A window: one user, and parallel lists over its events, oldest first.
+# Window: one user, and parallel lists over the events, oldest first.
 USER_ID = "user_id"
 HISTORY_ITEM_ID = "history_item_id"
 HISTORY_TIMESTAMP = "history_timestamp"
 HISTORY_EVENT_TYPE = "history_event_type"
-HISTORY_PLAY_RATIO = "history_play_ratio"  # 1.0 = whole item; UNKNOWN where not recorded
+HISTORY_PLAY_RATIO = "history_play_ratio"  # 1.0 = whole item; UNKNOWN if not recorded
 HISTORY_IS_ORGANIC = "history_is_organic"  # 1, 0, or UNKNOWN
-# When the next track was asked for: the label's time at a query position, else the event's own.
+# Time of the request for the next item: the label's time at a query position, else the event's own time.
 REQUEST_TIMESTAMP = "request_timestamp"
-# At a query position of this split: how many events ahead its label is. Elsewhere 0.
+# Number of events from a query position of this split to its label; 0 at other positions.
 LABEL_STEP = "label_step"
-# The set of labels of an eval or test window, in the frozen protocol: its query is the window's last listen.
+# Labels of an eval or test window in the frozen protocol, a set. The query is the window's last listen.
 LABEL_ITEM_ID = "label_item_id"
-# What the user had before the window, where items that were had are not recommended again.
+# Items of the user's events before the window, if the data set has no repeat recommendations.
 SEEN_ITEM_ID = "seen_item_id"
 
 # Serving only.
 EXCLUDE_ITEM_ID = "exclude_item_id"
 ALLOW_ITEM_ID = "allow_item_id"
 K = "k"
-# Of a query, beside its embedding: the items of the history that have scores of their own, and these.
+# Outputs of the repeat head: items of the history, and their scores.
 REPEAT_ITEM_ID = "repeat_item_id"
 REPEAT_SCORE = "repeat_score"
 
-# A catalog item.
+# Catalog item.
 ITEM_ID = "item_id"
 ARTIST_ID = "artist_id"
 ALBUM_ID = "album_id"
 ITEM_LENGTH = "item_length"
 
-# The label event's name in windows and requests, whatever the data set calls it; in a request "" means it
-# too.
+# Name of the label event in windows and requests; "" stands for it in a request too.
 LISTEN = "listen"
 
-# Fills places that hold no item, and stands for play ratios and flags that nobody recorded.
+# PADDING fills places without an item. UNKNOWN stands for play ratios and flags without a record.
 PADDING = -1
 UNKNOWN = -1
 
-# Transformed, a value per window.
+# Transformed, one value per window.
 USER = "user"
-# Transformed, a value per position.
+# Transformed, one value per position.
 IS_LISTEN = "is_listen"
-# A hash of the event type's name, of so many: three bytes an event, and no vocabulary to look for.
+# Hash of the event type's name, which needs no vocabulary, and the number of hashes (three bytes an event).
 EVENT_TYPE = "event_type"
 EVENT_TYPE_HASHES = 2**20
 EXAMPLE_AGE = "example_age"
-# Seconds since the window's first event. Only differences mean something.
+# Seconds since the window's first event; only differences carry meaning.
 ELAPSED_SECONDS = "elapsed_seconds"
 # History aggregates over the last N events at each position, see trainer/model/history_aggregates.py;
 # z-scored by train's query positions.
@@ -76,11 +75,11 @@ SESSION_POSITION = "session_position"
 SESSION_SECONDS = "session_seconds"
 HOUR_OF_DAY = "hour_of_day"
 DAY_OF_WEEK = "day_of_week"
-# Aggregates of the catalog's columns, computed in the model, where the catalog is.
+# Aggregates of catalog columns, computed in the model, which holds the catalog.
 DISTINCT_ARTISTS = "distinct_artists"
 MEAN_ITEM_LENGTH = "mean_item_length"
 
-# Those that need times.
+# Aggregates that need times.
 TIME_AGGREGATES = (
     SECONDS_SINCE_PREVIOUS,
     IDLE_SECONDS,
@@ -94,7 +93,7 @@ TIME_AGGREGATES = (
     DAY_OF_WEEK,
 )
 CATALOG_AGGREGATES = (DISTINCT_ARTISTS, MEAN_ITEM_LENGTH)
-# All there are, by the names that settings select them by.
+# All aggregates.
 AGGREGATES = (
     LISTEN_COUNT,
     MEAN_PLAY_RATIO,
@@ -108,14 +107,14 @@ AGGREGATES = (
 
 
 def available_aggregates(has_timestamps: bool) -> tuple[str, ...]:
-    """The history aggregates that data with or without times allows."""
+    """Returns the history aggregates available with or without times."""
     return tuple(name for name in AGGREGATES if has_timestamps or name not in TIME_AGGREGATES)
 
 
 def aggregate_columns(names: Iterable[str]) -> tuple[str, ...]:
-    """What Transform writes for some aggregates: a column each, a sine and a cosine for what is cyclic.
+    """Returns Transform's columns of some aggregates: one each, a sine and a cosine for cyclic ones.
 
-    Those of the catalog have none, since Transform does not see it.
+    Catalog aggregates have no columns, because Transform does not see the catalog.
     """
     columns: list[str] = []
     for name in names:
@@ -126,18 +125,20 @@ def aggregate_columns(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(columns)
 
 
-# Columns of the data directory's own, transformed: all numbers in one matrix, every other column by itself.
+# Transformed columns of users/ and items/: one matrix for all numbers; other columns are separate.
 NUMBERS = "numbers"
 
 
 def transformed_column(name: str) -> str:
-    """What Transform writes for a feature of a named column, and its vocabulary."""
+    """Returns the name of a column's transformed feature and of its vocabulary."""
     return f"column_{name}"
 
 
 def is_transformed_column(name: str) -> bool:
-    """Whether this is a column of the data directory's own, which of windows are the user's; what else is
-    ragged there has a value an event."""
+    """Tells a transformed column of users/ or items/ from other features.
+
+    In windows these are the user's columns. All other ragged features have one value per event.
+    """
     return name.startswith(transformed_column(""))
 
 
@@ -146,7 +147,7 @@ ARTIST = "artist"
 ALBUM = "album"
 LENGTH = "length"
 
-# Vocabularies that Transform writes.
+# Vocabularies, written by Transform.
 USER_VOCABULARY = "user"
 ITEM_VOCABULARY = "item"
 LABEL_VOCABULARY = "label_item"

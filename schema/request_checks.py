@@ -1,4 +1,4 @@
-"""Complaints about one request, by the table of served inputs."""
+"""Checks of one request against the table of served inputs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Request = Mapping[str, Any]
 
 
 def complaints(request: Request, inputs: Mapping[str, RequestInput]) -> Iterator[str]:
-    """Yields what is wrong with a request, each with its field and value; nothing if a model takes it.
+    """Yields each fault of a request with field and value; nothing for a valid request.
 
     Args:
         request: values by name, as in a row of the "instances" of TensorFlow Serving's REST API.
-        inputs: what the request may carry, by name.
+        inputs: allowed inputs by name.
     """
     for one in inputs.values():
         if one.is_required and one.name not in request:
@@ -36,7 +36,7 @@ def complaints(request: Request, inputs: Mapping[str, RequestInput]) -> Iterator
         return
     for name, value in request.items():
         is_parallel = name in inputs and inputs[name].shape == PER_EVENT and isinstance(value, list)
-        # One value stands for all positions.
+        # A single value stands for all positions.
         if is_parallel and len(value) not in (1, len(items)):
             yield f"{name} has {len(value)} values, and {features.HISTORY_ITEM_ID} {len(items)}"
     times = request.get(features.HISTORY_TIMESTAMP)
@@ -60,8 +60,8 @@ def _of_order(items: list[Any], times: list[Any]) -> Iterator[str]:
     for (_, before), (place, time) in itertools.pairwise(known):
         if time < before:
             yield (
-                f"{features.HISTORY_TIMESTAMP}[{place}] is {time}, after {before}: a history is ordered, "
-                "oldest first"
+                f"{features.HISTORY_TIMESTAMP}[{place}] is {time}, after {before}; order the history, oldest "
+                "first"
             )
             return
 
@@ -81,14 +81,14 @@ def _of_input(one: RequestInput, value: Any, request: Request) -> Iterator[str]:
     items = request.get(features.HISTORY_ITEM_ID)
     is_parallel = one.shape == PER_EVENT and isinstance(items, list) and len(items) == len(value)
     for place, part in enumerate(value):
-        # A negative item id fills up a row of a batch, and so does what stands beside it.
+        # A negative item id is padding, and so are the values at its position.
         is_padding = is_parallel and items is not None and _is_number(items[place]) and items[place] < 0
         if (complaint := _of_value(one, part)) and not is_padding:
             yield f"{one.name}[{place}] {complaint}"
 
 
 def _of_value(one: RequestInput, value: Any) -> str:
-    """Returns what is wrong with one value, or ""."""
+    """Returns the fault of one value, or ""."""
     if one.dtype == "string":
         if not isinstance(value, str) and not (isinstance(value, dict) and set(value) == {"b64"}):
             return f"is {shown(value)}, where a {one.value_words} is expected"
@@ -102,7 +102,7 @@ def _of_value(one: RequestInput, value: Any) -> str:
     if one.is_special(value):
         return ""
     if not math.isfinite(value):
-        return f"is {value}, which is no number"
+        return f"is {value}, which is not a finite number"
     least = -math.inf if one.least is None else one.least
     greatest = math.inf if one.greatest is None else one.greatest
     if not least <= value <= greatest:

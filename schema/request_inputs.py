@@ -1,7 +1,7 @@
-"""The one table of served inputs: names, types, shapes, defaults, ranges and meanings.
+"""Table of served inputs: names, types, shapes, defaults, ranges and meanings.
 
 The signatures of the served model, `two-tower query`, evaluation, request validation and
-docs/reference/request.md are built from it. It imports no TensorFlow, so that any server can read it.
+docs/reference/request.md read it. It imports no TensorFlow, so that any server can read it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from two_tower.schema import features
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Shape of an input or output: in words, and as the names of its dimensions."""
+    """Shape of an input or output, in words and as names of its dimensions."""
 
     words: str
     axes: tuple[str, ...]
@@ -29,7 +29,7 @@ LIST = Shape("list per query", ("queries", "values"))
 PER_ITEM = Shape("one per item", ("items",))
 PER_ROW = Shape("one per row", ("rows",))
 
-# What a value of a type is called in messages.
+# Names of value types in messages.
 _VALUE_WORDS = {"int32": "whole number", "int64": "whole number", "float32": "number", "string": "text"}
 
 
@@ -37,18 +37,18 @@ _VALUE_WORDS = {"int32": "whole number", "int64": "whole number", "float32": "nu
 class RequestInput:
     """One input of a served signature.
 
-    An input with a default may be left out: TensorFlow Serving fills in a signature's defaults; in Python
-    call the method of the same name.
+    A request may leave out an input with a default. TensorFlow Serving fills in a signature's defaults. In
+    Python, call the method of the same name.
 
     Attributes:
         name: the input's name in requests.
         shape: PER_QUERY, PER_EVENT, LIST and the like.
         dtype: "int32", "int64", "float32" or "string".
-        meaning: what the value says, in words.
-        default: one value, which stands for every place; None: the input is required.
+        meaning: meaning of the value, in words.
+        default: one value for all places; None: the input is required.
         least: smallest value allowed; None: any.
         greatest: largest value allowed; None: any.
-        special: meaning of values with a sense of their own. They are allowed outside the range.
+        special: special values with their meaning; the range does not apply to them.
         width: number of values of a list of fixed length; 0: any number.
         allowed: texts allowed beside ""; empty: any.
     """
@@ -66,7 +66,7 @@ class RequestInput:
 
     @property
     def is_required(self) -> bool:
-        """True if a request must have it."""
+        """True if every request needs the input."""
         return self.default is None
 
     @property
@@ -91,7 +91,7 @@ class RequestInput:
 
     @property
     def default_value(self) -> Any:
-        """The default in dimensions of 1, which broadcast as those of a request do; None if required."""
+        """Default in dimensions of 1, which broadcast; None for a required input."""
         if self.default is None:
             return None
         value = self.default
@@ -101,12 +101,12 @@ class RequestInput:
 
     @property
     def padding(self) -> Any:
-        """The value in places of a history that hold no event."""
+        """Padding of a history."""
         return features.PADDING if self.default is None else self.default
 
     @property
     def values(self) -> str:
-        """Range and special values in words; "" where any value means itself."""
+        """Range and special values in words; "" if all values are allowed."""
         low, high = (None if limit is None else f"{limit:,}" for limit in (self.least, self.greatest))
         whole = " to ".join(limit for limit in (low or "", high) if limit) if high else f"{low} or more"
         in_range = [] if low is None and high is None else [whole]
@@ -127,15 +127,14 @@ def _literal(value: Any) -> str:
 _LATEST = 4_102_444_800
 _UNKNOWN = {features.UNKNOWN: "unknown"}
 
-# Inputs of a query, in the signature's order; the users' columns follow them.
+# Inputs of a query in the signature's order. The users' columns follow them.
 QUERY_INPUTS = (
     RequestInput(features.USER_ID, PER_QUERY, "int64", "user; may be unknown to the model", least=0),
     RequestInput(
         features.HISTORY_ITEM_ID,
         PER_EVENT,
         "int64",
-        "items of the history, oldest first. The last listen is the seed item, now playing. A history may "
-        "be empty",
+        "items of the history, oldest first. The last listen is the seed item. A history may be empty",
         least=0,
         special={features.PADDING: "padding, as any negative id"},
     ),
@@ -151,7 +150,7 @@ QUERY_INPUTS = (
         features.HISTORY_PLAY_RATIO,
         PER_EVENT,
         "float32",
-        "part of the item that was played; 1.0 is the whole item, and more is possible",
+        "played share of the item; 1.0 is the whole item, and larger values are possible",
         default=features.UNKNOWN,
         least=-1,
         special=_UNKNOWN,
@@ -192,7 +191,7 @@ ANSWER_INPUTS = (
         features.EXCLUDE_ITEM_ID,
         LIST,
         "int64",
-        "items that must not be returned: the user had them, or nobody may",
+        "items that must not be returned",
         default=features.PADDING,
         special={features.PADDING: "padding, as any negative id"},
     ),
@@ -200,7 +199,7 @@ ANSWER_INPUTS = (
         features.ALLOW_ITEM_ID,
         LIST,
         "int64",
-        "the only items that may be returned, less those excluded. Padding alone allows all",
+        "the only items that may be returned, except excluded ones. Padding alone allows all items",
         default=features.PADDING,
         special={features.PADDING: "padding, as any negative id"},
     ),
@@ -214,10 +213,10 @@ ANSWER_INPUTS = (
     ),
 )
 
-# What a request may carry, by name. The users' columns are named by the settings.
+# Inputs of a request by name, without the users' columns, which depend on the settings.
 REQUEST_INPUTS = {one.name: one for one in (*QUERY_INPUTS, *ANSWER_INPUTS)}
 
-ITEM = RequestInput(features.ITEM_ID, PER_ITEM, "int64", "items; one unknown has unknown features")
+ITEM = RequestInput(features.ITEM_ID, PER_ITEM, "int64", "items; an unknown item has unknown features")
 ROW = RequestInput("row", PER_ROW, "int32", "rows of the index, from 0")
 
 
@@ -229,7 +228,7 @@ class RequestOutput:
     shape: Shape
     dtype: str
     meaning: str
-    # Setting that the output depends on; "": every model has it.
+    # Condition of the output; "": every model has it.
     requires: str = ""
 
 
@@ -244,7 +243,7 @@ class ServedSignature:
 
     @property
     def takes_query(self) -> bool:
-        """True if it takes a query: the users' columns are inputs too, after those of QUERY_INPUTS."""
+        """True if the signature takes a query, with the users' columns after QUERY_INPUTS."""
         return self.inputs[: len(QUERY_INPUTS)] == QUERY_INPUTS
 
 
@@ -260,10 +259,8 @@ SERVED_SIGNATURES = (
         "recommends the k best items for each history",
         (*QUERY_INPUTS, *ANSWER_INPUTS),
         (
-            RequestOutput(
-                features.ITEM_ID, _RECOMMENDED, "int64", "items, best first; -1 where there are fewer"
-            ),
-            RequestOutput("score", _RECOMMENDED, "float32", "their scores; -inf where there are fewer"),
+            RequestOutput(features.ITEM_ID, _RECOMMENDED, "int64", "items, best first, padded with -1"),
+            RequestOutput("score", _RECOMMENDED, "float32", "the items' scores, padded with -inf"),
         ),
     ),
     ServedSignature(
@@ -276,15 +273,15 @@ SERVED_SIGNATURES = (
                 features.REPEAT_ITEM_ID,
                 _HISTORY_ITEMS,
                 "int64",
-                "items of the history with scores of their own; -1: none",
-                "trainer.repeat_head",
+                "items of the history that the repeat head scores; -1: padding",
+                "the part repeat_head of trainer.parts",
             ),
             RequestOutput(
                 features.REPEAT_SCORE,
                 _HISTORY_ITEMS,
                 "float32",
-                "their scores, in the place of their inner products; -inf: none",
-                "trainer.repeat_head",
+                "the repeat head's scores, which replace the inner products; -inf: padding",
+                "the part repeat_head of trainer.parts",
             ),
         ),
     ),

@@ -1,8 +1,8 @@
-"""The canary: what is about to be published is loaded where it lies and answers recorded queries.
+"""Canary: a copy of a model answers recorded queries before it is published.
 
-The evaluator records a few of the requests that it evaluated a model with and what the model answered. A copy
-that a server could not load, or that answers otherwise, is not what was evaluated, whatever its files say.
-Run as `python -m two_tower.components.pusher.canary MODEL RECORD`, in a process of its own.
+The evaluator records a few of its requests with the model's answers. A fresh process loads the copy and asks
+the recorded queries again. A copy that fails to load or answers differently is not the evaluated model.
+The process runs `python -m two_tower.serving.canary MODEL RECORD`.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# In the directory of the blessing, which is what Pusher is given of an evaluation.
+# File in the blessing's directory; Pusher receives the blessing alone.
 FILE_NAME = "canary.json"
-# So many queries are recorded, and of each so many items: further down another machine's rounding may change
-# what an approximate index finds.
+# Numbers of recorded queries, and of recorded items per query. At deeper ranks, the rounding of another
+# machine may change the result of an approximate index.
 QUERIES, ITEMS = 16, 10
-# Scores that differ by less than this share of the largest are the same, and their items may trade places.
+# Scores that differ by less than this share of the largest score are equal; their items may trade places.
 _TOLERANCE = 1e-3
 _SIGNATURE = "serving_default"
 
 
 class CanaryFailed(RuntimeError):
-    """A model was not published: it does not load, or does not answer as it did when it was evaluated."""
+    """Refusal to publish a model that does not load or answers differently than in the evaluation."""
 
 
 def recorded(
     inputs: Mapping[str, npt.NDArray[Any]], item_id: npt.NDArray[Any], score: npt.NDArray[Any]
 ) -> dict[str, Any]:
-    """What is kept of a request and its answer, as JSON holds it.
+    """Returns the record of a request and its answer, as JSON holds it.
 
     Args:
-        inputs: of the signature, by name, each [Q, ...] or a scalar.
-        item_id: [Q, k] what was answered, best first, -1 where there are fewer.
-        score: [Q, k].
+        inputs: the signature's inputs by name, each [Q, ...] or a scalar.
+        item_id: [Q, k], the answered items, best first, padded with -1.
+        score: [Q, k], the items' scores.
     """
     return {
         "signature": _SIGNATURE,
@@ -51,14 +51,14 @@ def recorded(
 
 
 def check(model_path: str, record: Mapping[str, Any] | None) -> None:
-    """Loads a model in a fresh process and asks it what was recorded.
+    """Loads a model in a fresh process and asks the recorded queries.
 
     Args:
         model_path: the SavedModel, a path or URL.
-        record: see `recorded`; None: it must load, and have the signature that is served.
+        record: the result of `recorded`; None: the model must only load and have the served signature.
 
     Raises:
-        CanaryFailed: with the reason.
+        CanaryFailed: the model does not load or answers differently.
     """
     with tempfile.TemporaryDirectory() as scratch:
         record_file = os.path.join(scratch, FILE_NAME)
@@ -72,52 +72,52 @@ def check(model_path: str, record: Mapping[str, Any] | None) -> None:
         )
     if done.returncode:
         said = (done.stdout.strip() or done.stderr.strip()).splitlines()
-        reason = said[-1] if said else f"it ended with status {done.returncode}"
+        reason = said[-1] if said else f"The process ended with status {done.returncode}."
         raise CanaryFailed(
-            "Nothing was published, and what is in service stays: loaded in a fresh process from "
-            f"{model_path}, the model is not the one that was evaluated. {reason}"
+            "Nothing was published, and the model in service stays. A fresh process loaded the copy "
+            f"{model_path}, and it is not the evaluated model. {reason}"
         )
 
 
 def difference(record: Mapping[str, Any], item_id: npt.NDArray[Any], score: npt.NDArray[Any]) -> str:
-    """How an answer differs from the one that was recorded; "" if it does not.
+    """Describes the first difference between an answer and the recorded one; "" for equal answers.
 
     Args:
-        record: see `recorded`.
-        item_id: [Q, k] what is answered now.
-        score: [Q, k].
+        record: the result of `recorded`.
+        item_id: [Q, k], the items answered now.
+        score: [Q, k], their scores.
     """
     expected = np.array(record["item_id"], np.int64)
     expected_score = np.array(record["score"], np.float64)
     items, scores = item_id[:, : expected.shape[1]], score[:, : expected.shape[1]].astype(np.float64)
     if items.shape != expected.shape:
-        return f"It answers with items of shape {list(items.shape)}, and it was {list(expected.shape)}."
+        return f"The answer has the shape {list(items.shape)}; the recorded one has {list(expected.shape)}."
     scores = np.where(items >= 0, scores, np.nan)
     if ((expected >= 0) != (items >= 0)).any():
-        return "It answers with another number of items than when it was evaluated."
+        return "The answer has another number of items than the recorded one."
     if not np.isfinite(scores[items >= 0]).all():
-        return "It answers with scores that are no numbers."
+        return "The answer has scores that are not finite numbers."
     largest = max(float(np.nanmax(np.abs(expected_score), initial=0.0)), 1e-6)
     close = np.abs(scores - expected_score) <= _TOLERANCE * largest
     for query, place in np.argwhere((expected >= 0) & ~close):
         return (
-            f"Of recorded query {query} the score at rank {place + 1} is {scores[query, place]:.6g}, and it "
-            f"was {expected_score[query, place]:.6g} when the model was evaluated."
+            f"Recorded query {query} has the score {scores[query, place]:.6g} at rank {place + 1}; the "
+            f"evaluation recorded {expected_score[query, place]:.6g}."
         )
     for query, place in np.argwhere(expected != items):
-        # Its scores are those expected: an item stands elsewhere only among its equals.
+        # The scores agree here, so an item may only trade places with items of equal score.
         same = np.abs(expected_score[query] - scores[query, place]) <= _TOLERANCE * largest
         beyond_the_last = same[-1]
         if not beyond_the_last and items[query, place] not in expected[query, same]:
             return (
-                f"Recorded query {query} is answered with item {items[query, place]} at rank {place + 1}, "
-                f"and it was item {expected[query, place]} when the model was evaluated."
+                f"Recorded query {query} has item {items[query, place]} at rank {place + 1}; the "
+                f"evaluation recorded item {expected[query, place]}."
             )
     return ""
 
 
 def _plain(values: npt.NDArray[Any]) -> Any:
-    """Nested lists; bytes become text."""
+    """Converts an array to nested lists; bytes become text."""
     if values.dtype.kind in "OS":
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
         return np.array(texts, object).reshape(values.shape).tolist()
@@ -133,19 +133,19 @@ def _main(model_path: str, record_file: str) -> int:
     try:
         model = tf.saved_model.load(model_path)
     except Exception as error:
-        # Whatever is wrong with the files: TensorFlow raises a dozen kinds of errors.
-        print(f"It does not load: {' '.join(str(error).split())[:500]}")
+        # TensorFlow raises a dozen kinds of errors for broken files.
+        print(f"The model does not load: {' '.join(str(error).split())[:500]}")
         return 1
     signature = model.signatures.get(_SIGNATURE)
     if signature is None:
-        print(f"It has no signature {_SIGNATURE}.")
+        print(f"The model has no signature {_SIGNATURE}.")
         return 1
     if record is None:
         return 0
     specs = signature.structured_input_signature[1]
     if set(specs) != set(record["inputs"]):
         now, then = (", ".join(sorted(names)) for names in (specs, record["inputs"]))
-        print(f"It takes the inputs {now}, and it took {then} when it was evaluated.")
+        print(f"The model takes the inputs {now}; the evaluation recorded {then}.")
         return 1
     inputs = {
         name: tf.reshape(tf.constant(value, specs[name].dtype), np.shape(value))
@@ -154,7 +154,7 @@ def _main(model_path: str, record_file: str) -> int:
     try:
         answer = signature(**inputs)
     except Exception as error:
-        print(f"It does not answer: {' '.join(str(error).split())[:500]}")
+        print(f"The model does not answer: {' '.join(str(error).split())[:500]}")
         return 1
     if found := difference(record, answer["item_id"].numpy(), answer["score"].numpy()):
         print(found)

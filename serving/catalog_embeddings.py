@@ -1,4 +1,4 @@
-"""Embeddings of the catalog: computed by the candidate tower, and checked before they are indexed."""
+"""Embeddings of the catalog, computed by the candidate tower and checked before indexing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_ids(item_id: npt.NDArray[np.int64]) -> None:
 def check_embeddings(item_id: npt.NDArray[np.int64], embeddings: npt.NDArray[np.float32]) -> None:
     """Raises UserError for embeddings [items, embedding_dim] that are not finite, or all zero.
 
-    Single items may have zeros: items without any known feature do, if training saw none of that kind.
+    Single items may have zeros. An item without any known feature does if training saw none like it.
     """
     broken = ~np.isfinite(embeddings).all(axis=1)
     if broken.any():
@@ -40,7 +40,7 @@ def check_embeddings(item_id: npt.NDArray[np.int64], embeddings: npt.NDArray[np.
         )
     if not embeddings.any():
         raise UserError(
-            f"The embeddings of all {len(item_id)} items are zero: every item would score the same. Train "
+            f"The embeddings of all {len(item_id)} items are zero, so every item has the same score. Train "
             "again with a lower trainer.weight_decay or a higher trainer.learning_rate."
         )
 

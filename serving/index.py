@@ -1,7 +1,7 @@
-"""Nearest candidates by inner product: ScaNN, or exact search, behind one interface.
+"""Nearest candidates by inner product, found by ScaNN or by exact search.
 
-Towers that compare by cosine give embeddings of length one, but for a bias, so that the inner product serves
-both. How a ScaNN index is to be built is found in tuning.py.
+Cosine towers give embeddings of length one, apart from a bias. So the inner product serves cosine towers
+too. `index_tuning` chooses the settings of a ScaNN index.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import dataclasses
 import tensorflow as tf
 from scann.scann_ops.py import scann_ops
 
-# How points within a leaf are scored: by asymmetric hashing, half a byte for every two dimensions, then the
-# best of them exactly; or all of them exactly.
+# Scoring of the points within a leaf. AH: asymmetric hashing (half a byte for every two dimensions), then
+# exact scores of the best points. NO_QUANTIZATION: exact scores of all points.
 AH = "ah"
 NO_QUANTIZATION = "none"
-# Scores that exact search holds at once, 128 MB: larger batches are taken in parts.
+# Largest number of scores that exact search holds at once, 128 MB. Larger batches are split.
 _SCORES_AT_ONCE = 2**25
 _TREE_TRAINING_SAMPLE = 100_000
 _AH_CLUSTERS = 16
@@ -23,14 +23,14 @@ _AH_CLUSTERS = 16
 
 @dataclasses.dataclass(frozen=True)
 class ScannSettings:
-    """What recall and cost of a ScaNN index depend on.
+    """Settings of a ScaNN index, which determine its recall and cost.
 
     Attributes:
-        num_leaves: parts that the vectors are divided into, by k-means.
-        leaves_to_search: those nearest to the query, which are looked at.
-        reordering_candidates: of what AH finds, so many are scored exactly, for `k` items asked for; else 0.
+        num_leaves: number of k-means partitions of the vectors.
+        leaves_to_search: number of leaves searched, those nearest to the query.
+        reordering_candidates: number of AH's candidates that are scored exactly for `k` items; 0 without AH.
         quantization: AH or NO_QUANTIZATION.
-        k: how many items `reordering_candidates` is meant for: who asks for more has more reordered.
+        k: number of items that `reordering_candidates` applies to. Larger requests reorder more.
     """
 
     num_leaves: int
@@ -42,10 +42,10 @@ class ScannSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Restriction:
-    """Which items a query may be answered with, as rows of the index; -1 is padding.
+    """Restriction of the items that may be returned, as rows of the index; -1 is padding.
 
     Attributes:
-        has_allowed: bool [queries]. Where it is set, `allowed` are the only ones.
+        has_allowed: bool [queries]. Where it is true, only rows in `allowed` may be returned.
         allowed: int32 [queries, any].
         denied: int32 [queries, any]. A row may stand there twice.
     """
@@ -55,52 +55,61 @@ class Restriction:
     denied: tf.Tensor
 
     def take(self, queries: tf.Tensor) -> Restriction:
-        """Of the queries at these places."""
+        """Selects the restrictions of the queries at these positions."""
         return Restriction(
             *(tf.gather(own, queries) for own in (self.has_allowed, self.allowed, self.denied))
         )
 
 
 class ExactIndex(tf.Module):
-    """All inner products, then the top k. Under some 20,000 items nothing is faster. No custom operations."""
+    """Exact search: all inner products, then the top k.
+
+    It needs no custom operations. Below some 20,000 items no other search is faster.
+    """
 
     kind = "exact"
 
     def __init__(self, embeddings: tf.Tensor) -> None:
-        """`embeddings`: float32 [items, embedding_dim]."""
+        """Stores `embeddings`, float32 [items, embedding_dim]."""
         super().__init__(name="exact_index")
         self._embeddings = tf.Variable(embeddings, trainable=False, name="embeddings")
 
     @property
     def embeddings(self) -> tf.Tensor:
-        """Float32 [items, embedding_dim]."""
+        """Embeddings, float32 [items, embedding_dim]."""
         return self._embeddings.read_value()
 
 
 class ScannIndex(tf.Module):
-    """A ScaNN tree. It may find fewer than k neighbours: what is missing scores NaN.
+    """ScaNN tree, which may find fewer than k neighbours; missing ones score NaN.
 
-    Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020. The
-    first centres of its k-means are drawn without a seed: two indexes of one setting are not the same.
+    Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization", ICML 2020. ScaNN
+    draws the first k-means centres without a seed, so two indexes with the same settings differ.
     """
 
     kind = "scann"
 
     def __init__(self, embeddings: tf.Tensor, settings: ScannSettings, max_k: int) -> None:
-        """`embeddings`: float32 [items, embedding_dim]; `max_k`: the most that is asked for.
+        """Builds the index over `embeddings`, float32 [items, embedding_dim].
 
-        Raises ValueError where there are fewer items than leaves, or too few to quantise.
+        Args:
+            embeddings: the items' embeddings.
+            settings: leaves, quantisation and reordering.
+            max_k: largest number of items of a request.
+
+        Raises:
+            ValueError: there are fewer items than leaves, or too few items to quantise.
         """
         super().__init__(name="scann_index")
         items, self._dimensions = embeddings.shape
         if not 1 <= settings.leaves_to_search <= settings.num_leaves <= items:
             raise ValueError(
-                f"{settings.leaves_to_search} of {settings.num_leaves} leaves cannot be searched over "
+                f"ScaNN cannot search {settings.leaves_to_search} of {settings.num_leaves} leaves over "
                 f"{items} items."
             )
         if settings.quantization == AH and items < _AH_CLUSTERS:
-            raise ValueError(f"{items} items are too few to quantise; {_AH_CLUSTERS} would be enough.")
-        # Leaves to search and reordering may be changed, until a search is traced.
+            raise ValueError(f"{items} items are too few to quantise; AH needs {_AH_CLUSTERS}.")
+        # leaves_to_search and reordering_candidates may change until a search is traced.
         self.settings = settings
         builder = scann_ops.builder(embeddings, max_k, "dot_product").tree(
             settings.num_leaves,
@@ -117,13 +126,13 @@ class ScannIndex(tf.Module):
 
     @property
     def embeddings(self) -> tf.Tensor:
-        """Float32 [items, embedding_dim], as ScaNN keeps them."""
+        """Embeddings that ScaNN stores, float32 [items, embedding_dim]."""
         return tf.ensure_shape(self._state.dataset.read_value(), [None, self._dimensions])
 
     def search(self, queries: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows int32 and scores float32, [queries, at most k], best first.
+        """Returns rows int32 and scores float32, [queries, at most k], best first.
 
-        Of more items than the settings are meant for, more are reordered, in proportion.
+        If `k` exceeds `settings.k`, the number of reordered candidates grows in proportion.
         """
         settings = self.settings
         reordered = None
@@ -145,18 +154,18 @@ class ScannIndex(tf.Module):
 def exact_search(
     embeddings: tf.Tensor, queries: tf.Tensor, k: tf.Tensor, restriction: Restriction
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The k best rows by inner product among those that each query may be answered with.
+    """Finds the k best rows by inner product among those that each query's restriction allows.
 
-    Memory is bounded: the scores of some queries at a time are held, 128 MB of them or one query's.
+    Memory is bounded: at most 128 MB of scores are held at once, or the scores of one query.
 
     Args:
         embeddings: float32 [items, embedding_dim].
         queries: float32 [queries, embedding_dim].
-        k: how many.
-        restriction: of each query.
+        k: number of rows per query.
+        restriction: allowed and denied rows of each query.
 
     Returns:
-        Rows int32 and scores float32, [queries, min(k, items)], best first; -inf where there are no more.
+        Rows int32 and scores float32, [queries, min(k, items)], best first, padded with -inf.
     """
     items, size = tf.shape(embeddings)[0], tf.shape(queries)[0]
     k = tf.minimum(k, items)
@@ -175,7 +184,7 @@ def exact_search(
         place = begin // step
         return begin + step, rows.write(place, some_rows), scores.write(place, some_scores)
 
-    parts = tf.maximum(1, (size + step - 1) // step)  # no query is one part, of none
+    parts = tf.maximum(1, (size + step - 1) // step)  # an empty batch is one empty part
     _, rows, scores = tf.while_loop(
         lambda begin, *_: begin < parts * step,
         another,
@@ -190,7 +199,7 @@ def exact_search(
 
 
 def _restricted(scores: tf.Tensor, restriction: Restriction) -> tf.Tensor:
-    """Scores [queries, items], -inf for items that must not be returned."""
+    """Masks scores [queries, items] with -inf for items that must not be returned."""
     never = tf.fill(tf.shape(scores), -float("inf"))
     allowed = _places(restriction.allowed)
     only = tf.tensor_scatter_nd_update(never, allowed, tf.gather_nd(scores, allowed))
@@ -200,6 +209,6 @@ def _restricted(scores: tf.Tensor, restriction: Restriction) -> tf.Tensor:
 
 
 def _places(rows: tf.Tensor) -> tf.Tensor:
-    """Pairs of query and row int32 [any, 2] of rows [queries, any] without padding."""
+    """Converts rows [queries, any] to pairs of query and row, int32 [any, 2], without padding."""
     at = tf.where(rows >= 0)
     return tf.stack([tf.cast(at[:, 0], tf.int32), tf.gather_nd(rows, at)], axis=1)

@@ -1,12 +1,12 @@
-"""The cheapest index that finds what exact search finds, as often as it is told to.
+"""Tuning of the index: the cheapest settings whose ANN recall reaches the target.
 
-Recall is measured on real queries; what it costs is counted, in bytes that a query reads, since a machine's
-times differ from one minute to the next and the same catalog should get the same index. Milliseconds are
-measured beside it, for the reader and for a latency budget.
+Recall is measured on real queries. The cost of a setting is the number of bytes that a query reads. Bytes
+give the same index for the same catalog; a machine's times change from minute to minute. Milliseconds are
+measured too, for the report and for the latency budget.
 
-Few trees are built. The number of leaves is chosen by trees over a sample of the catalog, whose k-means sees
-as many vectors as the whole catalog's would; leaves to search and reordering by bisection on the one index
-that is then served, because ScaNN's k-means is not seeded and another would not be the same.
+Few trees are built. Trees over a sample of the catalog choose the number of leaves. Their k-means sees as
+many vectors as that of the whole catalog. Bisection on the served index itself chooses leaves to search and
+reordering, because ScaNN's k-means has no seed and another tree would differ.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from two_tower.serving.settings import IndexConfig
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int32]
 
-# Below this many items exact search is as fast, and is what is built.
+# Catalogs with fewer items get exact search, which is as fast there.
 EXACT_BELOW = 20_000
 # The k of the Recall@k that the index is tuned to.
 TARGET_K = 100
-# Leaves that are tried, in square roots of the number of items.
+# Numbers of leaves to try, as multiples of the square root of the number of items.
 _LEAVES = (1, 2, 4)
-# Candidates for reordering that are tried, in k.
+# Numbers of reordering candidates to try, as multiples of k.
 _REORDERING = (16, 8, 4, 2, 1)
 _CATALOG_SAMPLE = 100_000
-# The target must be met by the lower end of a one-sided 99% interval over the queries: the setting is the
-# cheapest of many, and would else owe half of its chance at the gate to luck.
+# The lower end of a one-sided 99% interval over the queries must reach the target. The chosen setting is the
+# cheapest of many; by its mean alone, half of them would fail the gate by chance.
 _NORMAL_QUANTILE = 2.33
-# ScaNN has no use for less.
+# Smallest catalog for ScaNN.
 _FEWEST_ITEMS = 32
 _TIMED_QUERIES = 40
 _QUERIES_AT_ONCE = 64
@@ -47,14 +47,14 @@ _QUERIES_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A setting, and what came of it.
+    """Measured settings of a ScaNN index.
 
     Attributes:
-        settings: of a ScaNN index.
-        recall: mean share of exact search's k items that are found.
-        recall_low: lower end of its one-sided 99% interval over the queries.
-        bytes_per_query: that a query reads: what the choice is made by.
-        ms_per_query: median of single queries, on the machine that built the index.
+        settings: the settings.
+        recall: mean share of exact search's k items that the index finds.
+        recall_low: lower end of the one-sided 99% interval of `recall` over the queries.
+        bytes_per_query: bytes that a query reads. The choice minimises them.
+        ms_per_query: median time of a single query on the machine that built the index, milliseconds.
     """
 
     settings: ScannSettings
@@ -64,7 +64,7 @@ class Point:
     ms_per_query: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in provenance.json."""
+        """Returns the entry in provenance.json."""
         described = dataclasses.asdict(self.settings) | {
             name: getattr(self, name) for name in ("recall", "recall_low", "bytes_per_query", "ms_per_query")
         }
@@ -74,18 +74,18 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """The search for a setting: all that was tried, and why one was chosen.
+    """Search for settings: all measured points and the reason of the choice.
 
     Attributes:
-        target: recall asked for.
-        k: of Recall@k.
-        queries: how many were asked.
-        latency_budget_ms: of a single query; 0 is none.
-        met: whether what is built meets target and budget.
-        reason: in words.
-        chosen: place in `points`; None where exact search was chosen.
-        points: by bytes that a query reads.
-        exact_ms_per_query: of exact search over the same vectors, median.
+        target: required recall.
+        k: the k of Recall@k.
+        queries: number of queries.
+        latency_budget_ms: longest time of a single query, milliseconds; 0 is none.
+        met: True if the built index meets target and budget.
+        reason: reason of the choice, in words.
+        chosen: position in `points`; None for exact search.
+        points: all points, by `bytes_per_query`.
+        exact_ms_per_query: median time of exact search over the same vectors, milliseconds.
     """
 
     target: float
@@ -99,21 +99,21 @@ class Tuning:
     exact_ms_per_query: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in provenance.json."""
+        """Returns the entry in provenance.json."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {**named, "points": [point.to_dict() for point in self.points]}
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """An index, why it is what it is, and the search for its settings, if there was one."""
+    """Built index with the reason of its choice and, if it was tuned, its tuning."""
 
     index: ExactIndex | ScannIndex
     reason: str
     tuning: Tuning | None
 
     def described(self) -> dict[str, Any]:
-        """As it stands in provenance.json."""
+        """Returns the entry in provenance.json."""
         settings = {} if isinstance(self.index, ExactIndex) else dataclasses.asdict(self.index.settings)
         return {
             "kind": self.index.kind,
@@ -124,7 +124,7 @@ class Built:
 
 
 def needs_queries(items: int) -> bool:
-    """Returns whether an index over so many items is tuned at all."""
+    """Returns whether an index over this number of items is tuned."""
     return items >= max(EXACT_BELOW, _FEWEST_ITEMS)
 
 
@@ -139,12 +139,12 @@ def build_index(
 
     Args:
         embeddings: float32 [items, embedding_dim].
-        queries: float32 [queries, embedding_dim], as they are asked; not looked at where search is exact
-            anyway (`needs_queries`).
-        config: the latency budget, and the largest k of a request.
-        target_recall: share of exact search's best TARGET_K items (or `config.max_k`, if that is less) that
-            the index has to find, at 99% confidence over the queries.
-        seed: of the sample of the catalog by which the number of leaves is chosen.
+        queries: float32 [queries, embedding_dim], embeddings of real queries. Exact search ignores them
+            (see `needs_queries`).
+        config: the latency budget and the largest k of a request.
+        target_recall: share of exact search's best items that the index must find, at 99% confidence over
+            the queries. The number of items is TARGET_K, or `config.max_k` if that is less.
+        seed: seed of the catalog's sample that chooses the number of leaves.
     """
     vectors = np.ascontiguousarray(embeddings, np.float32)
     if not needs_queries(len(vectors)):
@@ -155,7 +155,7 @@ def build_index(
 
 
 class _Search:
-    """One search over settings; `points` are what it has tried."""
+    """Search over settings; `_points` are the measured ones."""
 
     def __init__(
         self, vectors: Floats, queries: Floats, config: IndexConfig, target_recall: float, seed: int
@@ -170,8 +170,8 @@ class _Search:
         num_leaves = self._number_of_leaves()
         indexes = {AH: self._index(num_leaves, AH)}
         self._vary(indexes[AH])
-        # Without quantisation recall is what AH has where it reorders nearly all that it looks at: whether
-        # another index is worth its building can be told before.
+        # AH with nearly all candidates reordered has the recall of an index without quantisation. So the
+        # cost of that second index is known before it is built.
         if self._may_be_cheaper_unquantized(num_leaves):
             indexes[NO_QUANTIZATION] = self._index(num_leaves, NO_QUANTIZATION)
             self._vary(indexes[NO_QUANTIZATION])
@@ -180,8 +180,8 @@ class _Search:
             return self._exact()
         met = True
         reason = (
-            f"ScaNN: of {len(self._points)} settings that were tried the cheapest with a Recall@{self._k} of "
-            f"at least {self._target:g} against exact search, at 99% confidence."
+            f"ScaNN: the cheapest of {len(self._points)} settings with a Recall@{self._k} of at least "
+            f"{self._target:g} against exact search, at 99% confidence."
         )
         budget = self._config.latency_budget_ms
         if budget and best.ms_per_query > budget:
@@ -191,9 +191,9 @@ class _Search:
         return Built(index, reason, self._tuning(met, reason, best))
 
     def _number_of_leaves(self) -> int:
-        """The number of leaves of which a query reads the least, centres included.
+        """Finds the number of leaves with the fewest bytes per query, centres included.
 
-        A sample of the catalog has as much less than k of each query's k best, as it has less items.
+        The sample holds a share of the catalog, and the same share of each query's k best items.
         """
         items = len(self._vectors)
         root = round(math.sqrt(items))
@@ -203,7 +203,7 @@ class _Search:
         vectors = self._vectors[chosen]
         k = max(1, round(self._k * size / items))
         rows, _ = _exact(vectors, self._queries, k)
-        # AH will lose some of what its leaves hold.
+        # AH loses some of the items in its leaves.
         wanted = (1 + self._target) / 2
         costs = {}
         for leaves in candidates:
@@ -226,10 +226,10 @@ class _Search:
         return sorted({min(self._k * times, len(self._vectors)) for times in _REORDERING}, reverse=True)
 
     def _vary(self, index: ScannIndex) -> None:
-        """Of each number of candidates the fewest leaves that meet the target.
+        """Measures, for each number of reordering candidates, the fewest leaves that meet the target.
 
-        Recall rises with both. With fewer candidates at least as many leaves are needed, and what already
-        costs more than the cheapest is not tried.
+        Recall rises with both numbers, so fewer candidates need at least as many leaves. Settings that cost
+        more than the cheapest one so far are not tried.
         """
         reordering = [0] if index.settings.quantization == NO_QUANTIZATION else self._reordering()
         leaves = _geometric(1, index.settings.num_leaves)
@@ -240,7 +240,7 @@ class _Search:
                 setting = dataclasses.replace(settings, leaves_to_search=searched)
                 cheapest = self._cheapest()
                 if cheapest and self._bytes(setting) >= cheapest.bytes_per_query:
-                    return True  # as good as met: what matters now lies below
+                    return True  # counts as met: only cheaper settings matter
                 return self._meets(self._try(index, setting))
 
             searched = _first(leaves, meets)
@@ -263,7 +263,7 @@ class _Search:
         return self._points[settings]
 
     def _bytes(self, settings: ScannSettings) -> int:
-        """What a query reads: all centres, the codes in the leaves that it looks at, and whole vectors."""
+        """Counts the bytes that a query reads: all centres, codes in searched leaves, reordered vectors."""
         items, dimensions = self._vectors.shape
         vector = 4 * dimensions
         code = math.ceil(dimensions / 4) if settings.quantization == AH else vector
@@ -274,7 +274,7 @@ class _Search:
         return point.recall_low >= self._target
 
     def _cheapest(self) -> Point | None:
-        """Of the settings that meet the target; None where none does for less than exact search reads."""
+        """Finds the cheapest point that meets the target; None if exact search reads no more."""
         meeting = [point for point in self._points.values() if self._meets(point)]
         best = min(meeting, key=lambda point: point.bytes_per_query, default=None)
         return best if best and best.bytes_per_query < self._vectors.nbytes else None
@@ -295,7 +295,7 @@ class _Search:
         return self._bytes(unquantized) < best.bytes_per_query
 
     def _within_budget(self, index: ScannIndex, best: Point) -> tuple[bool, Point, str]:
-        """What to build where the cheapest setting that meets the target takes too long here."""
+        """Chooses settings where the cheapest point that meets the target exceeds the latency budget."""
         target, budget = self._target, self._config.latency_budget_ms
         searched = best.settings.leaves_to_search
         while searched > 1 and not any(point.ms_per_query <= budget for point in self._points.values()):
@@ -308,14 +308,17 @@ class _Search:
             if self._meets(chosen):
                 cheapest = min(filter(self._meets, within), key=lambda point: point.bytes_per_query)
                 return True, cheapest, "ScaNN: the cheapest setting that meets target and latency budget."
-            told = f"the best within the budget has {chosen.recall:.3f}"
+            told = f"The index built is the best within the budget, with a recall of {chosen.recall:.3f}"
         else:
             chosen = min(own, key=lambda point: point.ms_per_query)
-            told = f"nothing is within the budget, the fastest has {chosen.recall:.3f}"
+            told = (
+                "No setting is within the budget. The index built is the fastest, with a recall of "
+                f"{chosen.recall:.3f}"
+            )
         reason = (
-            f"ScaNN: a Recall@{self._k} of {target:g} takes {best.ms_per_query:.2f} ms a query here, and the "
-            f"latency budget is {budget:g} ms (index.latency_budget_ms): {told}, at "
-            f"{chosen.ms_per_query:.2f} ms, and is what is built."
+            f"ScaNN: a Recall@{self._k} of {target:g} takes {best.ms_per_query:.2f} ms a query here. The "
+            f"latency budget is {budget:g} ms (index.latency_budget_ms). {told} at "
+            f"{chosen.ms_per_query:.2f} ms."
         )
         return False, chosen, reason
 
@@ -323,13 +326,13 @@ class _Search:
         found = max(point.recall for point in self._points.values())
         target = self._target
         reason = (
-            f"Exact search: ScaNN finds {found:.3f} of its {self._k} items at best, or reads as much; a "
-            f"Recall@{self._k} of {target:g} is asked for (gate.min_ann_recall)."
+            f"Exact search: ScaNN finds {found:.3f} of its {self._k} items at best, or reads as many bytes. "
+            f"gate.min_ann_recall requires a Recall@{self._k} of {target:g}."
         )
         budget = self._config.latency_budget_ms
         met = not budget or self._exact_ms <= budget
         if not met:
-            reason += f" It takes {self._exact_ms:.2f} ms a query here, and the budget is {budget:g} ms."
+            reason += f" It takes {self._exact_ms:.2f} ms a query here; the budget is {budget:g} ms."
         return Built(ExactIndex(tf.constant(self._vectors)), reason, self._tuning(met, reason, None))
 
     def _tuning(self, met: bool, reason: str, chosen: Point | None) -> Tuning:
@@ -349,7 +352,7 @@ class _Search:
 
 
 def _geometric(first: int, last: int) -> list[int]:
-    """Whole numbers from `first` to `last`, each about a fifth larger than the one before."""
+    """Lists whole numbers from `first` to `last`, each about a fifth larger than the one before."""
     numbers = [first]
     while numbers[-1] < last:
         numbers.append(min(last, max(numbers[-1] + 1, round(numbers[-1] * 1.2))))
@@ -357,7 +360,7 @@ def _geometric(first: int, last: int) -> list[int]:
 
 
 def _first(ascending: list[int], holds: Any) -> int | None:
-    """The first number for which `holds` does, if it does so for all that follow; found by bisection."""
+    """Finds the first number for which `holds` is true by bisection; `holds` is true for all larger ones."""
     low, high = 0, len(ascending)
     while low < high:
         middle = (low + high) // 2
@@ -369,7 +372,7 @@ def _first(ascending: list[int], holds: Any) -> int | None:
 
 
 def _exact(vectors: Floats, queries: Floats, k: int) -> tuple[Rows, float]:
-    """The k best rows of each query, [queries, k], and the median milliseconds of a single query."""
+    """Returns the k best rows of each query, [queries, k], and the median milliseconds of a query."""
     held = tf.constant(vectors)
 
     @tf.function(
@@ -388,19 +391,19 @@ def _exact(vectors: Floats, queries: Floats, k: int) -> tuple[Rows, float]:
 
 
 def _search(index: ScannIndex, queries: Floats, k: int) -> Rows:
-    """Rows [queries, k], -1 where there are fewer."""
+    """Returns rows [queries, k], padded with -1."""
     rows, scores = (found.numpy() for found in index.search(tf.constant(queries), tf.constant(k)))
     rows = np.where(np.isnan(scores), -1, rows)
     return np.pad(rows, [(0, 0), (0, k - rows.shape[1])], constant_values=-1)
 
 
 def _recalls(found: Rows, exact: Rows) -> npt.NDArray[np.float64]:
-    """Of each query the share of `exact` [queries, k] that is in its row of `found` [queries, any]."""
+    """Computes each query's share of `exact` [queries, k] in its row of `found` [queries, any]."""
     return np.array([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)])
 
 
 def _milliseconds(search: Any, queries: Floats, k: int, most: int = _TIMED_QUERIES) -> float:
-    """Median of single queries, after one that is not counted."""
+    """Measures the median time of a single query, after one warm-up query that does not count."""
     wanted, times = tf.constant(k), []
     for number in range(min(most, len(queries)) + 1):
         query = tf.constant(queries[number % len(queries)][np.newaxis])

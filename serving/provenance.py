@@ -1,6 +1,6 @@
-"""What a served model says of itself, and whether it may have seen the labels that one is asked for today.
+"""Provenance of a served model, and checks against label leakage from the latest blessed model.
 
-It is asked twice: before the latest blessed model is compared with, and before training begins from it.
+The checks run twice: before the comparison with the latest blessed model, and before a warm start from it.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
-# Within an artifact of a model, where TFX has the form that is served.
+# Directory of the served form within a model's artifact, named by TFX.
 SERVED_FORM = "Format-Serving"
-# Custom property of the served model: where the Trainer's model is that it was made of.
+# Custom property of the served model: URI of its towers, the Trainer's model.
 TOWERS = "towers_uri"
-# Custom property of towers whose catalog is not the trained one, and key of the provenance: its digest.
+# Custom property of re-indexed towers, and key of the provenance: digest of the new items.
 ITEMS = "items_digest"
 NO_BLESSED_MODEL = "No model has been blessed yet."
-# The protocols that split by time: who trained before a period has not seen it, whatever the data was.
+# Protocols that split by time. A model trained before a period has not seen its labels, whatever the data.
 _BY_TIME = ("next_event", *FROZEN_PROTOCOLS)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """What tells a model from another, and what it learned from.
+    """Identity of a model and of its training data.
 
     Attributes:
-        digest: of the model's files.
+        digest: digest of the model's files.
         dataset: the data set's name, which stays the same while the data grows.
-        data_digest: of the data directory that it was trained on.
-        train_newest_timestamp: time of the newest event that it was trained on, seconds; 0 where the
-            protocol does not split by time.
-        protocol: what was train and what was test, see SplitConfig.
-        split_digest: of all settings of the split, see DataFacts.
+        data_digest: digest of the data directory of the training.
+        train_newest_timestamp: time of the newest training event, seconds; 0 if the protocol does not split
+            by time.
+        protocol: the split's protocol, see SplitConfig.
+        split_digest: digest of all settings of the split, see DataFacts.
     """
 
     digest: str
@@ -51,33 +51,33 @@ class ModelIdentity:
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any], digest: str) -> ModelIdentity:
-        """From the `provenance.json` that is kept in every model."""
+        """Builds the identity from a model's `provenance.json`."""
         return cls(
             digest,
             provenance["dataset"],
             provenance["data_digest"],
             int(provenance["train_newest_timestamp"]),
-            # Models from before there were others do not name it.
+            # The first releases knew this protocol alone and did not record it.
             provenance.get("protocol", "next_event"),
             provenance.get("split_digest", ""),
         )
 
     @classmethod
     def to_be_trained(cls, facts: DataFacts) -> ModelIdentity:
-        """Of a model that is still to be made of today's data: it has no files, and no digest."""
+        """Builds the identity of a model to be trained on today's data; its digest is empty."""
         return cls.from_provenance(recorded(facts), "")
 
 
 def recorded(facts: DataFacts) -> dict[str, Any]:
-    """What a model that is trained on these data records of them.
+    """Returns the facts of its training data that a model records in provenance.json.
 
-    `train_newest_timestamp` is 0 where the protocol is no split in time.
+    `train_newest_timestamp` is 0 if the protocol does not split by time.
     """
     return {**dataclasses.asdict(facts), "train_newest_timestamp": max(facts.train_end - 1, 0)}
 
 
 def read(model_path: str) -> dict[str, Any] | None:
-    """The `provenance.json` of a served model; None where its files are gone."""
+    """Reads the `provenance.json` of a served model; None if the files are gone."""
     path = storage.join(model_path, PROVENANCE)
     if not storage.exists(path):
         return None
@@ -86,14 +86,14 @@ def read(model_path: str) -> dict[str, Any] | None:
 
 
 def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[str, Any] | None) -> bool:
-    """Whether a model over the items of its data would follow one that was re-indexed since.
+    """Tells if publishing a model would undo a re-indexing.
 
-    Of the same data, the re-indexing is the later one: what it has released would be gone, and what it has
-    withdrawn would be recommended again.
+    A re-indexed model of the same data has later items. The candidate would drop items that it released, and
+    recommend items that it withdrew.
 
     Args:
-        candidate: the `provenance.json` of the model that would be published.
-        in_service: that of the newest published one.
+        candidate: the `provenance.json` of the model to be published.
+        in_service: the `provenance.json` of the newest published model.
     """
     if candidate is None or in_service is None:
         return False
@@ -105,7 +105,7 @@ def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[st
 
 
 def digest_of(model_path: str) -> str:
-    """sha256 over the names and bytes of a model's files: equal digests mean the same model."""
+    """Computes sha256 over the names and bytes of a model's files; equal digests mean the same model."""
     digest = hashlib.sha256()
     for name in sorted(storage.list_files(model_path), key=os.path.split):
         digest.update(name.encode() + b"\0")
@@ -116,28 +116,28 @@ def digest_of(model_path: str) -> str:
 
 
 def towers_digest(trained_uri: str) -> str | None:
-    """Digest of the towers in a Trainer's model, which an index records as those that it was built from.
+    """Computes the digest of a Trainer's towers, which the index built from them records.
 
     Args:
-        trained_uri: of the Trainer's artifact, see TOWERS.
+        trained_uri: URI of the Trainer's artifact, see TOWERS.
 
     Returns:
-        None where its files are gone.
+        The digest; None if the files are gone.
     """
     path = storage.join(trained_uri, SERVED_FORM)
     return digest_of(path) if storage.exists(path) else None
 
 
 def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:
-    """Whether the latest blessed model may be compared with, and why.
+    """Decides if the latest blessed model is eligible for the comparison, and gives the reason.
 
-    It must not have learned from a label that it would be asked for. Where the split is a point in time, what
-    it trained on must end before; where it is not, only a model of the very same split is known not to have.
+    The blessed model must not have trained on today's test labels. With a split by time, its training data
+    must end before the test period. With any other split, only a model of the very same split is eligible.
 
     Args:
-        candidate: the model that is judged.
+        candidate: the judged model.
         blessed: the latest blessed model, if there is one.
-        test_start: when today's test period begins, seconds; where the protocol does not split by time, any.
+        test_start: begin of today's test period, seconds; ignored if the protocol does not split by time.
     """
     if blessed is not None and blessed.digest == candidate.digest:
         return False, "The latest blessed model is this very model."
@@ -148,20 +148,20 @@ def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_st
         return True, "The latest blessed model was trained on the same split of the same data."
     if blessed.train_newest_timestamp >= test_start:
         return False, (
-            f"The latest blessed model was trained on today's test period: up to "
-            f"{blessed.train_newest_timestamp}, and the test period begins at {test_start}."
+            "The latest blessed model was trained on today's test period. Its events end at "
+            f"{blessed.train_newest_timestamp}, and the period begins at {test_start}."
         )
     return True, "The latest blessed model comes from the same data set and has not seen today's test period."
 
 
 def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple[bool, str]:
-    """Whether training may begin from the latest blessed model, and why.
+    """Decides if training may start warm from the latest blessed model, and gives the reason.
 
-    What it knows stays in the new model, which is validated on eval and judged on test: the one must not have
-    trained on anything later than the other's train split.
+    The new model keeps the blessed model's knowledge, and is validated on eval and judged on test. So the
+    blessed model's training data must not end after today's train split.
 
     Args:
-        today: the model that is to be trained, see `ModelIdentity.to_be_trained`.
+        today: the model to be trained, see `ModelIdentity.to_be_trained`.
         blessed: the latest blessed model, if there is one.
     """
     if reason := _may_have_seen_labels(today, blessed):
@@ -169,39 +169,39 @@ def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple
     assert blessed is not None
     if blessed.train_newest_timestamp > today.train_newest_timestamp:
         return False, (
-            f"The latest blessed model was trained on events up to {blessed.train_newest_timestamp}, and "
-            f"today's train split ends at {today.train_newest_timestamp}: it knows labels of today's eval or "
-            "test."
+            f"The latest blessed model was trained on events up to {blessed.train_newest_timestamp}. Today's "
+            f"train split ends at {today.train_newest_timestamp}. So the model knows labels of today's eval "
+            "or test."
         )
-    return True, "The latest blessed model has not seen what comes after today's train split."
+    return True, "The latest blessed model has not seen events after today's train split."
 
 
 def _may_have_seen_labels(candidate: ModelIdentity, blessed: ModelIdentity | None) -> str:
-    """Why the latest blessed model is none to start with, but for its times; "" if it is."""
+    """Returns why the latest blessed model may have seen today's labels, times apart; "" if it has not."""
     if blessed is None:
         return NO_BLESSED_MODEL
     if blessed.dataset != candidate.dataset:
         return (
-            f"The latest blessed model comes from other data: {blessed.dataset}, "
-            f"where this one comes from {candidate.dataset}."
+            f"The latest blessed model comes from other data: {blessed.dataset}. This one comes from "
+            f"{candidate.dataset}."
         )
     frozen = {blessed.protocol, candidate.protocol} <= set(FROZEN_PROTOCOLS)
     if blessed.protocol != candidate.protocol and not frozen:
         return (
-            f"The latest blessed model was trained under the protocol {blessed.protocol}, this "
-            f"one under {candidate.protocol}: it may have learned from today's test labels."
+            f"The latest blessed model was trained under the protocol {blessed.protocol}, this one under "
+            f"{candidate.protocol}. It may have learned from today's test labels."
         )
     if candidate.protocol in _BY_TIME:
         return ""
     if blessed.data_digest != candidate.data_digest:
         return (
-            f"The latest blessed model was trained on another version of the data: under "
+            f"The latest blessed model was trained on another version of the data. Under "
             f"{candidate.protocol} it may have learned from today's test labels."
         )
     if blessed.split_digest != candidate.split_digest:
-        # Of fewer spans, say, a user has too few events for one to be left out.
+        # With fewer spans, for example, a user may have too few events for leave_one_out.
         return (
-            "The latest blessed model was trained with other settings of the split or other "
-            f"spans: under {candidate.protocol} it may have learned from today's test labels."
+            "The latest blessed model was trained with other settings of the split or other spans. Under "
+            f"{candidate.protocol} it may have learned from today's test labels."
         )
     return ""

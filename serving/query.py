@@ -1,4 +1,4 @@
-"""Asks a served model for one user's recommendations, and shows them beside the user's last listens."""
+"""Recommendations of a served model for one user, shown beside the user's last listens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST_ID = 2**63 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Listen:
-    """An event of the past; `title` and `timestamp` (seconds) where they are known."""
+    """Listen of the history; `title` and `timestamp` (seconds) are None if unknown."""
 
     item_id: int
     title: str | None
@@ -41,7 +41,7 @@ class Listen:
 
 @dataclasses.dataclass(frozen=True)
 class Recommendation:
-    """One place of the answer, from rank 1."""
+    """Recommended item with its rank, from 1."""
 
     rank: int
     item_id: int
@@ -51,27 +51,32 @@ class Recommendation:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a model recommends, and to what history."""
+    """Recommendations of a model and the history that they follow.
 
-    # The model's directory, with the version that answered.
+    Attributes:
+        model: directory of the version that answered.
+        user: the user's id; None for a history of items.
+        user_columns: the user's values in the columns of users/ that the model takes; null is unknown.
+        last_listens: the last listens, oldest first, without reactions.
+        recommendations: the recommended items, best first.
+        notes: remarks for the reader, such as a new user, unknown items or missing titles.
+    """
+
     model: str
     user: int | None
-    # What the data directory says of the user in the columns that the model knows; null is not known.
     user_columns: Mapping[str, Any]
-    # Oldest first; reactions are left out.
     last_listens: tuple[Listen, ...]
     recommendations: tuple[Recommendation, ...]
-    # What the reader must know: the user is new, items are unknown, titles are not at hand.
     notes: tuple[str, ...]
 
     def to_json(self) -> str:
-        """All of it, indented."""
+        """Returns the answer as indented JSON."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class _History:
-    """Events up to the last listen, oldest first, and every item that the user has had."""
+    """Events up to the last listen, oldest first, and all items of the user's events (`seen`)."""
 
     item_id: list[int]
     timestamp: list[int]
@@ -91,30 +96,25 @@ def recommend(
     exclude: Sequence[int] = (),
     allow: Sequence[int] = (),
 ) -> Answer:
-    """The k best items for a user of the data directory, or for a history of items.
+    """Recommends the k best items for a user of the data directory, or for a history of items.
 
     Args:
-      model_dir: see `find_model`.
-      user: whose events are looked up in the data directory; unknown users are answered from no history.
-      history: item ids, oldest first, instead of a user's; may be empty.
-      k: how many.
-      data: the data directory; None is where the model was made from.
-      exclude: items that must not be recommended, beside those that the user had where repeats are not.
-      allow: the only items that may be recommended; none: all.
+      model_dir: the model's directory, see `find_model`.
+      user: id of the user, whose events come from the data directory. An unknown user has an empty history.
+      history: item ids, oldest first, instead of a user's events; may be empty.
+      k: number of items.
+      data: the data directory; None: the one that the model was trained on.
+      exclude: items that must not be recommended. If the data set has no repeats, the user's items are
+        excluded too.
+      allow: the only items that may be recommended; empty: all.
 
     Raises:
       UserError: no model, k out of the model's range, a negative id, no data directory for a user, or an
-        allow list for a model that knows none.
+        allow list for a model that takes none.
     """
     path = find_model(model_dir)
     provenance = _provenance(path)
-    if not 1 <= k <= provenance["max_k"]:
-        raise UserError(f"-k {k}: this model answers with 1 to {provenance['max_k']} items (index.max_k).")
-    ids = [*(history or []), *([] if user is None else [user]), *exclude, *allow]
-    if any(number < 0 for number in ids):
-        raise UserError("Ids are not negative: a negative one stands for padding.")
-    if too_large := [number for number in ids if number > _LARGEST_ID]:
-        raise UserError(f"{too_large[0]} is no id: the largest is {_LARGEST_ID}.")
+    _check(k, provenance["max_k"], [*(history or []), *([] if user is None else [user]), *exclude, *allow])
     data = data or provenance["data"]
     notes: list[str] = []
     specs = [FeatureSpec(**spec) for spec in provenance.get("features", {}).get("users", [])]
@@ -123,25 +123,18 @@ def recommend(
     if user is not None:
         if not has_data:
             raise UserError(
-                f"{data}, where this model's data was, is not a data directory now: "
-                "pass --data DIR to look up the user, or --history with item ids."
+                f"{data} is the model's data directory, and is no data directory now. "
+                "Pass --data DIR to look up the user, or --history with item ids."
             )
         events = _events_of(data, user, provenance)
         columns = _columns_of(data, user, specs, notes)
         if not events.item_id:
-            what = "no listens" if events.seen else "no events"
-            notes.append(f"User {user} has {what} in {data}: answered as a new user, from an empty history.")
+            lacking = "no listens" if events.seen else "no events"
+            notes.append(f"User {user} has {lacking} in {data}. The history is empty, as for a new user.")
     else:
-        # Listened to at the end of training, for want of a time.
-        size = len(history or [])
-        at = int(provenance["train_newest_timestamp"])
-        if not at and has_data:
-            # No split in time: the end of the data, which is 0 where it has no times.
-            at = _newest_time(data)
-        items = list(history or [])
-        events = _History(items, [at] * size, [""] * size, [-1.0] * size, [-1] * size, items)
-        if not items:
-            notes.append("The history is empty: answered as a new user.")
+        events = _events_given(history or (), data if has_data else None, provenance)
+        if not events.item_id:
+            notes.append("The history is empty, as for a new user.")
     seen = [] if provenance["repeats_recommendable"] else events.seen
     excluded, allowed = sorted({*seen, *exclude}), sorted(set(allow))
     item_ids, scores, unknown = _ask(
@@ -149,14 +142,14 @@ def recommend(
     )
     if unknown:
         listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
-        notes.append(f"Of the history, these items are unknown to the model: {listed}.")
+        notes.append(f"The model does not know these items of the history: {listed}.")
     past = zip(events.item_id, events.timestamp, events.event_type, strict=True)
     listens = [(item, time) for item, time, kind in past if not kind][-SHOWN_LISTENS:]
     titles = _titles(data, {*item_ids, *(item for item, _ in listens)}) if has_data else {}
     if not has_data:
-        notes.append(f"There are no titles: {data} is not a data directory. Pass --data DIR.")
+        notes.append(f"Titles are missing, because {data} is not a data directory. Pass --data DIR.")
     if len(item_ids) < k:
-        notes.append(f"The model found {len(item_ids)} items that may be recommended, of {k} asked for.")
+        notes.append(f"The model found {len(item_ids)} allowed items of {k} requested ones.")
     return Answer(
         model=path,
         user=user,
@@ -174,8 +167,30 @@ def recommend(
     )
 
 
+def _check(k: int, max_k: int, ids: Sequence[int]) -> None:
+    """Raises UserError for a k outside the model's range, or an id outside int64's."""
+    if not 1 <= k <= max_k:
+        raise UserError(f"-k {k}: this model answers with 1 to {max_k} items (index.max_k).")
+    if negative := [number for number in ids if number < 0]:
+        raise UserError(f"{negative[0]} is no id: ids are not negative, because negative ids are padding.")
+    if too_large := [number for number in ids if number > _LARGEST_ID]:
+        raise UserError(f"{too_large[0]} is no id: the largest id is {_LARGEST_ID}.")
+
+
+def _events_given(history: Sequence[int], data: str | None, provenance: Mapping[str, Any]) -> _History:
+    """Builds listens of given items, which have no times of their own.
+
+    Their time is the end of train, or the end of the data if the protocol does not split by time.
+    """
+    size, items = len(history), list(history)
+    at = int(provenance["train_newest_timestamp"])
+    if not at and data is not None:
+        at = _newest_time(data)
+    return _History(items, [at] * size, [""] * size, [-1.0] * size, [-1] * size, items)
+
+
 def render(answer: Answer) -> str:
-    """The answer as text: the last listens, and beside them what is recommended."""
+    """Formats the answer as text: the last listens beside the recommendations."""
     page = io.StringIO()
     console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
     someone = "someone with this history" if answer.last_listens else "a new user"
@@ -209,7 +224,7 @@ def _table(title: str) -> Table:
 
 
 def _on_one_line(title: str | None) -> str:
-    """Without what would move a terminal's cursor or change its colours."""
+    """Replaces control characters, which could move a terminal's cursor or change its colours."""
     return "".join(letter if letter.isprintable() else " " for letter in title or "")
 
 
@@ -220,7 +235,8 @@ def _provenance(path: str) -> dict[str, Any]:
             return dict(json.load(file))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{file_path} cannot be read ({error}): not a model of this pipeline, or not copied whole."
+            f"{file_path} cannot be read ({error}). The directory is no model of this pipeline, or an "
+            "incomplete copy: copy the whole directory."
         ) from error
 
 
@@ -241,11 +257,11 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     label_event = provenance["label_event"]
     has_types = "event_type" in table.column_names
     kinds = table["event_type"].to_pylist() if has_types else [label_event] * len(table)
-    # The model's "" is the label event, whatever the data set calls it; no other may have a name for it.
+    # "" and LISTEN name the label event in a request. Other event types with these names are renamed.
     other = {None: "unknown", "": "unknown", features.LISTEN: f"other {features.LISTEN}"}
     kinds = ["" if kind == label_event else other.get(kind, kind) for kind in kinds]
-    # As the windows of training: by time, at equal times listens before reactions, then as in the files; of
-    # events that agree in time, item and type, as overlapping spans have them, the first.
+    # The order of training's windows: by time, listens before reactions at equal times, then file order.
+    # Overlapping spans repeat events; the first of equal time, item and type stays.
     items, times = table["item_id"].to_numpy(), table[time].to_numpy()
     first: dict[tuple[int, int, str], int] = {}
     for row in np.lexsort((np.array([kind != "" for kind in kinds], dtype=bool), times)).tolist():
@@ -257,7 +273,7 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     taken = table.take(pa.array(order[recent], pa.int64()))
     return _History(
         item_id=taken["item_id"].to_pylist(),
-        # Without times every time is 0, as in training.
+        # Data without times has time 0 everywhere, as in training.
         timestamp=taken["timestamp"].to_pylist() if time == "timestamp" else [0] * len(taken),
         event_type=kinds[recent],
         play_ratio=[float(value) for value in _or_unknown(taken, "play_ratio")],
@@ -273,7 +289,7 @@ def _newest_time(data: str) -> int:
 
 
 def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[str]) -> pa.Table | None:
-    """The user's row of users/, with nulls for what it lacks, which is noted; None where nothing is asked."""
+    """Reads the user's row of users/, with nulls and a note for missing values; None without columns."""
     import pyarrow as pa
     import pyarrow.dataset as pads
 
@@ -285,13 +301,13 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
     nobody = pa.table({spec.column: pa.nulls(1) for spec in specs})
     files = user_files(data)
     if not files:
-        notes.append(f"{data} has no table users/: answered without what the model could know of a user.")
+        notes.append(f"{data} has no table users/. The user's columns are unknown.")
         return nobody
     users = open_dataset(files)
     names = [spec.column for spec in specs if spec.column in users.schema.names]
     missing = [spec.column for spec in specs if spec.column not in names]
     if missing:
-        notes.append(f"users/ of {data} lacks {', '.join(missing)}, which the model could use.")
+        notes.append(f"users/ of {data} lacks the model's columns {', '.join(missing)}.")
     row = users.to_table(columns=names, filter=pads.field("user_id") == user).slice(0, 1)
     if not len(row):
         notes.append(f"User {user} has no row in users/ of {data}.")
@@ -300,7 +316,7 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
 
 
 def _as_requested(columns: pa.Table | None, specs: Sequence[FeatureSpec]) -> dict[str, Any]:
-    """Returns the inputs of one request; `columns` None is a user of whom nothing is known."""
+    """Returns the users' columns as inputs of one request; None is a user with unknown values."""
     import pyarrow as pa
 
     if columns is None:
@@ -351,18 +367,18 @@ def _ask(
     history_length: int,
     columns: Mapping[str, Any],
 ) -> tuple[list[int], list[float], list[int]]:
-    """Item ids and scores without padding, and the history's items that the model does not know."""
+    """Asks the model: item ids and scores without padding, and unknown items of the history."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     with terminal.hushed():
-        import scann  # noqa: F401  (registers the operations that the model is made of)
+        import scann  # noqa: F401  (registers the model's operations)
         import tensorflow as tf
 
         model = tf.saved_model.load(path)
         recent = slice(-history_length, None)
         serve = model.signatures["serving_default"]
         if allow and features.ALLOW_ITEM_ID not in serve.structured_input_signature[1]:
-            raise UserError(f"--allow: {path} was built before models took such a list. Build it again.")
+            raise UserError(f"--allow: the model {path} takes no allow list. Build it again.")
         request = {
             features.USER_ID: [-1 if user is None else user],
             features.HISTORY_ITEM_ID: [events.item_id[recent]],

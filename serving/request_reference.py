@@ -22,21 +22,21 @@ Inputs and outputs of the served model's signatures. Dimensions: *queries* of on
 longest history, *values* of the longest list, *items* and *rows*. A row of TensorFlow Serving's `instances`
 is one query, without its first dimension.
 
-An input with a default may be left out, and a dimension of 1 counts for all places. TensorFlow Serving fills
-in defaults. In Python call the method of the same name (`tf.saved_model.load(path).recommend`), or send all
-inputs. `two-tower validate --requests FILE` checks requests against this page, line by line.
+A request may leave out an input with a default. A dimension of 1 stands for all places. TensorFlow Serving
+fills in defaults. In Python, call the method of the same name (`tf.saved_model.load(path).recommend`), or
+send all inputs. `two-tower validate --requests FILE` checks requests against this page, line by line.
 """
 _COLUMNS = """\
 ## Users' columns
 
-A model knows the columns of `users/` that `features.users` names, each as `user_<column>`. They are inputs of
+A model takes the columns of `users/` that `features.users` names, each as `user_<column>`. They are inputs of
 every signature that takes a query, after the other inputs of `query_embedding`. All are optional.
 """
 
 
 def request_reference() -> str:
     """Returns docs/reference/request.md: every signature, and users' columns by kind."""
-    # For the users' columns alone: TensorFlow takes seconds to import.
+    # Imported here, because TensorFlow takes seconds to import.
     from two_tower.trainer.model.signatures import query_inputs
 
     specs = [FeatureSpec("user_<column>", "column", kind) for kind in KINDS]
@@ -75,7 +75,7 @@ def _input_row(one: RequestInput) -> Sequence[str]:
 
 def _output_row(one: RequestOutput) -> Sequence[str]:
     shape = f"{one.shape.words} [{', '.join(one.shape.axes)}]"
-    condition = f" (with `{one.requires}`)" if one.requires else ""
+    condition = f" (with {one.requires})" if one.requires else ""
     return (f"`{one.name}`", one.dtype, shape, one.meaning + condition)
 
 
@@ -87,5 +87,3 @@ def _shape(one: RequestInput) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-

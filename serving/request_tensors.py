@@ -1,4 +1,4 @@
-"""A request's values as the tensors that a loaded signature takes."""
+"""Request values as tensors of a loaded signature."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
 
 def request_tensors(signature: Any, values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    """Completes a request for a loaded signature, which in Python does not fill in its defaults.
+    """Completes a request for a loaded signature, which does not fill in its defaults in Python.
 
     Args:
-        signature: of a loaded SavedModel, `model.signatures[name]`.
-        values: of the request, by name.
+        signature: the signature, `model.signatures[name]` of a loaded SavedModel.
+        values: the request's values by name.
 
     Returns:
-        All inputs of the signature: as given, else the default of the table of served inputs. A model may
-        know other columns of users/ than the request: these are absent. Values that the signature does not
-        take are left out.
+        All inputs of the signature: the given value, else the default of the table of served inputs. Columns
+        of users/ that the request lacks are absent. Values that the signature does not take are left out.
     """
     import tensorflow as tf
 
@@ -34,7 +33,7 @@ def request_tensors(signature: Any, values: Mapping[str, Any]) -> dict[str, tf.T
 
 
 def _not_given(name: str, spec: tf.TensorSpec) -> Any:
-    """Returns what a model reads where a request lacks an input, in dimensions of 1."""
+    """Returns the value of an input that a request lacks, in dimensions of 1."""
     import numpy as np
 
     if name in REQUEST_INPUTS:

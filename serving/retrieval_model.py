@@ -1,6 +1,6 @@
-"""What is served: raw ids in, recommended ids out, in one SavedModel.
+"""Served model: raw ids in, recommended ids out, in one SavedModel.
 
-It needs TensorFlow to load and, with a ScaNN index, `import scann` (for the custom ops), and nothing else.
+Loading needs TensorFlow and, for a ScaNN index, `import scann` for the custom operations.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from two_tower.schema.request_inputs import ANSWER_INPUTS, ITEM, ROW
 from two_tower.serving.index import ExactIndex, Restriction, ScannIndex, exact_search
 from two_tower.trainer.model.signatures import Tensors, query_inputs, signature, tensor_spec
 
-# ScaNN is asked for as many more than k as a request excludes, but for no more than this: who has had
-# thousands of items costs no more, and whom it leaves with fewer than k is answered exactly.
+# ScaNN finds k items plus as many as a request excludes, but at most this many more. So a history of
+# thousands of items costs no more. Exact search answers queries that are left with fewer than k items.
 _MOST_BEYOND_K = 1_000
 
 
 class RetrievalModel(tf.Module):
-    """The towers, the index over the catalog, and the signature that joins them."""
+    """Towers and index over the catalog, joined by the served signatures."""
 
     def __init__(
         self,
@@ -34,9 +34,15 @@ class RetrievalModel(tf.Module):
         users: Iterable[FeatureSpec] = (),
         repeats_recommendable: bool = True,
     ) -> None:
-        """`towers`: the Trainer's SavedModel, loaded, which takes the columns of users/ in `users`.
-        `item_id`: int64 [items], distinct, in the index's row order. `repeats_recommendable`: whether a
-        request's own history may be returned, unless it is excluded.
+        """Joins towers and index.
+
+        Args:
+            towers: the Trainer's loaded SavedModel.
+            index: the index over the catalog's embeddings.
+            item_id: int64 [items], distinct, in the index's row order.
+            max_k: largest k of a request.
+            users: columns of users/ that the towers take.
+            repeats_recommendable: whether items of a request's history may be returned.
         """
         super().__init__(name="retrieval_model")
         self.towers = towers
@@ -52,18 +58,17 @@ class RetrievalModel(tf.Module):
         self.query_embedding = signature(self._query_embedding, inputs)
 
     def _recommend(self, inputs: Tensors) -> Tensors:
-        """The k best items for each history.
+        """Recommends the k best items for each history.
 
-        Returns `item_id` int64 and `score` float32, [queries, k], best first; -1 and -inf where there are no
-        more: the index finds others in the place of what must not be returned, so that fewer than k are
-        returned only where fewer may be.
+        Returns `item_id` int64 and `score` float32, [queries, k], best first, padded with -1 and -inf. Other
+        items take the places of excluded ones. So fewer than k items are returned only if fewer are allowed.
         """
         of_answer = {one.name for one in ANSWER_INPUTS}
         query = {name: values for name, values in inputs.items() if name not in of_answer}
         k = inputs[features.K]
         exclude, allow = inputs[features.EXCLUDE_ITEM_ID], inputs[features.ALLOW_ITEM_ID]
         tf.debugging.assert_less_equal(
-            k, self._max_k, message="k is above the maximum that this model was built for (index.max_k)"
+            k, self._max_k, message="k exceeds the maximum of this model (index.max_k)"
         )
         history = query[features.HISTORY_ITEM_ID]
         asked = self.towers.query_embedding(**query)
@@ -74,7 +79,7 @@ class RetrievalModel(tf.Module):
         found = self._by_index(asked["embedding"], exclude, allow, k)
         if features.REPEAT_ITEM_ID not in asked:
             return found
-        # The history's items have scores of their own, whether the index found them or not.
+        # The repeat head scores the history's items, whether the index found them or not.
         again, scores = asked[features.REPEAT_ITEM_ID], asked[features.REPEAT_SCORE]
         hidden = (self._rows_of(again) < 0) | _is_among(again, exclude)
         hidden |= tf.reduce_any(allow >= 0, axis=1, keepdims=True) & ~_is_among(again, allow)
@@ -86,11 +91,11 @@ class RetrievalModel(tf.Module):
         )
 
     def _by_index(self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor) -> Tensors:
-        """The k items of the largest inner products, as far as there are so many."""
+        """Finds the k allowed items of the largest inner products, or all if there are fewer."""
         if isinstance(self.index, ExactIndex):
             return self._exactly(query, exclude, allow, k)
         found = self._by_scann(query, exclude, allow, k)
-        # Every query has k items, as far as there are any that it may have.
+        # Exact search fills up queries with fewer than k items.
         returned = tf.reduce_sum(tf.cast(found["item_id"] >= 0, tf.int32), axis=1)
         lacking = returned < tf.minimum(k, tf.size(self._item_id))
         short = tf.where(lacking)[:, 0]
@@ -104,9 +109,9 @@ class RetrievalModel(tf.Module):
         return tf.cond(tf.reduce_any(lacking), filled, lambda: found)
 
     def _by_scann(self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor) -> Tensors:
-        """What ScaNN finds, less what must not be returned: it may be fewer than k."""
+        """Searches with ScaNN and drops excluded items; fewer than k may remain."""
         has_allowed = tf.reduce_any(allow >= 0, axis=1)
-        # As many more as could be excluded, so that k are left.
+        # Room for excluded items, so that k are left.
         excluded = tf.reduce_max(tf.reduce_sum(tf.cast(exclude >= 0, tf.int32), axis=1))
         beyond = tf.where(tf.reduce_any(has_allowed), _MOST_BEYOND_K, tf.minimum(excluded, _MOST_BEYOND_K))
         rows, scores = self.index.search(query, tf.minimum(k + beyond, tf.size(self._item_id)))
@@ -116,7 +121,7 @@ class RetrievalModel(tf.Module):
         return _best(item_id, tf.where(hidden, -float("inf"), scores), k)
 
     def _exactly(self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor) -> Tensors:
-        """The best among all that may be returned."""
+        """Searches exactly among all allowed items."""
         restriction = Restriction(
             tf.reduce_any(allow >= 0, axis=1), self._rows_of(allow), self._rows_of(exclude)
         )
@@ -124,35 +129,34 @@ class RetrievalModel(tf.Module):
         return _best(tf.gather(self._item_id, rows), scores, k)
 
     def _rows_of(self, item_id: tf.Tensor) -> tf.Tensor:
-        """The index's rows int32 of ids of any shape; -1 for those that it does not hold."""
+        """Maps ids of any shape to rows of the index, int32; -1 for unknown ids."""
         place = tf.searchsorted(self._ascending, tf.reshape(item_id, [-1]))
         place = tf.reshape(tf.minimum(place, tf.size(self._ascending) - 1), tf.shape(item_id))
         is_known = tf.gather(self._ascending, place) == item_id
         return tf.where(is_known, tf.gather(self._row_of_ascending, place), -1)
 
     def _query_embedding(self, inputs: Tensors) -> Tensors:
-        """Histories to `embedding` [queries, embedding_dim]; see `recommend`.
+        """Embeds histories: `embedding` [queries, embedding_dim]; see `recommend`.
 
-        Where the model scores the items of the history on their own, also to `repeat_item_id` and
-        `repeat_score`, [queries, N].
+        With the repeat head, also gives `repeat_item_id` and `repeat_score`, [queries, N].
         """
         return dict(self.towers.query_embedding(**inputs))
 
     @tf.function(input_signature=[tensor_spec(ITEM)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Item ids to `embedding` [items, embedding_dim]: what the towers make of them."""
+        """Embeds item ids by the candidate tower: `embedding` [items, embedding_dim]."""
         return self.towers.candidate_embedding(item_id)
 
     @tf.function(input_signature=[])
     def catalog(self) -> dict[str, tf.Tensor]:
-        """`item_id` int64 [items]: all that the index holds, in the order of its rows."""
+        """Lists all items of the index in row order: `item_id` int64 [items]."""
         return {features.ITEM_ID: self._item_id.read_value()}
 
     @tf.function(input_signature=[tensor_spec(ROW)])
     def indexed_embedding(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Rows of the index, from 0, to `item_id` and to the `embedding` [rows, embedding_dim] that it holds.
+        """Reads rows of the index, from 0: `item_id` [rows] and `embedding` [rows, embedding_dim].
 
-        It should be what `candidate_embedding` says of that item: see the gate's index parity.
+        The gate's index parity compares these embeddings with `candidate_embedding`.
         """
         return {
             features.ITEM_ID: tf.gather(self._item_id, row),
@@ -162,7 +166,7 @@ class RetrievalModel(tf.Module):
     def save(self, path: str) -> None:
         """Writes the SavedModel, allowing ScaNN's custom ops in it."""
         nothing = tf.zeros([1, 0], tf.int64)
-        # Called once, so that ScaNN's handle is traced into what is saved.
+        # One call traces ScaNN's handle into the SavedModel.
         self.recommend(tf.constant([0], tf.int64), nothing, nothing, k=tf.constant(1))
         tf.saved_model.save(
             self,
@@ -179,9 +183,9 @@ class RetrievalModel(tf.Module):
 
 
 def _best(item_id: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> Tensors:
-    """Candidates [queries, any] to the k best, padded with -1 and -inf; what scores -inf is none."""
+    """Selects the k best of candidates [queries, any], padded with -1 and -inf; -inf scores are padding."""
     padding, worst = tf.cast(features.PADDING, tf.int64), -float("inf")
-    # Every query has k places, whatever the index found.
+    # Padding gives every query at least k places.
     places = [[0, 0], [0, k]]
     item_id = tf.pad(tf.where(scores == worst, padding, item_id), places, constant_values=padding)
     best = tf.math.top_k(tf.pad(scores, places, constant_values=worst), k=k)
@@ -189,9 +193,9 @@ def _best(item_id: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> Tensors:
 
 
 def _is_among(item_id: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Whether each id [queries, n] stands in its query's row of `others` [queries, m]."""
+    """Tells for each id [queries, n] if it is in its query's row of `others` [queries, m]."""
     others = tf.sort(others, axis=1)
-    # One column more, so that a row without ids can be searched too.
+    # An extra column makes rows without ids searchable too.
     others = tf.pad(others, [[0, 0], [0, 1]], constant_values=tf.int64.max)
     place = tf.searchsorted(others, item_id)
     return (tf.gather(others, place, batch_dims=1) == item_id) & (item_id >= 0)

@@ -1,4 +1,4 @@
-"""`two-tower rollback`: the model from before the one in service, published again under a new number."""
+"""`two-tower rollback`: publishes the previous model again under a new number."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from two_tower.serving.versions import publish, recorded_queries, version_before
 
 @dataclasses.dataclass(frozen=True)
 class Rollback:
-    """What was done.
+    """Result of a rollback.
 
     Attributes:
-        left: the version that was in service, a number.
-        again: the one that was published again.
-        path: where, under its new number.
-        was_asked: whether it answered the queries that it was once published with; else it was only loaded.
+        left: number of the version that was in service.
+        again: number of the version that was published again.
+        path: directory of the new version.
+        was_asked: True if the model answered its recorded queries; False if it was only loaded.
     """
 
     left: int
@@ -27,15 +27,15 @@ class Rollback:
 
 
 def roll_back(push_directory: str) -> Rollback:
-    """Publishes the model from before the one in service, which stays where it is, under a higher number.
+    """Publishes the model that preceded the one in service again, under a higher number.
 
     Raises:
-        UserError: there is no such directory, or no such model.
-        CanaryFailed: it no longer loads, or answers otherwise than it did; nothing has changed.
+        UserError: the directory does not exist, or no earlier model does.
+        CanaryFailed: the earlier model does not load or answers differently. Nothing has changed.
     """
     if not os.path.isdir(push_directory) and "://" not in push_directory:
         raise UserError(
-            f"{push_directory} is no directory of published models: pass the --output of a run whose model "
+            f"{push_directory} is no directory of published models. Pass the --output of a run whose model "
             "was pushed, or the directory that servers watch with --push."
         )
     again = version_before(push_directory)

@@ -11,14 +11,14 @@ from two_tower.base.settings import setting
 class IndexConfig:
     """Index over the catalog's embeddings: exact search, or ScaNN from 20,000 items on.
 
-    ScaNN is tuned on queries of the eval split, until it finds the share of exact search's items that
-    `gate.min_ann_recall` asks for (see `serving.index_tuning`).
+    ScaNN is tuned on queries of the eval split until its recall against exact search reaches
+    `gate.min_ann_recall` (see `serving.index_tuning`).
     """
 
     latency_budget_ms: float = setting(
         0.0,
-        help="Longest time of a single query on the machine that builds the index; 0: any. Where the budget "
-        "is too small for gate.min_ann_recall, the best index within it is built, and the model says so.",
+        help="Longest time of a single query on the machine that builds the index; 0: any. If the budget is "
+        "too small for gate.min_ann_recall, the best index within it is built. The report says so.",
         unit="milliseconds",
         at_least=0,
     )

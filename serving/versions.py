@@ -1,4 +1,4 @@
-"""The push directory: numbered versions, never overwritten, each complete from the moment it is visible."""
+"""Push directory: numbered versions, never overwritten, each complete once it is visible."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from two_tower.base.errors import UserError
 from two_tower.serving import canary
 from two_tower.serving.provenance import SERVED_FORM, digest_of
 
-# Servers look at no name but numbers.
+# Servers ignore all names but numbers.
 _INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
 
 
 def versions(push_directory: str) -> list[int]:
-    """The published versions, ascending."""
+    """Lists the published versions, ascending."""
     return sorted(int(name) for name in storage.list_names(push_directory) if name.isdigit())
 
 
 def newest_version(directory: str) -> str | None:
-    """Returns the path of the highest numbered model, which servers load; None where there is none."""
+    """Returns the path of the highest version, which servers load; None if there is none."""
     published = versions(directory)
     return storage.join(directory, str(published[-1])) if published else None
 
 
 def find_model(directory: str) -> str:
-    """Finds the SavedModel meant by a version's directory, a push directory or a run's output directory.
+    """Finds the SavedModel of a version's directory, a push directory or a run's output directory.
 
     Raises:
-        UserError: there is none.
+        UserError: the directory holds no model.
     """
     for candidate in (
         directory,
@@ -44,8 +44,8 @@ def find_model(directory: str) -> str:
         if candidate and os.path.isfile(os.path.join(candidate, "saved_model.pb")):
             return candidate
     raise UserError(
-        f"{directory} holds no served model: pass a run's output directory, its pushed/ or a version in it. "
-        "A run whose model was refused pushes nothing; `two-tower report` says so."
+        f"{directory} holds no served model. Pass a run's output directory, its pushed/ or a version in it. "
+        "A run whose model was refused pushes nothing; `two-tower report` shows the reasons."
     )
 
 
@@ -57,24 +57,23 @@ def publish(
 ) -> str:
     """Copies a model under the next number and returns its path.
 
-    Servers load the highest number the moment they see it, so the copy is made under a name that they do
-    not look at, is checked there, and is renamed when it has proved to be whole. Pushes into one directory
-    wait for each other, where it is on a local disk; in an object store they must not be made at once.
+    Servers load the highest number as soon as they see it. So the copy gets a name that servers ignore, is
+    checked there, and is renamed after the check. Pushes into one local directory wait for each other. An
+    object store has no locks: pushes into one directory there must not overlap.
 
     Args:
-        model_path: what is published.
-        push_directory: holds numbered versions.
-        record: queries with the answers that the model was evaluated with, see `canary.recorded`; None is to
-            load it alone.
-        check: raises if what lies at a path does not answer as recorded; `canary.check`.
+        model_path: the model to publish.
+        push_directory: directory of numbered versions.
+        record: recorded queries with their answers, see `canary.recorded`; None: the copy is only loaded.
+        check: raises if the model at a path does not answer as recorded; None: `canary.check`.
 
     Raises:
-        CanaryFailed: the copy was taken away again, and nothing has changed for servers.
+        CanaryFailed: the copy was removed, and nothing has changed for servers.
     """
     storage.make_directories(push_directory)
     with _alone(push_directory):
         for name in storage.list_names(push_directory):
-            if name.startswith(_INCOMING):  # left by a push that was killed
+            if name.startswith(_INCOMING):  # left by a killed push
                 storage.remove_tree(storage.join(push_directory, name))
         existing = versions(push_directory)
         version = existing[-1] + 1 if existing else 1
@@ -92,7 +91,7 @@ def publish(
 
 
 def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None:
-    """What a version was asked before it was published; None if it was not, as versions once were not."""
+    """Returns the queries recorded when a version was published; None for versions without a record."""
     path = _record_path(push_directory, version)
     if not storage.exists(path):
         return None
@@ -102,24 +101,24 @@ def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None
 
 
 def version_before(push_directory: str) -> int:
-    """The version that was in service before the newest one's model was.
+    """Finds the version that preceded the newest version's model.
 
-    Of a version that is itself an earlier one published again it is that which came before the earlier one,
-    so that rolling back twice goes two models back.
+    If the newest version is an earlier one published again, the result precedes that earlier one. So two
+    rollbacks go two models back.
 
     Raises:
-        UserError: there is none.
+        UserError: no such version exists.
     """
     published = versions(push_directory)
     if not published:
-        raise UserError(f"{push_directory} holds no published version: there is nothing to go back from.")
+        raise UserError(f"{push_directory} holds no published version, so there is nothing to roll back.")
     newest = digest_of(os.path.join(push_directory, str(published[-1])))
     first = next(v for v in published if digest_of(os.path.join(push_directory, str(v))) == newest)
     before = [version for version in published if version < first]
     if not before:
         raise UserError(
-            f"{push_directory}: version {published[-1]} is in service, and there is no model from before it "
-            "to publish again."
+            f"{push_directory}: version {published[-1]} is in service, and no earlier model exists to "
+            "publish again."
         )
     return before[-1]
 
@@ -136,7 +135,7 @@ def _record_path(push_directory: str, version: int) -> str:
 
 
 def _write_record(push_directory: str, version: int, record: Mapping[str, Any] | None) -> None:
-    """Beside the versions, whose directories hold what was evaluated and nothing else."""
+    """Writes a version's recorded queries beside the versions, which hold the evaluated files alone."""
     storage.make_directories(os.path.join(push_directory, _RECORDS))
     with storage.open_file(_record_path(push_directory, version), "w") as file:
         file.write(json.dumps(record) + "\n")
@@ -144,7 +143,7 @@ def _write_record(push_directory: str, version: int, record: Mapping[str, Any] |
 
 @contextlib.contextmanager
 def _alone(push_directory: str) -> Iterator[None]:
-    """Keeps other pushes into a directory waiting; in an object store, where there are no locks, not."""
+    """Locks a directory against other pushes; an object store has no locks."""
     if "://" in push_directory:
         yield
         return

@@ -9,10 +9,10 @@ from two_tower.base.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class ValidationConfig:
-    """Limits on how far distributions may move before a run is stopped; 0 turns a check off.
+    """Largest distances between distributions before a run is stopped; 0 turns a check off.
 
-    Distances are the Jensen-Shannon divergence of numbers and the largest difference of any value's share
-    (L-infinity) of categories, both from 0 to 1.
+    The distance of numbers is the Jensen-Shannon divergence. The distance of categories is the largest
+    difference of any value's share (L-infinity). Both lie between 0 and 1.
     """
 
     max_drift: float = setting(

@@ -1,7 +1,7 @@
-"""Distributions compared between two sets of windows; see docs/decisions/0008-comparable-statistics.md.
+"""Comparable distributions of two sets of windows; see docs/decisions/0008-comparable-statistics.md.
 
 Item ids and user ids are not compared: popularity changes every day, and the model learns it. Absolute times
-always move on; texts and vectors are not compared either.
+always grow, so they are not compared. Texts and vectors are not compared either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ JENSEN_SHANNON = "Jensen-Shannon divergence"
 # By `ColumnKind.compared_as`.
 _MEASURES = {"categories": L_INFINITY, "numbers": JENSEN_SHANNON}
 
-# TFDV's quantiles are exact to a hundredth; with fewer, one outlier would blur the share of the last bin.
+# TFDV's quantiles are exact to a hundredth. With fewer, one outlier would blur the share of the last bin.
 _QUANTILES = 50
 _BINS = 10
 
@@ -36,7 +36,7 @@ WINDOW_EVENTS = "window_events"
 
 # Features with one value per event; part of a window's events are context.
 _OF_AN_EVENT = (features.HISTORY_EVENT_TYPE, features.HISTORY_PLAY_RATIO, features.HISTORY_IS_ORGANIC)
-# At least a tenth of test's events stays after context is taken off: chance grows tenfold there.
+# Largest share of context that is taken off. A tenth of test's events stays, with ten times the noise.
 _MOST_CONTEXT = 0.9
 
 # Pairs of splits in the order of DistributionValidator: the examined split, its baseline.
@@ -57,8 +57,8 @@ class Compared:
 def compared_for_skew(resolved: ResolvedFeatures) -> list[Compared]:
     """Returns the features on which train and test must agree.
 
-    label_step and the number of events per window are left out, because test windows are built differently:
-    few queries after much context, or one query per user in the frozen and leave-one-out protocols.
+    label_step and the number of events per window are left out, because test windows differ from train's.
+    They have few queries after much context, or one query per user in the frozen and leave-one-out protocols.
     """
     return [
         Compared(features.HISTORY_EVENT_TYPE, L_INFINITY),
@@ -126,9 +126,9 @@ def comparable(
     Args:
       baseline, examined: statistics of the two sides.
       compared: the compared features.
-      context: the share of the examined side's events that are context from before the test period. A fault
-        of the period alone would drown in them. So as many events, distributed like the baseline, are taken
-        off the examined side. Without a fault, the rest keeps its distribution.
+      context: share of the examined side's events that precede the test period. They would hide a fault of
+        the period alone. So the same number of events, distributed like the baseline, is subtracted from the
+        examined side. Without a fault, the rest keeps its distribution.
     """
     context = min(context, _MOST_CONTEXT)
     sides = [_with_window_events(baseline), _with_window_events(examined)]

@@ -8,7 +8,7 @@ from two_tower.base.durations import DAY
 from two_tower.base.settings import setting
 
 PROTOCOLS = ("next_event", "frozen", "yambda", "leave_one_out", "split_column")
-# Protocols whose points in time follow from the settings.
+# Protocols that take their points in time from the settings.
 _BY_TIME = ("next_event", "frozen")
 
 
@@ -18,35 +18,34 @@ class SplitConfig:
 
     The protocols:
 
-    - next_event: one global point in time, train | gap | eval | gap | test. Every label event of eval and
-      test is predicted from all that came before it.
-    - frozen: the same points in time, and the user's state stops where eval or test begins (before the gap).
-      A user is one query, whose labels are the set of the period's items. Users unknown to train are left
-      out. A listen is a label from a play ratio of 0.5 on, or with an unknown one (`splits.FrozenSplit`).
+    - next_event: global points in time, train | gap | eval | gap | test. All earlier events of the user
+      predict a label event of eval or test.
+    - frozen: the same points in time. The user's state freezes where eval or test begins, before the gap. A
+      user is one query, and the labels are the set of the period's items. Users unknown to train are left
+      out. A listen is a label with a play ratio of at least 0.5 or an unknown one (`splits.FrozenSplit`).
     - yambda: the frozen protocol at the points in time of Yambda's authors (`splits.YAMBDA`).
-    - leave_one_out: each user's last label event is test's, the one before it eval's. It needs no times, and
-      is no split in time: train knows what other users did later.
-    - split_column: the events' own column `split` (train, eval, test).
+    - leave_one_out: a user's last label event belongs to test, the one before it to eval. The protocol needs
+      no times and does not split by time, so train has later events of other users.
+    - split_column: the events' column `split` (train, eval, test).
     """
 
     protocol: str = setting(
         "next_event",
-        help="Protocol: which labels are predicted from which events. next_event and frozen split by time, "
-        "yambda at the points in time of its authors, leave_one_out by each user's last events, split_column "
-        "by the events' own column.",
+        help="Protocol of the split. next_event and frozen split by time, yambda at its authors' points in "
+        "time. leave_one_out splits by each user's last events, split_column by the events' column.",
         choices=PROTOCOLS,
         shown=True,
     )
     holdout_seconds: int = setting(
         DAY,
-        help="Length of eval, and of test.",
+        help="Length of eval and of test.",
         unit="seconds",
         at_least=1,
         applies={"split.protocol": _BY_TIME},
     )
     gap_seconds: int = setting(
         1_800,
-        help="Length of the gaps before eval and before test, so that no session straddles two splits. "
+        help="Length of the gaps before eval and before test, which keep a session within one split. "
         "Listens in a gap are never labels. They are context in the next_event protocol and invisible in the "
         "frozen one.",
         unit="seconds",
@@ -55,7 +54,7 @@ class SplitConfig:
     )
     last_timestamp: int = setting(
         -1,
-        help="Time from which the length of test is counted back; -1: that of the newest label event.",
+        help="End of test; -1: the time of the newest label event.",
         unit="seconds of the data's clock",
         at_least=-1,
         applies={"split.protocol": _BY_TIME},
@@ -64,24 +63,25 @@ class SplitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WindowConfig:
-    """Packed windows: the unit of training data."""
+    """Packed windows, the unit of training data."""
 
     history_length: int = setting(
         200,
-        help="History length: a query sees this many events, in training, evaluation and serving alike.",
+        help="History length: number of events that a query sees in training, evaluation and serving.",
         at_least=1,
         at_most=10_000,
         shown=True,
     )
     positions: int = setting(
         150,
-        help="Query positions a window, at most, after up to history_length - 1 events of context.",
+        help="Largest number of query positions in a window, after up to history_length - 1 events of "
+        "context.",
         at_least=1,
         at_most=100_000,
     )
     spans: int = setting(
         0,
-        help="Spans of the data (events/span-N/) that are read, the newest first; 0: all. It applies to data "
-        "that lie in spans.",
+        help="Number of spans (events/span-N/) to read, the newest first; 0: all. It applies to data in "
+        "spans.",
         at_least=0,
     )

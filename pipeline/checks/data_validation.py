@@ -1,4 +1,4 @@
-"""`two-tower validate`: a data directory taken through the pipeline up to its gate, and no further."""
+"""`two-tower validate`: runs the pipeline on a data directory up to the anomaly gate."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ GATE = "AnomalyGate"
 
 
 def validate_data(data: str, output: str | None, config: PipelineConfig) -> list[str]:
-    """What was checked and found, in words; nothing is trained or published.
+    """Checks a data directory and describes the results in words, without training or publishing.
 
-    It is the pipeline of `two-tower run`, of which only what the gate needs is run.
+    The pipeline is that of `two-tower run`, up to the anomaly gate.
 
     Args:
       data: a data directory, a path or URL.
-      output: where runs have been or will be: the data is compared with that of the last run there, and the
-        next run takes over what is done here. None: a temporary directory, of which nothing stays.
+      output: output directory of runs. The data is compared with that of the last run there, and the next run
+        reuses the results. None: a temporary directory, which is removed.
       config: the settings.
 
     Raises:
-      UserError: the data is refused, with everything that is wrong; or the settings are at fault.
-      ComponentFailed: something else went wrong; in a temporary directory the log is kept and named.
+      UserError: the data is refused (the message lists all faults), or the settings are wrong.
+      ComponentFailed: a component failed. The log of a temporary directory is kept, and the message names it.
     """
     with _place(output) as place:
         run_local(data, place, config, until=(GATE,))

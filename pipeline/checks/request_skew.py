@@ -1,4 +1,4 @@
-"""Requests' distributions against those of train, by the measures of the DistributionValidators."""
+"""Skew between requests and train, by the distances of the DistributionValidators."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ SIDES = Sides("skew", "the requests", "train", "validation.max_skew")
 
 
 def compare(requests: Sequence[Mapping[str, Any]], approved_uri: str, limit: float) -> list[Comparison]:
-    """Judges the features that any of the requests gives; the others a model fills in.
+    """Judges the features that at least one request gives; the model fills in the others.
 
     Args:
-      requests: fields by name, of the types that the schema asks for.
-      approved_uri: what ApprovedStatistics kept of train.
-      limit: the greatest distance that is let pass.
+      requests: fields by name, of the schema's types.
+      approved_uri: URI of train's statistics, kept by ApprovedStatistics.
+      limit: largest accepted distance.
     """
     train = tfdv.load_stats_binary(os.path.join(approved_uri, FILE)).datasets[0]
     built_in = compared_for_skew(ResolvedFeatures())
     given = {name for request in requests for name in request}
     compared = [one for one in built_in if one.name in given]
-    # Columns of users: train's statistics know their types.
+    # Train's statistics give the types of users' columns.
     for name in sorted(given):
         feature = None if name in REQUEST_INPUTS else of_feature(train, name)
         if feature is not None and (kind := feature.WhichOneof("stats")) != "bytes_stats":
@@ -52,7 +52,7 @@ def compare(requests: Sequence[Mapping[str, Any]], approved_uri: str, limit: flo
         return []
     examined = _statistics(requests, compared)
     baseline_side, examined_side = comparable(train, examined, compared)
-    # As DistributionValidator does it: what is compared stands in a schema.
+    # As in DistributionValidator, a schema holds the compared features.
     schema = tfdv.infer_schema(_listed(baseline_side))
     for one in validator_config(compared, limit).default_slice_config.feature:
         if of_feature(baseline_side, one.path.step[0]) is not None:
@@ -70,9 +70,9 @@ def _listed(statistics: DatasetFeatureStatistics) -> DatasetFeatureStatisticsLis
 def _statistics(
     requests: Sequence[Mapping[str, Any]], compared: Sequence[Compared]
 ) -> DatasetFeatureStatistics:
-    """Computes statistics of requests as a window holds them.
+    """Computes statistics of requests in the form of windows.
 
-    Padding is left out, the label event has its name, and absent values are absent.
+    Padding is left out, the label event has its name, and absent values are missing.
     """
     columns = {}
     for one in compared:

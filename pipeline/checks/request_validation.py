@@ -1,4 +1,4 @@
-"""`two-tower validate --requests`: requests against the table of served inputs and against train."""
+"""`two-tower validate --requests`: checks requests against the table of served inputs and train."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from two_tower.schema.request_inputs import LIST, PER_QUERY, REQUEST_INPUTS, Req
 
 ENVIRONMENT = "SERVING"
 APPROVED = "ApprovedStatistics"
-# Complaints that are told; the rest is counted.
+# Largest number of listed complaints; the rest is counted.
 _TOLD = 20
 
 
 def validate_requests(path: str, output: str | None, max_skew: float) -> list[str]:
-    """Checks requests, and says in words what was checked and found.
+    """Checks requests and describes the results in words.
 
     Args:
       path: JSON lines, each a row of the "instances" of TensorFlow Serving's REST API, or a whole body.
-      output: directory of runs: the requests are held against the schema and the train statistics of the
-        latest one that passed the gate. None: against the curated schema alone.
-      max_skew: the greatest distance from train's distributions that is let pass; 0: any.
+      output: output directory of runs. The latest run that passed the gate gives schema and train statistics.
+        None: the curated schema alone.
+      max_skew: largest accepted distance from train's distributions; 0: any.
 
     Raises:
-      UserError: the file or a line of it is not what a model takes, or the requests are distributed otherwise
-        than what the model learned from.
+      UserError: the file or a line is invalid, or the requests' distributions differ from train's.
     """
     inputs = request_inputs(_schema(output))
     complaints: list[str] = []
@@ -50,14 +49,14 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
         told = [f"  {complaint}" for complaint in complaints[:_TOLD]]
         if len(complaints) > _TOLD:
             told.append(f"  and {len(complaints) - _TOLD:,} more")
-        raise UserError(f"{path}: not what a model takes (docs/reference/request.md):\n" + "\n".join(told))
+        raise UserError(f"{path}: invalid requests (docs/reference/request.md):\n" + "\n".join(told))
     if not requests:
-        raise UserError(f"{path} holds no request: one JSON object a line is expected.")
+        raise UserError(f"{path} holds no request: write one JSON object per line.")
     checked = [f"  {len(requests):,} requests, {len(inputs)} fields, against the schema: holds"]
     if output is None:
         return [
             *checked,
-            "  Their distributions are not compared: without --output there is nothing to compare with.",
+            "  Their distributions are not compared: --output would name the run to compare with.",
         ]
     if not max_skew:
         return [*checked, "  Their distributions are not compared: validation.max_skew is 0."]
@@ -74,20 +73,20 @@ def _schema(output: str | None) -> schema_pb2.Schema:
 
 
 def _approved(output: str) -> dict[str, dict[str, list[str]]]:
-    """Returns what the components of the latest run gave that the gate let pass."""
+    """Returns the outputs of the latest run that passed the gate, by component."""
     found = latest_outputs(output, APPROVED)
     if not found:
         raise UserError(
-            f"{output}: no run there has got past the gate, so that there is nothing to compare with."
+            f"{output}: no run there has passed the gate, so there is nothing to compare with. Run the "
+            "pipeline first."
         )
     return found
 
 
 def request_inputs(schema: schema_pb2.Schema) -> dict[str, RequestInput]:
-    """Returns what a request may carry, by name: the table's inputs and the users' columns of a schema.
+    """Returns a request's allowed inputs by name: the table's inputs and a schema's users' columns.
 
-    Ranges that the schema has go before the table's. Users' columns are what else the schema's SERVING
-    environment holds.
+    The schema's ranges override the table's. Other features of its SERVING environment are users' columns.
     """
     found = dict(REQUEST_INPUTS)
     for feature in schema.feature:
@@ -107,7 +106,7 @@ def request_inputs(schema: schema_pb2.Schema) -> dict[str, RequestInput]:
 
 
 def _column_of(feature: schema_pb2.Feature) -> RequestInput:
-    """Returns a column of users/ as an input, by its feature in the schema."""
+    """Converts a schema's feature to an input for a column of users/."""
     is_single = feature.value_count.max == 1
     sizes = [dim.size for dim in feature.shape.dim]
     width = sizes[0] if sizes and not is_single else 0
@@ -123,7 +122,7 @@ def _column_of(feature: schema_pb2.Feature) -> RequestInput:
 
 
 def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
-    """Yields (place, request); what is no JSON object is added to `complaints`."""
+    """Yields (place, request); adds lines without a JSON object to `complaints`."""
     try:
         with storage.open_file(path) as file:
             lines = file.read().decode().splitlines()
@@ -152,7 +151,7 @@ def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
 
 
 def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
-    """Raises UserError where the requests' distributions are farther from train's than `limit`."""
+    """Compares requests with train; raises UserError for a distance above `limit`."""
     from two_tower.components.anomaly_gate import comparisons
     from two_tower.pipeline.checks import request_skew
 
@@ -161,9 +160,9 @@ def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:
     beyond = [one for one in found if one.verdict == comparisons.EXCEEDS]
     if beyond:
         raise UserError(
-            "The requests are not distributed as what the model learned from:\n"
+            "The distributions of the requests differ from train's:\n"
             + "\n".join(f"  {one.line}" for one in beyond)
-            + "\nMend what makes the requests. If they are right, the model knows little of their like: "
-            "train it on such data, or raise validation.max_skew."
+            + "\nCorrect the client that writes the requests. If they are right, train on similar data, or "
+            "raise validation.max_skew."
         )
     return [f"  {one.line}: {one.verdict}" for one in found]

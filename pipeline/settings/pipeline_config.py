@@ -1,9 +1,8 @@
 """Settings of a run: frozen dataclasses, a few presets, and overrides by dotted name.
 
-A setting is named as in `trainer.learning_rate`, and a key of a block as in `trainer.dropout.hidden`. Each is
-declared once, in its section's dataclass, and checked by its declaration. Presets are code; a YAML or JSON
-file and `--set` lay single values over one. Nothing here imports TensorFlow, so that the command line stays
-quick.
+A setting has a dotted name such as `trainer.learning_rate`; a key of a block is `trainer.dropout.hidden`. Its
+section's dataclass declares it once, and the declaration checks it. Presets are code. A YAML or JSON file and
+`--set` override single values. This module does not import TensorFlow, which keeps the command line fast.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from two_tower.trainer.settings import TrainerConfig, check_trainer, contradicti
 
 
 class MeaninglessSettingError(UserError):
-    """A setting that another one makes meaningless.
+    """Setting that another setting makes meaningless.
 
     Attributes:
-        setting: its dotted name.
-        cause: that of the other one.
+        setting: dotted name of the meaningless setting.
+        cause: dotted name of the other setting.
     """
 
     def __init__(self, setting: str, cause: str, message: str) -> None:
@@ -64,32 +63,32 @@ class PipelineConfig:
     gate: GateConfig = GateConfig()
     seed: int = setting(
         DEFAULT_SEED,
-        help="Seed of everything that is drawn: initial weights, the order of windows, dropout, samples of "
-        "queries, resamples.",
+        help="Seed of all random draws: initial weights, the order of windows, dropout, samples of queries, "
+        "resamples.",
         at_least=0,
         at_most=2**31 - 1,
         shown=True,
     )
     beam_args: tuple[str, ...] = setting(
         (),
-        help="Options that Beam is given as they are, such as --runner=DataflowRunner.",
+        help="Options for Beam, such as --runner=DataflowRunner.",
         may_be_empty=True,
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value outside its setting's range, or two settings that contradict."""
+        """Raises UserError for a value outside its setting's range, or for contradictory settings."""
         for name, value in settings(self).items():
             check_range(name, value)
         if max(self.evaluation.cutoffs) > self.index.max_k:
             raise UserError(
-                f"evaluation.cutoffs asks for Recall@{max(self.evaluation.cutoffs)} and the served model "
-                f"answers with at most index.max_k = {self.index.max_k} items: raise index.max_k."
+                f"evaluation.cutoffs needs Recall@{max(self.evaluation.cutoffs)}; the model returns at most "
+                f"index.max_k = {self.index.max_k} items: raise index.max_k."
             )
         if self.gate.cutoff not in self.evaluation.cutoffs:
             listed, judged = ", ".join(map(str, self.evaluation.cutoffs)), self.gate.cutoff
             raise UserError(
                 f"evaluation.cutoffs is {listed}, without {judged}: the gate judges by Recall@{judged} "
-                f"(gate.cutoff). Add {judged} to the one or change the other."
+                f"(gate.cutoff). Add {judged} to evaluation.cutoffs, or change gate.cutoff."
             )
         slice_limits(self.gate)
         for name, cause, explanation in _meaningless(self):
@@ -102,7 +101,7 @@ class PipelineConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PipelineConfig:
-        """Returns the settings that `to_dict` gave; a setting that is not named keeps its default.
+        """Builds settings from the result of `to_dict`; an absent setting keeps its default.
 
         Raises:
           UserError: an unknown setting, or a value of the wrong type or out of range.
@@ -111,7 +110,7 @@ class PipelineConfig:
 
 
 def _meaningless(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
-    """Yields settings that are given and change nothing: name, the other setting's name, an explanation."""
+    """Yields settings without an effect: name, the other setting's name, an explanation."""
     values = settings(config)
     for name, declaration in types().items():
         if name not in values or values[name] == declaration.default:
@@ -136,18 +135,18 @@ def _meaningless(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
                 "evaluation.max_queries",
                 f"gate.min_slice_change is {limit:g}, and changes nothing where evaluation.max_queries is "
                 f"{config.evaluation.max_queries}: slices with fewer than {MIN_SLICE_USERS} users are not "
-                "judged. Ask more queries, or leave it out.",
+                "judged. Raise evaluation.max_queries, or leave gate.min_slice_change out.",
             )
 
 
 def settings(config: PipelineConfig) -> dict[str, Any]:
-    """Returns every value by its dotted name, the keys of blocks one by one, in order of declaration."""
+    """Returns every value by dotted name in order of declaration; keys of blocks are separate."""
     return values_of(config)
 
 
 @functools.cache
 def types() -> dict[str, Declaration]:
-    """Returns the declaration of every setting, and of every key of a block, by its dotted name."""
+    """Returns the declarations of all settings and keys of blocks, by dotted name."""
     return declarations(PipelineConfig)
 
 
@@ -161,7 +160,8 @@ def declaration(name: str) -> Declaration:
     """Returns the declaration of a setting, or of a block's key.
 
     Raises:
-      UserError: there is none; it names today's setting for an earlier release's, or the nearest.
+      UserError: there is no such setting. The message names today's name of an earlier release's setting, or
+        the nearest setting.
     """
     if name in types():
         return types()[name]
@@ -170,19 +170,19 @@ def declaration(name: str) -> Declaration:
     block, _, key = name.rpartition(".")
     of_block = [one for one in types().values() if one.block == block] if block else []
     if key and any(one.setting.open_keys for one in of_block):
-        # Refuses what is nearly a declared key.
+        # Refuses a misspelt declared key.
         from_plain(TrainerConfig, {block.partition(".")[2]: {key: 0}}, block.partition(".")[0])
         return next(one for one in of_block if one.setting.open_keys)
     if any(one.startswith(f"{name}.") for one in types()):
         if name in setting_blocks():
             keys = ", ".join(one.name.rpartition(".")[2] for one in types().values() if one.block == name)
-            raise UserError(f"{name} is a setting with keys ({keys}): name one, as in {name}.<key>.")
-        raise UserError(f"{name} is a section of settings: name one of them, as in {name}.<setting>=<value>.")
+            raise UserError(f"{name} is a setting with keys ({keys}): name a key, as in {name}.<key>.")
+        raise UserError(f"{name} is a section of settings: name a setting, as in {name}.<setting>=<value>.")
     raise unknown_setting(name, types())
 
 
 def is_setting(name: str) -> bool:
-    """Returns whether there is a setting, or a key of a block, of that dotted name."""
+    """Tells if a dotted name is a setting or a key of a block."""
     try:
         declaration(name)
     except UserError:
@@ -197,10 +197,10 @@ def setting_type(name: str) -> Any:
 
 
 def checked(name: str, value: Any) -> Any:
-    """Returns a plain value as the setting of that dotted name holds it.
+    """Converts a plain value to the type of a setting.
 
     Raises:
-      UserError: there is no such setting, naming the nearest, or it does not take the value.
+      UserError: there is no such setting (the message names the nearest), or it does not take the value.
     """
     found = typed(name, setting_type(name), value)
     check_range(name, found)
@@ -213,7 +213,7 @@ def check_range(name: str, value: Any) -> None:
 
 
 def value_text(value: Any) -> str:
-    """Returns a setting's value as `--set` takes it."""
+    """Formats a setting's value for `--set`."""
     if isinstance(value, tuple):
         return ",".join(map(value_text, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

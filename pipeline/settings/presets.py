@@ -1,4 +1,4 @@
-"""Presets: whole sets of settings, each with what was measured when it was chosen."""
+"""Presets: whole sets of settings, with the measurements that led to them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ from two_tower.trainer.settings import (
 
 HOUR = 3_600
 
-# What each preset is for stands in the command line's help.
-# Chosen on eval of the simulated default run, one seed each: Recall@100 .507 with a constant rate of .002,
-# three epochs and 64 dimensions; .514 with this schedule and four epochs; .521 with 128 dimensions as well;
-# .543 with scores of their own for the history's items, and .551 with 100 of them, not 50; .553 with 32
-# numbers of an item's own, not 128, and .552 with histories of 200 too; .558 with items' biases as well, in
-# three epochs (docs/decisions/0011-item-embeddings.md); .563 with every label of a step's windows, some
-# 3,400, twice the rate and decay, in two (docs/decisions/0013-all-labels-of-a-step.md). Before scores of the
-# history's items 256 dimensions, a dot product, a learnt temperature and attention gave no more in two to
-# six epochs.
+# PRESET_HELP gives the purpose of each preset.
+#
+# `default` was chosen on eval of the simulated default run, with one seed per measurement. Each line adds a
+# change to the line before. Recall@100:
+# - .507: a constant learning rate of .002, three epochs, 64 dimensions;
+# - .514: this schedule, four epochs;
+# - .521: 128 dimensions;
+# - .543: the repeat head over 50 items of the history;
+# - .551: the repeat head over 100 items;
+# - .553: item embeddings of 32 dimensions instead of 128;
+# - .552: histories of 200 events;
+# - .558: item biases, three epochs (docs/decisions/0011-item-embeddings.md);
+# - .563: all labels of a step's windows (some 3,400), twice the learning rate and weight decay, two epochs
+#   (docs/decisions/0013-all-labels-of-a-step.md).
+# Before the repeat head, four changes gave no gain in two to six epochs: 256 dimensions, a dot product, a
+# learned temperature, and attention.
 _LISTENING = TrainerConfig(
     embedding_dim=128,
     parts=(*DEFAULT_PARTS, REPEAT_HEAD),
@@ -49,7 +56,7 @@ PRESETS: dict[str, PipelineConfig] = {
             _LISTENING,
             item_embedding_dim=32,
             parts=(*_LISTENING.parts, ITEM_BIAS),
-            # All that a step's windows hold, as long as users have some 130 labels.
+            # All labels of a step's windows, up to some 130 labels per user.
             positions_per_step=4_096,
             epochs=2,
             learning_rate=0.01,
@@ -57,22 +64,25 @@ PRESETS: dict[str, PipelineConfig] = {
         )
     ),
     "small": PipelineConfig(
-        # Ratings come by the handful a day: a day's would be too few to tell two models apart.
+        # A day has few ratings. A holdout of one day would be too small to distinguish two models.
         split=SplitConfig(holdout_seconds=14 * DAY, gap_seconds=HOUR),
-        # Short windows: most users have a few events, and a batch is padded to its longest.
+        # Windows are short: most users have few events, and padding extends a batch to its longest window.
         windows=WindowConfig(history_length=20, positions=20),
         trainer=TrainerConfig(
             query_hidden_units=(64,),
-            # Of all settings tried on MovieTweetings' eval split the one that matters: Recall@100 was .327 at
-            # 0.07, .348 at 0.12, .360 at 0.2 and .369 at 0.3, where decayed popularity has .348. Later, at
-            # .360, the whole catalog for negatives gave Recall@10 .106 for .089.
+            # Temperature matters most of all settings tried on MovieTweetings' eval split. Recall@100 is .327
+            # at 0.07, .348 at 0.12, .360 at 0.2 and .369 at 0.3. Decayed popularity has .348. The softmax
+            # over the whole catalog raised Recall@10 from .089 to .106, at Recall@100 .360.
             temperature=0.3,
             softmax="auto",
-            # 48 windows a step there. With 512, a constant rate and up to 30 epochs Recall@100 was .361 and
-            # Recall@10 .100; with 48 they are .369 to .372 and .109 to .114 (two seeds), and .369 and .111 by
-            # this schedule; with 64 numbers an embedding and not 32 .374 and .116 (.371 for .363 by another
-            # seed). Items' biases: .366 and .117 with 32, .367 with 64. Where items begin at factors of
-            # co-occurrence .399 for .377 (docs/decisions/0014-co-occurrence-initialisation.md).
+            # windows_per_step=0 gives 48 windows a step on MovieTweetings. Recall@100 and Recall@10 are:
+            # - .361 and .100 with 512 windows a step, a constant learning rate and up to 30 epochs;
+            # - .369 to .372 and .109 to .114 with 48 windows a step (two seeds);
+            # - .369 and .111 with this schedule;
+            # - .374 and .116 with 64 dimensions instead of 32 (another seed: .371 against .363).
+            # Item biases have .366 and .117 with 32 dimensions, and Recall@100 .367 with 64. Co-occurrence
+            # initialisation has Recall@100 .399, and random initialisation .377
+            # (docs/decisions/0014-co-occurrence-initialisation.md).
             item_initial="co_occurrence",
             windows_per_step=0,
             epochs=8,
@@ -81,20 +91,24 @@ PRESETS: dict[str, PipelineConfig] = {
             dropout=Dropout(hidden=0.3, id=0.2, history=0.1),
             patience=4,
         ),
-        # A few thousand queries: Recall@100 of one and the same model wanders by about a point, and lower
-        # bounds lie about a point below.
+        # Evaluation has a few thousand queries. Recall@100 of the same model varies by about .01, and lower
+        # bounds lie about .01 below the estimates.
         gate=GateConfig(
             min_lift_over_best_baseline=-0.01, min_change_against_blessed=-0.01, min_slice_change=-0.05
         ),
     ),
-    # The benchmark protocol of Yambda's authors, on any size of it: who is asked once for all that is played
-    # in the test period is asked for a user's tastes, more than what follows the track now playing. Chosen on
-    # eval of a simulated year of 2,500 users (152 queries; seeds of one model differ by .01). Recall@100 is
-    # .288 as the default trains, .359 with labels from further on, .360 to .372 with histories of 200 and no
-    # user id, .364 at this temperature in as many epochs, and .374 with scores of the history's items, which
-    # take five (two seeds; .383 at the best of eight). Horizons of 20 and 80 gave .350 and .354; windows
-    # bound them by their positions. About what seeds differ by: labels drawn among distinct items (-.006 to
-    # +.011), 2,048 positions (+.013), items' biases (+.008). For where items begin see
+    # The benchmark protocol of Yambda's authors, for all sizes of Yambda. A query's labels are all items of
+    # the test period. So the protocol rewards a user's tastes more than the item after the seed item.
+    # Chosen on eval of a simulated year of 2,500 users (152 queries; seeds of one model differ by .01). Each
+    # line adds a change to the line before. Recall@100:
+    # - .288: the training of `default`;
+    # - .359: a label horizon;
+    # - .360 to .372: histories of 200 events, no user id;
+    # - .364: this temperature, in the same number of epochs;
+    # - .374: the repeat head, in five epochs (two seeds; .383 at the best of eight epochs).
+    # Label horizons of 20 and 80 gave .350 and .354. A window's positions bound the horizon.
+    # Three changes stayed within the noise of seeds: labels drawn among distinct items (-.006 to +.011),
+    # 2,048 positions (+.013), item biases (+.008). For the initialisation see
     # docs/decisions/0014-co-occurrence-initialisation.md.
     "yambda": PipelineConfig(
         split=SplitConfig(protocol="yambda"),
@@ -107,14 +121,16 @@ PRESETS: dict[str, PipelineConfig] = {
             item_initial="co_occurrence",
         ),
     ),
-    # The protocol by which next-item recommenders are compared, on sequences without times. Chosen by
-    # validation alone (HR@10) on MovieLens-1M (`benchmarks/ml1m_next_item.py`; 163 labels a user) and on what
-    # S3-Rec publishes. The cosine and the windows of a step, of a plain dot product and the cosine: MovieLens
-    # .347 to .349 (three seeds) and .348, Beauty .094 and .102, LastFM .098 and .096; of 32 windows a step
-    # and the number taken here: Beauty (118) .092 (a dot product, and three times as long) and .102, LastFM
-    # (8) .086 and .096. Then of a decay of 0, .5 and 1: MovieLens .358, .357, .353, Beauty .1035, .109, .106,
-    # Yelp .046, .050, .050, LastFM .104, .111, .100 (seeds differ by .01). For where items begin, and at
-    # which rate they go on, see docs/decisions/0014-co-occurrence-initialisation.md.
+    # The common protocol of next-item recommenders, on sequences without times. HR@10 of validation alone
+    # chose the settings. The data are MovieLens-1M (`benchmarks/ml1m_next_item.py`; 163 labels a user) and
+    # the data sets that S3-Rec publishes.
+    # - Cosine has .348 on MovieLens, .102 on Beauty and .096 on LastFM. A plain dot product has .347 to .349
+    #   (three seeds), .094 and .098.
+    # - Beauty gets 118 windows a step and has .102. With 32 windows it has .092 (dot product, three times as
+    #   long). LastFM gets 8 windows a step and has .096. With 32 windows it has .086.
+    # - Weight decay of 0, .5 and 1, measured later: MovieLens .358, .357, .353; Beauty .1035, .109, .106;
+    #   Yelp .046, .050, .050; LastFM .104, .111, .100 (seeds differ by .01).
+    # For the initialisation and the learning rate see docs/decisions/0014-co-occurrence-initialisation.md.
     "next_item": PipelineConfig(
         split=SplitConfig(protocol="leave_one_out"),
         # A user's whole history is one window.
@@ -133,7 +149,7 @@ PRESETS: dict[str, PipelineConfig] = {
             schedule=Schedule("cosine", warmup=300),
             epochs=16,
             patience=5,
-            # All that the windows hold.
+            # All labels of the windows.
             windows_per_step=0,
             positions_per_step=100_000,
         ),
@@ -152,7 +168,7 @@ PRESETS: dict[str, PipelineConfig] = {
             positions_per_step=512,
         ),
         evaluation=EvaluationConfig(max_queries=2_000),
-        # So little training is not expected to beat a user's own favourites, nor two trainings to agree.
+        # Such short training need not beat a user's personal history, and two trainings may disagree.
         gate=GateConfig(
             min_recall=0.01,
             min_lift_over_best_baseline=-0.5,
@@ -162,9 +178,9 @@ PRESETS: dict[str, PipelineConfig] = {
     ),
 }
 PRESET_HELP: dict[str, str] = {
-    "default": "a million events and more, of a few weeks or longer",
-    "small": "a hundred thousand events over months: two weeks are held back for evaluation, not a day",
-    "yambda": "Yambda's own protocol: the state is frozen at the split, the labels are a day's items",
-    "next_item": "sequences without times: each user's last item, by causal self-attention and means",
-    "smoke": "seconds of training, to see that everything works",
+    "default": "a million events or more, over a few weeks or longer",
+    "small": "a hundred thousand events over months; the holdout is two weeks instead of a day",
+    "yambda": "Yambda's own protocol: the user's state freezes at the split; labels are a day's items",
+    "next_item": "sequences without times; predicts each user's last item by causal self-attention and means",
+    "smoke": "seconds of training, to check that everything works",
 }

@@ -1,4 +1,4 @@
-"""Names of settings that earlier releases had, each with what stands for it today."""
+"""Settings of earlier releases, with today's names or constants."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from two_tower.base.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Retired:
-    """A setting of an earlier release.
+    """Setting of an earlier release.
 
     Attributes:
-        now: names of today's settings that stand for it; none where it is a constant.
-        remark: how to write it today, or what the constant is.
+        now: names of today's settings; empty if the setting is a constant now.
+        remark: today's spelling, or the constant.
     """
 
     now: tuple[str, ...]
@@ -32,10 +32,10 @@ RETIRED: dict[str, Retired] = {
     "split.eval_seconds": _is("split.holdout_seconds", remark="eval and test have this length each"),
     "split.test_seconds": _is("split.holdout_seconds", remark="eval and test have this length each"),
     "split.frozen_labels": _constant("labels of the frozen protocol are listens"),
-    "split.min_label_play_ratio": _constant("a listen is a label from a play ratio of 0.5 on"),
+    "split.min_label_play_ratio": _constant("a listen is a label with a play ratio of at least 0.5"),
     "windows.events_per_shard": _constant("1,000,000 events a shard"),
     "features.history": _is(
-        "trainer.parts", remark="all aggregates that the data allows are in, or none by -aggregates"
+        "trainer.parts", remark="all aggregates that the data allows, or none by -aggregates"
     ),
     "index.exact_below": _constant("search is exact below 20,000 items"),
     "index.target_recall": _is("gate.min_ann_recall", remark="the index is tuned to the gate's threshold"),
@@ -43,7 +43,7 @@ RETIRED: dict[str, Retired] = {
     "index.tuning_queries": _constant("the index is tuned on 500 queries"),
     "index.seed": _is("seed"),
     "evaluation.resamples": _constant("1,000 resamples"),
-    "evaluation.slice_values": _constant("the 10 values of a column with the most labels are slices"),
+    "evaluation.slice_values": _constant("slices are a column's 10 values with the most labels"),
     "evaluation.seed": _is("seed"),
     "gate.min_slice_users": _constant("slices with fewer than 50 users are not judged"),
     "trainer.attention_layers": _constant("2 layers"),
@@ -57,8 +57,8 @@ RETIRED: dict[str, Retired] = {
     "trainer.learning_rate_schedule": _is("trainer.schedule.shape"),
     "trainer.warmup_steps": _is("trainer.schedule.warmup"),
     "trainer.clip_norm": _constant("gradients are not clipped"),
-    "trainer.precision": _constant("precision follows from the hardware"),
-    "trainer.learned_temperature": _constant("the temperature is trainer.temperature throughout"),
+    "trainer.precision": _constant("the hardware decides the precision"),
+    "trainer.learned_temperature": _constant("the temperature is always trainer.temperature"),
     "trainer.dropout": _is("trainer.dropout.hidden"),
     "trainer.id_dropout": _is("trainer.dropout.id"),
     "trainer.history_dropout": _is("trainer.dropout.history"),
@@ -73,7 +73,7 @@ RETIRED: dict[str, Retired] = {
     "trainer.hard_negatives": _is("trainer.negatives.hard"),
     "trainer.play_ratio_floor": _is("trainer.label_weights.play_ratio_floor"),
     "trainer.event_type_weights": _is(
-        "trainer.label_weights", remark="a key an event type, as in trainer.label_weights.like=2"
+        "trainer.label_weights", remark="one key per event type, as in trainer.label_weights.like=2"
     ),
     "trainer.max_labels_per_user": _is("trainer.label_weights.max_per_user"),
     "trainer.seed": _is("seed"),
@@ -81,11 +81,11 @@ RETIRED: dict[str, Retired] = {
 
 
 def retired_setting(name: str) -> UserError | None:
-    """Returns the error for a name of an earlier release; None for any other name."""
+    """Returns the error for a setting of an earlier release; None for any other name."""
     found = RETIRED.get(name)
     if found is None:
         return None
     if not found.now:
-        return UserError(f"{name} is a constant now, and no setting: {found.remark}. Leave it out.")
+        return UserError(f"{name} is a constant now: {found.remark}. Leave it out.")
     remark = f" ({found.remark})" if found.remark else ""
-    return UserError(f"{name} is {' and '.join(found.now)} now{remark}: name that one instead.")
+    return UserError(f"{name} is {' and '.join(found.now)} now{remark}. Use that name instead.")

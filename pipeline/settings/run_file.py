@@ -1,4 +1,4 @@
-"""Settings of a run: a preset, a config file laid over it, and `key=value` overrides over both."""
+"""Settings of a run from a preset, a config file over it, and `key=value` overrides over both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from two_tower.pipeline.settings.retired import retired_setting
 
 @dataclasses.dataclass(frozen=True)
 class RunFile:
-    """A config file: where a run's data and output are, its preset, and settings laid over that."""
+    """Config file: a run's data, output and preset, and settings that override the preset."""
 
     data: str | None = None
     output: str | None = None
@@ -42,8 +42,8 @@ def read_run_file(path: str) -> RunFile:
     """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
 
     Raises:
-      UserError: the file is missing, is not YAML, or one of the three keys is not a text. The settings
-        are looked at by `load`.
+      UserError: the file is missing, is not YAML, or one of the three keys is not a text. `load` checks the
+        settings.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -55,21 +55,21 @@ def read_run_file(path: str) -> RunFile:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a config file holds keys and values, and this one is a {_kind(content)}.")
+        raise UserError(f"{path}: a config file holds keys and values, and this one a {_kind(content)}.")
     places: dict[str, str | None] = {}
     for key in ("data", "output", "preset"):
         places[key] = content.pop(key, None)
         if not isinstance(places[key], str | None):
-            raise UserError(f"{path}: {key} takes a text, and is {places[key]!r}.")
+            raise UserError(f"{path}: {key} takes a text, and was given {places[key]!r}.")
     return RunFile(**places, settings=content)
 
 
-# Below this many label events a day holds too few of them to evaluate on.
+# With fewer label events, a day has too few of them for the evaluation.
 _SMALL_BELOW = 300_000
 
 
 def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
-    """Returns the preset for data of that many label events, where none is named."""
+    """Returns the default preset for data with this number of label events."""
     if not has_timestamps:
         return "next_item"
     return "small" if label_events < _SMALL_BELOW else "default"
@@ -81,25 +81,25 @@ def load(
     overrides: Sequence[str] = (),
     fallback: str = "default",
 ) -> PipelineConfig:
-    """Returns the settings of a preset, with those of a config file and `key=value` overrides laid over.
+    """Returns a preset's settings, overridden by a config file and by `key=value` overrides.
 
-    A preset's value that a given setting makes meaningless goes back to its default.
+    If a given setting makes a preset's value meaningless, the value returns to its default.
 
     Args:
-      preset: a name in PRESETS; None takes the file's `preset`, or else `fallback`.
+      preset: a name in PRESETS; None: the file's `preset`, or else `fallback`.
       file: a YAML or JSON file, see `read_run_file`.
-      overrides: as in "trainer.learning_rate=0.01"; a tuple's values are separated by commas.
-      fallback: the preset where neither of the two names one.
+      overrides: overrides such as "trainer.learning_rate=0.01"; commas separate a tuple's values.
+      fallback: the preset if neither argument nor file names one.
 
     Raises:
-      UserError: an unknown preset or setting, naming the nearest valid one, or a value that its setting
+      UserError: an unknown preset or setting (the message names the nearest), or a value that its setting
         does not take.
     """
     run_file = read_run_file(file) if file else RunFile()
     values = _preset(preset or run_file.preset or fallback).to_dict()
     try:
         given = set(_lay_over(values, run_file.settings, ""))
-        # Checked before the overrides, so that a complaint names the right one of the two.
+        # The check precedes the overrides, so that an error names the file or the override correctly.
         values = _settled(values, given).to_dict()
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -108,13 +108,13 @@ def load(
 
 
 def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
-    """Returns a configuration with `key=value` overrides over it; raises UserError as `load` does."""
+    """Returns a configuration with `key=value` overrides; raises UserError as `load` does."""
     values = config.to_dict()
     return _settled(values, _override(values, overrides))
 
 
 def _settled(values: dict[str, Any], given: set[str]) -> PipelineConfig:
-    """Builds the settings; a value that is not `given` and changes nothing beside those gets its default."""
+    """Builds the settings; a meaningless value that is not in `given` gets its default."""
     while True:
         try:
             return PipelineConfig.from_dict(values)
@@ -128,16 +128,16 @@ def _settled(values: dict[str, Any], given: set[str]) -> PipelineConfig:
 def load_gate(
     limits: GateConfig, preset: str | None = None, file: str | None = None, overrides: Sequence[str] = ()
 ) -> GateConfig:
-    """Returns the limits that an evaluation is judged by again.
+    """Returns thresholds for judging an evaluation again.
 
     Args:
-      limits: to start from, where neither the call nor the file names a preset.
-      preset: whose limits to start from instead.
-      file: see `read_run_file`; what it sets beside `gate` changes nothing.
+      limits: base values if neither the call nor the file names a preset.
+      preset: preset of the base values; None: the file's preset or `limits`.
+      file: see `read_run_file`; settings outside `gate` have no effect.
       overrides: see `load`.
 
     Raises:
-      UserError: as `load`, and for an override of another section.
+      UserError: see `load`; also for an override of another section.
     """
     run_file = read_run_file(file) if file else RunFile()
     named = preset or run_file.preset
@@ -149,7 +149,7 @@ def load_gate(
         raise UserError(f"{file}: {error}") from error
     for override in overrides:
         if not override.strip().startswith("gate."):
-            raise UserError(f"--set {override}: an evaluation is judged again by settings of gate alone.")
+            raise UserError(f"--set {override}: give settings of gate alone for a stored evaluation.")
     _override(values, overrides)
     return _checked_gate(values["gate"])
 
@@ -165,13 +165,13 @@ def _checked_gate(values: Any) -> GateConfig:
 
 
 def _override(values: dict[str, Any], overrides: Sequence[str]) -> set[str]:
-    """Sets those named by `key=value` among nested plain values, and returns their names."""
+    """Applies `key=value` overrides to nested plain values and returns the settings' names."""
     given: set[str] = set()
     for override in overrides:
         name, equals, text = override.partition("=")
         name, text = name.strip(), text.strip()
         if not equals:
-            raise UserError(f"--set takes key=value, as in trainer.learning_rate=0.01, and got {override!r}.")
+            raise UserError(f"--set takes key=value, as in trainer.epochs=4, and was given {override!r}.")
         pairs = _keys_of(name, text) if name in setting_blocks() else [(name, text)]
         for one, given_text in pairs:
             declaration(one)
@@ -183,7 +183,7 @@ def _override(values: dict[str, Any], overrides: Sequence[str]) -> set[str]:
 
 
 def _keys_of(block: str, text: str) -> list[tuple[str, str]]:
-    """Returns the keys of a block in "hidden=0.3,id=0.1", by dotted name."""
+    """Parses a block's keys in "hidden=0.3,id=0.1" to pairs of dotted name and text."""
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
@@ -202,7 +202,7 @@ def _section(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 
 def _changed(name: str, before: Any, value: Any) -> Any:
-    """Returns a list as it is, or, where every entry has a sign, the list before with these changes."""
+    """Returns a list itself; if every entry has a sign, applies these changes to the list before."""
     choices = declaration(name).setting.choices
     if not (choices and isinstance(value, list) and isinstance(before, list)):
         return value
@@ -211,8 +211,8 @@ def _changed(name: str, before: Any, value: Any) -> Any:
         return value
     if not set(signs) <= {"+", "-"}:
         raise UserError(
-            f"{name} takes a whole list, or changes of which each has a sign, as in -{choices[0]},"
-            f"+{choices[-1]}; it was given {','.join(map(str, value))}."
+            f"{name} takes a whole list, or changes with a sign each, as in -{choices[0]},+{choices[-1]}; it "
+            f"was given {','.join(map(str, value))}."
         )
     names = [str(one)[1:] for one in value]
     declaration(name).check(tuple(names))
@@ -230,7 +230,7 @@ def _preset(name: str) -> PipelineConfig:
 
 
 def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> Iterator[str]:
-    """Lays nested values over others, and yields the dotted names of those that were given."""
+    """Overrides nested values and yields the dotted names of the given settings."""
     for key, value in over.items():
         name = f"{section}{key}"
         if isinstance(value, Mapping) and isinstance(values.get(key), dict):
@@ -238,7 +238,7 @@ def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> 
         elif isinstance(values.get(key), dict):
             if error := retired_setting(name):
                 raise error
-            values[key] = value  # no mapping: refused when the settings are built
+            values[key] = value  # no mapping: the settings' construction refuses it
         else:
             declaration(name)
             values[key] = _changed(name, values.get(key), value)
@@ -250,15 +250,15 @@ def _kind(value: Any) -> str:
 
 
 def _parse(name: str, text: str) -> Any:
-    """Returns a value of `--set` as YAML would hold it; whether it is one is for `typed` to say."""
+    """Parses a value of `--set` as YAML would; `typed` checks its type."""
     hint = setting_type(name)
     if typing.get_origin(hint) is tuple:
         if text.startswith("["):
             try:
                 return json.loads(text)
             except ValueError:
-                raise UserError(f"{name}: {text!r} is not a list: separate the values by commas.") from None
-        # An option of Beam may hold commas itself: only where the next one begins does one end.
+                raise UserError(f"{name}: {text!r} is not a list. Separate the values by commas.") from None
+        # An option of Beam may contain commas, so a comma separates options only before "--".
         parts = re.split(r",(?=\s*--)" if name == "beam_args" else ",", text)
         return [_scalar(typing.get_args(hint)[0], part.strip()) for part in parts] if text else []
     return _scalar(hint, text)

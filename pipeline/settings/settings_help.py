@@ -1,7 +1,4 @@
-"""Settings for readers: the listings of `--help` and `--help-all`, and the page docs/reference/settings.md.
-
-`python -m two_tower.pipeline.settings.settings_help` prints the page.
-"""
+"""Settings for readers: listings of `--help` and `--help-all`, and the page docs/reference/settings.md."""
 
 from __future__ import annotations
 
@@ -23,15 +20,14 @@ from two_tower.pipeline.settings.pipeline_config import (
 
 _WIDTH = 100
 _INDENT = " " * 8
-PAGE = "docs/reference/settings.md"
 
 _HEADER = """\
 settings:
-  A setting is named by its section: --set trainer.epochs=4 --set gate.min_recall=0.05
-  A list's values are separated by commas: --set trainer.query_hidden_units=256,128
+  A setting's name begins with its section: --set trainer.epochs=4 --set gate.min_recall=0.05
+  Commas separate a list's values: --set trainer.query_hidden_units=256,128
   Entries with a sign change a list: --set trainer.parts=-user_id,+repeat_head
   Some settings have keys: --set trainer.dropout.id=0.2, or --set trainer.dropout=id=0.2,hidden=0.3
-  A config file holds the same in YAML, and may name the preset, data and output:
+  A config file holds settings in YAML, and may name the preset, data and output:
 
     preset: small
     data: runs/data
@@ -40,25 +36,25 @@ settings:
       epochs: 4
       dropout: {hidden: 0.3}
 
-  --set comes before the file, and the file before the preset.
+  --set overrides the file, and the file overrides the preset.
 """
 _PAGE_HEADER = """\
 # Settings
 
-<!-- Written by `python -m two_tower.pipeline.settings.settings_help`: change the declarations instead. -->
+<!-- Written by `scripts/generate_reference.py` from the declarations. -->
 
-`two-tower run --help` lists the settings that matter first, `--help-all` all of them. A setting is given by
-`--set trainer.epochs=4`, or in a config file (`--config`); both are laid over a preset. An entry with a sign
+`two-tower run --help` lists the settings that matter first, and `--help-all` lists all. Give a setting by
+`--set trainer.epochs=4`, or in a config file (`--config`); both override the preset. An entry with a sign
 changes a list (`--set trainer.parts=-user_id,+repeat_head`). A setting with keys is a mapping in a config
-file, and one key is given by `--set trainer.dropout.id=0.2`.
+file; `--set trainer.dropout.id=0.2` sets one key.
 
-*Default* is the value without a preset, with the presets' own values below it. A setting that another one
-makes meaningless is an error that names both; a preset's value just goes back to its default.
+*Default* is the value without a preset; the presets' own values follow below it. If another setting makes a
+given setting meaningless, an error names both. A preset's meaningless value returns to its default.
 """
 
 
 class HelpAll(argparse.Action):
-    """Option that prints a command's help with all settings."""
+    """Option `--help-all`, which prints a command's help with all settings."""
 
     def __call__(
         self,
@@ -77,8 +73,9 @@ def listing(prefix: str = "", everything: bool = False) -> str:
     """Returns settings with the default preset's values, for a terminal.
 
     Args:
-      prefix: only of names that begin so.
-      everything: all settings, experimental ones under a heading of their own; else those that matter first.
+      prefix: prefix of the listed settings' names.
+      everything: True for all settings, experimental ones under a separate heading; False for those that
+        matter first.
     """
     wanted = [one for one in types().values() if one.name.startswith(prefix)]
     if not everything:
@@ -106,7 +103,7 @@ def _entry(one: Declaration, values: dict[str, Any]) -> str:
 
 
 def _accepted(one: Declaration) -> str:
-    """Returns the values that a setting takes, in words that begin with a capital letter."""
+    """Describes a setting's values in words, with a capital first letter."""
     declared = one.setting
     hint = float if declared.open_keys else one.hint
     if declared.choices:
@@ -130,18 +127,18 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e12 else f"{value:g}"
 
 
-def page() -> str:
-    """Returns docs/reference/settings.md."""
+def settings_reference() -> str:
+    """Returns docs/reference/settings.md: every setting by section, experimental ones last."""
     whole = [one for one in types().values() if not one.setting.experimental]
     tried = [one for one in types().values() if one.setting.experimental]
     count = len({one.block or one.name for one in types().values()})
     parts = [f"{_PAGE_HEADER}\nThere are {count} settings.\n"]
     sections = dict.fromkeys(_section(one) for one in whole)
     for section in sections:
-        title = f"`{section}`" if section else "Of the whole run"
+        title = f"`{section}`" if section else "Whole run"
         parts.append(f"## {title}\n\n{_summary(section)}" + "\n".join(_table(whole, section)) + "\n")
     parts.append(
-        "## Experimental\n\nSettings of training that no preset but `next_item` uses; they may change.\n\n"
+        "## Experimental\n\nSettings of training that only the preset `next_item` uses; they may change.\n\n"
         + "\n".join(_table(tried, "trainer"))
         + "\n"
     )
@@ -179,7 +176,3 @@ def _of_presets(one: Declaration) -> Iterator[tuple[str, str]]:
         value = settings(preset).get(one.name, one.default)
         if value != one.default:
             yield name, value_text(value)
-
-
-if __name__ == "__main__":
-    print(page(), end="")

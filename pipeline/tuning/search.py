@@ -1,4 +1,4 @@
-"""A search of the trainer's settings: what varies, what is shared, and where it lies."""
+"""Search over the trainer's settings: varied and shared settings, and its folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SEARCHED = "searched"
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What is searched, and where.
+    """Definition of a search.
 
     Attributes:
         data, data_digest: the data directory and its manifest's digest.
-        output: a directory of runs; the search is in `tune/` of it.
-        preset: the name of the preset that `base` lies over.
-        base: the settings that all trials share.
-        space: those that vary.
+        output: directory of runs; the search is in its folder `tune/`.
+        preset: name of the preset that `base` overrides.
+        base: settings that all trials share.
+        space: settings that vary.
     """
 
     data: str
@@ -37,27 +37,28 @@ class Search:
     space: SearchSpace
 
     def __post_init__(self) -> None:
-        """Raises UserError where trials cannot train as the settings say."""
+        """Raises UserError for settings that trials cannot follow."""
         if self.base.trainer.distribution == "multi_worker":
             raise UserError(
                 "trainer.distribution=multi_worker needs processes on other machines, and a search starts "
-                "its own on this one: take none or mirrored, and multi_worker for the run of the winner."
+                "processes on this one alone. Take none or mirrored; run the winner with multi_worker."
             )
         dimension = self.space.dimensions.get("trainer.parts")
         searched = dimension.values if isinstance(dimension, Choices) else ()
         if any((AGGREGATES in parts) != (AGGREGATES in self.base.trainer.parts) for parts in searched):
             raise UserError(
-                "trainer.parts cannot be searched with and without aggregates: all trials read what "
-                "Transform computes once. Give every choice what --set trainer.parts says of them."
+                "trainer.parts cannot be searched with and without aggregates, because Transform computes "
+                "them once for all trials. Give aggregates to every choice, or to none, as in --set "
+                "trainer.parts."
             )
 
     @property
     def folder(self) -> str:
-        """Holds the study, the table, the plot and the winner."""
+        """Folder of the study, the table, the plot and the winner."""
         return os.path.join(self.output, FOLDER)
 
     def identity(self) -> dict[str, Any]:
-        """What validation recall depends on, by name; trials can be compared where it is equal."""
+        """Returns all inputs of validation recall by name; equal identities make trials comparable."""
         given = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in pipeline_config.settings(self.base).items()

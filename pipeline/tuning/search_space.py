@@ -1,4 +1,4 @@
-"""What `two-tower tune` may vary: settings of the trainer, each with its choices or its range."""
+"""Search space of `two-tower tune`: settings of the trainer with choices or a range."""
 
 from __future__ import annotations
 
@@ -21,71 +21,71 @@ if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 EXAMPLE = "trainer.temperature: {low: 0.03, high: 0.5, log: true}, or trainer.encoder: [mean, attention]"
-# Digits of a number that is drawn: a config file shows them all, and recall tells no more of them apart.
+# Significant digits of a drawn number. A config file shows them all; more digits do not change recall.
 _DIGITS = 4
 
-# Why settings other than the trainer's are not searched, by section.
+# Reasons why other sections cannot be searched.
 _REFUSED = {
-    "split": "it decides which labels validation recall is measured on, so that the recalls of two trials "
-    "would be of different queries",
-    "windows": "all trials read windows that are cut once",
-    "features": "all trials read features that Transform computes once",
-    "validation": "it decides whether there is a run, and not what is learnt",
-    "index": "validation recall is that of exact search, before there is an index",
-    "evaluation": "it is about the test split, which a search never sees",
-    "gate": "it is what a model is judged by, and changes none",
-    "seed": "the best of many seeds is luck, and will not be as good on test",
-    "beam_args": "it decides where Beam works, and not what is learnt",
+    "split": "it decides the labels of validation recall, so the recalls of two trials would be of different "
+    "queries",
+    "windows": "all trials read the same windows, which are cut once",
+    "features": "all trials read the same features, which Transform computes once",
+    "validation": "it stops runs and does not change the model",
+    "index": "validation recall is measured by exact search, without an index",
+    "evaluation": "it applies to the test split, which a search never reads",
+    "gate": "a model is judged by it, and it does not change the model",
+    "seed": "the best of many seeds is luck, and test recall would be lower",
+    "beam_args": "it decides where Beam runs and does not change the model",
 }
 _REFUSED_TRAINER = {
-    "trainer.distribution": "it decides where steps are computed, and not what is learnt",
-    "trainer.warm_start": "all trials begin anew",
-    "trainer.patience": "it decides when training stops, and the longest would win: give all trials one "
-    "with --set",
+    "trainer.distribution": "it decides where steps run and does not change the model",
+    "trainer.warm_start": "all trials start cold",
+    "trainer.patience": "it decides when training stops, so the longest training would win; give all trials "
+    "one value with --set",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """A few values, of any type that settings have."""
+    """Choices: a few values of any setting's type."""
 
     values: tuple[Any, ...]
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """One of the values; a study holds it as a text."""
+        """Draws one of the values; a study holds it as a text."""
         by_text = {setting_text(value): value for value in self.values}
         return by_text[trial.suggest_categorical(name, list(by_text))]
 
     def parameter(self, value: Any) -> Any:
-        """`value` as a study holds it; None if it is none of these."""
+        """Returns `value` as a study holds it; None if it is no choice."""
         return setting_text(value) if value in self.values else None
 
     def to_plain(self) -> Any:
-        """As a space file has it."""
+        """Returns the content for a space file."""
         return [list(value) if isinstance(value, tuple) else value for value in self.values]
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included, whole where both are. `log`: by order of magnitude."""
+    """Range from `low` to `high`, both included; whole numbers if both are. `log` draws on a log scale."""
 
     low: float
     high: float
     log: bool = False
 
     def suggest(self, trial: BaseTrial, name: str) -> Any:
-        """A number of the range."""
+        """Draws a number of the range."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(name, self.low, self.high, log=self.log)
         drawn = trial.suggest_float(name, self.low, self.high, log=self.log)
         return min(max(float(f"{drawn:.{_DIGITS}g}"), self.low), self.high)
 
     def parameter(self, value: Any) -> Any:
-        """`value` as a study holds it; None if it is not in the range."""
+        """Returns `value` as a study holds it; None if it is outside the range."""
         return value if self.low <= value <= self.high else None
 
     def to_plain(self) -> Any:
-        """As a space file has it."""
+        """Returns the content for a space file."""
         return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
 
 
@@ -97,21 +97,21 @@ class SearchSpace:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> SearchSpace:
-        """What a space file holds: setting names with a list of choices, or with `low`, `high` and `log`.
+        """Parses a space file's content: names of settings with choices, or with `low`, `high` and `log`.
 
         Raises:
-          UserError: there is no such setting, it cannot be searched, or it does not take one of the values.
+          UserError: a setting does not exist, cannot be searched, or does not take a value.
         """
         if not values:
-            raise UserError(f"the space names no setting. One is written as in {EXAMPLE}.")
+            raise UserError(f"the space names no setting. Write one as in {EXAMPLE}.")
         return cls({str(name): _dimension(str(name), value) for name, value in values.items()})
 
     @classmethod
     def read(cls, path: str) -> SearchSpace:
-        """Reads a YAML or JSON file; `from_plain` says what it holds.
+        """Reads a YAML or JSON file; `from_plain` describes its content.
 
         Raises:
-          UserError: naming the file.
+          UserError: the file is unreadable or invalid; the message names it.
         """
         try:
             with open(path, encoding="utf-8") as file:
@@ -128,22 +128,22 @@ class SearchSpace:
             raise UserError(f"{path}: {error}") from error
 
     def suggest(self, trial: BaseTrial) -> dict[str, Any]:
-        """What a study suggests, by the dotted names of the settings."""
+        """Draws a study's suggestions, by dotted names of settings."""
         return {name: one.suggest(trial, name) for name, one in self.dimensions.items()}
 
     def parameters_of(self, config: PipelineConfig) -> dict[str, Any]:
-        """The settings of `config` as a study holds them, those that lie in the space."""
+        """Returns the settings of `config` that lie in the space, as a study holds them."""
         given = pipeline_config.settings(config)
         found = {name: one.parameter(given[name]) for name, one in self.dimensions.items() if name in given}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_plain(self) -> dict[str, Any]:
-        """The inverse of `from_plain`."""
+        """Returns the content for a space file, the inverse of `from_plain`."""
         return {name: one.to_plain() for name, one in self.dimensions.items()}
 
 
 def default_space(base: PipelineConfig) -> SearchSpace:
-    """Returns the settings that matter most, without those that `base` makes meaningless."""
+    """Returns the space of the settings that matter most, without those meaningless in `base`."""
     trainer = base.trainer
     without_bias = [part for part in trainer.parts if part != ITEM_BIAS]
     values: dict[str, Any] = {
@@ -171,7 +171,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
 
 
 def with_trainer(base: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
-    """`base` with other values of trainer settings, by their dotted names.
+    """Returns `base` with other values of trainer settings, by dotted names.
 
     Raises:
       UserError: two settings contradict each other.
@@ -186,33 +186,31 @@ def _dimension(name: str, value: Any) -> Choices | Range:
         raise UserError(f"{name} cannot be searched: {reason}.")
     if reason := _REFUSED.get(section):
         raise UserError(
-            f"{name} cannot be searched: {reason}. Only settings of trainer can; to compare others, tune "
-            "once for each, with --set and in an --output of its own."
+            f"{name} cannot be searched: {reason}. A search varies settings of trainer alone. To compare "
+            "others, tune once per value, with --set and a separate --output."
         )
     if isinstance(value, list):
         checked = [pipeline_config.checked(name, one) for one in value]
         if name == "trainer.parts":
-            # In the order in which settings hold them.
+            # TrainerConfig sorts the parts.
             checked = [TrainerConfig(parts=parts).parts for parts in checked]
         return _choices(name, checked)
     if isinstance(value, Mapping):
         if kind not in (int, float):
-            raise UserError(f"{name} is no number and has no range: give it a list of choices.")
+            raise UserError(f"{name} is no number and has no range. Give it a list of choices.")
         return _range(name, value)
     raise UserError(
-        f"{name} takes a list of choices or a range, as in {EXAMPLE}; it was given {value!r}. A value that "
-        "all trials share is given with --set."
+        f"{name} takes a list of choices or a range, as in {EXAMPLE}; it was given {value!r}. Give a value "
+        "that all trials share with --set."
     )
 
 
 def _choices(name: str, values: list[Any]) -> Choices:
     texts = [setting_text(value) for value in values]
     if repeated := [text for text in texts if texts.count(text) > 1]:
-        raise UserError(f"{name} has the choice {repeated[0]} twice.")
+        raise UserError(f"{name} has the choice {repeated[0]} twice. Leave one out.")
     if len(values) < 2:
-        raise UserError(
-            f"{name} needs two choices or more; a value that all trials share is given with --set."
-        )
+        raise UserError(f"{name} needs two choices or more. Give a value that all trials share with --set.")
     return Choices(tuple(values))
 
 
@@ -225,13 +223,13 @@ def _range(name: str, value: Mapping[str, Any]) -> Range:
                 f"{name}: a range holds low, high and log, and no {key}; the nearest is {nearest}."
             )
     if missing := [key for key in ("low", "high") if key not in value]:
-        raise UserError(f"{name} needs {missing[0]}: a range is written as in {{low: 1, high: 10}}.")
+        raise UserError(f"{name} needs {missing[0]}: write a range as in {{low: 1, high: 10}}.")
     log = value.get("log", False)
     if not isinstance(log, bool):
         raise UserError(f"{name} takes log: true or log: false, and was given {log!r}.")
     low, high = pipeline_config.checked(name, value["low"]), pipeline_config.checked(name, value["high"])
     if not low < high:
-        raise UserError(f"{name} has low {low} and high {high}: low has to be less.")
+        raise UserError(f"{name} has low {low} and high {high}. Give a low below high.")
     if log and low <= 0:
-        raise UserError(f"{name} has log: true and low {low}: orders of magnitude begin above 0.")
+        raise UserError(f"{name} has log: true and low {low}. A log scale needs a low above 0.")
     return Range(low, high, log)

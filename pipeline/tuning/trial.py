@@ -1,4 +1,4 @@
-"""One training of a search, in a process of its own, whose memory is free when it ends, and which may die."""
+"""Training of one trial, in a separate process that frees its memory and may die."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from two_tower.trainer.settings import TrainerConfig
 if TYPE_CHECKING:
     from two_tower.trainer.loop.training_data import TrainingData
 
-# Told after each epoch, from 1 on: the name of the recall that picks the best epoch, and its value. False
-# stops the training.
+# Called after each epoch with its number from 1, and the name and value of the recall that picks the best
+# epoch. False stops the training.
 OnEpoch = Callable[[int, str, float], bool]
 
 
 class TrialFailed(Exception):
-    """A training ended otherwise than it should; the message says how, and the log has the rest."""
+    """Failure of a trial's training; the message gives the reason, and the log gives details."""
 
 
 class _Stopped(Exception):
@@ -37,21 +37,21 @@ def train_apart(
     checkpoints: str,
     on_epoch: OnEpoch,
 ) -> None:
-    """Trains in a fresh process, which writes what it has to say to this one's output.
+    """Trains in a fresh process, which writes to this process's output.
 
     Args:
-      data: what to train on.
-      config: the settings.
+      data: training data.
+      config: settings of the trainer.
       cutoff: the k of the validation Recall@k.
-      seed: of everything that training draws.
-      log_dir: gets TensorBoard's logs.
-      checkpoints: a new directory, for the training's own use.
-      on_epoch: is called in this process.
+      seed: seed of all random draws.
+      log_dir: directory for TensorBoard's logs.
+      checkpoints: new directory for the training's checkpoints.
+      on_epoch: callback, called in this process.
 
     Raises:
       TrialFailed: the settings were refused, the loss became NaN, or the process died.
     """
-    # Not forked: TensorFlow's threads do not outlive a fork.
+    # A fork would lose TensorFlow's threads.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
@@ -75,10 +75,10 @@ def train_apart(
 
 def _how_it_died(exit_code: int) -> str:
     if exit_code >= 0:
-        return f"its process ended with status {exit_code}; the log says more."
+        return f"the process ended with status {exit_code}; see the log."
     name = signal.Signals(-exit_code).name
-    hint = " (was there memory enough?)" if name == "SIGKILL" else ""
-    return f"its process was ended by {name}{hint}."
+    hint = " (memory may have run out)" if name == "SIGKILL" else ""
+    return f"{name} ended the process{hint}."
 
 
 def _train(
@@ -90,14 +90,14 @@ def _train(
     log_dir: str,
     checkpoints: str,
 ) -> None:
-    """In the new process: sends (epoch, name, recall) after each, a text on failure, and None at the end."""
-    # Ctrl-C reaches all processes of a terminal: what becomes of this one is for the other to say.
+    """Trains in the new process; sends (epoch, name, recall), a text on failure, and None at the end."""
+    # Ctrl-C reaches all processes of a terminal; the parent decides about this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from two_tower.trainer.loop.training import train  # TensorFlow loads here
 
     def on_epoch(epoch: int, name: str, recall: float) -> None:
         connection.send((epoch, name, recall))
-        # Where the other process has died this raises EOFError, and ends this one too.
+        # If the parent has died, this raises EOFError and ends the process.
         if not connection.recv():
             raise _Stopped
 

@@ -1,4 +1,4 @@
-"""`two-tower tune`: a search for the trainer's settings by validation recall, with Optuna."""
+"""`two-tower tune`: search for trainer settings by validation recall, with Optuna."""
 
 from __future__ import annotations
 
@@ -33,39 +33,39 @@ from two_tower.trainer.settings import AGGREGATES, TrainerConfig
 if TYPE_CHECKING:
     from two_tower.trainer.loop.training_data import TrainingData
 
-# Trains with the settings; the number is the trial's.
+# Trains the trial of a number with settings.
 Train = Callable[[int, TrainerConfig, OnEpoch], None]
 
 _STUDY = "two-tower"
 _JOURNAL = "study.journal"
-# Of the study: what its trials have in common.
+# Attribute of the study: the identity that its trials share.
 _IDENTITY = "identity"
 _CHECKPOINTS = "checkpoints-"
-# A trial is not pruned before its second epoch, nor while fewer others have come as far.
+# Pruning begins at a trial's second epoch, once this number of other trials has reached it.
 _FIRST_PRUNED_EPOCH = 2
 _TRIALS_BEFORE_PRUNING = 5
 
 
 @contextlib.contextmanager
 def opened(search: Search) -> Iterator[optuna.Study]:
-    """The study of `search.folder`, one process at a time; it is made where there is none.
+    """Opens the study of `search.folder` for one process at a time; creates a missing study.
 
-    Trials that a killed search left are marked as interrupted, and what else it left is removed.
+    Trials of a killed search are marked as interrupted, and its checkpoints are removed.
 
     Raises:
-      UserError: another process has it open, its trials were of other data, settings or another space, or it
-        cannot be read.
+      UserError: another process has the study open, its trials had other data, settings or another space, or
+        it cannot be read.
     """
     os.makedirs(search.folder, exist_ok=True)
     with _held(search.folder):
-        # As JSON gives it back.
+        # The round trip through JSON turns tuples into lists.
         identity = json.loads(json.dumps(search.identity()))
         study = _load(search.folder)
         known = study.user_attrs.get(_IDENTITY)
         if known != identity:
             if known is not None and ended_trials(study):
                 raise UserError(_what_differs(search, known, identity))
-            # Nothing is lost: no trial has ended.
+            # No trial has ended, so nothing is lost.
             os.remove(os.path.join(search.folder, _JOURNAL))
             study = _load(search.folder)
             study.set_user_attr(_IDENTITY, identity)
@@ -78,14 +78,14 @@ def opened(search: Search) -> Iterator[optuna.Study]:
 
 @contextlib.contextmanager
 def _held(folder: str) -> Iterator[None]:
-    """Holds the folder for this process; the system lets go of it, however the process ends."""
+    """Locks the folder for this process; the system releases the lock when the process ends."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{folder}: another `two-tower tune` is at work here; wait for its end."
+                f"{folder}: another `two-tower tune` works in this folder. Wait for its end."
             ) from None
         yield
     finally:
@@ -117,30 +117,29 @@ def _what_differs(search: Search, known: Mapping[str, Any], identity: Mapping[st
     ]
     return (
         f"{search.folder} holds a search whose trials cannot be compared with new ones: {'; '.join(changes)}."
-        f" Go on with what it was begun with, or begin anew: in another --output, or after removing "
-        f"{search.folder}."
+        f" Continue with its settings, take another --output, or remove {search.folder}."
     )
 
 
 def _told(value: Any) -> str:
-    """A part of an identity, as a space file or `--set` has it."""
+    """Formats a part of an identity as a space file or `--set` does."""
     if isinstance(value, dict):
         return f"searched in {json.dumps(value[SEARCHED])}"
     return setting_text(tuple(value)) if isinstance(value, list) else setting_text(value)
 
 
 def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None = None) -> None:
-    """Brings the data through the pipeline up to Transform, and then trains until there are `trials` trials.
+    """Runs the pipeline up to Transform, and then trials until there are `trials`.
 
     Args:
-      search: what is searched.
-      study: from `opened`.
-      trials: how many there are to be in all, those of earlier calls counted.
-      timeout: no trial begins after so many seconds of training.
+      search: definition of the search.
+      study: the result of `opened`.
+      trials: total number of trials, including those of earlier calls.
+      timeout: seconds of training after which no trial begins; None: any.
 
     Raises:
       UserError: the data is refused.
-      ComponentFailed: a component stopped.
+      ComponentFailed: a component failed.
     """
     data = _prepared(search)
     log = Path(search.output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}-tune.log")
@@ -155,7 +154,7 @@ def tune(search: Search, study: optuna.Study, trials: int, timeout: float | None
 
 
 def _prepared(search: Search) -> TrainingData:
-    """Runs what the Trainer needs, and finds what it left."""
+    """Runs the components before the Trainer, and returns their outputs as training data."""
     from two_tower.data_directory.feature_columns import resolve
     from two_tower.data_directory.manifest import Manifest
     from two_tower.pipeline.local_runner import run_local
@@ -191,10 +190,10 @@ def go_on(
     train: Train,
     progress: console.Progress,
 ) -> None:
-    """Trains until `trials` trials have ended, or `timeout` is over; table and winner follow each one.
+    """Runs trials until `trials` have ended or `timeout` has passed; updates table and winner after each.
 
-    What a trial is given follows from the trials that ended before it alone: a search that was interrupted
-    goes on as it would have.
+    A trial's settings depend on the ended trials alone. So an interrupted search continues as it would have
+    without the interruption.
     """
     began = time.monotonic()
     while (number := len(ended_trials(study))) < trials:
@@ -202,13 +201,13 @@ def go_on(
             break
         study.sampler = optuna.samplers.TPESampler(seed=number)
         if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            # The settings as they are come first, where the space has them: what a search is worth.
+            # The first trial has the base settings, to show the gain of the search.
             study.enqueue_trial(search.space.parameters_of(search.base))
         trial = study.ask()
         try:
             _run(search, study, trial, train, progress)
         except BaseException:
-            # It did not fail by itself: it does not count, and its settings come again.
+            # An interrupted trial does not count, and its settings come again.
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             raise
         ended = study.get_trials(deepcopy=False)[trial.number]
@@ -222,7 +221,7 @@ def go_on(
 def _run(
     search: Search, study: optuna.Study, trial: optuna.Trial, train: Train, progress: console.Progress
 ) -> None:
-    """One trial, from its settings to its value in the study."""
+    """Runs one trial, from its settings to its value in the study."""
     recalls: list[float] = []
     pruned = False
 
@@ -241,7 +240,7 @@ def _run(
         config = with_trainer(search.base, values)
         train(trial.number, config.trainer, on_epoch)
         if not (recalls and math.isfinite(max(recalls))):
-            raise TrialFailed("validation gave no recall: see what the eval split holds.")
+            raise TrialFailed("validation gave no recall. Check the labels of the eval split.")
     except (UserError, TrialFailed) as error:
         trial.set_user_attr(REASON, " ".join(str(error).split()))
         study.tell(trial, state=TrialState.FAIL)
@@ -249,5 +248,5 @@ def _run(
         if pruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            # Training restores the best epoch.
+            # Training restores the best epoch, so its recall counts.
             study.tell(trial, max(recalls))

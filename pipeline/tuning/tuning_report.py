@@ -1,4 +1,4 @@
-"""What a search found: a line on the console, a table, a plot, and the winner as a config file."""
+"""Report of a search: console lines, a table, a plot, and the winner as a config file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TRIALS_FILE = "trials.md"
 PLOT_FILE = "trials.png"
 BEST_FILE = "best.yaml"
-# Of the study: what its values are, such as recall@100. Of a trial: why it failed.
+# METRIC: attribute of the study, such as recall@100. REASON: attribute of a trial, why it failed.
 METRIC = "metric"
 REASON = "reason"
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -34,19 +34,19 @@ _PANELS_A_ROW = 3
 
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that count: those that were interrupted, which have failed without a reason, do not."""
+    """Returns the trials that count, without interrupted ones (failed without a reason)."""
     trials = study.get_trials(deepcopy=False, states=tuple(_STATES))
     return [one for one in trials if one.state != TrialState.FAIL or REASON in one.user_attrs]
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of the highest recall, the first of equals; None if there is none."""
+    """Finds the complete trial of the highest recall, the first of equals; None if there is none."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(complete, key=lambda one: (_recall(one), -one.number), default=None)
 
 
 def line(study: optuna.Study, trial: FrozenTrial, space: SearchSpace) -> str:
-    """An ended trial in a line, beside the best so far."""
+    """Formats an ended trial as a line, with the best so far."""
     if trial.state == TrialState.FAIL:
         return f"Trial {trial.number:<3} failed: {trial.user_attrs[REASON]}"
     text = f"Trial {trial.number:<3} {study.user_attrs[METRIC]} {_recall(trial):.4f}"
@@ -59,7 +59,7 @@ def line(study: optuna.Study, trial: FrozenTrial, space: SearchSpace) -> str:
 
 
 def summary(study: optuna.Study) -> str:
-    """The best trial beside that of the settings as they were given.
+    """Compares the best trial with the trial of the base settings, in words.
 
     Raises:
       UserError: no trial ended well.
@@ -67,7 +67,11 @@ def summary(study: optuna.Study) -> str:
     best, trials = best_of(study), ended_trials(study)
     if best is None:
         reasons = [one.user_attrs[REASON] for one in trials if REASON in one.user_attrs]
-        why = f"{len(trials)} failed, the last one with: {reasons[-1]}" if reasons else "none has ended yet."
+        why = (
+            f"{len(trials)} trials failed, the last one with: {reasons[-1]}"
+            if reasons
+            else "no trial has ended yet."
+        )
         raise UserError(f"the search has no best trial: {why}")
     metric = study.user_attrs[METRIC]
     text = f"Best of {len(trials)} trials: trial {best.number}, with validation {metric} {_recall(best):.4f}"
@@ -77,24 +81,24 @@ def summary(study: optuna.Study) -> str:
 
 
 def settings_text(values: Mapping[str, Any]) -> str:
-    """Settings of the trainer on one line."""
+    """Formats settings of the trainer on one line."""
     return ", ".join(f"{_short(name)}={setting_text(value)}" for name, value in values.items())
 
 
 def values_of(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
-    """What a trial was given, by the dotted names of the settings."""
+    """Returns a trial's settings by dotted name."""
     return space.suggest(FixedTrial(trial.params))
 
 
 def write(study: optuna.Study, search: Search) -> None:
-    """Brings table and winner in `search.folder` up to date; each is there as a whole or as it was."""
+    """Updates table and winner in `search.folder`; each file is replaced as a whole."""
     _write(os.path.join(search.folder, TRIALS_FILE), table(study, search.space))
     if best_of(study) is not None:
         _write(os.path.join(search.folder, BEST_FILE), config_file(study, search))
 
 
 def table(study: optuna.Study, space: SearchSpace) -> str:
-    """All trials in Markdown, the best first."""
+    """Formats all trials as a Markdown table, the best first."""
     trials = ended_trials(study)
     counts = Counter(_STATES[one.state] for one in trials)
     metric = study.user_attrs.get(METRIC, "recall")
@@ -102,9 +106,9 @@ def table(study: optuna.Study, space: SearchSpace) -> str:
         "# Search of settings",
         "",
         f"{len(trials)} trials: {', '.join(f'{count} {state}' for state, count in counts.items())}. "
-        f"{metric} is that of the best epoch on the validation split; the test split was not read. The first "
-        "has the settings as they were given, where the space has them. The best of many is in part luck: "
-        "what it is worth is for the test split to say, once.",
+        f"{metric} is that of the best epoch on the validation split; no trial reads the test split. The "
+        "first trial has the base settings, if the space has them. The best of many trials owes part of its "
+        "recall to luck. A run of the winner measures it on the test split, once.",
         "",
     ]
     names = list(space.dimensions)
@@ -117,13 +121,13 @@ def table(study: optuna.Study, space: SearchSpace) -> str:
         lines.append(_row([one.number, _STATES[one.state], *measured, *took, *values]))
     failed = [one for one in trials if one.state == TrialState.FAIL]
     if failed:
-        lines += ["", "Why trials failed:", ""]
+        lines += ["", "Reasons of failed trials:", ""]
         lines += [f"- {one.number}: {one.user_attrs[REASON]}" for one in failed]
     return "\n".join(lines) + "\n"
 
 
 def config_file(study: optuna.Study, search: Search) -> str:
-    """The best trial as a file for `two-tower run --config`."""
+    """Formats the best trial as a file for `two-tower run --config`."""
     best = best_of(study)
     assert best is not None
     config = with_trainer(search.base, values_of(best, search.space))
@@ -146,7 +150,7 @@ def config_file(study: optuna.Study, search: Search) -> str:
 
 def plot(study: optuna.Study, search: Search) -> None:
     """Draws recall by trial, with the best so far, and by the values of each setting, in `search.folder`."""
-    from matplotlib.figure import Figure  # of no window system, unlike pyplot
+    from matplotlib.figure import Figure  # needs no window system, unlike pyplot
 
     trials = [one for one in ended_trials(study) if one.intermediate_values]
     if not trials:
@@ -198,7 +202,7 @@ def _scatter(panel: Axes, places: Mapping[int, float], trials: list[FrozenTrial]
 
 
 def _recall(trial: FrozenTrial) -> float:
-    """Of the best epoch; less than any recall if there is none."""
+    """Returns the recall of the best epoch; -1, below any recall, without epochs."""
     return max(trial.intermediate_values.values(), default=-1.0)
 
 

@@ -1,1 +1,1 @@
-"""Other homes for a served model's item embeddings: Faiss, Vertex AI Vector Search, Parquet."""
+"""Exports of a served model's item embeddings to Faiss, Vertex AI Vector Search and Parquet."""

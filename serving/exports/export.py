@@ -1,8 +1,8 @@
-"""`two-tower export`: a served model's item embeddings written for another home, read back, and checked.
+"""`two-tower export`: item embeddings of a served model, written for another home, read back and checked.
 
-Nothing appears at the destination that does not answer as exact search over the model's own vectors does:
-files are written beside it, read back from there, and renamed; for an object store they are written and read
-on this machine, and `export.json`, which makes an export one, is uploaded last.
+An export appears at its destination only if it answers as exact search over the model's vectors does. Local
+files are written beside the destination, read back and renamed. Files for an object store are written and
+read on this machine. `export.json` marks an export as complete and is uploaded last.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from two_tower.serving.versions import find_model
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
 DESCRIPTION = "export.json"
 DEFAULT_RECALL, DEFAULT_K = 0.95, 100
-# Below so many items exact search is as fast as any.
+# Smaller catalogs get exact search, which is as fast there.
 _FLAT_BELOW = 20_000
 _QUERIES, _SEED = 1_000, 17
 _PER_BATCH = 8_192
 
 
-# Queries of a loaded model, from its path and its provenance; None where there are none at hand.
+# Gives queries of a loaded model, from its path and provenance; None if none are available.
 QueriesOf = Callable[[Any, str, dict[str, Any]], Queries | None]
 
 
 def no_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> None:
-    """Gives no queries, for models whose run is not at hand."""
+    """Returns None, for models without an available run."""
 
 
 class ExportFailed(Exception):
-    """What was written is not what it should be; the message says how, and nothing of it is left."""
+    """Failure of an export's check; the message gives the fault, and no files are left."""
 
 
 def export(
@@ -59,29 +59,29 @@ def export(
     """Writes the item embeddings of a served model for another home.
 
     Args:
-      model: see `query.find_model`.
+      model: the model's directory, see `versions.find_model`.
       home: one of HOMES.
       output: a new directory, a path or URL.
-      index: for Faiss, one of `faiss_index.KINDS`; None: flat below 20,000 items, else hnsw.
-      recall: for Faiss, the share of exact search's first k to be found; None: what the model's own index was
-        tuned to, or else 0.95.
-      k: of that; None: the model's own, or else 100, and never more than there are items.
-      tell: is told what goes on.
-      queries_of: gives queries to check the export with; where it has none, items stand for queries.
+      index: one of `faiss_index.KINDS`, for Faiss alone; None: flat below 20,000 items, else hnsw.
+      recall: share of exact search's first k that Faiss must find; None: the target of the model's own index,
+        or else 0.95.
+      k: the k of `recall`; None: the k of the model's own index, or else 100. The catalog's size limits it.
+      tell: receives progress messages.
+      queries_of: gives queries for the check; without any, items stand for queries.
 
     Returns:
-      What was written and what was found of it, in words.
+      A summary of the export and of its check, in words.
 
     Raises:
-      UserError: an unknown home or index, an `output` that is there already or cannot be written, a number
-        out of its range, no such model, or one whose embeddings cannot be exported.
+      UserError: an unknown home or index, an `output` that exists or cannot be written, a number out of
+        range, no such model, or embeddings that cannot be exported.
       ExportFailed: see `write_checked`.
     """
     check_options(home, index, recall, k)
     path = find_model(model)
     if storage.exists(output):
         raise UserError(
-            f"{output} is there already: --output takes a new directory. Remove it, or name another."
+            f"{output} exists already, and --output takes a new directory. Remove it, or name another."
         )
     tell("Loading the model")
     with console.hushed():
@@ -90,30 +90,30 @@ def export(
     try:
         described = write_checked(vectors, queries, home, output, index, recall, k)
     except OSError as error:
-        raise UserError(f"--output {output}: it cannot be written ({error}).") from error
+        raise UserError(f"--output {output} cannot be written ({error}). Name another directory.") from error
     return summary(described, output)
 
 
 def check_options(home: str, index: str | None, recall: float | None, k: int | None) -> None:
-    """Raises UserError for what no export can be made of; see `export`."""
+    """Raises UserError for invalid or contradictory options; see `export`."""
     for given, known, option in ((home, HOMES, "--to"), (index, faiss_index.KINDS, "--index")):
         if given is not None and given not in known:
             nearest = difflib.get_close_matches(given, known, n=1, cutoff=0)[0]
             raise UserError(f"{option} {given}: the nearest is {nearest!r} of {', '.join(known)}.")
     for value, option in ((index, "--index"), (recall, "--recall")):
         if home != FAISS and value is not None:
-            raise UserError(f"{option} is for --to {FAISS}: vectors alone are exact. Leave it out.")
+            raise UserError(f"{option} is for --to {FAISS}; other exports are exact. Leave it out.")
     if recall is not None and not 0 < recall <= 1:
-        raise UserError(f"--recall {recall:g}: a share above 0 and up to 1 is needed, as in 0.95.")
+        raise UserError(f"--recall {recall:g}: give a share above 0 and up to 1, as in 0.95.")
     if k is not None and k < 1:
-        raise UserError(f"-k {k}: at least 1 is needed.")
+        raise UserError(f"-k {k}: give at least 1.")
 
 
 def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, Queries]:
-    """Reads the vectors that a served model scores by, and queries; see `export`."""
+    """Reads a served model's item embeddings and queries; see `export`."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    import scann  # noqa: F401  (registers the operations that the model is made of)
+    import scann  # noqa: F401  (registers the model's operations)
     import tensorflow as tf
 
     from two_tower.serving.provenance import digest_of
@@ -133,7 +133,7 @@ def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, 
         "digest": digest_of(path),
         **{name: provenance.get(name) for name in ("dataset", "data_digest", "train_newest_timestamp")},
         "index": provenance.get("index", {}),
-        # Whether a query's history brings items of its own, which no home of the others knows.
+        # True with the repeat head, whose scores no export holds.
         "repeat_scores": REPEAT_SCORE in loaded.signatures["query_embedding"].structured_outputs,
     }
     vectors = Vectors(item_id, embedding, facts)
@@ -143,9 +143,11 @@ def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, 
 
 
 def items_as_queries(vectors: Vectors) -> Queries:
-    """Items as if they were queries, which are easier to answer than real ones."""
+    """Samples items as queries, which are easier to answer than real ones."""
     rows = np.random.default_rng(_SEED).permutation(len(vectors))[:_QUERIES]
-    return Queries(vectors.embedding[rows], "embeddings of items, since no run with eval windows is at hand")
+    return Queries(
+        vectors.embedding[rows], "embeddings of items, because no run with eval windows is available"
+    )
 
 
 def write_checked(
@@ -157,15 +159,15 @@ def write_checked(
     recall: float | None = None,
     k: int | None = None,
 ) -> dict[str, Any]:
-    """Writes an export and checks it; what `export.json` says, see `export` for the rest.
+    """Writes an export, checks it, and returns the content of `export.json`; see `export`.
 
     Raises:
-      UserError: `k` is above the number of items, or the index cannot be made.
-      ExportFailed: what was written does not read back as what exact search finds. Nothing is left of it.
+      UserError: `k` exceeds the number of items, or the index cannot be built.
+      ExportFailed: the files read back do not answer as exact search does. No files are left.
     """
     tuned = vectors.model.get("index", {}).get("tuning") or {}
     if k is not None and k > len(vectors):
-        raise UserError(f"-k {k}: the catalog has {len(vectors)} items.")
+        raise UserError(f"-k {k}: the catalog has {len(vectors)} items. Give a smaller k.")
     k = k or min(int(tuned.get("k") or DEFAULT_K), len(vectors))
     target = recall or float(tuned.get("target") or DEFAULT_RECALL)
     exact = exact_search(vectors, queries.embedding, k)
@@ -194,7 +196,7 @@ def write_checked(
                 found, target = 1.0, 1.0
         except ValueError as error:
             raise ExportFailed(
-                f"What was written does not read back as it should: {error}. Nothing of it is at {output}."
+                f"The check of the written files failed: {error}. {output} was not created."
             ) from error
         described["check"] = {
             "k": k,
@@ -209,7 +211,7 @@ def write_checked(
 
 
 def summary(described: dict[str, Any], output: str) -> str:
-    """What was written, in words, of what `export.json` says."""
+    """Summarises `export.json` in words."""
     check = described["check"]
     lines = [
         f"{output} holds {described['items']:,} items of {described['embedding_dim']} numbers for "
@@ -222,12 +224,12 @@ def summary(described: dict[str, Any], output: str) -> str:
             f"{check['k']} (target {check['target']:g})."
         )
     else:
-        lines.append(f"Read back, it answers as exact search does, to the first {check['k']} items.")
-    lines.append(f"Asked: {check['queries']:,} {check['queries_are']}.")
+        lines.append(f"Read back, it equals exact search in the first {check['k']} items.")
+    lines.append(f"Queries of the check: {check['queries']:,} {check['queries_are']}.")
     if described["model"].get("repeat_scores"):
         lines.append(
-            "Items of a query's history score more than their inner product: what is found is to be joined "
-            "with the repeat_item_id and repeat_score that query_embedding gives, each item once."
+            "The repeat head scores items of a query's history. Merge the results with repeat_item_id and "
+            "repeat_score of query_embedding, each item once."
         )
     if described["home"] == VERTEX:
         folder = storage.join(output, vertex.FOLDER)
@@ -237,7 +239,7 @@ def summary(described: dict[str, Any], output: str) -> str:
 
 @contextlib.contextmanager
 def _new_directory(output: str) -> Iterator[str]:
-    """A local directory that becomes `output` when the block ends well, and else leaves nothing."""
+    """Yields a local directory that becomes `output` if the block succeeds, and is removed if it fails."""
     output = storage.absolute(output)
     if not storage.is_local(output):
         with tempfile.TemporaryDirectory(prefix="two-tower-export-") as directory:
@@ -248,7 +250,7 @@ def _new_directory(output: str) -> Iterator[str]:
     os.makedirs(parent, exist_ok=True)
     directory = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
     try:
-        os.chmod(directory, 0o755)  # mkdtemp's are for one user alone
+        os.chmod(directory, 0o755)  # mkdtemp's permissions are for one user alone
         yield directory
         os.rename(directory, output)
     except BaseException:
@@ -257,14 +259,14 @@ def _new_directory(output: str) -> Iterator[str]:
 
 
 def _upload(directory: str, output: str) -> None:
-    """Copies what lies in a directory to a URL, the description last; takes it away again if that fails."""
+    """Copies a directory's files to a URL, the description last; removes them if that fails."""
     sizes = storage.list_sizes(directory)
     names = sorted(sizes, key=lambda name: (name == DESCRIPTION, name))
     try:
         for name in names:
             storage.upload(os.path.join(directory, name), storage.join(output, name))
         if (there := storage.list_sizes(output)) != sizes:
-            raise ExportFailed(f"{output} holds {there} after the upload, and should hold {sizes}.")
+            raise ExportFailed(f"{output} holds {there} after the upload; expected were {sizes}.")
     except BaseException:
         for name in names:
             with contextlib.suppress(OSError):

@@ -1,9 +1,8 @@
-"""Faiss: an index file, with the ids in it, tuned until it finds what exact search finds.
+"""Faiss export: an index file with item ids, tuned to a target recall against exact search.
 
-`flat` is exact. `hnsw` walks a graph of near neighbours (Malkov and Yashunin, 2016). `ivfpq` looks into the
-nearest of many lists, whose items are kept as product quantisation codes (Jégou et al., 2011); where codes
-alone are too coarse for the target, what they find is ranked again by the vectors themselves
-(IndexRefineFlat). All score by inner product.
+`flat` is exact. `hnsw` walks a graph of near neighbours (Malkov and Yashunin, 2016). `ivfpq` searches the
+nearest of many lists, whose items are product quantisation codes (Jégou et al., 2011). If codes alone are too
+coarse for the target, the vectors rank the candidates again (IndexRefineFlat). All score by inner product.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from two_tower.serving.exports.vectors import Exact, Floats, Ints, Queries, Vect
 
 INDEX_FILE, IDS_FILE = "index.faiss", "item_ids.parquet"
 FLAT, IVFPQ, HNSW = KINDS = ("flat", "ivfpq", "hnsw")
-# Neighbours of an item in the graph, and how many are looked at to find them, as the paper has it.
+# Neighbours per item in the graph, and candidates per insertion, as in the paper.
 _NEIGHBOURS, _EF_CONSTRUCTION = 32, 200
 _BITS = 8
-# Fewer could not train the centroids of a code: Faiss wants as many items as there are, and says so below 39.
+# Training needs at least one item per centroid of a code. Faiss warns below 39 items per centroid.
 _MIN_TO_TRAIN = 1 << _BITS
 _ITEMS_A_CENTROID = 39
 _K_FACTORS = (2, 4, 8, 16)
-# A recall that is measured on a sample counts as met where its lower bound at 95 % confidence is.
+# The lower bound of a recall at 95 % confidence must reach the target.
 _ONE_SIDED_95 = 1.645
 
 
 @dataclasses.dataclass(frozen=True)
 class Built:
-    """An index that meets the target.
+    """Index that meets the target.
 
     Attributes:
-        index: which returns item ids.
-        settings: its kind and parameters.
-        points: all that was tried, in order: parameters, recall, milliseconds a query (in one batch).
+        index: the Faiss index, which returns item ids.
+        settings: kind and parameters of the index.
+        points: all trials in order: parameters, recall, milliseconds per query (in one batch).
     """
 
     index: Any
@@ -52,17 +51,17 @@ class Built:
 
 
 def build(kind: str, vectors: Vectors, queries: Queries, exact: Exact, target: float) -> Built:
-    """The cheapest index of a kind that finds `target` of exact search's answers.
+    """Builds the cheapest index of a kind whose recall against exact search reaches `target`.
 
     Args:
       kind: one of KINDS.
       vectors: the items.
-      queries: to tune with.
-      exact: their answers.
-      target: the recall to reach, 0 to 1.
+      queries: queries for the tuning.
+      exact: exact search's answers to the queries.
+      target: required recall, from 0 to 1.
 
     Raises:
-      UserError: the kind is none for so few items, or cannot reach the target.
+      UserError: the catalog is too small for the kind, or the kind cannot reach the target.
     """
     if kind == FLAT:
         index = _with_ids(faiss.IndexFlatIP(vectors.dim), vectors)
@@ -89,21 +88,21 @@ def build(kind: str, vectors: Vectors, queries: Queries, exact: Exact, target: f
     if made is None:
         best = max(points, key=lambda point: float(point["recall"]))
         raise UserError(
-            f"--index {kind}: of the first {exact.k} items it finds {best['recall']:.4f} at most, where "
-            f"{target:g} is asked for. Ask for less (--recall), or for exact search (--index {FLAT})."
+            f"--index {kind} finds {best['recall']:.4f} of the first {exact.k} items at most; the target is "
+            f"{target:g}. Lower --recall, or take exact search (--index {FLAT})."
         )
     index, settings = made
     return Built(index, {"kind": kind, **settings}, points)
 
 
 def search(index: Any, queries: Floats, k: int) -> Ints:
-    """Item ids int64 [queries, k], best first, -1 where there are fewer."""
+    """Finds item ids int64 [queries, k], best first, padded with -1."""
     found: Ints = index.search(np.ascontiguousarray(queries), k)[1]
     return found
 
 
 def write(built: Built, vectors: Vectors, directory: str) -> None:
-    """Writes the index, and the ids in the order of its rows as Parquet, for other readers."""
+    """Writes the index, and the ids in row order as Parquet for other readers."""
     faiss.write_index(built.index, os.path.join(directory, INDEX_FILE))
     pq.write_table(
         pa.table({"row": np.arange(len(vectors)), "item_id": vectors.item_id}),
@@ -112,24 +111,24 @@ def write(built: Built, vectors: Vectors, directory: str) -> None:
 
 
 def check(directory: str, vectors: Vectors, queries: Queries, exact: Exact, target: float) -> float:
-    """The recall of the index that lies in a directory, with the parameters that lie in it.
+    """Measures the recall of a written index with its written parameters.
 
     Raises:
-      ValueError: it finds less than `target`, or its ids are not the items'.
+      ValueError: the recall is below `target`, or the ids are not the items' ids.
     """
     index = faiss.read_index(os.path.join(directory, INDEX_FILE))
     ids = pq.read_table(os.path.join(directory, IDS_FILE))["item_id"].to_numpy()
     in_index = faiss.vector_to_array(index.id_map)
     if not (np.array_equal(ids, vectors.item_id) and np.array_equal(in_index, vectors.item_id)):
-        raise ValueError(f"{INDEX_FILE} and {IDS_FILE} do not hold the items that were written")
+        raise ValueError(f"{INDEX_FILE} and {IDS_FILE} do not hold the written items")
     found = search(index, queries.embedding, exact.k)
     recall = float(recall_of(found, vectors, queries.embedding, exact).mean())
     if recall < target:
-        raise ValueError(f"{INDEX_FILE} finds {recall:.4f} of the first {exact.k}, and should {target:g}")
+        raise ValueError(f"{INDEX_FILE} finds {recall:.4f} of the first {exact.k}; the target is {target:g}")
     return recall
 
 
-# Whether an index with its parameters meets the target.
+# Tells if an index with its parameters meets the target.
 _Meets = Callable[[Any, dict[str, Any]], bool]
 
 
@@ -146,12 +145,12 @@ def _hnsw(vectors: Vectors, k: int, meets: _Meets) -> tuple[Any, dict[str, Any]]
 
 
 def _ivfpq(vectors: Vectors, k: int, meets: _Meets) -> tuple[Any, dict[str, Any]] | None:
-    """Codes alone, the shortest first; else short codes ranked again, at the least work."""
+    """Measures codes alone, the shortest first; then short codes with reordering, at the least work."""
     items = len(vectors)
     if items < _MIN_TO_TRAIN:
         raise UserError(
-            f"--index {IVFPQ} takes {_MIN_TO_TRAIN} items at least, to learn its codes from, and the catalog "
-            f"has {items}. Use --index {FLAT} or {HNSW}."
+            f"--index {IVFPQ} learns its codes from at least {_MIN_TO_TRAIN} items, and the catalog has "
+            f"{items}. Use --index {FLAT} or {HNSW}."
         )
     lists = max(1, min(round(4 * math.sqrt(items)), items // _ITEMS_A_CENTROID))
     for code_bytes in _code_sizes(vectors.dim):
@@ -171,7 +170,7 @@ def _ivfpq(vectors: Vectors, k: int, meets: _Meets) -> tuple[Any, dict[str, Any]
         refined.k_factor = factor
         settings = {"lists": lists, "code_bytes": short, "reordering_factor": factor}
         if _fewest_lists(codes, index, settings, meets):
-            # Bytes that a query reads: codes of the lists, and vectors to rank again.
+            # Bytes that a query reads: codes of the searched lists, and reordered vectors.
             work = items * short * codes.nprobe / lists + 4.0 * vectors.dim * k * factor
             best = min(best or (math.inf, 0, 0), (work, factor, codes.nprobe))
     if best is None:
@@ -186,14 +185,14 @@ def _codes(vectors: Vectors, lists: int, code_bytes: int) -> Any:
     codes = faiss.IndexIVFPQ(
         faiss.IndexFlatIP(vectors.dim), vectors.dim, lists, code_bytes, _BITS, faiss.METRIC_INNER_PRODUCT
     )
-    # Few items are what they are: said once by us, not once a centroid by Faiss.
+    # Faiss would warn of few items once per centroid; `_ivfpq` checks their number.
     codes.cp.min_points_per_centroid = codes.pq.cp.min_points_per_centroid = 1
     codes.train(np.ascontiguousarray(vectors.embedding))
     return codes
 
 
 def _fewest_lists(codes: Any, index: Any, settings: dict[str, Any], meets: _Meets) -> bool:
-    """Sets the fewest lists to look into that meet the target; False if not even all do."""
+    """Sets the fewest searched lists that meet the target; returns False if not even all lists do."""
     codes.nprobe = codes.nlist
     if not meets(index, {**settings, "nprobe": codes.nlist}):
         return False
@@ -205,13 +204,13 @@ def _fewest_lists(codes: Any, index: Any, settings: dict[str, Any], meets: _Meet
 
 
 def _code_sizes(dim: int) -> list[int]:
-    """Bytes of a code, ascending: they cut the embedding into parts of about four and of two numbers."""
+    """Lists code sizes in bytes, ascending, for embedding parts of about four and of two numbers."""
     divisors = [size for size in range(1, dim + 1) if dim % size == 0]
     return sorted({max(size for size in divisors if size <= max(1, dim // part)) for part in (4, 2)})
 
 
 def _ladder(first: int, last: int) -> Iterator[int]:
-    """Whole numbers from first to last, each about half as much again as the one before."""
+    """Yields whole numbers from first to last, each about 1.5 times the one before."""
     step = first
     while step < last:
         yield step
@@ -220,7 +219,7 @@ def _ladder(first: int, last: int) -> Iterator[int]:
 
 
 def _with_ids(index: Any, vectors: Vectors) -> Any:
-    """The index with all items in it, which returns their ids."""
+    """Adds all items to an index and wraps it, so that it returns their ids."""
     with_ids = faiss.IndexIDMap2(index)
     with_ids.add_with_ids(np.ascontiguousarray(vectors.embedding), np.ascontiguousarray(vectors.item_id))
     return with_ids

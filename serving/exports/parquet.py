@@ -1,4 +1,4 @@
-"""Parquet: `item_id` int64 and `embedding`, a fixed-size list of float32, in files of some 128 MB."""
+"""Parquet export: `item_id` int64 and `embedding`, a fixed-size list of float32, in files of some 128 MB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BYTES_PER_FILE = 1 << 27
 
 
 def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
-    """Writes the files into the folder `embeddings/`; `rows`: items a file, 0: as many as make 128 MB."""
+    """Writes the files into the folder `embeddings/`; `rows` is the items per file, and 0 gives 128 MB."""
     rows = rows or max(1, _BYTES_PER_FILE // (4 * vectors.dim + 8))
     files = -(-len(vectors) // rows)
     os.makedirs(os.path.join(directory, FOLDER))
@@ -33,7 +33,7 @@ def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
 
 
 def read(directory: str) -> tuple[Ints, Floats]:
-    """Ids int64 [items] and embeddings float32 [items, embedding_dim], in the order of the files."""
+    """Reads ids int64 [items] and embeddings float32 [items, embedding_dim], in file order."""
     folder = os.path.join(directory, FOLDER)
     ids, embeddings = [], []
     for name in sorted(os.listdir(folder)):

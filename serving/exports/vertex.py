@@ -1,7 +1,7 @@
-"""Vertex AI Vector Search's import format: JSON lines, in files *.json that lie directly in one folder.
+"""Import format of Vertex AI Vector Search: JSON lines in files *.json directly in one folder.
 
-See https://cloud.google.com/vertex-ai/docs/vector-search/format-structure: at most 5,000 files, no other
-files and no folders beside them, each id once. An id is a text.
+See https://cloud.google.com/vertex-ai/docs/vector-search/format-structure. The folder holds at most 5,000
+files, no other files and no folders. Each id is a text and appears once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow.json as pajson
 from two_tower.base.errors import UserError
 from two_tower.serving.exports.vectors import Floats, Ints, Vectors
 
-# The "batch root" that an import is pointed at.
+# The "batch root" of an import.
 FOLDER = "embeddings"
 MAX_FILES = 5_000
 _BYTES_PER_FILE = 1 << 27
@@ -24,7 +24,7 @@ _BYTES_PER_NUMBER = 13
 
 
 def rows_per_file(dim: int) -> int:
-    """So many that a file is some 128 MB."""
+    """Returns the number of items in a file of some 128 MB."""
     return max(1, _BYTES_PER_FILE // (_BYTES_PER_NUMBER * dim + 40))
 
 
@@ -33,21 +33,21 @@ def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
 
     Args:
       vectors: the items.
-      directory: gets the folder `embeddings/`.
-      rows: items a file; 0: see `rows_per_file`.
+      directory: parent of the new folder `embeddings/`.
+      rows: items per file; 0: `rows_per_file`.
 
     Returns:
-      What an index over them needs to be told.
+      Settings for an index over the items, and the number of files.
 
     Raises:
-      UserError: there would be more files than an import takes.
+      UserError: an import does not take so many files.
     """
     rows = rows or rows_per_file(vectors.dim)
     files = -(-len(vectors) // rows)
     if files > MAX_FILES:
         raise UserError(
-            f"{len(vectors):,} items of {vectors.dim} numbers would be {files:,} files, and an import takes "
-            f"{MAX_FILES:,}."
+            f"{len(vectors):,} items of {vectors.dim} numbers need {files:,} files, and an import takes "
+            f"{MAX_FILES:,}. Export to Parquet instead (--to parquet)."
         )
     folder = os.path.join(directory, FOLDER)
     os.makedirs(folder)
@@ -62,7 +62,7 @@ def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
 
 
 def _lines(item_id: Ints, embedding: Floats) -> pa.Array:
-    """{"id": "17", "embedding": [0.25, ...]}, with as many digits as tell one float32 from the next."""
+    """Formats lines as {"id": "17", "embedding": [0.25, ...]}, with digits that determine each float32."""
     numbers = pa.array(np.ascontiguousarray(embedding).reshape(-1)).cast(pa.string())
     offsets = pa.array(np.arange(0, embedding.size + 1, embedding.shape[1]), pa.int32())
     joined = pc.binary_join(pa.ListArray.from_arrays(offsets, numbers), ", ")
@@ -71,7 +71,7 @@ def _lines(item_id: Ints, embedding: Floats) -> pa.Array:
 
 
 def read(directory: str) -> tuple[Ints, Floats]:
-    """Ids int64 [items] and embeddings float32 [items, embedding_dim], in the order of the files."""
+    """Reads ids int64 [items] and embeddings float32 [items, embedding_dim], in file order."""
     folder = os.path.join(directory, FOLDER)
     ids, embeddings = [], []
     for name in sorted(os.listdir(folder)):

@@ -115,8 +115,8 @@ def test_a_history_decides_what_is_recommended(model: str, catalog: list[int]) -
     ("who", "note"),
     [
         (("--user", "987654321"), "User 987654321 has no events"),
-        (("--history", ""), "The history is empty: answered as a new user."),
-        (("--history", "987654321"), "unknown to the model: 987654321."),
+        (("--history", ""), "The history is empty, as for a new user."),
+        (("--history", "987654321"), "does not know these items of the history: 987654321."),
     ],
 )
 def test_what_the_model_does_not_know_is_answered_sensibly_and_told(

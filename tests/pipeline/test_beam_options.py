@@ -61,7 +61,7 @@ def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_
 
     config = run_file.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
     for places in ({"data": str(tmp_path)}, {"data": "gs://b/data", "root": str(tmp_path)}):
-        with pytest.raises(UserError, match=rf"{tmp_path} is no place that Dataflow's workers see"):
+        with pytest.raises(UserError, match=rf"{tmp_path} is on this machine, which Dataflow's workers"):
             compile_job("registry/two-tower:1", str(tmp_path / "job.json"), config, **places)
     assert not list(tmp_path.iterdir())
 

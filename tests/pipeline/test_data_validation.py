@@ -20,7 +20,7 @@ USERS, DAYS, EVERY = 60, 10, 7_200
 
 
 def write(path: Path, ratio: Callable[[np.ndarray], np.ndarray] = lambda ratios: ratios) -> Path:
-    """Sixty users who do something every two hours for ten days; every tenth event is a like."""
+    """Writes data of 60 users with an event every two hours for ten days; every tenth is a like."""
     random = np.random.default_rng(3)
     size = USERS * DAYS * DAY // EVERY
     user = np.arange(size) % USERS
@@ -56,7 +56,7 @@ def validate(data: Path, *arguments: str) -> tuple[int, str, str]:
 
 
 def components_in(written: str) -> dict[str, bool]:
-    """Components whose lines were written, and whether they ran rather than were cached."""
+    """Returns the shown components: True for those that ran, False for cached ones."""
     lines = [line for line in written.splitlines() if line.endswith((" s", " cached"))]
     return {line.split()[0]: line.endswith(" s") for line in lines}
 
@@ -70,7 +70,7 @@ def test_healthy_data_is_told_what_was_checked_and_nothing_is_left(
     assert "interactions / test: " in shown and "against the schema: holds" in shown
     assert "skew: history_event_type: L-infinity distance 0.0" in shown
     assert "Drift is not checked: no earlier run has passed." in shown
-    # Up to the gate, and no further.
+    # The gate is the last component.
     ran = components_in(capfd.readouterr().out)
     assert "AnomalyGate" in ran
     assert not {"Transform", "ApprovedStatistics", "Trainer"} & ran.keys()
@@ -89,7 +89,7 @@ def test_edited_data_is_refused_before_anything_is_written(healthy: Path, tmp_pa
 
 @pytest.fixture(scope="module")
 def output(healthy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a run has passed the gate."""
+    """Output directory of a run that passed the gate."""
     from two_tower.pipeline.local_runner import run_local
 
     place = tmp_path_factory.mktemp("output")
@@ -105,7 +105,7 @@ def test_data_is_compared_with_that_of_the_run_before_and_the_next_run_takes_ove
     assert "drift: window_events: Jensen-Shannon divergence 0.00, limit 0.3: holds" in shown
     ran = components_in(capfd.readouterr().out)
     assert not ran["InteractionExampleGen"] and not ran["StatisticsGen"] and not ran["ExampleValidator"]
-    # The statistics to compare with were not there the first time; from now on they are the same.
+    # The first validation had no statistics to compare with; later ones have the same.
     validate(healthy, "--output", str(output))
     ran = components_in(capfd.readouterr().out)
     assert [name for name, anew in ran.items() if anew] == ["LatestApprovedStatistics"]
@@ -132,7 +132,7 @@ def test_a_run_that_the_gate_stopped_is_reported_with_the_reason(broken: Path, o
     shown = render(report)
     assert shown.startswith("FAILED: AnomalyGate stopped the run.")
     assert "drift: history_play_ratio: Jensen-Shannon divergence" in shown
-    # A validation is no run: the report stays that of the run.
+    # A validation is no run, so the report remains that of the run.
     validate(broken, "--output", str(output))
     assert collect(str(output))["run"] == report["run"]
 

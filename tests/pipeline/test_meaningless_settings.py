@@ -1,4 +1,4 @@
-"""A setting that another one makes meaningless is refused, and no other pair of settings is."""
+"""Meaningless settings: a setting without an effect is refused, and no other pair is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.settings.run_file import load
 from two_tower.trainer.settings import TrainerConfig
 
-# Of every setting and key a value that is not its default.
+# A value other than the default for every setting and key.
 OTHERS: dict[str, Any] = {
     "split.protocol": "frozen",
     "split.holdout_seconds": 3_600,
@@ -82,7 +82,7 @@ OTHERS: dict[str, Any] = {
     "seed": 3,
     "beam_args": ("--x=1",),
 }
-# What a setting needs beside itself.
+# Other settings that a setting needs.
 NEEDS: dict[str, dict[str, Any]] = {
     "trainer.frequency.estimate": {"trainer.negatives.deduplicate": True},
     **{
@@ -108,7 +108,7 @@ SAMPLING = {
 }
 STREAMING = {f"trainer.frequency.{key}" for key in ("estimate", "hashes", "rate", "initial_gap")}
 TIMES = {"split.holdout_seconds", "split.gap_seconds", "split.last_timestamp"}
-# By a choice, the settings that it makes meaningless: all other pairs go together.
+# Meaningless settings by choice; all other pairs are allowed.
 MEANINGLESS: dict[tuple[str, str], set[str]] = {
     ("split.protocol", "yambda"): TIMES,
     ("split.protocol", "leave_one_out"): TIMES,
@@ -120,7 +120,7 @@ MEANINGLESS: dict[tuple[str, str], set[str]] = {
 
 
 def choices_of(name: str) -> Iterator[tuple[str, Any]]:
-    """Every choice of a setting but its default, as `--set` has it, with the value; of a list each change."""
+    """Yields each choice but the default, as text for `--set`, with its value; a list gives its changes."""
     one = pipeline_config.types()[name]
     if one.hint is bool:
         yield "true", True

@@ -1,4 +1,4 @@
-"""What a served model was made of, and which items can be brought into it: told before long work starts."""
+"""Re-indexing: model, lineage and items are checked before long work starts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def items(**columns: Any) -> pa.Table:
 
 
 def alone(directory: Path, *tables: pa.Table) -> str:
-    """A directory of items/ and nothing else, a file a table."""
+    """Writes a directory of items/ alone, one file per table."""
     (directory / "items").mkdir(parents=True)
     for number, table in enumerate(tables or (items(),)):
         pq.write_table(table, directory / "items" / f"{number}.parquet")
@@ -59,11 +59,11 @@ def test_items_alone_are_as_good_as_those_of_a_data_directory(tmp_path: Path) ->
         assert (manifest.counts, manifest.has_embedding) == ({"items": 3}, 2)
         assert set(manifest.columns["items"]) == {"item_id", "available", "embedding"}
     assert item_files(here) == [str(tmp_path / "alone" / "items" / "0.parquet")]
-    # What caching keys on follows from the content.
+    # The cache key follows from the content.
     assert verify_items(here).digest == of_items.digest
     changed = items(available=[True, True, True])
     assert verify_items(alone(tmp_path / "changed", changed)).digest != of_items.digest
-    # An edit since ingest shows.
+    # An edit after ingest is detected.
     (path,) = item_files(str(tmp_path / "data"))
     pq.write_table(changed, path)
     with pytest.raises(UserError, match="content differs from the manifest"):
@@ -110,15 +110,15 @@ def test_items_must_have_what_the_model_knows_of_items(tmp_path: Path) -> None:
         ("kind", items(year=["1950", "", "2000"]), "year is of type string"),
     ):
         manifest = verify_items(alone(tmp_path / name, table))
-        with pytest.raises(UserError, match=f"there: its items do not fit the model.*{message}"):
+        with pytest.raises(UserError, match=f"there: the items do not fit the model.*{message}"):
             check_features("there", manifest, specs)
 
 
-# The model.
+# Models.
 
 
 class Run:
-    """The metadata store of a run and the models that it served, as far as lineage looks at them."""
+    """Metadata store of a run and its served models, in the form that lineage reads."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -261,7 +261,7 @@ def test_a_reindexed_model_is_judged_as_its_model_was_but_for_what_is_set(run: R
     assert (config.gate.min_recall, config.gate.cutoff) == (0.2, 50)
     assert config.gate.min_ann_recall == GateConfig().min_ann_recall
     assert config.seed == 5
-    assert config.index.max_k == 120  # and what the settings know no more is left out
+    assert config.index.max_k == 120  # a setting that no longer exists is left out
     with pytest.raises(UserError, match=r"--set trainer\.epochs=2: re-indexing takes settings of index"):
         Reindexing(served, there, None, ["trainer.epochs=2"])
     with pytest.raises(UserError, match=r"gate\.min_recal; the nearest is gate\.min_recall"):

@@ -98,7 +98,7 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.label_weights.max_per_usr=2", "the nearest is trainer.label_weights.max_per_user"),
         ("trainer.frequency.estimate=streaming", "set trainer.negatives.deduplicate=true"),
         ("trainer.frequency.initial_gap=0.5", "takes a value from 1"),
-        ("trainer.parts=history,-seed", "takes a whole list, or changes of which each has a sign"),
+        ("trainer.parts=history,-seed", "takes a whole list, or changes with a sign each"),
         ("trainer.parts=-user", "takes one of history.*given 'user'; the nearest is user_id"),
         ("trainer.parts=-history", "repeat_head.*-history,-repeat_head"),
         ("gate.slices=cold", "as in cold=0.02, and was given 'cold'"),
@@ -129,7 +129,7 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
     assert config == dataclasses.replace(
         smoke, trainer=dataclasses.replace(smoke.trainer, learning_rate=0.001, epochs=9)
     )
-    # The command line's preset comes before the file's.
+    # The command line's preset overrides the file's.
     assert load("small", str(path)).windows == PRESETS["small"].windows
 
 
@@ -178,7 +178,7 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("gate:\n  slices: {cold: 0.02, popularity 1: 0.5}\n")
     assert slice_limits(run_file.load(file=str(path)).gate) == {"cold": 0.02, "popularity 1": 0.5}
-    # The limits that an evaluation was judged by, and over them the file's.
+    # The file overrides the thresholds of the stored evaluation.
     before = GateConfig(cutoff=7, min_recall=0.3)
     gate = run_file.load_gate(before, file=str(path), overrides=["gate.min_coverage=0.1"])
     assert (gate.cutoff, gate.min_recall, gate.min_coverage) == (7, 0.3, 0.1)
@@ -188,7 +188,7 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
         run_file.load_gate(before, file=str(path))
 
 
-# Keys of a setting.
+# Settings with keys.
 
 
 def test_a_block_is_a_mapping_in_a_file_and_changes_the_named_keys_alone(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_recorded_settings_of_an_earlier_release_are_read_without_what_is_gone()
         from_plain(TrainerConfig, {"leave_out": ["seed"]}, "trainer")
 
 
-# Declarations, and what is made of them.
+# Declarations and their pages.
 
 
 def test_there_are_fifty_settings_of_which_fifteen_matter_first() -> None:
@@ -311,7 +311,6 @@ def test_there_are_fifty_settings_of_which_fifteen_matter_first() -> None:
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:
-    page = Path(__file__).parents[2] / settings_help.PAGE
-    assert page.read_text() == settings_help.page(), (
-        f"{settings_help.PAGE} is stale: write it by python -m two_tower.pipeline.settings.settings_help"
-    )
+    page = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
+    stale = "docs/reference/settings.md is stale: run scripts/generate_reference.py"
+    assert page.read_text(encoding="utf-8") == settings_help.settings_reference(), stale

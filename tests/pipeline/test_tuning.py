@@ -49,7 +49,7 @@ def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_module, "import_digest", lambda *modules: "sha256:0")
 
 
-# What a space file may hold.
+# Content of a space file.
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("windows.history_length: [10, 20]", "windows.history_length cannot be searched: .*cut once"),
         ("features.users: [[age], []]", "features.users cannot be searched: .*computes once"),
-        ("trainer.warm_start: [true, false]", "trainer.warm_start cannot be searched: all trials begin anew"),
+        ("trainer.warm_start: [true, false]", "trainer.warm_start cannot be searched: all trials start cold"),
         ("trainer.id_dropout: [0.1, 0.2]", "trainer.id_dropout is trainer.dropout.id now"),
         ("gate.cutoff: [10, 100]", "gate.cutoff cannot be searched: .*judged by"),
         ("beam_args: [[], [--x=1]]", "beam_args cannot be searched"),
@@ -83,8 +83,8 @@ def unchanged_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         ("trainer.dropout.id: [0.1, 0.1]", "trainer.dropout.id has the choice 0.1 twice"),
         ("trainer.dropout.id: {low: 0.1}", "trainer.dropout.id needs high"),
         ("trainer.dropout.id: {low: 0.1, hihg: 0.2}", "no hihg; the nearest is high"),
-        ("trainer.dropout.id: {low: 0.2, high: 0.1}", "low has to be less"),
-        ("trainer.dropout.id: {low: 0, high: 0.1, log: true}", "orders of magnitude begin above 0"),
+        ("trainer.dropout.id: {low: 0.2, high: 0.1}", "Give a low below high"),
+        ("trainer.dropout.id: {low: 0, high: 0.1, log: true}", "log scale needs a low above 0"),
         ("trainer.dropout.id: {low: 0, high: 0.1, log: 2}", "log: true or log: false"),
         ("", "the space names no setting"),
         ("- trainer.dropout.id", "a search space holds names of settings"),
@@ -110,7 +110,7 @@ def test_what_is_drawn_is_in_the_space_and_of_the_settings_types() -> None:
         assert 0.03 <= values["trainer.temperature"] <= 0.5
         assert isinstance(values["trainer.embedding_dim"], int)
         seen.add(values["trainer.query_hidden_units"])
-        # Types and ranges hold as in any settings.
+        # Types and ranges apply as in all settings.
         PipelineConfig.from_dict(with_trainer(SMALL, values).to_dict())
     assert seen == {(), (64, 32)}
 
@@ -141,16 +141,16 @@ def test_a_search_of_the_default_space_can_begin_with_what_the_preset_has(preset
     assert set(space.parameters_of(base)) == set(space.dimensions)
 
 
-# The study, over trials that need no training.
+# The study, over trials without training.
 
 
 def recall_of(config: TrainerConfig) -> float:
-    """Highest at a temperature of 0.2 and 64 dimensions."""
+    """Returns a recall with its maximum at a temperature of 0.2 and 64 dimensions."""
     return 0.5 - abs(config.temperature - 0.2) + config.embedding_dim / 1_000
 
 
 class Trials:
-    """Stands for training; `at` is called with a trial's number before it ends."""
+    """Fake training, which calls `at` with a trial's number before the trial ends."""
 
     def __init__(self, at: Callable[[int], None] = lambda number: None) -> None:
         self.given: list[TrainerConfig] = []
@@ -163,7 +163,7 @@ class Trials:
         self._at(number)
         for epoch in range(1, 5):
             self.epochs[-1] = epoch
-            # The third is the best.
+            # The third trial is the best.
             if not on_epoch(epoch, "val_recall@100", recall_of(config) - 0.01 * abs(epoch - 3)):
                 return
 
@@ -316,26 +316,26 @@ def test_trials_of_something_else_are_not_mixed_in(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     search, other = search_in(tmp_path), search_in(tmp_path, **changes)
-    # Where no trial has ended there is nothing to mix.
+    # Without an ended trial, a study may start with other settings.
     for one in (other, search):
         run(one, 0, Trials())
     run(search, 1, Trials())
-    with pytest.raises(UserError, match=f"{message}.*begin anew: .* after removing {search.folder}"):
+    with pytest.raises(UserError, match=f"{message}.*Continue with .*, or remove {search.folder}"):
         run(other, 2, Trials())
-    # What does not touch validation recall may change.
+    # Settings without an effect on validation recall may change.
     base = run_file.load("small", None, ["gate.min_recall=0.5", "index.max_k=150"])
     assert len(run(search_in(tmp_path, base=base), 2, Trials()).splitlines()) == 1
 
 
 def test_a_search_is_of_one_machine(tmp_path: Path) -> None:
     base = run_file.load("small", None, ["trainer.distribution=multi_worker"])
-    with pytest.raises(UserError, match="take none or mirrored"):
+    with pytest.raises(UserError, match="Take none or mirrored"):
         search_in(tmp_path, base=base)
 
 
 def test_one_process_searches_at_a_time(tmp_path: Path) -> None:
     search = search_in(tmp_path)
-    with tuning_module.opened(search), pytest.raises(UserError, match="another `two-tower tune` is at work"):
+    with tuning_module.opened(search), pytest.raises(UserError, match="another `two-tower tune` works"):
         run(search, 1, Trials())
     run(search, 1, Trials())
 
@@ -349,7 +349,7 @@ def test_a_study_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         run(search, 2, Trials())
 
 
-# The command.
+# Command line.
 
 
 @pytest.mark.parametrize(
@@ -376,13 +376,13 @@ def test_wrong_input_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-# A trial's process.
+# Process of a trial.
 
 
 def messages_of(
     monkeypatch: pytest.MonkeyPatch, train: Callable[..., None], answers: tuple[bool, ...]
 ) -> list[Any]:
-    """What the process of a trial sends while it is answered so; `train` stands for the Trainer's."""
+    """Collects the messages of a trial's process for given answers; `train` replaces the Trainer's."""
     fake = types.ModuleType("two_tower.trainer.loop.training")
     fake.train = train  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "two_tower.trainer.loop.training", fake)
@@ -464,6 +464,6 @@ def test_a_trial_whose_process_is_killed_fails_and_is_no_end_of_the_search() -> 
     timer = threading.Timer(0.3, kill)
     timer.start()
     data: Any = None
-    with pytest.raises(TrialFailed, match=r"ended by SIGKILL .*memory"):
+    with pytest.raises(TrialFailed, match=r"SIGKILL ended the process .*memory"):
         train_apart(data, SMALL.trainer, 100, 17, "logs", "checkpoints", lambda *epoch: True)
     timer.join()

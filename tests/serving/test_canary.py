@@ -32,18 +32,21 @@ def changed(values: np.ndarray[Any, Any], *at: Any) -> np.ndarray[Any, Any]:
 
 def test_the_same_answer_is_the_same() -> None:
     assert answer() == ""
-    # Another machine rounds otherwise.
+    # Another machine rounds differently.
     assert answer(scores=SCORES * np.float32(1.00001)) == ""
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"items": changed(ITEMS, 0, 1, 8)}, "query 0 is answered with item 8 at rank 2, and it was item 7"),
-        ({"items": ITEMS[:, [1, 0, 2]]}, "query 0 is answered with item 7 at rank 1"),
-        ({"scores": changed(SCORES, 0, 2, 1.1)}, "query 0 the score at rank 3 is 1.1, and it was 1"),
+        ({"items": changed(ITEMS, 0, 1, 8)}, "query 0 has item 8 at rank 2; the evaluation recorded item 7"),
+        ({"items": ITEMS[:, [1, 0, 2]]}, "query 0 has item 7 at rank 1"),
+        (
+            {"scores": changed(SCORES, 0, 2, 1.1)},
+            "query 0 has the score 1.1 at rank 3; the evaluation recorded 1",
+        ),
         ({"items": changed(ITEMS, 1, 2, 3), "scores": changed(SCORES, 1, 2, 0.3)}, "another number of items"),
-        ({"scores": changed(SCORES, 1, 0, np.nan)}, "scores that are no numbers"),
+        ({"scores": changed(SCORES, 1, 0, np.nan)}, "scores that are not finite numbers"),
         ({"items": ITEMS[:1], "scores": SCORES[:1]}, r"shape \[1, 3\]"),
     ],
 )
@@ -56,14 +59,14 @@ def test_items_of_equal_score_may_trade_places() -> None:
     tied = recorded({}, np.array([[4, 7, 2, 5]]), np.array([[3.0, 2.0, 2.0, 1.0]]))
     scores = np.array([[3.0, 2.0, 2.0, 1.0]])
     assert difference(tied, np.array([[4, 2, 7, 5]]), scores) == ""
-    # At the last place what ties with it may not have been recorded at all.
+    # An item that ties with the last one may be missing from the record.
     assert difference(tied, np.array([[4, 7, 2, 6]]), scores) == ""
     assert difference(tied, np.array([[4, 7, 6, 5]]), scores) != ""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """A model that scores items by a variable, and what it answered."""
+    """Model that scores items by a variable, with its recorded answer."""
     import tensorflow as tf
 
     class Model(tf.Module):
@@ -97,7 +100,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any
 def test_a_model_that_answers_as_it_did_is_published(
     served: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:
-    """For real: in a process that has nothing but the files."""
+    """Runs the canary in a fresh process, which has the files alone."""
     path, record = served
     pushed = tmp_path / "pushed"
     assert publish(path, str(pushed), record) == str(pushed / "1")
@@ -121,21 +124,23 @@ def test_what_keeps_a_model_from_being_published(
     assert said(path, record) == "" == said(path, None)
     # The same files with other weights.
     other = {**record, "score": [[score * 2 for score in row] for row in record["score"]]}
-    assert "rank 1 is 8, and it was 16" in said(path, other)
+    assert "the score 8 at rank 1; the evaluation recorded 16" in said(path, other)
     fewer = {name: value for name, value in record["inputs"].items() if name != "k"}
-    assert "it took history_event_type, user_id when" in said(path, {**record, "inputs": fewer})
-    assert said(str(broken), record).startswith("It does not load")
+    assert "the evaluation recorded history_event_type, user_id." in said(path, {**record, "inputs": fewer})
+    assert said(str(broken), record).startswith("The model does not load")
 
 
 def test_a_model_that_failed_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failed(command: list[str], **_: Any) -> Any:
-        return subprocess.CompletedProcess(command, 1, "a warning\nIt does not load: no file.\n", "noise")
+        return subprocess.CompletedProcess(
+            command, 1, "a warning\nThe model does not load: no file.\n", "noise"
+        )
 
     monkeypatch.setattr(subprocess, "run", failed)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "saved_model.pb").touch()
     pushed = tmp_path / "pushed"
-    with pytest.raises(CanaryFailed, match=r"what is in service stays: .* It does not load: no file\."):
+    with pytest.raises(CanaryFailed, match=r"the model in service stays.*does not load: no file\."):
         publish(str(tmp_path / "model"), str(pushed), RECORD)
     assert versions(str(pushed)) == []
     assert not list(pushed.glob(".incoming*"))

@@ -32,7 +32,7 @@ def test_items_beyond_a_batch_are_embedded_in_order(monkeypatch: pytest.MonkeyPa
     import tensorflow as tf
 
     class Towers:
-        """Towers whose embedding of an item is its id."""
+        """Towers that embed an item as its id."""
 
         def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
             assert len(item_id) <= 3

@@ -1,4 +1,4 @@
-"""What is written for another home reads back as what exact search finds, or is not left there."""
+"""Exports: written embeddings answer as exact search does, or no files are left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ITEMS, DIM, K = 1_500, 16, 10
 
 
 def clustered(items: int = ITEMS, dim: int = DIM, seed: int = 3) -> Vectors:
-    """Items of length one around 40 centres, with ids that are no row numbers and above 32 bits."""
+    """Draws items of length one around 40 centres, with ids above 32 bits that are no row numbers."""
     draw = np.random.default_rng(seed)
     centres = draw.normal(size=(40, dim))
     embedding = centres[draw.integers(40, size=items)] + draw.normal(0, 0.4, (items, dim))
@@ -46,7 +46,7 @@ def described(directory: Path) -> dict[str, Any]:
     return dict(json.loads((directory / "export.json").read_text()))
 
 
-# Exact search, and what is held against it.
+# Exact search and recall against it.
 
 
 def test_exact_search_finds_the_highest_products_and_breaks_ties_by_id() -> None:
@@ -68,7 +68,7 @@ def test_recall_counts_ties_as_found_and_an_id_once() -> None:
 
 @pytest.mark.parametrize("size", [1e-4, 300.0])
 def test_scores_are_compared_by_their_size(vectors: Vectors, size: float, tmp_path: Path) -> None:
-    """Towers that are not compared by cosine give vectors of any length; rounding grows with it."""
+    """Scales the vectors: dot-product towers give any length, and rounding grows with it."""
     scaled = Vectors(vectors.item_id, (size * vectors.embedding).astype(np.float32), {})
     asked = items_as_queries(scaled)
     assert write_checked(scaled, asked, "faiss", str(tmp_path / "index"), "flat")["check"]["recall"] == 1
@@ -92,7 +92,7 @@ def test_what_reads_back_otherwise_is_told(vectors: Vectors, queries: Queries) -
             check_same(vectors, item_id, embedding, queries.embedding, exact)
 
 
-# Vectors as they are.
+# Plain vectors.
 
 
 @pytest.mark.parametrize("form", [vertex, parquet])
@@ -114,14 +114,14 @@ def test_it_is_told_where_inner_products_are_not_all(
     of_model = Vectors(vectors.item_id, vectors.embedding, {"repeat_scores": repeat_scores})
     written = write_checked(of_model, queries, "parquet", str(tmp_path / "out"))
     assert described(tmp_path / "out")["model"]["repeat_scores"] == repeat_scores
-    assert ("repeat_score that query_embedding gives" in export.summary(written, "out")) == repeat_scores
+    assert ("repeat_score of query_embedding" in export.summary(written, "out")) == repeat_scores
 
 
 def test_vertex_files_are_as_google_describes_them(
     vectors: Vectors, queries: Queries, tmp_path: Path
 ) -> None:
     write_checked(vectors, queries, "vertex", str(tmp_path / "out"))
-    # Nothing but data files may lie where the import looks: what describes them lies above.
+    # The import folder may hold data files alone; their description lies above.
     assert sorted(os.listdir(tmp_path / "out")) == ["embeddings", "export.json"]
     (name,) = os.listdir(tmp_path / "out" / "embeddings")
     assert name.endswith(".json")
@@ -172,7 +172,7 @@ def test_an_index_that_is_read_again_meets_the_target_with_what_lies_in_it(
     recall = recall_of(
         answers, vectors, queries.embedding, exact_search(vectors, queries.embedding, K)
     ).mean()
-    # Whoever reads the file gets what was promised without setting anything.
+    # A reader of the file reaches the recall without setting any parameter.
     assert recall == pytest.approx(found["check"]["recall"], abs=1e-5)
     assert pq.read_table(out / "item_ids.parquet")["item_id"].to_numpy().tolist() == vectors.item_id.tolist()
 
@@ -205,9 +205,9 @@ def test_a_graph_is_searched_no_wider_than_the_target_asks_for(
 def test_a_target_out_of_reach_names_what_can_be_done(queries: Queries, tmp_path: Path) -> None:
     vectors = clustered(400)
     exact = exact_search(vectors, queries.embedding, K)
-    with pytest.raises(UserError, match=r"finds .* at most, where 1.01 is asked for.*--index flat"):
+    with pytest.raises(UserError, match=r"finds .* at most; the target is 1.01.*--index flat"):
         faiss_index.build("ivfpq", vectors, queries, exact, 1.01)
-    with pytest.raises(UserError, match=r"ivfpq takes 256 items at least.*has 100"):
+    with pytest.raises(UserError, match=r"ivfpq learns its codes from at least 256 items.*has 100"):
         write_checked(clustered(100), queries, "faiss", str(tmp_path / "out"), "ivfpq")
     assert os.listdir(tmp_path) == []
 
@@ -228,7 +228,7 @@ def test_the_models_own_target_holds_unless_another_is_asked_for(
     assert (check["target"], check["k"]) == (0.95, 100)
 
 
-# Where it is written to.
+# Destinations.
 
 
 @pytest.mark.parametrize("home", export.HOMES)
@@ -250,7 +250,7 @@ def test_what_fails_its_check_is_not_left_there(
         write(built, *rest)
 
     monkeypatch.setattr(faiss_index, "write", write_coarsely)
-    with pytest.raises(ExportFailed, match="does not read back"):
+    with pytest.raises(ExportFailed, match="check of the written files failed"):
         write_checked(vectors, queries, home, str(tmp_path / "out"), "hnsw" if home == "faiss" else None)
     assert os.listdir(tmp_path) == []
 
@@ -282,7 +282,7 @@ def test_an_object_store_gets_the_description_last_and_all_or_nothing(
     assert not storage.list_files("memory://exports/two")
 
 
-# Bad input, told before anything is loaded.
+# Bad input, refused before the model is loaded.
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -302,10 +302,10 @@ def test_mistakes_on_the_command_line_are_named(tmp_path: Path, capsys: pytest.C
     assert "--index hnws: the nearest is 'hnsw' of flat, ivfpq, hnsw" in wrong
     assert "--index is for --to faiss" in told(capsys, *there, "--to", "parquet", "--index", "flat")
     assert "--recall is for --to faiss" in told(capsys, *there, "--to", "vertex", "--recall", ".9")
-    assert "--recall 1.2: a share" in told(capsys, *there, "--to", "faiss", "--recall", "1.2")
-    assert "-k 0: at least 1" in told(capsys, *there, "--to", "faiss", "-k", "0")
+    assert "--recall 1.2: give a share" in told(capsys, *there, "--to", "faiss", "--recall", "1.2")
+    assert "-k 0: give at least 1" in told(capsys, *there, "--to", "faiss", "-k", "0")
     there[-1] = str(model)
-    assert f"{model} is there already" in told(capsys, *there, "--to", "faiss")
+    assert f"{model} exists already" in told(capsys, *there, "--to", "faiss")
     nowhere = ["--model", str(tmp_path / "nowhere"), "--output", str(tmp_path / "new"), "--to", "faiss"]
     assert "holds no served model" in told(capsys, *nowhere)
 
@@ -314,9 +314,9 @@ def test_embeddings_that_say_nothing_are_refused(vectors: Vectors) -> None:
     broken = vectors.embedding.copy()
     broken[7] = np.nan
     item = vectors.item_id[7]
-    with pytest.raises(UserError, match=f"1 of 1,500 items are not numbers.*item {item}"):
+    with pytest.raises(UserError, match=f"1 of 1,500 items are not finite numbers, such as item {item}"):
         Vectors(vectors.item_id, broken, {}).check()
-    broken[7] = 0  # one item of which nothing is known
+    broken[7] = 0  # one item without known features
     Vectors(vectors.item_id, broken, {}).check()
     with pytest.raises(UserError, match="embeddings of all 1,500 items are zero"):
         Vectors(vectors.item_id, 0 * broken, {}).check()

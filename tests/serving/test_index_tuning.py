@@ -1,4 +1,4 @@
-"""The index finds what it is told to find, for as little as that takes, and says why it is what it is."""
+"""Index tuning: the index reaches its target at the least cost and records the reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = IndexConfig(max_k=20)
 
 
 def clustered(size: int, seed: int) -> npt.NDArray[np.float32]:
-    """Vectors of different lengths around 40 centres, so that products are no cosines."""
+    """Draws vectors of different lengths around 40 centres, so that products are no cosines."""
     centres = np.random.default_rng(0).standard_normal((40, 16))
     draw = np.random.default_rng(seed)
     vectors = centres[draw.integers(0, 40, size)] + 0.5 * draw.standard_normal((size, 16))
@@ -63,7 +63,7 @@ def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(b
     meeting = [point for point in tuning.points if point.recall_low >= TARGET]
     assert chosen.bytes_per_query == min(point.bytes_per_query for point in meeting) < ITEMS.nbytes
     assert recall(built.index, QUERIES) == pytest.approx(chosen.recall, abs=1e-6)
-    # A curve: settings that were too cheap are there too.
+    # The points are a curve: they include settings below the target.
     assert len(tuning.points) > len(meeting) > 0
     costs = [point.bytes_per_query for point in tuning.points]
     assert costs == sorted(costs)
@@ -77,7 +77,7 @@ def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(b
 
 
 def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() -> None:
-    """No setting is as fast as this: the fastest is built, and is known not to meet what was asked."""
+    """Sets a budget that no setting meets: the fastest index is built, and `met` is False."""
     config = dataclasses.replace(CONFIG, latency_budget_ms=1e-6)
     built = build_index(ITEMS[:2_000], QUERIES, config, TARGET)
     assert isinstance(built.index, ScannIndex) and built.tuning is not None and not built.tuning.met
@@ -90,7 +90,7 @@ def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() 
 def test_where_scann_would_read_as_much_as_exact_search_does_search_is_exact(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Sixty of a hundred nearest, all over the place: to reorder them is to read them all."""
+    """Requests 60 of 100 random items, so that reordering reads nearly all of them."""
     noise = np.random.default_rng(5).standard_normal((100, 16)).astype(np.float32)
     monkeypatch.setattr(index_tuning, "TARGET_K", 100)
     built = build_index(noise, noise, IndexConfig(max_k=60), 1.0)
@@ -111,9 +111,7 @@ def test_a_small_catalog_is_searched_exactly_without_a_look_at_queries(
 
 
 def test_fewer_items_than_leaves_are_refused_before_scann_is_asked() -> None:
-    with pytest.raises(ValueError, match="60 leaves cannot be searched over 50 items"):
+    with pytest.raises(ValueError, match="cannot search 1 of 60 leaves over 50 items"):
         ScannIndex(tf.constant(ITEMS[:50]), ScannSettings(60, 1, 10, AH, K), K)
     with pytest.raises(ValueError, match="too few to quantise"):
         ScannIndex(tf.constant(ITEMS[:10]), ScannSettings(2, 1, 10, AH, K), K)
-
-

@@ -1,4 +1,4 @@
-"""Everything but the model itself, which the end-to-end tests ask."""
+"""Queries of a served model, without the model itself; the end-to-end tests ask the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST_TIME = 1_000
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """User 1: three listens over two files, a like at the time of the second, a like after the last."""
+    """Data directory. User 1 has three listens in two files, a like at the second and one after the last."""
     directory = tmp_path / "data"
     (directory / "events").mkdir(parents=True)
     (directory / "manifest.json").write_text("{}")
@@ -57,7 +57,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the model was asked; it answers items 99 and 10, and knows no item 77."""
+    """Recorded requests of a model that answers items 99 and 10, and does not know item 77."""
     questions: list[dict[str, Any]] = []
 
     def ask(
@@ -99,7 +99,7 @@ def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
 ) -> None:
     answer = query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
     events = asked[0]["events"]
-    # Of 10, 20, the like of 20 at the same time, 30: the last three.
+    # The last three events of 10, 20, the like of 20 at the same time, and 30.
     assert events.item_id == [20, 20, 30]
     assert events.timestamp == [200, 200, 300]
     assert events.event_type == ["", "like", ""]
@@ -121,7 +121,7 @@ def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
 def test_an_event_that_two_spans_hold_counts_once(
     tmp_path: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
-    """As in the windows that the model was trained on."""
+    """Repeats the events, which count once, as in training's windows."""
     again, other = (data / "events" / f"part-{number}.parquet" for number in (0, 1))
     pq.write_table(pa.concat_tables([pq.read_table(again), pq.read_table(other)]), again)
     query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
@@ -194,24 +194,24 @@ def test_a_history_needs_no_data_and_is_told_of_unknown_items(
     answer = query.recommend(str(_model(tmp_path / "m", "moved-away")), None, [5, 77], 2)
     events = asked[0]["events"]
     assert (events.item_id, events.timestamp) == ([5, 77], [LAST_TIME, LAST_TIME])
-    assert any("unknown to the model: 77" in note for note in answer.notes)
-    assert any("no titles" in note for note in answer.notes)
+    assert any("does not know these items of the history: 77." in note for note in answer.notes)
+    assert any("Titles are missing" in note for note in answer.notes)
     assert [one.timestamp for one in answer.last_listens] == [None, None]
-    assert "as a new user" in query.recommend(str(tmp_path / "m"), None, [], 2).notes[0]
+    assert "as for a new user" in query.recommend(str(tmp_path / "m"), None, [], 2).notes[0]
 
 
 def test_a_user_of_data_that_was_moved_needs_to_be_told_where(
     tmp_path: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
     model = str(_model(tmp_path / "m", "moved-away"))
-    with pytest.raises(UserError, match=r"moved-away.*pass --data"):
+    with pytest.raises(UserError, match=r"moved-away.*Pass --data"):
         query.recommend(model, 1, None, 2)
     assert query.recommend(model, 1, None, 2, str(data)).notes == ()
 
 
 def test_fewer_items_than_asked_for_are_told(tmp_path: Path, data: Path, asked: list[dict[str, Any]]) -> None:
     answer = query.recommend(str(_model(tmp_path / "m", data)), 1, None, 5)
-    assert answer.notes == ("The model found 2 items that may be recommended, of 5 asked for.",)
+    assert answer.notes == ("The model found 2 allowed items of 5 requested ones.",)
 
 
 @pytest.mark.parametrize(
@@ -249,11 +249,11 @@ def test_a_model_is_found_by_its_run_its_push_directory_and_its_version(tmp_path
         query.find_model(str(tmp_path))
 
 
-# Columns of users/ that the model knows.
+# Columns of users/ that the model takes.
 
 
 def _knowing(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, users: pa.Table | None) -> str:
-    """A model that takes four columns of users/, and a data directory with these users."""
+    """Builds a model with four columns of users/, and gives the data directory these users."""
     files = []
     if users is not None:
         files = [str(data / "users.parquet")]
@@ -300,7 +300,10 @@ def test_the_users_row_goes_into_the_request_and_is_shown(
     [
         (None, "has no table users/"),
         (USERS.slice(0, 1), "User 1 has no row in users/"),
-        (USERS.select(["user_id", "age"]).slice(1).drop(["age"]), "lacks gender, age, tags, taste"),
+        (
+            USERS.select(["user_id", "age"]).slice(1).drop(["age"]),
+            "columns gender, age, tags, taste",
+        ),
     ],
 )
 def test_what_is_not_known_of_a_user_is_absent_and_noted(
@@ -314,7 +317,7 @@ def test_what_is_not_known_of_a_user_is_absent_and_noted(
     model = _knowing(tmp_path, data, monkeypatch, users)
     answer = query.recommend(model, 1, None, 2)
     assert any(note in one for one in answer.notes)
-    query.recommend(model, None, [99], 2)  # nobody in particular
+    query.recommend(model, None, [99], 2)  # no user
     for request in asked:
         columns = request["columns"]
         assert columns["user_gender"] == [""] and columns["user_tags"] == [[""]]

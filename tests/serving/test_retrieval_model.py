@@ -1,4 +1,4 @@
-"""Serving equals training, and what is served is masked, ordered and complete."""
+"""Served model: serving equals training, and answers are masked, ordered and complete."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from two_tower.trainer.model.windows import Positions, windows_of
 
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70
-# One leaf is searched: whoever asks for many items gets few.
+# One searched leaf: large requests find few items.
 SPARSE = ScannSettings(20, leaves_to_search=1, reordering_candidates=10, quantization=AH, k=10)
-# All leaves: as exact as ScaNN can be.
+# All leaves: ScaNN at its most exact.
 DENSE = ScannSettings(4, leaves_to_search=4, reordering_candidates=70, quantization=AH, k=70)
 
 
@@ -54,7 +54,7 @@ def sparse(built: Built) -> RetrievalModel:
 
 
 def request(**changes: Any) -> dict[str, tf.Tensor]:
-    """A user's history of three listens with a like between, at five-minute steps."""
+    """Builds a request: three listens and a like within ten minutes."""
     values = {
         "user_id": [3],
         "history_item_id": [[5, 5, 12, 0]],
@@ -83,12 +83,12 @@ def test_a_request_is_embedded_as_its_position_in_a_packed_window(
     small_world: Transformed, built: Built, exact: Any, split: str
 ) -> None:
     batch = small_world.batch(split)
-    if split == "train":  # a model is asked for now, and trained with the age of its labels
+    if split == "train":  # training has the example age of its labels, a request has age zero
         batch[features.EXAMPLE_AGE] = tf.zeros_like(batch[features.EXAMPLE_AGE])
     windows, queries = small_world.raw[split], all_queries(small_world.raw[split])
     at = Positions(tf.constant(queries.window, tf.int32), tf.constant(queries.position, tf.int32))
     trained = built.model.query_tower(windows_of(batch, built.table, HISTORY_LENGTH), at).numpy()
-    # There are new users, windows longer than N, and reactions in them.
+    # The queries include new users, windows longer than N, and reactions.
     assert len(queries) > 50 and queries.position.max() > HISTORY_LENGTH
     assert trained.std(axis=0).min() > 0.05
     by_name = requests(windows, queries)
@@ -155,7 +155,7 @@ def test_the_evaluator_asks_the_model_that_is_served(
     assert len(answered.item_id) == CATALOG_SIZE
 
 
-# What a request may leave out or get wrong.
+# Absent inputs and bad values of requests.
 
 
 def test_padding_changes_nothing_wherever_it_is(built: Built) -> None:
@@ -209,7 +209,7 @@ def test_what_is_left_out_is_as_if_unknown_and_now(built: Built, exact: Any) -> 
         "history_play_ratio": [[-1.0] * 4],
         "history_event_type": [["listen"] * 4],
         "history_is_organic": [[-1] * 4],
-        "request_timestamp": [1_200],  # as the seed plays
+        "request_timestamp": [1_200],  # while the seed item plays
     }
     broadcast = {
         "history_play_ratio": [[-1.0]],
@@ -227,7 +227,7 @@ def test_what_is_left_out_is_as_if_unknown_and_now(built: Built, exact: Any) -> 
 
 
 def test_the_age_of_a_request_is_zero_whenever_it_is_made(built: Built) -> None:
-    """Half a year later, at the same hour of the week and with the same gaps, the answer is the same."""
+    """Shifts a request by 26 weeks, with the same hour of the week and the same gaps."""
     weeks = 26 * 7 * 86_400
     later = {
         "history_timestamp": [[weeks + 600, weeks + 700, weeks + 900, weeks + 1_200]],
@@ -255,12 +255,12 @@ def test_empty_histories_unknown_users_and_unknown_items_are_answered(built: Bui
     }
     empty = exact.query_embedding(**narrow)["embedding"].numpy()
     np.testing.assert_allclose(empty[:2], exact.query_embedding(**batch)["embedding"][:2], atol=1e-6)
-    assert not np.allclose(empty[0], empty[1], atol=1e-4)  # a user is known even without a history
-    # In one batch with others, or alone: the same.
+    assert not np.allclose(empty[0], empty[1], atol=1e-4)  # the user id counts even without a history
+    # The batch does not affect its queries.
     assert np.isfinite(exact.query_embedding(**batch)["embedding"]).all()
 
 
-# What is returned.
+# Answers.
 
 
 def random_requests(size: int = 30, **more: Any) -> dict[str, tf.Tensor]:
@@ -278,7 +278,7 @@ def random_requests(size: int = 30, **more: Any) -> dict[str, tf.Tensor]:
 
 
 def check(answer: dict[str, tf.Tensor], k: int, excluded: np.ndarray | None = None) -> np.ndarray:
-    """What holds for every answer; returns how many items each query got."""
+    """Checks the invariants of every answer, and returns the number of items of each query."""
     items, scores = answer["item_id"].numpy(), answer["score"].numpy()
     assert items.shape == scores.shape and items.shape[1] == k
     found = items >= 0
@@ -326,16 +326,16 @@ def test_what_scann_does_not_find_is_found_exactly(
     exact: Any, sparse: RetrievalModel, tmp_path: Path
 ) -> None:
     batch = random_requests()
-    # Its raw answer has NaN, or fewer columns where every query has found as few.
+    # ScaNN's raw answer has NaN, or fewer columns if every query finds few items.
     query = sparse.query_embedding(**batch)["embedding"]
     raw = sparse.index.search(query, tf.constant(CATALOG_SIZE))[1].numpy()
     assert raw.shape[1] < CATALOG_SIZE or np.isnan(raw).any()
-    # And it is filled up in what is saved.
+    # The saved model fills it up.
     sparse.save(str(tmp_path / "sparse"))
     saved = tf.saved_model.load(str(tmp_path / "sparse")).signatures["serving_default"]
     answer = saved(**request_tensors(saved, random_requests(exclude_item_id=[[-1]], k=MAX_K)))
     assert (check(answer, MAX_K) == MAX_K).all()
-    # Where it has found too few the answer is exact search's.
+    # Exact search answers queries for which ScaNN finds too few items.
     short = np.flatnonzero((~np.isnan(raw)).sum(axis=1) < MAX_K)
     assert len(short)
     best = exact.recommend(**batch, k=tf.constant(MAX_K))
@@ -345,7 +345,7 @@ def test_what_scann_does_not_find_is_found_exactly(
 def test_lists_of_items_are_answered_as_by_exact_search_and_in_full(
     built: Built, exact: Any, sparse: RetrievalModel
 ) -> None:
-    """Whatever ScaNN found: all but a few excluded, a few allowed, both; unknown ids, repetitions."""
+    """Restricts requests: most items excluded, few allowed, both; unknown ids and repetitions too."""
     batch = random_requests()
     draw = np.random.default_rng(2)
     query = exact.query_embedding(**batch)["embedding"].numpy()
@@ -383,7 +383,7 @@ def test_lists_of_items_are_answered_as_by_exact_search_and_in_full(
 
 
 def test_the_exact_fallback_costs_nothing_where_it_is_not_needed(sparse: RetrievalModel) -> None:
-    """Its product over the whole catalog stands in a branch."""
+    """Finds exact search's product over the catalog in a branch of the graph alone."""
     graph = sparse.recommend.get_concrete_function().graph
     operations = {operation.type for operation in graph.get_operations()}
     assert operations & {"If", "StatelessIf"}
@@ -402,7 +402,7 @@ def test_a_request_s_history_is_not_returned_where_items_are_not_recommended_aga
     found = once.recommend(**batch, k=k)
     assert found["item_id"].numpy().tolist() == expected["item_id"].numpy().tolist()
     assert found["item_id"].numpy().tolist() != again.recommend(**batch, k=k)["item_id"].numpy().tolist()
-    # What the request names goes beside it.
+    # The request's own exclusions apply too.
     named = found["item_id"][:, :2]
     check(once.recommend(**batch, exclude_item_id=named, k=k), K, np.hstack([history.numpy(), named.numpy()]))
 
@@ -412,7 +412,7 @@ def test_excluded_items_are_not_returned_and_others_take_their_place(
 ) -> None:
     batch = random_requests()
     unrestricted = exact.recommend(**batch, k=tf.constant(20))
-    # Half of what came first, in any order, beside padding, unknown ids and repetitions.
+    # Half of the best items in any order, with padding, unknown ids and repetitions.
     excluded = np.hstack(
         [unrestricted["item_id"].numpy()[:, [6, 0, 2, 4, 4]], np.tile([[-1, 10**12, -1]], [30, 1])]
     )
@@ -422,7 +422,7 @@ def test_excluded_items_are_not_returned_and_others_take_their_place(
         left = [item for item in unrestricted["item_id"].numpy()[row] if item not in excluded[row]]
         assert answer["item_id"].numpy()[row].tolist() == left[:K]
     check(sparse.recommend(**batch, exclude_item_id=tf.constant(excluded), k=tf.constant(K)), K, excluded)
-    # One row for all, and rows of different lengths.
+    # One row for all queries, and rows of different lengths.
     everything = np.arange(CATALOG_SIZE)[np.newaxis, 3:]
     few = exact.recommend(**batch, exclude_item_id=tf.constant(everything), k=tf.constant(K))
     assert (check(few, K, np.tile(everything, [30, 1])) == 3).all()
@@ -533,7 +533,7 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
         distances = np.abs(found[:, np.newaxis] - asked(split)).max(axis=2).min(axis=1)
         return len(found) == 40 and bool(distances.max() < 1e-5)
 
-    # There is no test split to look at.
+    # The directory has no test split to read.
     assert is_of("eval", tuned_on(train=[batches["train"]], eval=[batches["eval"]]))
     assert is_of("train", tuned_on(eval=[]))
     with pytest.raises(UserError, match="Neither eval nor train"):

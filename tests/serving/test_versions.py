@@ -22,7 +22,7 @@ RECORD = {"signature": "serving_default", "inputs": {}, "item_id": [[3, 1]], "sc
 
 
 def publish(model_path: str, pushed: str, check: Any = None) -> str:
-    """As Pusher does, of models that no process could load."""
+    """Publishes as Pusher does, without loading the model."""
     return versions_module.publish(model_path, pushed, RECORD, check or (lambda path, record: None))
 
 
@@ -37,7 +37,7 @@ def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
     ours = digest_of(model(tmp_path / "a"))
     assert digest_of(model(tmp_path / "elsewhere" / "b")) == ours
     assert digest_of(model(tmp_path / "c", weights="v")) != ours
-    # The same bytes, differently cut into files and names.
+    # The same bytes, distributed differently over files and names.
     assert digest_of(model(tmp_path / "d", weights="", graph="gw")) != ours
     (tmp_path / "a" / "variables").rename(tmp_path / "a" / "other")
     assert digest_of(str(tmp_path / "a")) != ours
@@ -73,7 +73,7 @@ def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
         patch.setattr(storage, "copy_file", dies_at_the_second_file)
         publish(model(tmp_path / "b", weights="v"), str(pushed))
     assert versions(str(pushed)) == [1]
-    # What a process leaves that had no chance to clean up.
+    # Files left by a process killed before its cleanup.
     shutil.copytree(pushed / "1", pushed / ".incoming-2")
     (pushed / ".incoming-2" / "half.pb").touch()
     publish(model(tmp_path / "c", weights="x"), str(pushed))
@@ -83,7 +83,7 @@ def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
 
 
 def shown(pushed: Path) -> list[str]:
-    """All but what is kept for the next push."""
+    """Lists the push directory without the lock and the records."""
     return sorted({path.name for path in pushed.iterdir()} - {".lock", ".recorded"})
 
 
@@ -94,9 +94,9 @@ def test_what_is_asked_of_the_copy_is_asked_before_servers_see_it(tmp_path: Path
 
     def refuse(path: str, record: Any) -> None:
         asked.append((path, record, digest_of(path) == digest_of(source), versions(str(pushed))))
-        raise CanaryFailed("It answers otherwise.")
+        raise CanaryFailed("The model answers differently.")
 
-    with pytest.raises(CanaryFailed, match="answers otherwise"):
+    with pytest.raises(CanaryFailed, match="answers differently"):
         publish(source, str(pushed), refuse)
     assert asked == [(str(pushed / ".incoming-2"), RECORD, True, [1])]
     assert shown(pushed) == ["1"]
@@ -120,7 +120,7 @@ def test_pushes_at_once_wait_for_each_other(tmp_path: Path) -> None:
 
 @pytest.fixture
 def never_loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What the canary would have been asked; it is content with everything."""
+    """Recorded calls of a canary that accepts every model."""
     asked: list[tuple[str, Any]] = []
     monkeypatch.setattr(canary, "check", lambda path, record: asked.append((path, record)))
     return asked
@@ -140,9 +140,9 @@ def test_rolling_back_publishes_the_model_from_before_under_a_higher_number(
     assert (done.left, done.again, done.path, done.was_asked) == (3, 2, str(pushed / "4"), True)
     assert never_loaded == [(str(pushed / ".incoming-4"), RECORD)]
     assert in_service() == "b"
-    # Again: not to the model that was left, but one further back.
+    # The second rollback goes one model further back.
     assert roll_back(str(pushed)).again == 1 and in_service() == "a"
-    with pytest.raises(UserError, match="version 5 is in service, and there is no model from before it"):
+    with pytest.raises(UserError, match="version 5 is in service, and no earlier model exists"):
         roll_back(str(pushed))
     publish(model(tmp_path / "d", "d"), str(pushed))
     assert roll_back(str(pushed)).again == 5 and in_service() == "a"
@@ -165,7 +165,7 @@ def test_a_version_from_before_queries_were_recorded_is_loaded_alone(
     assert not done.was_asked and never_loaded == [(str(tmp_path / ".incoming-3"), None)]
 
 
-# The component.
+# Pusher.
 
 
 def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) -> Any:
@@ -217,7 +217,7 @@ def test_a_blessed_model_is_pushed_once_and_a_refused_one_never(
     better = push(tmp_path / "better", True, pushed)
     assert better.get_string_custom_property("pushed_destination") == str(pushed / "2")
     assert digest_of(str(pushed / "1")) == digest_of(str(tmp_path / "first" / "Format-Serving"))
-    # What was recorded beside the blessing is what the copy is asked.
+    # The copy is asked the queries recorded beside the blessing.
     assert never_loaded == [(str(pushed / ".incoming-1"), RECORD), (str(pushed / ".incoming-2"), RECORD)]
 
 
@@ -244,7 +244,7 @@ def test_a_model_that_was_reindexed_since_is_not_replaced_by_the_items_of_its_tr
         reason = done.get_string_custom_property("not_pushed_because")
         assert f"{pushed / '2'} is in service" in reason
         assert f"two-tower reindex --model {source / 'Format-Serving'} " in reason
-    # Newer items once more, and newer data with items of their own, are.
+    # A later re-indexing is pushed, and so is a model of newer data.
     push(served("tomorrow", items_digest="sha256:wednesday"), True, pushed)
     push(served("newer data", data_digest="sha256:thursday"), True, pushed)
     assert versions(str(pushed)) == [1, 2, 3, 4]
