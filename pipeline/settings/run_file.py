@@ -8,7 +8,7 @@ import functools
 import json
 import re
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import yaml
@@ -100,21 +100,29 @@ def load(
     try:
         given = set(_lay_over(values, run_file.settings, ""))
         # The check precedes the overrides, so that an error names the file or the override correctly.
-        values = _settled(values, given).to_dict()
+        values = settled(values, given).to_dict()
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     given |= _override(values, overrides)
-    return _settled(values, given)
+    return settled(values, given)
 
 
 def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
     """Returns a configuration with `key=value` overrides; raises UserError as `load` does."""
     values = config.to_dict()
-    return _settled(values, _override(values, overrides))
+    return settled(values, _override(values, overrides))
 
 
-def _settled(values: dict[str, Any], given: set[str]) -> PipelineConfig:
-    """Builds the settings; a meaningless value that is not in `given` gets its default."""
+def settled(values: dict[str, Any], given: Set[str] = frozenset()) -> PipelineConfig:
+    """Builds the settings; a meaningless value that is not in `given` gets its default.
+
+    Args:
+      values: nested plain values; meaningless ones change in place.
+      given: dotted names of the settings that must stay.
+
+    Raises:
+      MeaninglessSettingError: another setting makes one of `given` meaningless.
+    """
     while True:
         try:
             return PipelineConfig.from_dict(values)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import with_values
+from two_tower.base.settings import to_plain
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
+from two_tower.pipeline.settings.run_file import settled
 from two_tower.trainer.model.encoder_registry import has_dropout
 from two_tower.trainer.settings import ITEM_BIAS, NORMALISATION, TrainerConfig
 
@@ -173,10 +175,16 @@ def default_space(base: PipelineConfig) -> SearchSpace:
 def with_trainer(base: PipelineConfig, values: Mapping[str, Any]) -> PipelineConfig:
     """Returns `base` with other values of trainer settings, by dotted names.
 
+    A search draws each setting by itself. A value that another one makes meaningless gets its default.
+
     Raises:
       UserError: two settings contradict each other.
     """
-    return with_values(base, values)
+    plain = base.to_dict()
+    for name, value in values.items():
+        *path, last = name.split(".")
+        functools.reduce(lambda section, key: section[key], path, plain)[last] = to_plain(value)
+    return settled(plain)
 
 
 def _dimension(name: str, value: Any) -> Choices | Range:

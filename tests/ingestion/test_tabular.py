@@ -520,7 +520,7 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(kind=[1.5] * 5), "column 'kind' has type double, but needs text"),
         (
             changed(kind=["seen", None, "heard", "seen", "seen"]),
-            "no event of type 'view'.* its types are 'heard', 'seen':",
+            "has no event of type 'view'.* its types are 'heard', 'seen'",
         ),
         (pa.table(EVENTS).slice(0, 0).to_pydict(), "the file has no events"),
     ],

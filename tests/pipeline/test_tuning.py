@@ -127,7 +127,7 @@ def test_what_is_drawn_is_in_the_space_and_of_the_settings_types() -> None:
     ],
 )
 def test_the_default_space_contradicts_no_settings_that_it_lies_over(changes: dict[str, Any]) -> None:
-    base = dataclasses.replace(SMALL, trainer=with_values(SMALL.trainer, changes))
+    base = with_trainer(SMALL, {f"trainer.{name}": value for name, value in changes.items()})
     space = default_space(base)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(40):
@@ -278,7 +278,7 @@ def test_without_a_complete_trial_there_is_no_winner_and_the_reason_is_told(tmp_
     run(search, 2, Trials(fail))
     with (
         tuning_module.opened(search) as study,
-        pytest.raises(UserError, match="2 failed, the last one with: no memory"),
+        pytest.raises(UserError, match="2 trials failed, the last one with: no memory"),
     ):
         tuning_report.summary(study)
     assert not os.path.exists(os.path.join(search.folder, "best.yaml"))
