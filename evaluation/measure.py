@@ -1,8 +1,8 @@
-"""Asks a served model queries of a split, in a process of its own, and looks at it there.
+"""Measurements of a served model in a fresh process: recommendations, exact search, latency, size, parity.
 
-What is loaded is what would be pushed, with nothing but TensorFlow and ScaNN beside it: no TFX, and no
-object of the process that built it.
-Run as `python -m two_tower.components.retrieval_evaluator.measure REQUEST ANSWER`.
+The process loads the SavedModel that would be pushed. It has TensorFlow and ScaNN, but neither TFX nor an
+object of the process that built the model.
+Run as `python -m two_tower.evaluation.measure REQUEST ANSWER`.
 """
 
 from __future__ import annotations
@@ -43,19 +43,21 @@ _log = logging.getLogger(__name__)
 
 _QUERIES_PER_BATCH = 256
 _ITEMS_PER_BATCH = 16_384
-# Latency: of so many single requests, or as many as are answered within the time, and of batches.
+# Latency: the number of single requests and of batches; each series ends early after _SECONDS.
 _WARM_UP, _SINGLE_REQUESTS, _BATCHES, _SECONDS = 5, 200, 10, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a served model answered and what was seen of it.
+    """Recommendations of a served model, and measurements of it.
+
+    With `served_alone` every attribute but `served` is empty.
 
     Attributes:
         served: int64 [Q, k] recommendations through the index, -1 where there are fewer.
-        exact: [Q, k] likewise, by exact search; empty if it was not asked for, as is all that follows.
-        item_id: [items] the catalog, in the index's order.
-        embeddings: float32 [items, D] of the catalog, as the towers give them.
+        exact: int64 [Q, k] recommendations by exact search, -1 where there are fewer.
+        item_id: int64 [items], the catalog in the index's order.
+        embeddings: float32 [items, D], the candidate tower's embeddings of the catalog.
         facts: `latency`, `size` and `parity`, as in evaluation.json, and `canary`, see `canary.recorded`.
     """
 
@@ -77,21 +79,21 @@ def answers(
     users: Sequence[FeatureSpec] = (),
     served_alone: bool = False,
 ) -> Answers:
-    """The model's recommendations for queries of a split, from a fresh process.
+    """Measures a served model in a fresh process, on some queries of a split.
 
     Args:
       model_path: the SavedModel.
       windows_dir: the split's Examples.
-      rows: [Q] which of the split's `all_queries`.
-      k: how many items a query.
-      history_length: events that a request carries.
-      exclude: whether what a user had must not be recommended.
+      rows: [Q] indices into the split's `all_queries`.
+      k: recommendations per query.
+      history_length: events in a request.
+      exclude: whether requests exclude the items that the user already had.
       users: the columns of users/ that the windows carry.
-      served_alone: what is served and nothing else, which is all that is asked of a model that is only
-        compared with.
+      served_alone: whether to return the served recommendations alone. A comparison with the blessed model
+        needs no more.
 
     Raises:
-      UserError: the model does not load or answer; what the process said stands in the log.
+      UserError: the model does not load or answer. The log holds the process's stderr.
     """
     request = {
         "model_path": model_path,
@@ -161,7 +163,7 @@ _NOTHING = np.empty([0, 0], np.int64)
 
 
 class _Served:
-    """A model as it would be served, and the queries that it is asked."""
+    """A served model and the queries for it."""
 
     def __init__(self, request: dict[str, Any], windows: Windows, queries: Queries) -> None:
         import tensorflow as tf
@@ -172,7 +174,7 @@ class _Served:
         self._recommend = self._model.signatures["serving_default"]
 
     def recommendations(self) -> tuple[Ints, npt.NDArray[np.float32], list[float]]:
-        """Ids and scores [Q, k], and the seconds that each full batch but the first took."""
+        """Returns ids and scores [Q, k], and the seconds of each full batch but the first."""
         k, size = self._request["k"], len(self._queries)
         items, scores = np.full([size, k], PADDING), np.full([size, k], -np.inf, np.float32)
         seconds = []
@@ -186,7 +188,10 @@ class _Served:
         return items, scores, seconds
 
     def canary(self, served: Ints, scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
-        """A few of the queries with what was answered, which Pusher asks again; None without any."""
+        """Records a few queries with their answers; None without queries.
+
+        Pusher repeats these queries on the copy that it is about to push.
+        """
         size = len(self._queries)
         if not size:
             return None
@@ -197,8 +202,11 @@ class _Served:
         )
 
     def embedded_queries(self, item_id: Ints) -> tuple[npt.NDArray[np.float32], OwnScores | None]:
-        """Embeddings [Q, D], and what items of the catalog [items] score by being in a query's history, where
-        the model says so."""
+        """Returns embeddings [Q, D], and scores of the history's items; None without a repeat head.
+
+        Args:
+          item_id: [items] the catalog.
+        """
         embed = self._model.signatures["query_embedding"]
         parts = [embed(**request_tensors(embed, self._inputs(rows))) for rows in self._batches()]
         if not parts:
@@ -210,7 +218,7 @@ class _Served:
         return answer["embedding"], OwnScores(_places(again, item_id), answer[features.REPEAT_SCORE])
 
     def catalog(self) -> tuple[Ints, npt.NDArray[np.float32]]:
-        """Ids [items] in the index's order, and their embeddings [items, D] by the towers."""
+        """Returns ids [items] in the index's order, and their candidate embeddings [items, D]."""
         item_id = self._model.signatures["catalog"]()["item_id"].numpy()
         embed = self._model.signatures["candidate_embedding"]
         embeddings: Any = None
@@ -222,13 +230,16 @@ class _Served:
         return item_id, embeddings
 
     def excluded_rows(self, item_id: Ints) -> Ints | None:
-        """Places in the catalog [Q, E] of what each query's user had, -1 at padding; None if it may recur."""
+        """Returns [Q, E], catalog rows of the items that each query's user had; -1 for padding.
+
+        Returns None if repeats may be recommended.
+        """
         if not self._request["exclude"]:
             return None
         return _places(excluded_items(self._windows, self._queries), item_id)
 
     def latency(self, batch_seconds: list[float]) -> dict[str, Any]:
-        """`single` and `batch` as in evaluation.json: of real requests, once the model is warm."""
+        """Measures `single` and `batch` of evaluation.json, on requests of the split after a warm-up."""
         if not len(self._queries):
             return {}
         rows = np.linspace(0, len(self._queries) - 1, _WARM_UP + _SINGLE_REQUESTS).astype(np.int64)
@@ -239,7 +250,7 @@ class _Served:
         return {"single": _percentiles(single), "batch": {"size": len(full), **_percentiles(batch_seconds)}}
 
     def _timed(self, requests: Sequence[Ints], warm_up: int = _WARM_UP) -> list[float]:
-        """Seconds of each request for the queries at some rows, after those that warm up."""
+        """Measures the seconds of each request after the first `warm_up`; one request per entry of rows."""
         seconds: list[float] = []
         for number, rows in enumerate(requests):
             inputs = request_tensors(self._recommend, self._inputs(rows))
@@ -260,7 +271,10 @@ class _Served:
         served: Ints,
         scores: npt.NDArray[np.float32],
     ) -> dict[str, Any]:
-        """See `index_parity.parity`: of the first batch's scores, and of some rows of the index."""
+        """Compares the index with the towers: the first batch's scores and a sample of the index's rows.
+
+        See `index_parity.parity`.
+        """
         sample = sampled_rows(len(item_id))
         query, place = np.nonzero(served[:_QUERIES_PER_BATCH] >= 0)
         row = _places(served[query, place], item_id)
@@ -279,7 +293,7 @@ class _Served:
         )
 
     def _stored(self, rows: Ints) -> npt.NDArray[np.float32]:
-        """[rows, D] what the index itself holds in some rows."""
+        """Returns [rows, D], the embeddings that the index holds in some rows."""
         import tensorflow as tf
 
         return np.asarray(
@@ -301,14 +315,14 @@ class _Served:
 
 
 def _places(ids: Ints, item_id: Ints) -> Ints:
-    """Where ids of any shape stand in the catalog [items], -1 where they do not."""
+    """Locates ids of any shape in the catalog [items]; -1 for an id outside it."""
     by_id = np.argsort(item_id)
     place = by_id[np.minimum(np.searchsorted(item_id, ids, sorter=by_id), len(item_id) - 1)]
     return np.where(item_id[place] == ids, place, PADDING)
 
 
 def _attempted(read: Callable[[], Any]) -> Any:
-    """What is read from inside a model, or None: of models from before it was there it cannot be."""
+    """Returns a value from inside a model, or None for an older model without it."""
     try:
         return read()
     except AttributeError:
@@ -322,13 +336,13 @@ def _constant(values: Ints) -> Any:
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, Any]:
-    """p50, p95 and p99 in milliseconds, and of how many requests."""
+    """Computes p50, p95 and p99 in milliseconds, and counts the requests."""
     named = zip(("p50_ms", "p95_ms", "p99_ms"), np.percentile(seconds, [50, 95, 99]) * 1e3, strict=True)
     return {**{name: float(value) for name, value in named}, "requests": len(seconds)}
 
 
 def _size(model_path: str) -> dict[str, int]:
-    """Bytes and number of a model's files."""
+    """Counts a model's files and their bytes."""
     import tensorflow as tf
 
     files = [

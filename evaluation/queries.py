@@ -27,7 +27,7 @@ _EVENT_FEATURES = {
     features.REQUEST_TIMESTAMP: "request_timestamp",
     features.LABEL_STEP: "label_step",
 }
-# Fields of Windows that no baseline and no slice is told by: nearly half of what an event takes.
+# Fields of Windows that neither baselines nor slices read. They take nearly half of an event's memory.
 NOT_FOR_BASELINES = ("play_ratio", "is_organic", "request_timestamp")
 _LISTEN = features.LISTEN.encode()
 _WINDOWS_PER_BATCH = 4_096
@@ -45,14 +45,13 @@ class Windows:
         event_type: [n] bytes.
         play_ratio: [n] float32, -1 where unknown.
         is_organic: [n] int64, -1 where unknown.
-        request_timestamp: [n] int64, seconds. At a query's event: when the query is asked.
-        label_step: [n] int64. Where it is positive the event is a query, and its label lies that many
-            events ahead.
+        request_timestamp: [n] int64, seconds. At a query's event, the time of the query.
+        label_step: [n] int64. A positive step makes the event a query, whose label is that many events ahead.
         label_offsets: [W + 1] int64, into `label_item_id`.
-        label_item_id: the set of labels of each window's one query, in the frozen protocol; else empty.
+        label_item_id: int64. The set of labels of each window's one query in the frozen protocol; else empty.
         seen_offsets: [W + 1] int64, into `seen_item_id`.
-        seen_item_id: items of the user before the window; empty where repeats may be recommended.
-        user_features: the user's columns by feature name, as requests carry them, [W] or [W, values].
+        seen_item_id: int64. Items of the user before the window; empty if repeats may be recommended.
+        user_features: the user's columns by feature name, in a request's form: [W] or [W, values].
     """
 
     user_id: Ints
@@ -91,10 +90,10 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class LabelSets:
-    """The labels of each query: query `q` asks for the items `item_id[offsets[q]:offsets[q + 1]]`.
+    """The labels of each query: query `q` has the labels `item_id[offsets[q]:offsets[q + 1]]`.
 
     Attributes:
-        item_id: int64 [labels], each item once a query.
+        item_id: int64 [labels], each item once per query.
         offsets: int64 [Q + 1].
     """
 
@@ -103,7 +102,7 @@ class LabelSets:
 
     @classmethod
     def of_one(cls, item_id: npt.ArrayLike) -> LabelSets:
-        """One label a query: `item_id` [Q]."""
+        """Makes sets of one label per query, from `item_id` [Q]."""
         items = np.asarray(item_id, np.int64)
         return cls(items, np.arange(len(items) + 1))
 
@@ -121,7 +120,7 @@ class LabelSets:
         return np.repeat(np.arange(len(self)), self.counts)
 
     def take(self, rows: npt.ArrayLike) -> LabelSets:
-        """The labels of the queries at `rows` (indices or a mask), in that order."""
+        """Returns the labels of the queries at `rows` (indices or a mask), in that order."""
         rows = np.asarray(rows)
         counts = self.counts[rows]
         chosen = self.item_id[ragged_index(self.offsets[:-1][rows], counts)]
@@ -130,20 +129,20 @@ class LabelSets:
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """One row per query. A query sees its window up to and including `event`, and asks for its labels.
+    """Queries, one per row. A query sees its window up to and including `event`.
 
-    Where the next event is asked for, a query has one label, which is an event of its window. In the frozen
-    protocol it has a set of labels, which are no events of the window.
+    In next-event windows a query has one label, which is an event of the window. In the frozen protocol it
+    has a set of labels, which are no events of the window.
 
     Attributes:
         user_id: [Q] int64.
         window: [Q] index of the window.
         position: [Q] index of the query's event within its window.
         event: [Q] index of the query's event among all events of the `Windows`.
-        label_event: [Q] index of the label's event, likewise; -1 where the labels are a set.
-        request_timestamp: [Q] int64, seconds: when the query is asked. As its label begins to play, or in the
-            frozen protocol as the split begins.
-        labels: of each query, one or more.
+        label_event: [Q] index of the label's event among all events; -1 if the labels are a set.
+        request_timestamp: [Q] int64, seconds, the time of the query: the start of its label, or in the
+            frozen protocol the start of the split.
+        labels: one or more per query.
     """
 
     user_id: Ints
@@ -159,16 +158,16 @@ class Queries:
 
     @property
     def label_item_id(self) -> Ints:
-        """All labels in the order of their queries, [labels]: one a query, unless they are sets."""
+        """All labels in the order of their queries, [labels]: one per query, unless they are sets."""
         return self.labels.item_id
 
     @property
     def label_timestamp(self) -> Ints:
-        """When a query's one label began to play, which is when the query is asked: [Q]."""
+        """Start of a query's one label in seconds, which is the time of the query: [Q]."""
         return self.request_timestamp
 
     def take(self, rows: npt.ArrayLike) -> Queries:
-        """The queries at `rows` (indices or a mask), in that order."""
+        """Returns the queries at `rows` (indices or a mask), in that order."""
         chosen = np.asarray(rows)
         return Queries(**{f.name: self._column(f.name, chosen) for f in dataclasses.fields(self)})
 
@@ -184,8 +183,7 @@ def read_windows(
     Args:
         pattern_or_dir: the split's directory, or a pattern of gzipped TFRecord files.
         users: the columns of users/ that the windows carry.
-        without: fields of events that are not needed (NOT_FOR_BASELINES): they are neither read nor held, and
-            read as unknown.
+        without: fields of events to leave out (NOT_FOR_BASELINES). They take no memory and hold UNKNOWN.
 
     Raises:
         FileNotFoundError: no file matches.
@@ -209,7 +207,7 @@ def read_windows(
         dtype = tf.as_dtype(feature.column_kind.dtype)
         spec[feature.name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
 
-    # A batch's tensors are gone before the next is read: a text takes 24 bytes there, and here its own.
+    # Each batch becomes NumPy arrays at once: a string takes 24 bytes in a tensor, here only its own length.
     flat: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in (*ragged, features.USER_ID)}
     lengths: dict[str, list[Ints]] = {name: [] for name in ragged}
     columns: dict[str, list[Any]] = {feature.name: [] for feature in users}
@@ -230,7 +228,7 @@ def read_windows(
         return np.concatenate([[0], np.cumsum(np.concatenate(lengths[name]))]).astype(np.int64)
 
     found = {field: joined(name) for name, field in events.items()}
-    # One value for all events: no memory.
+    # A broadcast of one value takes no memory.
     unknown: dict[str, Any] = {
         field: np.broadcast_to(np.array(features.UNKNOWN, types[name].as_numpy_dtype), found["item_id"].shape)
         for name, field in _EVENT_FEATURES.items()
@@ -260,11 +258,11 @@ def _as_requested(batches: Sequence[Any], feature: FeatureSpec) -> npt.NDArray[A
 
 
 def all_queries(windows: Windows) -> Queries:
-    """Every query of the split, in the order of its windows.
+    """Returns every query of the split, in the order of its windows.
 
-    A window with a set of labels is one query, read at its last listen as a request is; if it holds none, at
-    its last event, and the served model answers as it does without a history. A window without labels is
-    none: nothing could be found.
+    A window with a set of labels is one query, at its last listen like a request. Without a listen the query
+    is at its last event, and the served model answers it like a request without a history. A window without
+    labels has no query, because no recommendation could be right.
     """
     step = windows.label_step
     counts = np.diff(windows.label_offsets)
@@ -283,7 +281,7 @@ def all_queries(windows: Windows) -> Queries:
     offsets = np.concatenate([[0], np.cumsum(label_counts)]).astype(np.int64)
     items = np.empty(offsets[-1], np.int64)
     items[offsets[:-1][~is_set]] = windows.item_id[label_event[~is_set]]
-    # Sets stand in the order of their windows, here as there.
+    # Queries and windows list the sets in the same order.
     items[np.repeat(is_set, label_counts)] = windows.label_item_id
     return Queries(
         user_id=windows.user_id[window],
@@ -297,10 +295,11 @@ def all_queries(windows: Windows) -> Queries:
 
 
 def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Ints:
-    """Rows of all queries of users drawn at random: as many users as stay within `max_queries`, but one.
+    """Samples users with at most `max_queries` queries together, and returns the rows of all their queries.
 
-    Whole users, because a sample of single queries would thin out the users with few of them less than
-    evenly, and per-user means would no longer be means over users.
+    The sample holds at least one user, however many queries that is. It takes whole users, because a sample
+    of single queries would thin out users with few queries more than others. Per-user means would no longer
+    be means over users.
     """
     if len(queries) <= max_queries:
         return np.arange(len(queries))
@@ -316,11 +315,11 @@ def sample_by_user(queries: Queries, max_queries: int, seed: int) -> Ints:
 def history_batch(
     windows: Windows, queries: Queries, rows: npt.ArrayLike, history_length: int, exclude: bool = False
 ) -> dict[str, npt.NDArray[Any]]:
-    """Builds the inputs of the served model's signature for some queries: all of a query, and exclusions.
+    """Builds the inputs of the served model's signature for some queries, with their exclusions.
 
     A request holds the last `history_length` events up to and including the query's own, oldest first,
-    padded at the end. The play ratio of the query's own event is unknown: it is still playing. An input that
-    windows do not record has its default.
+    padded at the end. The play ratio of the query's own event is unknown, because its item still plays. An
+    input that windows do not record has its default.
 
     Args:
         windows: the split's windows.
@@ -369,7 +368,7 @@ def _not_given(one: RequestInput, queries: int) -> npt.NDArray[Any]:
 
 
 def excluded_items(windows: Windows, queries: Queries) -> Ints:
-    """What each query's user already had: seen before the window, or in it up to the query.
+    """Returns the items that each query's user already had, before the window or in it up to the query.
 
     Returns:
         [Q, E] int64, padded with -1; an item may occur twice.
@@ -380,7 +379,7 @@ def excluded_items(windows: Windows, queries: Queries) -> Ints:
 
 
 def padded(values: Ints, start: Ints, length: Ints) -> Ints:
-    """Rows `values[start:start + length]`, padded with -1 to the longest: [len(start), max(length)]."""
+    """Pads rows `values[start:start + length]` with -1 to the longest: [len(start), max(length)]."""
     steps = np.arange(length.max(initial=0))
     known = steps < length[:, None]
     rows = np.full(known.shape, PADDING, np.int64)
@@ -389,6 +388,6 @@ def padded(values: Ints, start: Ints, length: Ints) -> Ints:
 
 
 def ragged_index(start: Ints, length: Ints) -> Ints:
-    """The indices `start[i], ..., start[i] + length[i] - 1` of every i in turn, [sum(length)]."""
+    """Concatenates the indices `start[i], ..., start[i] + length[i] - 1` of every i: [sum(length)]."""
     ends = np.cumsum(length)
     return np.arange(length.sum()) + np.repeat(start - (ends - length), length)

@@ -1,4 +1,4 @@
-"""The evaluator as a component, from windows and a served model of random weights to its verdict."""
+"""Tests of the evaluator component, from windows and a served model of random weights to its verdict."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def evaluate(
     gate: GateConfig,
     blessed: standard_artifacts.Model | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """evaluation.json and report.md."""
+    """Runs the evaluator and returns evaluation.json and report.md."""
     evaluation = artifact(standard_artifacts.ModelEvaluation, out / "evaluation")
     blessing = artifact(standard_artifacts.ModelBlessing, out / "blessing")
     Executor().Do(
@@ -102,14 +102,14 @@ def evaluate(
     )
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())
     verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
-    # Beside what Pusher asks of what it is about to push.
+    # The canary holds the queries that Pusher repeats on its copy.
     assert sorted(path.name for path in (out / "blessing").iterdir()) == sorted([verdict, canary.FILE_NAME])
     return found, (out / "evaluation" / "report.md").read_text()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def asked_once() -> Iterator[None]:
-    """All models here are one: asked the same windows again, it need not be loaded again."""
+    """Cache of the one model's answers, so that the same windows do not load it again."""
     answers, known = measure.answers, {}
 
     def remembered(path: str, windows_dir: str, rows: np.ndarray, **kwargs: Any) -> Any:
@@ -187,7 +187,7 @@ LENIENT = GateConfig(cutoff=10, min_recall=0.0, min_ann_recall=0.95, min_lift_ov
 
 
 def frozen_queries() -> dict[int, tuple[list[int], set[int]]]:
-    """By user: the rows of the log that the query sees, oldest first, and the items that it asks for."""
+    """Returns by user the log's rows that the query sees, oldest first, and the query's labels."""
     ratio = events().play_ratio
     once = list({(e.user, e.item, e.time, e.kind): e for e in reversed(log())}.values())
     found = {}
@@ -208,7 +208,7 @@ def frozen_queries() -> dict[int, tuple[list[int], set[int]]]:
 
 
 def asked_again(served: Any, record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Items and scores of the recorded queries."""
+    """Repeats the recorded queries and returns their items and scores."""
     recommend = served.signatures["serving_default"]
     specs = recommend.structured_input_signature[1]
     inputs = {name: tf.constant(value, specs[name].dtype) for name, value in record["inputs"].items()}
@@ -259,7 +259,7 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert queries["labels"]["unknown_to_train"] == sum(
         item >= FIRST_NEW_ITEM for _, labels in asked.values() for item in labels
     )
-    # As it is kept for the gate and for readers.
+    # queries.npz holds each query's ranks, for the gate and for readers.
     with (tmp_path / "evaluation" / "queries.npz").open("rb") as file:
         results = QueryResults.read(file)
     assert sorted(results.user.tolist()) == list(range(len(asked)))
@@ -275,42 +275,42 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert change["change"] == pytest.approx(lift) and change["low"] <= lift <= change["high"]
     assert set(results.slices) == set(evaluation["slices"])
 
-    # Everybody shows all of a small catalog; what is popular is no surprise, and more popular than histories.
+    # Popular items have less novelty than the model's, and more popularity than the histories.
     popular, model_ = evaluation["baselines"]["most_popular"], evaluation["metrics"]["test"]
     assert popular["novelty@10"] < model_["novelty@10"]
     assert popular["popularity_lift@10"] > model_["popularity_lift@10"]
     assert 0 < model_["intra_list_diversity@10"] < 2 and model_["intra_list_diversity@1"] is None
     assert evaluation["diversity_of"] == "model"
 
-    # Of the artifact, where it was loaded.
+    # The fresh process measures parity, latency and size of the artifact.
     parity = evaluation["ann"]["parity"]
     assert parity["ok"] and parity["ids"] and parity["order"] and parity["max_score_error"] < 1e-5
     assert evaluation["latency"]["single"]["requests"] > 0 < evaluation["latency"]["batch"]["p99_ms"]
     files = [path for path in Path(model.uri, "Format-Serving").rglob("*") if path.is_file()]
     assert evaluation["size"] == {"bytes": sum(f.stat().st_size for f in files), "files": len(files)}
 
-    # Of the test labels, each in the slice of its item.
+    # Each test label counts in the slice of its item.
     slices = evaluation["slices"]
     cold = slices["cold"]
     assert cold["labels"] == queries["labels"]["unknown_to_train"] > 0
     assert sum(slices[name]["labels"] for name in ("head", "middle", "tail", "cold")) == sum(sizes)
     assert list(cold["metrics"]) == ["model", *evaluation["baselines"]]
-    # Baselines never recommend what train has not seen.
+    # Baselines never recommend a cold item.
     assert cold["metrics"]["most_popular"]["recall@100"] == 0 < cold["metrics"]["model"]["recall@100"]
     assert "heard" not in slices and f"| cold | recall@10 | {cold['labels']} |" in report
     assert evaluation["protocol"] == "frozen" and evaluation["cutoff"] == 10
     assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind", "parity"}
     assert "Recall@10 of the served model" in report and "Protocol `frozen`" in report
-    # Bounds, and what Pusher asks of the copy.
+    # The threshold has bounds, and the model answers the canary's queries the same again.
     (recall,) = (one for one in evaluation["thresholds"] if one["name"] == "min_recall")
     assert recall["low"] < recall["value"] < recall["high"]
     recorded = json.loads((tmp_path / "blessing" / canary.FILE_NAME).read_text())
     assert difference(recorded, *asked_again(served, recorded)) == ""
-    # Towers of random weights: what an untrained model is refused for.
+    # The gate refuses random weights for their lift over the best baseline.
     again = judge_again(str(tmp_path / "evaluation"), overrides=["gate.min_lift_over_best_baseline=0"])
     assert again.judgement.verdict == "refused"
     assert "min_lift_over_best_baseline" in [t.name for t in again.judgement.thresholds if not t.ok]
-    # Of 70 items the first 100 are all, whoever ranks them: what is missing is in no catalog.
+    # The first 100 include all 70 items. A label that is still missing is in no catalog.
     assert evaluation["metrics"]["test"]["recall@100"] < 1
     assert evaluation["metrics"]["test"]["coverage@100"] == 1
 
@@ -379,7 +379,7 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     )  # fmt: skip
     windows = examples(tmp_path / "windows", facts)
     evaluation, report = evaluate(tmp_path, windows, model, dataclasses.replace(LENIENT, cutoff=100))
-    # Without times nothing fades, and this data set has no catalog to read words or vectors from.
+    # Decayed popularity needs times. The content baselines need a catalog with words or vectors.
     assert set(evaluation["baselines"]) == {
         "most_popular",
         "personal_history",
@@ -391,7 +391,7 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     test = evaluation["metrics"]["test"]
     assert test["recall@10"] == test["clipped_recall@10"] == test["hit_rate@10"] == test["user_recall@10"]
     assert test["ndcg@10"] == pytest.approx(test["pooled_ndcg@10"])
-    # With one label a query the slices' recalls add up to that of all.
+    # With one label per query the slices' hits add up to those of all queries.
     parts = [evaluation["slices"][name] for name in ("head", "middle", "tail", "cold")]
     assert "trending" not in evaluation["slices"]  # without times
     found = sum(one["labels"] * (one["metrics"]["model"]["recall@10"] or 0) for one in parts)
@@ -402,7 +402,7 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
 
 
 def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:
-    """Else they would find withdrawn labels that no model over today's items can."""
+    """Restricts baselines to the reindexed catalog; a withdrawn label would favour them over the model."""
 
     class Counting:
         def recommend(self, windows: Any, queries: Any, rows: Any, k: int, exclude: bool) -> Any:

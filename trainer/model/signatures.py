@@ -112,9 +112,9 @@ class Towers(tf.Module):
     def _query_embedding(self, inputs: Tensors) -> Tensors:
         """Returns `embedding` [queries, embedding_dim] of histories.
 
-        With the part repeat_head there are also `repeat_item_id` int64 and `repeat_score` float32,
-        [queries, N]. They are the scores of the history's items, instead of their inner products; -1 and
-        -inf where there are fewer. The best items are the best of these and of the inner products.
+        The part repeat_head of `trainer.parts` adds `repeat_item_id` int64 and `repeat_score` float32,
+        [queries, N]. These scores replace the inner products of the history's items. Padding is -1 and -inf.
+        The best items are the best of these scores and of the other items' inner products.
         """
         history_item_id = inputs[features.HISTORY_ITEM_ID]
         shape = tf.shape(history_item_id)
