@@ -15,7 +15,7 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 
 
 def table_of(items: int, trained: int) -> CatalogTable:
-    """Items 0 to `items` - 1; train knows the first, each of which has the row after its id."""
+    """Makes a catalog of items 0 to `items` - 1. Train has the first ones, each in the row after its id."""
     nothing = np.full([items, 1], -1, np.int32)
     catalog = CatalogArrays(np.arange(items), nothing, nothing, np.zeros(items, np.float32))
     return CatalogTable(catalog, np.arange(trained))
@@ -24,7 +24,7 @@ def table_of(items: int, trained: int) -> CatalogTable:
 def batch_of(
     windows: list[list[int]], steps: list[list[int]] | None = None, listens: list[list[int]] | None = None
 ) -> dict[str, tf.RaggedTensor]:
-    """Windows of item ids; but for each one's first, every event is a label, unless `steps` say otherwise."""
+    """Makes windows of item ids. Without `steps`, every event but a window's first is a label."""
     steps = steps or [[1] * (len(window) - 1) + [0] for window in windows]
     listens = listens or [[1] * len(window) for window in windows]
     return {
@@ -35,7 +35,7 @@ def batch_of(
 
 
 def cosines(counts: np.ndarray) -> np.ndarray:
-    """Of the factors of a symmetric matrix of counts, as the module's text has it, by all eigenvectors."""
+    """Computes cosines of the factors of a symmetric count matrix, by a full eigendecomposition."""
     of_item = counts.sum(axis=1)
     values, vectors = np.linalg.eigh(np.log(1 + counts * counts.sum() / np.outer(of_item, of_item)))
     gram = vectors @ np.diag(np.maximum(values, 0)) @ vectors.T
@@ -72,9 +72,9 @@ def test_items_that_are_near_no_other_begin_elsewhere() -> None:
         batch_of([[0, 1, 2]], steps=[[1, 0, 0]]),
         # It is a reaction, and what is near the label after it is item 0.
         batch_of([[0, 2, 1]], steps=[[2, 0, 0]], listens=[[1, 0, 1]]),
-        # It is in another window.
+        # Another window.
         batch_of([[0, 1], [2]]),
-        # Train does not know it.
+        # An item that train lacks.
         batch_of([[0, 1, 9]]),
     ],
 )
@@ -99,7 +99,7 @@ def test_the_first_eigenvectors_of_a_large_matrix_are_the_same_twice(
     near = first[1:] @ first[1:].T
     alike = np.equal.outer(np.arange(600) % 4, np.arange(600) % 4)
     assert near[alike].mean() > 0.9 and abs(near[~alike].mean()) < 0.1
-    # All of them at once, and some of those.
+    # All eigenvectors, and the first few.
     monkeypatch.setattr(co_occurrence_initialisation, "_SMALL_MATRIX", 1_000)
     np.testing.assert_allclose(near, found()[1:] @ found()[1:].T, atol=1e-2)
 
@@ -109,12 +109,12 @@ def test_fewer_pairs_are_counted_where_there_would_be_too_many(monkeypatch: pyte
     all_pairs = co_occurrence_initialisation._nearness([batch], table_of(3, 3), 2).toarray()
     assert all_pairs[1, 3] == all_pairs[3, 1] == 1
     monkeypatch.setattr(co_occurrence_initialisation, "_MOST_PAIRS", 4)
-    # What is summed up now and then is the same.
+    # Sums of small buffers are the same.
     monkeypatch.setattr(co_occurrence_initialisation, "_PAIRS_AT_ONCE", 0)
     np.testing.assert_array_equal(
         co_occurrence_initialisation._nearness([batch, batch], table_of(3, 3), 2).toarray(), 2 * all_pairs
     )
-    # At 4 labels' worth of pairs one event before each of them.
+    # A limit of 4 pairs leaves a context of one event.
     near = co_occurrence_embeddings([batch], table_of(3, 3), 3, 4, 0)
     next_to_it = co_occurrence_initialisation._nearness([batch], table_of(3, 3), 1).toarray()[1:, 1:]
     np.testing.assert_allclose(near[1:] @ near[1:].T, cosines(next_to_it), atol=1e-5)

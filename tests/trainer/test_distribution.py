@@ -26,7 +26,7 @@ from two_tower.trainer.settings import TrainerConfig
 def started(
     process: str, world: Transformed, folder: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """A process of tests/replicas.py; `folder` is its own."""
+    """Starts a process of tests/replicas.py in its own `folder`."""
     folder.mkdir(exist_ok=True)
     pickled = folder / f"{process}.pickle"
     pickled.write_bytes(pickle.dumps(world))
@@ -61,7 +61,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def weights(prefix: Path) -> list[np.ndarray]:
-    """All numbers that a file in TensorFlow's checkpoint format holds, by name."""
+    """Reads all numbers in a file in TensorFlow's checkpoint format, by name."""
     reader = tf.train.load_checkpoint(str(prefix))
     values = [reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())]
     return [value for value in values if isinstance(value, np.ndarray) and value.dtype == np.float32]
@@ -70,8 +70,10 @@ def weights(prefix: Path) -> list[np.ndarray]:
 def test_replicas_of_one_and_of_two_processes_train_as_one_replica(
     small_world: Transformed, tmp_path: Path
 ) -> None:
-    """Losses, weights and state are those of one replica with the joined batch: step by step with every kind
-    of loss, and at the end of whole trainings, of which the chief alone writes something."""
+    """Compares losses, weights and state with those of one replica on the joined batch.
+
+    It compares every kind of loss step by step, and whole trainings at the end. Only the chief writes files.
+    """
     world = dataclasses.replace(small_world, resolved=ResolvedFeatures(history=()))
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     processes = [
@@ -95,7 +97,7 @@ def test_replicas_of_one_and_of_two_processes_train_as_one_replica(
     assert len(expected) == len(found) > 8
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
-    # What is served is of the same weights.
+    # The SavedModels have the same weights.
     served = weights(tmp_path / "workers" / "model" / "variables" / "variables")
     for one in found:
         assert any(one.shape == other.shape and (one == other).all() for other in served)
@@ -108,7 +110,7 @@ def context(pipeline: int, pipelines: int, replicas: int) -> tf.distribute.Input
 
 @pytest.mark.parametrize("windows", [0, 1, 3, 8, 13])
 def test_the_parts_of_replicas_are_the_batch(windows: int) -> None:
-    """In its order, one a replica, and hardly different in size."""
+    """Checks one part for each replica, in the batch's order and of almost equal sizes."""
     batch = tf.constant([f"window {number}" for number in range(windows)], tf.string)
     pipelines, replicas = 2, 4
     found = [list(parts(batch, context(pipeline, pipelines, replicas))) for pipeline in range(pipelines)]

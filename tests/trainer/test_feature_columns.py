@@ -1,4 +1,4 @@
-"""Columns of users/ and items/ as features: from the data directory to what is served."""
+"""Columns of users/ and items/ as features, from the data directory to serving."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ NAMES = {spec.name: features.transformed_column(spec.name) for spec in (*USERS, 
 
 
 def users() -> pa.Table:
-    """Users 0 to 22 of the small world, of whom 20 to 22 are new to it; 23 and 24 have no row."""
+    """Returns users 0 to 22; 20 to 22 are new to the small world, and 23 and 24 have no row."""
     ids = np.arange(23)
     return pa.table(
         {
@@ -72,7 +72,7 @@ def users() -> pa.Table:
 
 
 def items() -> dict[str, list[Any]]:
-    """The small world's catalog with columns; train hears items 0 to 49."""
+    """Returns the small world's catalog with columns; train has items 0 to 49."""
     ids = np.arange(70)
     table = pa.table(
         {
@@ -101,7 +101,7 @@ def vocabulary(graph: str, name: str) -> list[str]:
     return [entry.decode() for entry in tft.TFTransformOutput(graph).vocabulary_by_name(NAMES[name])]
 
 
-# What Transform makes of them.
+# Transform.
 
 
 def test_values_are_rows_of_trains_vocabulary_and_others_are_none(world: Transformed) -> None:
@@ -149,7 +149,7 @@ def test_the_catalog_holds_the_columns_of_its_items(world: Transformed) -> None:
     tags, countries = vocabulary(world.catalog_graph, "tags"), vocabulary(world.catalog_graph, "country")
     words = vocabulary(world.catalog_graph, "title")
     for item in range(70):
-        # Of 19 tags the first 16 are kept.
+        # The first 16 of 19 tags are kept.
         own = [tags[row] for row in catalog.values[NAMES["tags"]][item] if row >= 0]
         assert own == [f"tag {t}" for t in range(min(item % 20, 16))]
         title = [words[row] for row in catalog.values[NAMES["title"]][item] if row >= 0]
@@ -169,14 +169,14 @@ def test_a_value_that_no_trained_item_has_reads_as_out_of_vocabulary(world: Tran
     rows = table.values[NAMES["country"]].numpy()[:, 0]
     known = catalog.values[NAMES["country"]][:, 0]
     for item in range(70):
-        # Countries 5 and 6 are those of items from 50 on alone.
+        # Only items from 50 on have countries 5 and 6.
         is_untouched = known[item] < 0 or countries[known[item]] in ("country 5", "country 6")
         assert (rows[item] == OUT_OF_VOCABULARY) == is_untouched, item
     assert rows[70] == OUT_OF_VOCABULARY and not table.vectors[NAMES["embedding"]].numpy()[70].any()
     assert table.value_vocabulary_sizes[NAMES["country"]] == 6
 
 
-# What they do in the model.
+# The model.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,9 +256,9 @@ SOMEBODY = {
 
 
 def embedded(built: Built, **columns: Any) -> np.ndarray:
-    """A new user's two listens; columns left out are the signature's defaults."""
-    types = {spec.name: tf.as_dtype(spec.column_kind.dtype) for spec in USERS}
-    request = {name: tf.constant(value, types[name]) for name, value in columns.items()}
+    """Embeds a new user with two listens; missing columns have the signature's defaults."""
+    kinds = {spec.name: tf.float32 if spec.kind in ("numeric", "vector") else tf.string for spec in USERS}
+    request = {name: tf.constant(value, kinds[name]) for name, value in columns.items()}
     return built.served.query_embedding(
         user_id=tf.constant([777], tf.int64),
         history_item_id=tf.constant([[3, 5]], tf.int64),
@@ -288,7 +288,7 @@ def test_absent_and_unknown_values_are_answered_alike(built: Built) -> None:
     np.testing.assert_allclose(embedded(built, **spelt_out), nobody, atol=1e-6)
     unheard = {"user_gender": ["x"], "user_tags": [["", "q"]], "user_bio": ["zzz \N{SNOWMAN}"]}
     np.testing.assert_allclose(embedded(built, **unheard), nobody, atol=1e-6)
-    # Of several values the known ones count, wherever the padding is, and a text however it is written.
+    # Known values count, with padding anywhere, and texts in any case.
     known = embedded(built, user_tags=[["b"]], user_bio=["rain likes"])
     mixed = embedded(built, user_tags=[["", "b", "q"]], user_bio=["LIKES?? (rain)"])
     np.testing.assert_allclose(mixed, known, atol=1e-6)
@@ -410,7 +410,7 @@ def query_after(built: Built, item: int) -> np.ndarray:
 
 
 def test_columns_are_forgotten_now_and_then_in_training_alone(world: Transformed, built: Built) -> None:
-    """So that a user of whom they are not known is no surprise."""
+    """Checks dropout of columns, by which users with unknown values are in training too."""
     batch = world.batch("train")
     windows = windows_of(batch, built.table, HISTORY_LENGTH, RESOLVED.history)
     at = Positions(tf.zeros([200], tf.int32), tf.zeros([200], tf.int32))
@@ -431,7 +431,7 @@ def test_keras_does_not_copy_the_catalog_with_the_weights(built: Built) -> None:
 def test_the_evaluator_asks_models_that_take_other_columns(
     world: Transformed, built: Built, tmp_path: Path
 ) -> None:
-    """A model that was blessed before a column was named, or that knows one which is gone."""
+    """Checks a model older than a column, and one with a column that is gone."""
     windows_dir = str(Path(world.files["test"][0]).parents[1] / "Split-test")
     rows = np.arange(30)
     ask: dict[str, Any] = {"k": 5, "history_length": HISTORY_LENGTH, "exclude": False}
@@ -441,7 +441,7 @@ def test_the_evaluator_asks_models_that_take_other_columns(
     assert (answers.served != fewer).any() and (fewer >= 0).all()
 
 
-# Known answers: what only a column can tell is learnt with it, and not without.
+# Known answers: training learns them only with the column.
 
 CLASSES, PER_CLASS, COLD_PER_CLASS, LISTENERS = 15, 8, 4, 240
 KNOWN_ITEMS = CLASSES * PER_CLASS
@@ -501,7 +501,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
 
 
 def recalls(world: Transformed, resolved: ResolvedFeatures, out: Path) -> tuple[float, float]:
-    """Recall@12 after jingles, of items that train knows and of others; a class has 12 items, of 181."""
+    """Computes Recall@12 after jingles, of items of train and of cold items; a class has 12 of 181 items."""
     data = TrainingData(
         world.files["train"],
         world.files["eval"],
@@ -544,6 +544,6 @@ def test_what_only_columns_tell_is_learnt_with_them(told: Transformed, tmp_path:
     users_alone = recalls(told, dataclasses.replace(told.resolved, items=()), tmp_path / "users")
     neither = recalls(told, ResolvedFeatures(), tmp_path / "neither")
     assert min(with_both) > 0.9, (with_both, users_alone, neither)
-    # The class of a user leads to the known items of it, and cold ones are told apart by their genre alone.
+    # A user's class gives its known items; only the genre gives cold items.
     assert users_alone[0] > 0.4 and users_alone[1] < 0.2, (with_both, users_alone, neither)
     assert max(neither) < 0.2, (with_both, users_alone, neither)

@@ -30,7 +30,7 @@ DAY = 86_400
 ITEM_ID = np.array([0, 1, 2, 3, 5])
 ARTIST = np.array([[4, -1], [6, -1], [4, -1], [6, 7], [-1, -1]], np.int32)
 LENGTH = np.array([-1.5, 0.25, 0.0, 2.0, 0.5], np.float32)
-# Train has touched items 0 and 1 alone: artists are told apart all the same.
+# Train has items 0 and 1 only; distinct artists count all the same.
 TABLE = CatalogTable(CatalogArrays(ITEM_ID, ARTIST, ARTIST, LENGTH), np.array([0, 1]))
 COLUMNS = (*features.aggregate_columns(features.AGGREGATES), *features.CATALOG_AGGREGATES)
 
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 
 def reference(events: list[Seen], request: int, history_length: int) -> dict[str, float]:
-    """Every aggregate of a query whose seed is the last of `events`, asked at `request`."""
+    """Computes every aggregate of a query at `request` whose seed item is the last of `events`."""
     seen = events[-history_length:]
     seed = seen[-1]
     listens = [event for event in seen if event.is_listen]
@@ -119,7 +119,7 @@ def raw_features(
 
 
 def as_transformed(inputs: dict[str, tf.Tensor], history_length: int) -> dict[str, tf.Tensor]:
-    """As Transform's graph, without what it learns from train."""
+    """Applies Transform's graph without its analyzers of train."""
     item_id = inputs[features.HISTORY_ITEM_ID]
     is_listen, aggregates = history_aggregates(inputs, history_length)
     flat = {features.IS_LISTEN: tf.cast(is_listen, tf.int64), **aggregates}
@@ -133,7 +133,7 @@ def as_transformed(inputs: dict[str, tf.Tensor], history_length: int) -> dict[st
 
 @functools.cache
 def reader(history_length: int) -> Callable[[dict[str, tf.RaggedTensor]], tf.Tensor]:
-    """Raw windows to the columns that the query tower reads, [windows, events, columns]."""
+    """Returns the function from raw windows to the query tower's columns, [windows, events, columns]."""
 
     def read(inputs: dict[str, tf.RaggedTensor]) -> tf.Tensor:
         return windows_of(as_transformed(inputs, history_length), TABLE, history_length).aggregates
@@ -142,14 +142,14 @@ def reader(history_length: int) -> Callable[[dict[str, tf.RaggedTensor]], tf.Ten
 
 
 def packed(windows: list[list[Seen]], requests: list[int], history_length: int) -> np.ndarray:
-    """All columns as the query tower reads them, at every event of all windows in turn."""
+    """Computes all columns of the query tower at every event, window after window."""
     read = reader(history_length)(raw_features(windows, requests)).numpy()
     lengths = [len(window) for window in windows]
     return np.concatenate([rows[:length] for rows, length in zip(read, lengths, strict=True)])
 
 
 def read_at(windows: Any, at: Any) -> tf.Tensor:
-    """In the query tower's place: the aggregates that it would read."""
+    """Reads the aggregates at positions, as the query tower does."""
     return tf.gather_nd(windows.aggregates, tf.stack([at.window, tf.maximum(at.event, 0)], axis=-1))
 
 
@@ -165,7 +165,7 @@ def server(history_length: int) -> Towers:
 
 
 def served(batch: list[tuple[list[Seen], int]], history_length: int) -> np.ndarray:
-    """What one request for all of the batch makes of (raw list up to the seed, time of the request)."""
+    """Computes columns of one batched request from (raw list up to the seed item, time of the request)."""
     longest = max(len(events) for events, _ in batch)
 
     def dense(name: str, padding: Any) -> Any:
@@ -187,7 +187,7 @@ def served(batch: list[tuple[list[Seen], int]], history_length: int) -> np.ndarr
     return answer["embedding"].numpy()
 
 
-# Steps between events about every limit there is.
+# Gaps between events, around every limit.
 STEP = st.sampled_from(
     [0, 0, 1, 5, 299, 1_795, 1_800, 1_801, 3_595, 3_600, 3_601, DAY - 1, DAY, 7 * DAY, 7 * DAY + 1, 30 * DAY]
 )
@@ -207,7 +207,7 @@ def histories(draw: st.DrawFn, most: int = 14) -> list[Seen]:
 
 @st.composite
 def packed_windows(draw: st.DrawFn) -> tuple[list[list[Seen]], list[int]]:
-    """Windows, and the time of the request at every event of all of them."""
+    """Returns windows, and the time of the request at each of their events."""
     windows = draw(st.lists(histories(), min_size=1, max_size=4))
     events = [event for window in windows for event in window]
     return windows, [event.time + draw(STEP) for event in events]
@@ -217,7 +217,7 @@ LENGTHS = st.sampled_from([1, 3, 20])
 
 
 def same(ours: Any, theirs: Any) -> None:
-    """Equal but for the last bit, in which a logarithm depends on its place in a vector register."""
+    """Compares up to the last bit: a logarithm depends on its lane in a vector register."""
     np.testing.assert_allclose(ours, theirs, rtol=3e-7, atol=1e-7)
 
 
@@ -244,7 +244,7 @@ def test_every_position_knows_what_a_loop_over_its_last_events_says(
 def test_what_is_served_from_a_raw_list_is_what_was_packed(
     case: tuple[list[list[Seen]], list[int]], history_length: int
 ) -> None:
-    """At every listen of every window, however long the list that a client sends."""
+    """Checks every listen of every window, for raw lists of any length."""
     windows, requests = case
     every = [window[: place + 1] for window in windows for place in range(len(window))]
     at = [index for index, events in enumerate(every) if events[-1].is_listen]
@@ -275,7 +275,7 @@ def test_a_window_reads_the_same_whatever_else_is_in_the_batch(
 def test_what_is_not_known_while_the_seed_plays_is_not_used(
     history: list[Seen], wait: int, ratio: float, history_length: int
 ) -> None:
-    """Its play ratio, and when within the session gap the next item was asked for."""
+    """Checks the seed item's play ratio, and the time of a request within the session gap."""
     seed = history[-1]._replace(is_listen=True)
     plain = packed([[*history[:-1], seed]], [seed.time] * len(history), history_length)[-1]
     other = [event.time for event in history[:-1]] + [seed.time + wait]
@@ -288,7 +288,7 @@ def test_what_is_not_known_while_the_seed_plays_is_not_used(
 def test_events_after_the_seed_are_not_looked_at(
     history: list[Seen], later: list[tuple[Any, ...]], wait: int, history_length: int
 ) -> None:
-    """Even if they are of the seed's own time, or before the request: reactions to it are hidden."""
+    """Checks reactions to the seed item, even at its own time or before the request."""
     seed = history[-1]
     requests = [event.time for event in history[:-1]] + [seed.time + wait]
     plain = packed([history], requests, history_length)
@@ -309,13 +309,13 @@ def test_sessions_and_hours_end_exactly_at_their_limits() -> None:
     # A pause of 1,800 s is within a session, one of 1,801 s is not; what began 3,600 s ago is not of the
     # last hour.
     assert counts == [(1, 0, 1), (2, 1_800, 2), (3, 3_600, 2), (1, 0, 2), (1, 0, 1)]
-    # Away for longer, the user begins a session: of it nothing has been heard yet.
+    # After a longer gap the request begins a session without listens.
     away = dict(zip(COLUMNS, packed([window], [*times[:-1], 9_001 + 1_801], 10)[-1], strict=True))
     assert (away["session_position"], away["session_seconds"]) == (0, 0)
     assert math.expm1(away["idle_seconds"]) == pytest.approx(1)
 
 
-# What a batch may hold.
+# Shapes of batches.
 
 
 def test_an_empty_type_is_a_listen() -> None:
@@ -336,7 +336,7 @@ def test_empty_windows_and_no_windows_have_no_positions() -> None:
     for windows in nothing:
         is_listen, aggregates = history_aggregates(raw_features(windows, []), 3)
         assert is_listen.shape == [0] and all(values.shape == [0] for values in aggregates.values())
-    # A request without a history reads a place that holds none.
+    # A request without a history reads an empty window.
     answer = served([([], 0), (window[:1], 7)], 3)
     assert np.isfinite(answer).all()
     same(answer[1], plain[0])
@@ -399,7 +399,7 @@ def test_data_without_times_has_all_that_need_none() -> None:
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[Event]:
-    """A log of two users, in any order of time, with ties and pauses of every kind."""
+    """Returns a log of two users in any order of time, with ties and all kinds of pauses."""
     rows = []
     for user in range(2):
         time = 0
@@ -434,13 +434,13 @@ def test_windows_of_a_log_and_requests_from_its_raw_lists_say_what_a_loop_over_i
     ratio = np.array([-1.0, 0.0, 0.75, 1.2], np.float32)[[event.row % 4 for event in log]]
     cutter = WindowCutter(split, True, history_length, positions)
     batches = cutter.cut(columns(log, ratio))[0] if log else {}
-    # With all of each user's history, which is what a client may send.
+    # With each user's whole history, as a client may send it.
     every, _ = queries_of(log, 10**6, True, split)
     for name, batch in batches.items():
         asked = [query for query in every if query.split == name]
         windows = to_windows(batch)
         queries = all_queries(windows)
-        # The loop's are in the order of users and of time, windows of users in any.
+        # The loop orders by user and time; windows have users in any order.
         queries = queries.take(np.argsort(queries.user_id, kind="stable"))
         assert queries.user_id.tolist() == [query.user for query in asked]
         if not asked:

@@ -1,9 +1,9 @@
-"""Does training find the probabilities that its data were drawn with?
+"""Losses on known probabilities: training has to recover the probabilities of its simulated data.
 
-A world of 40 items of very uneven popularity and 5 contexts, each with its own p(item | context). A window is
-of one context, so that its labels resemble each other, and a step has few windows. The "towers" are free: a
-score for every context and item. Then softmax(scores) can be p(item | context) exactly, and what is missing
-comes of the loss.
+The world has 40 items of very uneven popularity and 5 contexts, each with its own p(item | context). A window
+has one context, so that its labels resemble each other, and a step has few windows. The "towers" are a free
+score for every context and item. So softmax(scores) can equal p(item | context), and any divergence is due to
+the loss.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ EXACT = 0.008
 def divergence(
     settings: dict[str, Any] | None = None, own_window: bool = False, windows: int = WINDOWS
 ) -> float:
-    """Kullback-Leibler divergence of what is learnt from p(item | context), mean over contexts.
+    """Computes the Kullback-Leibler divergence of learnt probabilities from p(item | context).
+
+    The result is the mean over contexts.
 
     Args:
       settings: of TrainerConfig, by dotted name.
-      own_window: labels of a query's own window are negatives too, as if each were of another.
-      windows: a step's; it has as many labels whatever their number.
+      own_window: labels of a query's own window are negatives too, as if each had another window.
+      windows: windows a step; the number of labels is the same for any number of windows.
     """
     tf.keras.utils.set_random_seed(1)
     config = with_values(TrainerConfig(temperature=1.0), settings or {})
@@ -98,8 +100,11 @@ def test_the_probabilities_are_found(settings: dict[str, Any]) -> None:
 
 
 def test_without_a_correction_they_are_not_and_where_duplicates_stay_the_standard_one_is_rough() -> None:
-    """Each copy of a frequent item weighs one in n Q, and of the positive, its accidental hits masked, there
-    is but one copy. The refined correction leaves it whole; where each item counts once it is nearly so."""
+    """Compares corrections where duplicates stay.
+
+    logQ divides each copy of a frequent item by n Q. The positive has one copy, since its accidental hits are
+    masked. The refined correction leaves the positive whole. It is nearly whole where each item counts once.
+    """
     uncorrected, standard = divergence({"frequency.correction": "none"}), divergence()
     assert uncorrected > 0.3
     assert 3 * EXACT < standard < uncorrected / 3

@@ -15,7 +15,7 @@ WEIGHTS = {"like": 2.0, "dislike": 0.0, "share": 3.0}
 
 
 def of_reactions(window: list[tuple[str, int]]) -> dict[int, float]:
-    """Weight of each listen, by its place, in a window of (event type, item), between two others."""
+    """Computes the weight of each listen, by index, in a window of (event type, item) between two others."""
     other = [("listen", 1), ("like", 1)]
     windows = [other, window, [*other, *other, *other, *other]]
     longest = max(len(one) for one in windows)
@@ -55,7 +55,7 @@ def test_a_user_of_many_labels_weighs_as_one_of_the_cap() -> None:
     together = weight * labels
     assert together[1] == pytest.approx(10 * together[0])  # below the cap by their number
     assert together[3] == pytest.approx(together[1]) and together[4] == pytest.approx(together[1])
-    # The mean over labels is one: the learning rate means what it did.
+    # The mean over labels is one, so that the learning rate keeps its meaning.
     assert together.sum() / labels.sum() == pytest.approx(1)
     assert weight.dtype == np.float32 and np.isfinite(weight).all()
 

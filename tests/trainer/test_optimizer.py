@@ -13,7 +13,7 @@ ROWS, WIDTH = 6, 3
 
 
 def variables() -> tuple[tf.Variable, tf.Variable, tf.Variable]:
-    """A table, a kernel and a bias."""
+    """Makes an embedding table, a kernel and a bias."""
     draw = np.random.default_rng(1)
     shapes = ([ROWS, WIDTH], [WIDTH, 2], [2])
     return tuple(tf.Variable(draw.normal(size=shape), dtype=tf.float32) for shape in shapes)
@@ -22,7 +22,7 @@ def variables() -> tuple[tf.Variable, tf.Variable, tf.Variable]:
 def trained(
     optimizer: tf.keras.optimizers.Optimizer, steps: Sequence[Sequence[int]], scale: float = 1.0
 ) -> tuple[np.ndarray, ...]:
-    """The variables after steps that read rows of the table."""
+    """Returns the variables after steps that read rows of the table."""
     table, kernel, bias = variables()
     for rows in steps:
         with tf.GradientTape() as tape:
@@ -43,7 +43,7 @@ def test_it_is_keras_s_adam_where_every_row_is_read_at_every_step() -> None:
 
 
 def test_rows_that_a_step_does_not_read_stay_as_they_are_with_their_moments() -> None:
-    """And so a row's course is that of its own steps, whatever lies between: but for the bias correction."""
+    """Checks that only a row's own steps move it, except for the bias correction."""
     optimizer = RowwiseAdam(0.05, weight_decay=0.1)
     table, kernel, bias = variables()
     before = table.numpy()
@@ -57,7 +57,7 @@ def test_rows_that_a_step_does_not_read_stay_as_they_are_with_their_moments() ->
         assert (table.numpy()[untouched] == before[untouched]).all()
         assert all((moment[untouched] == 0).all() for moment in moments)
     assert (table.numpy()[[1, 3]] != before[[1, 3]]).all()
-    # Row 1 was read twice in its one step: its moments are of the sum, 2, and have not decayed since.
+    # One step read row 1 twice: its moments are of the summed gradient, 2, and have not decayed since.
     assert moments[0][1] == pytest.approx(0.1 * 2, rel=1e-5)
     assert moments[1][1] == pytest.approx(0.001 * 4, rel=1e-5)
     assert moments[0][3] == pytest.approx(0.1 * 0.9 + 0.1, rel=1e-5)

@@ -1,4 +1,4 @@
-"""What train knows stays where it was, what is new is placed, and what is gone is offered no more."""
+"""Placement of today's items: known items keep their rows, withdrawn ones are no candidates."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ ITEMS = (
     FeatureSpec("embedding", "embedding", "vector", 4),
 )
 RESOLVED = ResolvedFeatures(items=ITEMS, history=features.AGGREGATES)
-# Train has heard items 0 to 49 (and one that its catalog lacks), of 0 to 69.
+# Train has items 0 to 49 of 0 to 69, and one that its catalog lacks.
 WITHDRAWN = [3, 11, 60]
-# Like item 55, which train has not heard, but for its id; and one of which nothing is known.
+# A cold item with the features of item 55, also cold, and one without known features.
 LIKE, RELEASED, UNHEARD_OF = 55, 200, 201
 
 
 def columns(ids: list[int]) -> pa.Table:
-    """What items/ says of the trained catalog's items, or of items made like them."""
+    """Makes the columns of items/ for the trained catalog's items, or for items like them."""
     return pa.table(
         {
             "country": [None if i % 8 == 0 else f"country {i % 5 if i < 50 else i % 7}" for i in ids],
@@ -64,7 +64,7 @@ def trained_items() -> dict[str, Any]:
 
 
 def todays_items() -> dict[str, Any]:
-    """In no order: without those that are withdrawn, with two that are released and one that train heard."""
+    """Returns unordered items: no withdrawn ones, two cold ones, and one that train knows."""
     kept = [i for i in range(69, -1, -1) if i not in WITHDRAWN]
     rows = [*kept, LIKE, LIKE]
     plain = {name: [values[row] for row in rows] for name, values in catalog_items().items()}
@@ -85,7 +85,7 @@ def todays_items() -> dict[str, Any]:
     return {**plain, **encode_columns(table, ITEMS, "items")}
 
 
-# Items of a history have scores of their own.
+# The repeat head scores items of the history.
 REPEATING = dataclasses.replace(CONFIG, parts=(*DEFAULT_PARTS, "repeat_head"))
 
 
@@ -137,7 +137,7 @@ def placed(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Placed
 
 @pytest.fixture(scope="module")
 def saved(placed: Placed, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """As ScannIndexer loads it."""
+    """Saves and loads towers, as ScannIndexer does."""
     path = str(tmp_path_factory.mktemp("saved"))
     placed.towers.save(path)
     return tf.saved_model.load(path)
@@ -180,7 +180,7 @@ def test_candidates_are_todays_items_and_no_others(placed: Placed, saved: Any) -
 def test_what_train_knows_stays_where_it_was(trained: Trained, saved: Any) -> None:
     known = [item for item in range(70) if item not in WITHDRAWN]
     np.testing.assert_allclose(candidates(saved, known), candidates(trained.towers, known), atol=1e-5)
-    # Of different items, so that staying means something.
+    # Items with different embeddings, so that equality is no accident.
     assert len(np.unique(candidates(saved, known).round(4), axis=0)) == len(known)
     for history in ([5, 12, 0], [64, 2, 2, 9, 33], []):
         now, then = answer(saved, history), answer(trained.towers, history)
@@ -198,7 +198,7 @@ def test_a_history_of_withdrawn_items_says_what_it_said(trained: Trained, saved:
 
 
 def test_a_released_item_is_placed_by_artist_album_and_content(trained: Trained, saved: Any) -> None:
-    # As an item that train has not heard either, and of which the same is known.
+    # Equal to a cold item of the training with the same features.
     like = candidates(trained.towers, [LIKE])[0]
     for item in (RELEASED, NOT_IN_CATALOG):
         np.testing.assert_allclose(candidates(saved, [item])[0], like, atol=1e-5)

@@ -26,7 +26,7 @@ def vocabulary(world: Transformed, name: str) -> list[int]:
     return [int(entry) for entry in tft.TFTransformOutput(world.graph).vocabulary_by_name(name)]
 
 
-# What Transform learns.
+# Vocabularies.
 
 
 def test_vocabularies_come_from_train_alone(small_world: Transformed) -> None:
@@ -34,7 +34,7 @@ def test_vocabularies_come_from_train_alone(small_world: Transformed) -> None:
     assert {user for user in small_world.raw["test"].user_id if user >= FIRST_NEW_USER}
     assert {item for item in small_world.raw["test"].item_id if item >= FIRST_NEW_ITEM}
     assert set(vocabulary(small_world, "user")) == {event.user for event in train}
-    # An event after the last label of its user is no part of a window.
+    # A window ends at its user's last label.
     items = set(vocabulary(small_world, "item"))
     assert items == set(small_world.raw["train"].item_id.tolist()) <= {event.item for event in train}
 
@@ -58,7 +58,7 @@ def test_a_user_whom_train_has_not_seen_reads_the_row_after_the_vocabulary(small
         assert [known.index(user) if user in known else len(known) for user in users] == rows.tolist()
 
 
-# What it writes.
+# Outputs.
 
 
 def test_zeros_survive(small_world: Transformed) -> None:

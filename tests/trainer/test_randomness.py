@@ -25,7 +25,7 @@ def test_a_step_draws_what_its_seed_and_number_say_whatever_was_drawn_before() -
     for one, same, later, elsewhere in zip(first, again, other_step, other_seed, strict=True):
         assert (one.numpy() == same.numpy()).all()
         assert (one.numpy() != later.numpy()).any() and (one.numpy() != elsewhere.numpy()).any()
-    # Of one step, each draw is another one.
+    # Draws within a step differ.
     assert abs(np.corrcoef(first[0], first[1])[0, 1]) < 0.2
     assert abs(np.corrcoef(first[0], other_step[0])[0, 1]) < 0.2
 

@@ -1,4 +1,4 @@
-"""Items of the history have scores of their own: in training, in validation, as served and as evaluated."""
+"""Repeat head: extra scores of the history's items in training, validation, serving and evaluation."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from two_tower.trainer.model.repeat_head import Repeats
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS
 
-# Scores that are not divided by little: random weights then make bonuses that matter.
+# A high temperature: random weights then give bonuses that matter.
 REPEATING = dataclasses.replace(CONFIG, parts=(*DEFAULT_PARTS, "repeat_head"), temperature=1.0)
 K, MAX_K, ITEMS = 8, 40, 70
-# One leaf is searched: it finds few of the history's items.
+# The search of one leaf finds few of the history's items.
 SPARSE = ScannSettings(20, leaves_to_search=1, reordering_candidates=10, quantization=AH, k=10)
 
 
@@ -73,7 +73,7 @@ def trained_repeats(world: Transformed, built: Built, split: str) -> Repeats:
 
 
 def histories(windows: Windows, queries: Queries) -> Iterator[list[int]]:
-    """Of each query the distinct items among its last N events that are listens, newest first."""
+    """Returns the distinct items of listens among each query's last N events, newest first."""
     for window, event in zip(queries.window, queries.event, strict=True):
         begin = max(windows.offsets[window], event - HISTORY_LENGTH + 1)
         seen = [
@@ -84,7 +84,7 @@ def histories(windows: Windows, queries: Queries) -> Iterator[list[int]]:
         yield list(dict.fromkeys(seen))
 
 
-# What has a score of its own.
+# Items with an extra score.
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])
@@ -95,7 +95,7 @@ def test_each_item_of_the_last_n_listens_has_one_score(
     own = trained_repeats(small_world, built, split)
     expected = list(histories(windows, queries))
     assert [row[row >= 0].tolist() for row in own.rows.numpy()] == expected
-    # There are items that were heard twice, and events that are none.
+    # Some items were heard twice, and some events are no listens.
     assert min(map(len, expected)) < HISTORY_LENGTH == max(map(len, expected))
     tower = built.model.query_tower
     batch = windows_of(small_world.batch(split), built.table, HISTORY_LENGTH)
@@ -131,7 +131,7 @@ def test_how_often_how_long_ago_and_how_far_an_item_was_heard_changes_its_score(
     assert score([7, 5, 9, 12], times=(0, 10, 600, 900)) != pytest.approx(plain, rel=1e-4)
     assert score([5, 7, 9, 12]) != pytest.approx(plain, rel=1e-4)
     assert score([5, 5, 9, 12]) != pytest.approx(plain, rel=1e-4)
-    # While the seed plays nobody knows how far it will be.
+    # The play ratio of the seed item is unknown while it plays.
     assert score([7, 5, 9, 12], ratios=(-1.0, -1.0, -1.0, 0.9)) == pytest.approx(plain, rel=1e-5)
 
 
@@ -153,7 +153,7 @@ TEMPERATURE = 0.5
 QUERIES = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], np.float32)
 CATALOG = np.array([[0.8, 0.6], [0.0, 1.0], [-0.6, 0.8], [0.6, 0.8]], np.float32)
 LABELS = [0, 3, 1]
-# The first query repeats its label; the second has others in its history, and the third nothing.
+# The first query's history has its label, the second's has other items, the third's is empty.
 AGAIN = [[0, 2, -1], [1, 0, 2], [-1, -1, -1]]
 BONUS = np.array([[0.7, 0.2, 0.0], [0.4, 0.0, 0.3], [0.0, 0.0, 0.0]], np.float32)
 
@@ -187,7 +187,7 @@ def test_over_the_whole_catalog_the_loss_is_that_of_the_scores(hard_negatives: i
 
 @pytest.mark.parametrize("correction", ["logq", "refined"])
 def test_a_sampled_loss_counts_the_history_for_certain(correction: str) -> None:
-    """Candidates are items 0, 1 and 3; item 2, which two histories have, was not sampled."""
+    """Checks candidates 0, 1 and 3. Item 2, in two histories, was not sampled."""
     rows, expected_counts = [0, 1, 3], np.array([2.0, 0.5, 0.25])
     candidates = Candidates(
         rows=tf.constant(rows),
@@ -234,7 +234,7 @@ def test_the_loss_trains_the_head_and_no_item_through_it(small_world: Transforme
     assert all(gradient is None for gradient in tape.gradient(total, of_candidates))
 
 
-# What is served and evaluated.
+# Serving and evaluation.
 
 
 def test_a_request_has_the_scores_of_its_position_in_a_packed_window(
@@ -268,7 +268,7 @@ def test_the_best_of_all_scores_are_recommended(small_world: Transformed, served
     best = np.argsort(-expected, axis=1)[:, :K]
     np.testing.assert_array_equal(answer["item_id"], best)
     np.testing.assert_allclose(answer["score"], np.take_along_axis(expected, best, axis=1), atol=1e-5)
-    # The scores of histories matter.
+    # The extra scores change the results.
     products = served.query_embedding(**batch)["embedding"].numpy()
     products = products @ served.candidate_embedding(tf.range(ITEMS, dtype=tf.int64))["embedding"].numpy().T
     assert (np.argsort(-products, axis=1)[:, :K] != best).any(axis=1).mean() > 0.1
@@ -290,7 +290,7 @@ def test_excluded_items_and_items_that_are_not_allowed_stay_away(
     expected = by_hand(model, batch, denied)
     score = np.take_along_axis(expected, found, axis=1)
     np.testing.assert_allclose(answer["score"], score, atol=1e-3)
-    # Of a query's own items none is missed, whatever the index finds; and none is there twice.
+    # All items of the history are found, with any index, and none twice.
     worst, again = answer["score"].numpy()[:, -1], model.query_embedding(**batch)["repeat_item_id"].numpy()
     for line, (row, own) in enumerate(zip(found, again, strict=True)):
         assert len(set(row)) == K

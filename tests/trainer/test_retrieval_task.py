@@ -19,7 +19,7 @@ CANDIDATES = np.array([[0.8, 0.6], [0.0, 1.0], [-0.6, 0.8]], np.float32)
 Q = np.array([0.5, 0.01, 0.2])
 ALL = np.ones([3, 3], bool)
 EQUAL = np.full(3, 1 / 3)
-# Each is the other's equal where both serve.
+# Both give the same loss where both serve.
 TASKS = pytest.mark.parametrize("task", [CorrectedRetrieval, SampledSoftmax])
 Task = type[CorrectedRetrieval] | type[SampledSoftmax]
 
@@ -34,7 +34,7 @@ def loss(
     correction: str = "logq",
     hard_negatives: int = 0,
 ) -> float:
-    """Of queries whose labels are the candidates in the same rows; `mask`: the candidates that count."""
+    """Computes the loss of queries with labels in the candidates' same rows; `mask`: those that count."""
     is_negative = mask[:rows, :rows] & ~np.eye(rows, dtype=bool)
     made = SampledSoftmax(TEMPERATURE, correction, hard_negatives)
     value = (CorrectedRetrieval(TEMPERATURE, correction) if task is CorrectedRetrieval else made)(
@@ -49,7 +49,10 @@ def loss(
 
 
 def candidates_with(c: np.ndarray, copies: np.ndarray | None = None) -> Candidates:
-    """Each query of a window of its own, its label in the same row; `copies` [queries, candidates]."""
+    """Returns candidates for queries in windows of their own, labels in the same rows.
+
+    `copies` [queries, candidates].
+    """
     rows = len(c)
     return Candidates(
         rows=tf.range(rows),
@@ -61,7 +64,7 @@ def candidates_with(c: np.ndarray, copies: np.ndarray | None = None) -> Candidat
 
 
 def by_hand(mask: np.ndarray = ALL, weight: np.ndarray = EQUAL, q: np.ndarray = Q) -> float:
-    """-log of the softmax over s / temperature - log Q, over the candidates that count."""
+    """Computes -log of the softmax over s / temperature - log Q, over unmasked candidates."""
     total = 0.0
     for i in range(3):
         corrected = [float(QUERIES[i] @ CANDIDATES[j]) / TEMPERATURE - math.log(q[j]) for j in range(3)]
@@ -85,7 +88,7 @@ def test_weights_and_masks_enter_as_by_hand(task: Task) -> None:
 
 @TASKS
 def test_a_frequent_negative_counts_for_less_and_a_rare_one_for_more(task: Task) -> None:
-    """The sign: subtracting log Q lowers what the sampling put in too often."""
+    """Checks the sign: subtracting log Q lowers frequent items, which sampling over-represents."""
     # One negative: the second item, of the first query.
     only = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
 
@@ -93,7 +96,7 @@ def test_a_frequent_negative_counts_for_less_and_a_rare_one_for_more(task: Task)
         return loss(task, only, q=np.array([0.1, q, 0.1]))
 
     assert with_q(0.9) < with_q(0.1) < with_q(0.01)
-    # A far rarer one decides its query's loss alone: ten times rarer adds log 10, over three queries.
+    # A far rarer negative dominates its query's loss: ten times rarer adds log 10, over three queries.
     assert with_q(1e-7) - with_q(1e-6) == pytest.approx(math.log(10) / 3, abs=1e-3)
 
 
@@ -117,7 +120,7 @@ def test_masked_candidates_do_not_matter(task: Task) -> None:
     mask = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]], bool)
     changed = CANDIDATES.copy()
     changed[1] = [100.0, 0.0]
-    # The second item is nobody's negative; its own query has no other.
+    # The second item is masked for all queries; its own query has no other negative.
     assert loss(task, mask) == pytest.approx(loss(task, mask, candidates=changed), rel=1e-6)
 
 
@@ -128,14 +131,14 @@ def test_hard_negatives_are_those_of_the_highest_corrected_logits() -> None:
     assert loss(task, hard_negatives=1) == pytest.approx(by_hand(hard), rel=1e-5)
     assert loss(task, hard_negatives=2) == pytest.approx(by_hand(), rel=1e-5)
     assert loss(task, hard_negatives=50) == pytest.approx(by_hand(), rel=1e-5)
-    # Of those that count: the second item does not.
+    # Among unmasked items: the second is masked.
     mask = np.array([[1, 0, 1], [1, 1, 1], [1, 0, 1]], bool)
     hard = np.array([[1, 0, 1], [1, 1, 0], [1, 0, 1]], bool)
     assert loss(task, mask, hard_negatives=1) == pytest.approx(by_hand(hard), rel=1e-5)
 
 
 def test_a_hard_negative_is_an_item_however_often_it_is_in_the_batch() -> None:
-    """Three labels of one item are one candidate, which leaves a place for the next."""
+    """Checks three labels of one item: one candidate, which leaves a place for the next."""
     rows, nothing = tf.constant([0, 1, 1, 1, 2]), tf.zeros([0], tf.int32)
     candidates = mixed(
         rows, tf.range(5), lambda rows: tf.zeros(tf.shape(rows)), 3, nothing, nothing, once=False
@@ -151,7 +154,7 @@ def test_a_hard_negative_is_an_item_however_often_it_is_in_the_batch() -> None:
 
 
 def test_the_refined_loss_is_the_papers_worked_out_by_hand() -> None:
-    """-sg(1 - P) log(e^s_p / sum_j e^(s_j - log c_j)), p outside the sum and uncorrected."""
+    """Checks -sg(1 - P) log(e^s_p / sum_j e^(s_j - log c_j)), with an uncorrected p outside the sum."""
     c, weight = np.array([3.5, 0.07, 1.4]), np.array([0.2, 0.5, 0.3])
     total = 0.0
     for i in range(3):
@@ -180,8 +183,10 @@ def test_the_refined_gradient_takes_p_as_given_and_is_that_of_log_p() -> None:
 
 
 def test_candidates_may_stand_anywhere_and_be_more_than_queries() -> None:
-    """Two queries with one label, third of four candidates; c differs from window to window, and the second
-    candidate is a negative twice."""
+    """Checks two queries with one label, third of four candidates.
+
+    c differs between windows, and the second candidate is a negative twice.
+    """
     candidates = np.array([[0.8, 0.6], [0.0, 1.0], [-0.6, 0.8], [1.0, 0.0]])
     c = np.array([[2.0, 0.5, 1.0, 0.1], [1.0, 0.25, 0.5, 0.05]])
     value = SampledSoftmax(TEMPERATURE)(
@@ -214,7 +219,7 @@ def test_of_the_whole_catalog_it_is_the_plain_softmax(hard_negatives: int) -> No
         )
         scores = tf.matmul(query, candidate, transpose_b=True) / TEMPERATURE
         if hard_negatives == 1:
-            # The hardest of the two others alone.
+            # Only the harder of the two negatives.
             others = tf.where(tf.one_hot(rows, 3) > 0, -math.inf, scores)
             counts = (others == tf.reduce_max(others, axis=1, keepdims=True)) | (tf.one_hot(rows, 3) > 0)
             scores = tf.where(counts, scores, -100.0)
@@ -254,7 +259,7 @@ def test_what_a_user_has_had_counts_for_nothing(is_sampled: bool, hard_negatives
 
 @TASKS
 def test_replicas_losses_add_up_to_that_of_the_joined_batch(task: Task) -> None:
-    """Each replica has its own queries, and the labels of all for candidates."""
+    """Checks replicas with their own queries and the labels of all as candidates."""
     label_rows, window = tf.constant([4, 1, 4, 2]), tf.constant([0, 0, 7, 9])
     log_q = tf.math.log([0.1, 0.2, 0.05, 0.25, 0.4])
     items = tf.constant(np.random.default_rng(1).normal(size=[5, 2]), tf.float32)
@@ -284,7 +289,7 @@ def test_replicas_losses_add_up_to_that_of_the_joined_batch(task: Task) -> None:
 
 
 def test_the_own_loss_and_tfrss_are_one_where_both_serve() -> None:
-    """Duplicates stay: ours has each item once, with the number of its copies, TFRS's each copy."""
+    """Compares with duplicates: ours has each item once with its number of copies, TFRS's each copy."""
     draw = np.random.default_rng(3)
     label_rows = tf.constant(draw.integers(0, 6, 20), tf.int32)
     window = tf.constant(np.repeat(np.arange(5), 4), tf.int32)

@@ -39,7 +39,7 @@ def sampled(
     queries: list[int] | None = None,
     window: np.ndarray = WINDOW,
 ) -> SimpleNamespace:
-    """The Candidates as arrays."""
+    """Returns Candidates as arrays."""
     candidates = mixed(
         tf.constant(LABEL_ROWS, tf.int32),
         tf.constant(window, tf.int32),
@@ -55,19 +55,19 @@ def sampled(
 
 
 def copies(candidates: SimpleNamespace) -> np.ndarray:
-    """How often each candidate is a query's negative, [queries, candidates]."""
+    """Counts copies of each candidate as a query's negative, [queries, candidates]."""
     of_queries = candidates.copies[candidates.window].astype(int)
     of_queries[np.arange(len(of_queries)), candidates.positive] = 0
     return of_queries
 
 
 def negatives(candidates: SimpleNamespace) -> list[list[int]]:
-    """Catalog rows of each query's negatives, sorted."""
+    """Returns the catalog rows of each query's negatives, sorted."""
     return [sorted(np.repeat(candidates.rows, row).tolist()) for row in copies(candidates)]
 
 
 def expected_counts(candidates: SimpleNamespace) -> np.ndarray:
-    """c(y) of every item that is a candidate, [queries, items], NaN for others."""
+    """Returns c(y) of every candidate item, [queries, items], NaN for other items."""
     counts = np.full([len(candidates.positive), ITEMS], np.nan)
     counts[:, candidates.rows] = np.exp(candidates.log_expected)[candidates.window]
     return counts
@@ -85,7 +85,7 @@ def test_accidental_hits_and_the_own_windows_labels_are_no_negatives() -> None:
     assert candidates.is_negative.numpy().astype(int).tolist() == expected
     assert candidates.rows.numpy().tolist() == [4, 9, 4, 7]
     assert candidates.log_q.numpy() == pytest.approx([0.1, 0.2, 0.1, 0.3])
-    # A replica's own queries come first, each in its label's row.
+    # The candidates start with the labels of the replica's queries.
     part = in_batch(label_rows, window, tf.constant([0.1, 0.2, 0.1, 0.3]), tf.constant([1, 3]))
     assert part.rows.numpy().tolist() == [9, 7, 4, 4]
     assert part.is_negative.numpy().astype(int).tolist() == [[0, 1, 0, 1], [1, 0, 1, 1]]
@@ -96,7 +96,7 @@ def test_labels_of_other_windows_are_expected_by_their_number() -> None:
     candidates = sampled()
     assert candidates.rows[candidates.positive].tolist() == LABEL_ROWS.tolist()
     assert negatives(candidates) == [[2], [2, 4], [1, 2], [1, 4, 4]]
-    # The first window leaves its two queries two labels, the others leave theirs three.
+    # Queries of the first window have two labels of other windows, other queries have three.
     others = np.array([2, 2, 3, 3])
     present = np.isin(np.arange(ITEMS), LABEL_ROWS)
     expected = np.where(present, others[:, None] * Q, np.nan)
@@ -104,7 +104,7 @@ def test_labels_of_other_windows_are_expected_by_their_number() -> None:
 
 
 def test_uniform_draws_and_memory_are_negatives_with_their_share_of_the_expectation() -> None:
-    # 0 is drawn twice; of four places in the memory one is empty.
+    # Item 0 is drawn twice. One of four places in the memory is empty.
     candidates = sampled(uniform=np.array([0, 0, 1]), remembered=np.array([3, 4, 2, -1]))
     drawn = [0, 0, 1, 2, 3, 4]
     labels = [[2], [2, 4], [1, 2], [1, 4, 4]]
@@ -132,7 +132,7 @@ def test_once_an_item_counts_if_it_stands_outside_the_own_window() -> None:
     candidates = sampled(once=True)
     # 4 is a label of the first window and of the second; 1 of the first alone.
     assert negatives(candidates) == [[2], [2, 4], [1, 2], [1, 4]]
-    # With all labels in one window nothing is left, and nothing is infinite.
+    # With all labels in one window there are no negatives, and all numbers are finite.
     alone = sampled(once=True, window=np.zeros(4, int))
     assert not copies(alone).any() and np.isfinite(alone.log_expected).all()
     alone = sampled(window=np.zeros(4, int))
@@ -141,7 +141,7 @@ def test_once_an_item_counts_if_it_stands_outside_the_own_window() -> None:
 
 @pytest.mark.parametrize("once", [False, True])
 def test_expectations_are_the_averages_of_many_draws(once: bool) -> None:
-    """Of the first query, whose label is item 0: 6 labels of other windows, 4 remembered, 3 uniform draws."""
+    """Checks the query of item 0: 6 labels of other windows, 4 remembered, 3 uniform draws."""
     tf.random.set_seed(3)
     log_q = tf.constant(np.log(Q), tf.float32)
 
@@ -201,7 +201,7 @@ def test_what_a_user_has_had_by_a_query_is_told_of_each_candidate(candidates: li
     [
         ("auto", 50_000, 8_192, "full"),
         ("auto", 50_001, 8_192, "sampled"),
-        # The fewer labels a step has, the more items it can hold the scores of, up to a limit.
+        # With fewer labels a step can hold the scores of more items, up to a limit.
         ("auto", 100_000, 4_096, "full"),
         ("auto", 200_000, 1, "full"),
         ("auto", 200_001, 1, "sampled"),
@@ -267,7 +267,7 @@ def test_labels_are_drawn_among_the_next_ones_of_the_window_with_their_age() -> 
             label = position + int(step[0, position])
             assert age[0, position] == age_of_label[label]
             drawn[number].add(label)
-    # Of the first position's three labels the last is beyond the next two.
+    # The third label of the first position is beyond the horizon of two.
     assert drawn == [{1, 3}, {3, 4}, {4}]
 
 
@@ -297,7 +297,7 @@ def test_one_draws_probability_from_that_of_a_batch() -> None:
     assert np.exp(per_draw(tf.constant(np.log(batch), tf.float32), tf.constant(64.0))) == pytest.approx(
         one, rel=1e-4
     )
-    # In every batch: finite.
+    # An item of every batch: finite.
     assert math.isfinite(float(per_draw(tf.constant(0.0), tf.constant(64.0))))
 
 
@@ -309,7 +309,7 @@ CATALOG = CatalogArrays(
 def test_q_is_the_share_of_train_labels() -> None:
     log_q = log_sampling_probability(CATALOG, {2: 3_999_998, 8: 1, 77: 1})  # 77 is not in the catalog
     assert np.exp(log_q[[0, 2]].astype(np.float64)) == pytest.approx([3_999_998 / 4e6, 1 / 4e6], rel=1e-5)
-    # Never a label: rarer than any that is, and finite, as are unknown items.
+    # An item without labels is rarer than any label, and finite, like unknown items.
     assert np.isfinite(log_q).all() and (log_q[[1, 3]] < log_q[2]).all()
 
 
@@ -322,7 +322,7 @@ def drawn(limit: int) -> set[tuple[int, int]]:
     drawn = draw_positions(LABEL_STEP, ROWS_OF_LABELS, weight, unknown_row=3, limit=limit)
     pairs = list(zip(drawn.at.window.numpy().tolist(), drawn.at.event.numpy().tolist(), strict=True))
     assert len(pairs) == len(set(pairs)), "drawn with replacement"
-    # What is known of a position is of that position; of one replica all are its queries.
+    # Columns belong to the same position. With one replica all positions are its queries.
     assert drawn.rows.numpy().tolist() == [int(ROWS_OF_LABELS[pair]) for pair in pairs]
     assert drawn.weight.numpy().tolist() == [float(weight[pair]) for pair in pairs]
     assert drawn.window.numpy().tolist() == drawn.at.window.numpy().tolist()

@@ -10,13 +10,13 @@ from benchmarks import streaming_frequency as simulation
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 
 ITEMS = 40
-# Spread over the whole range of ids, as data sets have them.
+# Ids over the whole int64 range, as in data sets.
 IDS = np.random.default_rng(1).integers(0, 2**62, ITEMS)
 PROBABILITY = np.geomspace(0.9, 0.02, ITEMS)
 
 
 def stream(steps: int, probability: np.ndarray = PROBABILITY, seed: int = 2) -> list[np.ndarray]:
-    """Batches that hold each item with its probability, some of them several times."""
+    """Yields batches that hold each item with its probability, some of them several times."""
     draw = np.random.default_rng(seed)
     held = draw.random([steps, len(probability)]) < probability
     return [draw.permutation(np.repeat(IDS[row], draw.integers(1, 4, row.sum()))) for row in held]
@@ -34,7 +34,7 @@ def estimates(frequency: StreamingFrequency) -> np.ndarray:
 
 
 def one_by_one(batches: list[np.ndarray], learning_rate: float, initial_gap: float) -> np.ndarray:
-    """Algorithm 2 in plain Python, with a dictionary for a hash function without collisions."""
+    """Follows algorithm 2 in plain Python, with a dictionary as a hash function without collisions."""
     seen: dict[int, int] = {}
     gap = dict.fromkeys(IDS.tolist(), initial_gap)
     for step, batch in enumerate(batches, 1):
@@ -52,7 +52,7 @@ def test_without_collisions_it_is_algorithm_2_step_by_step() -> None:
 
 
 def test_it_finds_the_probability_that_a_batch_holds_an_item() -> None:
-    """Batches hold items several times: what is measured is whether, and not how often."""
+    """Checks batches with duplicates: the estimate is a probability, not a count."""
     frequency = fed(StreamingFrequency(100_003, 2, 0.02, 30.0), stream(4_000))
     # A geometric gap deviates by about its mean, and its moving average by sqrt(alpha / 2) of that.
     assert estimates(frequency) == pytest.approx(PROBABILITY, rel=4 * (0.02 / 2) ** 0.5)
@@ -77,7 +77,7 @@ def test_an_item_counts_once_a_step_and_where_two_share_a_bucket_the_bucket_does
 
 
 def test_it_knows_how_many_labels_the_batches_had() -> None:
-    """The mean of the first batches, and a moving average of all."""
+    """Checks the mean of the first batches, and the moving average of all."""
     frequency = StreamingFrequency(16, 1, 0.1, 30.0)
     for size in (3, 5, 10):
         frequency.update(tf.range(size, dtype=tf.int64))
@@ -93,14 +93,14 @@ def test_an_unseen_item_has_the_initial_gap_and_a_new_one_leaves_it_slowly() -> 
     unseen = frequency.probability(tf.constant([123, 2**62 + 5], tf.int64)).numpy()
     assert unseen == pytest.approx([1 / 50, 1 / 50])
     frequency.update(tf.constant([123], tf.int64))
-    # The steps since the first are its first gap.
+    # Its first gap is the number of steps so far.
     assert 1 / frequency.probability(tf.constant([123], tf.int64)).numpy() == pytest.approx(
         [0.9 * 50 + 0.1 * 101]
     )
 
 
 def test_several_hash_functions_lower_the_error_of_collisions() -> None:
-    """Few buckets, and the same number in all."""
+    """Compares at the same, small total number of buckets."""
     errors = []
     for hashes in (1, 2, 4):
         frequency = fed(StreamingFrequency(120 // hashes, hashes, 0.01, 10.0), stream(3_000))
@@ -109,7 +109,7 @@ def test_several_hash_functions_lower_the_error_of_collisions() -> None:
 
 
 def test_collisions_only_ever_raise_an_estimate() -> None:
-    """Why the largest gap of all hash functions is taken."""
+    """Checks the reason for the largest gap of all hash functions."""
     alone = estimates(fed(StreamingFrequency(1_000_003, 1, 0.01, 5.0), stream(3_000)))
     crowded = estimates(fed(StreamingFrequency(30, 1, 0.01, 5.0), stream(3_000)))
     assert (crowded > 0.8 * alone).all() and (crowded > 2 * alone).any()
@@ -141,7 +141,7 @@ def test_the_benchmarks_batches_hold_each_item_with_its_probability() -> None:
 
 
 def test_with_more_buckets_every_estimate_and_the_steps_go_on() -> None:
-    """Of items never seen, too; and items that shared a bucket part."""
+    """Checks items without batches too; items that shared a bucket separate."""
     crowded, batches = fed(StreamingFrequency(16, 2, 0.05, 30.0), stream(300)), stream(700, seed=3)
     before, known = estimates(crowded), tf.constant(np.append(IDS, np.arange(50)))
     grown = StreamingFrequency(64, 2, 0.05, 30.0)

@@ -24,7 +24,7 @@ CONFIG = TrainerConfig(
 )
 ARTIST = np.stack([np.arange(ITEMS) // 3, np.full(ITEMS, -1)], axis=1).astype(np.int32)
 ARTIST[4] = [0, 5]
-# Train knows the items below 20; items 25 to 29 have no artist or album that train knows either.
+# Train has items below 20. Items 25 to 29 also have unknown artists and albums.
 LENGTH = np.linspace(-1, 1, ITEMS).astype(np.float32)
 TABLE = CatalogTable(CatalogArrays(np.arange(ITEMS), ARTIST, ARTIST, LENGTH), np.arange(20))
 
@@ -58,7 +58,7 @@ def randomize(weights: list[Any]) -> None:
 
 
 def windows(**changes: Any) -> Windows:
-    """Two windows of nine events, every third a reaction."""
+    """Returns two windows of nine events, every third a reaction."""
     draw = np.random.default_rng(1)
     values = {
         "user": np.array([1, USERS], np.int64),
@@ -104,7 +104,7 @@ def test_a_query_sees_its_last_n_events_and_no_other(model: Model) -> None:
         item = (int(base.rows[0, event]) + 7) % 20
         after = embedded(model, base._replace(rows=tf.constant(changed(base.rows, (0, event), item))), (0, 5))
         seen = 5 - N < event <= 5
-        # The seed is read whatever it is; before it, only listens are.
+        # The seed item is read even if no listen; before it, only listens are.
         matters = event == 5 or (seen and bool(base.is_listen[0, event]))
         assert np.allclose(before, after, atol=1e-6) is not matters, event
     other = base._replace(rows=tf.constant(changed(base.rows, 1, 3)))
@@ -135,7 +135,7 @@ def test_what_train_never_touched_is_all_one_out_of_vocabulary_row(model: Model)
     original, TABLE.length = TABLE.length, same_length
     try:
         new = model.candidate(tf.constant([25, 29, ITEMS])).numpy()
-        # Items 18, 19 and 20 are of one artist and album: 20 reads as they do but for its own id.
+        # Items 18, 19 and 20 have one artist and album: 20 differs from them only in its id.
         of_known_artist = model.candidate(tf.constant([20, 18])).numpy()
     finally:
         TABLE.length = original
@@ -159,7 +159,7 @@ def test_the_out_of_vocabulary_row_is_zero_until_id_dropout_trains_it() -> None:
 
 
 def test_an_item_of_which_nothing_is_known_has_a_gradient_like_any_other() -> None:
-    """Adam would remember a million times another's for hundreds of steps."""
+    """Checks the gradient's size: Adam would remember a millionfold one for hundreds of steps."""
     unknown, known = tf.Variable(tf.zeros([1, 4])), tf.Variable([[0.3, -0.2, 0.1, 0.4]])
     gradients = []
     for embedding in (unknown, known):
@@ -194,7 +194,7 @@ def test_both_towers_share_their_tables(model: Model) -> None:
 
 
 def test_a_packed_position_says_what_its_last_n_events_alone_say(model: Model) -> None:
-    """Training reads positions of long windows, serving a request of N events."""
+    """Compares positions of long windows, as in training, with requests of N events, as in serving."""
     base, at = windows(), 7
     packed = embedded(model, base, (0, at), (1, at))
     last = slice(at - N + 1, at + 1)
@@ -228,7 +228,7 @@ def test_attention_reads_how_much_time_lies_between_events_and_no_more() -> None
     np.testing.assert_allclose(before, embedded(model, later, (0, 7)), atol=1e-6)
     stretched = base._replace(elapsed=base.elapsed * 50)
     assert not np.allclose(before, embedded(model, stretched, (0, 7)), atol=1e-4)
-    # Data without times has no weights for them.
+    # Data without times has no weights for time.
     timeless = model_of(dataclasses.replace(CONFIG, encoder="attention"), elapsed=None)
     assert len(timeless.query.trainable_weights) < len(model.query.trainable_weights)
     assert np.isfinite(timeless.query(windows(elapsed=None), positions((0, 7)))).all()
@@ -246,7 +246,7 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_is_left_out_is_not_read(part: str) -> None:
     name, at = PARTS[part]
-    # Without the history, the seed is read as the seed alone; without the seed, as the history's last.
+    # Without history the last event is read as seed item; without seed, as the history's last.
     left_out = (part, "history") if part == "seed" else (part,)
     parts = tuple(one for one in (*DEFAULT_PARTS, "repeat_head") if one not in left_out)
     config = dataclasses.replace(CONFIG, encoder="attention+mean", parts=parts)
@@ -291,7 +291,7 @@ def test_new_items_are_as_popular_as_what_is_listened_to() -> None:
     model = model_of(with_values(CONFIG, {"parts": (*DEFAULT_PARTS, "item_bias"), "dropout.id": 0.99}))
     assert model.items.bias is not None
     bias = model.items.bias.numpy()[:, 0]
-    # Of the labels three quarters are of item 2, the rest of item 5 and of an item that train does not know.
+    # Item 2 has three quarters of the labels; item 5 and a cold item have the rest.
     shares = np.zeros(ITEMS + 1, np.float32)
     shares[[2, 5, 25]] = 0.6, 0.2, 0.2
     model.items.place_new_items(tf.constant(shares))
@@ -300,7 +300,7 @@ def test_new_items_are_as_popular_as_what_is_listened_to() -> None:
     placed = model.candidate(tf.range(ITEMS + 1)).numpy()[:, -1]
     np.testing.assert_allclose(placed[20:], expected, atol=1e-6)
     np.testing.assert_array_equal(placed[:20], bias[own[:20]])
-    # Whose id is dropped is still as popular as it is.
+    # Id dropout keeps the bias.
     tf.random.set_seed(3)
     np.testing.assert_array_equal(model.candidate(tf.range(20), training=True).numpy()[:, -1], placed[:20])
 

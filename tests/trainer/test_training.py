@@ -52,8 +52,8 @@ from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.model.windows import Positions, Windows, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, LabelWeights, TrainerConfig
 
-# The checkerboard: 40 classes of 10 items, and users who hear their own class alone. Who has learnt that
-# finds every label among the first 10; chance and popularity find one in forty.
+# The checkerboard: 40 classes of 10 items, and users who hear only their own class. A model of that has a
+# Recall@10 of one; chance and popularity have 1 / 40.
 CLASSES, ITEMS_OF_A_CLASS, USERS, PLAYS = 40, 10, 120, 60
 ITEMS = CLASSES * ITEMS_OF_A_CLASS
 CHANCE = 1 / CLASSES
@@ -149,7 +149,7 @@ def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_en
 def test_a_warm_start_goes_by_what_is_asked_for_and_not_by_what_the_data_settles(
     checkerboard: Transformed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day's new windows are no reason to count frequencies anew."""
+    """Checks that a day's new windows do not reset streaming frequency estimation."""
     asked: list[TrainerConfig] = []
 
     def carried_over(
@@ -193,7 +193,7 @@ def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
         assert "DT_BFLOAT16" not in str(served.graph.as_graph_def()), name
     embeddings = towers.candidate_embedding(tf.range(3, dtype=tf.int64))["embedding"]
     assert embeddings.dtype == tf.float32
-    # Of length one to more digits than half precision has.
+    # Length one beyond half precision.
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
 
 
@@ -290,7 +290,7 @@ def small(
 
 
 def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Transformed) -> None:
-    """Weights are the play ratios of the labels, and not of the seeds."""
+    """Checks weights by the play ratios of labels, not of seed items."""
     built = small(small_world)
     batch = small_world.batch("train")
     raw, queries = small_world.raw["train"], all_queries(small_world.raw["train"])
@@ -316,7 +316,7 @@ def test_the_loss_of_a_batch_is_that_of_its_labelled_positions(small_world: Tran
 
 
 def without_repeats(world: Transformed, split: str, out: Path) -> tuple[Any, dict[str, Any]]:
-    """The small world's windows where no item is a label twice: as read, and transformed."""
+    """Returns the small world's windows without repeated labels, raw and transformed."""
     batch = WindowCutter(SPLIT, False, HISTORY_LENGTH, 10).cut(events())[0][split]
     file = write_examples(out / "data_tfrecord-0.gz", [batch])
     proto = text_format.Parse(schemas.read("interactions", ()), schema_pb2.Schema())
@@ -427,7 +427,7 @@ def test_the_labels_of_a_step_count_where_the_softmax_is_left_open(
     monkeypatch.setattr(resolved_settings, "_MOST_SCORES", 10 * items)
     assert settled(windows_per_step=50, positions_per_step=10) == "full"
     assert settled(windows_per_step=50, positions_per_step=11) == "sampled"
-    # The windows of a step may hold fewer labels than it may take.
+    # A step's windows may hold fewer labels than positions_per_step.
     monkeypatch.setattr(resolved_settings, "_MOST_SCORES", 200 * items)
     assert settled(windows_per_step=1, positions_per_step=100_000) == "full"
     assert settled(windows_per_step=100, positions_per_step=100_000) == "sampled"
@@ -490,7 +490,7 @@ MANY_HARD: dict[str, Any] = {"negatives.hard": 100_000}
 
 
 def test_the_own_loss_and_tfrss_are_one_where_both_serve(small_world: Transformed) -> None:
-    """More hard negatives than there are candidates need the one; everything else is the same."""
+    """Compares the tasks: more hard negatives than candidates select ours, with the same loss."""
     batch = small_world.batch("train")
     tfrss, own = small(small_world), small(small_world, **MANY_HARD)
     assert type(tfrss.model.task) is not type(own.model.task)
@@ -501,7 +501,7 @@ def test_the_own_loss_and_tfrss_are_one_where_both_serve(small_world: Transforme
 
 
 def test_the_most_active_users_count_as_much_as_the_cap_lets_them(small_world: Transformed) -> None:
-    """By weight, the loss is the sum of what it is with each user alone."""
+    """Compares the loss with the weighted sum of the losses of each user alone."""
     batch = small_world.batch("train")
     users = small_world.batch("train")[features.USER].numpy().max() + 1
     labels = training._labels_by_user([batch], users)
@@ -545,7 +545,7 @@ def test_a_step_remembers_and_counts_its_labels_and_checkpoints_hold_both(
         one.model.compute_loss(batch)
     assert float(again.model.compute_loss(batch)) == pytest.approx(float(built.model.compute_loss(batch)))
     assert again.model._sampler._memory.rows.numpy().tolist() == state._memory.rows.numpy().tolist()
-    # As Keras restores the weights of the best epoch.
+    # Keras restores the weights of the best epoch in this way.
     weights = built.model.get_weights()
     built.model.compute_loss(batch, training=True)
     built.model.set_weights(weights)
@@ -569,7 +569,7 @@ def test_weights_of_an_event_type_that_train_does_not_have_are_an_error(small_wo
 
 
 def stub(candidates: np.ndarray, query: np.ndarray) -> Any:
-    """Towers that answer every query with one embedding."""
+    """Makes towers that answer every query with one embedding."""
 
     def query_tower(windows: Windows, at: Positions) -> tf.Tensor:
         return tf.tile(tf.constant(query[None], tf.float32), [tf.size(at.window), 1])
@@ -603,7 +603,7 @@ def test_validation_ranks_labels_among_the_whole_catalog(small_world: Transforme
 
 
 def test_validation_asks_for_now_as_serving_does(small_world: Transformed) -> None:
-    """Where splits are none in time, an example may be older than train's newest."""
+    """Checks splits that do not follow time: examples may be older than train's newest."""
     batch = small_world.batch("eval")
     older = batch[features.EXAMPLE_AGE].with_flat_values(
         tf.fill([len(batch[features.EXAMPLE_AGE].flat_values)], 9.0)
@@ -634,7 +634,7 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
     data = data_of(frozen_world, history_length=HISTORY_LENGTH)
     validation = ValidationRecall(batches, small(frozen_world).table, data, seed=1, cutoff=cutoff)
-    # Ten items share each score: of equal ones the label comes last.
+    # Ten items share each score: the label ranks last among equals.
     scores = np.random.default_rng(3).permutation(70) // 10
     validation.model = stub(scores[:, None].astype(float), np.ones(1))
     logs: dict[str, float] = {}
@@ -662,7 +662,7 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     cold_queries = len(expected["val_cold_recall@10"])
     assert logs.pop("val_cold_queries") == cold_queries < len(queries)
     assert logs == pytest.approx({name: np.mean(found) for name, found in expected.items()})
-    # In a catalog of 70 all models recall everything at 100.
+    # In a catalog of 70 items every Recall@100 is one.
     assert validation.monitor == ("val_recall@10" if cutoff == 100 else f"val_recall@{cutoff}")
     logs.clear()
     monkeypatch.setattr(validation_recall, "_LEAST_COLD_QUERIES", cold_queries + 1)
@@ -673,7 +673,7 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
 def test_a_frozen_query_is_the_window_read_at_its_last_listen_at_the_split_s_start(
     frozen_world: Transformed,
 ) -> None:
-    """Validation reads the towers where the served model does, and no more of the window than it."""
+    """Compares validation with the served model: same position, same visible events."""
     built = small(frozen_world)
     raw = frozen_world.raw["eval"]
     queries = all_queries(raw)
@@ -695,7 +695,7 @@ def test_a_frozen_query_is_the_window_read_at_its_last_listen_at_the_split_s_sta
 def test_validation_recall_is_the_evaluator_s_where_items_are_not_recommended_twice(
     small_world: Transformed, tmp_path: Path
 ) -> None:
-    """Both leave out what the user had, before the window too, and read a packed window's queries alike."""
+    """Compares both on packed windows: they exclude what the user had, before the window too."""
     raw, transformed = without_repeats(small_world, "eval", tmp_path)
     queries = all_queries(raw)
     assert len(raw.seen_item_id) > 100 and (queries.position >= HISTORY_LENGTH).any()

@@ -90,7 +90,7 @@ def test_what_a_step_is_handed_is_the_batch() -> None:
         features.HISTORY_ITEM_ID: ragged([7, 8, 9], [1, 2]),
         features.LABEL_STEP: ragged([1, 0, 1], [1, 2]),
         features.EXAMPLE_AGE: ragged([0.5, 1.5, 2.5], [1, 2]),
-        # As long as the others by chance, and still not of events.
+        # The length of the other columns by chance, but no column of events.
         genre: ragged([1, 2, 4], [2, 1]),
         features.SEEN_ITEM_ID: ragged([11, 12, 13, 14], [4, 0]),
     }
@@ -133,7 +133,7 @@ def loop_of(place: Path, recalls: list[float], config: TrainerConfig = PLAIN, **
 
 
 class Killed(Exception):
-    """What a kill is here."""
+    """Stand-in for a kill."""
 
 
 def kill_at_epoch(last: int) -> Callable[[int, str, float], None]:
@@ -145,12 +145,12 @@ def kill_at_epoch(last: int) -> Callable[[int, str, float], None]:
 
 
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(tmp_path: Path) -> None:
-    """Weights, moments, patience and the best epoch so far: all go on."""
+    """Checks weights, moments, patience and the best epoch so far."""
     recalls = [0.1, 0.3, 0.2, 0.25, 0.9]
     config = dataclasses.replace(PLAIN, epochs=5, patience=2, schedule=Schedule("cosine"))
     whole = loop_of(tmp_path / "whole", recalls, config)
     progress = whole.loop.run(whole.checkpoints)
-    # The best one is the second; two more without a better one, and it ends.
+    # The second epoch is the best; training ends after two more.
     assert (progress.epoch, progress.best_epoch, progress.steps) == (4, 2, 4 * STEPS)
 
     for killed_after in (1, 3):
@@ -221,7 +221,7 @@ def test_time_is_measured_from_the_second_step_on_with_what_was_spent_waiting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def slow(epoch: int, skip: int, context: object) -> tf.data.Dataset:
-        # Without what TensorFlow adds at its end, to read ahead.
+        # Without TensorFlow's final prefetch.
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False
         return batches(epoch, skip, seconds=0.05).with_options(options)
@@ -249,7 +249,7 @@ def test_a_loss_that_is_no_number_ends_it_at_the_step(tmp_path: Path) -> None:
         trained.loop.run(trained.checkpoints)
 
 
-# All of it, on windows.
+# Whole trainings on windows.
 
 
 def data_of(world: Transformed) -> TrainingData:
@@ -306,7 +306,7 @@ def test_the_number_of_windows_settles_those_of_a_step(
 def test_a_training_killed_in_mid_epoch_goes_on_to_the_same_weights_bit_by_bit(
     small_world: Transformed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With state of every kind: frequencies, memory, moments, a schedule; and so two trainings are alike."""
+    """Checks all kinds of state: frequencies, memory, moments, a schedule. So two trainings are equal."""
     config = dataclasses.replace(
         CONFIG,
         epochs=2,
@@ -352,7 +352,7 @@ def test_where_a_checkpoint_cannot_be_used_training_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing of it is left in the new model, though its first half may have been read."""
+    """Checks that the new model has nothing of the checkpoint, though half of it may have been read."""
     weights: list[list[np.ndarray]] = []
     progress: list[Progress] = []
 

@@ -1,4 +1,4 @@
-"""What a training takes over from an earlier one, whose vocabularies were smaller and in another order."""
+"""Warm start from an earlier training, with smaller vocabularies in another order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Frequency, Negatives, TrainerConfig
 
-# Heard in train, and yet unknown to the earlier model. Item 48 alone is of album 16.
+# An item of train that the earlier model lacks. Only item 48 has album 16.
 NEW_ITEMS = (3, 20, 48)
 NEW_USERS = 2
 ATTENTION = dataclasses.replace(
@@ -82,9 +82,9 @@ class World:
         return self._made(config, self.catalog, self.rows, self.batch)
 
     def earlier(self, config: TrainerConfig = CONFIG) -> Made:
-        """With weights that no initialisation gives."""
+        """Makes a model with weights that no initialisation gives."""
         known = ~np.isin(self.catalog.item_id, NEW_ITEMS)
-        # Of artists and albums the ids are places in a vocabulary, whose order may change; 1,000 is enough.
+        # Ids of artists and albums are indices of a vocabulary, whose order may change; 1,000 is enough.
         back = np.append(np.arange(1_000)[::-1], -1)
         arrays = dataclasses.replace(
             self.catalog,
@@ -112,7 +112,7 @@ class World:
         return made
 
     def as_before(self, rows: RowNames) -> dict[str, Any]:
-        """Train's windows with the users' rows of an earlier model."""
+        """Returns train's windows with the users' rows of an earlier model."""
         row_of = {name: row for row, name in enumerate(rows["user"].tolist())}
         user = [[row_of.get(user, row_of[-1])] for user in self.raw.user_id.tolist()]
         return {**self.batch, features.USER: tf.constant(user, tf.int64)}
@@ -148,7 +148,7 @@ def attention(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[M
 
 
 def test_rows_of_tables_stand_for_ids_of_the_data(world: World) -> None:
-    """By what the catalog and the windows say of each item and user."""
+    """Checks row names against the ids in the catalog and the windows."""
     made, items = world.today(), catalog_items()
     vocabulary_rows = made.table.item.numpy()
     for row, item in enumerate(world.catalog.item_id):
@@ -234,9 +234,9 @@ def test_frequencies_that_were_counted_in_other_steps_begin_afresh(
 @pytest.mark.parametrize(
     ("changes", "afresh"),
     [
-        # A layer of another width, and the next, which reads it.
+        # A layer of another width, and the layer after it.
         ({"query_hidden_units": (24,)}, {"query_hidden_0", "query_projection"}),
-        # Numbers mean something else, though shapes agree.
+        # Inputs with another meaning and the same shapes.
         ({"parts": tuple(part for part in ATTENTION.parts if part != "normalisation")}, None),
     ],
 )
@@ -273,7 +273,7 @@ def test_embeddings_of_another_length_are_an_error_that_names_the_setting(
 def test_what_an_earlier_release_left_is_an_error_that_says_what_to_run(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its settings have other names: nobody can tell which of its layers mean the same."""
+    """Checks settings with other names, by which layers cannot be compared."""
     today = world.today(CONFIG)
     settings = warm_start._settings(CONFIG, world.resolved)
     settings["meaning"] = {"trainer.encoder": "mean", "trainer.leave_out": []}
@@ -295,7 +295,7 @@ FACTS = DataFacts(
 
 
 def blessed(out: Path, towers: str, **changes: Any) -> standard_artifacts.Model:
-    """What ScannIndexer makes, as far as training looks at it."""
+    """Makes the artifact of ScannIndexer, as far as training reads it."""
     model = standard_artifacts.Model()
     model.uri = str(out)
     path = out / "Format-Serving" / PROVENANCE
@@ -377,7 +377,7 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
             "source_digest": "",
         },
     )
-    # The next one can begin from it whether it did so itself or not.
+    # A later training can warm start from it in both cases.
     assert asked["state_dir"] == str(tmp_path / "model" / warm_start.DIRECTORY)
     assert asked["seed"] == 3
     assert asked["warm_start"] == (str(towers / warm_start.DIRECTORY) if is_on else None)
