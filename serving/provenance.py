@@ -169,9 +169,9 @@ def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple
     assert blessed is not None
     if blessed.train_newest_timestamp > today.train_newest_timestamp:
         return False, (
-            f"The latest blessed model was trained on events up to {blessed.train_newest_timestamp}. Today's "
-            f"train split ends at {today.train_newest_timestamp}. So the model knows labels of today's eval "
-            "or test."
+            f"The latest blessed model was trained on events up to {blessed.train_newest_timestamp}, and "
+            f"today's train split ends at {today.train_newest_timestamp}. It knows labels of today's eval or "
+            "test."
         )
     return True, "The latest blessed model has not seen events after today's train split."
 

@@ -229,7 +229,7 @@ def test_a_reindexed_model_leads_to_the_training_of_the_first(run: Run, tmp_path
     uri, placed = run.artifact("CatalogPlacer", towers_uri=towers)
     run.execution("CatalogPlacer", {"towers": trained}, {"model": placed})
     assert lineage_of(run.served("1", uri, "again")).towers.uri == towers
-    # In an output directory of its own, whose store does not know the training.
+    # A separate output directory has a store without the training.
     other = Run(tmp_path / "other")
     uri, _ = other.artifact("CatalogPlacer", towers_uri=towers)
     lineage = lineage_of(other.served("1", uri, "elsewhere"))

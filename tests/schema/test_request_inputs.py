@@ -62,7 +62,7 @@ def test_not_a_number_is_taken_where_it_means_that_a_number_is_not_known() -> No
     heights = {**REQUEST_INPUTS, "age": RequestInput("age", PER_QUERY, "float32", "a toy", 0.0)}
     request = {**LEAST, "age": math.nan}
     assert not list(complaints(request, ages))
-    assert list(complaints(request, heights)) == ["age is nan, which is no number"]
+    assert list(complaints(request, heights)) == ["age is nan, which is not a finite number"]
 
 
 def test_the_history_s_lists_are_as_long_as_its_items_whatever_they_are_called() -> None:
