@@ -21,10 +21,11 @@ test-fast: setup  ## Run the tests of seconds alone, for the inner loop
 test-long: setup  ## Run the long tests; goes on where an earlier call stopped
 	@scripts/run_long_tests.sh
 
-lint: setup  ## Check style, types and layers
+lint: setup  ## Check style, types, layers and docstrings
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python scripts/check_docstrings.py
 
 setup:  ## Build .venv from constraints.txt, if it is not built from it already
 	@scripts/setup_environment.sh

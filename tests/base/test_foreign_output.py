@@ -16,7 +16,7 @@ SILENCE = "from two_tower.base import foreign_output; foreign_output.silence()"
 
 
 def errors_of(program: str) -> str:
-    """Standard error of a process of its own."""
+    """Returns the standard error of a process of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     done = subprocess.run(
         [sys.executable, "-c", program],

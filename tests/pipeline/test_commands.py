@@ -35,7 +35,7 @@ HEAVY = ("tensorflow", "tfx", "apache_beam", "pyarrow", "pandas", "numpy", "ml_m
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, in which the sources under test come first."""
+    """Runs Python in a process of its own, in which the sources under test come first."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     return subprocess.run(
         [sys.executable, *arguments],

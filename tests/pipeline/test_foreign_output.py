@@ -13,7 +13,7 @@ ROOT = Path(two_tower.__file__).parents[1]
 
 
 def run(*arguments: str, **variables: str) -> tuple[int, list[str], list[str]]:
-    """The status of a process, and the lines of its output and of its errors."""
+    """Returns the status of a process, and the lines of its output and of its errors."""
     unset = ("PYTHONWARNINGS", "TF_CPP_MIN_LOG_LEVEL")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     done = subprocess.run(

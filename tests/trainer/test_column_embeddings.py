@@ -1,4 +1,4 @@
-"""What holds for every kind of column, those to come too."""
+"""Properties that hold for every kind of column, those to come too."""
 
 from __future__ import annotations
 

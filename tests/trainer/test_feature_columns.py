@@ -257,8 +257,8 @@ SOMEBODY = {
 
 def embedded(built: Built, **columns: Any) -> np.ndarray:
     """Embeds a new user with two listens; missing columns have the signature's defaults."""
-    kinds = {spec.name: tf.float32 if spec.kind in ("numeric", "vector") else tf.string for spec in USERS}
-    request = {name: tf.constant(value, kinds[name]) for name, value in columns.items()}
+    types = {spec.name: tf.as_dtype(spec.column_kind.dtype) for spec in USERS}
+    request = {name: tf.constant(value, types[name]) for name, value in columns.items()}
     return built.served.query_embedding(
         user_id=tf.constant([777], tf.int64),
         history_item_id=tf.constant([[3, 5]], tf.int64),
