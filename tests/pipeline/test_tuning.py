@@ -277,7 +277,7 @@ def test_without_a_complete_trial_there_is_no_winner_and_the_reason_is_told(tmp_
     run(search, 2, Trials(fail))
     with (
         tuning_module.opened(search) as study,
-        pytest.raises(UserError, match="2 failed, the last one with: no memory"),
+        pytest.raises(UserError, match="2 trials failed, the last one with: no memory"),
     ):
         tuning_report.summary(study)
     assert not os.path.exists(os.path.join(search.folder, "best.yaml"))
