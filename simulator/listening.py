@@ -114,18 +114,7 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
     taste_reach = listeners.taste_weight[order].cumsum(axis=2)
     taste_reach[:, :, -1] = 1.0
 
-    log = ListeningLog(
-        start=start,
-        user=np.repeat(np.arange(p.users), listeners.listens),
-        track=np.zeros(size, np.int64),
-        time=np.zeros(size, np.int64),
-        session_start=session_start,
-        organic=np.zeros(size, np.bool_),
-        played_percent=np.zeros(size, np.int64),
-        reaction=np.zeros(size, np.int8),
-        style=np.zeros(size, np.int64),
-        affinity=np.zeros(size),
-    )
+    log = _empty_log(listeners, start, session_start)
     memory = Memory(p.users, world)
     reacted: set[int] = set()
     style = np.zeros(p.users, np.int64)
@@ -139,7 +128,6 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
     done = 0
     for step in range(int(listens[0])):
         active = int(np.searchsorted(-listens, -step))
-        user = np.arange(active)
         at = offset[:active] + step
         uniform = random.random((10, active))
         begins = session_start[at]
@@ -155,29 +143,9 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
 
         previous = track[:active]
         choice = np.searchsorted(reach, uniform[2], side="right")
-        chosen = np.full(active, -1)
-        remembers = memory.size(user, style[:active])
-        recall = np.flatnonzero((choice <= _REMEMBERED_ARTIST) & (remembers > 0))
-        slot = (uniform[3, recall] * remembers[recall]).astype(np.int64)
-        remembered = memory.track[recall, style[recall], slot].astype(np.int64)
-        chosen[recall] = remembered
-        artist = choice[recall] == _REMEMBERED_ARTIST
-        there = recall[artist]
-        membership = _draw_membership(world.artists, remembered[artist], uniform[4, there])
-        chosen[there] = world.artists.draw(world.artists.group[membership], day[there], uniform[5, there])
-        for groups, same in ((world.albums, _SAME_ALBUM), (world.artists, _SAME_ARTIST)):
-            there = np.flatnonzero((choice == same) & ~begins)
-            membership = _draw_membership(groups, previous[there], uniform[4, there])
-            possible = groups.released[day[there], groups.group[membership]] > 1
-            there, membership = there[possible], membership[possible]
-            chosen[there] = groups.draw(
-                groups.group[membership], day[there], uniform[5, there], but=membership
-            )
-        discovers = np.flatnonzero(chosen < 0)
-        choice[discovers] = _DISCOVERY
-        strays = style_reach[style[discovers]]
-        towards = np.minimum((uniform[3, discovers, None] >= strays).sum(axis=1), p.styles - 1)
-        chosen[discovers] = world.styles.draw(towards, day[discovers], uniform[5, discovers])
+        chosen = _choose_tracks(
+            world, memory, uniform, choice, style[:active], previous, day, begins, style_reach
+        )
 
         if step:
             _remember(memory, previous, to_remember[:active])
@@ -199,6 +167,71 @@ def listen(world: World, listeners: Listeners, progress: Callable[[str], None] |
         if progress and done * 5 // size > (done - active) * 5 // size:
             progress(f"listens of {p.users:,} users: {done / size:.0%}")
     return _truncate(log, p.seconds)
+
+
+def _empty_log(listeners: Listeners, start: Ints, session_start: Bools) -> ListeningLog:
+    """Returns a log of all listens, of which only users and sessions are known."""
+    size = int(start[-1])
+    return ListeningLog(
+        start=start,
+        user=np.repeat(np.arange(len(listeners.listens)), listeners.listens),
+        track=np.zeros(size, np.int64),
+        time=np.zeros(size, np.int64),
+        session_start=session_start,
+        organic=np.zeros(size, np.bool_),
+        played_percent=np.zeros(size, np.int64),
+        reaction=np.zeros(size, np.int8),
+        style=np.zeros(size, np.int64),
+        affinity=np.zeros(size),
+    )
+
+
+def _choose_tracks(
+    world: World,
+    memory: Memory,
+    uniform: Floats,
+    choice: Ints,
+    style: Ints,
+    previous: Ints,
+    day: Ints,
+    begins: Bools,
+    style_reach: Floats,
+) -> Ints:
+    """Chooses the next track of each active user, [active].
+
+    Args:
+        uniform: [10, active] uniform random numbers of this step.
+        choice: [active] kind of each choice. A choice that finds no track becomes a discovery, in place.
+        style: [active] current style.
+        previous: [active] previous track.
+        day: [active] day of the listen.
+        begins: [active] whether the listen begins a session.
+        style_reach: [styles, styles] cumulative kernel of styles.
+    """
+    chosen = np.full(len(style), -1)
+    remembers = memory.size(np.arange(len(style)), style)
+    recall = np.flatnonzero((choice <= _REMEMBERED_ARTIST) & (remembers > 0))
+    slot = (uniform[3, recall] * remembers[recall]).astype(np.int64)
+    remembered = memory.track[recall, style[recall], slot].astype(np.int64)
+    chosen[recall] = remembered
+    artist = choice[recall] == _REMEMBERED_ARTIST
+    there = recall[artist]
+    membership = _draw_membership(world.artists, remembered[artist], uniform[4, there])
+    chosen[there] = world.artists.draw(world.artists.group[membership], day[there], uniform[5, there])
+    for groups, same in ((world.albums, _SAME_ALBUM), (world.artists, _SAME_ARTIST)):
+        there = np.flatnonzero((choice == same) & ~begins)
+        membership = _draw_membership(groups, previous[there], uniform[4, there])
+        possible = groups.released[day[there], groups.group[membership]] > 1
+        there, membership = there[possible], membership[possible]
+        chosen[there] = groups.draw(
+            groups.group[membership], day[there], uniform[5, there], but=membership
+        )
+    discovers = np.flatnonzero(chosen < 0)
+    choice[discovers] = _DISCOVERY
+    strays = style_reach[style[discovers]]
+    towards = np.minimum((uniform[3, discovers, None] >= strays).sum(axis=1), world.parameters.styles - 1)
+    chosen[discovers] = world.styles.draw(towards, day[discovers], uniform[5, discovers])
+    return chosen
 
 
 def _draw_sessions(

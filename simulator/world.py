@@ -266,19 +266,7 @@ def make_world(parameters: SimulationParameters) -> World:
     p = parameters
     random = np.random.default_rng([p.seed, 1])
 
-    # Styles cluster around genres; a discovery outside the style prefers similar styles.
-    genre = random.normal(size=(p.genres, p.latent_dim))
-    style_latent = _normalise_length(
-        _normalise_length(genre)[np.arange(p.styles) % p.genres]
-        + 0.6 * _noise(random, p.styles, p.latent_dim)
-    )
-    style_popularity = (1.0 + random.permutation(p.styles)) ** -p.style_decay
-    style_popularity /= style_popularity.sum()
-    kernel = np.eye(p.styles)
-    if p.styles > 1:
-        similarity = np.exp(4 * (style_latent @ style_latent.T)) * (1 - np.eye(p.styles))
-        kernel = (1 - p.neighbour_share) * kernel + p.neighbour_share * _normalise_rows(similarity)
-
+    style_latent, style_popularity, kernel = _draw_styles(random, p)
     # An artist has one style and several albums; all tracks of an album are released together.
     track_artist, artists = _cut_into_runs(random, p.tracks, p.tracks_per_artist)
     track_album, albums = _cut_into_runs(random, p.tracks, p.tracks_per_album, within=track_artist)
@@ -349,6 +337,25 @@ def make_world(parameters: SimulationParameters) -> World:
             albums + compilations,
         ),
     )
+
+
+def _draw_styles(random: np.random.Generator, p: SimulationParameters) -> tuple[Floats, Floats, Floats]:
+    """Draws latent vectors [styles, dim], popularities [styles] and the kernel [styles, styles] of styles.
+
+    Styles cluster around genres. A discovery outside the style prefers similar styles.
+    """
+    genre = random.normal(size=(p.genres, p.latent_dim))
+    latent = _normalise_length(
+        _normalise_length(genre)[np.arange(p.styles) % p.genres]
+        + 0.6 * _noise(random, p.styles, p.latent_dim)
+    )
+    popularity = (1.0 + random.permutation(p.styles)) ** -p.style_decay
+    popularity /= popularity.sum()
+    kernel = np.eye(p.styles)
+    if p.styles > 1:
+        similarity = np.exp(4 * (latent @ latent.T)) * (1 - np.eye(p.styles))
+        kernel = (1 - p.neighbour_share) * kernel + p.neighbour_share * _normalise_rows(similarity)
+    return latent, popularity, kernel
 
 
 def _normalise_length(vectors: Floats) -> Floats:

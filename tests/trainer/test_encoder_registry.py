@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from two_tower.base.import_closure import import_closure
-from two_tower.trainer.model.encoder_registry import BOTH, ENCODERS, encoders
+from two_tower.trainer.model.encoder_registry import BOTH, ENCODERS
+from two_tower.trainer.model.encoders import encoders
 from two_tower.trainer.settings import TrainerConfig
 
 

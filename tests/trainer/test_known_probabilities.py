@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from two_tower.base.settings import with_values
-from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.settings import TrainerConfig
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from two_tower.base.import_closure import import_closure
-from two_tower.trainer.loss.loss_registry import AUTO, LOSSES, SAMPLED, loss_of
+from two_tower.trainer.loss.loss_registry import AUTO, LOSSES, SAMPLED
+from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.settings import TrainerConfig
 

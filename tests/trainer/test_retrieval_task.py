@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from two_tower.base.settings import with_values
-from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.loss.retrieval_task import CorrectedRetrieval, SampledSoftmax
 from two_tower.trainer.loss.sampling import Candidates, InBatch, in_batch, mixed
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from two_tower.trainer.loss.labelled_positions import draw_labels, draw_positions
-from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.loss.resolved_settings import softmax_for
 from two_tower.trainer.loss.sampling import (
     NegativesMemory,

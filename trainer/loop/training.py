@@ -20,7 +20,7 @@ from two_tower.base.settings import DEFAULT_SEED
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.distribution import gathered, is_chief, strategy_of
-from two_tower.trainer.loop.checkpoints import Checkpoints, UnusableCheckpointError
+from two_tower.trainer.loop.checkpoints import Checkpoints, Progress, UnusableCheckpointError
 from two_tower.trainer.loop.co_occurrence_initialisation import RANDOM, co_occurrence_embeddings
 from two_tower.trainer.loop.optimizer import optimizer_of
 from two_tower.trainer.loop.precision import AUTO, FLOAT32, computing_in, policy_of, scaled_for
@@ -70,44 +70,32 @@ def train(
       cutoff: the k of the recall that picks the best epoch.
       seed: of all random numbers.
       precision: of the towers' computation, see `precision.policy_of`. The SavedModel is float32.
-      warm_start: the `state_dir` of an earlier training, to warm start from; None: from scratch.
-      state_dir: for the state that a later warm start reads, see `trainer.warm_start`; None saves none.
-      checkpoint_dir: a directory of this training alone. Training resumes from a checkpoint there, and
-        deletes the directory at the end. None: a killed training starts again.
+      warm_start: the `state_dir` of an earlier training; None: training begins from scratch.
+      state_dir: for the state that a later warm start reads; None saves none.
+      checkpoint_dir: directory to resume from, deleted at the end; None: a killed training starts again.
       strategy: distributes variables and steps; default: the strategy of `trainer.distribution`.
-      on_epoch: receives each epoch's number, from 1, and the name and value of the recall that picks the
-        best epoch. An exception of it ends the training.
+      on_epoch: receives each epoch's number, from 1, and the name and value of the judged recall.
 
     Returns:
-      The best epoch, its loss and validation recalls; the numbers of epochs, steps and parameters; the speed
-      of steps, see `training_loop.speed_of`; after a warm start, `warm_start.CarriedOver.to_dict`.
-
-    Among several workers only the chief writes into the directories.
+      The best epoch, its loss and validation recalls; counts of epochs, steps and parameters; `speed_of`
+      steps; after a warm start, `CarriedOver.to_dict`. Of several workers only the chief writes files.
 
     Raises:
       UserError: the loss becomes NaN, there is no training data, or the embeddings of the earlier model have
         another width.
     """
-    # First: TensorFlow sets up collective operations when it starts.
-    strategy = strategy or strategy_of(config)
+    strategy = strategy or strategy_of(config)  # first: TensorFlow sets up collectives as it starts
     inputs = _Inputs.read(data, config, seed, strategy.num_replicas_in_sync)
-    # Settings resolved from the data, such as a number of windows, may change daily. A warm start compares
-    # the settings as given.
+    # A warm start compares the settings as given: those resolved from the data may change daily.
     asked, config = config, inputs.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(_deterministic_on_cpu())
-        if checkpoint_dir is None:
-            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        goes_on_from = checkpoint_dir
+        goes_on_from = checkpoint_dir = checkpoint_dir or _scratch(stack)
         if not is_chief(strategy):
             model_dir = state_dir = None
-            log_dir = stack.enter_context(tempfile.TemporaryDirectory())
-            checkpoint_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        steps_per_epoch = math.ceil(inputs.windows / config.windows_per_step)
-        eval_batches = window_batches(data.eval_files, inputs.spec, 256)
-        validation = ValidationRecall(eval_batches, inputs.table, data, seed, cutoff)
+            log_dir, checkpoint_dir = _scratch(stack), _scratch(stack)
+        validation = inputs.validation(cutoff)
         policy = policy_of(precision, strategy)
-
         carried: dict[str, float] = {}
         first_embeddings = inputs.first_embeddings() if warm_start is None else None
 
@@ -116,45 +104,62 @@ def train(
                 model = inputs.model(first_embeddings)
                 if warm_start is not None:
                     carried.update(carry_over(warm_start, model, inputs.rows, asked, data.resolved).to_dict())
-                optimizer = scaled_for(policy, optimizer_of(config, steps_per_epoch * config.epochs))
+                optimizer = scaled_for(policy, inputs.optimizer())
                 optimizer.build(model.trainable_variables)
+            steps = inputs.steps_per_epoch
             loop = TrainingLoop(
-                model, optimizer, config, inputs.epoch, steps_per_epoch, validation, log_dir, strategy, seed
+                model, optimizer, config, inputs.epoch, steps, validation, log_dir, strategy, seed
             )
-            checkpoints = Checkpoints(checkpoint_dir, model, optimizer, loop.progress, goes_on_from)
-            return model, loop, checkpoints
+            return model, loop, Checkpoints(checkpoint_dir, model, optimizer, loop.progress, goes_on_from)
 
-        model, loop, checkpoints = begin()
-        try:
-            goes_on = checkpoints.restore()
-        except UnusableCheckpointError as error:
-            _log.warning("Training begins anew: the checkpoint cannot be used (%s).", error)
-            checkpoints.delete()
-            goes_on = False
-            model, loop, checkpoints = begin()
-        steps = gathered(strategy, [loop.progress.steps])
-        if (steps != steps[0]).any():
-            raise UserError(
-                f"Workers would resume from different checkpoints, after {steps.min():.0f} and "
-                f"{steps.max():.0f} steps: {goes_on_from} must be one directory that all workers read."
-            )
-        if goes_on:
-            _log.info(
-                "Training resumes after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step
-            )
+        model, loop, checkpoints = _resumed(begin, strategy, goes_on_from)
         with computing_in(policy):
             progress = loop.run(checkpoints, on_epoch)
         if state_dir is not None:
             save_state(state_dir, model, inputs.rows, asked, data.resolved)
-        if model_dir is not None:
-            if policy != FLOAT32:
-                # The SavedModel is float32: CPUs have no units for less.
-                trained, model = model, inputs.model()
-                model.set_weights(trained.get_weights())
-            inputs.towers(model).save(model_dir)
+        inputs.save(model, policy, model_dir)
         checkpoints.delete()
         # A barrier: a worker that has ended early would look like one that has failed.
         gathered(strategy, [progress.steps])
+    return _result(progress, model) | carried
+
+
+def _scratch(stack: contextlib.ExitStack) -> str:
+    """Makes a directory that goes when the stack closes."""
+    return stack.enter_context(tempfile.TemporaryDirectory())
+
+
+def _resumed(
+    begin: Callable[[], tuple[TwoTowerModel, TrainingLoop, Checkpoints]],
+    strategy: tf.distribute.Strategy,
+    source: str,
+) -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
+    """Begins a training, and restores the checkpoint in `source` if there is a usable one.
+
+    Raises:
+      UserError: workers would resume from different checkpoints.
+    """
+    model, loop, checkpoints = begin()
+    try:
+        goes_on = checkpoints.restore()
+    except UnusableCheckpointError as error:
+        _log.warning("Training begins anew: the checkpoint cannot be used (%s).", error)
+        checkpoints.delete()
+        goes_on = False
+        model, loop, checkpoints = begin()
+    steps = gathered(strategy, [loop.progress.steps])
+    if (steps != steps[0]).any():
+        raise UserError(
+            f"Workers would resume from different checkpoints, after {steps.min():.0f} and "
+            f"{steps.max():.0f} steps: {source} must be one directory that all workers read."
+        )
+    if goes_on:
+        _log.info("Training resumes after %d epochs and %d steps.", loop.progress.epoch, loop.progress.step)
+    return model, loop, checkpoints
+
+
+def _result(progress: Progress, model: TwoTowerModel) -> dict[str, float]:
+    """Summarises a training, see `train`."""
     best = progress.curves[progress.best_epoch - 1]
     return {
         "epochs": progress.epoch,
@@ -162,7 +167,6 @@ def train(
         "steps": progress.steps,
         **{name: value for name, value in best.items() if name != "epoch"},
         **speed_of(progress),
-        **carried,
         "parameters": sum(math.prod(weight.shape) for weight in model.trainable_variables),
     }
 
@@ -297,6 +301,33 @@ class _Inputs:
         seed = int(np.random.default_rng([self.seed, number]).integers(2**31))
         windows = self.config.windows_per_step
         return window_batches(self.data.train_files, self.spec, windows, seed, skip, context)
+
+    def optimizer(self) -> tf.keras.optimizers.Optimizer:
+        """Returns the optimizer, whose schedule covers all epochs."""
+        return optimizer_of(self.config, self.steps_per_epoch * self.config.epochs)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that read every window once."""
+        return math.ceil(self.windows / self.config.windows_per_step)
+
+    def validation(self, cutoff: int) -> ValidationRecall:
+        """Returns the validation recall of the eval split."""
+        batches = window_batches(self.data.eval_files, self.spec, 256)
+        return ValidationRecall(batches, self.table, self.data, self.seed, cutoff)
+
+    def in_float32(self, model: TwoTowerModel, policy: str) -> TwoTowerModel:
+        """Returns the model in float32, which is served: CPUs have no units for less."""
+        if policy == FLOAT32:
+            return model
+        served = self.model()
+        served.set_weights(model.get_weights())
+        return served
+
+    def save(self, model: TwoTowerModel, policy: str, model_dir: str | None) -> None:
+        """Writes the towers' SavedModel, if a directory is given."""
+        if model_dir is not None:
+            self.towers(self.in_float32(model, policy)).save(model_dir)
 
     def towers(self, model: TwoTowerModel) -> Towers:
         """Returns the towers of a model with their preprocessing, for the SavedModel."""

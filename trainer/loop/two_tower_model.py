@@ -12,7 +12,7 @@ from two_tower.base.settings import DEFAULT_SEED
 from two_tower.schema import features
 from two_tower.trainer.loss.label_weights import play_ratio_weight, reaction_weight
 from two_tower.trainer.loss.labelled_positions import Drawn, draw_labels, draw_positions, label_index
-from two_tower.trainer.loss.loss_registry import loss_of
+from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.loss.sampling import had_by_then, less_had
 from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogTable

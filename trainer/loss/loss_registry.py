@@ -6,15 +6,6 @@ A loss is a subclass of `loss.Loss`: it yields the candidates of a step, and the
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from two_tower.trainer.loss.loss import Loss
-    from two_tower.trainer.model.catalog_table import CatalogTable
-    from two_tower.trainer.settings import TrainerConfig
 
 SAMPLED, FULL = "sampled", "full"
 # The name that stands for sampled or full, by the data; see `resolved_settings.softmax_for`.
@@ -50,11 +41,3 @@ LOSSES = {
 CHOICES = (*LOSSES, AUTO)
 # The choices with which settings of sampling change something.
 SAMPLING_CHOICES = (*(name for name, loss in LOSSES.items() if loss.samples), AUTO)
-
-
-def loss_of(config: TrainerConfig, table: CatalogTable, log_q: np.ndarray) -> Loss:
-    """Builds the loss of `trainer.softmax`, the sampled one for an unresolved auto; see `loss.Loss`."""
-    name = SAMPLED if config.softmax == AUTO else config.softmax
-    module, _, cls = LOSSES[name].loss.rpartition(".")
-    built: Loss = getattr(importlib.import_module(module), cls)(config, table, log_q)
-    return built

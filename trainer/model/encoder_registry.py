@@ -8,11 +8,6 @@ in training is longer than a request, and both must get the same vector.
 from __future__ import annotations
 
 import dataclasses
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from two_tower.trainer.settings import TrainerConfig
 
 MEAN, ATTENTION = "mean", "attention"
 BOTH = f"{ATTENTION}+{MEAN}"
@@ -64,12 +59,3 @@ def registered(choice: str) -> list[RegisteredEncoder]:
 def has_dropout(choice: str) -> bool:
     """Tells whether an encoder of a value of `trainer.encoder` applies `trainer.dropout.hidden`."""
     return any(encoder.has_dropout for encoder in registered(choice))
-
-
-def encoders(history_length: int, config: TrainerConfig) -> list[Any]:
-    """Builds the encoders of `trainer.encoder`, Keras layers; their outputs are concatenated."""
-    layers = []
-    for encoder in registered(config.encoder):
-        module, _, name = encoder.layer.rpartition(".")
-        layers.append(getattr(importlib.import_module(module), name)(history_length, config))
-    return layers

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from two_tower.schema import features
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY
-from two_tower.trainer.model.encoder_registry import encoders
+from two_tower.trainer.model.encoders import encoders
 from two_tower.trainer.model.item_embedding import ItemEmbedding, mean_embedding, value_width
 from two_tower.trainer.model.randomness import Dropout, uniform
 from two_tower.trainer.model.repeat_head import RepeatHead
