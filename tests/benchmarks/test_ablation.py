@@ -12,6 +12,8 @@ from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.slices import Slice
 from two_tower.pipeline.settings import pipeline_config
 
+pytestmark = pytest.mark.slow
+
 
 def write(output: Path, recalls: dict[str, list[float]]) -> None:
     """Writes finished trainings: part → recall of each seed."""

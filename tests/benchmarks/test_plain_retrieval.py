@@ -18,6 +18,8 @@ from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("encoder", ["mean", "attention"])
 def test_the_plain_form_has_the_packed_forms_weights_and_loss(

@@ -53,6 +53,8 @@ from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
 
+pytestmark = pytest.mark.slow
+
 GAP, ENOUGH = 3_600, 0.25
 FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, min_play_ratio=ENOUGH)
 CUTOFFS = (1, 10, 100)  # of 70 items

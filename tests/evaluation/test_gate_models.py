@@ -42,6 +42,8 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import Dropout, TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 # Users hear their own class alone, and of its ten items any: who has learnt that finds half of what comes
 # next among five, and two who have learnt it find other halves. The first classes have the most users, so
 # that who has learnt what is popular finds more than chance, which is one in forty.

@@ -16,6 +16,8 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.pipeline.commands import exit_status
 from two_tower.pipeline.settings import run_file
 
+pytestmark = pytest.mark.slow
+
 USERS, DAYS, EVERY = 60, 10, 7_200
 
 

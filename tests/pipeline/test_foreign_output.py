@@ -9,6 +9,8 @@ from pathlib import Path
 
 import two_tower
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(two_tower.__file__).parents[1]
 
 

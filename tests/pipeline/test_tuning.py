@@ -33,6 +33,8 @@ from two_tower.pipeline.tuning.search_space import SearchSpace, default_space, w
 from two_tower.pipeline.tuning.trial import OnEpoch, TrialFailed, train_apart
 from two_tower.trainer.settings import TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 SPACE = SearchSpace.from_plain(
     {
         "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},

@@ -30,6 +30,8 @@ from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.trainer.model.windows import Positions, windows_of
 
+pytestmark = pytest.mark.slow
+
 K, MAX_K = 8, 40
 CATALOG_SIZE = 70
 # One searched leaf: large requests find few items.

@@ -22,6 +22,8 @@ from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.trainer.distribution import check_tf_config, gathered, is_chief, parts, strategy_of
 from two_tower.trainer.settings import TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 
 def started(
     process: str, world: Transformed, folder: Path, environment: dict[str, str] | None = None

@@ -32,6 +32,8 @@ from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import Dropout, TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 USERS = (
     FeatureSpec("user_gender", "gender", "categorical"),
     FeatureSpec("user_tags", "tags", "multi_valued"),
@@ -539,6 +541,7 @@ def recalls(world: Transformed, resolved: ResolvedFeatures, out: Path) -> tuple[
     return float(hit[label < KNOWN_ITEMS].mean()), float(hit[label >= KNOWN_ITEMS].mean())
 
 
+@pytest.mark.long
 def test_what_only_columns_tell_is_learnt_with_them(told: Transformed, tmp_path: Path) -> None:
     with_both = recalls(told, told.resolved, tmp_path / "both")
     users_alone = recalls(told, dataclasses.replace(told.resolved, items=()), tmp_path / "users")

@@ -19,6 +19,8 @@ from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.settings import TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 ITEMS, CONTEXTS, WINDOWS, POSITIONS, STEPS = 40, 5, 6, 12, 1_500
 _draw = np.random.default_rng(5)
 CONTEXT_SHARE = np.array([0.35, 0.25, 0.2, 0.12, 0.08])

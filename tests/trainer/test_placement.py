@@ -34,6 +34,8 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.settings import DEFAULT_PARTS
 
+pytestmark = pytest.mark.slow
+
 ITEMS = (
     FeatureSpec("country", "country", "categorical"),
     FeatureSpec("tags", "tags", "multi_valued"),

@@ -52,6 +52,8 @@ from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.model.windows import Positions, Windows, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Dropout, LabelWeights, TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 # The checkerboard: 40 classes of 10 items, and users who hear only their own class. A model of that has a
 # Recall@10 of one; chance and popularity have 1 / 40.
 CLASSES, ITEMS_OF_A_CLASS, USERS, PLAYS = 40, 10, 120, 60

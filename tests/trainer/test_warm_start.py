@@ -32,6 +32,8 @@ from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS, Frequency, Negatives, TrainerConfig
 
+pytestmark = pytest.mark.slow
+
 # An item of train that the earlier model lacks. Only item 48 has album 16.
 NEW_ITEMS = (3, 20, 48)
 NEW_USERS = 2
