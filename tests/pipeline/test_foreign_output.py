@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import two_tower
 
 pytestmark = pytest.mark.slow
