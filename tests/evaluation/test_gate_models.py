@@ -26,7 +26,7 @@ from two_tower.evaluation.beyond_accuracy import ItemVectors
 from two_tower.evaluation.exact_search import top_rows
 from two_tower.evaluation.feature_values import FeatureValues
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
-from two_tower.evaluation.gate import judge as judge_module
+from two_tower.evaluation.gate import evidence
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, Judgement, judge
 from two_tower.evaluation.queries import all_queries
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
@@ -66,7 +66,7 @@ Vectors = npt.NDArray[np.float32]
 @pytest.fixture(scope="module", autouse=True)
 def slices_of_few_users_are_judged() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(judge_module, "MIN_SLICE_USERS", 15)
+        patch.setattr(evidence, "MIN_SLICE_USERS", 15)
         yield
 
 

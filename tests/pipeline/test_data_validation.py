@@ -118,7 +118,7 @@ def test_data_that_was_refused_is_refused_again(broken: Path, output: Path) -> N
         status, _, errors = validate(broken, "--output", str(output))
         assert status == exit_status.USER_ERROR
         assert "drift: history_play_ratio: Jensen-Shannon divergence" in errors
-        assert "another unit?" in errors and "Traceback" not in errors
+        assert "check the unit" in errors and "Traceback" not in errors
 
 
 def test_a_run_that_the_gate_stopped_is_reported_with_the_reason(broken: Path, output: Path) -> None:
