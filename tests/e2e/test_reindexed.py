@@ -57,4 +57,4 @@ def test_todays_items_are_judged_and_pushed_without_training(
     assert (counts["items"], counts["items_new"]) == (len(items), 1)
     assert counts["items_withdrawn"] == len(pq.read_table(item_files(str(world.data))[0])) + 1 - len(items)
     assert 0 < counts["test_labels_withdrawn"] < counts["test_labels"] / 10
-    assert "are withdrawn items: no query can find these" in " ".join(reindexed.shown.split())
+    assert "are withdrawn items: no query can find them" in " ".join(reindexed.shown.split())
