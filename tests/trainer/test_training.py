@@ -443,11 +443,11 @@ def test_items_begin_at_factors_of_co_occurrence_if_that_is_asked_for(
 ) -> None:
     config = dataclasses.replace(LEARNING, learning_rate=0.002, epochs=1, item_initial="co_occurrence")
     inputs = training._Inputs.read(data_of(checkerboard), config)
-    first = inputs.first_embeddings()
+    first = inputs.initial_embeddings()
     assert first is not None and first[1:].any(axis=1).all()
     np.testing.assert_array_equal(inputs.model(first)._items.item.numpy(), first)
     at_random = dataclasses.replace(config, item_initial="random")
-    assert training._Inputs.read(data_of(checkerboard), at_random).first_embeddings() is None
+    assert training._Inputs.read(data_of(checkerboard), at_random).initial_embeddings() is None
 
     def recall(config: TrainerConfig) -> float:
         return train(data_of(checkerboard), config, None, str(tmp_path), cutoff=10)["val_recall@10"]

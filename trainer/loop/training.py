@@ -97,11 +97,11 @@ def train(
         validation = inputs.validation(cutoff)
         policy = policy_of(precision, strategy)
         carried: dict[str, float] = {}
-        first_embeddings = inputs.first_embeddings() if warm_start is None else None
+        initial_embeddings = inputs.initial_embeddings() if warm_start is None else None
 
         def begin() -> tuple[TwoTowerModel, TrainingLoop, Checkpoints]:
             with strategy.scope(), computing_in(policy):
-                model = inputs.model(first_embeddings)
+                model = inputs.model(initial_embeddings)
                 if warm_start is not None:
                     carried.update(carry_over(warm_start, model, inputs.rows, asked, data.resolved).to_dict())
                 optimizer = scaled_for(policy, inputs.optimizer())
@@ -255,7 +255,7 @@ class _Inputs:
             user_weights,
         )
 
-    def first_embeddings(self) -> np.ndarray | None:
+    def initial_embeddings(self) -> np.ndarray | None:
         """Computes the initialisation of item embeddings by `trainer.item_initial`; None: random."""
         if self.config.item_initial == RANDOM:
             return None
@@ -275,7 +275,7 @@ class _Inputs:
         )
         return embeddings
 
-    def model(self, first_embeddings: np.ndarray | None = None) -> TwoTowerModel:
+    def model(self, initial_embeddings: np.ndarray | None = None) -> TwoTowerModel:
         """Builds a new model with its variables; a seed gives the same initialisation."""
         tf.keras.utils.set_random_seed(self.seed)
         model = TwoTowerModel(
@@ -288,7 +288,7 @@ class _Inputs:
             _user_vocabularies(self.transform_output, self.data.resolved),
             self.user_weights,
             self.data.repeats_recommendable,
-            first_embeddings,
+            initial_embeddings,
             self.seed,
         )
         # The first batch builds the kernels.

@@ -28,14 +28,14 @@ def towers_of(
     history_length: int,
     config: TrainerConfig,
     user_values: Mapping[str, int] | None = None,
-    first_embeddings: np.ndarray | None = None,
+    initial_embeddings: np.ndarray | None = None,
     seed: int = DEFAULT_SEED,
 ) -> tuple[ItemEmbedding, QueryTower, CandidateTower]:
     """Builds the item embedding and the towers over it; for the arguments see TwoTowerModel."""
-    items = ItemEmbedding(table, config, first=first_embeddings, seed=seed)
+    items = ItemEmbedding(table, config, first=initial_embeddings, seed=seed)
     of_history = items
     if SHARED_TABLES not in config.parts:
-        of_history = ItemEmbedding(table, config, "history_embedding", first_embeddings, seed)
+        of_history = ItemEmbedding(table, config, "history_embedding", initial_embeddings, seed)
     query_tower = QueryTower(of_history, users, history_length, config, user_values)
     return items, query_tower, CandidateTower(items, config)
 
@@ -54,7 +54,7 @@ class TwoTowerModel(tfrs.Model):
         user_values: Mapping[str, int] | None = None,
         user_weight: np.ndarray | None = None,
         repeats_recommendable: bool = True,
-        first_embeddings: np.ndarray | None = None,
+        initial_embeddings: np.ndarray | None = None,
         seed: int = DEFAULT_SEED,
     ) -> None:
         """Args:
@@ -68,12 +68,12 @@ class TwoTowerModel(tfrs.Model):
         user_weight: float32 [users + 1], see `label_weights.user_weight`; default: all are one.
         repeats_recommendable: whether items that the user has had are negatives. They are where they may
           be recommended again.
-        first_embeddings: the initialisation, see ItemEmbedding.
+        initial_embeddings: the initialisation, see ItemEmbedding.
         seed: see ItemEmbedding.
         """
         super().__init__()
         items, self.query_tower, self.candidate_tower = towers_of(
-            table, users, history_length, config, user_values, first_embeddings, seed
+            table, users, history_length, config, user_values, initial_embeddings, seed
         )
         loss = loss_of(config, table, log_q)
         self.task = loss.task()
