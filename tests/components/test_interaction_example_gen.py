@@ -396,6 +396,7 @@ def test_windows_carry_their_users_features(tmp_path: Path) -> None:
     assert not [name for name in plain.features.feature if name.startswith("user_") and name != "user_id"]
 
 
+@pytest.mark.slow
 def test_the_graph_runs_where_functions_are_pickled_and_processes_are_others(tmp_path: Path) -> None:
     table = random_columns()
     data = f"file://{data_directory(tmp_path / 'data', table)}"

@@ -14,6 +14,8 @@ import pytest
 from tests.e2e.runs import Run, World, call, run_here
 from two_tower.data_directory.manifest import DAY
 
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
 FIRST_DAY = 11_000  # Days since 1970: a day in 2000, as in MovieLens-1M.
 DAYS, USERS, FILMS = 40, 300, 400
 GENRES = ("Action", "Comedy", "Drama", "Horror")
@@ -80,7 +82,6 @@ def evaluation_of(world: World) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-@pytest.mark.e2e
 def test_a_frozen_run_asks_each_user_once_for_a_set_of_items(films: World, frozen: Run) -> None:
     assert frozen.status == 0, frozen.shown
     evaluation = evaluation_of(films)
@@ -98,7 +99,6 @@ def test_a_frozen_run_asks_each_user_once_for_a_set_of_items(films: World, froze
     assert frozen.pushed == ["1"]
 
 
-@pytest.mark.e2e
 def test_a_users_columns_decide_what_a_new_user_is_recommended(films: World, frozen: Run) -> None:
     import tensorflow as tf
     from scann.scann_ops.py import scann_ops  # noqa: F401
@@ -125,7 +125,6 @@ def test_a_users_columns_decide_what_a_new_user_is_recommended(films: World, fro
     assert len(recommended("F", rated)) == 20 and not recommended("F", rated) & set(rated)
 
 
-@pytest.mark.e2e
 def test_query_sends_what_users_holds_of_a_user(films: World, frozen: Run) -> None:
     status, shown, errors = call(["query", "--model", str(films.output), "--user", "7", "--json"])
     assert status == 0, errors
@@ -135,7 +134,6 @@ def test_query_sends_what_users_holds_of_a_user(films: World, frozen: Run) -> No
     assert seen and not seen & {one["item_id"] for one in answer["recommendations"]}
 
 
-@pytest.mark.e2e
 def test_validate_finds_healthy_data_healthy_and_leaves_it_to_the_next_run(films: World, frozen: Run) -> None:
     elsewhere = dataclasses.replace(films, output=films.output.parent / "validated")
     status, shown, errors = call(["validate", *elsewhere.run_arguments(**COLUMNS)[1:]])

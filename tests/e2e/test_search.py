@@ -11,7 +11,7 @@ from tests.e2e.runs import FIRST_DAYS, call, write_part
 from two_tower.data_directory.manifest import DAY
 from two_tower.pipeline.settings import run_file
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 RATES = (0.0, 0.02)
 

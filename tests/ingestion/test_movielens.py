@@ -603,6 +603,7 @@ def test_a_bad_line_far_into_the_file_has_its_number(
         ingest(source, tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_ratings(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

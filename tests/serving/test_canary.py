@@ -97,6 +97,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any
     return path, recorded(inputs, answered["item_id"].numpy(), answered["score"].numpy())
 
 
+@pytest.mark.slow
 def test_a_model_that_answers_as_it_did_is_published(
     served: tuple[str, dict[str, Any]], tmp_path: Path
 ) -> None:

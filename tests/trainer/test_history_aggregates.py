@@ -25,6 +25,8 @@ from two_tower.trainer.model.history_aggregates import history_aggregates
 from two_tower.trainer.model.signatures import Towers
 from two_tower.trainer.model.windows import windows_of
 
+pytestmark = pytest.mark.slow
+
 DAY = 86_400
 # Items 0 to 3 and 5; artist 7 is the second of item 3, which counts as its first's. Item 4 is in no catalog.
 ITEM_ID = np.array([0, 1, 2, 3, 5])

@@ -40,6 +40,8 @@ from two_tower.trainer.model.repeat_head import Repeats
 from two_tower.trainer.model.windows import Positions, windows_of
 from two_tower.trainer.settings import DEFAULT_PARTS
 
+pytestmark = pytest.mark.slow
+
 # A high temperature: random weights then give bonuses that matter.
 REPEATING = dataclasses.replace(CONFIG, parts=(*DEFAULT_PARTS, "repeat_head"), temperature=1.0)
 K, MAX_K, ITEMS = 8, 40, 70

@@ -303,6 +303,7 @@ def test_the_number_of_windows_settles_those_of_a_step(
     assert found == dataclasses.replace(config, windows_per_step=settled)
 
 
+@pytest.mark.slow
 def test_a_training_killed_in_mid_epoch_goes_on_to_the_same_weights_bit_by_bit(
     small_world: Transformed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
