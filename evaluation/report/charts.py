@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from two_tower.base.durations import milliseconds
 from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, recommender
@@ -219,7 +220,7 @@ def setting(point: Mapping[str, Any]) -> str:
         f"{point['reordering_candidates']:,} reordered" if point.get("reordering_candidates") else "",
         str(point.get("quantization") or ""),
         f"recall {number(point.get('recall'), 4)}",
-        f"{point['ms_per_query']:.3g} ms a query" if point.get("ms_per_query") else "",
+        f"{milliseconds(point['ms_per_query'])} a query" if point.get("ms_per_query") else "",
     ]
     return ", ".join(part for part in parts if part)
 

@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Mapping
 from typing import Any
 
+from two_tower.base.durations import milliseconds
 from two_tower.evaluation.gate.judge import BLESSED
 from two_tower.evaluation.gate.thresholds import Unit, unit_of
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, recommender
@@ -98,8 +99,8 @@ def _key_figures(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
         figures.append(
             {
                 "name": "p95 latency",
-                "value": f"{single['p95_ms']:.3g} ms",
-                "note": f"a single query; median {single['p50_ms']:.3g} ms",
+                "value": milliseconds(single["p95_ms"]),
+                "note": f"a single query; median {milliseconds(single['p50_ms'])}",
             }
         )
     return figures
@@ -156,5 +157,5 @@ def refusal(evaluation: Mapping[str, Any], examples: bool) -> dict[str, Any] | N
 def _measured(unit: Unit, value: float | None) -> str:
     """Formats a threshold's value or limit by its unit."""
     if value is not None and unit is Unit.MILLISECONDS:
-        return f"{value:.3g} ms"
+        return milliseconds(value)
     return str(int(value)) if value is not None and unit is Unit.YES_NO else number(value, 4)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from two_tower.base.durations import milliseconds
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import definitions, question
 from two_tower.pipeline.runs.report_tables import (
@@ -252,7 +253,8 @@ def _print_ann_and_baseline_model(console: Console, report: Mapping[str, Any]) -
     latency = report.get("latency") or {}
     for name, one in latency.items():
         batch = "A single query" if name == "single" else f"A batch of {one.get('size', '?')}"
-        times = ", ".join(f"{one[f'{p}_ms']:.3g} ms ({p})" for p in ("p50", "p95", "p99") if f"{p}_ms" in one)
+        parts = {part: one[f"{part}_ms"] for part in ("p50", "p95", "p99") if f"{part}_ms" in one}
+        times = ", ".join(f"{milliseconds(value)} ({part})" for part, value in parts.items())
         console.print(f"{batch} takes {times}.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from two_tower.base.durations import milliseconds
 from two_tower.evaluation.gate.thresholds import Unit, unit_of
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
 from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, shown_metrics
@@ -53,7 +54,7 @@ def threshold_table(report: Mapping[str, Any]) -> Table:
 
     def shown(threshold: Mapping[str, Any], part: str) -> str:
         is_time = unit_of(threshold) is Unit.MILLISECONDS and threshold[part] is not None
-        return f"{threshold[part]:.3g} ms" if is_time else number(threshold[part])
+        return milliseconds(threshold[part]) if is_time else number(threshold[part])
 
     for threshold in report["thresholds"]:
         held = "holds" if threshold["ok"] else "FAILS"
