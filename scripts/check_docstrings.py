@@ -74,7 +74,9 @@ def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def main() -> int:
     """Prints complaints and their count; returns 1 if there are any."""
-    listed = subprocess.run(["git", "ls-files", "*.py"], capture_output=True, text=True, check=True).stdout
+    # A new file counts before it is added.
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     only = tuple(sys.argv[1:])
     files = [Path(name) for name in listed.split() if not only or name.startswith(only)]
     complaints = [complaint for file in files if file.exists() for complaint in broken(file)]

@@ -11,25 +11,21 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, known_part, to_plain
 from two_tower.evaluation.gate import judge
-from two_tower.evaluation.gate.outcome import AT_MOST
 from two_tower.evaluation.query_results import FILE_NAME as QUERIES
 from two_tower.evaluation.query_results import QueryResults
-from two_tower.evaluation.report.glossary import slice_meaning
 from two_tower.evaluation.settings import GateConfig
+from two_tower.pipeline.runs.report_tables import WIDTH, refusal_lines, threshold_table
 from two_tower.pipeline.settings import run_file
 
 EVALUATION = "evaluation.json"
 # Keys that a verdict needs.
 _NEEDED = ("metrics", "baselines", "ann", "slices", "blessed_model", "cutoff")
-_WIDTH = 110
 # Directories of evaluations, from a run's output directory or from its artifacts.
 _EVALUATIONS = ("artifacts/RetrievalEvaluator/evaluation/*", "RetrievalEvaluator/evaluation/*")
 # The most levels from a model up to its run's output: artifacts/ScannIndexer/model/7/Format-Serving.
@@ -207,7 +203,7 @@ def _limits(
 def render(rejudged: Rejudged) -> str:
     """Renders the verdict as a table for a terminal, with the explanation of a refusal."""
     page = io.StringIO()
-    console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
+    console = Console(file=page, width=WIDTH, highlight=False, markup=False, emoji=False)
     judgement, evaluation = rejudged.judgement, rejudged.evaluation
     then = evaluation.get("verdict")
     console.print(
@@ -216,49 +212,9 @@ def render(rejudged: Rejudged) -> str:
         soft_wrap=True,
     )
     console.print()
-    console.print(_threshold_table(judgement, rejudged.config.cutoff))
+    console.print(threshold_table({"cutoff": rejudged.config.cutoff, **judgement.to_dict()}))
     for note in judgement.notes:
-        console.print(f"  {note}", soft_wrap=True)
-    if judgement.refusal:
-        console.print()
-        _print_refusal(console, judgement.refusal, evaluation, rejudged.config.cutoff)
+        console.print(f"  {note}\n")
+    for line in refusal_lines({**evaluation, "cutoff": rejudged.config.cutoff, **judgement.to_dict()}):
+        console.print(line, soft_wrap=True)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
-
-
-def _threshold_table(judgement: judge.Judgement, cutoff: int) -> Table:
-    title = f"Thresholds, judged by Recall@{cutoff}; bounds of 95 % confidence"
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-    for heading in ("threshold", "value", "low", "high", "limit", ""):
-        numeric = heading in ("value", "low", "high", "limit")
-        table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric)
-    for threshold in judgement.thresholds:
-        sign = "≤" if threshold.direction == AT_MOST else "≥"
-        value, low, high = (_number(number) for number in (threshold.value, threshold.low, threshold.high))
-        held = "holds" if threshold.ok else "FAILS"
-        note = f" ({threshold.note})" if threshold.note else ""
-        table.add_row(threshold.name, value, low, high, f"{sign} {threshold.limit:.4g}", held + note)
-    return table
-
-
-def _print_refusal(
-    console: Console, refusal: Mapping[str, Any], evaluation: Mapping[str, Any], cutoff: int
-) -> None:
-    name, examples = refusal["slice"], refusal["examples"]
-    if name:
-        meaning = slice_meaning(name, evaluation)
-        console.print(f"Look at {name}" + (f": {meaning}." if meaning != name else "."))
-    if examples:
-        found_by = examples[0]["found_by"].replace("_", " ")
-        console.print(f"Hits of {found_by} in the first {cutoff} that this model misses:")
-    for example in examples:
-        rank = f"at rank {example['rank']}" if example["rank"] else "nowhere"
-        part = f" (in {name})" if example["in_slice"] else ""
-        console.print(
-            f"  user {example['user'] + 1}, label item {example['label_item']}: {found_by} ranks it "
-            f"{example['found_at']}, this model has it {rank}{part}",
-            soft_wrap=True,
-        )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"

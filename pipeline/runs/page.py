@@ -33,6 +33,8 @@ def collect_with_page(output: str, examples: bool = True, path: str | None = Non
     """
     report = collect(output)
     report["page"] = draw(report, examples, path)
+    if not examples and report.get("refusal"):
+        report["refusal"] = {**report["refusal"], "examples": []}
     return report
 
 

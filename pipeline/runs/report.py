@@ -15,11 +15,13 @@ from two_tower.base.durations import milliseconds
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import definitions, question
 from two_tower.pipeline.runs.report_tables import (
+    WIDTH,
     component_table,
     few_metrics,
     metric_table,
     number,
     oracle_table,
+    refusal_lines,
     slice_table,
     threshold_table,
 )
@@ -61,7 +63,6 @@ _EVALUATION_KEYS = (
     "size",
     "refusal",
 )
-_WIDTH = 100
 
 
 def collect(output: str, partial: bool = False) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _reindexed(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, int] | None:
 def render(report: Mapping[str, Any]) -> str:
     """Renders a report as text for a terminal of 100 columns."""
     page = io.StringIO()
-    console = Console(file=page, width=_WIDTH, highlight=False, markup=False, emoji=False)
+    console = Console(file=page, width=WIDTH, highlight=False, markup=False, emoji=False)
     console.print(_headline(report), soft_wrap=True)
     console.print()
     console.print(component_table(report))
@@ -180,6 +181,8 @@ def render(report: Mapping[str, Any]) -> str:
         console.print(threshold_table(report))
         for note in report.get("notes") or ():
             console.print(f"  {note}\n")
+        for line in refusal_lines(report):
+            console.print(line, soft_wrap=True)
         console.print(metric_table(report))
         console.print(question(report))
         shown = {metric.partition("@")[0] for metric in few_metrics(report)}

@@ -11,10 +11,11 @@ from rich import box
 from rich.table import Table
 
 from two_tower.base.durations import milliseconds
-from two_tower.evaluation.gate.thresholds import Unit, unit_of
+from two_tower.evaluation.gate.thresholds import Unit, threshold_of, unit_of
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
-from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, shown_metrics
+from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, shown_metrics, slice_meaning
 
+WIDTH = 100
 _SHOWN_SLICES = 8
 
 
@@ -47,7 +48,9 @@ def threshold_table(report: Mapping[str, Any]) -> Table:
     """Returns a row per threshold: value, confidence interval, limit and result."""
     table = _table(f"Thresholds, judged by Recall@{report.get('cutoff') or DEFAULT_CUTOFF}")
     has_bounds = any(threshold.get("low") is not None for threshold in report["thresholds"])
-    for heading in ("threshold", "value", *(["95% interval"] if has_bounds else []), "limit"):
+    names = {one.interval_name for t in report["thresholds"] if (one := threshold_of(t["name"]))}
+    interval_name = "95% interval" if names <= {"95% interval"} else "interval"
+    for heading in ("threshold", "value", *([interval_name] if has_bounds else []), "limit"):
         # Names are settings and stay whole; only the column of notes shrinks.
         table.add_column(heading, justify="left" if heading == "threshold" else "right", no_wrap=True)
     table.add_column("")
@@ -66,6 +69,34 @@ def threshold_table(report: Mapping[str, Any]) -> Table:
             held + note,
         )  # fmt: skip
     return table
+
+
+def refusal_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Returns what explains a refusal: the slice that lost most, and labels that the model misses.
+
+    Args:
+      evaluation: content of evaluation.json, or a report by `collect`.
+    """
+    refusal = evaluation.get("refusal")
+    if not refusal or evaluation["verdict"] != "refused":
+        return []
+    name, examples = refusal.get("slice"), refusal.get("examples") or []
+    lines = []
+    if name:
+        meaning = slice_meaning(name, evaluation)
+        lines.append(f"The slice that lost most is {name}" + (f": {meaning}." if meaning != name else "."))
+    if examples:
+        found_by = label(examples[0]["found_by"])
+        k = evaluation.get("cutoff") or DEFAULT_CUTOFF
+        lines.append(f"Labels that this model misses ({found_by} has them among its first {k}):")
+    for example in examples:
+        rank = f"at rank {example['rank']}" if example["rank"] else "nowhere"
+        part = f" (in {name})" if example["in_slice"] else ""
+        lines.append(
+            f"  user {example['user'] + 1}, label item {example['label_item']}: {found_by} has it at rank "
+            f"{example['found_at']}, this model {rank}{part}"
+        )
+    return [*lines, ""] if lines else []
 
 
 def metric_table(report: Mapping[str, Any]) -> Table:

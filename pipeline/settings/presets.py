@@ -178,8 +178,8 @@ PRESETS: dict[str, PipelineConfig] = {
     ),
 }
 PRESET_HELP: dict[str, str] = {
-    "default": "a million events or more, over a few weeks or longer",
-    "small": "a hundred thousand events over months; the holdout is two weeks instead of a day",
+    "default": "300,000 events or more, or less than eight weeks",
+    "small": "fewer than 300,000 events, over eight weeks or more; the holdout is two weeks instead of a day",
     "yambda": "Yambda's own protocol: the user's state freezes at the split; labels are a day's items",
     "next_item": "sequences without times; predicts each user's last item by causal self-attention and means",
     "smoke": "seconds of training, to check that everything works",

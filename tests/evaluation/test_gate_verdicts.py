@@ -315,7 +315,7 @@ def test_a_stored_evaluation_is_judged_by_other_limits(good: QueryResults, tmp_p
     assert missed(refused.judgement) == ["slices.cold", "max_latency_p95"]
     shown = render(refused)
     assert shown.startswith("REFUSED: judged again") and "nothing is pushed" in shown
-    assert "FAILS" in shown and "Look at cold" in shown and "≤ 1" in shown
+    assert "FAILS" in shown and "The slice that lost most is cold" in shown and "≤ 1" in shown
     assert json.loads(refused.to_json())["gate"]["min_recall"] == 0.3
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
@@ -347,7 +347,7 @@ def test_what_cannot_be_judged_again_is_told(good: QueryResults, tmp_path: Path)
         judge_again(str(path), overrides=["gate.cutoff=7"])
     with pytest.raises(UserError, match="the slice 'gold'"):
         judge_again(str(path), overrides=["gate.slices=gold=0.1"])
-    with pytest.raises(UserError, match="settings of gate alone"):
+    with pytest.raises(UserError, match="settings of gate only"):
         judge_again(str(path), overrides=["trainer.epochs=4"])
     written = (path / "evaluation.json").read_text()
     for wrong, message in (

@@ -203,6 +203,8 @@ def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path)
     refused = copy.deepcopy(EVALUATION)
     refused["verdict"] = "refused"
     refused["thresholds"][0] |= {"value": 0.001, "ok": False}
+    missed = {"user": 6, "label_item": 44, "found_by": "most_popular", "found_at": 3, "rank": 0}
+    refused["refusal"] = {"slice": "cold", "examples": [missed | {"in_slice": True}]}
     (tmp_path / "pushed" / "3").mkdir(parents=True)
     _whole_run(store, tmp_path, refused, pushed=0)
     report = collect(str(tmp_path))
@@ -210,6 +212,9 @@ def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path)
     text = render(report)
     assert "REFUSED: the model is not pushed (min_recall)" in text
     assert "stays in service" in text
+    assert "The slice that lost most is cold" in text
+    assert "user 7, label item 44: most popular has it at rank 3, this model nowhere (in cold)" in text
+    assert "The slice that lost most" not in render({**report, "verdict": "blessed"})
 
 
 def test_the_same_model_again_is_not_reported_as_pushed(store: Store, tmp_path: Path) -> None:
