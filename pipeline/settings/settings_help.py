@@ -138,7 +138,8 @@ def settings_reference() -> str:
         title = f"`{section}`" if section else "Whole run"
         parts.append(f"## {title}\n\n{_summary(section)}" + "\n".join(_table(whole, section)) + "\n")
     parts.append(
-        "## Experimental\n\nSettings of training for experiments; they may change. Of the presets only `next_item` changes one.\n\n"
+        "## Experimental\n\nSettings of training for experiments; they may change. Of the presets only "
+        "`next_item` changes one.\n\n"
         + "\n".join(_table(tried, "trainer"))
         + "\n"
     )
