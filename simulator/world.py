@@ -272,8 +272,8 @@ def make_world(parameters: SimulationParameters) -> World:
     track_album, albums = _cut_into_runs(random, p.tracks, p.tracks_per_album, within=track_artist)
     if artists < p.styles:
         raise UserError(
-            f"The simulator's {p.tracks} tracks make {artists} artists, too few for {p.styles} styles; "
-            "ask for more tracks, fewer styles or a smaller tracks_per_artist."
+            f"The simulator's {p.tracks} tracks make {artists} artists, too few for {p.styles} styles. "
+            "Ask for more tracks, fewer styles or a smaller tracks_per_artist."
         )
     # Every style has at least one artist.
     artist_style = np.concatenate(
