@@ -22,8 +22,10 @@ from packaging.utils import canonicalize_name
 
 _PROJECT = __name__.split(".")[0]
 _ROOT = Path(__file__).parent.parent
-# Keyword arguments with explanatory texts that change no result.
-_EXPLANATIONS = frozenset({"help", "meaning"})
+# Keyword argument of explanatory texts that change no result.
+_EXPLANATION = "help"
+# Suffixes of data files that a package reads; setup.py installs the same. An editor's files have others.
+DATA_SUFFIXES = frozenset({".pbtxt", ".j2", ".css"})
 _PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
@@ -110,7 +112,7 @@ def _executed_nodes(node: ast.AST) -> Iterator[ast.AST]:
     """Walks the code that is executed: all except docstrings and bodies of `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for alternative in child.orelse:
                 yield from _executed_nodes(alternative)
         elif not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)):
@@ -143,8 +145,7 @@ def _package_data(file: Path) -> list[Path]:
     """Returns the data files of a room's package, such as schemas and templates; a plain module has none."""
     if file.name != "__init__.py" or file.parent == _ROOT:
         return []
-    data = [path for path in file.parent.iterdir() if path.is_file()]
-    return sorted(path for path in data if path.suffix not in (".py", ".pyc", ".pyi"))
+    return sorted(path for path in file.parent.iterdir() if path.suffix in DATA_SUFFIXES)
 
 
 @functools.cache
@@ -163,7 +164,7 @@ def _without_explanations(code: bytes) -> str:
                 )
             ]
         elif isinstance(node, ast.Call):
-            node.keywords = [one for one in node.keywords if one.arg not in _EXPLANATIONS]
+            node.keywords = [one for one in node.keywords if one.arg != _EXPLANATION]
     return ast.dump(tree)
 
 

@@ -113,12 +113,16 @@ class Declaration:
         """Raises UserError for a value outside the range or the choices; `name`: of an undeclared key."""
         name = name or self.name
         values = value if isinstance(value, tuple) else (value,)
+        # Beam takes an option several times.
+        if len(set(values)) < len(values) and (self.setting.choices or not isinstance(values[0], str)):
+            twice = next(one for one in values if values.count(one) > 1)
+            raise UserError(f"{name} names {twice!r} twice. Leave one out.")
         if not values and not self.setting.may_be_empty:
             raise UserError(f"{name} needs at least one value.")
         least, greatest = self.setting.at_least, self.setting.at_most
         for one in values:
             if isinstance(one, int | float) and not (math.isfinite(one) and least <= one <= greatest):
-                limits = f"from {least:g}" + (f" to {greatest:g}" if math.isfinite(greatest) else "")
+                limits = f"from {least:,g}" + (f" to {greatest:,.15g}" if math.isfinite(greatest) else "")
                 wanted = f"a value {limits}" if math.isfinite(least) else "a finite value"
                 raise UserError(f"{name} takes {wanted}, and was given {one!r}.")
         choices = self.setting.choices
@@ -294,7 +298,9 @@ def unknown_setting(name: str, known: Iterable[str]) -> UserError:
     # The last part alone decides where the section was left out or mistaken.
     last = name.rpartition(".")[2]
     same_last = [one for one in known if one.rpartition(".")[2] == last]
-    nearest = same_last or difflib.get_close_matches(name, known, n=1, cutoff=0)
+    nearest = same_last or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    if not nearest:
+        return UserError(f"there is no setting {name!r}; `two-tower run --help-all` lists all settings.")
     return UserError(f"there is no setting {name}; the nearest is {' or '.join(nearest)}.")
 
 
@@ -324,7 +330,8 @@ def typed(name: str, hint: Any, value: Any, by_name: bool = False) -> Any:
                 pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    raise UserError(f"{name} takes {described(hint)}, and was given {value!r}.")
+    form = f", as in [{value}]" if typing.get_origin(hint) is tuple and isinstance(value, str) else ""
+    raise UserError(f"{name} takes {described(hint)}{form}, and was given {value!r}.")
 
 
 def described(hint: Any) -> str:

@@ -65,7 +65,11 @@ class GateConfig:
         shown=True,
     )
     min_recall: float = setting(
-        0.01, help="Least Recall@k of the served model. Its lower bound must reach it.", shown=True
+        0.01,
+        help="Least Recall@k of the served model. Its lower bound must reach it.",
+        at_least=0,
+        at_most=1,
+        shown=True,
     )
     min_ann_recall: float = setting(
         0.95,
@@ -123,6 +127,8 @@ def slice_limits(gate: GateConfig) -> dict[str, float]:
             raise UserError(
                 f"gate.slices takes slices with their least recall, as in cold=0.02, and was given {text!r}."
             )
+        if not 0 <= limit <= 1:
+            raise UserError(f"gate.slices takes recalls from 0 to 1, and was given {text!r}.")
         if name in limits:
             raise UserError(f"gate.slices names the slice {name!r} twice. Leave one out.")
         limits[name] = limit

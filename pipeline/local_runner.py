@@ -222,8 +222,7 @@ def main() -> None:
         log_before = newest_log(run_file.output)
         load(None, path)  # checks the settings before the data is read
         manifest = Manifest.load(run_file.data)
-        suited = suited_preset(manifest.counts["label_events"], manifest.has_timestamps)
-        config = load(None, path, fallback=suited)
+        config = load(None, path, fallback=suited_preset(manifest))
         if run_local(run_file.data, run_file.output, config):
             print(f"\n{render(collect_with_page(run_file.output))}", end="")
     except (UserError, ComponentFailed) as error:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from two_tower.base import storage
+from two_tower.base import console, storage
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
@@ -60,7 +60,8 @@ class Reindexing:
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
         self._digest = manifest.digest
-        from two_tower.trainer.loop import warm_start  # last, because it imports TensorFlow
+        with console.hushed():
+            from two_tower.trainer.loop import warm_start  # last, because it imports TensorFlow
 
         warm_start.left_by(self.lineage.towers.uri)
 

@@ -57,14 +57,7 @@ def simulate(
         progress: called with a line about the current step.
 
     Raises:
-        UserError: `out` holds something else.
-
-    Args:
-        out: created, or replaced if it holds an earlier simulation. It is complete or not there.
-        progress: called with a line about what is being done.
-
-    Raises:
-        UserError: `out` holds something else.
+        UserError: `out` holds something else, or cannot be written.
     """
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"{out}: this is a file; name a directory for the simulation.")
@@ -73,6 +66,12 @@ def simulate(
             f"{out}: the directory is not empty and holds no {_MARK}, so it is no earlier simulation; "
             "name another directory."
         )
+    parent, base = os.path.split(os.path.abspath(out))
+    try:
+        os.makedirs(parent, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=f".{base}-", dir=parent).cleanup()
+    except OSError as error:
+        raise UserError(f"{out}: it cannot be written ({error.strerror}). Name another place.") from error
     tell = progress or (lambda line: None)
     tell(f"catalog of {parameters.tracks:,} tracks")
     world = make_world(parameters)
@@ -81,8 +80,6 @@ def simulate(
     tell(f"oracle: {parameters.oracle_queries:,} queries")
     answers = evaluate_oracles(world, listeners, log, progress)
     tell("writing")
-    parent, base = os.path.split(os.path.abspath(out))
-    os.makedirs(parent, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{base}-", dir=parent) as temporary:
         new, old = os.path.join(temporary, "new"), os.path.join(temporary, "old")
         os.mkdir(new)

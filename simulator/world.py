@@ -273,7 +273,7 @@ def make_world(parameters: SimulationParameters) -> World:
     if artists < p.styles:
         raise UserError(
             f"The simulator's {p.tracks} tracks make {artists} artists, too few for {p.styles} styles. "
-            "Ask for more tracks, fewer styles or a smaller tracks_per_artist."
+            f"Ask for {p.styles * p.tracks_per_artist:,.0f} tracks or more."
         )
     # Every style has at least one artist.
     artist_style = np.concatenate(

@@ -54,7 +54,7 @@ class SplitConfig:
     )
     last_timestamp: int = setting(
         -1,
-        help="End of test; -1: the time of the newest label event.",
+        help="Time of the last event of test; later events are left out. -1: the newest label event.",
         unit="seconds of the data's clock",
         at_least=-1,
         applies={"split.protocol": _BY_TIME},

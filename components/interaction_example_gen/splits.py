@@ -22,7 +22,7 @@ Array = np.ndarray
 MIN_LABEL_PLAY_RATIO = 0.5
 # Yambda's own split, as its authors have it (Ploshkin et al., 2025), in seconds of its clock: test from
 # 25,913,600, which is 86,400 before the end, and a gap of 1,800.
-YAMBDA = SplitConfig("frozen", holdout_seconds=86_400, gap_seconds=1_800, last_timestamp=26_000_000)
+YAMBDA = SplitConfig("frozen", holdout_seconds=86_400, gap_seconds=1_800, last_timestamp=25_999_999)
 # Protocols that split by time.
 BY_TIME = ("next_event", "frozen", "yambda")
 
@@ -91,20 +91,17 @@ class TimeSplit:
     def before(cls, newest: int, config: SplitConfig) -> TimeSplit:
         """Returns the split that ends with the newest label event: train | gap | eval | gap | test.
 
-        Test begins `holdout_seconds` before its end, or before `config.last_timestamp` if that is set. The
-        protocol yambda sets it, because its authors define test as [26,000,000 - 86,400, infinity).
+        Test ends with the newest label event, or with `config.last_timestamp` if that is set. Later events
+        belong to no split.
 
         Args:
             newest: time of the newest label event, in seconds.
             config: lengths of the periods.
         """
-        if config.last_timestamp < 0:
-            test_from = newest + 1 - config.holdout_seconds
-        else:
-            test_from = config.last_timestamp - config.holdout_seconds
+        test_to = (newest if config.last_timestamp < 0 else config.last_timestamp) + 1
+        test_from = test_to - config.holdout_seconds
         eval_to = test_from - config.gap_seconds
         eval_from = eval_to - config.holdout_seconds
-        test_to = max(newest, config.last_timestamp) + 1
         return cls(eval_from - config.gap_seconds, (eval_from, eval_to), (test_from, test_to))
 
     def bounds(self, split: str) -> tuple[int, int]:
@@ -128,10 +125,11 @@ class TimeSplit:
     def where(self, split: str) -> str:
         """Describes the split's period and the settings of its length."""
         begin, end = self.bounds(split)
-        span = f"before {end}" if split == "train" else f"from {begin} to {end}"
+        span = f"before {end:,}" if split == "train" else f"from {begin:,} to {end:,}"
         return (
-            f"no user has a label event {span} (seconds) after an earlier one, its query. Change "
-            "split.holdout_seconds, split.gap_seconds or split.last_timestamp, or bring more data"
+            f"no user has a label event {span} (seconds of the data's clock) after an earlier one. "
+            f"{'Eval and test leave train no time: lower' if split == 'train' else 'Change'} "
+            "split.holdout_seconds, change split.gap_seconds or split.last_timestamp, or bring more data"
         )
 
 
@@ -251,6 +249,9 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
     if config.protocol == "yambda":
         config = YAMBDA
     times = TimeSplit.before(newest, config)
+    if config is YAMBDA:
+        # Its authors define test as [26,000,000 - 86,400, infinity).
+        times = dataclasses.replace(times, test=(times.test[0], max(times.test[1], newest + 1)))
     if config.protocol == "next_event":
         return times
     return FrozenSplit(times, config.gap_seconds)

@@ -10,7 +10,7 @@ from typing import Any
 
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.messages import tell
-from two_tower.pipeline.commands.pipeline_run import run_pipeline
+from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline
 from two_tower.pipeline.commands.settings_options import add_settings, config_of, listed_settings
 
 
@@ -27,6 +27,7 @@ def _run(options: argparse.Namespace) -> int:
     from two_tower.pipeline.runs.report import render
 
     config = config_of(options)
+    check_output(options.output)
     source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
     label_event = _prepare(source, data)
     tell(f"3/3  Training a recommender: two-tower run --data {data} --output {output}")

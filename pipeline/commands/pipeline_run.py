@@ -70,9 +70,14 @@ def loading_tfx() -> Iterator[None]:
 
 
 def check_output(output: str) -> None:
-    """Raises UserError if --output names a file."""
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise UserError(f"{output} is a file; --output takes a directory.")
+    """Raises UserError if --output names a file, or a directory that cannot be made or written."""
+    existing = os.path.abspath(output)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
+        raise UserError(f"{existing} is a file; --output takes a directory.")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"{existing} cannot be written; --output takes a directory that can.")
 
 
 def show_report(output: str, examples: bool = True) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
@@ -34,6 +35,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from two_tower.serving.query import recommend, render
 
+    if options.data and not os.path.isdir(options.data):
+        raise UserError(f"--data {options.data}: there is no such directory.")
     history = None if options.history is None else _ids("--history", options.history)
     answer = recommend(
         options.model,

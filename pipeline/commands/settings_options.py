@@ -69,9 +69,11 @@ def preset_suited_to(data: str, options: argparse.Namespace) -> str:
     config_of(options)  # before the data is read: a mistake in the settings shows at once
     manifest = Manifest.load(data)
     events = manifest.counts["label_events"]
-    suited = run_file.suited_preset(events, manifest.has_timestamps)
-    named = options.preset or (run_file.read_run_file(options.config).preset if options.config else None)
-    if not named:
+    suited = run_file.suited_preset(manifest)
+    named = options.preset
+    if named is None and options.config:
+        named = run_file.read_run_file(options.config).preset
+    if named is None:
         times = "" if manifest.has_timestamps else " without times"
         tell(f"Preset '{suited}', for {events:,} events{times}; --preset names another")
-    return named or suited
+    return suited if named is None else named

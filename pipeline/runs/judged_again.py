@@ -69,7 +69,8 @@ def judge_again(
         a model, ScannIndexer's or a pushed one.
       preset: the preset of the base limits. Without one here or in the file, the run's own limits are the
         base.
-      file: a config file, whose section `gate` overrides the base; its other sections have no effect.
+      file: a config file, whose section `gate` overrides the base. Its other sections are checked, and have
+        no effect.
       overrides: settings in the form of `run_file.load`, which override both.
 
     Raises:

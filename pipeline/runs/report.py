@@ -131,8 +131,11 @@ def evaluation_at(uris: list[str]) -> dict[str, Any]:
     path = os.path.join(uris[0], "evaluation.json")
     try:
         with open(path, encoding="utf-8") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError) as error:
+            evaluation = dict(json.load(file))
+        if "test" not in evaluation.get("metrics", {}):
+            raise ValueError("it holds no metrics of test")
+        return evaluation
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: the run's evaluation cannot be read ({error}). Run the pipeline again."
         ) from error

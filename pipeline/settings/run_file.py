@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import functools
@@ -14,15 +15,18 @@ from typing import Any
 import yaml
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain, to_plain
+from two_tower.base.settings import from_plain, to_plain, values_of
+from two_tower.data_directory.manifest import Manifest
 from two_tower.evaluation.settings import GateConfig, slice_limits
 from two_tower.pipeline.settings.pipeline_config import (
     MeaninglessSettingError,
     PipelineConfig,
     check_range,
+    checked,
     declaration,
     setting_blocks,
     setting_type,
+    types,
 )
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.settings.retired import retired_setting
@@ -38,6 +42,24 @@ class RunFile:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML loader that refuses a key which stands twice, and a key that is no text."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Builds a mapping; raises yaml.YAMLError for a repeated key, or for one that is no text."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                written = key_node.value
+                raise yaml.YAMLError(f"line {line}: the key {written} is no text; write '{written}'")
+            if key in seen:
+                raise yaml.YAMLError(f"line {line}: the key {key} stands twice; leave one out")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def read_run_file(path: str) -> RunFile:
     """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
 
@@ -47,15 +69,15 @@ def read_run_file(path: str) -> RunFile:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = yaml.load(file, _UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: the config file cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path}: the file is no valid YAML: {' '.join(str(error).split())}.") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a config file holds keys and values, and this one a {_kind(content)}.")
+        raise UserError(f"{path}: a config file holds keys and values, as in `seed: 7`.")
     places: dict[str, str | None] = {}
     for key in ("data", "output", "preset"):
         places[key] = content.pop(key, None)
@@ -68,11 +90,14 @@ def read_run_file(path: str) -> RunFile:
 _SMALL_BELOW = 300_000
 
 
-def suited_preset(label_events: int, has_timestamps: bool = True) -> str:
-    """Returns the default preset for data with this number of label events."""
-    if not has_timestamps:
+def suited_preset(manifest: Manifest) -> str:
+    """Returns the default preset for a data directory."""
+    if not manifest.has_timestamps:
         return "next_item"
-    return "small" if label_events < _SMALL_BELOW else "default"
+    first, last = manifest.time_range
+    # Eval and test of `small` have to leave train at least half of the time.
+    is_long = last - first >= 4 * PRESETS["small"].split.holdout_seconds
+    return "small" if manifest.counts["label_events"] < _SMALL_BELOW and is_long else "default"
 
 
 def load(
@@ -96,15 +121,28 @@ def load(
         does not take.
     """
     run_file = read_run_file(file) if file else RunFile()
-    values = _preset(preset or run_file.preset or fallback).to_dict()
+    values = _preset(fallback).to_dict() if preset is None else _preset(preset).to_dict()
     try:
+        if preset is None and run_file.preset is not None:
+            values = _preset(run_file.preset).to_dict()
         given = set(_lay_over(values, run_file.settings, ""))
-        # The check precedes the overrides, so that an error names the file or the override correctly.
-        values = settled(values, given).to_dict()
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+    try:
+        # The check precedes the overrides, so that an error names the file or the override correctly.
+        values, wrong_file = settled(copy.deepcopy(values), given).to_dict(), None
+    except UserError as error:
+        # An override may mend what the file leaves contradictory.
+        wrong_file = UserError(f"{file}: {error}")
+        if not overrides:
+            raise wrong_file from error
     given |= _override(values, overrides)
-    return settled(values, given)
+    try:
+        return settled(values, given)
+    except UserError:
+        if wrong_file:
+            raise wrong_file from None
+        raise
 
 
 def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
@@ -141,30 +179,45 @@ def load_gate(
     Args:
       limits: base values if neither the call nor the file names a preset.
       preset: preset of the base values; None: the file's preset or `limits`.
-      file: see `read_run_file`; settings outside `gate` have no effect.
+      file: see `read_run_file`; settings outside `gate` are checked, and have no effect.
       overrides: see `load`.
 
     Raises:
       UserError: see `load`; also for an override of another section.
     """
     run_file = read_run_file(file) if file else RunFile()
-    named = preset or run_file.preset
-    values = {**PipelineConfig().to_dict(), "gate": to_plain(_preset(named).gate if named else limits)}
+    named = run_file.preset if preset is None else preset
     try:
+        values = (PipelineConfig() if named is None else _preset(named)).to_dict()
+        if named is None:
+            values["gate"] = to_plain(limits)
         list(_lay_over(values, run_file.settings, ""))
+        _check_values(values)
         _checked_gate(values["gate"])
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     for override in overrides:
         if not override.strip().startswith("gate."):
-            raise UserError(f"--set {override}: give settings of gate alone for a stored evaluation.")
+            raise UserError(f"--set {override}: a stored evaluation takes settings of gate only.")
     _override(values, overrides)
     return _checked_gate(values["gate"])
 
 
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Raises UserError for a wrong type or range; settings need not suit each other."""
+    for field in dataclasses.fields(PipelineConfig):
+        section, default = values[field.name], field.default
+        if dataclasses.is_dataclass(default):
+            if not isinstance(section, Mapping):
+                raise UserError(f"{field.name} is a section of settings, and was given {section!r}.")
+            of_section = from_plain(type(default), section, field.name)
+            for name, value in values_of(of_section, field.name).items():
+                check_range(name, value)
+        else:
+            checked(field.name, section)
+
+
 def _checked_gate(values: Any) -> GateConfig:
-    if not isinstance(values, Mapping):
-        raise UserError(f"gate is a section of settings, and was given {values!r}.")
     gate = from_plain(GateConfig, values, "gate")
     for field in dataclasses.fields(gate):
         check_range(f"gate.{field.name}", getattr(gate, field.name))
@@ -196,13 +249,23 @@ def _keys_of(block: str, text: str) -> list[tuple[str, str]]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals:
-            if error := retired_setting(block):
+            # An earlier release had a single number there.
+            if (error := retired_setting(block)) and re.fullmatch(r"[-+.\deE]+", text):
                 raise error
-            declaration(block)
+            raise _without_keys(block, text)
         pairs.append((f"{block}.{key}", value))
     if not pairs:
-        declaration(block)
+        raise _without_keys(block, text)
     return pairs
+
+
+def _without_keys(block: str, given: str) -> UserError:
+    """Returns the error for a block that was given a value instead of keys."""
+    keys = [one.name.rpartition(".")[2] for one in types().values() if one.block == block]
+    return UserError(
+        f"{block} is a setting with keys ({', '.join(keys)}), and was given {given!r}: name a key, as in "
+        f"{block}.{keys[0]}=<value>."
+    )
 
 
 def _section(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
@@ -241,6 +304,11 @@ def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> 
     """Overrides nested values and yields the dotted names of the given settings."""
     for key, value in over.items():
         name = f"{section}{key}"
+        first, dot, rest = key.partition(".")
+        if dot and isinstance(values.get(first), dict):
+            # The dotted form of --set, as in `trainer.epochs: 4`.
+            yield from _lay_over(values[first], {rest: value}, f"{section}{first}.")
+            continue
         if isinstance(value, Mapping) and isinstance(values.get(key), dict):
             yield from _lay_over(values[key], value, f"{name}.")
         elif isinstance(values.get(key), dict):
@@ -253,12 +321,8 @@ def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> 
             yield name
 
 
-def _kind(value: Any) -> str:
-    return {"str": "text"}.get(type(value).__name__, type(value).__name__)
-
-
 def _parse(name: str, text: str) -> Any:
-    """Parses a value of `--set` as YAML would; `typed` checks its type."""
+    """Parses a value of `--set`; `typed` checks its type."""
     hint = setting_type(name)
     if typing.get_origin(hint) is tuple:
         if text.startswith("["):

@@ -16,6 +16,7 @@ from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
 from two_tower.pipeline.settings.run_file import settled
+from two_tower.trainer.loss.loss_registry import LOSSES
 from two_tower.trainer.model.encoder_registry import has_dropout
 from two_tower.trainer.settings import ITEM_BIAS, NORMALISATION, TrainerConfig
 
@@ -163,7 +164,7 @@ def default_space(base: PipelineConfig) -> SearchSpace:
     idle = []
     if NORMALISATION not in trainer.parts:
         idle.append("trainer.temperature")
-    if trainer.softmax != "sampled":
+    if trainer.softmax not in (name for name, loss in LOSSES.items() if loss.samples):
         idle += ["trainer.frequency.correction", "trainer.negatives.deduplicate"]
     elif trainer.frequency.estimate == "streaming":
         idle.append("trainer.negatives.deduplicate")

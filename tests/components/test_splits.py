@@ -27,6 +27,14 @@ def test_splits_lie_before_the_newest_label_with_gaps_between() -> None:
     assert split.train_end == split.eval[0] - 500
 
 
+def test_test_ends_with_the_event_that_is_named_as_the_last() -> None:
+    def before(newest: int, last: int) -> TimeSplit:
+        return TimeSplit.before(newest, SplitConfig(holdout_seconds=DAY, last_timestamp=last))
+
+    assert before(2_000_000, 1_500_000).test == (1_500_001 - DAY, 1_500_001)
+    assert before(1_500_000, 1_500_000) == before(1_500_000, -1) == before(2_000_000, 1_500_000)
+
+
 def test_yambdas_test_begins_where_its_authors_say() -> None:
     assert PRESETS["yambda"].split == SplitConfig("yambda")
 
@@ -39,7 +47,7 @@ def test_yambdas_test_begins_where_its_authors_say() -> None:
 
     # The newest listen is shortly before the end of the clock.
     split = times_of(25_999_995)
-    assert split.test == (25_913_600, 26_000_001)
+    assert split.test == (25_913_600, 26_000_000)
     assert split.eval == (25_913_600 - 1_800 - 86_400, 25_913_600 - 1_800)
     assert split.train_end == 25_913_600 - 1_800 - 86_400 - 1_800
     # Test has no end: events after the given time belong to it too.

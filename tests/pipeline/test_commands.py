@@ -179,6 +179,10 @@ def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.Ca
         (["report", "--output", "no-such-run"], "no-such-run holds no run yet"),
         (["query", "--model", "no-such-model", "--user", "1"], "no-such-model holds no served model"),
         (["query", "--model", "m", "--history", "1,b"], "'b' is no number"),
+        (["query", "--model", "m", "--history", "1", "--data", "gone"], "--data gone: there is no such"),
+        (["run", "--data", "d", "--output", "o", "--preset", ""], "no preset ''"),
+        (["demo", "--output", "/dev/null/x"], "/dev/null is a file; --output takes a directory"),
+        (["simulate", "/dev/null/x"], "/dev/null/x: it cannot be written"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(
@@ -218,7 +222,9 @@ def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> types.ModuleType:
 
     fake.run_local = run_local  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "two_tower.pipeline.local_runner", fake)
-    manifest = types.SimpleNamespace(counts={"label_events": 1_000_000}, has_timestamps=True)
+    manifest = types.SimpleNamespace(
+        counts={"label_events": 1_000_000}, has_timestamps=True, time_range=(0, 10_000_000)
+    )
     manifest_class = "two_tower.data_directory.manifest.Manifest"
     monkeypatch.setattr(f"{manifest_class}.load", lambda directory: manifest)
     monkeypatch.chdir(tmp_path)

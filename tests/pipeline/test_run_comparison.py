@@ -83,9 +83,10 @@ def test_a_place_without_a_run_is_named(tmp_path: Path, before: Evaluated) -> No
     (there,) = directories(tmp_path, before)
     with pytest.raises(UserError, match="holds no run yet"):
         compare(there, str(tmp_path / "nowhere"))
-    (tmp_path / "0" / "evaluation.json").write_text("{")
-    with pytest.raises(UserError, match=r"evaluation\.json: the run's evaluation cannot be read"):
-        compare(there, there)
+    for broken in ("{", "[]", "{}", '{"metrics": 3}'):
+        (tmp_path / "0" / "evaluation.json").write_text(broken)
+        with pytest.raises(UserError, match=r"evaluation\.json: the run's evaluation cannot be read"):
+            compare(there, there)
 
 
 def test_who_has_which_number_makes_no_other_queries(tmp_path: Path, before: Evaluated) -> None:

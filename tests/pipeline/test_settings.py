@@ -3,9 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from two_tower.base.durations import DAY
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, known_part, to_plain, typed, with_values
 from two_tower.evaluation.settings import GateConfig, slice_limits
@@ -85,11 +88,11 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.epochs=0", "trainer.epochs takes a value from 1"),
         ("trainer.dropout.hidden=high", "trainer.dropout.hidden takes a number"),
         ("trainer.dropout=0.3", "trainer.dropout is trainer.dropout.hidden now"),
-        ("trainer.dropout=", "trainer.dropout is trainer.dropout.hidden now"),
+        ("trainer.dropout=", r"setting with keys \(hidden, id, history\)"),
         ("trainer.schedule=cosine", r"setting with keys \(shape, warmup\)"),
         ("trainer.schedule=shap=cosine", "the nearest is trainer.schedule.shape"),
         ("trainer.learning_rate=nan", "trainer.learning_rate takes a value from 0"),
-        ("gate.min_recall=inf", "takes a finite value"),
+        ("gate.min_recall=inf", "takes a value from 0 to 1"),
         ("trainer.query_hidden_units=64,x", "takes a whole number|list of whole numbers"),
         ("trainer.query_hidden_units=[64", "not a list"),
         ("trainer.frequency.correction=logQ", "takes one of logq, refined, none.*nearest is logq"),
@@ -136,10 +139,19 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
 def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: d\n")
-    assert load(None, str(path), fallback=run_file.suited_preset(100_000)) == PRESETS["small"]
-    assert load(None, str(path), fallback=run_file.suited_preset(1_000_000)) == PRESETS["default"]
+
+    def suited(label_events: int, days: int = 200, has_timestamps: bool = True) -> str:
+        manifest: Any = SimpleNamespace(
+            counts={"label_events": label_events}, time_range=(0, days * DAY), has_timestamps=has_timestamps
+        )
+        return run_file.suited_preset(manifest)
+
+    assert load(None, str(path), fallback=suited(100_000)) == PRESETS["small"]
+    assert load(None, str(path), fallback=suited(1_000_000)) == PRESETS["default"]
+    # Eval and test of `small` take four weeks.
+    assert suited(100_000, days=20) == "default"
     for events in (100_000, 1_000_000):
-        assert run_file.suited_preset(events, has_timestamps=False) == "next_item"
+        assert suited(events, has_timestamps=False) == "next_item"
     path.write_text("preset: smoke\n")
     assert load(None, str(path), fallback="small") == PRESETS["smoke"]
 
@@ -149,6 +161,17 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     [
         ("trainer:\n  epoch: 3\n", "the nearest is trainer.epochs"),
         ("trainers:\n  epochs: 3\n", "no setting trainers"),
+        ("zzz: 3\n", "run --help-all"),
+        ("preset: smok\n", "no preset 'smok'; the nearest is 'smoke'"),
+        ("preset: ''\n", "no preset ''"),
+        ("trainer:\n  epochs: 3\n  epochs: 4\n", "line 3: the key epochs stands twice"),
+        ("trainer:\n  epochs: 3\ntrainer:\n  patience: 4\n", "line 3: the key trainer stands twice"),
+        ("trainer: {label_weights: {on: 1}}\n", "the key on is no text; write 'on'"),
+        ("trainer: {label_weights: {5: 1}}\n", "the key 5 is no text; write '5'"),
+        ("evaluation: {cutoffs: [10, 10, 100]}\n", "evaluation.cutoffs names 10 twice"),
+        ("gate: {slices: [cold=5]}\n", "recalls from 0 to 1"),
+        ("gate: {min_recall: 5}\n", "gate.min_recall takes a value from 0 to 1"),
+        ("seed: 3000000000\n", "from 0 to 2,147,483,647"),
         ("trainer: 3\n", "trainer is a section"),
         ("trainer:\n  epochs: [3]\n", "trainer.epochs takes a whole number"),
         ("trainer:\n  epochs: true\n", "trainer.epochs takes a whole number"),
@@ -158,7 +181,7 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("trainer: {leave_out: [seed]}\n", "trainer.leave_out is trainer.parts now"),
         ("- trainer\n", "holds keys and values"),
         ("preset: 3\n", "preset takes a text"),
-        ("a: [1\n", "not YAML"),
+        ("a: [1\n", "no valid YAML"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> None:
@@ -186,6 +209,27 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
     path.write_text("gate: 3\n")
     with pytest.raises(UserError, match="gate is a section of settings"):
         run_file.load_gate(before, file=str(path))
+    # The file of a run is checked whole.
+    path.write_text("trainer: {epochs: banana}\n")
+    with pytest.raises(UserError, match=r"trainer\.epochs takes a whole number"):
+        run_file.load_gate(before, file=str(path))
+
+
+def test_an_override_mends_what_a_file_leaves_contradictory(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("evaluation: {cutoffs: [10]}\n")
+    with pytest.raises(UserError, match=r"run\.yaml: evaluation\.cutoffs is 10, without 100"):
+        load(None, str(path))
+    assert load(None, str(path), ["gate.cutoff=10"]).gate.cutoff == 10
+    with pytest.raises(UserError, match=r"run\.yaml: evaluation\.cutoffs is 10, without 100"):
+        load(None, str(path), ["trainer.epochs=3"])
+
+
+def test_a_file_takes_dotted_names_too(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("trainer.epochs: 4\ntrainer.dropout.id: 0.3\ntrainer: {dropout.hidden: 0.2}\n")
+    trainer = load(None, str(path)).trainer
+    assert (trainer.epochs, trainer.dropout.id, trainer.dropout.hidden) == (4, 0.3, 0.2)
 
 
 # Settings with keys.

@@ -162,7 +162,7 @@ def _numbers(inputs: Features, specs: Sequence[FeatureSpec]) -> list[tf.Tensor]:
 
 
 def _z_scored(values: tf.Tensor) -> tf.Tensor:
-    """Scales each column by the mean and the deviation of its numbers; NaN becomes zero.
+    """Scales each column by the mean and the deviation of its numbers; NaN and infinity become zero.
 
     All columns at once, since every analyzer costs Transform seconds, and by weighted sums, since a batch
     without any number must not make the mean NaN.
@@ -170,7 +170,7 @@ def _z_scored(values: tf.Tensor) -> tf.Tensor:
     Args:
       values: float32 [rows, columns].
     """
-    known = tf.logical_not(tf.math.is_nan(values))
+    known = tf.math.is_finite(values)
     weight = tf.cast(known, tf.float64)
     # In double precision: a variance from sums of squares cancels.
     exact = tf.cast(tf.where(known, values, 0.0), tf.float64)
