@@ -398,8 +398,8 @@ def render(output: Path, parts: Sequence[str], seeds: int) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return (
         f"{table}\n\nRecall@100 of {len(runs)} trainings, {seeds} per row; they took {minutes:.0f} minutes. "
-        "Rows below *all parts* are differences from it (or from the variant in brackets), paired by seed: "
-        "a negative difference means that the part helps. "
+        "Rows below *all parts* are differences from it (or from the variant in brackets), paired by seed. "
+        "A negative difference means that the part helps. "
         "± is half a 95% interval by Student's t over seeds, for one world and one test day. Bold: the "
         f"interval excludes zero; of {len(parts) * len(columns)} differences "
         f"{len(parts) * len(columns) * 0.05:.0f} would by chance alone."

@@ -166,8 +166,8 @@ class DataDirectoryWriter:
         before = Manifest.load(self.out)
         if not before.spans:
             raise UserError(
-                f"{self.out} holds events without spans, and a span cannot be added to them: "
-                "name another place, or ingest all of it in spans."
+                f"{self.out} holds events without spans, and a span cannot be added to them. "
+                "Name another directory, or ingest all of it in spans."
             )
         for name, value in dataclasses.asdict(self.properties).items():
             if value != getattr(before, name):
@@ -210,7 +210,7 @@ class DataDirectoryWriter:
             column, old, new = found
             raise UserError(
                 f"Column '{column}' of the {table} is {old} in the first rows and {new} from row "
-                f"{self._rows[table]} on: bring it to one type."
+                f"{self._rows[table]} on. Bring it to one type."
             )
         return rows.select(schema.names)
 
@@ -357,8 +357,8 @@ def _check_span(span: Span) -> None:
         return
     if not isinstance(span, int) or not 0 <= span <= newest:
         raise UserError(
-            f"{span!r} is no span: a span is the number of days since 1970-01-01 on the data's own clock, "
-            f"from 0 to {newest:,}, or '{AUTO}', the day of the newest event."
+            f"{span!r} is not a span. A span is the number of days since 1970-01-01 on the data's own clock. "
+            f"Give a number from 0 to {newest:,}, or '{AUTO}' for the day of the newest event."
         )
 
 

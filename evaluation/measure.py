@@ -119,10 +119,10 @@ def answers(
             _log.error("Evaluating %s in a fresh process failed:\n%s", model_path, done.stderr)
             said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
             raise UserError(
-                f"{model_path}: the model does not load or does not answer in a fresh process, which ended "
-                f"with status {done.returncode} and said {said[-1] if said else 'nothing'!r}. Are its files "
-                "damaged, or some of them gone? Bring them back, or remove the whole directory: a model of "
-                "which nothing is left is not compared with."
+                f"{model_path}: the model does not load or does not answer in a fresh process. That process "
+                f"ended with status {done.returncode} and said {said[-1] if said else 'nothing'!r}. Are its "
+                "files damaged, or some of them gone? Restore them, or remove the whole directory. A model "
+                "whose directory is gone is not compared with."
             )
         with np.load(answer_file) as answer:
             return Answers(

@@ -226,8 +226,8 @@ METRICS = (
     Metric(
         name="popularity_lift",
         label="Popularity lift@k",
-        meaning="relative difference in popularity of shown items to those that the same users had played: "
-        "0 for as popular, 1 for twice as popular",
+        meaning="relative difference in popularity between shown items and items that their users had "
+        "played; 1 for twice as popular",
         of_lists=lambda of, cutoffs: {
             k: popularity_lift_at_k(
                 of.recommended, of.known_context.popularity, of.known_context.history_popularity, k

@@ -51,8 +51,8 @@ class GateConfig:
     """Thresholds on the test split. A model is pushed only if all of them hold.
 
     The sample of users adds noise to recall. So the lower bound of the 95 % confidence interval must reach a
-    threshold. A loss against the latest blessed model counts only if the upper bound of the change is below
-    zero too, because two equal models differ by noise.
+    threshold. Two equal models differ by noise. So a loss against the latest blessed model counts only if the
+    upper bound of the change is below zero too.
     """
 
     cutoff: int = setting(
@@ -66,7 +66,7 @@ class GateConfig:
     )
     min_recall: float = setting(
         0.01,
-        help="Least Recall@k of the served model, by its lower bound.",
+        help="Least Recall@k of the served model. Its lower bound must reach it.",
         at_least=0,
         at_most=1,
         shown=True,
@@ -80,7 +80,7 @@ class GateConfig:
     )
     min_lift_over_best_baseline: float = setting(
         0.0,
-        help="Least lift: the model's Recall@k minus the best baseline's, by its lower bound.",
+        help="Least lift, the model's Recall@k minus the best baseline's. Its lower bound must reach it.",
         shown=True,
     )
     min_change_against_blessed: float = setting(
@@ -95,18 +95,18 @@ class GateConfig:
     )
     slices: tuple[str, ...] = setting(
         (),
-        help="Least Recall@k within single slices, by its lower bound, as in cold=0.02.",
+        help="Least Recall@k of single slices, as in cold=0.02. The slice's lower bound must reach it.",
         may_be_empty=True,
         by_name=True,
     )
     min_coverage: float = setting(
         0.0,
-        help="Least share of the catalog that the first k of at least one query include.",
+        help="Least coverage, the share of the catalog that appears in the first k of at least one query.",
         at_least=0,
         at_most=1,
     )
     max_latency_p95: float = setting(
-        0.0, help="Longest time of 95 % of single queries; 0: any.", unit="milliseconds", at_least=0
+        0.0, help="Largest latency of 95 % of single queries; 0: any.", unit="milliseconds", at_least=0
     )
 
 

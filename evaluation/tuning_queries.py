@@ -52,7 +52,7 @@ def tuning_queries(
             break
     else:
         raise UserError(
-            "Neither eval nor train holds a query to tune the index on: the split (split.protocol and its "
+            "Neither eval nor train holds a query to tune the index on. The split (split.protocol and its "
             "periods) leaves no label. Change the split or bring more data."
         )
     size = min(most, len(queries))

@@ -232,8 +232,8 @@ def _table(path: str, table: str, content: Any) -> TableMap:
         if len(order) != 1:
             found = " and ".join(f"'events.{key}'" for key in order) or "none of them"
             raise UserError(
-                f"{path}: exactly one key must give the order of events: 'events.timestamp', 'events.order' "
-                f"(a column of ranks) or 'events.order_of_rows: true' (row order); the map has {found}."
+                f"{path}: exactly one key must give the order of events, but the map has {found}. Set "
+                "'events.timestamp', 'events.order' (a column of ranks) or 'events.order_of_rows: true'."
             )
         if "split" in columns and any(split for _, split in files):
             raise UserError(
@@ -314,8 +314,8 @@ def _keep_columns(path: str, key: str, value: Any) -> Mapping[str, str | None]:
                 )
         return value
     raise UserError(
-        f"{path}: key '{key}' takes a list of columns, or columns with their types, such as "
-        f"{{age: integer, zip: text}}, but is {value!r}."
+        f"{path}: key '{key}' takes a list of columns, or columns with their types, but is {value!r}. "
+        "Write {age: integer, zip: text}, for example."
     )
 
 

@@ -107,7 +107,7 @@ def read_ratings(path: str, lines: RatingLines) -> Iterator[pa.Table]:
             if times[-1].as_py() < before // 5:
                 raise UserError(
                     f"{path}:{number + block.count(10)}: column '{lines.time}': {times[-1]} has fewer digits "
-                    "than the time before it, and the line has no line feed: the file seems to be cut off. "
+                    "than the time before it, and the line has no line feed. The file seems to be cut off. "
                     "Fetch it again, or add a line feed if the line is complete."
                 )
         last_time = times[-1].as_py()

@@ -121,7 +121,7 @@ def id_encoder(
                 if kind not in ("integer", "text", None):
                     raise UserError(
                         f"{path}: column '{name}' holds {_NO_IDS.get(kind, kind)}, but ids must be whole "
-                        "numbers or text: convert them, or set "
+                        "numbers or text. Convert them, or set "
                         f"'{column}_type: text' in the column map if they are text."
                     )
                 found.append((path, kind))

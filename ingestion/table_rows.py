@@ -151,8 +151,8 @@ class TableRows:
             taken |= {"embedding", *(f"original_{owner}" for owner in _OWNERS)}
         for name in taken & wanted.keys():
             raise UserError(
-                f"{first.path}: column '{name}' has the name of a column with a meaning: if it has that "
-                f"meaning, set '{self._table}.{name}: {name}' in the column map; if not, list the "
+                f"{first.path}: column '{name}' has the name of a column with a meaning. If it has that "
+                f"meaning, set '{self._table}.{name}: {name}' in the column map. If not, list the "
                 f"columns to keep in '{self._table}.keep'."
             )
         found = source.kinds([name for name, declared in wanted.items() if declared is None])
@@ -166,8 +166,8 @@ class TableRows:
         for path, kind in found:
             if kind == "":
                 raise UserError(
-                    f"{path}: column '{name}' holds no numbers, text, booleans, times or lists of them: "
-                    f"list the columns to keep, without it, in '{keep}' of the column map."
+                    f"{path}: column '{name}' holds no numbers, text, booleans, times or lists of them. "
+                    f"List the columns to keep, without it, in '{keep}' of the column map."
                 )
         return require_one_kind(
             name, found, f"convert it to one type, or set '{keep}: {{{name}: text}}' in the column map"

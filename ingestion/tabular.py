@@ -72,7 +72,7 @@ def _ingest(
     if span is not None and mapping.events.order_of_rows:
         raise UserError(
             f"{mapping.path}: key 'events.order_of_rows' counts the rows of one ingest, so it would restart "
-            "in every span: name a column of ranks in 'events.order', or ingest without --span."
+            "in every span. Name a column of ranks in 'events.order', or ingest without --span."
         )
     previous = PreviousDirectory(out) if span is not None else None
     users = id_encoder("user_id", mapping.user_id_type, tables, previous)

@@ -49,9 +49,9 @@ def compile_job(
         has a parameter `push_directory`.
 
     Raises:
-      UserError: the file's name does not end in .json, its folder does not exist, a feature's kind is missing
-        or does not suit its column, Beam does not know an option, or Dataflow's workers do not see data or
-        root.
+      UserError: the file's name does not end in .json, or its folder does not exist. A feature's kind is
+        missing or does not suit its column. Beam does not know an option. Dataflow's workers do not see data
+        or root.
     """
     folder = os.path.dirname(os.path.abspath(output_file))
     if not output_file.endswith(".json"):

@@ -210,8 +210,8 @@ def main() -> None:
     path = os.environ.get(CONFIG_VARIABLE)
     if not path:
         sys.exit(
-            f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output, and optionally preset and "
-            "any setting, such as trainer: {learning_rate: 0.001}."
+            f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output. The file may also have "
+            "preset and any setting, such as trainer: {learning_rate: 0.001}."
         )
     run_file, log_before = None, None
     try:

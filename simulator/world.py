@@ -272,8 +272,8 @@ def make_world(parameters: SimulationParameters) -> World:
     track_album, albums = _cut_into_runs(random, p.tracks, p.tracks_per_album, within=track_artist)
     if artists < p.styles:
         raise UserError(
-            f"The simulator's {p.tracks} tracks make {artists} artists, too few for {p.styles} styles; "
-            f"ask for {p.styles * p.tracks_per_artist:,.0f} tracks or more."
+            f"The simulator's {p.tracks} tracks make {artists} artists, too few for {p.styles} styles. "
+            f"Ask for {p.styles * p.tracks_per_artist:,.0f} tracks or more."
         )
     # Every style has at least one artist.
     artist_style = np.concatenate(

@@ -38,7 +38,7 @@ DEFAULT_PARTS = PARTS[:7]
 
 
 def _meanings(registered: Mapping[str, RegisteredEncoder | RegisteredLoss]) -> str:
-    return ", ".join(f"{name} ({one.meaning})" for name, one in registered.items())
+    return " ".join(f"{name}: {one.meaning}." for name, one in registered.items())
 
 
 _SAMPLED = {"trainer.softmax": SAMPLING_CHOICES}
@@ -50,7 +50,7 @@ class Negatives:
 
     uniform: int = setting(
         0,
-        help="Negatives drawn from the whole catalog at each step, beside the batch's labels.",
+        help="Number of negatives drawn from the whole catalog at each step, beside the batch's labels.",
         unit="items",
         at_least=0,
         at_most=10_000_000,
@@ -58,7 +58,7 @@ class Negatives:
     )
     memory: int = setting(
         0,
-        help="Labels of earlier steps that stay negatives.",
+        help="Number of earlier steps' labels that stay negatives.",
         unit="labels",
         at_least=0,
         at_most=10_000_000,
@@ -66,14 +66,14 @@ class Negatives:
     )
     hard: int = setting(
         0,
-        help="Negatives of each query that count: those with the highest logits; 0: all.",
+        help="Number of a query's hardest negatives in the loss, those with the highest logits; 0: all.",
         unit="items",
         at_least=0,
         at_most=10_000_000,
     )
     deduplicate: bool = setting(
         False,
-        help="Whether an item is a negative once a step, however often it is in the batch.",
+        help="Deduplication of negatives: a step counts an item once, however often the batch holds it.",
         applies=_SAMPLED,
     )
 
@@ -89,8 +89,8 @@ class Frequency:
 
     estimate: str = setting(
         EXACT,
-        help="Sampling probability of an item: exact counts train's labels, streaming estimates it from the "
-        "batches. Streaming counts an item once a batch and needs negatives.deduplicate.",
+        help="Estimate of an item's sampling probability. exact counts train's labels; streaming estimates "
+        "from the batches. streaming counts an item once a batch and needs negatives.deduplicate.",
         choices=(EXACT, STREAMING),
         applies={**_SAMPLED, "trainer.frequency.correction": ("logq", "refined")},
     )
@@ -103,7 +103,7 @@ class Frequency:
     )
     rate: float = setting(
         0.01,
-        help="Weight of the newest gap between two batches with an item, in the streaming estimate.",
+        help="Learning rate of the streaming estimate: the weight of an item's newest gap between batches.",
         at_least=1e-6,
         at_most=1,
         applies=_STREAMING,
@@ -111,7 +111,7 @@ class Frequency:
     # The least gap is 1: an item in every batch.
     initial_gap: float = setting(
         100.0,
-        help="Gap of an item that no batch had yet, in the streaming estimate.",
+        help="Initial gap of an item in the streaming estimate, before any batch has held the item.",
         unit="batches",
         at_least=1,
         at_most=1e9,
@@ -132,13 +132,13 @@ class Schedule:
 
     shape: str = setting(
         "constant",
-        help="Learning rate after the warm-up: constant, or half a cosine, down to 1% at the last step of "
-        "all epochs.",
+        help="Shape of the learning rate after the warm-up. cosine decays it along half a cosine, to 1% at "
+        "the last step of all epochs.",
         choices=("constant", "cosine"),
     )
     warmup: int = setting(
         0,
-        help="First steps, over which the learning rate rises from zero; at most half of all steps.",
+        help="Length of the warm-up, in which the learning rate rises from zero; at most half of all steps.",
         unit="steps",
         at_least=0,
         at_most=100_000_000,
@@ -151,20 +151,20 @@ class Dropout:
 
     hidden: float = setting(
         0.1,
-        help="Chance that a number of a hidden layer, or of the attention encoder, becomes zero.",
+        help="Dropout rate of the hidden layers and of the attention encoder.",
         at_least=0,
         at_most=0.99,
     )
     id: float = setting(
         0.1,
-        help="Chance that an item's id, or a user's, is replaced by its out-of-vocabulary row. Thereby a new "
-        "release, or a new user, is placed by everything else that is known.",
+        help="Chance that the out-of-vocabulary row replaces an item's id, or a user's. The towers then "
+        "learn to place new items and users by their other features.",
         at_least=0,
         at_most=0.99,
     )
     history: float = setting(
         0.02,
-        help="Chance that a position is trained with an empty history, as a new user will be served.",
+        help="Chance that training empties a position's history, which prepares the towers for new users.",
         at_least=0,
         at_most=0.99,
         applies={"trainer.parts": (HISTORY, SEED, AGGREGATES)},
@@ -184,13 +184,13 @@ class LabelWeights:
     )
     max_per_user: int = setting(
         0,
-        help="Labels as many of which one user's labels weigh together, at most; 0: no limit.",
+        help="Largest total weight of one user's labels; 0: no limit.",
         unit="labels",
         at_least=0,
     )
     reactions: tuple[tuple[str, float], ...] = setting(
         (),
-        help="Factor of the labels that the user reacted to by such an event, as in like: 2 or dislike: 0.",
+        help="Weight factor of labels with a reaction of this event type, such as like: 2 or dislike: 0.",
         at_least=0,
         may_be_empty=True,
         open_keys="event type",
@@ -206,21 +206,21 @@ class TrainerConfig:
     )
     item_embedding_dim: int = setting(
         0,
-        help="Width of the table of items, where artist, album or content vectors say more of them: then few "
-        "numbers of an item's own do. Without any of these, or at 0, it is embedding_dim.",
+        help="Width of an item's own embedding if items also have artists, albums or content vectors. These "
+        "describe an item already, so few own numbers suffice. Without them, or at 0, the width is "
+        "embedding_dim.",
         at_least=0,
         at_most=4_096,
     )
     item_initial: str = setting(
         "random",
-        help="Initialisation of items' embeddings: random, or co_occurrence, factors of how often items come "
-        "shortly after each other, for data with few labels an item. A training that begins from an earlier "
-        "model keeps that model's embeddings.",
+        help="Initialisation of items' embeddings. co_occurrence takes factors of the items' co-occurrence "
+        "matrix, which suit data with few labels an item. A warm start keeps the earlier model's embeddings.",
         choices=("random", "co_occurrence"),
     )
     encoder: str = setting(
         "mean",
-        help=f"Encoder of the history: {_meanings(ENCODERS)}, or {', '.join(COMBINATIONS)}.",
+        help=f"Encoder of the history. {_meanings(ENCODERS)} {', '.join(COMBINATIONS)}: both, concatenated.",
         choices=ENCODER_CHOICES,
         shown=True,
         applies={"trainer.parts": (HISTORY,)},
@@ -228,9 +228,9 @@ class TrainerConfig:
     parts: tuple[str, ...] = setting(
         DEFAULT_PARTS,
         help="Parts of the towers. normalisation makes scores cosines; without it they are dot products. "
-        "Without shared_tables history and seed read item tables of their own. item_bias gives each item's "
-        "score a term for its popularity: an embedding's last number, the mean of what is listened to for "
-        "items new to train. repeat_head gives the items of the history an extra score, where the data "
+        "Without shared_tables history and seed read item tables of their own. item_bias adds a popularity "
+        "term to each item's score, the last number of the item's embedding. A cold item gets the mean bias "
+        "of train's labels. repeat_head gives the items of the history an extra score, where the data "
         "recommends items again. On the command line -user_id,+repeat_head changes the preset's list.",
         choices=PARTS,
         may_be_empty=True,
@@ -244,30 +244,31 @@ class TrainerConfig:
     )
     temperature: float = setting(
         0.07,
-        help="Softmax temperature: the divisor of scores. The default suits the cosine; at 1 a dot product "
-        "stays what it is.",
+        help="Softmax temperature, the divisor of scores. The default suits cosines. At 1 dot products stay "
+        "unchanged.",
         at_least=1e-4,
         at_most=100,
     )
     softmax: str = setting(
         SAMPLED,
-        help=f"Negatives of a label at each step: {_meanings(LOSSES)}, or auto (full where 8,192 labels and "
-        "50,000 items fit a step, else sampled).",
+        help=f"Negatives of a label at each step. {_meanings(LOSSES)} auto: full if a step's labels times "
+        "the catalog's items are at most 8,192 times 50,000, else sampled.",
         choices=LOSS_CHOICES,
         shown=True,
     )
     negatives: Negatives = setting(
-        Negatives(), help="Negatives of the softmax, beside the labels of the batch.", experimental=True
+        Negatives(), help="Negatives of the softmax, beside the batch's labels.", experimental=True
     )
     frequency: Frequency = setting(
         Frequency(),
-        help="Sampling probability of items, and the correction of the sampled softmax by it.",
+        help="Sampling probability of items, and the sampled softmax's correction for it.",
         experimental=True,
     )
     label_horizon: int = setting(
         1,
-        help="Label of a position in training: the next listen (1), or any one of this many next ones within "
-        "its window, where a query asks for what comes in a day and not for the next track.",
+        help="Horizon of labels: training draws a position's label from this many next listens of its "
+        "window. 1 takes the next listen. A longer horizon suits predictions for a day instead of the next "
+        "item.",
         unit="listens",
         at_least=1,
         at_most=1_000_000,
@@ -280,15 +281,15 @@ class TrainerConfig:
     schedule: Schedule = setting(Schedule(), help="Course of the learning rate.")
     weight_decay: float = setting(
         0.0,
-        help="Decoupled weight decay: the share of kernels, and of the embeddings that a step reads, that a "
-        "step takes away, by learning rate.",
+        help="Decoupled weight decay. Each step shrinks kernels, and the embeddings that it reads, by this "
+        "share times the learning rate.",
         at_least=0,
         at_most=1_000,
     )
-    dropout: Dropout = setting(Dropout(), help="Chances that training hides something.")
+    dropout: Dropout = setting(Dropout(), help="Dropout of hidden layers, ids and histories.")
     windows_per_step: int = setting(
         32,
-        help="Windows a step reads; 0: by how many there are, so that an epoch has some 190 steps.",
+        help="Number of windows a step reads. 0 chooses it by the data, for some 190 steps an epoch.",
         unit="windows",
         at_least=0,
         at_most=1_000_000,
@@ -296,14 +297,14 @@ class TrainerConfig:
     # In-batch negatives: a position alone would have none.
     positions_per_step: int = setting(
         1_024,
-        help="Labelled positions a step trains, at most, drawn at random across its windows.",
+        help="Largest number of labelled positions a step trains on, drawn at random across its windows.",
         unit="positions",
         at_least=2,
         at_most=1_000_000,
     )
     patience: int = setting(
         2,
-        help="Epochs without a rise of validation recall (at gate.cutoff), after which training stops.",
+        help="Number of epochs without a rise of validation recall (at gate.cutoff) that ends training.",
         unit="epochs",
         at_least=1,
         at_most=10_000,
@@ -317,8 +318,8 @@ class TrainerConfig:
     )
     warm_start: bool = setting(
         False,
-        help="Whether training begins with what the latest blessed model knows of the ids that both have, "
-        "instead of from scratch.",
+        help="Warm start: training begins with the weights of the latest blessed model, for the ids that "
+        "both models know.",
         shown=True,
     )
 
@@ -344,15 +345,15 @@ def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:
         yield (
             "trainer.parts",
             "trainer.parts",
-            "trainer.parts has repeat_head, which scores the items of the history, and is without history: "
-            "leave out repeat_head too, as in trainer.parts=-history,-repeat_head.",
+            "trainer.parts has repeat_head and lacks history, whose items repeat_head scores. "
+            "Leave out repeat_head too, as in trainer.parts=-history,-repeat_head.",
         )
     if SHARED_TABLES not in parts and not {HISTORY, SEED} & set(parts):
         yield (
             "trainer.parts",
             "trainer.parts",
-            "trainer.parts is without shared_tables, and without history and seed no second table is read: "
-            "add shared_tables.",
+            "trainer.parts lacks shared_tables, history and seed. Without history and seed no second table "
+            "is read: add shared_tables.",
         )
 
 

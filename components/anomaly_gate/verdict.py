@@ -128,7 +128,7 @@ class Report:
                 yield (
                     f"If the {sides.kind} is an error in the data, repair it and ingest it again. If the "
                     f"data is right, raise {sides.setting}, or turn it off with --set {sides.setting}=0"
-                    + (", for one run: later runs are compared with that one." if sides is DRIFT else ".")
+                    + (" for one run. Later runs are compared with that one." if sides is DRIFT else ".")
                 )
 
     def lines(self) -> list[str]:

@@ -81,7 +81,7 @@ class WindowConfig:
     )
     spans: int = setting(
         0,
-        help="Number of spans (events/span-N/) to read, the newest first; 0: all. It applies to data in "
-        "spans.",
+        help="Number of newest spans (events/span-N/) that the run reads; 0: all. Data without spans is read "
+        "whole.",
         at_least=0,
     )

@@ -165,9 +165,9 @@ class FrozenSplit:
             return self.times.where(split)
         begin, end = self.times.bounds(split)
         return (
-            f"no user with a label event before {self.times.train_end} (seconds) has an event from {begin} "
-            f"to {end} that is a label (with a play ratio of {self.min_play_ratio:g} or more). Change "
-            "split.holdout_seconds or split.last_timestamp, or bring more data"
+            f"no user with a label event before {self.times.train_end} (seconds) has a label from {begin} "
+            f"to {end}. A label has a play ratio of {self.min_play_ratio:g} or more, or an unknown one. "
+            "Change split.holdout_seconds or split.last_timestamp, or bring more data"
         )
 
 
@@ -211,8 +211,9 @@ class SplitColumn:
     def where(self, split: str) -> str:
         """Describes the rows that the column lacks."""
         return (
-            f"no user has a label event whose column split is '{split}' after one of the same or an earlier "
-            "split, which would be its query. Check the column, or choose another split.protocol"
+            f"no label event whose column split is '{split}' has a query. The query is an earlier label "
+            "event of the user, of the same or an earlier split. Check the column, or choose another "
+            "split.protocol"
         )
 
 
@@ -236,8 +237,8 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
         )
     if config.protocol == "split_column" and not manifest.has_splits:
         raise UserError(
-            f"split.protocol is split_column, and the events of {data} have no column 'split' (train, eval "
-            "or test): choose another protocol, or ingest the data with that column."
+            f"split.protocol is split_column, and the events of {data} have no column 'split'. Choose "
+            "another protocol, or ingest the data with that column (train, eval or test)."
         )
     if config.protocol == "leave_one_out":
         return LeaveOneOut()
@@ -274,6 +275,6 @@ def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
     if strangers >= counts.get("test_users", 0) and strangers and not isinstance(split, FrozenSplit):
         raise UserError(
             f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
-            "in train. Check that user ids are the same throughout the data, or leave more data to train: "
+            "in train. Check that user ids are the same throughout the data. Or leave more data to train: "
             "shorten split.holdout_seconds, or choose another split.protocol."
         )

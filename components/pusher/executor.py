@@ -64,8 +64,8 @@ def _why_not(model_path: str, newest: str) -> str:
         return f"not pushed again: the same model is in service already, in {newest}."
     if provenance.takes_items_back(provenance.read(model_path), provenance.read(newest)):
         return (
-            f"not pushed: {newest} is in service, of the same data, and has newer items (`two-tower "
-            "reindex`), which this push would replace. Re-index this model too: `two-tower reindex "
+            f"not pushed: {newest} is in service with the same data and newer items (`two-tower reindex`). "
+            "This push would replace them. Re-index this model too: `two-tower reindex "
             f"--model {model_path} --items DIR`."
         )
     return ""

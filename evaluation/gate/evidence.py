@@ -59,7 +59,7 @@ class Evidence:
         if abs(found - self.recall) > _ROUNDING:
             raise ValueError(
                 f"evaluation.json has a Recall@{self.config.cutoff} of {self.recall:.4f} and the queries "
-                f"beside it one of {found:.4f}: they are not of the same evaluation."
+                f"beside it one of {found:.4f}. They are not of the same evaluation."
             )
 
     @property

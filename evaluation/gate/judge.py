@@ -93,8 +93,8 @@ def check_slice_names(config: GateConfig, columns: Iterable[str]) -> None:
             examples = ", ".join([*_NAMED_SLICES, "new_users", "repeat", "popularity_1", "activity_1"])
             by_column = f" or of a configured column ({', '.join(known)})" if known else ""
             raise UserError(
-                f"gate.slices limits the slice {name!r}, which no evaluation has: take one of {examples}, ..."
-                f"{by_column}; report.md lists all that an evaluation has."
+                f"gate.slices limits the slice {name!r}, which no evaluation has. Take one of {examples}, ..."
+                f"{by_column}. report.md lists all slices of an evaluation."
             )
 
 
@@ -144,8 +144,8 @@ def _notes_of_catalog(evidence: Evidence) -> list[str]:
     if items > k:
         return []
     return [
-        f"The catalog holds {items} items, and the first {k} are all of them: Recall@{k} does not tell one "
-        "model from another. Judge by a smaller k (gate.cutoff)."
+        f"The catalog holds {items} items, and the first {k} are all of them. So Recall@{k} does not tell "
+        "one model from another. Judge by a smaller k (gate.cutoff)."
     ]
 
 

@@ -22,8 +22,8 @@ _SLICES = {
     "middle": "items between head and tail",
     "tail": f"items outside of the most popular that together have {slices.TAIL_SHARE:.0%}",
     "cold": "items that train has not seen",
-    "trending": f"items whose share of train's label events was, in its last {{days:g}} days, at least "
-    f"{slices.TREND_GROWTH:g} times what it was before, with at least {slices.TREND_EVENTS} events",
+    "trending": f"items with at least {slices.TREND_EVENTS} label events in train's last {{days:g}} days, "
+    f"and at least {slices.TREND_GROWTH:g} times their earlier share",
     "heard": f"labels that were played to at least {slices.HEARD_PLAY_RATIO:g} of their length",
 }
 
@@ -49,12 +49,12 @@ def question(evaluation: Mapping[str, Any]) -> str:
     if protocol in FROZEN_PROTOCOLS:
         return (
             f"Protocol `{protocol}`: each user's state stops before the test period, and is one query. "
-            f"Each of {asked} asks for the set of items that its user turned to between {during}; users "
+            f"Each of {asked} asks for the set of items that its user turned to between {during}. Users "
             f"whom train does not know are left out.{_labels(queries)}{by_time}"
         )
     if protocol == "leave_one_out":
         return (
-            f"Protocol `leave_one_out`: each of {asked} asks for the last item that its user turned to, and "
+            f"Protocol `leave_one_out`: each of {asked} asks for the last item that its user turned to. It "
             "knows all that the user did before. It is no split in time: train knows what others did later."
         )
     if protocol == "split_column":
@@ -64,7 +64,7 @@ def question(evaluation: Mapping[str, Any]) -> str:
         )
     return (
         f"Protocol `next_event`: each of {asked} asks for the one item that its user turned to next, between "
-        f"{during}, and knows all that the user did before.{by_time}"
+        f"{during}. It knows all that the user did before.{by_time}"
     )
 
 
@@ -158,7 +158,7 @@ def _labels(queries: Mapping[str, Any]) -> str:
         return ""
     return (
         f" A query has {labels['mean']:.1f} labels on average (median {labels['median']:g}, at most "
-        f"{labels['max']:,}); of all {labels['total']:,}, {labels['unknown_to_train']:,} are items that "
+        f"{labels['max']:,}). Of all {labels['total']:,}, {labels['unknown_to_train']:,} are items that "
         "train has not seen."
     )
 

@@ -54,7 +54,7 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
     elif evaluation.get("unchanged"):
         text = (
             "# Blessed, and not pushed again\n\nEvery threshold holds, but **the latest blessed model is "
-            "this very model**: it is already in service, so nothing was pushed."
+            "this very model**. It is already in service, so nothing was pushed."
         )
     else:
         text = "# Blessed\n\nEvery threshold holds: **this model may be pushed**."
@@ -286,9 +286,9 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
         "share of the way to the oracle",
     ]
     return (
-        "## Against the oracle\n\nThe data is simulated, so the best possible ranking is known: the oracle "
-        "ranks by the simulator's own probabilities, with and without the user's hidden state. On the "
-        f"{oracle['queries']:,} test queries that it answered too, the share is how far the model gets from "
+        "## Against the oracle\n\nThe data is simulated, so the best possible ranking is known. The oracle "
+        "ranks by the simulator's own probabilities, with and without the user's hidden state. It answered "
+        f"{oracle['queries']:,} of the test queries. On these, the share is how far the model gets from "
         "the best baseline (0) to the oracle (1).\n\n" + _table(header, rows, 1)
     )
 

@@ -28,10 +28,10 @@ class Materials:
         examples: examples.json.
         item_map: item_map.json.
         curves: training_curves.json.
-        run: facts of the whole run, which an evaluator does not know: `run` (its name), `output`,
-            `components` as in `pipeline.runs.report.collect`, `settings` by dotted name, `changed`, the names
-            of settings that are not the defaults, `pushed_model`, where its model was pushed, and
-            `not_pushed_because`.
+        run: facts of the whole run, which an evaluator does not know. `run` is its name, and `output` its
+            directory. `components` are as in `pipeline.runs.report.collect`. `settings` are by dotted name,
+            and `changed` names those that are not the defaults. `pushed_model` is the directory of its pushed
+            model; `not_pushed_because` is the reason if there is none.
     """
 
     evaluation: Mapping[str, Any]

@@ -17,7 +17,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="--output of `two-tower run`, for its newest published model, or one version's directory",
     )
-    parser.add_argument("--to", metavar="HOME", required=True, help="faiss, vertex or parquet")
+    parser.add_argument(
+        "--to", metavar="FORMAT", required=True, help="format of the export: faiss, vertex or parquet"
+    )
     parser.add_argument(
         "--output", metavar="DIR", required=True, help="new directory to write, a path or gs://..."
     )

@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         given["columns"] = options.columns
     if not storage.exists(options.source):
-        raise UserError(f"{options.source}: there is no such file or directory; it should be SRC.")
+        raise UserError(f"SRC does not exist: there is no file or directory {options.source}.")
     manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
     print(ingest_report.render(manifest))
     needed = "".join(f" --set {setting}" for setting in ingest_report.protocol_settings(manifest))
@@ -112,8 +112,8 @@ def span_day(text: str | None) -> int | str | None:
     with contextlib.suppress(ValueError):
         return (datetime.date.fromisoformat(text) - datetime.date(1970, 1, 1)).days
     raise UserError(
-        f"--span {text}: a span is a number of days since 1970-01-01 on the data's own clock, a date such as "
-        "2024-05-31, or auto, the day of the newest event."
+        f"--span {text}: a span is a number of days since 1970-01-01 on the data's own clock. Give that "
+        "number, a date such as 2024-05-31, or auto for the day of the newest event."
     )
 
 

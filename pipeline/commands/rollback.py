@@ -28,11 +28,14 @@ def _run(options: argparse.Namespace) -> int:
         print(f"two-tower: {error}", file=sys.stderr)
         return exit_status.FAILURE
     asked = (
-        "it answered its recorded queries as it did when it was published first"
+        "It answers its recorded queries as it did when it was first published."
         if done.was_asked
-        else "it loads; it is from before queries were recorded, and was asked none"
+        else "It loads. It has no recorded queries, so its answers were not compared."
     )
-    print(f"Version {done.left} was in service; version {done.again} is again, as {done.path}: {asked}.")
+    print(
+        f"Version {done.left} was in service. Version {done.again} is in service again, as {done.path}. "
+        f"{asked}"
+    )
     return 0
 
 

@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.trials < 1:
         raise UserError(f"--trials takes a number from 1 on, and was given {options.trials}.")
     if options.timeout is not None and not options.timeout > 0:
-        raise UserError(f"--timeout takes seconds, more than none, and was given {options.timeout:g}.")
+        raise UserError(f"--timeout takes more than 0 seconds, and was given {options.timeout:g}.")
     from two_tower.pipeline.tuning.search_space import SearchSpace, default_space
 
     given = SearchSpace.read(options.space) if options.space else None

@@ -145,7 +145,7 @@ def find_evaluation(directory: str) -> str:
     if of_model := _of_model(directory):
         return of_model
     raise UserError(
-        f"{directory} holds no {EVALUATION}, and no run above it evaluated a model of it: name the output "
+        f"{directory} holds no {EVALUATION}, and no run above it evaluated a model of it. Name the output "
         "directory of a run that reached its evaluation."
     )
 

@@ -284,7 +284,7 @@ def test_drift_is_against_the_run_that_passed_before(place: Place) -> None:
     message = complaint(place, place.statistics(broken), examples, approved)
     assert "drift: history_play_ratio: Jensen-Shannon divergence" in message
     assert "skew" not in message  # train and test have the same fault
-    assert "for one run: later runs are compared with that one" in message
+    assert "for one run. Later runs are compared with that one" in message
     assert place.gate(place.statistics(broken), examples, approved, max_drift=0)
 
 

@@ -225,7 +225,7 @@ def test_auto_is_the_day_of_the_newest_event(data: str) -> None:
 
 @pytest.mark.parametrize("span", [-1, 20_240_531, "today"])
 def test_what_is_no_span_is_refused(tmp_path: pathlib.Path, span: Any) -> None:
-    with pytest.raises(UserError, match=f"{span}.* is no span.*days since 1970-01-01"):
+    with pytest.raises(UserError, match=f"{span}.* is not a span.*days since 1970-01-01"):
         write_span(str(tmp_path / "data"), listens(1, 1), span)
 
 

@@ -370,7 +370,7 @@ def test_the_report_of_the_frozen_protocol_says_what_is_asked_and_names_both_rec
     assert "Protocol `frozen`" in report
     assert "asks for the set of items" in report
     assert "A query has 7.0 labels on average (median 5, at most 90)" in report
-    assert "of all 700, 33 are items that train has not seen" in report
+    assert "Of all 700, 33 are items that train has not seen" in report
     for definition in (
         "`recall`: hits among the first k / number of labels.",
         "`clipped_recall`: hits among the first k / min(k, number of labels).",

@@ -280,7 +280,7 @@ def test_a_slice_that_there_cannot_be_is_told_before_a_run() -> None:
     limits = ("cold=0.1", "popularity_3=0.1", "new_users=0", "user_gender=f=0.2", "history_2_5=0.1")
     gate.check_slice_names(dataclasses.replace(LIMITS, slices=limits), ["user_gender"])
     for wrong in ("gold=0.1", "user_age=f=0.2"):
-        with pytest.raises(UserError, match=r"slice .* which no evaluation has: take one of head, .*gender"):
+        with pytest.raises(UserError, match=r"slice .* which no evaluation has. Take one of head, .*gender"):
             gate.check_slice_names(dataclasses.replace(LIMITS, slices=(wrong,)), ["user_gender"])
 
 

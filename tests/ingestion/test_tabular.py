@@ -657,7 +657,7 @@ def test_a_kept_column_of_two_types_is_refused_with_the_remedy(tmp_path: pathlib
     [
         (
             {"id": [1], "title": ["x"]},
-            "column 'title' has the name of a column with a meaning: if it has that meaning, set "
+            "column 'title' has the name of a column with a meaning. If it has that meaning, set "
             "'items.title: title'",
         ),
         ({"id": [1], "extra": [{"a": 1}]}, "column 'extra' holds no numbers, text, booleans, times"),

@@ -17,6 +17,7 @@ import pytest
 
 import two_tower
 from two_tower.base.errors import UserError
+from two_tower.base.settings import blocks, declarations
 from two_tower.data_directory.manifest import Manifest
 from two_tower.ingestion import FORMAT_HELP, FORMATS
 from two_tower.pipeline import commands
@@ -118,6 +119,14 @@ def test_no_sentence_of_the_help_has_more_than_20_words(command: Command) -> Non
             assert len(sentence.split()) <= 20, sentence
 
 
+@pytest.mark.parametrize("name", [*pipeline_config.types(), *pipeline_config.setting_blocks()])
+def test_no_sentence_of_a_settings_help_has_more_than_20_words(name: str) -> None:
+    declared = {one.name: one.setting for one in declarations(PipelineConfig).values()}
+    text = {**declared, **blocks(PipelineConfig)}[name].help
+    for sentence in re.split(r"(?<=[.?]) ", text):
+        assert len(sentence.split()) <= 20, sentence
+
+
 def test_the_help_of_ingest_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(FORMAT_HELP) == set(FORMATS)
     with pytest.raises(SystemExit):
@@ -160,7 +169,7 @@ def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.Ca
         (["ingest", "--describe", "b", "--span", "3"], "leave out --span"),
         (["ingest", "--describe", "b"], "b is not a data directory"),
         (["ingest", "yambda", "a", "b", "--columns", "c.yaml"], "--columns is for the format 'table'"),
-        (["ingest", "yambda", "a", "b"], "a: there is no such file or directory; it should be SRC"),
+        (["ingest", "yambda", "a", "b"], "SRC does not exist: there is no file or directory a"),
         (["ingest", "yambda", "a", "b", "--span", "may"], "--span may: a span is a number of days"),
         (["run", "--output", "o"], "run needs a directory in --data"),
         (["run", "--data", "d"], "run needs a directory in --output"),

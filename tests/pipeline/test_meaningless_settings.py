@@ -201,7 +201,7 @@ def test_the_walk_goes_by_every_setting() -> None:
             ["trainer.encoder=attention", "trainer.embedding_dim=33"],
             "trainer.embedding_dim is 33, and trainer.encoder=attention divides it among 2 heads",
         ),
-        (["trainer.parts=user_id"], "trainer.parts is without shared_tables"),
+        (["trainer.parts=user_id"], "trainer.parts lacks shared_tables"),
         (
             ["evaluation.max_queries=49", "gate.min_slice_change=-0.1"],
             "gate.min_slice_change is -0.1, and changes nothing where evaluation.max_queries is 49",

@@ -332,6 +332,6 @@ def _check_same(towers: Towers, earlier: Any) -> None:
         if not np.allclose(now, then, atol=_TOLERANCE):
             raise UserError(
                 "The embeddings of the restored towers differ from those of the saved ones by "
-                f"{np.abs(now - then).max():.2g}: other sources than these trained the model. Train it again "
+                f"{np.abs(now - then).max():.2g}. Other sources than these trained the model. Train it again "
                 "with `two-tower run`."
             )

@@ -18,7 +18,7 @@ class RegisteredLoss:
 
     Attributes:
         loss: the import path of its class. Digests of sources follow it.
-        meaning: of its name, for the help.
+        meaning: the meaning of its name, for the help.
         samples: whether it draws negatives, which the settings negatives and frequency describe.
     """
 
@@ -35,7 +35,7 @@ LOSSES = {
     ),
     FULL: RegisteredLoss(
         "two_tower.trainer.loss.full_loss.FullLoss",
-        meaning="the whole catalog, if that is small, without correction",
+        meaning="the whole catalog without correction, for small catalogs",
     ),
 }
 CHOICES = (*LOSSES, AUTO)

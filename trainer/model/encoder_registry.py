@@ -21,7 +21,7 @@ class RegisteredEncoder:
 
     Attributes:
         layer: the import path of its class. Digests of sources follow it.
-        meaning: of its name, for the help.
+        meaning: the meaning of its name, for the help.
         has_dropout: whether it applies `trainer.dropout.hidden`.
         heads: divisor of `trainer.embedding_dim`.
     """
@@ -36,11 +36,11 @@ class RegisteredEncoder:
 ENCODERS = {
     MEAN: RegisteredEncoder(
         "two_tower.trainer.model.mean_encoder.MeanEncoder",
-        meaning="of the last N listens and of the last few",
+        meaning="means of the last N listens and of the last few",
     ),
     ATTENTION: RegisteredEncoder(
         "two_tower.trainer.model.attention_encoder.AttentionEncoder",
-        meaning="causal self-attention, with the distance in events and in time, two layers of two heads",
+        meaning="causal self-attention by distance in events and in time, two layers of two heads",
         has_dropout=True,
         heads=ATTENTION_HEADS,
     ),

@@ -134,13 +134,13 @@ def catalog_preprocessing_fn(inputs: Features, custom_config: dict[str, Any] | N
 def _columns(inputs: Features, specs: Sequence[FeatureSpec]) -> Features:
     """Transforms columns of the data directory's own, but for numbers, to what the towers read.
 
-    A look-up table is shared, within a process, by its scope, be its keys numbers or texts: windows
-    and catalog, transformed in one process, must not use one name for two vocabularies.
+    Within a process, look-up tables of one scope are one table, whatever the type of their keys. One process
+    may transform windows and catalog. So two vocabularies must not share a name.
 
     Returns:
-      By `features.transformed_column`: for values and words ragged [rows, (values)] rows of the column's
-      vocabulary, -1 for a value that is not among the MAX_VALUES most frequent of the analyzed rows; for
-      vectors [rows, width], as they came.
+      Tensors by `features.transformed_column`. Values and words are ragged [rows, (values)], rows of the
+      column's vocabulary. -1 stands for a value that is not among the MAX_VALUES most frequent of the
+      analyzed rows. Vectors are [rows, width], unchanged.
     """
     outputs: Features = {}
     for spec in specs:
