@@ -30,6 +30,7 @@ import yaml
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.base.unique_keys import UniqueKeys
 from two_tower.data_directory.manifest import SPLIT_NAMES
 
 # Unit of time → ticks per second.
@@ -148,18 +149,6 @@ class ColumnMap:
     embeddings: TableMap | None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses duplicate keys; YAML itself would keep the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
-                mark = node.value[at][0].start_mark
-                raise UserError(f"{mark.name}:{mark.line + 1}: key '{key}' is a duplicate: remove one.")
-        return super().construct_mapping(node, deep)
-
-
 def read(path: str) -> ColumnMap:
     """Reads and checks a column map.
 
@@ -169,7 +158,7 @@ def read(path: str) -> ColumnMap:
     """
     try:
         with storage.open_file(path, "r") as file:
-            content = yaml.load(file, _Loader)
+            content = yaml.load(file, UniqueKeys)
     except FileNotFoundError:
         raise UserError(f"{path}: the column map is missing: there is no such file.") from None
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
@@ -33,9 +32,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from two_tower.base import storage
     from two_tower.serving.query import recommend, render
 
-    if options.data and not os.path.isdir(options.data):
+    if options.data and not storage.is_directory(options.data):
         raise UserError(f"--data {options.data}: there is no such directory.")
     history = None if options.history is None else _ids("--history", options.history)
     answer = recommend(

@@ -16,6 +16,7 @@ import yaml
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, to_plain, values_of
+from two_tower.base.unique_keys import UniqueKeys
 from two_tower.data_directory.manifest import Manifest
 from two_tower.evaluation.settings import GateConfig, slice_limits
 from two_tower.pipeline.settings.pipeline_config import (
@@ -42,24 +43,6 @@ class RunFile:
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML loader that refuses a key which stands twice, and a key that is no text."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Builds a mapping; raises yaml.YAMLError for a repeated key, or for one that is no text."""
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                written = key_node.value
-                raise yaml.YAMLError(f"line {line}: the key {written} is no text; write '{written}'")
-            if key in seen:
-                raise yaml.YAMLError(f"line {line}: the key {key} stands twice; leave one out")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_run_file(path: str) -> RunFile:
     """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
 
@@ -69,11 +52,11 @@ def read_run_file(path: str) -> RunFile:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, _UniqueKeys)
+            content = yaml.load(file, UniqueKeys)
     except OSError as error:
         raise UserError(f"{path}: the config file cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: the file is no valid YAML: {' '.join(str(error).split())}.") from error
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ import yaml
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import to_plain
+from two_tower.base.unique_keys import UniqueKeys
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
@@ -118,7 +119,7 @@ class SearchSpace:
         """
         try:
             with open(path, encoding="utf-8") as file:
-                content = yaml.safe_load(file)
+                content = yaml.load(file, UniqueKeys)
         except OSError as error:
             raise UserError(f"{path}: the search space cannot be read ({error.strerror}).") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

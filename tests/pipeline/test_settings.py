@@ -164,10 +164,10 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("zzz: 3\n", "run --help-all"),
         ("preset: smok\n", "no preset 'smok'; the nearest is 'smoke'"),
         ("preset: ''\n", "no preset ''"),
-        ("trainer:\n  epochs: 3\n  epochs: 4\n", "line 3: the key epochs stands twice"),
-        ("trainer:\n  epochs: 3\ntrainer:\n  patience: 4\n", "line 3: the key trainer stands twice"),
-        ("trainer: {label_weights: {on: 1}}\n", "the key on is no text; write 'on'"),
-        ("trainer: {label_weights: {5: 1}}\n", "the key 5 is no text; write '5'"),
+        ("trainer:\n  epochs: 3\n  epochs: 4\n", r"run\.yaml:3: key 'epochs' is a duplicate"),
+        ("trainer:\n  epochs: 3\ntrainer:\n  patience: 4\n", r"run\.yaml:3: key 'trainer' is a duplicate"),
+        ("trainer: {label_weights: {on: 1}}\n", "key on is no text: write 'on'"),
+        ("trainer: {label_weights: {5: 1}}\n", "key 5 is no text: write '5'"),
         ("evaluation: {cutoffs: [10, 10, 100]}\n", "evaluation.cutoffs names 10 twice"),
         ("gate: {slices: [cold=5]}\n", "recalls from 0 to 1"),
         ("gate: {min_recall: 5}\n", "gate.min_recall takes a value from 0 to 1"),
@@ -181,7 +181,7 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("trainer: {leave_out: [seed]}\n", "trainer.leave_out is trainer.parts now"),
         ("- trainer\n", "holds keys and values"),
         ("preset: 3\n", "preset takes a text"),
-        ("a: [1\n", "no valid YAML"),
+        ("a: [1\n", "not YAML"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, message: str) -> None:
