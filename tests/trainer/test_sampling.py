@@ -221,12 +221,14 @@ def test_who_asks_for_other_negatives_than_all_is_told_that_there_are_none(
     asked = TrainerConfig(
         softmax="auto",
         negatives=Negatives(uniform=9, deduplicate=True),
-        frequency=Frequency(estimate="streaming"),
+        frequency=Frequency(estimate="streaming", correction="refined"),
     )
     softmax_for(asked, 200_001, 9)
     assert "changes nothing" not in caplog.text
     softmax_for(asked, 9, 9)
-    assert "trainer.negatives.uniform, trainer.frequency.estimate=streaming changes nothing" in caplog.text
+    for name in ("negatives.uniform", "frequency.estimate=streaming", "frequency.correction=refined"):
+        assert f"trainer.{name}" in caplog.text
+    assert "changes nothing" in caplog.text
 
 
 def test_streaming_frequencies_do_not_depend_on_the_size_of_the_last_batch() -> None:

@@ -29,7 +29,6 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
     softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
     _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
     unused = [f"negatives.{name}" for name in ("uniform", "memory") if getattr(config.negatives, name)]
-    unused += ["negatives.deduplicate"] * config.negatives.deduplicate
     unused += ["frequency.estimate=streaming"] * (config.frequency.estimate == STREAMING)
     if config.frequency.correction != Frequency().correction:
         unused.append(f"frequency.correction={config.frequency.correction}")
