@@ -366,7 +366,7 @@ def test_a_blessed_model_with_some_files_gone_is_named(
     shutil.copytree(model.uri, blessed.uri, dirs_exist_ok=True)
     record(blessed, {"max_k": 201})
     (tmp_path / "blessed" / "Format-Serving" / lost).unlink()
-    with pytest.raises(UserError, match=r"blessed/Format-Serving: the model does not load .*Bring them back"):
+    with pytest.raises(UserError, match=r"blessed/Format-Serving: the model does not load .*Restore them"):
         evaluate(tmp_path, windows, model, LENIENT, blessed)
     assert not (tmp_path / "blessing").exists() or not any((tmp_path / "blessing").iterdir())
 
