@@ -113,8 +113,8 @@ class Declaration:
         """Raises UserError for a value outside the range or the choices; `name`: of an undeclared key."""
         name = name or self.name
         values = value if isinstance(value, tuple) else (value,)
-        # Beam takes an option several times.
-        if len(set(values)) < len(values) and (self.setting.choices or not isinstance(values[0], str)):
+        # Choices are a set. Other lists may repeat a value, such as two hidden layers of one width.
+        if self.setting.choices and len(set(values)) < len(values):
             twice = next(one for one in values if values.count(one) > 1)
             raise UserError(f"{name} names {twice!r} twice. Leave one out.")
         if not values and not self.setting.may_be_empty:
@@ -122,7 +122,7 @@ class Declaration:
         least, greatest = self.setting.at_least, self.setting.at_most
         for one in values:
             if isinstance(one, int | float) and not (math.isfinite(one) and least <= one <= greatest):
-                limits = f"from {least:,g}" + (f" to {greatest:,.15g}" if math.isfinite(greatest) else "")
+                limits = f"from {least:,.15g}" + (f" to {greatest:,.15g}" if math.isfinite(greatest) else "")
                 wanted = f"a value {limits}" if math.isfinite(least) else "a finite value"
                 raise UserError(f"{name} takes {wanted}, and was given {one!r}.")
         choices = self.setting.choices

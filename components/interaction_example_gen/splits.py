@@ -128,7 +128,7 @@ class TimeSplit:
         span = f"before {end:,}" if split == "train" else f"from {begin:,} to {end:,}"
         return (
             f"no user has a label event {span} (seconds of the data's clock) after an earlier one. "
-            f"{'Eval and test leave train no time: lower' if split == 'train' else 'Change'} "
+            f"{'Eval and test may leave train too little time: lower' if split == 'train' else 'Change'} "
             "split.holdout_seconds, change split.gap_seconds or split.last_timestamp, or bring more data"
         )
 

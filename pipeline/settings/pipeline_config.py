@@ -79,6 +79,9 @@ class PipelineConfig:
         """Raises UserError for a value outside its setting's range, or for contradictory settings."""
         for name, value in settings(self).items():
             check_range(name, value)
+        if len(set(self.evaluation.cutoffs)) < len(self.evaluation.cutoffs):
+            listed = ", ".join(map(str, self.evaluation.cutoffs))
+            raise UserError(f"evaluation.cutoffs is {listed}, and names one k twice. Leave one out.")
         if max(self.evaluation.cutoffs) > self.index.max_k:
             raise UserError(
                 f"evaluation.cutoffs needs Recall@{max(self.evaluation.cutoffs)}; the model returns at most "

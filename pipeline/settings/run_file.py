@@ -108,7 +108,7 @@ def load(
     try:
         if preset is None and run_file.preset is not None:
             values = _preset(run_file.preset).to_dict()
-        given = set(_lay_over(values, run_file.settings, ""))
+        given = _given(values, run_file.settings)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     try:
@@ -169,12 +169,13 @@ def load_gate(
       UserError: see `load`; also for an override of another section.
     """
     run_file = read_run_file(file) if file else RunFile()
-    named = run_file.preset if preset is None else preset
+    values = (PipelineConfig() if preset is None else _preset(preset)).to_dict()
     try:
-        values = (PipelineConfig() if named is None else _preset(named)).to_dict()
-        if named is None:
+        if preset is None and run_file.preset is not None:
+            values = _preset(run_file.preset).to_dict()
+        elif preset is None:
             values["gate"] = to_plain(limits)
-        list(_lay_over(values, run_file.settings, ""))
+        _given(values, run_file.settings)
         _check_values(values)
         _checked_gate(values["gate"])
     except UserError as error:
@@ -281,6 +282,14 @@ def _preset(name: str) -> PipelineConfig:
         nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
         raise UserError(f"there is no preset {name!r}; the nearest is {nearest!r} of {', '.join(PRESETS)}.")
     return PRESETS[name]
+
+
+def _given(values: dict[str, Any], over: Mapping[str, Any]) -> set[str]:
+    """Overrides nested values by a file's, and returns the dotted names of the given settings."""
+    names = list(_lay_over(values, over, ""))
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{twice[0]} is given twice, once by its dotted name. Leave one out.")
+    return set(names)
 
 
 def _lay_over(values: dict[str, Any], over: Mapping[str, Any], section: str) -> Iterator[str]:

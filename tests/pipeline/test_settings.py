@@ -39,6 +39,7 @@ def test_every_preset_has_a_help_text() -> None:
         ("trainer.learning_rate=0", "trainer", "learning_rate", 0.0),
         ("trainer.epochs = 3", "trainer", "epochs", 3),
         ("trainer.query_hidden_units=128,64", "trainer", "query_hidden_units", (128, 64)),
+        ("trainer.query_hidden_units=64,64", "trainer", "query_hidden_units", (64, 64)),
         ("trainer.query_hidden_units=[128, 64]", "trainer", "query_hidden_units", (128, 64)),
         ("trainer.query_hidden_units=", "trainer", "query_hidden_units", ()),
         ("trainer.dropout.hidden=0.3", "trainer", "dropout", Dropout(hidden=0.3)),
@@ -168,7 +169,9 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("trainer:\n  epochs: 3\ntrainer:\n  patience: 4\n", r"run\.yaml:3: key 'trainer' is a duplicate"),
         ("trainer: {label_weights: {on: 1}}\n", "key on is no text: write 'on'"),
         ("trainer: {label_weights: {5: 1}}\n", "key 5 is no text: write '5'"),
-        ("evaluation: {cutoffs: [10, 10, 100]}\n", "evaluation.cutoffs names 10 twice"),
+        ("evaluation: {cutoffs: [10, 10, 100]}\n", "10, 10, 100, and names one k twice"),
+        ("trainer.epochs: 4\ntrainer: {epochs: 5}\n", "trainer.epochs is given twice"),
+        ("evaluation: {baselines: [bpr, bpr]}\n", "evaluation.baselines names 'bpr' twice"),
         ("gate: {slices: [cold=5]}\n", "recalls from 0 to 1"),
         ("gate: {min_recall: 5}\n", "gate.min_recall takes a value from 0 to 1"),
         ("seed: 3000000000\n", "from 0 to 2,147,483,647"),
@@ -209,6 +212,8 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
     path.write_text("gate: 3\n")
     with pytest.raises(UserError, match="gate is a section of settings"):
         run_file.load_gate(before, file=str(path))
+    with pytest.raises(UserError, match=r"^there is no preset 'smol'"):
+        run_file.load_gate(before, preset="smol")
     # The file of a run is checked whole.
     path.write_text("trainer: {epochs: banana}\n")
     with pytest.raises(UserError, match=r"trainer\.epochs takes a whole number"):
