@@ -215,6 +215,8 @@ def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path)
     assert "The slice that lost most is cold" in text
     assert "user 7, label item 44: most popular has it at rank 3, this model nowhere (in cold)" in text
     assert "The slice that lost most" not in render({**report, "verdict": "blessed"})
+    without_users = render(collect_with_page(str(tmp_path), examples=False))
+    assert "The slice that lost most is cold" in without_users and "user 7" not in without_users
 
 
 def test_the_same_model_again_is_not_reported_as_pushed(store: Store, tmp_path: Path) -> None:

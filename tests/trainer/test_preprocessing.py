@@ -104,3 +104,14 @@ def test_catalog_items_keep_their_id_and_get_rows_of_their_artists(small_world: 
     expected = np.zeros(70)
     expected[seconds > 0] = (logs - logs.mean()) / logs.std()
     assert catalog.length == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_number_that_is_not_finite_is_scaled_as_an_absent_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    from two_tower.trainer.model import preprocessing
+
+    monkeypatch.setattr(preprocessing.tft, "sum", lambda x, reduce_instance_dims: tf.reduce_sum(x, axis=0))
+    column = [[1.0], [3.0], [np.nan], [np.inf], [-np.inf]]
+    scaled = preprocessing._z_scored(tf.constant(column, tf.float32)).numpy()[:, 0]
+    np.testing.assert_allclose(scaled, [-1, 1, 0, 0, 0])
