@@ -1,4 +1,4 @@
-"""UserError: the exception for wrong input, as opposed to a fault in the program."""
+"""UserError: the exception for wrong input, as opposed to a fault in the program; and causes of errors."""
 
 
 class UserError(Exception):
@@ -7,3 +7,11 @@ class UserError(Exception):
     The message is a full sentence. It names the file, column, key or value at fault and the remedy. The
     command line prints it without a stack trace and exits with status 2.
     """
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Finds the cause that Beam and TFX wrap: a UserError in the chain, or the last error."""
+    chain = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    return next((one for one in chain if isinstance(one, UserError)), chain[-1])

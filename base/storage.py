@@ -142,6 +142,15 @@ def upload(local: str, path: str) -> None:
         filesystem.put_file(local, name)
 
 
+def write_whole(path: str, text: str) -> None:
+    """Writes a text file that appears as a whole; the folder of a local file must exist."""
+    incoming = f"{path}.{os.getpid()}.incoming" if is_local(path) else path
+    with open_file(incoming, "w") as file:
+        file.write(text)
+    if incoming != path:
+        os.replace(_on_disk(incoming), _on_disk(path))
+
+
 def copy_file(source: str, target: str) -> None:
     """Copies a file; a local target folder must exist."""
     with open_file(source) as read, open_file(target, "wb") as written:

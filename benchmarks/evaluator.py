@@ -90,9 +90,7 @@ def measure(users: int, items: int) -> dict[str, Any]:
     draw = np.random.default_rng(1)
     played = np.minimum(draw.zipf(1.2, TRAIN_EVENTS), items) - 1
     events = LabelEvents(draw.integers(0, users, TRAIN_EVENTS), played, np.arange(TRAIN_EVENTS))
-    train = TrainCounts(
-        np.arange(users), np.unique(played), events, *np.unique(played, return_counts=True)
-    )
+    train = TrainCounts(np.arange(users), np.unique(played), events, *np.unique(played, return_counts=True))
 
     began = time.perf_counter()
     found = top_rows(queries, vectors, K)

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_metadata.proto import metadata_store_pb2
-from tfx.components import DistributionValidator, ExampleValidator, StatisticsGen, Transform
+from tfx.components import ExampleValidator, StatisticsGen, Transform
 from tfx.dsl.components.base.base_component import BaseComponent
-from tfx.dsl.components.common.resolver import Resolver, ResolverStrategy
-from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import LatestBlessedModelStrategy
 from tfx.orchestration import pipeline as tfx_pipeline
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import transform_pb2
-from tfx.types import BaseChannel, Channel
-from tfx.types.experimental.simple_artifacts import Statistics
-from tfx.types.standard_artifacts import Model, ModelBlessing
+from tfx.types import BaseChannel
 
+from two_tower.base import pointers
 from two_tower.base.import_closure import import_digest
 from two_tower.base.settings import to_plain
 from two_tower.components.anomaly_gate.component import AnomalyGate
-from two_tower.components.approved_statistics.approved import LatestIfAny
 from two_tower.components.approved_statistics.component import ApprovedStatistics
 from two_tower.components.catalog_example_gen.component import CatalogExampleGen
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
@@ -31,11 +28,12 @@ from two_tower.components.comparable_statistics.distributions import (
     SKEW_PAIR,
     compared_for_drift,
     compared_for_skew,
+    compared_to_json,
     statistics_options,
-    validator_config,
 )
 from two_tower.components.curated_schema import schemas
 from two_tower.components.curated_schema.component import CuratedSchema
+from two_tower.components.distribution_validator.component import DistributionValidator
 from two_tower.components.interaction_example_gen.component import InteractionExampleGen
 from two_tower.components.pusher.component import Pusher
 from two_tower.components.retrieval_evaluator.component import RetrievalEvaluator
@@ -47,7 +45,7 @@ from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
 
-# Component descriptions that a run prints.
+# Component descriptions that a run prints. Jobs have two more, see `compiled_job`.
 DESCRIPTIONS = {
     "InteractionExampleGen": "cuts events into windows of train, eval and test",
     "CatalogExampleGen": "encodes the items as Examples",
@@ -57,7 +55,6 @@ DESCRIPTIONS = {
     "CatalogSchema": "writes the curated schema of the catalog",
     "ExampleValidator": "checks the windows against their schema",
     "CatalogValidator": "checks the catalog against its schema",
-    "LatestApprovedStatistics": "finds the statistics of the previous run",
     "ComparableStatistics": "bins both sides of each comparison alike",
     "DriftValidator": "compares train with the previous run",
     "SkewValidator": "compares test with train",
@@ -67,7 +64,6 @@ DESCRIPTIONS = {
     "CatalogTransform": "computes the catalog's vocabularies",
     "Trainer": "trains the two towers",
     "ScannIndexer": "embeds the catalog and builds the index",
-    "LatestBlessedModel": "finds the latest blessed model, to compare with and to start from",
     "RetrievalEvaluator": "measures Recall@k of the servable model and judges it",
     "Pusher": "pushes the model if it is blessed",
 }
@@ -81,58 +77,78 @@ REINDEXING = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class RunInputs:
+    """Inputs of a run. A job's parameters stand for what its submission or its first steps know.
+
+    Attributes:
+      data: the data directory.
+      root: directory of `pushed/` and the pointers: a run's output directory, or a job's root.
+      data_digest: digest of the data's manifest, a cache key of the example generators.
+      latest_blessed: text of the pointer to the latest blessed model, see `base/pointers.py`.
+      latest_approved: text of the pointer to the latest approved statistics.
+      run: key of the job's run, see InputVerifier; "" for runs on this machine.
+      submitted: a job's runtime parameters by name, see `per_run_settings`.
+      first: a job's first steps, which precede all others.
+    """
+
+    data: str | RuntimeParameter
+    root: str | RuntimeParameter
+    data_digest: Any
+    latest_blessed: Any = pointers.NOTHING
+    latest_approved: Any = pointers.NOTHING
+    run: Any = ""
+    submitted: Mapping[str, RuntimeParameter] = dataclasses.field(default_factory=dict)
+    first: tuple[BaseComponent, ...] = ()
+
+    def submitted_of(self, section: str) -> dict[str, RuntimeParameter]:
+        """Returns the runtime parameters of a section of the settings."""
+        return {name: one for name, one in self.submitted.items() if name.startswith(f"{section}_")}
+
+
 def create_pipeline(
-    data: str | RuntimeParameter,
-    data_digest: str | RuntimeParameter,
+    inputs: RunInputs,
     pipeline_root: str,
-    push_directory: str | RuntimeParameter,
     config: PipelineConfig,
     resolved: ResolvedFeatures,
     metadata_connection_config: metadata_store_pb2.ConnectionConfig | None = None,
-    latest_strategy: type[ResolverStrategy] = LatestIfAny,
 ) -> tfx_pipeline.Pipeline:
     """Returns the pipeline from a data directory to a pushed model.
 
     Args:
-      data: the data directory.
-      data_digest: digest of the data directory's manifest, a cache key of the example generators.
+      inputs: what the run begins from.
       pipeline_root: directory of the artifacts.
-      push_directory: directory of numbered versions that servers watch.
       config: the run's settings.
       resolved: the features of `config.features`, by `feature_columns.resolve`.
       metadata_connection_config: the metadata store, for runners that need one.
-      latest_strategy: the runner's strategy for the latest artifact of a type.
     """
     history_length = config.windows.history_length
     interactions = InteractionExampleGen(
-        data,
-        data_digest,
+        inputs.data,
+        inputs.data_digest,
         _json(config.split),
         _json(config.windows),
         executor_digest(InteractionExampleGen),
         # Users' features alone: a new column of items or aggregate does not run the windows again.
         ResolvedFeatures(users=resolved.users).to_json(),
+        inputs.submitted_of("windows"),
     )
-    catalog = catalog_examples(data, data_digest, resolved)
+    catalog = catalog_examples(inputs.data, inputs.data_digest, resolved)
     examples = interactions.outputs["examples"]
     described = _describe(examples, catalog.outputs["examples"], resolved)
-    latest_approved = Resolver(strategy_class=latest_strategy, approved=Channel(type=Statistics)).with_id(
-        "LatestApprovedStatistics"
-    )
-    validation = _validate(examples, described, latest_approved.outputs["approved"], config, resolved)
+    for schema in (described.interaction_schema, described.catalog_schema):
+        schema.add_upstream_nodes(inputs.first)
+    validation = _validate(examples, described, inputs, config, resolved)
     transform, catalog_transform = _transform(
         examples, catalog.outputs["examples"], described, history_length, resolved
     )
     for after_gate in (validation.approved, transform, catalog_transform):
         after_gate.add_upstream_node(validation.anomaly_gate)
-    latest_blessed = latest_blessed_model()
-    blessed = latest_blessed.outputs["model"]
-    trainer = _train(examples, transform, catalog_transform, blessed, config, resolved)
+    trainer = _train(examples, transform, catalog_transform, inputs.latest_blessed, config, resolved)
     served = from_towers_on(
         examples,
         trainer.outputs["model"],
-        blessed,
-        push_directory,
+        inputs,
         config,
         history_length,
         resolved,
@@ -142,14 +158,13 @@ def create_pipeline(
         pipeline_name=PIPELINE_NAME,
         pipeline_root=pipeline_root,
         components=[
+            *inputs.first,
             interactions,
             catalog,
             *described.nodes(),
-            latest_approved,
             *validation.nodes(),
             transform,
             catalog_transform,
-            latest_blessed,
             trainer,
             *served,
         ],
@@ -215,7 +230,7 @@ class _Validation:
 def _validate(
     examples: BaseChannel,
     described: _Described,
-    approved_before: BaseChannel,
+    inputs: RunInputs,
     config: PipelineConfig,
     resolved: ResolvedFeatures,
 ) -> _Validation:
@@ -226,21 +241,22 @@ def _validate(
     comparable = ComparableStatistics(
         examples=examples,
         statistics=statistics,
-        approved_before=approved_before.as_optional(),
         features=features,
         made_with=made_with,
+        latest_approved=inputs.latest_approved,
         source_digest=executor_digest(ComparableStatistics),
     )
     drift, skew = (
         DistributionValidator(
-            statistics=comparable.outputs["comparable"],
-            baseline_statistics=comparable.outputs["comparable"],
-            config=validator_config(compared, limit),
-            include_split_pairs=[pair],
+            comparable.outputs["comparable"],
+            compared_to_json(compared(resolved)),
+            inputs.submitted.get(f"validation_{limit}", getattr(config.validation, limit)),
+            json.dumps(pair),
+            executor_digest(DistributionValidator),
         ).with_id(name)
         for name, compared, limit, pair in (
-            ("DriftValidator", compared_for_drift(resolved), config.validation.max_drift, DRIFT_PAIR),
-            ("SkewValidator", compared_for_skew(resolved), config.validation.max_skew, SKEW_PAIR),
+            ("DriftValidator", compared_for_drift, "max_drift", DRIFT_PAIR),
+            ("SkewValidator", compared_for_skew, "max_skew", SKEW_PAIR),
         )
     )
     anomaly_gate = AnomalyGate(
@@ -254,11 +270,14 @@ def _validate(
         validation=_json(config.validation),
         features=features,
         source_digest=executor_digest(AnomalyGate),
+        **inputs.submitted_of("validation"),
     )
     approved = ApprovedStatistics(
         examples=examples,
         statistics=statistics,
         made_with=made_with,
+        root=inputs.root,
+        run=inputs.run,
         source_digest=executor_digest(ApprovedStatistics),
     )
     return _Validation(comparable, drift, skew, anomaly_gate, approved)
@@ -320,11 +339,11 @@ def _train(
     interactions: BaseChannel,
     transform: Transform,
     catalog_transform: Transform,
-    blessed: BaseChannel,
+    latest_blessed: Any,
     config: PipelineConfig,
     resolved: ResolvedFeatures,
 ) -> Trainer:
-    """Returns the Trainer; `blessed` is its initial model with `trainer.warm_start`."""
+    """Returns the Trainer; the latest blessed model is its initial model with `trainer.warm_start`."""
     return Trainer(
         interactions=interactions,
         examples=transform.outputs["transformed_examples"],
@@ -337,7 +356,7 @@ def _train(
         features=resolved.to_json(),
         cutoff=config.gate.cutoff,
         source_digest=executor_digest(Trainer),
-        base_model=blessed if config.trainer.warm_start else None,
+        latest_blessed=latest_blessed if config.trainer.warm_start else None,
     )
 
 
@@ -359,20 +378,10 @@ def executor_digest(component: type[BaseComponent]) -> str:
     return import_digest(component.EXECUTOR_SPEC.executor_class.__module__)
 
 
-def latest_blessed_model() -> Resolver:
-    """Returns the node that finds the latest blessed model."""
-    return Resolver(
-        strategy_class=LatestBlessedModelStrategy,
-        model=Channel(type=Model),
-        model_blessing=Channel(type=ModelBlessing),
-    ).with_id("LatestBlessedModel")
-
-
 def from_towers_on(
     interactions: BaseChannel,
     towers: BaseChannel,
-    blessed: BaseChannel,
-    push_directory: str | RuntimeParameter,
+    inputs: RunInputs,
     config: PipelineConfig,
     history_length: int,
     resolved: ResolvedFeatures,
@@ -383,8 +392,7 @@ def from_towers_on(
     Args:
       interactions: the windows.
       towers: a model in Trainer's output format.
-      blessed: the latest blessed model.
-      push_directory: see `create_pipeline`.
+      inputs: what the run begins from.
       config: settings of the index, the evaluation and the gate.
       history_length: the most events that a query sees.
       resolved: the features of the towers.
@@ -398,7 +406,7 @@ def from_towers_on(
         interactions=interactions,
         towers=towers,
         index=_json(config.index),
-        target_recall=config.gate.min_ann_recall,
+        target_recall=inputs.submitted.get("gate_min_ann_recall", config.gate.min_ann_recall),
         seed=config.seed,
         history_length=history_length,
         features=resolved.to_json(),
@@ -407,7 +415,6 @@ def from_towers_on(
     evaluator = RetrievalEvaluator(
         examples=interactions,
         model=indexer.outputs["model"],
-        baseline_model=blessed,
         training=training,
         evaluation_config=_json(config.evaluation),
         gate_config=_json(config.gate),
@@ -415,11 +422,15 @@ def from_towers_on(
         seed=config.seed,
         features=resolved.to_json(),
         source_digest=executor_digest(RetrievalEvaluator),
+        latest_blessed=inputs.latest_blessed,
+        root=inputs.root,
+        run=inputs.run,
+        submitted=inputs.submitted_of("gate"),
     )
     pusher = Pusher(
         model=indexer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
-        push_directory=push_directory,
+        root=inputs.root,
         source_digest=executor_digest(Pusher),
     )
     return [indexer, evaluator, pusher]

@@ -13,15 +13,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from two_tower.base import console, foreign_output, storage
-from two_tower.base.errors import UserError
+from two_tower.base import console, foreign_output, pointers, storage
+from two_tower.base.errors import UserError, root_cause
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
 from two_tower.pipeline.peak_memory import PeakMemory
 from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import newest_log, render
-from two_tower.pipeline.runs.stored_runs import ERROR, PARTIAL_RUN, PEAK_MEMORY
+from two_tower.pipeline.runs.stored_runs import (
+    ERROR,
+    PARTIAL_RUN,
+    PEAK_MEMORY,
+    pointers_of_earlier_release,
+)
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import load, read_run_file, suited_preset
 from two_tower.trainer.settings import AGGREGATES
@@ -39,7 +44,13 @@ with console.hushed():
     from tfx.proto.orchestration import pipeline_pb2
 
     from two_tower.pipeline import beam_options
-    from two_tower.pipeline.create_pipeline import DESCRIPTIONS, PIPELINE_NAME, REINDEXING, create_pipeline
+    from two_tower.pipeline.create_pipeline import (
+        DESCRIPTIONS,
+        PIPELINE_NAME,
+        REINDEXING,
+        RunInputs,
+        create_pipeline,
+    )
 
 CONFIG_VARIABLE = "TWO_TOWER_CONFIG"
 
@@ -88,7 +99,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
                     ).launch()
             except Exception as error:
                 self._progress.fail(name, error)
-                root = _root_cause(error)
+                root = root_cause(error)
                 _record_error(store, run, name, root)
                 if isinstance(root, UserError):
                     raise root from error
@@ -108,14 +119,6 @@ def _needed_for(
         if node.pipeline_node.node_info.id in needed:
             needed.update(node.pipeline_node.upstream_nodes)
     return [node for node in pipeline.nodes if node.pipeline_node.node_info.id in needed]
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Finds the cause that Beam and TFX wrap: a UserError in the chain, or the last error."""
-    chain = [error]
-    while cause := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(cause)
-    return next((one for one in chain if isinstance(one, UserError)), chain[-1])
 
 
 def _record(store: metadata.Metadata, execution_info: object, peak_memory: int) -> bool:
@@ -170,15 +173,29 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     return launch(
         output,
         lambda connection: create_pipeline(
-            data=data,
-            data_digest=manifest.digest,
-            pipeline_root=os.path.join(output, "artifacts"),
-            push_directory=os.path.join(output, "pushed"),
-            config=config,
-            resolved=resolved,
-            metadata_connection_config=connection,
+            inputs_here(data, output, manifest.digest),
+            os.path.join(output, "artifacts"),
+            config,
+            resolved,
+            connection,
         ),
         until,
+    )
+
+
+def inputs_here(data: str, output: str, data_digest: str) -> RunInputs:
+    """Returns what a run on this machine begins from, with the pointers in its output directory.
+
+    An output directory of an earlier release has a metadata store and no pointers. Its store then gives them.
+    """
+    for name, pointer in pointers_of_earlier_release(output).items():
+        pointers.point(output, name, pointer)
+    return RunInputs(
+        data,
+        output,
+        data_digest,
+        pointers.latest(output, pointers.BLESSED),
+        pointers.latest(output, pointers.APPROVED),
     )
 
 

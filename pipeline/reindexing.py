@@ -1,7 +1,7 @@
 """`two-tower reindex`: places today's items in a trained model, which is then judged and pushed.
 
-The DAG is that of a run, with CatalogPlacer in Trainer's place. Pipeline name and metadata store are the
-same. So the latest blessed model is the same too, and reports cover re-indexings like runs.
+The DAG is that of a run, with CatalogPlacer in Trainer's place. Pipeline name, metadata store and pointers
+are the same. So the latest blessed model is the same too, and reports cover re-indexings like runs.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class Reindexing:
 
         from two_tower.components.catalog_placer.component import CatalogPlacer
         from two_tower.pipeline import create_pipeline as dag
+        from two_tower.pipeline.local_runner import inputs_here
 
         def earlier(artifact: StoredArtifact, kind: type, name: str, with_facts: bool = False) -> Any:
             # A store that knows the artifact gives it again; another store registers it.
@@ -102,12 +103,10 @@ class Reindexing:
             items_digest=self._digest,
             source_digest=dag.executor_digest(CatalogPlacer),
         )
-        blessed = dag.latest_blessed_model()
         served = dag.from_towers_on(
             windows.outputs["result"],
             placer.outputs["model"],
-            blessed.outputs["model"],
-            os.path.join(self.output, "pushed"),
+            inputs_here(self._items, self.output, self._digest),
             self.config,
             self.lineage.history_length,
             self.resolved,
@@ -115,7 +114,7 @@ class Reindexing:
         return tfx_pipeline.Pipeline(
             pipeline_name=dag.PIPELINE_NAME,
             pipeline_root=os.path.join(self.output, "artifacts"),
-            components=[windows, towers, transform_graph, catalog_graph, catalog, placer, blessed, *served],
+            components=[windows, towers, transform_graph, catalog_graph, catalog, placer, *served],
             enable_cache=True,
             metadata_connection_config=connection,
             beam_pipeline_args=list(self.config.beam_args),

@@ -229,9 +229,9 @@ def _on_one_line(title: str | None) -> str:
 
 
 def _provenance(path: str) -> dict[str, Any]:
-    file_path = os.path.join(path, "assets.extra", "provenance.json")
+    file_path = storage.join(path, "assets.extra", "provenance.json")
     try:
-        with open(file_path, encoding="utf-8") as file:
+        with storage.open_file(file_path, "r") as file:
             return dict(json.load(file))
     except (OSError, ValueError) as error:
         raise UserError(

@@ -14,6 +14,8 @@ from two_tower.base.errors import UserError
 from two_tower.serving import canary
 from two_tower.serving.provenance import SERVED_FORM, digest_of
 
+# Push directory within a run's output directory, or a job's root.
+PUSHED = "pushed"
 # Servers ignore all names but numbers.
 _INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
 
@@ -30,18 +32,18 @@ def newest_version(directory: str) -> str | None:
 
 
 def find_model(directory: str) -> str:
-    """Finds the SavedModel of a version's directory, a push directory or a run's output directory.
+    """Finds the SavedModel of a version's directory, a push directory, a run's output or a job's root.
 
     Raises:
         UserError: the directory holds no model.
     """
     for candidate in (
         directory,
-        os.path.join(directory, SERVED_FORM),
+        storage.join(directory, SERVED_FORM),
         newest_version(directory),
-        newest_version(os.path.join(directory, "pushed")),
+        newest_version(storage.join(directory, PUSHED)),
     ):
-        if candidate and os.path.isfile(os.path.join(candidate, "saved_model.pb")):
+        if candidate and storage.is_file(storage.join(candidate, "saved_model.pb")):
             return candidate
     raise UserError(
         f"{directory} holds no served model. Pass a run's output directory, its pushed/ or a version in it. "
@@ -88,6 +90,22 @@ def publish(
             storage.remove_tree(incoming)
             raise
     return destination
+
+
+def remove_version(push_directory: str, version: int) -> None:
+    """Removes a version that is not in service, with its recorded queries.
+
+    Raises:
+        UserError: servers load this version.
+    """
+    with _alone(push_directory):
+        if version >= max(versions(push_directory)):
+            raise UserError(f"{push_directory}: version {version} is in service, and stays.")
+        # A server that is about to read a version sees all of it or none.
+        leaving = os.path.join(push_directory, f"{_INCOMING}{version}-removed")
+        storage.rename(os.path.join(push_directory, str(version)), leaving)
+        storage.remove_tree(leaving)
+        storage.remove_file(_record_path(push_directory, version))
 
 
 def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None:

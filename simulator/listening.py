@@ -223,9 +223,7 @@ def _choose_tracks(
         membership = _draw_membership(groups, previous[there], uniform[4, there])
         possible = groups.released[day[there], groups.group[membership]] > 1
         there, membership = there[possible], membership[possible]
-        chosen[there] = groups.draw(
-            groups.group[membership], day[there], uniform[5, there], but=membership
-        )
+        chosen[there] = groups.draw(groups.group[membership], day[there], uniform[5, there], but=membership)
     discovers = np.flatnonzero(chosen < 0)
     choice[discovers] = _DISCOVERY
     strays = style_reach[style[discovers]]

@@ -14,6 +14,7 @@ from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 from two_tower.components.anomaly_gate import verdict
 from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.comparable_statistics.distributions import NO_DRIFT_REASON
+from two_tower.components.per_run_settings import with_submitted
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 
 
@@ -30,6 +31,8 @@ def AnomalyGate(
     validation: Parameter[str],
     features: Parameter[str],
     source_digest: Parameter[str],
+    validation_max_drift: Parameter[float] = None,
+    validation_max_skew: Parameter[float] = None,
 ) -> None:
     """Raises UserError with all complaints, or writes the checks to `report`.
 
@@ -42,8 +45,10 @@ def AnomalyGate(
       validation: ValidationConfig as JSON.
       features: ResolvedFeatures as JSON.
       source_digest: digest of the sources, so that edited code runs again.
+      validation_max_drift, validation_max_skew: limits of the job's submission, if there is one.
     """
     del source_digest
+    submitted = {"validation_max_drift": validation_max_drift, "validation_max_skew": validation_max_skew}
 
     def of_splits(artifact, names=None):  # type: ignore[no-untyped-def]
         return {
@@ -60,7 +65,7 @@ def AnomalyGate(
         no_drift_reason=comparable.get_string_custom_property(NO_DRIFT_REASON),
         drift_uri=drift.uri,
         skew_uri=skew.uri,
-        validation=ValidationConfig(**json.loads(validation)),
+        validation=with_submitted(ValidationConfig(**json.loads(validation)), "validation", submitted),
         resolved=ResolvedFeatures.from_json(features),
     )
     found.raise_if_stopped()

@@ -11,9 +11,9 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.dsl.component.experimental.decorators import component
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
-from tfx.types.experimental.simple_artifacts import Statistics
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
+from two_tower.base import pointers
 from two_tower.components.approved_statistics import approved
 from two_tower.components.comparable_statistics import distributions
 from two_tower.components.comparable_statistics.distributions import DRIFT_PAIR, NO_DRIFT_REASON, SKEW_PAIR
@@ -28,8 +28,8 @@ def ComparableStatistics(
     comparable: OutputArtifact[ExampleStatistics],
     features: Parameter[str],
     made_with: Parameter[str],
+    latest_approved: Parameter[str],
     source_digest: Parameter[str],
-    approved_before: InputArtifact[Statistics] = None,
 ) -> None:
     """Writes the splits `before` and `now` (train of the last approved run and of this run), `train`, `test`.
 
@@ -40,8 +40,8 @@ def ComparableStatistics(
       features: ResolvedFeatures as JSON.
       made_with: the settings that shape a window, as JSON. Statistics with other settings, or of another data
         set, are no baseline; `now` then stands on both sides.
+      latest_approved: text of the pointer to the statistics of the last run that passed the gate.
       source_digest: digest of the sources, so that edited code runs again.
-      approved_before: statistics of the last run that passed the gate, if any.
     """
     del source_digest
     resolved = ResolvedFeatures.from_json(features)
@@ -50,7 +50,8 @@ def ComparableStatistics(
         for split in ("train", "test")
     )
     facts = read_facts(examples)
-    reason, before = approved.baseline_of(approved_before, facts.dataset, json.loads(made_with))
+    pointer = pointers.from_text(latest_approved)
+    reason, before = approved.baseline_of(pointer, facts.dataset, json.loads(made_with))
     # In the other protocols a test window is a user's state before the label: it has no events of the test
     # period to tell from context.
     is_by_time = facts.protocol == "next_event"

@@ -7,6 +7,7 @@ always grow, so they are not compared. Texts and vectors are not compared either
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import tensorflow_data_validation as tfdv
@@ -79,6 +80,16 @@ def compared_for_drift(resolved: ResolvedFeatures) -> list[Compared]:
         Compared(features.LABEL_STEP, JENSEN_SHANNON),
         Compared(WINDOW_EVENTS, JENSEN_SHANNON),
     ]
+
+
+def compared_to_json(compared: list[Compared]) -> str:
+    """Writes a component's parameter, which `compared_from_json` reads."""
+    return json.dumps({one.name: one.measure for one in compared})
+
+
+def compared_from_json(text: str) -> list[Compared]:
+    """Reads the text of `compared_to_json`."""
+    return [Compared(name, measure) for name, measure in json.loads(text).items()]
 
 
 def validator_config(

@@ -24,5 +24,6 @@ def CuratedSchema(
       source_digest: digest of the sources, so that edited code runs again.
     """
     del source_digest
+    fileio.makedirs(schema.uri)
     with fileio.open(os.path.join(schema.uri, "schema.pbtxt"), "w") as file:
         file.write(text)

@@ -24,6 +24,7 @@ from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen import shards, splits, windows
 from two_tower.components.interaction_example_gen.facts import facts_of, write_facts
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
+from two_tower.components.per_run_settings import with_submitted
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
 from two_tower.data_directory.manifest import Manifest
 from two_tower.schema import features
@@ -47,7 +48,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         data = exec_properties["data"]
         manifest = Manifest.load(data)
         split_config = from_plain(SplitConfig, json.loads(exec_properties["split"]), "split")
-        window_config = from_plain(WindowConfig, json.loads(exec_properties["windows"]), "windows")
+        window_config = with_submitted(
+            from_plain(WindowConfig, json.loads(exec_properties["windows"]), "windows"),
+            "windows",
+            exec_properties,
+        )
         specs = _user_features(exec_properties.get("features"))
         split = splits.event_split(data, manifest, split_config, window_config.spans)
         facts = facts_of(data, manifest, split_config, window_config.spans)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
@@ -14,7 +15,7 @@ class PusherSpec(types.ComponentSpec):
     """Specification of the component; the cache keys on the parameters."""
 
     PARAMETERS = {
-        "push_directory": ExecutionParameter(type=str),
+        "root": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -34,20 +35,20 @@ class Pusher(base_component.BaseComponent):
         self,
         model: types.BaseChannel,
         model_blessing: types.BaseChannel,
-        push_directory: str,
+        root: str | RuntimeParameter,
         source_digest: str,
     ) -> None:
         """Args:
         model: the ScannIndexer's model.
         model_blessing: the RetrievalEvaluator's verdict on it.
-        push_directory: directory of numbered versions.
+        root: directory of `pushed/`, which holds the numbered versions.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
             spec=PusherSpec(
                 model=model,
                 model_blessing=model_blessing,
-                push_directory=push_directory,
+                root=root,
                 source_digest=source_digest,
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
             )

@@ -15,8 +15,9 @@ from tfx.components.pusher import executor as tfx_pusher
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
+from two_tower.base import storage
 from two_tower.serving import canary, provenance
-from two_tower.serving.versions import publish, versions
+from two_tower.serving.versions import PUSHED, publish, versions
 
 # Custom property of `pushed_model` for a blessed model: "not pushed: ..." and the reason.
 NOT_PUSHED = "not_pushed_because"
@@ -43,7 +44,7 @@ class Executor(tfx_pusher.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        directory = exec_properties["push_directory"]
+        directory = storage.join(exec_properties["root"], PUSHED)
         model_path = self.GetModelPath(input_dict)
         published = versions(directory)
         newest = os.path.join(directory, str(published[-1])) if published else ""

@@ -8,13 +8,16 @@ from typing import Any
 
 from tfx import types
 from tfx.components.evaluator import constants
-from tfx.components.evaluator import executor as tfx_evaluator
+from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base import pointers
+from two_tower.base.pointers import Pointer
 from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen.facts import read_facts
+from two_tower.components.per_run_settings import with_submitted
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation import query_results
 from two_tower.evaluation.evaluate_model import Evaluated, evaluate_model
@@ -27,65 +30,77 @@ from two_tower.serving import canary, provenance
 Artifacts = dict[str, list[types.Artifact]]
 
 
-# TFX resolves a baseline model on Vertex only for executors that derive from its own evaluator's.
-class Executor(tfx_evaluator.Executor):
+class Executor(base_executor.BaseExecutor):
     """Writer of evaluation.json, queries.npz, the blessing and the reports, see `report_files`."""
 
     def Do(self, input_dict: Artifacts, output_dict: Artifacts, exec_properties: dict[str, Any]) -> None:
         """Evaluates a model. A refusal is a result, not an error: the run goes on, and Pusher pushes nothing.
 
+        The pointer under the root then names a blessed model, see `base/pointers.py`.
+
         Raises:
             UserError: see `evaluate_model`.
         """
-        evaluated = evaluate_model(_task(input_dict, exec_properties))
+        blessed = pointers.from_text(exec_properties["latest_blessed"])
+        evaluated = evaluate_model(_task(input_dict, exec_properties, blessed))
         directory = artifact_utils.get_single_uri(output_dict["evaluation"])
+        for artifacts in output_dict.values():
+            fileio.makedirs(artifact_utils.get_single_uri(artifacts))
         with fileio.open(os.path.join(directory, "evaluation.json"), "w") as file:
             file.write(json.dumps(evaluated.evaluation, indent=2, allow_nan=False) + "\n")
         with fileio.open(os.path.join(directory, query_results.FILE_NAME), "wb") as file:
             file.write(evaluated.results.to_bytes())
-        _bless(artifact_utils.get_single_instance(output_dict["blessing"]), evaluated, input_dict)
+        model = artifact_utils.get_single_instance(input_dict["model"])
+        is_blessed = evaluated.evaluation["verdict"] == BLESSED
+        _bless(
+            artifact_utils.get_single_instance(output_dict["blessing"]), is_blessed, evaluated, model, blessed
+        )
         training = input_dict.get("training")
         evaluated.write_reports(directory, artifact_utils.get_single_uri(training) if training else None)
+        if is_blessed:
+            root, run = exec_properties["root"], exec_properties["run"]
+            towers = {provenance.TOWERS: model.get_string_custom_property(provenance.TOWERS) or ""}
+            pointers.point(root, pointers.BLESSED, Pointer(model.uri, towers, run))
 
 
-def _task(input_dict: Artifacts, exec_properties: dict[str, Any]) -> EvaluationTask:
+def _task(input_dict: Artifacts, exec_properties: dict[str, Any], blessed: Pointer | None) -> EvaluationTask:
     """Translates artifacts and execution properties."""
     windows = artifact_utils.get_single_instance(input_dict["examples"])
-    blessed = input_dict.get("baseline_model")
+    gate = from_plain(GateConfig, json.loads(exec_properties["gate_config"]), "gate")
+    model = artifact_utils.get_single_instance(input_dict["model"])
     return EvaluationTask(
         config=from_plain(EvaluationConfig, json.loads(exec_properties["evaluation_config"]), "evaluation"),
-        gate=from_plain(GateConfig, json.loads(exec_properties["gate_config"]), "gate"),
+        gate=with_submitted(gate, "gate", exec_properties),
         facts=read_facts(windows),
         windows={split: str(artifact_utils.get_split_uri([windows], split)) for split in features.SPLITS},
         repeated_labels=windows.get_int_custom_property("repeated_labels") or 0,
-        model=served_model(artifact_utils.get_single_instance(input_dict["model"])),
-        blessed=served_model(artifact_utils.get_single_instance(blessed)) if blessed else None,
+        model=served_model(model.uri, model.get_string_custom_property(provenance.TOWERS) or ""),
+        blessed=served_model(blessed.uri, blessed.properties[provenance.TOWERS]) if blessed else None,
         history_length=exec_properties["history_length"],
         resolved=ResolvedFeatures.from_json(exec_properties["features"]),
         seed=exec_properties["seed"],
     )
 
 
-def served_model(model: types.Artifact) -> ServedModel:
-    """Returns where a model artifact's files are, and which towers it was built from."""
-    towers = model.get_string_custom_property(provenance.TOWERS) or ""
-    return ServedModel(model.uri, path_utils.serving_model_path(model.uri), towers)
+def served_model(uri: str, towers: str) -> ServedModel:
+    """Returns where a model artifact's files are; `towers` is the URI of the towers it was built from."""
+    return ServedModel(uri, path_utils.serving_model_path(uri), towers)
 
 
-def _bless(blessing: types.Artifact, evaluated: Evaluated, input_dict: Artifacts) -> None:
+def _bless(
+    blessing: types.Artifact,
+    is_blessed: bool,
+    evaluated: Evaluated,
+    model: types.Artifact,
+    blessed: Pointer | None,
+) -> None:
     """Writes the verdict, and the canary queries: Pusher is given the blessing alone."""
     with fileio.open(os.path.join(blessing.uri, canary.FILE_NAME), "w") as file:
         file.write(json.dumps(evaluated.canary, allow_nan=False) + "\n")
-    # TFX's resolver of the latest blessed model reads these properties.
-    model = artifact_utils.get_single_instance(input_dict["model"])
     blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri)
-    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
-    if input_dict.get("baseline_model"):
-        baseline = artifact_utils.get_single_instance(input_dict["baseline_model"])
-        uri_key = constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY
-        blessing.set_string_custom_property(uri_key, baseline.uri)
-        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id)
-    is_blessed = evaluated.evaluation["verdict"] == BLESSED
+    if blessed is not None:
+        key = constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY
+        blessing.set_string_custom_property(key, blessed.uri)
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(is_blessed))
     name = constants.BLESSED_FILE_NAME if is_blessed else constants.NOT_BLESSED_FILE_NAME
     with fileio.open(os.path.join(blessing.uri, name), "w") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
+from tfx.orchestration.data_types import RuntimeParameter
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ExecutionParameter
 
@@ -46,7 +47,7 @@ class ScannIndexer(base_component.BaseComponent):
         interactions: types.BaseChannel,
         towers: types.BaseChannel,
         index: str,
-        target_recall: float,
+        target_recall: float | RuntimeParameter,
         seed: int,
         history_length: int,
         features: str,

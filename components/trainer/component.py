@@ -20,6 +20,7 @@ class TrainerSpec(types.ComponentSpec):
         "features": ExecutionParameter(type=str),
         "cutoff": ExecutionParameter(type=int),
         "source_digest": ExecutionParameter(type=str),
+        "latest_blessed": ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
         "interactions": ChannelParameter(type=standard_artifacts.Examples),
@@ -27,7 +28,6 @@ class TrainerSpec(types.ComponentSpec):
         "transform_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
         "catalog": ChannelParameter(type=standard_artifacts.Examples),
         "catalog_graph": ChannelParameter(type=standard_artifacts.TransformGraph),
-        "base_model": ChannelParameter(type=standard_artifacts.Model, optional=True),
     }
     OUTPUTS = {
         "model": ChannelParameter(type=standard_artifacts.Model),
@@ -57,7 +57,7 @@ class Trainer(base_component.BaseComponent):
         features: str,
         cutoff: int,
         source_digest: str,
-        base_model: types.BaseChannel | None = None,
+        latest_blessed: str | None = None,
     ) -> None:
         """Args:
         interactions: the windows before Transform, for their data facts.
@@ -71,8 +71,8 @@ class Trainer(base_component.BaseComponent):
         features: ResolvedFeatures as JSON.
         cutoff: the k of the validation Recall@k that picks the best epoch.
         source_digest: digest of the sources, so that edited code runs again.
-        base_model: the latest blessed model, for `trainer.warm_start`; empty in a first run. None trains from
-            scratch, and the cache then ignores newly blessed models.
+        latest_blessed: text of the pointer to the latest blessed model, for `trainer.warm_start`. None
+            trains from scratch, and the cache then ignores newly blessed models.
         """
         super().__init__(
             spec=TrainerSpec(
@@ -87,7 +87,7 @@ class Trainer(base_component.BaseComponent):
                 features=features,
                 cutoff=cutoff,
                 source_digest=source_digest,
-                base_model=base_model,
+                latest_blessed=latest_blessed,
                 model=types.Channel(type=standard_artifacts.Model),
                 model_run=types.Channel(type=standard_artifacts.ModelRun),
             )

@@ -14,6 +14,8 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base import pointers
+from two_tower.base.pointers import Pointer
 from two_tower.base.settings import from_plain
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
@@ -62,7 +64,7 @@ class Executor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(output_dict["model"])
         start = None
         if config.warm_start:
-            start, reason = starting_point(input_dict.get("base_model") or [], facts)
+            start, reason = starting_point(pointers.from_text(exec_properties["latest_blessed"]), facts)
             _log.log(logging.INFO if start else logging.WARNING, "Warm start: %s", reason)
             model.set_string_custom_property(WARM_START, reason)
         result = training.train(
@@ -103,11 +105,11 @@ def checkpoint_directory(
     return os.path.join(component, ".checkpoints", digest[:16])
 
 
-def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[str | None, str]:
+def starting_point(blessed: Pointer | None, facts: DataFacts) -> tuple[str | None, str]:
     """Returns the state for a warm start, if `trainer.warm_start` is on.
 
     Args:
-        base_model: the latest blessed model, an output of ScannIndexer; empty in a first run.
+        blessed: the pointer to the latest blessed model, an output of ScannIndexer; None in a first run.
         facts: facts of today's data.
 
     Returns:
@@ -118,19 +120,18 @@ def starting_point(base_model: list[types.Artifact], facts: DataFacts) -> tuple[
     def none(why: str) -> tuple[None, str]:
         return None, f"none, training begins from scratch. {why}"
 
-    if not base_model:
+    if blessed is None:
         return none(provenance.NO_BLESSED_MODEL)
-    model = artifact_utils.get_single_instance(base_model)
-    recorded = provenance.read(path_utils.serving_model_path(model.uri))
+    recorded = provenance.read(path_utils.serving_model_path(blessed.uri))
     if recorded is None:
-        return none(f"The files of the latest blessed model are gone: {model.uri}.")
+        return none(f"The files of the latest blessed model are gone: {blessed.uri}.")
     earlier = provenance.ModelIdentity.from_provenance(recorded, "")
     allowed, reason = provenance.starting_point(provenance.ModelIdentity.to_be_trained(facts), earlier)
     if not allowed:
         return none(reason)
     # Models older than warm starts do not record the URI of their towers.
-    towers = model.get_string_custom_property(provenance.TOWERS)
+    towers = blessed.properties.get(provenance.TOWERS, "")
     directory = os.path.join(towers, warm_start.DIRECTORY)
     if not (towers and warm_start.exists(directory)):
-        return none(f"The training of {model.uri} left no state for a warm start.")
-    return directory, f"from {model.uri}"
+        return none(f"The training of {blessed.uri} left no state for a warm start.")
+    return directory, f"from {blessed.uri}"

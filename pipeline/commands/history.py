@@ -9,7 +9,9 @@ from two_tower.pipeline.commands.command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", metavar="DIR", required=True, help="--output of `two-tower run`")
+    parser.add_argument(
+        "--output", metavar="DIR", required=True, help="--output of `two-tower run`, or a job's root"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 

@@ -13,7 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR",
         required=True,
-        help="--output of `two-tower run`, for its newest published model, or one model's directory",
+        help="--output of `two-tower run` or a job's root, for its newest model; or a model's directory",
     )
     who = parser.add_mutually_exclusive_group(required=True)
     who.add_argument("--user", type=int, metavar="ID", help="user of the data; a new one gets an answer too")

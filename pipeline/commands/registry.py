@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from two_tower.pipeline.commands import (
+    clean,
     compile,
     demo,
     export,
@@ -32,6 +33,7 @@ COMMANDS: tuple[Command, ...] = (
     export.COMMAND,
     gate.COMMAND,
     rollback.COMMAND,
+    clean.COMMAND,
     query.COMMAND,
     compile.COMMAND,
     demo.COMMAND,

@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "two-tower report --output DIR [--html FILE] [--no-examples] [--json]\n"
         "       two-tower report --compare A B [--json]"
     )
-    parser.add_argument("--output", metavar="DIR", help="--output of `two-tower run`")
+    parser.add_argument("--output", metavar="DIR", help="--output of `two-tower run`, or a job's root")
     parser.add_argument(
         "--html", metavar="FILE", help="HTML report to write (default: beside the evaluation)"
     )

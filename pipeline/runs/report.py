@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from two_tower.base import storage
 from two_tower.base.durations import milliseconds
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import definitions, question
@@ -36,7 +37,7 @@ from two_tower.pipeline.runs.stored_runs import (
     status,
     uris_of,
 )
-from two_tower.serving.versions import newest_version
+from two_tower.serving.versions import PUSHED, newest_version
 
 # Keys of evaluation.json that the report takes over.
 _EVALUATION_KEYS = (
@@ -112,7 +113,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         "reindexed": _reindexed(nodes),
         "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
         "not_pushed_because": properties.get("not_pushed_because"),
-        "in_service": newest_version(os.path.join(output, "pushed")),
+        "in_service": newest_version(storage.join(output, PUSHED)),
         "artifacts": artifacts,
         "settings": settings_of(nodes),
         "log": newest_log(output),
@@ -129,9 +130,9 @@ def evaluation_at(uris: list[str]) -> dict[str, Any]:
     """Returns evaluation.json of the first URI; {} without URIs; raises UserError if unreadable."""
     if not uris:
         return {}
-    path = os.path.join(uris[0], "evaluation.json")
+    path = storage.join(uris[0], "evaluation.json")
     try:
-        with open(path, encoding="utf-8") as file:
+        with storage.open_file(path, "r") as file:
             evaluation = dict(json.load(file))
         if "test" not in evaluation.get("metrics", {}):
             raise ValueError("it holds no metrics of test")

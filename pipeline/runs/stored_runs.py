@@ -1,4 +1,4 @@
-"""Runs in a metadata store: their nodes, with state, time, parameters and output artifacts.
+"""Runs in a metadata store or below a job's root: nodes with state, time, parameters and output artifacts.
 
 The module reads ML Metadata without TFX, whose import takes half a minute.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
+from two_tower.pipeline.runs.job_runs import job_runs
 
 # Custom properties of an execution: peak memory in bytes, and the error that ended it.
 PEAK_MEMORY = "peak_memory_bytes"
@@ -20,6 +22,8 @@ ERROR = "error"
 PARTIAL_RUN = "partial "
 METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
+INDEXER = "ScannIndexer"
+APPROVED_STATISTICS = "ApprovedStatistics"
 PUSHER = "Pusher"
 TRAINER = "Trainer"
 PLACER = "CatalogPlacer"
@@ -67,14 +71,13 @@ def latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
     """Returns the nodes of the latest run by name, see `nodes_of`.
 
     Args:
-      output: the directory that was given to `two-tower run --output`.
+      output: the directory that was given to `two-tower run --output`, or a job's root.
       partial: chooses among runs that stop early on purpose.
 
     Raises:
       UserError: there is no run in `output`.
     """
-    store, runs = _runs(output, partial)
-    return nodes_of(store, runs[0])
+    return next(_runs(output, partial))[1]
 
 
 def run_nodes(output: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
@@ -83,9 +86,31 @@ def run_nodes(output: str) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
     Raises:
       UserError: there is no run in `output`.
     """
-    store, runs = _runs(output, partial=False)
-    for run in runs:
-        yield run.name, nodes_of(store, run)
+    yield from _runs(output, partial=False)
+
+
+def all_runs(output: str) -> list[tuple[str, dict[str, dict[str, Any]]]]:
+    """Returns name and nodes of all runs, the newest first, with those that stop early on purpose.
+
+    Raises:
+      UserError: there is no run in `output`.
+    """
+    return list(_runs(output, partial=None))
+
+
+def mark_deleted(output: str, folders: Iterable[str]) -> None:
+    """Marks the artifacts in folders as deleted in the metadata store; caching then ignores them."""
+    from ml_metadata.metadata_store import MetadataStore
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    connection = pb.ConnectionConfig()
+    connection.sqlite.filename_uri = os.path.join(output, METADATA)
+    store = MetadataStore(connection)
+    gone = tuple(folders)
+    artifacts = [one for one in store.get_artifacts() if one.uri.startswith(gone)]
+    for artifact in artifacts:
+        artifact.state = pb.Artifact.DELETED
+    store.put_artifacts(artifacts)
 
 
 def latest_outputs(
@@ -101,12 +126,65 @@ def latest_outputs(
     Raises:
       UserError: there is no run in `output`.
     """
-    store, runs = _runs(output, partial)
-    for run in runs:
-        nodes = nodes_of(store, run)
+    for _, nodes in _runs(output, partial):
         if nodes.get(component, {}).get("outputs"):
             return uris_of(nodes)
     return {}
+
+
+def pointers_of_earlier_release(output: str) -> dict[str, pointers.Pointer]:
+    """Returns the pointers that an output directory lacks, because an earlier release made its runs.
+
+    Args:
+      output: the directory that was given to `two-tower run --output`.
+
+    Returns:
+      Pointers by name, see `base/pointers.py`. A run of this release writes its own.
+    """
+    lacking = {
+        name
+        for name in (pointers.BLESSED, pointers.APPROVED)
+        if pointers.latest(output, name) == pointers.NOTHING
+    }
+    if not lacking or not os.path.isfile(os.path.join(output, METADATA)):
+        return {}
+    store, runs = open_store(output)
+    found: dict[str, pointers.Pointer] = {}
+    for run in runs:
+        if lacking <= found.keys():
+            break
+        nodes = nodes_of(store, run)
+        for name, pointer in (
+            (pointers.BLESSED, _blessed_model(nodes)),
+            (pointers.APPROVED, _approved_statistics(nodes)),
+        ):
+            if pointer is not None and name in lacking:
+                found.setdefault(name, pointer)
+    return found
+
+
+def _blessed_model(nodes: Mapping[str, Mapping[str, Any]]) -> pointers.Pointer | None:
+    evaluator = nodes.get(EVALUATOR, {})
+    if "latest_blessed" in evaluator.get("parameters", {}):
+        return None
+    blessings = evaluator.get("outputs", {}).get("blessing", [])
+    models = nodes.get(INDEXER, {}).get("outputs", {}).get("model", [])
+    if not (blessings and models) or blessings[0]["properties"].get("blessed") != 1:
+        return None
+    return pointers.Pointer(
+        models[0]["uri"], {"towers_uri": str(models[0]["properties"].get("towers_uri", ""))}
+    )
+
+
+def _approved_statistics(nodes: Mapping[str, Mapping[str, Any]]) -> pointers.Pointer | None:
+    approved = nodes.get(APPROVED_STATISTICS, {}).get("outputs", {}).get("approved", [])
+    properties = {
+        name: str(approved[0]["properties"][name])
+        for name in ("dataset", "made_with")
+        if approved and name in approved[0]["properties"]
+    }
+    # This release keeps both in the pointer.
+    return pointers.Pointer(approved[0]["uri"], properties) if len(properties) == 2 else None
 
 
 def uris_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[str]]]:
@@ -135,8 +213,22 @@ def settings_of(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             found |= {f"features.{name}": given for name, given in columns.items()}
         else:
             found |= _by_name(section, json.loads(value))
+            found |= _submitted(section, found, nodes[component]["parameters"])
     seed = nodes.get(TRAINER, {}).get("parameters", {}).get("seed")
     return found if seed is None else {**found, "seed": seed}
+
+
+def _submitted(section: str, settings: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a section that a job's submission gave, see `per_run_settings`."""
+    given = {
+        name: parameters[key]
+        for name in settings
+        if name.startswith(f"{section}.") and (key := name.replace(".", "_")) in parameters
+    }
+    return {
+        name: [part for part in value.split(",") if part] if isinstance(settings[name], list) else value
+        for name, value in given.items()
+    }
 
 
 def _by_name(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,16 +248,21 @@ def status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
     return "complete" if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
 
 
-def _runs(output: str, partial: bool | None) -> tuple[Any, list[Any]]:
-    """Returns the metadata store and at least one run, the newest first."""
+def _runs(output: str, partial: bool | None) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Yields name and nodes of at least one run, the newest first: of a store, or of a job's records."""
     nothing = f"{output} holds no run yet. `two-tower run --data DIR --output {output}` makes one."
-    if not os.path.isfile(os.path.join(output, METADATA)):
-        raise UserError(nothing)
+    if not storage.is_file(storage.join(output, METADATA)):
+        runs_of_job = [] if partial else job_runs(output)
+        if not runs_of_job:
+            raise UserError(nothing)
+        yield from runs_of_job
+        return
     store, runs = open_store(output)
     runs = [run for run in runs if partial is None or run.name.startswith(PARTIAL_RUN) == partial]
     if not runs:
         raise UserError(nothing)
-    return store, runs
+    for run in runs:
+        yield run.name, nodes_of(store, run)
 
 
 def nodes_of(store: Any, run: Any) -> dict[str, dict[str, Any]]:

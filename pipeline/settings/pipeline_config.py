@@ -31,6 +31,7 @@ from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.evaluation.settings import MIN_SLICE_USERS, EvaluationConfig, GateConfig, slice_limits
+from two_tower.pipeline.settings.resources import ResourcesConfig
 from two_tower.pipeline.settings.retired import retired_setting
 from two_tower.serving.settings import IndexConfig
 from two_tower.trainer.settings import TrainerConfig, check_trainer, contradictions
@@ -68,6 +69,11 @@ class PipelineConfig:
         at_least=0,
         at_most=2**31 - 1,
         shown=True,
+    )
+    resources: ResourcesConfig = setting(
+        ResourcesConfig(),
+        help="CPUs, memory and accelerators of single steps in a compiled job. Runs on this machine take "
+        "what there is.",
     )
     beam_args: tuple[str, ...] = setting(
         (),

@@ -139,9 +139,7 @@ def settings_reference() -> str:
         parts.append(f"## {title}\n\n{_summary(section)}" + "\n".join(_table(whole, section)) + "\n")
     parts.append(
         "## Experimental\n\nSettings of training for experiments; they may change. Of the presets only "
-        "`next_item` changes one.\n\n"
-        + "\n".join(_table(tried, "trainer"))
-        + "\n"
+        "`next_item` changes one.\n\n" + "\n".join(_table(tried, "trainer")) + "\n"
     )
     return "\n".join(parts)
 

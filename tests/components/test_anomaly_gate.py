@@ -102,51 +102,53 @@ class Place:
         return statistics_artifact(self.path / f"{self.number}-statistics", splits)
 
     def approve(self, statistics: Any, examples: Any, made_with: Mapping[str, Any] = MADE_WITH) -> Any:
-        """Runs ApprovedStatistics and returns its output."""
+        """Runs ApprovedStatistics and returns the pointer's text."""
         from tfx.types.experimental.simple_artifacts import Statistics
 
+        from two_tower.base import pointers
         from two_tower.components.approved_statistics.component import ApprovedStatistics
 
         kept = self.artifact(Statistics, "approved")
         ApprovedStatistics.EXECUTOR_SPEC.executor_class().Do(
             {"examples": [examples], "statistics": [statistics]},
             {"approved": [kept]},
-            {"made_with": json.dumps(dict(made_with)), "source_digest": ""},
+            {
+                "made_with": json.dumps(dict(made_with)),
+                "root": str(self.path),
+                "run": "",
+                "source_digest": "",
+            },
         )
-        return kept
+        return pointers.latest(str(self.path), pointers.APPROVED)
 
     def gate(
         self,
         statistics: Any,
         examples: Any = None,
-        before: Any = None,
+        before: str = "null",
         found: dict[str, dict[str, str]] | None = None,
         items: dict[str, str] | None = None,
         made_with: Mapping[str, Any] = MADE_WITH,
         **limits: float,
     ) -> list[str]:
         """Runs the gate after the components it needs, and returns the lines of its report."""
-        from tfx.components.distribution_validator.executor import Executor
         from tfx.types import standard_artifacts
-        from tfx.utils import json_utils
 
         from two_tower.components.anomaly_gate import verdict
         from two_tower.components.anomaly_gate.component import AnomalyGate
         from two_tower.components.comparable_statistics import distributions
         from two_tower.components.comparable_statistics.component import ComparableStatistics
+        from two_tower.components.distribution_validator.executor import Executor
 
         validation = ValidationConfig(**limits)
         comparable = self.artifact(standard_artifacts.ExampleStatistics, "comparable")
         ComparableStatistics.EXECUTOR_SPEC.executor_class().Do(
-            {
-                "examples": [examples or self.examples()],
-                "statistics": [statistics],
-                "approved_before": [before] if before else [],
-            },
+            {"examples": [examples or self.examples()], "statistics": [statistics]},
             {"comparable": [comparable]},
             {
                 "features": self.resolved.to_json(),
                 "made_with": json.dumps(dict(made_with)),
+                "latest_approved": before,
                 "source_digest": "",
             },
         )
@@ -157,13 +159,12 @@ class Place:
         ):
             validated[name] = self.artifact(standard_artifacts.ExampleAnomalies, name)
             Executor().Do(
-                {"statistics": [comparable], "baseline_statistics": [comparable]},
+                {"comparable": [comparable]},
                 {"anomalies": [validated[name]]},
                 {
-                    "distribution_validator_config": distributions.validator_config(
-                        compared(self.resolved), limit
-                    ),
-                    "include_split_pairs": json_utils.dumps([pair]),
+                    "compared": distributions.compared_to_json(compared(self.resolved)),
+                    "limit": limit,
+                    "pair": json.dumps(pair),
                 },
             )
         splits = json.loads(statistics.split_names)

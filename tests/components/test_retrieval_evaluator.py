@@ -30,6 +30,7 @@ from tests.small_world import (
     write_examples,
 )
 from two_tower.base.errors import UserError
+from two_tower.base.pointers import BLESSED, NOTHING, Pointer, latest
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
@@ -80,6 +81,11 @@ def examples(uri: Path, facts: DataFacts) -> standard_artifacts.Examples:
     return made
 
 
+def pointer_to(model: standard_artifacts.Model) -> str:
+    """Returns the text of the pointer to a blessed model."""
+    return Pointer(model.uri, {TOWERS: model.get_string_custom_property(TOWERS) or ""}).to_text()
+
+
 def evaluate(
     out: Path,
     windows: standard_artifacts.Examples,
@@ -91,7 +97,7 @@ def evaluate(
     evaluation = artifact(standard_artifacts.ModelEvaluation, out / "evaluation")
     blessing = artifact(standard_artifacts.ModelBlessing, out / "blessing")
     Executor().Do(
-        {"examples": [windows], "model": [model], **({"baseline_model": [blessed]} if blessed else {})},
+        {"examples": [windows], "model": [model]},
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
             "evaluation_config": json.dumps(dataclasses.asdict(EvaluationConfig(cutoffs=CUTOFFS))),
@@ -100,10 +106,15 @@ def evaluate(
             "seed": DEFAULT_SEED,
             "features": ALL_AGGREGATES.to_json(),
             "source_digest": "",
+            "latest_blessed": pointer_to(blessed) if blessed else NOTHING,
+            "root": str(out),
+            "run": "",
         },
     )
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())
     verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
+    # Only a blessed model is pointed to.
+    assert (verdict == "BLESSED") == (latest(str(out), BLESSED) == pointer_to(model))
     # The canary holds the queries that Pusher repeats on its copy.
     assert sorted(path.name for path in (out / "blessing").iterdir()) == sorted([verdict, canary.FILE_NAME])
     return found, (out / "evaluation" / "report.md").read_text()
@@ -324,8 +335,7 @@ def test_an_index_whose_towers_are_gone_is_not_taken_on_trust(
     index = {"towers": towers_digest(trained)}
     moved = artifact(standard_artifacts.Model, tmp_path / "model")
     for uri, ok in ((trained, True), (str(tmp_path / "gone"), False), ("", False)):
-        moved.set_string_custom_property(TOWERS, uri)
-        assert parity_with_towers({"ok": True}, index, served_model(moved))["ok"] is ok
+        assert parity_with_towers({"ok": True}, index, served_model(moved.uri, uri))["ok"] is ok
 
 
 @pytest.mark.parametrize(

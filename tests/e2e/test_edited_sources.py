@@ -38,9 +38,9 @@ def edit(path: Path) -> Callable[[], None]:
 
 def keys() -> dict[str, str]:
     """Returns each component's parameters, which are its cache key."""
-    from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.create_pipeline import RunInputs, create_pipeline
 
-    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), ResolvedFeatures())
+    dag = create_pipeline(RunInputs("data", "root", "digest"), "root", PipelineConfig(), ResolvedFeatures())
     return {node.id: json.dumps(node.exec_properties, sort_keys=True, default=str) for node in dag.components}
 
 
@@ -50,9 +50,9 @@ def changed(before: dict[str, str]) -> set[str]:
 
 
 def test_every_component_is_keyed_by_what_its_executor_imports(tree: Path) -> None:
-    from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.create_pipeline import RunInputs, create_pipeline
 
-    dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), ResolvedFeatures())
+    dag = create_pipeline(RunInputs("data", "root", "digest"), "root", PipelineConfig(), ResolvedFeatures())
     ours = set()
     for node in dag.components:
         properties = node.exec_properties

@@ -22,13 +22,11 @@ pytestmark = pytest.mark.e2e
 COMPONENTS = {
     "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
     "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator",
-    "LatestApprovedStatistics", "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate",
+    "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate",
     "ApprovedStatistics",
-    "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "LatestBlessedModel",
+    "Transform", "CatalogTransform", "Trainer", "ScannIndexer",
     "RetrievalEvaluator", "Pusher",
 }  # fmt: skip
-# These components read the metadata store, which always changes.
-NEVER_CACHED = {"LatestBlessedModel", "LatestApprovedStatistics"}
 COMPARING = {"ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate"}
 
 
@@ -80,7 +78,7 @@ def test_what_was_evaluated_is_what_is_pushed_byte_for_byte(first: Run) -> None:
 
 def test_an_unchanged_run_measures_nothing_new_and_pushes_nothing(unchanged: Run) -> None:
     # Only comparisons run: there are now statistics and a blessed model to compare with.
-    assert unchanged.ran <= NEVER_CACHED | COMPARING | {"RetrievalEvaluator", "Pusher"}
+    assert unchanged.ran <= COMPARING | {"RetrievalEvaluator", "Pusher"}
     assert (unchanged.status, unchanged.report["verdict"], unchanged.report["unchanged"]) == (
         0,
         BLESSED,
@@ -93,13 +91,13 @@ def test_an_unchanged_run_measures_nothing_new_and_pushes_nothing(unchanged: Run
 
 
 def test_the_same_bytes_ingested_again_are_cached(ingested_again: Run) -> None:
-    assert ingested_again.ran == NEVER_CACHED
+    assert ingested_again.ran == set()
     assert ingested_again.pushed == ["1"]
 
 
 def test_the_tfx_command_line_continues_what_two_tower_began(through_tfx: Run) -> None:
     assert 'Pipeline "two-tower" created successfully.' in through_tfx.shown
-    assert through_tfx.ran == NEVER_CACHED
+    assert through_tfx.ran == set()
     assert through_tfx.report["status"] == "complete"
     assert through_tfx.pushed == ["1"]
 
@@ -119,13 +117,13 @@ def test_a_model_that_learned_nothing_is_refused_and_the_one_before_it_stays(
 
 
 def test_a_setting_runs_only_what_depends_on_it(refused: Run) -> None:
-    assert refused.ran == NEVER_CACHED | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
+    assert refused.ran == {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
 
 
 def test_a_refusal_is_no_failure_unless_one_asks_for_it(refused_again: Run) -> None:
     assert refused_again.status == 0
     assert refused_again.report["verdict"] == REFUSED
-    assert refused_again.ran == NEVER_CACHED
+    assert refused_again.ran == set()
 
 
 def test_a_killed_run_is_told_as_unfinished_and_pushes_nothing(killed: Run) -> None:
@@ -137,8 +135,7 @@ def test_a_killed_run_is_told_as_unfinished_and_pushes_nothing(killed: Run) -> N
 
 def test_a_killed_run_goes_on_where_it_stopped(killed: Run, newer: Run) -> None:
     # The killed run had passed the anomaly gate, so its statistics are now the reference.
-    again = NEVER_CACHED | COMPARING
-    assert newer.ran == again | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
+    assert newer.ran == COMPARING | {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
     assert (newer.status, newer.report["status"]) == (0, "complete")
 
 

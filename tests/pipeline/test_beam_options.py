@@ -57,13 +57,12 @@ def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> 
 
 
 def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_path: Path) -> None:
-    from two_tower.pipeline.kubeflow_runner import compile_job
+    from two_tower.pipeline.jobs.compilation import compile_job
 
     config = run_file.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
-    for places in ({"data": str(tmp_path)}, {"data": "gs://b/data", "root": str(tmp_path)}):
+    for data, root in ((str(tmp_path), None), ("gs://b/data", str(tmp_path))):
         with pytest.raises(UserError, match=rf"{tmp_path} is on this machine, which Dataflow's workers"):
-            compile_job("registry/two-tower:1", str(tmp_path / "job.json"), config, **places)
-    assert not list(tmp_path.iterdir())
+            compile_job("registry/two-tower:1", config, "vertex", data, root)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +83,14 @@ def test_every_component_that_runs_on_beam_gets_the_options(tmp_path: Path) -> N
     from tfx.proto.orchestration import executable_spec_pb2
 
     from two_tower.data_directory.feature_columns import ResolvedFeatures
-    from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.create_pipeline import RunInputs, create_pipeline
 
     wanted = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 
     def on_beam(beam_args: list[str]) -> dict[str, list[str]]:
         config = run_file.load("smoke", None, [f"beam_args={','.join(beam_args)}"])
-        pipeline = create_pipeline(
-            "data", "digest", str(tmp_path), str(tmp_path / "pushed"), config, ResolvedFeatures()
-        )
+        inputs = RunInputs("data", str(tmp_path), "digest")
+        pipeline = create_pipeline(inputs, str(tmp_path), config, ResolvedFeatures())
         deployment = runner_utils.extract_local_deployment_config(compiler.Compiler().compile(pipeline))
         found = {}
         for name in deployment.executor_specs:

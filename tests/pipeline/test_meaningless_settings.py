@@ -80,6 +80,9 @@ OTHERS: dict[str, Any] = {
     "gate.min_coverage": 0.1,
     "gate.max_latency_p95": 9.0,
     "seed": 3,
+    "resources.cpu": ("Trainer=8",),
+    "resources.memory": ("Trainer=32",),
+    "resources.accelerator": ("Trainer=NVIDIA_TESLA_T4:1",),
     "beam_args": ("--x=1",),
 }
 # Other settings that a setting needs.

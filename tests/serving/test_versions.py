@@ -189,7 +189,7 @@ def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) ->
     Executor().Do(
         {"model": [candidate], "model_blessing": [blessing]},
         {"pushed_model": [result]},
-        {"push_directory": str(pushed)},
+        {"root": str(pushed.parent)},
     )
     return result
 

@@ -356,11 +356,11 @@ def test_without_columns_the_signature_is_the_plain_one(small_world: Transformed
 
 
 def test_naming_a_column_of_items_does_not_cut_windows_again() -> None:
-    from two_tower.pipeline.create_pipeline import create_pipeline
+    from two_tower.pipeline.create_pipeline import RunInputs, create_pipeline
     from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
     def parameters(resolved: ResolvedFeatures) -> dict[str, dict[str, Any]]:
-        dag = create_pipeline("data", "digest", "root", "pushed", PipelineConfig(), resolved)
+        dag = create_pipeline(RunInputs("data", "root", "digest"), "root", PipelineConfig(), resolved)
         return {node.id: node.exec_properties for node in dag.components}
 
     plain = parameters(ResolvedFeatures(users=USERS))

@@ -394,7 +394,7 @@ def test_a_training_finds_its_checkpoints_again_and_never_those_of_another() -> 
         examples = standard_artifacts.Examples()
         examples.uri = uri
         model = f"gs://a/Trainer/model/{execution}"
-        return checkpoint_directory(model, {"examples": [examples], "base_model": []}, properties)
+        return checkpoint_directory(model, {"examples": [examples]}, properties)
 
     one = directory(4, trainer="{}", cutoff=10)
     assert one.startswith("gs://a/Trainer/.checkpoints/")

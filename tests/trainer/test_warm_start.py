@@ -17,6 +17,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
 from two_tower.base.errors import UserError
+from two_tower.base.pointers import Pointer
 from two_tower.base.settings import to_plain
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
@@ -294,15 +295,12 @@ FACTS = DataFacts(
 )  # fmt: skip
 
 
-def blessed(out: Path, towers: str, **changes: Any) -> standard_artifacts.Model:
-    """Makes the artifact of ScannIndexer, as far as training reads it."""
-    model = standard_artifacts.Model()
-    model.uri = str(out)
+def blessed(out: Path, towers: str, **changes: Any) -> Pointer:
+    """Makes the artifact of ScannIndexer, as far as training reads it, and returns the pointer to it."""
     path = out / "Format-Serving" / PROVENANCE
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({**recorded(FACTS), **changes}))
-    model.set_string_custom_property(TOWERS, towers)
-    return model
+    return Pointer(str(out), {TOWERS: towers})
 
 
 def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
@@ -311,8 +309,8 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
     towers = tmp_path / "towers"
     shutil.copytree(attention[2], towers / warm_start.DIRECTORY)
     scratch = "none, training begins from scratch. "
-    assert starting_point([], FACTS) == (None, f"{scratch}No model has been blessed yet.")
-    directory, reason = starting_point([blessed(tmp_path / "1", str(towers))], FACTS)
+    assert starting_point(None, FACTS) == (None, f"{scratch}No model has been blessed yet.")
+    directory, reason = starting_point(blessed(tmp_path / "1", str(towers)), FACTS)
     assert directory == str(towers / warm_start.DIRECTORY)
     assert reason == f"from {tmp_path / '1'}"
     refused: list[tuple[dict[str, Any], Path | str, str]] = [
@@ -323,11 +321,11 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
     ]
     for number, (changes, place, expected) in enumerate(refused, start=2):
         model = blessed(tmp_path / str(number), str(place), **changes)
-        directory, reason = starting_point([model], FACTS)
+        directory, reason = starting_point(model, FACTS)
         assert directory is None
         assert reason.startswith(scratch) and expected in reason
-    model.uri = str(tmp_path / "nowhere")
-    assert "files of the latest blessed model are gone" in starting_point([model], FACTS)[1]
+    gone = dataclasses.replace(model, uri=str(tmp_path / "nowhere"))
+    assert "files of the latest blessed model are gone" in starting_point(gone, FACTS)[1]
 
 
 @pytest.mark.parametrize("is_on", [True, False])
@@ -365,7 +363,6 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
             "transform_graph": [artifact(standard_artifacts.TransformGraph, "graph")],
             "catalog": [artifact(standard_artifacts.Examples, "catalog", ("catalog",))],
             "catalog_graph": [artifact(standard_artifacts.TransformGraph, "catalog_graph")],
-            "base_model": [blessed(tmp_path / "blessed", str(towers))] if is_on else [],
         },
         {"model": [model], "model_run": [artifact(standard_artifacts.ModelRun, "run")]},
         {
@@ -375,6 +372,7 @@ def test_the_component_trains_from_the_latest_blessed_model_if_it_is_asked_to(
             "features": ResolvedFeatures().to_json(),
             "cutoff": 100,
             "source_digest": "",
+            "latest_blessed": blessed(tmp_path / "blessed", str(towers)).to_text() if is_on else None,
         },
     )
     # A later training can warm start from it in both cases.

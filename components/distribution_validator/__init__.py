@@ -1,0 +1,1 @@
+"""DistributionValidator: TFX's, with parameters that every backend can hand on."""

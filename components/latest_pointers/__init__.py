@@ -1,0 +1,1 @@
+"""LatestPointers: a component that reads which model and which statistics are the latest under a root."""

@@ -1,0 +1,1 @@
+"""OutcomeReporter: a component that reports a job's outcome after its last step, whatever happened."""

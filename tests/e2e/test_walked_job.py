@@ -1,0 +1,274 @@
+"""Tests of compiled jobs, run step by step as their backends would; see job_walker.py."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pytest
+import yaml
+
+from tests.e2e.job_walker import ForkServer, Walk, Walker
+from tests.e2e.runs import call
+from two_tower.base import pointers
+from two_tower.components.job_folder import OUTCOME, read_records
+from two_tower.data_directory.manifest import DAY, DatasetProperties, Manifest, event_files, item_files
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.serving.versions import versions
+
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("walked_job")]
+
+USERS, ITEMS, DAYS, FIRST_DAYS = 160, 1_500, 14, 12
+IMAGE = "registry/two-tower:1"
+STEPS = {
+    "InputVerifier", "LatestPointers", "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen",
+    "CatalogStatisticsGen", "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator",
+    "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate", "ApprovedStatistics",
+    "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    started = ForkServer(tmp_path_factory.mktemp("home"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data directory of all days, of which `add_span` takes a part."""
+    place = tmp_path_factory.mktemp("world")
+    size = ["--users", str(USERS), "--tracks", str(ITEMS), "--days", str(DAYS)]
+    assert call(["simulate", str(place / "yambda"), *size])[0] == 0
+    assert call(["ingest", "yambda", str(place / "yambda"), str(place / "whole")])[0] == 0
+    return place / "whole"
+
+
+def add_span(whole: Path, out: Path, span: int, first: int, last: int) -> None:
+    """Writes the events from the day `first` to before `last` as a span of a data directory."""
+    manifest = Manifest.load(str(whole))
+    properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
+    events = pads.dataset(event_files(str(whole)), format="parquet")
+    items = pads.dataset(item_files(str(whole)), format="parquet")
+    time = pc.field("timestamp")
+    with DataDirectoryWriter(str(out), properties, span) as writer:
+        writer.write("events", events.to_table(filter=(time >= first * DAY) & (time < last * DAY)))
+        writer.write("items", items.to_table())
+
+
+def compiled(out: Path, target: str, *arguments: str) -> dict[str, Any]:
+    """Returns the job that `two-tower compile` writes."""
+    file = out / {"vertex": "job.json", "kubeflow": "job.yaml"}[target]
+    status, _, errors = call(
+        ["compile", "--target", target, "--image", IMAGE, "-o", str(file), "--preset", "smoke", *arguments]
+    )
+    assert status == 0, errors
+    return dict(yaml.safe_load(file.read_text()))
+
+
+class Backend:
+    """A backend with a job, its data and its root.
+
+    Attributes:
+        data: data directory in spans.
+        root: the job's root.
+        walker: the backend.
+        job: the job.
+    """
+
+    def __init__(self, place: Path, target: str, server: ForkServer, world: Path) -> None:
+        self.data, self.root, self.place, self.target = place / "data", place / "root", place, target
+        add_span(world, self.data, FIRST_DAYS - 1, 0, FIRST_DAYS)
+        (place / "logs").mkdir()
+        self.walker = Walker(target, server, place / "logs")
+        self.job = compiled(place, target, "--data", str(self.data), "--root", str(self.root))
+
+    def pushed(self) -> list[int]:
+        return versions(str(self.root / "pushed"))
+
+    def evaluation(self, walk: Walk) -> dict[str, Any]:
+        uri = walk.outputs["RetrievalEvaluator"]["evaluation"]["uri"]
+        return dict(json.loads(Path(uri, "evaluation.json").read_text()))
+
+
+@pytest.fixture(scope="module", params=["vertex", pytest.param("kubeflow", marks=pytest.mark.long)])
+def backend(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    server: ForkServer,
+    world: Path,
+) -> Backend:
+    return Backend(tmp_path_factory.mktemp(request.param), request.param, server, world)
+
+
+@pytest.fixture(scope="module")
+def first(backend: Backend) -> Walk:
+    """The first run, beside another pipeline's blessed model and approved statistics."""
+    foreign = {"uri": "/elsewhere/model", "metadata": {"blessed": 1.0}}
+    backend.walker.artifacts.append({"name": "foreign", "type": {"title": "tfx.ModelBlessing"}, **foreign})
+    for name in (pointers.BLESSED, pointers.APPROVED):
+        other = pointers.Pointer(
+            "/elsewhere/model", {"dataset": "other", "made_with": "{}", "towers_uri": ""}
+        )
+        pointers.point(str(backend.place / "other-root"), name, other)
+    return backend.walker.walk(backend.job)
+
+
+@pytest.fixture(scope="module")
+def again(backend: Backend, first: Walk) -> Walk:
+    return backend.walker.walk(backend.job)
+
+
+@pytest.fixture(scope="module")
+def uncached(backend: Backend, again: Walk) -> Walk:
+    return backend.walker.walk(backend.job, cached=False)
+
+
+@pytest.fixture(scope="module")
+def grown(backend: Backend, uncached: Walk, world: Path) -> Walk:
+    """The run after one more span, which begins warm."""
+    add_span(world, backend.data, DAYS - 1, FIRST_DAYS, DAYS)
+    job = compiled(
+        backend.place, backend.target, "--data", str(backend.data), "--root", str(backend.root),
+        "--set", "trainer.warm_start=true",
+    )  # fmt: skip
+    return backend.walker.walk(job)
+
+
+def test_every_step_runs_and_the_model_is_pushed(backend: Backend, first: Walk) -> None:
+    assert first.failed is None, first.log
+    assert set(first.ran) == STEPS
+    assert first.properties("RetrievalEvaluator", "blessing")["blessed"] == 1
+    assert first.properties("Pusher", "pushed_model")["pushed_destination"] == f"{backend.root}/pushed/1"
+    assert f"the model was blessed and is pushed as {backend.root}/pushed/1" in first.told
+    # Neither model nor statistics of another pipeline were found, though both are in the store.
+    assert backend.evaluation(first)["blessed_model"] is None
+    assert backend.evaluation(first)["notes"][0].endswith("No model has been blessed yet.")
+    assert first.properties("ComparableStatistics", "comparable")["no_drift_reason"] == (
+        "no earlier run has passed"
+    )
+
+
+def test_the_records_of_a_run_hold_each_step(first: Walk) -> None:
+    records = read_records(str(first.folder))
+    assert set(records) == STEPS | {"OutcomeReporter"}
+    assert {one["state"] for one in records.values()} == {"COMPLETE"}
+    assert records["Trainer"]["inputs"]["examples"] == [
+        first.outputs["Transform"]["transformed_examples"]["uri"]
+    ]
+    outcome = json.loads((first.folder / OUTCOME).read_text())
+    assert outcome["failed"] == {} and "is pushed as" in outcome["sentence"]
+
+
+def test_the_same_job_again_comes_from_the_cache(backend: Backend, first: Walk, again: Walk) -> None:
+    assert again.ran == ["InputVerifier"]
+    assert set(again.cached) == STEPS - {"InputVerifier"}
+    assert backend.pushed() == [1]
+    assert "every later step came from the cache" in again.told
+
+
+def test_without_the_cache_the_baseline_is_found_and_an_equal_model_is_not_pushed(
+    backend: Backend, first: Walk, uncached: Walk
+) -> None:
+    assert set(uncached.ran) == STEPS
+    blessed = backend.evaluation(uncached)["blessed_model"]
+    assert blessed["uri"] == first.outputs["ScannIndexer"]["model"]["uri"]
+    assert backend.evaluation(uncached)["unchanged"]
+    pushed = uncached.properties("Pusher", "pushed_model")
+    assert "the same model is in service already" in pushed["not_pushed_because"]
+    assert backend.pushed() == [1]
+    # The statistics of the run before are compared with.
+    assert uncached.properties("ComparableStatistics", "comparable")["no_drift_reason"] == ""
+
+
+def test_one_more_span_gives_new_windows_and_a_judged_model(
+    backend: Backend, first: Walk, uncached: Walk, grown: Walk
+) -> None:
+    assert grown.failed is None, grown.log
+    assert {"InteractionExampleGen", "Trainer", "RetrievalEvaluator", "Pusher"} <= set(grown.ran)
+    # Neither schema depends on the data.
+    assert {"InteractionSchema", "CatalogSchema"} <= set(grown.cached)
+    windows = [walk.properties("InteractionExampleGen", "examples") for walk in (first, grown)]
+    assert windows[1]["test_to"] > windows[0]["test_to"]
+    model = uncached.outputs["ScannIndexer"]["model"]["uri"]
+    assert grown.properties("Trainer", "model")["warm_start"] == f"from {model}"
+    evaluation = backend.evaluation(grown)
+    assert evaluation["blessed_model"]["uri"] == model
+    assert evaluation["blessed_model"]["eligible"]
+    if evaluation["verdict"] == "blessed":
+        assert backend.pushed() == [1, 2]
+    else:
+        assert evaluation["refusal"] and backend.pushed() == [1]
+        assert "refused and is not pushed" in grown.told
+
+
+def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Backend, grown: Walk) -> None:
+    copy = backend.place / "edited"
+    shutil.copytree(backend.data, copy)
+    events = sorted(copy.glob("events/*/*.parquet"))[0]
+    events.write_bytes(events.read_bytes()[:-1])
+    before = backend.pushed()
+    walk = backend.walker.walk(backend.job, data=str(copy))
+    assert (walk.failed, walk.ran, walk.cached) == ("InputVerifier", [], [])
+    sentence = f"{events}: its content differs from the manifest: edited or cut off after ingest."
+    _assert_told(walk, sentence)
+    assert backend.pushed() == before
+
+
+def _assert_told(walk: Walk, sentence: str) -> None:
+    """Asserts that the step's log has the sentence before the trace, and the exit handler repeats it."""
+    assert sentence in walk.log, walk.log
+    assert walk.log.index(sentence) < walk.log.index("Traceback")
+    assert f"FAILED at {walk.failed}: " in walk.told and sentence in walk.told
+
+
+@pytest.fixture(scope="module")
+def kubeflow(tmp_path_factory: pytest.TempPathFactory, server: ForkServer, world: Path) -> Backend:
+    return Backend(tmp_path_factory.mktemp("bad"), "kubeflow", server, world)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"data": "{place}/nowhere"}, "{place}/nowhere"),
+        ({"gate_min_recall": "high"}, "parameter gate_min_recall takes a number, and was given 'high'"),
+        ({"windows_spans": 1.5}, "parameter windows_spans takes a whole number, and was given 1.5"),
+        ({"data": 7}, "parameter data takes a text, and was given 7"),
+        ({"gate_min_recall": 1.5}, "parameter gate_min_recall takes a value from 0 to 1, and was given 1.5"),
+        ({"gate_slices": "cold"}, "gate.slices takes slices with their least recall"),
+        ({"gate_slices": "cald=0.1"}, "gate.slices limits the slice 'cald', which no evaluation has"),
+        ({"root": "{place}/elsewhere"}, "its pipeline root is another"),
+        ({"root": ""}, "parameter root is empty"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_by_the_first_step(
+    kubeflow: Backend, parameters: dict[str, Any], expected: str
+) -> None:
+    given: dict[str, Any] = {
+        name: value.format(place=kubeflow.place) if isinstance(value, str) else value
+        for name, value in parameters.items()
+    }
+    walk = kubeflow.walker.walk(kubeflow.job, pipeline_root=str(kubeflow.root), **given)
+    assert (walk.failed, walk.ran) == ("InputVerifier", [])
+    _assert_told(walk, expected.format(place=kubeflow.place))
+    assert not (kubeflow.root / "pushed").exists()
+
+
+def test_a_root_that_cannot_be_written_is_named_by_the_first_step(kubeflow: Backend) -> None:
+    (kubeflow.place / "file").write_text("")
+    root = f"{kubeflow.place}/file/root"
+    walk = kubeflow.walker.walk(kubeflow.job, root=root)
+    assert walk.failed == "InputVerifier"
+    assert f"{root}/two-tower" in walk.log and "the job's root cannot be written" in walk.log
+
+
+def test_spans_of_data_without_spans_are_refused(kubeflow: Backend, world: Path) -> None:
+    walk = kubeflow.walker.walk(kubeflow.job, data=str(world), windows_spans=2)
+    assert walk.failed == "InputVerifier"
+    _assert_told(walk, "the job's parameter windows_spans is 2, and the events have no spans")
