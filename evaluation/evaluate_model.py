@@ -141,7 +141,7 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
     evaluation = {
         **judged,
         "notes": [*judged["notes"], *baselines.notes.values(), *[_REINDEXED] * (offered is not None)],
-        "unchanged": bool(blessed and blessed["digest"] == task.model.digest),
+        "unchanged": _is_unchanged(task),
         **measured,
     }
     evaluation["refusal"] = named(evaluation["refusal"], task.facts.data, bool(task.config.examples))
@@ -198,6 +198,13 @@ def _facts(task: EvaluationTask) -> dict[str, Any]:
             "test": [facts.test_from, facts.test_to],
         },
     }
+
+
+def _is_unchanged(task: EvaluationTask) -> bool:
+    """Tells if the latest blessed model is the judged model itself."""
+    if task.blessed is None or task.blessed.recorded is None:
+        return False
+    return task.blessed.identity.digest == task.model.identity.digest
 
 
 def compared_model(task: EvaluationTask) -> dict[str, Any] | None:

@@ -58,10 +58,10 @@ class ServedModel:
             )
         return self.recorded
 
-    @property
+    @functools.cached_property
     def identity(self) -> provenance.ModelIdentity:
         """Data, protocol and digest of the model, by which models are compared."""
-        return provenance.ModelIdentity.from_provenance(self.known, self.digest)
+        return provenance.ModelIdentity.from_provenance(self.known, provenance.identity_of(self.path))
 
 
 @dataclasses.dataclass(frozen=True)

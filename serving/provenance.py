@@ -19,6 +19,8 @@ from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
 # Directory of the served form within a model's artifact, named by TFX.
 SERVED_FORM = "Format-Serving"
+# Files of a SavedModel's graph.
+_GRAPH = ("saved_model.pb", "fingerprint.pb")
 # Custom property of the served model: URI of its towers, the Trainer's model.
 TOWERS = "towers_uri"
 # Custom property of re-indexed towers, and key of the provenance: digest of the new items.
@@ -33,7 +35,7 @@ class ModelIdentity:
     """Identity of a model and of its training data.
 
     Attributes:
-        digest: digest of the model's files.
+        digest: digest of what the model is, see `identity_of`.
         dataset: the data set's name, which stays the same while the data grows.
         data_digest: digest of the data directory of the training.
         train_newest_timestamp: time of the newest training event, seconds; 0 if the protocol does not split
@@ -105,9 +107,14 @@ def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[st
 
 
 def digest_of(model_path: str) -> str:
-    """Computes sha256 over the names and bytes of a model's files; equal digests mean the same model."""
+    """Computes sha256 over the names and bytes of a model's files; equal digests mean the same files."""
+    return _digest(model_path)
+
+
+def _digest(model_path: str, without: tuple[str, ...] = ()) -> str:
     digest = hashlib.sha256()
-    for name in sorted(storage.list_files(model_path), key=os.path.split):
+    names = (name for name in storage.list_files(model_path) if name not in without)
+    for name in sorted(names, key=os.path.split):
         digest.update(name.encode() + b"\0")
         with storage.open_file(storage.join(model_path, name)) as file:
             content = file.read()
@@ -115,8 +122,18 @@ def digest_of(model_path: str) -> str:
     return "sha256:" + digest.hexdigest()
 
 
+def identity_of(model_path: str) -> str:
+    """Computes the digest of a model's weights, assets and provenance; equal ones mean equal answers.
+
+    The files of the graph are left out: the same training in another place writes other bytes. Transform's
+    graph holds paths of its run, and its inputs in an order that varies. `provenance.json` stands for the
+    graph, with the digest of the code that drew it.
+    """
+    return _digest(model_path, without=_GRAPH)
+
+
 def towers_digest(trained_uri: str) -> str | None:
-    """Computes the digest of a Trainer's towers, which the index built from them records.
+    """Computes the identity of a Trainer's towers, which the index built from them records.
 
     Args:
         trained_uri: URI of the Trainer's artifact, see TOWERS.
@@ -125,7 +142,7 @@ def towers_digest(trained_uri: str) -> str | None:
         The digest; None if the files are gone.
     """
     path = storage.join(trained_uri, SERVED_FORM)
-    return digest_of(path) if storage.exists(path) else None
+    return identity_of(path) if storage.exists(path) else None
 
 
 def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.serving import canary
-from two_tower.serving.provenance import SERVED_FORM, digest_of
+from two_tower.serving.provenance import SERVED_FORM, identity_of
 
 # Push directory within a run's output directory, or a job's root.
 PUSHED = "pushed"
@@ -130,8 +130,8 @@ def version_before(push_directory: str) -> int:
     published = versions(push_directory)
     if not published:
         raise UserError(f"{push_directory} holds no published version, so there is nothing to roll back.")
-    newest = digest_of(os.path.join(push_directory, str(published[-1])))
-    first = next(v for v in published if digest_of(os.path.join(push_directory, str(v))) == newest)
+    newest = identity_of(os.path.join(push_directory, str(published[-1])))
+    first = next(v for v in published if identity_of(os.path.join(push_directory, str(v))) == newest)
     before = [version for version in published if version < first]
     if not before:
         raise UserError(

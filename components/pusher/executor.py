@@ -61,7 +61,7 @@ def _why_not(model_path: str, newest: str) -> str:
     """Returns the reason not to publish a blessed model, or ""; `newest` is a path or ""."""
     if not newest:
         return ""
-    if provenance.digest_of(newest) == provenance.digest_of(model_path):
+    if provenance.identity_of(newest) == provenance.identity_of(model_path):
         return f"not pushed again: the same model is in service already, in {newest}."
     if provenance.takes_items_back(provenance.read(model_path), provenance.read(newest)):
         return (

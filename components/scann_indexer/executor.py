@@ -14,6 +14,7 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base.import_closure import import_digest
 from two_tower.base.settings import from_plain
 from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
@@ -21,6 +22,18 @@ from two_tower.evaluation.tuning_queries import tuning_queries
 from two_tower.serving.catalog_embeddings import check_embeddings, check_ids, embed_catalog
 from two_tower.serving.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
 from two_tower.serving.settings import IndexConfig
+
+
+def _code_digest() -> str:
+    """Returns the digest of the code that draws the graph of Transform, of the towers and of the index.
+
+    Equal weights in another graph are another model.
+    """
+    return import_digest(
+        "two_tower.trainer.model.preprocessing",
+        "two_tower.trainer.model.signatures",
+        "two_tower.serving.retrieval_model",
+    )
 
 
 class Executor(base_executor.BaseExecutor):
@@ -83,6 +96,7 @@ class Executor(base_executor.BaseExecutor):
                 "features": dataclasses.asdict(resolved),
                 "max_k": config.max_k,
                 "items": len(item_id),
+                "code": _code_digest(),
             }
             if items_digest := trained.get_string_custom_property(ITEMS):
                 provenance[ITEMS] = items_digest

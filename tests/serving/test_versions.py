@@ -14,7 +14,7 @@ from two_tower.base.errors import UserError
 from two_tower.serving import canary
 from two_tower.serving import versions as versions_module
 from two_tower.serving.canary import CanaryFailed
-from two_tower.serving.provenance import digest_of
+from two_tower.serving.provenance import digest_of, identity_of
 from two_tower.serving.rollback import roll_back
 from two_tower.serving.versions import recorded_queries, versions
 
@@ -41,6 +41,18 @@ def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
     assert digest_of(model(tmp_path / "d", weights="", graph="gw")) != ours
     (tmp_path / "a" / "variables").rename(tmp_path / "a" / "other")
     assert digest_of(str(tmp_path / "a")) != ours
+
+
+def test_a_model_is_known_by_its_weights_and_not_by_the_bytes_of_its_graph(tmp_path: Path) -> None:
+    # The same training in another run's folder writes another graph: it holds paths.
+    ours = identity_of(model(tmp_path / "a"))
+    assert identity_of(model(tmp_path / "b", graph="of another run")) == ours
+    assert identity_of(model(tmp_path / "c", weights="v")) != ours
+    code = tmp_path / "d" / "assets.extra" / "provenance.json"
+    other = model(tmp_path / "d")
+    code.parent.mkdir()
+    code.write_text('{"code": "edited"}')
+    assert identity_of(other) != ours
 
 
 def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path) -> None:
