@@ -4,7 +4,10 @@
 
 export TF_USE_LEGACY_KERAS := 1
 BIN := .venv/bin
-IMAGE ?= two-tower-tfx:latest
+# A tag that is never moved: jobs refuse others.
+IMAGE ?= two-tower-tfx:$(shell git rev-parse --short=12 HEAD)
+TARGET ?= vertex
+JOB := build/two-tower.$(if $(filter kubeflow,$(TARGET)),yaml,json)
 
 help:  ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -30,9 +33,9 @@ lint: setup  ## Check style, types, layers and docstrings
 setup:  ## Build .venv from constraints.txt, if it is not built from it already
 	@scripts/setup_environment.sh
 
-compile: setup  ## Write the Kubeflow/Vertex job of IMAGE to build/two-tower.json
+compile: setup  ## Write the job of IMAGE for TARGET (vertex or kubeflow) to build/
 	@mkdir -p build
-	@$(BIN)/two-tower compile --image $(IMAGE) -o build/two-tower.json
+	@$(BIN)/two-tower compile --target $(TARGET) --image $(IMAGE) -o $(JOB)
 
 constraints: setup  ## Resolve the ranges of setup.py anew into constraints.txt
 	@scripts/resolve_constraints.sh

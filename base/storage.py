@@ -86,6 +86,14 @@ def is_directory(path: str) -> bool:
         return bool(filesystem.isdir(name))
 
 
+def is_readable_directory(path: str) -> bool:
+    """Returns whether this machine can read the folder; a bucket may admit only others."""
+    try:
+        return is_directory(path)
+    except (OSError, UserError):
+        return False
+
+
 def size(path: str) -> int:
     """Returns the size of a file in bytes.
 

@@ -1,7 +1,8 @@
 """Local runs of the DAG, for `two-tower run` and for the TFX command line.
 
-`tfx pipeline create --engine=local --pipeline_path=pipeline/local_runner.py` and `tfx run create` execute
-this file without arguments. The environment variable TWO_TOWER_CONFIG names the YAML file of the settings.
+`tfx pipeline create --engine=local --pipeline_path=...` and `tfx run create` execute this file without
+arguments. TFX stores the path as it is given: an absolute one works from any folder. The environment variable
+TWO_TOWER_CONFIG names the YAML file of the settings.
 """
 
 from __future__ import annotations

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from two_tower.base import storage
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.pipeline_run import loading_tfx
-from two_tower.pipeline.commands.settings_options import add_settings, config_of, listed_settings
+from two_tower.pipeline.commands.settings_options import (
+    add_settings,
+    config_of,
+    config_suited_to,
+    listed_settings,
+    places,
+)
 
 _SUBMISSION = {
     "vertex": "Submit it with Vertex's SDK: PipelineJob(display_name=..., template_path={file!r}, "
@@ -35,18 +42,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file: .json for vertex, .yaml for kubeflow",
     )
     parser.add_argument("--data", metavar="URI", help="data directory, as the steps see it (gs://...)")
-    parser.add_argument("--root", metavar="URI", help="directory that the steps write to (gs://...)")
+    parser.add_argument(
+        "--root",
+        dest="output",
+        metavar="URI",
+        help="directory that the steps write to (gs://...); a config file's key is output",
+    )
     add_settings(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
-    config = config_of(options)
+    data, root = places(options)
+    is_readable = data is not None and storage.is_readable_directory(data)
+    config = config_suited_to(str(data), options) if is_readable else config_of(options)
     with loading_tfx():
         from two_tower.pipeline.jobs.compilation import write_job
 
-        job = write_job(
-            options.output_file, options.image, config, options.target, options.data, options.root
-        )
+        job = write_job(options.output_file, options.image, config, options.target, data, root)
     print(f"{options.output_file} holds the job for {options.target}.")
     print(_SUBMISSION[options.target].format(file=options.output_file))
     if job.required:
@@ -59,8 +71,8 @@ COMMAND = Command(
     summary="write the same pipeline as a job for Vertex AI Pipelines or Kubeflow Pipelines",
     description=(
         "Writes the pipeline of `two-tower run` as a job. Its steps run in a container image, which "
-        "`docker build --target train` builds. Data, root, spans and thresholds are the job's parameters: "
-        "the submission may change them, and --data, --root and the settings are their defaults."
+        "`docker build --target train` builds. Data, root, spans and thresholds are the job's parameters. "
+        "A submission may change them. Their defaults are --data, --root and the settings."
     ),
     add_arguments=_add_arguments,
     run=_run,

@@ -124,7 +124,7 @@ def compile_job(
     """
     rules.check_image(image)
     beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
-    manifest = Manifest.load(data) if data and _is_readable(data) else None
+    manifest = Manifest.load(data) if data and storage.is_readable_directory(data) else None
     resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
@@ -148,14 +148,6 @@ def compile_job(
         content, text = job, json.dumps(job, sort_keys=True)
     rules.check(content, text, target)
     return Compiled(content, text, tuple(name for name, value in defaults.items() if value is None))
-
-
-def _is_readable(data: str) -> bool:
-    """Tells if this machine can read the data directory; a bucket may admit the job alone."""
-    try:
-        return storage.is_directory(data)
-    except (OSError, UserError):
-        return False
 
 
 def _inputs(config: PipelineConfig, resolved: ResolvedFeatures) -> RunInputs:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, to_plain, values_of
 from two_tower.base.unique_keys import UniqueKeys
@@ -46,6 +48,8 @@ class RunFile:
 def read_run_file(path: str) -> RunFile:
     """Reads a YAML or JSON config file: the keys `data`, `output`, `preset`, and settings, nested.
 
+    A relative `data` or `output` counts from the file's folder, wherever the command starts.
+
     Raises:
       UserError: the file is missing, is not YAML, or one of the three keys is not a text. `load` checks the
         settings.
@@ -66,6 +70,10 @@ def read_run_file(path: str) -> RunFile:
         places[key] = content.pop(key, None)
         if not isinstance(places[key], str | None):
             raise UserError(f"{path}: {key} takes a text, and was given {places[key]!r}.")
+    for key in ("data", "output"):
+        place = places[key]
+        if place and storage.is_local(place) and not place.startswith("file://"):
+            places[key] = os.path.normpath(os.path.join(os.path.dirname(path), place))
     return RunFile(**places, settings=content)
 
 

@@ -98,21 +98,26 @@ def ingested_again(world: World, whole: Path, unchanged: Run) -> Run:
 
 @pytest.fixture(scope="session")
 def through_tfx(world: World, ingested_again: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run started with the TFX command line, without any change."""
+    """Run started with the TFX command line, without any change and from another folder than the sources'."""
     place = tmp_path_factory.mktemp("home")
     config = place / "run.yaml"
-    config.write_text(f"data: {world.data}\noutput: {world.output}\npreset: smoke\n")
+    # Relative places count from the file's folder.
+    data, output = os.path.relpath(world.data, place), os.path.relpath(world.output, place)
+    config.write_text(f"data: {data}\noutput: {output}\npreset: smoke\n")
     shown = ""
-    for command in (
-        ["pipeline", "create", "--engine=local", "--pipeline_path=pipeline/local_runner.py"],
-        ["run", "create", "--engine=local", "--pipeline_name=two-tower"],
+    for folder, command in (
+        (ROOT, ["pipeline", "create", "--engine=local", f"--pipeline_path={ROOT}/pipeline/local_runner.py"]),
+        (
+            tmp_path_factory.mktemp("elsewhere"),
+            ["run", "create", "--engine=local", "--pipeline_name=two-tower"],
+        ),
     ):
         done = subprocess.run(
             [script("tfx"), *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=ROOT,
+            cwd=folder,
             env={**environment(), "HOME": str(place), "TWO_TOWER_CONFIG": str(config)},
             check=False,
         )

@@ -127,7 +127,8 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
     path = tmp_path / "run.yaml"
     path.write_text("preset: smoke\ndata: d\ntrainer:\n  learning_rate: 1e-3\n  epochs: 7\n")
     run = run_file.read_run_file(str(path))
-    assert (run.data, run.output, run.preset) == ("d", None, "smoke")
+    # A relative place counts from the file's folder, wherever the command starts.
+    assert (run.data, run.output, run.preset) == (str(tmp_path / "d"), None, "smoke")
     config = load(None, str(path), ["trainer.epochs=9"])
     smoke = PRESETS["smoke"]
     assert config == dataclasses.replace(
@@ -135,6 +136,13 @@ def test_a_file_is_laid_over_the_preset_and_overrides_over_the_file(tmp_path: Pa
     )
     # The command line's preset overrides the file's.
     assert load("small", str(path)).windows == PRESETS["small"].windows
+
+
+def test_urls_and_absolute_places_of_a_file_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: gs://bucket/data\noutput: /runs/mine\n")
+    run = run_file.read_run_file(str(path))
+    assert (run.data, run.output) == ("gs://bucket/data", "/runs/mine")
 
 
 def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
