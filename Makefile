@@ -1,5 +1,5 @@
 # `make run` and `make test` do all their own set-up; a second call skips what is done.
-.PHONY: help run test test-fast test-long lint setup compile clean constraints
+.PHONY: help run test test-fast test-long lint setup prism compile clean constraints
 .DEFAULT_GOAL := help
 
 export TF_USE_LEGACY_KERAS := 1
@@ -32,6 +32,9 @@ lint: setup  ## Check style, types, layers and docstrings
 
 setup:  ## Build .venv from constraints.txt, if it is not built from it already
 	@scripts/setup_environment.sh
+
+prism:  ## Build Prism, a runner of Beam that a test compares with, into build/bin; needs Go
+	@scripts/install_prism.sh
 
 compile: setup  ## Write the job of IMAGE for TARGET (vertex or kubeflow) to build/
 	@mkdir -p build
