@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 from two_tower.base.errors import UserError
 from two_tower.pipeline.settings import run_file
 
+IMAGE = "registry/two-tower:1"
+DOCKER = ("--environment_type=DOCKER", f"--environment_config={IMAGE}")
+EXTERNAL = ("--environment_type=EXTERNAL", "--environment_config=localhost:50000")
+PORTABLE = ("--runner=PortableRunner", "--job_endpoint=host:8099")
 DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
 
 
@@ -15,10 +20,13 @@ DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "
     [
         (),
         ("--direct_num_workers=2", "--direct_running_mode=multi_processing"),
-        ("--runner=portable", "--environment_type=EMBED", "--job_endpoint=embed"),
-        ("--runner=FlinkRunner", "--flink_master=host:8081", "--parallelism=8"),
-        ("--runner=SparkRunner", "--spark_master_url=spark://host:7077"),
+        ("--runner=portable", "--environment_type=beam:env:embedded_python:v1", "--job_endpoint=embed"),
+        ("--runner=FlinkRunner", "--flink_master=host:8081", "--parallelism=8", *DOCKER),
+        ("--runner=FlinkRunner", "--flink_master=[local]"),
+        ("--runner=SparkRunner", "--spark_master_url=spark://host:7077", *DOCKER),
+        ("--runner=DirectRunner", "--project=p", "--temp_location=gs://b/tmp"),
         (*DATAFLOW, "--sdk_container_image=registry/two-tower:1", "--experiments=a,b"),
+        ("--runner=my_package.MyRunner", "--region=somewhere"),
     ],
 )
 def test_what_beam_knows_is_taken(beam_args: tuple[str, ...]) -> None:
@@ -37,6 +45,25 @@ def test_what_beam_knows_is_taken(beam_args: tuple[str, ...]) -> None:
         (("--direct_running_mode=fast",), "choose from 'in_memory'"),
         (("--runner=dataflow",), "DataflowRunner needs --project"),
         ((*DATAFLOW[:3], "--temp_location=/tmp/x"), "--temp_location=/tmp/x is on this machine"),
+        (("--region=r",), "--region is an option of DataflowRunner, and DirectRunner ignores it. Remove it"),
+        ((*PORTABLE, *DOCKER, "--machine_type=m"), "--machine_type is an option of DataflowRunner"),
+        (("--job_endpoint=host:8099",), "--job_endpoint is an option of PortableRunner and FlinkRunner"),
+        (("--job-server-timeout=9",), "--job_server_timeout is an option of PortableRunner"),
+        ((*DATAFLOW, "--direct_num_workers=2"), "--direct_num_workers is an option of DirectRunner"),
+        ((*DATAFLOW, *DOCKER), "and DataflowRunner ignores it"),
+        (("--runner=FlinkRunner", "--spark_version=3"), "is an option of SparkRunner and PortableRunner"),
+        ((*PORTABLE, "--environment_type=docker"), "no --environment_type=docker. Give one of DOCKER, EXT"),
+        ((*PORTABLE, "--environment_type=EMBED"), "no --environment_type=EMBED"),
+        ((*PORTABLE, "--environment_type=EXTERNAL"), "external_service_address is required"),
+        (
+            ("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=PROCESS"),
+            "which has no --environment_type=PROCESS. Start workers with scripts/beam_worker_pool.py",
+        ),
+        (PORTABLE, "PortableRunner starts its workers in Beam's image, which lacks this program. Give"),
+        (("--runner=FlinkRunner", "--flink_master=host:8081"), "FlinkRunner starts its workers in Beam's"),
+        (("--runner=SparkRunner", "--spark_master_url=spark://host:1"), "SparkRunner starts its workers"),
+        (("--runner=PortableRunner", *EXTERNAL), "PortableRunner needs --job_endpoint=HOST:PORT: add it"),
+        ((*PORTABLE[:1], "--job_endpoint=host", *EXTERNAL), "--job_endpoint=host is no HOST:PORT"),
     ],
 )
 def test_what_beam_does_not_know_is_named_with_the_nearest(beam_args: tuple[str, ...], told: str) -> None:
@@ -45,6 +72,84 @@ def test_what_beam_does_not_know_is_named_with_the_nearest(beam_args: tuple[str,
     with pytest.raises(UserError, match=r"^beam_args: ") as refused:
         check(beam_args)
     assert told in str(refused.value)
+
+
+def test_a_job_server_answers_before_anything_is_computed() -> None:
+    from two_tower.pipeline.beam_options import check
+
+    with socket.create_server(("localhost", 0)) as server:
+        endpoint = f"localhost:{server.getsockname()[1]}"
+        beam_args = ("--runner=PortableRunner", f"--job_endpoint={endpoint}", *EXTERNAL)
+        check(beam_args)
+    with pytest.raises(UserError, match=rf"no job server answers at --job_endpoint={endpoint} \("):
+        check(beam_args)
+    # The steps of a compiled job reach it, and this machine need not. Their image is the workers' too.
+    check(beam_args, is_compiled=True)
+    check(PORTABLE, is_compiled=True)
+
+
+DAY_OF_WAITING = "--job_server_timeout=86400"
+
+
+@pytest.mark.parametrize(
+    ("beam_args", "image", "added"),
+    [
+        ((), None, []),
+        ((), IMAGE, []),
+        (("--direct_num_workers=2",), None, ["--sdk_container_image=none"]),
+        (("--direct_num_workers=2",), IMAGE, ["--sdk_container_image=none"]),
+        ((*PORTABLE, *EXTERNAL), None, ["--sdk_container_image=none", DAY_OF_WAITING]),
+        ((*PORTABLE, *EXTERNAL), IMAGE, ["--sdk_container_image=none", DAY_OF_WAITING]),
+        (
+            (*PORTABLE, "--environment_type=LOOPBACK"),
+            None,
+            ["--sdk_container_image=none", DAY_OF_WAITING],
+        ),
+        (("--runner=FlinkRunner",), IMAGE, ["--sdk_container_image=none", DAY_OF_WAITING]),
+        (
+            PORTABLE,
+            IMAGE,
+            [f"--environment_config={IMAGE}", f"--sdk_container_image={IMAGE}", DAY_OF_WAITING],
+        ),
+        ((*PORTABLE, *DOCKER), None, ["--sdk_container_image=none", DAY_OF_WAITING]),
+        (
+            (*PORTABLE, "--environment_config=mine", "--extra_package=x.tar.gz", "--job-server-timeout=9"),
+            IMAGE,
+            [],
+        ),
+        (
+            (*PORTABLE, "--environment_options=docker_container_image=mine", "--sdk_container_image=mine"),
+            IMAGE,
+            [DAY_OF_WAITING],
+        ),
+        (DATAFLOW, IMAGE, [f"--sdk_container_image={IMAGE}"]),
+        ((*DATAFLOW, "--setup_file=setup.py"), IMAGE, [f"--sdk_container_image={IMAGE}"]),
+        ((*DATAFLOW, "--sdk_container_image=mine"), IMAGE, []),
+        ((*DATAFLOW, "--worker_harness_container_image=mine"), IMAGE, []),
+        (("--runner=my_package.MyRunner",), IMAGE, []),
+    ],
+)
+def test_options_that_the_runner_needs_are_added_once(
+    beam_args: tuple[str, ...], image: str | None, added: list[str]
+) -> None:
+    from two_tower.pipeline.beam_options import completed
+
+    once = completed(beam_args, image)
+    assert once == [*beam_args, *added]
+    # create_pipeline completes a compiled job's options again, without its image.
+    assert completed(once) == once
+
+
+def test_tfx_builds_no_package_for_completed_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tfx.utils import dependency_utils
+
+    from two_tower.pipeline.beam_options import completed
+
+    monkeypatch.setattr(dependency_utils, "build_ephemeral_package", lambda: "tfx.tar.gz")
+    plain = ["--direct_num_workers=2"]
+    assert dependency_utils.make_beam_dependency_flags(plain) == [*plain, "--extra_package=tfx.tar.gz"]
+    for beam_args in (plain, [*PORTABLE, *EXTERNAL]):
+        assert dependency_utils.make_beam_dependency_flags(completed(beam_args)) == completed(beam_args)
 
 
 def test_dataflow_is_not_sent_to_directories_of_this_machine(tmp_path: Path) -> None:
