@@ -45,6 +45,9 @@ _OF_ANY_RUNNER = {
     "--sdk_container_image", "--worker_harness_container_image", "--default_sdk_harness_log_level",
     "--sdk_harness_log_level_overrides", "--max_cache_memory_usage_mb",
 }  # fmt: skip
+# Lists of names. The Python SDK does not split a value, and Dataflow ignores a name with a comma; only the
+# experiment pre_optimize has a value with commas.
+_REPEATED = ("--experiment", "--experiments", "--dataflow_service_option", "--dataflow_service_options")
 
 _ENVIRONMENT_TYPES = ("DOCKER", "EXTERNAL", "LOOPBACK", "PROCESS")
 _OWN_SERVER = "embed"
@@ -74,12 +77,15 @@ def check(beam_args: Sequence[str], places: Iterable[str] = (), is_compiled: boo
         if not arg.startswith("--"):
             raise UserError(
                 f"beam_args: {arg!r} is no option: write each one as --name=value, as in "
-                '--set \'beam_args=["--runner=DataflowRunner", "--experiments=a,b"]\'.'
+                '--set \'beam_args=["--runner=DataflowRunner", "--project=p"]\'.'
             )
         name = _name(arg)
         if name not in owners:
             nearest = difflib.get_close_matches(name, owners, n=1, cutoff=0)[0]
             raise UserError(f"beam_args: Beam has no option {name}; the nearest is {nearest}.")
+        if name in _REPEATED and "," in arg and not arg.startswith(f"{name}=pre_optimize="):
+            each = " and ".join(f"{name}={value}" for value in arg.partition("=")[2].split(","))
+            raise UserError(f"beam_args: Beam takes {arg} for one value with a comma. Give {each}.")
     given = _parsed(beam_args)
     runner = _known_runner(given.runner)
     if runner not in _RUNNERS:

@@ -120,11 +120,14 @@ def test_only_the_first_step_and_the_exit_handler_are_never_cached(job: dict[str
 def test_options_of_beam_reach_the_steps_that_run_on_it(tmp_path: Path) -> None:
     options = [
         "--runner=DataflowRunner", "--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp",
-        f"--sdk_container_image={IMAGE}", "--experiments=use_runner_v2,shuffle_mode=service",
+        "--experiments=use_runner_v2",
+        "--experiments=shuffle_mode=service", "--sdk_harness_log_level_overrides={\"a\":1,\"b\":2}",
     ]  # fmt: skip
     job, _ = compiled(tmp_path, "vertex", "--set", f"beam_args={','.join(options)}")
+    # The workers get the code and the versions of the steps.
+    given = {*options, f"--sdk_container_image={IMAGE}"}
     for name in ("InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "Transform"):
-        assert set(options) <= set(containers(job["pipelineSpec"])[name]["args"]), name
+        assert given <= set(containers(job["pipelineSpec"])[name]["args"]), name
 
 
 def test_what_has_no_default_is_named_when_the_job_is_compiled(tmp_path: Path) -> None:

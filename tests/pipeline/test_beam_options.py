@@ -25,7 +25,8 @@ DATAFLOW = ("--runner=DataflowRunner", "--project=p", "--region=europe-west4", "
         ("--runner=FlinkRunner", "--flink_master=[local]"),
         ("--runner=SparkRunner", "--spark_master_url=spark://host:7077", *DOCKER),
         ("--runner=DirectRunner", "--project=p", "--temp_location=gs://b/tmp"),
-        (*DATAFLOW, "--sdk_container_image=registry/two-tower:1", "--experiments=a,b"),
+        (*DATAFLOW, "--sdk_container_image=registry/two-tower:1", "--experiments=a", "--experiments=b=1"),
+        ("--experiments=pre_optimize=pack_combiners,lift_combiners",),
         ("--runner=my_package.MyRunner", "--region=somewhere"),
     ],
 )
@@ -46,6 +47,7 @@ def test_what_beam_knows_is_taken(beam_args: tuple[str, ...]) -> None:
         (("--runner=dataflow",), "DataflowRunner needs --project"),
         ((*DATAFLOW[:3], "--temp_location=/tmp/x"), "--temp_location=/tmp/x is on this machine"),
         (("--region=r",), "--region is an option of DataflowRunner, and DirectRunner ignores it. Remove it"),
+        (("--experiments=a,b=1",), "one value with a comma. Give --experiments=a and --experiments=b=1."),
         ((*PORTABLE, *DOCKER, "--machine_type=m"), "--machine_type is an option of DataflowRunner"),
         (("--job_endpoint=host:8099",), "--job_endpoint is an option of PortableRunner and FlinkRunner"),
         (("--job-server-timeout=9",), "--job_server_timeout is an option of PortableRunner"),
@@ -188,6 +190,7 @@ def test_every_component_that_runs_on_beam_gets_the_options(tmp_path: Path) -> N
     from tfx.proto.orchestration import executable_spec_pb2
 
     from two_tower.data_directory.feature_columns import ResolvedFeatures
+    from two_tower.pipeline.beam_options import completed
     from two_tower.pipeline.create_pipeline import RunInputs, create_pipeline
 
     wanted = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
@@ -209,6 +212,6 @@ def test_every_component_that_runs_on_beam_gets_the_options(tmp_path: Path) -> N
         "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
         "Transform", "CatalogTransform",
     }  # fmt: skip
-    assert all(args == wanted for args in given.values())
+    assert all(args == completed(wanted) for args in given.values())
     # Without any, Beam's own default: the DirectRunner, in memory.
     assert all(args == [] for args in on_beam([]).values())
