@@ -2,7 +2,7 @@
 """Beam workers for `--environment_type=EXTERNAL`, as threads of this one process; it ends with the process.
 
 Beam's own pool (`apache_beam.runners.worker.worker_pool_main`) starts a process for each job, which imports
-TensorFlow and TFX anew: half a minute. This one imports them once. It suits one job at a time on one machine.
+TensorFlow and TFX anew, for 10 to 30 seconds. This one imports them once. It suits one job at a time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def main() -> None:
     """Serves until it is interrupted or terminated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=50_000, help="port of the pool (default: %(default)s)")
-    address, server = WorkerPool.start(port=parser.parse_args().port)
-    print(f"Beam's workers are at {address}.", flush=True)
+    port = parser.parse_args().port
     stop = {signal.SIGINT, signal.SIGTERM}
-    for one in stop:
-        signal.signal(one, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # in the server's threads too, which start later
+    address, server = WorkerPool.start(port=port)
+    print(f"Beam's workers are at {address}.", flush=True)
     signal.sigwait(stop)
     server.stop(0)
 

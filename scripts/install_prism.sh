@@ -11,7 +11,7 @@ if [[ -x $bin/prism && -f $bin/prism.version && $(<"$bin/prism.version") == "$ve
   exit 0
 fi
 if ! command -v go >/dev/null; then
-  echo "prism: Go is missing, and Prism is built with it: install Go (https://go.dev/doc/install; Debian, Ubuntu: golang)." >&2
+  echo "prism: Go is missing, and Prism is built with it: install Go 1.21 or newer (https://go.dev/doc/install), which fetches the version that Prism asks for." >&2
   exit 2
 fi
 echo "prism: building $version (a minute or more, the first time)"

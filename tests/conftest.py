@@ -20,11 +20,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Groups tests for `make test`, which runs each group in one process.
 
     A file is a group, since its tests share models. All e2e tests are one group, since they share an output
-    directory.
+    directory; a file with a group of its own keeps it.
     """
     if not config.pluginmanager.hasplugin("xdist"):
         return
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         group = "e2e" if item.path.parent.name == "e2e" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 

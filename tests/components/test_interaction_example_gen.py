@@ -398,10 +398,12 @@ def test_windows_carry_their_users_features(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_graph_runs_where_functions_are_pickled_and_processes_are_others(tmp_path: Path) -> None:
+    from two_tower.pipeline.beam_options import completed
+
     table = random_columns()
     data = f"file://{data_directory(tmp_path / 'data', table)}"
     beam_args = ("--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    artifact = run_component(data, tmp_path / "out", 1_000, beam_args=beam_args)
+    artifact = run_component(data, tmp_path / "out", 1_000, beam_args=tuple(completed(beam_args)))
     expected, _ = expected_queries(log_of(table), artifact)
     assert found_queries(artifact) == expected
     assert len(list((tmp_path / "out" / "Split-train").iterdir())) == 3

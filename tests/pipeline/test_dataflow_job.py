@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-import httplib2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -66,8 +65,8 @@ class Network:
         self.url, self.job = uri, json.loads(body)
         raise Submitted
 
-    def authorize(self, http: httplib2.Http) -> httplib2.Http:
-        """Lets the client take this object as its credentials."""
+    def authorize(self, http: Any) -> Any:
+        """Takes the place of the client's credentials."""
         http.request = self.request
         return http
 
