@@ -41,6 +41,7 @@ from two_tower.components.scann_indexer.component import ScannIndexer
 from two_tower.components.trainer.component import Trainer
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation.gate.judge import check_slice_names
+from two_tower.pipeline import beam_options
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
@@ -170,7 +171,7 @@ def create_pipeline(
         ],
         enable_cache=True,
         metadata_connection_config=metadata_connection_config,
-        beam_pipeline_args=list(config.beam_args),
+        beam_pipeline_args=beam_options.completed(config.beam_args),
     )
 
 

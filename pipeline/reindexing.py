@@ -67,8 +67,10 @@ class Reindexing:
 
     def run(self) -> None:
         """Runs the DAG in the output directory; raises UserError and ComponentFailed as `run_local` does."""
+        from two_tower.pipeline import beam_options
         from two_tower.pipeline.local_runner import launch
 
+        beam_options.check(self.config.beam_args, (self._items, self.output))
         launch(self.output, self._draw)
 
     def _draw(self, connection: metadata_store_pb2.ConnectionConfig) -> tfx_pipeline.Pipeline:
@@ -77,6 +79,7 @@ class Reindexing:
         from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 
         from two_tower.components.catalog_placer.component import CatalogPlacer
+        from two_tower.pipeline import beam_options
         from two_tower.pipeline import create_pipeline as dag
         from two_tower.pipeline.local_runner import inputs_here
 
@@ -117,7 +120,7 @@ class Reindexing:
             components=[windows, towers, transform_graph, catalog_graph, catalog, placer, *served],
             enable_cache=True,
             metadata_connection_config=connection,
-            beam_pipeline_args=list(self.config.beam_args),
+            beam_pipeline_args=beam_options.completed(self.config.beam_args),
         )
 
 

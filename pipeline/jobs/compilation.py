@@ -124,6 +124,7 @@ def compile_job(
     """
     rules.check_image(image)
     beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
+    config = dataclasses.replace(config, beam_args=tuple(beam_options.completed(config.beam_args, image)))
     manifest = Manifest.load(data) if data and storage.is_readable_directory(data) else None
     resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
