@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from two_tower.base import storage
+from two_tower.base.errors import UserError
 
 VERTEX, KUBEFLOW = "vertex", "kubeflow"
 # Compilation targets, and how many folders lie between the run's folder and an artifact.
@@ -21,6 +22,10 @@ OUTCOME = "outcome.json"
 # File under a job's root with the time of the last `two-tower clean`. A backend's cache does not learn that
 # artifacts are gone. InputVerifier reads the file, and all that the cache knew before is asked for no more.
 CLEANED = "cleaned.txt"
+_KEYS = {
+    "step", "state", "error", "began", "ended", "peak_memory_bytes",
+    "parameters", "inputs", "outputs", "values",
+}  # fmt: skip
 
 
 def folder_of(artifact_uri: str, target: str) -> str:
@@ -42,11 +47,24 @@ def write_record(folder: str, step: str, record: Mapping[str, Any]) -> None:
 
 
 def read_records(folder: str) -> dict[str, dict[str, Any]]:
-    """Returns the records of a run's steps by name; cached steps have none."""
+    """Returns the records of a run's steps by name; cached steps have none.
+
+    Raises:
+      UserError: a record is damaged.
+    """
     place = storage.join(folder, RECORDS)
     found = {}
     for name in storage.list_names(place):
         if name.endswith(".json"):
-            with storage.open_file(storage.join(place, name), "r") as file:
-                found[name.removesuffix(".json")] = dict(json.loads(file.read()))
+            path = storage.join(place, name)
+            try:
+                with storage.open_file(path, "r") as file:
+                    record = dict(json.loads(file.read()))
+                if lacking := sorted(_KEYS - record.keys()):
+                    raise ValueError(f"it lacks {', '.join(lacking)}")
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path}: the record of a step is damaged ({error}). Remove it; the step then counts as cached."
+                ) from error
+            found[name.removesuffix(".json")] = record
     return found

@@ -30,8 +30,15 @@ def job_runs(root: str) -> list[tuple[str, dict[str, dict[str, Any]]]]:
 
     Args:
       root: the job's root, a path or URL.
+
+    Raises:
+      UserError: a record is damaged.
     """
-    read = [(folder.rpartition("/")[2], job_folder.read_records(folder)) for folder in run_folders(root)]
+    read = [
+        (folder.rpartition("/")[2], records)
+        for folder in run_folders(root)
+        if (records := job_folder.read_records(folder))
+    ]
     read.sort(key=lambda one: min(record["began"] for record in one[1].values()))
     made_by = {
         artifact["uri"]: record

@@ -174,6 +174,7 @@ class Walker:
         cached: bool = True,
         pipeline_root: str | None = None,
         killed: str | None = None,
+        until: str | None = None,
         **parameters: Any,
     ) -> Walk:
         """Runs the job's steps in order, and at last its exit handler.
@@ -183,6 +184,7 @@ class Walker:
           cached: whether the backend may answer a step from its cache.
           pipeline_root: pipeline root of the submission; None: its parameter `root`, or the job's.
           killed: a step whose first attempt is killed while it runs, and which is retried once.
+          until: the last step to run; None: all.
           parameters: runtime parameters of the submission.
         """
         began = time.monotonic()
@@ -223,6 +225,8 @@ class Walker:
             ran.append(name)
             outputs[name], values[name] = self._read(attempt)
             self._cache[key] = outputs[name], values[name]
+            if name == until:
+                break
         return Walk(
             ran,
             from_cache,

@@ -132,13 +132,13 @@ def uncached(backend: Backend, again: Walk) -> Walk:
 
 @pytest.fixture(scope="module")
 def grown(backend: Backend, uncached: Walk, world: Path) -> Walk:
-    """The run after one more span, which begins warm."""
+    """The run after one more span, which begins warm. Its windows are killed half-written, and cut again."""
     add_span(world, backend.data, DAYS - 1, FIRST_DAYS, DAYS)
     job = compiled(
         backend.place, backend.target, "--data", str(backend.data), "--root", str(backend.root),
         "--set", "trainer.warm_start=true",
     )  # fmt: skip
-    return backend.walker.walk(job)
+    return backend.walker.walk(job, killed="InteractionExampleGen")
 
 
 def test_every_step_runs_and_the_model_is_pushed(backend: Backend, first: Walk) -> None:
@@ -221,6 +221,30 @@ def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Bac
     assert backend.pushed() == before
 
 
+def test_commands_read_the_job_s_root(backend: Backend, first: Walk, grown: Walk) -> None:
+    """Report, history, query and clean need no metadata store."""
+    root = str(backend.root)
+    status, shown, errors = call(["history", "--output", root, "--json"])
+    assert status == 0, errors
+    runs = {one["run"]: one for one in json.loads(shown)}
+    newest, oldest = runs[grown.folder.name], runs[first.folder.name]
+    assert (oldest["status"], oldest["verdict"], oldest["pushed_version"]) == ("complete", "blessed", "1")
+    assert newest["recall"] == backend.evaluation(grown)["metrics"]["test"]["recall@100"]
+    status, shown, errors = call(["report", "--output", root, "--json"])
+    assert status == 0, errors
+    report = json.loads(shown)
+    assert set(STEPS) == {one["name"] for one in report["components"]}
+    assert report["settings"]["gate.min_ann_recall"] == 0.95 and report["settings"]["trainer.warm_start"]
+    assert Path(report["page"]).is_file()
+    status, shown, errors = call(["report", "--output", root])
+    assert status == 0 and "RetrievalEvaluator" in shown, errors
+    status, shown, errors = call(["query", "--model", root, "--history", "1,2", "--json"])
+    assert status == 0, errors
+    answer = json.loads(shown)
+    assert len(answer["recommendations"]) == 10
+    assert answer["model"] == f"{root}/pushed/{backend.pushed()[-1]}"
+
+
 def _assert_told(walk: Walk, sentence: str) -> None:
     """Asserts that the step's log has the sentence before the trace, and the exit handler repeats it."""
     assert sentence in walk.log, walk.log
@@ -272,3 +296,18 @@ def test_spans_of_data_without_spans_are_refused(kubeflow: Backend, world: Path)
     walk = kubeflow.walker.walk(kubeflow.job, data=str(world), windows_spans=2)
     assert walk.failed == "InputVerifier"
     _assert_told(walk, "the job's parameter windows_spans is 2, and the events have no spans")
+
+
+def test_what_is_cleaned_is_asked_for_no_more(backend: Backend, uncached: Walk, grown: Walk) -> None:
+    # Last of all: what other tests read is removed.
+    in_service = backend.pushed()[-1]
+    status, shown, errors = call(["clean", "--output", str(backend.root), "--keep", "1"])
+    assert status == 0, errors
+    assert "folders and" in shown
+    assert backend.pushed() == [in_service]
+    blessed = pointers.from_text(pointers.latest(str(backend.root), pointers.BLESSED))
+    assert blessed is not None and Path(blessed.uri).is_dir()
+    assert Path(grown.outputs["Trainer"]["model"]["uri"]).is_dir()
+    digest = grown.parameters["InputVerifier"]["data_digest"]
+    walk = backend.walker.walk(backend.job, until="InputVerifier")
+    assert walk.parameters["InputVerifier"]["data_digest"].startswith(f"{digest} after ")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from two_tower.base import pointers
+from two_tower.base.errors import UserError
+from two_tower.base.pointers import APPROVED, BLESSED, NOTHING, Pointer
+
+
+def point(root: Path | str, uri: str, run: str = "") -> str:
+    pointer = Pointer(uri, {"towers_uri": f"{uri}/towers"}, run)
+    pointers.point(str(root), BLESSED, pointer)
+    return pointer.to_text()
+
+
+def test_the_newest_is_found_and_another_root_or_name_is_not(tmp_path: Path) -> None:
+    assert pointers.latest(str(tmp_path), BLESSED) == NOTHING
+    point(tmp_path / "a", "one")
+    two = point(tmp_path / "a", "two")
+    point(tmp_path / "b", "three")
+    assert pointers.latest(str(tmp_path / "a"), BLESSED) == two
+    assert pointers.latest(str(tmp_path / "a"), APPROVED) == NOTHING
+    found = pointers.from_text(two)
+    assert found is not None and (found.uri, found.properties) == ("two", {"towers_uri": "two/towers"})
+    assert pointers.from_text(NOTHING) is None
+
+
+def test_a_run_finds_what_others_wrote_however_often_it_ran_itself(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    assert pointers.latest_of_others(root, BLESSED, "a") == NOTHING
+    point(root, "1", run="a")
+    assert pointers.latest_of_others(root, BLESSED, "a") == NOTHING
+    # Its step is retried, or it runs without a cache.
+    again = point(root, "2", run="a")
+    assert pointers.latest_of_others(root, BLESSED, "a") == NOTHING
+    assert pointers.latest_of_others(root, BLESSED, "b") == again
+    other = point(root, "3", run="b")
+    point(root, "4", run="b")
+    assert pointers.latest_of_others(root, BLESSED, "b") == again
+    # Back to the older settings: what came between counts.
+    assert pointers.from_text(pointers.latest_of_others(root, BLESSED, "a")) == Pointer(
+        "4", {"towers_uri": "4/towers"}, "b"
+    )
+    assert other != pointers.latest(root, BLESSED)
+
+
+def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
+    file = tmp_path / f"{BLESSED}.json"
+    for content in ("{", "[]", '{"uri": "a"}'):
+        file.write_text(content)
+        with pytest.raises(UserError, match=f"{file} is damaged"):
+            pointers.latest(str(tmp_path), BLESSED)
+
+
+def test_pointers_live_in_object_stores_too() -> None:
+    text = point("memory://pointers/root", "gs://b/model")
+    assert pointers.latest("memory://pointers/root", BLESSED) == text
