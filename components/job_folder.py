@@ -64,7 +64,8 @@ def read_records(folder: str) -> dict[str, dict[str, Any]]:
                     raise ValueError(f"it lacks {', '.join(lacking)}")
             except (ValueError, TypeError) as error:
                 raise UserError(
-                    f"{path}: the record of a step is damaged ({error}). Remove it; the step then counts as cached."
+                    f"{path}: the record of a step is damaged ({error}). Remove it; the step then counts as "
+                    "cached."
                 ) from error
             found[name.removesuffix(".json")] = record
     return found

@@ -23,6 +23,8 @@ from typing import IO, Any
 
 from tests.e2e.runs import ROOT
 
+# File that a killed attempt leaves in each of its outputs.
+HALF_WRITTEN = "half-written"
 STEPS, EXIT_HANDLER = "tfx-dag", "OutcomeReporter"
 _VERTEX_NAME = "projects/123456/locations/europe-west4/metadataStores/default/artifacts/"
 
@@ -396,7 +398,7 @@ def _before(task: Mapping[str, Any]) -> set[str]:
 
 
 def _kill_when_it_writes(executor_input: Mapping[str, Any]) -> Callable[[int], None]:
-    """Returns a function that kills a process once it has written something into its outputs."""
+    """Returns a function that kills a process once it has written something, and leaves more behind."""
     uris = [one["artifacts"][0]["uri"] for one in executor_input["outputs"]["artifacts"].values()]
 
     def kill(pid: int) -> None:
@@ -405,5 +407,8 @@ def _kill_when_it_writes(executor_input: Mapping[str, Any]) -> Callable[[int], N
             os.kill(pid, 0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+        for uri in uris:
+            Path(uri).mkdir(parents=True, exist_ok=True)
+            Path(uri, HALF_WRITTEN).write_text("")
 
     return kill

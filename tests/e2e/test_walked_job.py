@@ -13,7 +13,7 @@ import pyarrow.dataset as pads
 import pytest
 import yaml
 
-from tests.e2e.job_walker import ForkServer, Walk, Walker
+from tests.e2e.job_walker import HALF_WRITTEN, ForkServer, Walk, Walker
 from tests.e2e.runs import call
 from two_tower.base import pointers
 from two_tower.components.job_folder import OUTCOME, read_records
@@ -192,6 +192,8 @@ def test_one_more_span_gives_new_windows_and_a_judged_model(
 ) -> None:
     assert grown.failed is None, grown.log
     assert {"InteractionExampleGen", "Trainer", "RetrievalEvaluator", "Pusher"} <= set(grown.ran)
+    # Its first attempt was killed, and left files.
+    assert not list(Path(grown.outputs["InteractionExampleGen"]["examples"]["uri"]).rglob(HALF_WRITTEN))
     # Neither schema depends on the data.
     assert {"InteractionSchema", "CatalogSchema"} <= set(grown.cached)
     windows = [walk.properties("InteractionExampleGen", "examples") for walk in (first, grown)]
