@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ import pyarrow.dataset as pads
 import pytest
 import yaml
 
-from tests.e2e.job_walker import HALF_WRITTEN, ForkServer, Walk, Walker
-from tests.e2e.runs import call
+from tests.e2e.job_walker import HALF_WRITTEN, ForkServer, Walk, Walker, image_environment
+from tests.e2e.runs import ROOT, call
 from two_tower.base import pointers
 from two_tower.components.job_folder import OUTCOME, read_records
 from two_tower.data_directory.manifest import DAY, DatasetProperties, Manifest, event_files, item_files
@@ -313,3 +315,26 @@ def test_what_is_cleaned_is_asked_for_no_more(backend: Backend, uncached: Walk, 
     digest = grown.parameters["InputVerifier"]["data_digest"]
     walk = backend.walker.walk(backend.job, until="InputVerifier")
     assert walk.parameters["InputVerifier"]["data_digest"].startswith(f"{digest} after ")
+
+
+@pytest.mark.long
+def test_each_executor_is_imported_by_a_bare_interpreter(backend: Backend, tmp_path: Path) -> None:
+    """Checks that no executor relies on what the fork server has imported."""
+    spec = backend.job.get("pipelineSpec", backend.job)
+    containers = [one["container"] for one in spec["deploymentSpec"]["executors"].values()]
+    paths = {one["args"][one["args"].index("--executor_class_path") + 1] for one in containers}
+    ours = sorted(path for path in paths if path.startswith("two_tower."))
+    assert len(ours) >= 12
+    environment = {**image_environment(tmp_path), "PYTHONPATH": str(ROOT)}
+    for path in [*ours, "two_tower.pipeline.jobs.step.main"]:
+        module, _, name = path.rpartition(".")
+        code = f"import {module}; {module}.{name}"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{path}: {done.stderr}"

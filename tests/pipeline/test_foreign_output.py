@@ -33,14 +33,15 @@ def run(*arguments: str, **variables: str) -> tuple[int, list[str], list[str]]:
 def test_a_command_that_loads_tfx_prints_its_own_lines_alone(tmp_path: Path) -> None:
     job = tmp_path / "job.json"
     status, output, errors = run(
-        "-m", "two_tower.pipeline.commands.main", "compile", "--image", "i", "-o", str(job)
+        "-m", "two_tower.pipeline.commands.main", "compile", "--image", "i:1", "-o", str(job)
     )
     assert errors == []
     assert status == 0
-    assert output == [
-        "Loading TFX (half a minute, the first time)",
-        f"{job} holds the job: submit it to Kubeflow Pipelines or Vertex AI.",
-    ]
+    loading, held, submit, lacking = output
+    assert loading == "Loading TFX (half a minute, the first time)"
+    assert held == f"{job} holds the job for vertex."
+    assert submit.startswith("Submit it with Vertex's SDK: ")
+    assert lacking == "It has no default of data and root: give it at submission."
 
 
 def test_what_the_tfx_command_line_runs_prints_its_own_lines_alone(tmp_path: Path) -> None:
