@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from two_tower.base import pointers, storage
@@ -106,8 +107,12 @@ def mark_deleted(output: str, folders: Iterable[str]) -> None:
     connection = pb.ConnectionConfig()
     connection.sqlite.filename_uri = os.path.join(output, METADATA)
     store = MetadataStore(connection)
-    gone = tuple(folders)
-    artifacts = [one for one in store.get_artifacts() if one.uri.startswith(gone)]
+    gone = set(folders)
+    artifacts = [
+        one
+        for one in store.get_artifacts()
+        if not gone.isdisjoint({one.uri, *map(str, Path(one.uri).parents)})
+    ]
     for artifact in artifacts:
         artifact.state = pb.Artifact.DELETED
     store.put_artifacts(artifacts)
