@@ -168,6 +168,19 @@ def test_each_step_asks_for_what_the_settings_say(tmp_path: Path) -> None:
     assert all(one == {"cpuLimit": 4, "cpuRequest": 4} for one in found.values())
 
 
+def test_a_config_file_gives_data_root_and_resources(tmp_path: Path) -> None:
+    config = tmp_path / "job.yaml.config"
+    config.write_text(
+        "data: memory://bucket/data\noutput: gs://bucket/root\nresources:\n  cpu: {all: 4, Trainer: 16}\n"
+    )
+    job, shown = compiled(tmp_path, "vertex", "--config", str(config))
+    parameters = job["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
+    assert parameters["data"]["defaultValue"] == "memory://bucket/data"
+    assert parameters["root"]["defaultValue"] == "gs://bucket/root" and "no default" not in shown
+    found = {name: one["resources"]["cpuLimit"] for name, one in containers(job["pipelineSpec"]).items()}
+    assert (found["Trainer"], found["Pusher"]) == (16, 4)
+
+
 @pytest.mark.parametrize(
     ("target", "setting", "expected"),
     [
