@@ -14,6 +14,7 @@ from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+import tensorflow as tf
 import yaml
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.decorators import FinalStatusStr
@@ -118,11 +119,12 @@ def compile_job(
         submission must give it, and the same as pipeline root.
 
     Raises:
-      UserError: the image may change under the job; a feature's kind is missing or does not suit its column;
-        Beam does not know an option; Dataflow's workers do not see data or root; the job breaks a rule of
-        the backend.
+      UserError: the image may change under the job; TensorFlow cannot write the root; a feature's kind is
+        missing or does not suit its column; Beam does not know an option; Dataflow's workers do not see data
+        or root; the job breaks a rule of the backend.
     """
     rules.check_image(image)
+    _check_root(root)
     beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
     config = dataclasses.replace(config, beam_args=tuple(beam_options.completed(config.beam_args, image)))
     manifest = Manifest.load(data) if data and storage.is_readable_directory(data) else None
@@ -149,6 +151,18 @@ def compile_job(
         content, text = job, json.dumps(job, sort_keys=True)
     rules.check(content, text, target)
     return Compiled(content, text, tuple(name for name, value in defaults.items() if value is None))
+
+
+def _check_root(root: str | None) -> None:
+    """Raises UserError for a root in a storage that TFX's steps cannot write; the data's may be any."""
+    if root is None or "://" not in root:
+        return
+    known = [str(scheme) for scheme in tf.io.gfile.get_registered_schemes() if scheme not in ("", "ram")]
+    if root.partition("://")[0] not in known:
+        raise UserError(
+            f"--root {root}: TensorFlow has no file system for it, by which the steps write. Give one of "
+            f"{', '.join(f'{scheme}://' for scheme in sorted(known))}."
+        )
 
 
 def _inputs(config: PipelineConfig, resolved: ResolvedFeatures) -> RunInputs:

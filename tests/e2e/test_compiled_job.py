@@ -212,6 +212,12 @@ def test_resources_that_no_machine_has_are_refused(
     assert expected in refused(tmp_path, "--set", f"resources.{setting}", target=target)
 
 
+def test_a_root_that_the_steps_cannot_write_is_refused(tmp_path: Path) -> None:
+    assert "--root s3://b/root: TensorFlow has no file system for it" in refused(
+        tmp_path, "--root", "s3://b/root"
+    )
+
+
 def test_a_file_of_the_other_target_is_refused(tmp_path: Path) -> None:
     for target, name in (("vertex", "job.yaml"), ("kubeflow", "job.json")):
         status, _, errors = call(
