@@ -51,7 +51,7 @@ def _sentence(state, failed, pushed, status):  # type: ignore[no-untyped-def]
         message = (status.get("error") or {}).get("message", "")
         return f"{state}: no step left an error; the backend says {message!r}."
     if not pushed:
-        return f"{state}: every later step came from the cache, as in an earlier run. Nothing new was pushed."
+        return f"{state}: Pusher came from the cache, as in an earlier run. Nothing new was pushed."
     properties = pushed["pushed_model"][0]["properties"]
     if properties.get("pushed") == 1:
         return f"{state}: the model was blessed and is pushed as {properties['pushed_destination']}."
