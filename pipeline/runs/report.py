@@ -15,6 +15,7 @@ from two_tower.base import storage
 from two_tower.base.durations import milliseconds
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import definitions, question
+from two_tower.pipeline.runs.job_runs import run_folders
 from two_tower.pipeline.runs.report_tables import (
     WIDTH,
     component_table,
@@ -265,13 +266,22 @@ def _print_ann_and_baseline_model(console: Console, report: Mapping[str, Any]) -
         console.print(f"{batch} takes {times}.")
 
 
+def _place_of_artifacts(report: Mapping[str, Any]) -> str:
+    """Returns the folder of artifacts of all runs; below a job's root each run has its own."""
+    place = storage.join(report["output"], "artifacts")
+    if storage.is_directory(place):
+        return place
+    return next((one for one in run_folders(report["output"]) if one.endswith(f"/{report['run']}")), place)
+
+
 def _places(report: Mapping[str, Any]) -> list[str]:
+    metadata = storage.join(report["output"], METADATA)
     places = {
         "Report": report.get("page"),
         "Pushed models": os.path.dirname(report["in_service"]) if report["in_service"] else None,
         "Evaluation": next(iter(report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])), None),
-        "Artifacts": os.path.join(report["output"], "artifacts"),
-        "Metadata": os.path.join(report["output"], METADATA),
+        "Artifacts": _place_of_artifacts(report),
+        "Metadata": metadata if storage.is_file(metadata) else None,
         "Log": report["log"],
     }
     return [f"{name:<14} {place}" for name, place in places.items() if place]

@@ -212,19 +212,6 @@ def test_one_more_span_gives_new_windows_and_a_judged_model(
         assert "refused and is not pushed" in grown.told
 
 
-def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Backend, grown: Walk) -> None:
-    copy = backend.place / "edited"
-    shutil.copytree(backend.data, copy)
-    events = sorted(copy.glob("events/*/*.parquet"))[0]
-    events.write_bytes(events.read_bytes()[:-1])
-    before = backend.pushed()
-    walk = backend.walker.walk(backend.job, data=str(copy))
-    assert (walk.failed, walk.ran, walk.cached) == ("InputVerifier", [], [])
-    sentence = f"{events}: its content differs from the manifest: edited or cut off after ingest."
-    _assert_told(walk, sentence)
-    assert backend.pushed() == before
-
-
 def test_commands_read_the_job_s_root(backend: Backend, first: Walk, grown: Walk) -> None:
     """Report, history, query and clean need no metadata store."""
     root = str(backend.root)
@@ -242,11 +229,25 @@ def test_commands_read_the_job_s_root(backend: Backend, first: Walk, grown: Walk
     assert Path(report["page"]).is_file()
     status, shown, errors = call(["report", "--output", root])
     assert status == 0 and "RetrievalEvaluator" in shown, errors
+    assert str(grown.folder) in shown and "metadata.sqlite" not in shown
     status, shown, errors = call(["query", "--model", root, "--history", "1,2", "--json"])
     assert status == 0, errors
     answer = json.loads(shown)
     assert len(answer["recommendations"]) == 10
     assert answer["model"] == f"{root}/pushed/{backend.pushed()[-1]}"
+
+
+def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Backend, grown: Walk) -> None:
+    copy = backend.place / "edited"
+    shutil.copytree(backend.data, copy)
+    events = sorted(copy.glob("events/*/*.parquet"))[0]
+    events.write_bytes(events.read_bytes()[:-1])
+    before = backend.pushed()
+    walk = backend.walker.walk(backend.job, data=str(copy))
+    assert (walk.failed, walk.ran, walk.cached) == ("InputVerifier", [], [])
+    sentence = f"{events}: its content differs from the manifest: edited or cut off after ingest."
+    _assert_told(walk, sentence)
+    assert backend.pushed() == before
 
 
 def _assert_told(walk: Walk, sentence: str) -> None:
