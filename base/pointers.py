@@ -27,11 +27,14 @@ class Pointer:
         uri: the artifact's URI.
         properties: those of its properties that a reader needs.
         run: key of the job's run, see `InputVerifier`; "" for runs on this machine.
+        moves: number of times that the pointer moved to another artifact. By it a cache tells a pointer that
+            came back from one that stayed.
     """
 
     uri: str
     properties: Mapping[str, str]
     run: str = ""
+    moves: int = 0
 
     def to_text(self) -> str:
         """Writes the text that is handed on, one line of JSON."""
@@ -54,14 +57,13 @@ def latest(root: str, name: str) -> str:
     Raises:
       UserError: the file is damaged.
     """
-    content = _read(root, name)
-    return _text(content)
+    return _text(_read(root, name)[0])
 
 
 def latest_of_others(root: str, name: str, run: str) -> str:
     """Returns the text of the newest pointer that another run wrote, or NOTHING; see `latest`."""
-    content = _read(root, name)
-    return _text(content if content is None or content["run"] != run else content.get("before"))
+    newest, before = _read(root, name)
+    return _text(before if newest is not None and newest.run == run else newest)
 
 
 def point(root: str, name: str, pointer: Pointer) -> None:
@@ -70,13 +72,19 @@ def point(root: str, name: str, pointer: Pointer) -> None:
     Args:
       root: see `latest`.
       name: BLESSED or APPROVED.
-      pointer: the newest artifact.
+      pointer: the newest artifact; `moves` is counted here.
+
+    Raises:
+      UserError: the old file is damaged.
     """
-    old = _read(root, name)
+    old, before = _read(root, name)
+    moves = old.moves + (old.uri != pointer.uri) if old else 1
     # The same run may write twice: its step is retried, or it runs again without a cache.
-    before = old if old is None or old["run"] != pointer.run else old.get("before")
-    before = before and {key: value for key, value in before.items() if key != "before"}
-    content = {**dataclasses.asdict(pointer), "before": before}
+    kept = before if old is not None and old.run == pointer.run else old
+    content = {
+        **dataclasses.asdict(dataclasses.replace(pointer, moves=moves)),
+        "before": None if kept is None else dataclasses.asdict(kept),
+    }
     storage.make_directories(root)
     storage.write_whole(_path(root, name), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
@@ -85,23 +93,31 @@ def _path(root: str, name: str) -> str:
     return storage.join(root, f"{name}.json")
 
 
-def _read(root: str, name: str) -> dict[str, Any] | None:
+def _read(root: str, name: str) -> tuple[Pointer | None, Pointer | None]:
+    """Returns the newest pointer, and the newest that another run wrote."""
     path = _path(root, name)
     if not storage.exists(path):
-        return None
+        return None, None
     try:
         with storage.open_file(path, "r") as file:
-            content = json.loads(file.read())
-        Pointer(content["uri"], content["properties"], content["run"])
-        return dict(content)
-    except (ValueError, KeyError, TypeError) as error:
+            content = dict(json.loads(file.read()))
+        before = content.pop("before", None)
+        return _checked(content), None if before is None else _checked(before)
+    except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). It names the artifact that the next run is compared with. Restore "
             "it, or remove it and begin without a comparison."
         ) from error
 
 
-def _text(content: Mapping[str, Any] | None) -> str:
-    if content is None:
-        return NOTHING
-    return Pointer(content["uri"], content["properties"], content["run"]).to_text()
+def _checked(content: Any) -> Pointer:
+    """Builds a pointer from JSON; raises TypeError for other fields or types."""
+    pointer = Pointer(**content)
+    for name, kind in (("uri", str), ("properties", dict), ("run", str), ("moves", int)):
+        if not isinstance(getattr(pointer, name), kind):
+            raise TypeError(f"{name} is {getattr(pointer, name)!r}")
+    return pointer
+
+
+def _text(pointer: Pointer | None) -> str:
+    return NOTHING if pointer is None else pointer.to_text()

@@ -19,6 +19,8 @@ TARGETS = {VERTEX: 1, KUBEFLOW: 2}
 # Folder of the records, one file a step, and file of the outcome.
 RECORDS = "steps"
 OUTCOME = "outcome.json"
+# Error of a step that left a record without an end.
+KILLED = "The step was killed: it ran out of memory, or its machine was taken away."
 # File under a job's root with the time of the last `two-tower clean`. A backend's cache does not learn that
 # artifacts are gone. InputVerifier reads the file, and all that the cache knew before is asked for no more.
 CLEANED = "cleaned.txt"

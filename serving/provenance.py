@@ -118,6 +118,8 @@ def _digest(model_path: str, without: tuple[str, ...] = ()) -> str:
         digest.update(name.encode() + b"\0")
         with storage.open_file(storage.join(model_path, name)) as file:
             content = file.read()
+        if without and name == PROVENANCE:
+            content = _without_times(content)
         digest.update(len(content).to_bytes(8, "big") + content)
     return "sha256:" + digest.hexdigest()
 
@@ -130,6 +132,17 @@ def identity_of(model_path: str) -> str:
     graph, with the digest of the code that drew it.
     """
     return _digest(model_path, without=_GRAPH)
+
+
+def _without_times(content: bytes) -> bytes:
+    """Returns the content of provenance.json without the index's tuning, whose times are measured anew."""
+    try:
+        recorded = dict(json.loads(content))
+    except (ValueError, TypeError):
+        return content
+    if isinstance(recorded.get("index"), dict):
+        recorded["index"] = {key: value for key, value in recorded["index"].items() if key != "tuning"}
+    return json.dumps(recorded, sort_keys=True).encode()
 
 
 def towers_digest(trained_uri: str) -> str | None:

@@ -50,10 +50,10 @@ def baseline_of(
     """
     if pointer is None:
         return "no earlier run has passed", None
-    other = pointer.properties[_DATASET]
+    other = pointer.properties.get(_DATASET)
     if other != dataset:
         return f"the previous run used other data ({other!r}; this is {dataset!r})", None
-    then = json.loads(pointer.properties[_MADE_WITH])
+    then = json.loads(pointer.properties.get(_MADE_WITH, "{}"))
     changed = [name for name, value in made_with.items() if then.get(name) != value]
     if changed:
         return f"the previous run had other settings ({', '.join(changed)})", None

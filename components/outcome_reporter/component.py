@@ -13,6 +13,8 @@ from tfx.types.standard_artifacts import String
 from two_tower.base import storage
 from two_tower.components import job_folder
 
+_SELF = "OutcomeReporter"
+
 
 @component
 def OutcomeReporter(
@@ -35,6 +37,9 @@ def OutcomeReporter(
     records = job_folder.read_records(folder)
     state = str(status.get("state", "UNKNOWN")).removeprefix("PIPELINE_TASK_FINAL_STATE_")
     failed = {name: one["error"] for name, one in records.items() if one["state"] == "FAILED"}
+    # Its own record says so too.
+    killed = [name for name, one in records.items() if one["state"] == "RUNNING"]
+    failed |= {name: job_folder.KILLED for name in killed if name != _SELF}
     sentence = _sentence(state, failed, records.get("Pusher", {}).get("outputs", {}), status)
     print(sentence, flush=True)
     outcome.write(sentence)

@@ -75,7 +75,7 @@ def _task(input_dict: Artifacts, exec_properties: dict[str, Any], blessed: Point
         windows={split: str(artifact_utils.get_split_uri([windows], split)) for split in features.SPLITS},
         repeated_labels=windows.get_int_custom_property("repeated_labels") or 0,
         model=served_model(model.uri, model.get_string_custom_property(provenance.TOWERS) or ""),
-        blessed=served_model(blessed.uri, blessed.properties[provenance.TOWERS]) if blessed else None,
+        blessed=served_model(blessed.uri, blessed.properties.get(provenance.TOWERS, "")) if blessed else None,
         history_length=exec_properties["history_length"],
         resolved=ResolvedFeatures.from_json(exec_properties["features"]),
         seed=exec_properties["seed"],

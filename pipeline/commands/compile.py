@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from two_tower.base import storage
+from two_tower.data_directory.manifest import Manifest
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.pipeline_run import loading_tfx
 from two_tower.pipeline.commands.settings_options import (
@@ -53,12 +54,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     data, root = places(options)
-    is_readable = data is not None and storage.is_readable_directory(data)
-    config = config_suited_to(str(data), options) if is_readable else config_of(options)
+    config, manifest = config_of(options), None
+    # A bucket may admit the job alone.
+    if data is not None and storage.is_readable_directory(data):
+        config, manifest = config_suited_to(data, options), Manifest.load(data)
     with loading_tfx():
         from two_tower.pipeline.jobs.compilation import write_job
 
-        job = write_job(options.output_file, options.image, config, options.target, data, root)
+        job = write_job(options.output_file, options.image, config, options.target, data, root, manifest)
     print(f"{options.output_file} holds the job for {options.target}.")
     print(_SUBMISSION[options.target].format(file=options.output_file))
     if job.required:

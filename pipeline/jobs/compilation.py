@@ -14,7 +14,6 @@ from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
-import tensorflow as tf
 import yaml
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.orchestration.kubeflow.decorators import FinalStatusStr
@@ -79,6 +78,7 @@ def write_job(
     target: str,
     data: str | None = None,
     root: str | None = None,
+    manifest: Manifest | None = None,
 ) -> Compiled:
     """Writes the job of `compile_job` to a file, which stays as it was if the job is refused.
 
@@ -95,7 +95,7 @@ def write_job(
         )
     if not os.path.isdir(folder):
         raise UserError(f"{output_file}: the folder {folder} does not exist. Create it first.")
-    job = compile_job(image, config, target, data, root)
+    job = compile_job(image, config, target, data, root, manifest)
     storage.write_whole(output_file, job.text)
     return job
 
@@ -106,6 +106,7 @@ def compile_job(
     target: str,
     data: str | None = None,
     root: str | None = None,
+    manifest: Manifest | None = None,
 ) -> Compiled:
     """Returns the job of all steps.
 
@@ -114,20 +115,21 @@ def compile_job(
       config: settings of the job. Those of PER_RUN are the defaults of runtime parameters.
       target: VERTEX or KUBEFLOW.
       data: the data directory as the steps see it, the default of the parameter `data`. None: the submission
-        must give it. If this machine cannot read it, features must include their kinds.
+        must give it.
       root: directory of artifacts, pointers and `pushed/`, the default of the parameter `root`. None: the
         submission must give it, and the same as pipeline root.
+      manifest: the data's manifest; None if this machine cannot read it, and features must then include
+        their kinds.
 
     Raises:
-      UserError: the image may change under the job; TensorFlow cannot write the root; a feature's kind is
-        missing or does not suit its column; Beam does not know an option; Dataflow's workers do not see data
-        or root; the job breaks a rule of the backend.
+      UserError: the image may change under the job; the steps cannot write the root, or find the data; a
+        feature's kind is missing or does not suit its column; Beam does not know an option; Dataflow's
+        workers do not see data or root; the job breaks a rule of the backend.
     """
     rules.check_image(image)
-    _check_root(root)
+    _check_places(data, root)
     beam_options.check(config.beam_args, [place for place in (data, root) if place], is_compiled=True)
     config = dataclasses.replace(config, beam_args=tuple(beam_options.completed(config.beam_args, image)))
-    manifest = Manifest.load(data) if data and storage.is_readable_directory(data) else None
     resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         config=kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
@@ -153,15 +155,17 @@ def compile_job(
     return Compiled(content, text, tuple(name for name, value in defaults.items() if value is None))
 
 
-def _check_root(root: str | None) -> None:
-    """Raises UserError for a root in a storage that TFX's steps cannot write; the data's may be any."""
-    if root is None or "://" not in root:
-        return
-    known = [str(scheme) for scheme in tf.io.gfile.get_registered_schemes() if scheme not in ("", "ram")]
-    if root.partition("://")[0] not in known:
+def _check_places(data: str | None, root: str | None) -> None:
+    """Raises UserError for places that the steps cannot find or write.
+
+    TFX writes by TensorFlow's file systems, of which gs:// alone is no disk of the container's own.
+    """
+    if root is not None and not root.startswith("gs://"):
+        raise UserError(f"--root {root}: the steps write to a bucket. Give a gs://... URL.")
+    if data is not None and storage.is_local(data) and not os.path.isabs(data.removeprefix("file://")):
         raise UserError(
-            f"--root {root}: TensorFlow has no file system for it, by which the steps write. Give one of "
-            f"{', '.join(f'{scheme}://' for scheme in sorted(known))}."
+            f"--data {data}: the steps run elsewhere, and a relative path leads nowhere there. Give a "
+            "gs://... URL, or the absolute path of a folder that the steps have."
         )
 
 

@@ -22,7 +22,8 @@ from two_tower.pipeline.settings.resources import EVERY, ResourcesConfig, accele
 _MOST = {VERTEX: {"cpu": 96.0, "memory": 624.0}, KUBEFLOW: {"cpu": 1_920.0, "memory": 32_768.0}}
 # An extended resource of Kubernetes.
 _KUBERNETES_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-\w.]*[A-Za-z0-9])?")
-_MOST_ACCELERATORS = 16
+# Machines of Vertex have 1, 2, 4, 8 or 16 accelerators of a kind, and few kinds all of these.
+_COUNTS = (1, 2, 4, 8, 16)
 # Vertex's pattern of pipeline names, and of labels' keys and values.
 _PIPELINE_NAME = re.compile(r"[a-z][-a-z0-9]{0,127}")
 _LABEL_KEY, _LABEL_VALUE = re.compile(r"[a-z][-_a-z0-9]{0,62}"), re.compile(r"[-_a-z0-9]{0,63}")
@@ -33,9 +34,14 @@ _TASK_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]{0,62}")
 _MOST_BYTES = 1 << 20
 # Linux's limit of a single argument.
 _MOST_ARGUMENT_BYTES = 128 * 1024
-_DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"\w[\w.-]{0,127}")
-# Tags that by custom move to whatever was built last.
+# Docker's grammar of a repository: an optional registry, and parts in lower case.
+_REPOSITORY = re.compile(
+    r"(?:(?:[A-Za-z0-9](?:[-A-Za-z0-9.]*[A-Za-z0-9])?(?::\d+)?)/)?"
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+)
+# Tags that by custom move to whatever was built last; 1.0-latest does too.
 _MOVING_TAGS = ("latest", "main", "master", "dev", "edge", "nightly", "stable")
 _PARAMETER_TYPES: dict[str, Any] = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float)}
 
@@ -46,16 +52,19 @@ def check_image(image: str) -> None:
         "Name it with a digest (IMAGE@sha256:...) or with a tag that is never moved, such as a commit's. "
         "Otherwise steps of one run may come from different builds, and the cache does not see a new one."
     )
-    if _DIGEST.fullmatch(image):
-        return
-    if "@" in image or not image or image != image.strip() or " " in image:
+    repository, _, digest = image.partition("@")
+    tag = ""
+    if not digest and ":" in repository.rpartition("/")[2]:
+        repository, _, tag = repository.rpartition(":")
+    if not _REPOSITORY.fullmatch(repository) or ("@" in image and not _DIGEST.fullmatch(digest)):
         raise UserError(f"--image {image!r} is no name of an image. {remedy}")
-    name, _, tag = image.rpartition("/")[2].partition(":")
+    if digest:
+        return
     if not tag:
-        raise UserError(f"--image {image} has no tag, so it is {image}:latest. {remedy}")
-    if not _TAG.fullmatch(tag) or not name:
+        raise UserError(f"--image {image} has no tag, so it is {repository}:latest. {remedy}")
+    if not _TAG.fullmatch(tag):
         raise UserError(f"--image {image}: {tag!r} is no tag. {remedy}")
-    if tag in _MOVING_TAGS:
+    if tag.lower().rpartition("-")[2] in _MOVING_TAGS:
         raise UserError(f"--image {image}: the tag {tag} moves with every build. {remedy}")
 
 
@@ -116,10 +125,10 @@ def _check_accelerator(step: str, kind: str, count: int, target: str) -> None:
             f"resources.accelerator: {kind} ({step}) is no resource of Kubernetes, as nvidia.com/gpu is. "
             "Take the name that the cluster's machines offer."
         )
-    if count > _MOST_ACCELERATORS:
+    if count not in _COUNTS:
         raise UserError(
-            f"resources.accelerator asks for {count} {kind} for {step}, and no machine has more than "
-            f"{_MOST_ACCELERATORS}. Ask for fewer."
+            f"resources.accelerator asks for {count} {kind} for {step}, and machines have 1, 2, 4, 8 or 16. "
+            "Ask for one of these."
         )
 
 

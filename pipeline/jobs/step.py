@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -21,6 +22,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError, root_cause
 from two_tower.components import job_folder
 
+_INVOCATION = "--json_serialized_invocation_args"
 _NUMBERS = ("NUMBER_INTEGER", "NUMBER_DOUBLE")
 
 
@@ -34,18 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", choices=tuple(job_folder.TARGETS), required=True)
     known, rest = parser.parse_known_args(arguments)
     logging.basicConfig(level=logging.INFO)
-    record = _Record(known.target, _value_of(rest, "--json_serialized_invocation_args"))
+    signal.signal(signal.SIGTERM, _terminated)
+    record = _Record(known.target, _value_of(rest, _INVOCATION))
     try:
         record.begin()
         _check_types(record.given, _value_of(rest, "--json_serialized_inputs_spec_args"))
         record.clear_outputs()
+        rest[rest.index(_INVOCATION) + 1] = json.dumps(record.for_tfx())
         from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor as tfx_entry_point
 
         # The first argument is the program's name.
         tfx_entry_point.main(tfx_entry_point._parse_flags(["step", *rest]))
         record.end()
         return 0
-    except Exception as error:
+    except BaseException as error:
         cause = root_cause(error)
         named = str(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {cause}"
         sys.stdout.flush()
@@ -53,6 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         record.fail(named)
         return 1
+
+
+def _terminated(number: int, _: object) -> None:
+    """Ends the step as an error does: it was cancelled, preempted, or took too long."""
+    raise SystemExit(f"The backend ended the step (signal {number}).")
 
 
 def _value_of(arguments: Sequence[str], option: str) -> dict[str, Any]:
@@ -70,9 +79,12 @@ class _Record:
     def __init__(self, target: str, given: dict[str, Any]) -> None:
         self.given = given
         artifacts = given["outputs"]["artifacts"]
+        for key in [key for key, one in artifacts.items() if _is_backends(one)]:
+            del artifacts[key]
         self._outputs = {key: one["artifacts"][0]["uri"] for key, one in artifacts.items()}
         uri = next(iter(self._outputs.values()))
         self.step = job_folder.step_of(uri, target)
+        self._tfx_output_file = f"{uri.rpartition('/')[0]}/executor_output.json"
         self._folder = job_folder.folder_of(uri, target)
         inputs = given.get("inputs", {})
         self._content: dict[str, Any] = {
@@ -107,16 +119,31 @@ class _Record:
 
     def clear_outputs(self) -> None:
         """Removes what a killed attempt left, and makes the folders of the outputs."""
-        storage.remove_file(self.given["outputs"]["outputFile"])
+        for file in (self.given["outputs"]["outputFile"], self._tfx_output_file):
+            storage.remove_file(file)
         for uri in self._outputs.values():
             if storage.is_file(uri):
                 storage.remove_file(uri)
             storage.remove_tree(uri)
             storage.make_directories(uri.rpartition("/")[0])
 
+    def for_tfx(self) -> dict[str, Any]:
+        """Returns the ExecutorInput for TFX, with an output file beside the outputs.
+
+        TFX puts temporary files beside that file, and Kubeflow's is on the container's own disk. Files cannot
+        be renamed from there into a bucket, and Beam's workers elsewhere do not see it.
+        """
+        return {**self.given, "outputs": {**self.given["outputs"], "outputFile": self._tfx_output_file}}
+
     def end(self) -> None:
-        with storage.open_file(self.given["outputs"]["outputFile"], "r") as file:
-            written = json.loads(file.read())
+        """Writes the record of a step that succeeded, and the output file where the backend wants it."""
+        with storage.open_file(self._tfx_output_file, "r") as file:
+            text = file.read()
+        written, wanted = json.loads(text), self.given["outputs"]["outputFile"]
+        if wanted != self._tfx_output_file:
+            storage.make_directories(wanted.rpartition("/")[0])
+            with storage.open_file(wanted, "w") as file:
+                file.write(text)
         self._content["outputs"] = {
             key: [{"uri": made["uri"], "properties": made.get("metadata", {})} for made in one["artifacts"]]
             for key, one in written.get("artifacts", {}).items()
@@ -142,6 +169,11 @@ class _Record:
         job_folder.write_record(self._folder, self.step, self._content)
 
 
+def _is_backends(output: Mapping[str, Any]) -> bool:
+    """Tells if an output is the backend's own, such as Kubeflow's executor-logs; TFX knows no such type."""
+    return str(output["artifacts"][0].get("type", {}).get("schemaTitle", "")).startswith("system.")
+
+
 def _check_types(given: Mapping[str, Any], definitions: Mapping[str, Any]) -> None:
     """Raises UserError for a parameter that is no number where the job declares one, or no text.
 
@@ -154,7 +186,7 @@ def _check_types(given: Mapping[str, Any], definitions: Mapping[str, Any]) -> No
         wanted = None
         if kind in _NUMBERS and not is_number:
             wanted = "a number"
-        elif kind == "NUMBER_INTEGER" and value != int(value):
+        elif kind == "NUMBER_INTEGER" and not float(value).is_integer():
             wanted = "a whole number"
         elif kind == "STRING" and not isinstance(value, str):
             wanted = "a text"

@@ -19,13 +19,14 @@ from two_tower.components import job_folder
 from two_tower.pipeline.runs.job_runs import run_folders
 from two_tower.pipeline.runs.stored_runs import (
     EVALUATOR,
+    INDEXER,
     METADATA,
     PARTIAL_RUN,
-    PUSHER,
     all_runs,
     mark_deleted,
     open_store,
 )
+from two_tower.serving.provenance import SERVED_FORM, TOWERS, identity_of
 from two_tower.serving.versions import PUSHED, remove_version, versions
 
 _ALWAYS_KEPT = (EVALUATOR, "InteractionSchema", "CatalogSchema")
@@ -58,17 +59,29 @@ def plan(output: str, keep: int) -> Cleaning:
       keep: number of newest runs whose artifacts stay, and of newest versions; at least 1.
 
     Raises:
-      UserError: there is no run in `output`, or `keep` is below 1.
+      UserError: there is no run in `output`, its runs wrote elsewhere, or `keep` is below 1.
     """
     if keep < 1:
         raise UserError(f"--keep takes a number of runs from 1, and was given {keep}.")
+    output = _real(output)
     runs = all_runs(output)
+    every = {_real(uri) for _, nodes in runs for _, uri in _uris(nodes)}
+    if every and not any(uri.startswith(f"{output}/") for uri in every):
+        raise UserError(
+            f"{output}: its runs wrote to other places, such as {min(every)}. The directory was moved or "
+            "copied, and nothing in it can be told to be needed. Clean the original."
+        )
     pushed = versions(storage.join(output, PUSHED))
     gone_versions = tuple(pushed[:-keep])
     kept = _kept_runs(output, runs, keep, pushed)
     needed = {
-        uri for name, nodes in runs for node, uri in _uris(nodes) if name in kept or node in _ALWAYS_KEPT
+        _real(uri)
+        for name, nodes in runs
+        for node, uri in _uris(nodes)
+        if name in kept or node in _ALWAYS_KEPT
     }
+    for pointer in _pointers(output):
+        needed |= {_real(uri) for uri in (pointer.uri, pointer.properties.get(TOWERS)) if uri}
     folders = tuple(folder for folder in _folders(output, runs) if not _holds(folder, needed))
     removed = [*folders, *(storage.join(output, PUSHED, str(version)) for version in gone_versions)]
     size = sum(sum(storage.list_sizes(place).values()) for place in removed)
@@ -95,18 +108,40 @@ def _kept_runs(
 ) -> set[str]:
     whole = [name for name, _ in runs if not name.startswith(PARTIAL_RUN)]
     kept = {runs[0][0], *whole[:keep]}
-    wanted = {
-        pointer.uri
-        for name in (pointers.BLESSED, pointers.APPROVED)
-        if (pointer := pointers.from_text(pointers.latest(output, name)))
-    }
+    wanted = {_real(pointer.uri) for pointer in _pointers(output)}
     if pushed:
-        wanted.add(storage.join(output, PUSHED, str(pushed[-1])))
+        wanted |= _models_in_service(storage.join(output, PUSHED, str(pushed[-1])), runs)
     for uri in wanted:
         # The run that made it, which is the oldest with it: later ones were cached.
-        made = [name for name, nodes in runs if uri in _all_uris(nodes)]
+        made = [name for name, nodes in runs if uri in {_real(one) for _, one in _uris(nodes)}]
         kept |= set(made[-1:])
     return kept
+
+
+def _pointers(output: str) -> list[pointers.Pointer]:
+    found = (
+        pointers.from_text(pointers.latest(output, one)) for one in (pointers.BLESSED, pointers.APPROVED)
+    )
+    return [pointer for pointer in found if pointer is not None]
+
+
+def _models_in_service(version: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> set[str]:
+    """Returns the URIs of the models that are the version in service, by content.
+
+    No Pusher records the version of a rollback, or of a push that was repeated.
+    """
+    identity = identity_of(version)
+    models = {uri for _, nodes in runs for node, uri in _uris(nodes) if node == INDEXER}
+    return {
+        _real(uri)
+        for uri in models
+        if storage.is_directory(served := storage.join(uri, SERVED_FORM)) and identity_of(served) == identity
+    }
+
+
+def _real(place: str) -> str:
+    """Returns the one name of a place: without links, relative parts and a final slash."""
+    return os.path.realpath(storage.absolute(place)) if storage.is_local(place) else place.rstrip("/")
 
 
 def _uris(nodes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -116,15 +151,6 @@ def _uris(nodes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield node, artifact["uri"]
 
 
-def _all_uris(nodes: Mapping[str, Any]) -> set[str]:
-    """Returns the URIs of a run's artifacts, and the place that it pushed to."""
-    found = {uri for _, uri in _uris(nodes)}
-    for artifact in nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", []):
-        if artifact["properties"].get("pushed") == 1:
-            found.add(str(artifact["properties"]["pushed_destination"]))
-    return found
-
-
 def _holds(folder: str, uris: set[str]) -> bool:
     return any(uri == folder or uri.startswith(folder + "/") for uri in uris)
 
@@ -132,15 +158,15 @@ def _holds(folder: str, uris: set[str]) -> bool:
 def _folders(output: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
     """Yields the folders that are kept or removed as a whole."""
     if not storage.is_file(storage.join(output, METADATA)):
-        newest = runs[0][0]
+        # The newest run may still write.
+        older = {name for name, _ in runs[1:]}
+        steps = {step for _, nodes in runs for step in nodes}
         for folder in run_folders(output):
-            # The newest run may still write.
-            if folder.rpartition("/")[2] != newest:
+            if folder.rpartition("/")[2] in older:
                 for name in storage.list_names(folder):
-                    if name != job_folder.RECORDS and storage.is_directory(
-                        place := storage.join(folder, name)
-                    ):
-                        yield place
+                    # Vertex appends a number. Checkpoints of trainings lie beside the steps.
+                    if name.rpartition("_")[0] in steps or name in steps or name == ".checkpoints":
+                        yield storage.join(folder, name)
         return
     root = os.path.join(output, "artifacts")
     newest_execution = _newest_execution(output)

@@ -51,6 +51,8 @@ def job_runs(root: str) -> list[tuple[str, dict[str, dict[str, Any]]]]:
     complete: dict[str, dict[str, dict[str, Any]]] = {}
     for name, records in read:
         steps = {step: record for step, record in records.items() if step != _HANDLER}
+        if _HANDLER in records:
+            steps = {step: _ended(record) for step, record in steps.items()}
         nodes = {step: _node(name, record, record["state"]) for step, record in steps.items()}
         for record in _upstream(steps, made_by):
             nodes.setdefault(record["step"], _node(name, record, "CACHED"))
@@ -63,6 +65,13 @@ def job_runs(root: str) -> list[tuple[str, dict[str, dict[str, Any]]]]:
             complete[key] = nodes
         found.append((name, dict(sorted(nodes.items(), key=lambda one: one[1]["began"]))))
     return found[::-1]
+
+
+def _ended(record: dict[str, Any]) -> dict[str, Any]:
+    """Returns the record of a step in a run that is over: one without an end was killed."""
+    if record["state"] != "RUNNING":
+        return record
+    return {**record, "state": "FAILED", "error": job_folder.KILLED}
 
 
 def _upstream(

@@ -23,6 +23,8 @@ ERROR = "error"
 PARTIAL_RUN = "partial "
 METADATA = "metadata.sqlite"
 EVALUATOR = "RetrievalEvaluator"
+# Parameter of ComparableStatistics since there are pointers; each run has this component but a re-indexing.
+_PARAMETER_OF_POINTERS = "latest_approved"
 INDEXER = "ScannIndexer"
 APPROVED_STATISTICS = "ApprovedStatistics"
 PUSHER = "Pusher"
@@ -107,12 +109,12 @@ def mark_deleted(output: str, folders: Iterable[str]) -> None:
     connection = pb.ConnectionConfig()
     connection.sqlite.filename_uri = os.path.join(output, METADATA)
     store = MetadataStore(connection)
-    gone = set(folders)
-    artifacts = [
-        one
-        for one in store.get_artifacts()
-        if not gone.isdisjoint({one.uri, *map(str, Path(one.uri).parents)})
-    ]
+    gone = set(folders)  # without links, as `cleaning` names them
+    artifacts = []
+    for artifact in store.get_artifacts():
+        place = Path(os.path.realpath(artifact.uri))
+        if not gone.isdisjoint({str(place), *map(str, place.parents)}):
+            artifacts.append(artifact)
     for artifact in artifacts:
         artifact.state = pb.Artifact.DELETED
     store.put_artifacts(artifacts)
@@ -156,22 +158,22 @@ def pointers_of_earlier_release(output: str) -> dict[str, pointers.Pointer]:
     store, runs = open_store(output)
     found: dict[str, pointers.Pointer] = {}
     for run in runs:
-        if lacking <= found.keys():
-            break
         nodes = nodes_of(store, run)
+        # This release's own runs write pointers, or there was nothing to point to. Whoever removed a pointer
+        # since does not want the one before it.
+        if any(_PARAMETER_OF_POINTERS in node["parameters"] for node in nodes.values()):
+            break
         for name, pointer in (
             (pointers.BLESSED, _blessed_model(nodes)),
             (pointers.APPROVED, _approved_statistics(nodes)),
         ):
-            if pointer is not None and name in lacking:
+            if pointer is not None and name in lacking and os.path.isdir(pointer.uri):
                 found.setdefault(name, pointer)
     return found
 
 
 def _blessed_model(nodes: Mapping[str, Mapping[str, Any]]) -> pointers.Pointer | None:
     evaluator = nodes.get(EVALUATOR, {})
-    if "latest_blessed" in evaluator.get("parameters", {}):
-        return None
     blessings = evaluator.get("outputs", {}).get("blessing", [])
     models = nodes.get(INDEXER, {}).get("outputs", {}).get("model", [])
     if not (blessings and models) or blessings[0]["properties"].get("blessed") != 1:

@@ -310,6 +310,10 @@ class Walker:
             }
             for position, (key, one) in enumerate(defined.get("artifacts", {}).items())
         }
+        if self._target == "kubeflow":
+            # The driver adds it to each step, unless the cluster publishes no logs.
+            logs = {"schemaTitle": "system.Artifact", "schemaVersion": "0.0.1"}
+            made["executor-logs"] = {"name": "executor-logs", "uri": f"{place}/executor-logs", "type": logs}
         return {
             "inputs": {
                 "parameterValues": parameters,
@@ -339,8 +343,15 @@ class Walker:
     def _read(self, executor_input: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         written = json.loads(Path(executor_input["outputs"]["outputFile"]).read_text())
         artifacts = {}
+        output_file = Path(executor_input["outputs"]["outputFile"])
+        if self._target == "kubeflow":
+            # Nothing else may lie on the container's own disk: workers elsewhere would not see it.
+            assert list(output_file.parent.iterdir()) == [output_file]
         for key, one in executor_input["outputs"]["artifacts"].items():
             (asked,) = one["artifacts"]
+            if key == "executor-logs":
+                assert key not in written["artifacts"]
+                continue
             (back,) = written["artifacts"][key]["artifacts"]
             # The backend registers what it gave a name to.
             assert (back["name"], back["uri"]) == (asked["name"], asked["uri"])

@@ -146,6 +146,11 @@ def test_what_has_no_default_is_named_when_the_job_is_compiled(tmp_path: Path) -
         ("registry/two-tower@sha256:abc", "is no name of an image"),
         ("registry/two tower:1", "is no name of an image"),
         ("registry/two-tower:", "has no tag"),
+        ("registry/two-tower:Latest", "the tag Latest moves with every build"),
+        ("registry/two-tower:1.0-latest", "the tag 1.0-latest moves with every build"),
+        ("registry/Two-Tower:1", "is no name of an image"),
+        ("registry//two-tower:1", "is no name of an image"),
+        ("https://registry/two-tower:1", "is no name of an image"),
     ],
 )
 def test_an_image_that_may_change_is_refused(tmp_path: Path, image: str, expected: str) -> None:
@@ -198,7 +203,8 @@ def test_a_config_file_gives_data_root_and_resources(tmp_path: Path) -> None:
         ("vertex", "memory=Trainer=1,Trainer=2", "names the step Trainer twice"),
         ("vertex", "accelerator=Trainer=NVIDIA_T4:1", "the nearest is NVIDIA_"),
         ("vertex", "accelerator=Trainer=NVIDIA_TESLA_T4", "takes a type and a count for Trainer"),
-        ("vertex", "accelerator=Trainer=NVIDIA_TESLA_T4:99", "no machine has more than 16"),
+        ("vertex", "accelerator=Trainer=NVIDIA_TESLA_T4:99", "machines have 1, 2, 4, 8 or 16"),
+        ("vertex", "accelerator=Trainer=NVIDIA_TESLA_T4:3", "machines have 1, 2, 4, 8 or 16"),
         (
             "kubeflow",
             "accelerator=Trainer=NVIDIA_TESLA_T4:1",
@@ -213,9 +219,12 @@ def test_resources_that_no_machine_has_are_refused(
 
 
 def test_a_root_that_the_steps_cannot_write_is_refused(tmp_path: Path) -> None:
-    assert "--root s3://b/root: TensorFlow has no file system for it" in refused(
-        tmp_path, "--root", "s3://b/root"
-    )
+    for root in ("s3://b/root", "minio://b/root", "runs/mine", str(tmp_path)):
+        assert f"--root {root}: the steps write to a bucket" in refused(tmp_path, "--root", root)
+
+
+def test_data_at_a_relative_path_is_refused(tmp_path: Path) -> None:
+    assert "--data data/mine: the steps run elsewhere" in refused(tmp_path, "--data", "data/mine")
 
 
 def test_a_file_of_the_other_target_is_refused(tmp_path: Path) -> None:

@@ -89,7 +89,11 @@ class Backend:
         add_span(world, self.data, FIRST_DAYS - 1, 0, FIRST_DAYS)
         (place / "logs").mkdir()
         self.walker = Walker(target, server, place / "logs")
-        self.job = compiled(place, target, "--data", str(self.data), "--root", str(self.root))
+        self.job = compiled(place, target, "--data", str(self.data))
+
+    def walk(self, job: dict[str, Any] | None = None, **options: Any) -> Walk:
+        """Submits a job, by default that of all tests, with the root as pipeline root and parameter."""
+        return self.walker.walk(job or self.job, **{"root": str(self.root), **options})
 
     def pushed(self) -> list[int]:
         return versions(str(self.root / "pushed"))
@@ -119,28 +123,26 @@ def first(backend: Backend) -> Walk:
             "/elsewhere/model", {"dataset": "other", "made_with": "{}", "towers_uri": ""}
         )
         pointers.point(str(backend.place / "other-root"), name, other)
-    return backend.walker.walk(backend.job)
+    return backend.walk()
 
 
 @pytest.fixture(scope="module")
 def again(backend: Backend, first: Walk) -> Walk:
-    return backend.walker.walk(backend.job)
+    return backend.walk()
 
 
 @pytest.fixture(scope="module")
 def uncached(backend: Backend, again: Walk) -> Walk:
-    return backend.walker.walk(backend.job, cached=False)
+    return backend.walk(cached=False)
 
 
 @pytest.fixture(scope="module")
 def grown(backend: Backend, uncached: Walk, world: Path) -> Walk:
     """The run after one more span, which begins warm. Its windows are killed half-written, and cut again."""
     add_span(world, backend.data, DAYS - 1, FIRST_DAYS, DAYS)
-    job = compiled(
-        backend.place, backend.target, "--data", str(backend.data), "--root", str(backend.root),
-        "--set", "trainer.warm_start=true",
-    )  # fmt: skip
-    return backend.walker.walk(job, killed="InteractionExampleGen")
+    warm = ["--set", "trainer.warm_start=true"]
+    job = compiled(backend.place, backend.target, "--data", str(backend.data), *warm)
+    return backend.walk(job, killed="InteractionExampleGen")
 
 
 def test_every_step_runs_and_the_model_is_pushed(backend: Backend, first: Walk) -> None:
@@ -243,7 +245,7 @@ def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Bac
     events = sorted(copy.glob("events/*/*.parquet"))[0]
     events.write_bytes(events.read_bytes()[:-1])
     before = backend.pushed()
-    walk = backend.walker.walk(backend.job, data=str(copy))
+    walk = backend.walk(data=str(copy))
     assert (walk.failed, walk.ran, walk.cached) == ("InputVerifier", [], [])
     sentence = f"{events}: its content differs from the manifest: edited or cut off after ingest."
     _assert_told(walk, sentence)
@@ -283,7 +285,7 @@ def test_bad_input_is_named_by_the_first_step(
         name: value.format(place=kubeflow.place) if isinstance(value, str) else value
         for name, value in parameters.items()
     }
-    walk = kubeflow.walker.walk(kubeflow.job, pipeline_root=str(kubeflow.root), **given)
+    walk = kubeflow.walk(pipeline_root=str(kubeflow.root), **given)
     assert (walk.failed, walk.ran) == ("InputVerifier", [])
     _assert_told(walk, expected.format(place=kubeflow.place))
     assert not (kubeflow.root / "pushed").exists()
@@ -292,13 +294,13 @@ def test_bad_input_is_named_by_the_first_step(
 def test_a_root_that_cannot_be_written_is_named_by_the_first_step(kubeflow: Backend) -> None:
     (kubeflow.place / "file").write_text("")
     root = f"{kubeflow.place}/file/root"
-    walk = kubeflow.walker.walk(kubeflow.job, root=root)
+    walk = kubeflow.walk(root=root)
     assert walk.failed == "InputVerifier"
     assert f"{root}/two-tower" in walk.log and "the job's root cannot be written" in walk.log
 
 
 def test_spans_of_data_without_spans_are_refused(kubeflow: Backend, world: Path) -> None:
-    walk = kubeflow.walker.walk(kubeflow.job, data=str(world), windows_spans=2)
+    walk = kubeflow.walk(data=str(world), windows_spans=2)
     assert walk.failed == "InputVerifier"
     _assert_told(walk, "the job's parameter windows_spans is 2, and the events have no spans")
 
@@ -314,15 +316,14 @@ def test_what_is_cleaned_is_asked_for_no_more(backend: Backend, uncached: Walk, 
     assert blessed is not None and Path(blessed.uri).is_dir()
     assert Path(grown.outputs["Trainer"]["model"]["uri"]).is_dir()
     digest = grown.parameters["InputVerifier"]["data_digest"]
-    walk = backend.walker.walk(backend.job, until="InputVerifier")
+    walk = backend.walk(until="InputVerifier")
     assert walk.parameters["InputVerifier"]["data_digest"].startswith(f"{digest} after ")
 
 
 @pytest.mark.long
-def test_each_executor_is_imported_by_a_bare_interpreter(backend: Backend, tmp_path: Path) -> None:
+def test_each_executor_is_imported_by_a_bare_interpreter(kubeflow: Backend, tmp_path: Path) -> None:
     """Checks that no executor relies on what the fork server has imported."""
-    spec = backend.job.get("pipelineSpec", backend.job)
-    containers = [one["container"] for one in spec["deploymentSpec"]["executors"].values()]
+    containers = [one["container"] for one in kubeflow.job["deploymentSpec"]["executors"].values()]
     paths = {one["args"][one["args"].index("--executor_class_path") + 1] for one in containers}
     ours = sorted(path for path in paths if path.startswith("two_tower."))
     assert len(ours) >= 12

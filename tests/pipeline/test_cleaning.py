@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,21 +36,27 @@ def output(tmp_path: Path) -> Path:
         ):  # fmt: skip
             number += 1
             folder = filled(tmp_path / "artifacts" / component / key / str(number))
-            facts: dict[str, int | str] = {"run": run}
-            if component == "Pusher" and run == 1:
-                facts |= {"pushed": 1, "pushed_destination": str(tmp_path / "pushed" / "2")}
-            store.execution(
-                component, "COMPLETE", {key: store.artifact(f"{component}Output", folder, **facts)}
-            )
+            if component == "ScannIndexer":
+                servable(folder, f"weights of run {run}")
+            store.execution(component, "COMPLETE", {key: store.artifact(f"{component}Output", folder)})
             if (run, component) == (2, "ScannIndexer"):
                 pointers.point(
                     str(tmp_path), pointers.BLESSED, pointers.Pointer(str(folder), {"towers_uri": ""})
                 )
             if (run, component) == (3, "ApprovedStatistics"):
                 pointers.point(str(tmp_path), pointers.APPROVED, pointers.Pointer(str(folder), {}))
-    for version in (1, 2):
-        filled(tmp_path / "pushed" / str(version))
+    # No Pusher names version 2: it is a rollback to the model of run 1.
+    filled(tmp_path / "pushed" / "1")
+    model = tmp_path / "artifacts" / "ScannIndexer" / "model" / "3"
+    shutil.copytree(model / "Format-Serving", tmp_path / "pushed" / "2")
     return tmp_path
+
+
+def servable(folder: Path, weights: str) -> None:
+    """Writes a served model's files into the folder of its artifact."""
+    (folder / "Format-Serving").mkdir()
+    (folder / "Format-Serving" / "saved_model.pb").write_text(weights)
+    (folder / "Format-Serving" / "weights").write_text(weights)
 
 
 def models(output: Path) -> list[int]:
@@ -72,7 +79,7 @@ def test_the_rest_goes_and_the_store_knows_it(output: Path) -> None:
     assert models(output) == [1, 2, 3, 4]  # a plan removes nothing
     assert found.kept_runs == ("2026-01-04T00:00:00", "2026-01-01T00:00:00")
     # Four folders of each removed run; the evaluation stays.
-    assert len(found.folders) == 8 and found.bytes == 90
+    assert len(found.folders) == 8 and found.bytes == 8 * 10 + 2 * 2 * len("weights of run 2") + 10
     clean(found)
     assert models(output) == [1, 4]
     assert len(list((output / "artifacts" / "RetrievalEvaluator" / "evaluation").iterdir())) == 4
@@ -82,6 +89,30 @@ def test_the_rest_goes_and_the_store_knows_it(output: Path) -> None:
     # Not those whose number begins with a removed one's, as 17 does with 1.
     assert deleted == set(found.folders)
     assert plan(str(output), keep=1).folders == ()
+
+
+@pytest.mark.parametrize("form", ["relative", "link", "file", "slash"])
+def test_the_output_s_name_decides_nothing(
+    output: Path, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.chdir(output.parent)
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(output)
+    name = {"relative": output.name, "link": str(link), "file": f"file://{output}", "slash": f"{output}/"}[
+        form
+    ]
+    assert plan(name, keep=4).folders == ()
+    found = plan(name, keep=1)
+    clean(found)
+    assert models(output) == [1, 2, 3, 4]
+
+
+def test_a_moved_output_is_left_alone(output: Path) -> None:
+    moved = output.rename(output.parent / "moved")
+    with pytest.raises(
+        UserError, match=f"{moved}: its runs wrote to other places, such as {output}/artifacts"
+    ):
+        plan(str(moved), keep=1)
 
 
 def test_what_a_running_component_writes_stays(output: Path) -> None:
@@ -105,6 +136,9 @@ def test_below_a_job_s_root_old_runs_go_and_the_cache_is_told(tmp_path: Path) ->
     for uris in runs.values():
         for uri in uris.values():
             filled(Path(uri))
+    foreign = filled(tmp_path / "notes" / "a" / "mine")
+    (tmp_path / "notes" / "a" / "steps").mkdir()
+    others = filled(tmp_path / "123" / "b" / "notes")
     pointer = pointers.Pointer(runs["a"]["Trainer"], {}, "a")
     pointers.point(str(tmp_path), pointers.BLESSED, pointer)
     found = plan(str(tmp_path), keep=1)
@@ -116,3 +150,5 @@ def test_below_a_job_s_root_old_runs_go_and_the_cache_is_told(tmp_path: Path) ->
     assert Path(runs["b"]["RetrievalEvaluator"]).exists()
     assert (tmp_path / "123" / "b" / "steps" / "Trainer.json").exists()
     assert (tmp_path / CLEANED).exists()
+    # Folders that no step made are not this program's.
+    assert foreign.exists() and others.exists()

@@ -124,6 +124,14 @@ def test_settings_are_those_of_the_submission() -> None:
     assert found["gate.cutoff"] == 100
 
 
+def test_a_step_without_an_end_was_killed_once_the_run_is_over(tmp_path: Path) -> None:
+    record(tmp_path, "a", "InputVerifier")
+    record(tmp_path, "a", "Trainer", state="RUNNING")
+    record(tmp_path, "a", "OutcomeReporter")
+    ((_, nodes),) = job_runs(str(tmp_path))
+    assert status(nodes) == "failed" and "was killed" in nodes["Trainer"]["error"]
+
+
 @pytest.mark.parametrize("content", ["{", "[]"])
 def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     from two_tower.base.errors import UserError

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tests.stored_runs import Store
+from two_tower.base import pointers
 from two_tower.base.errors import UserError
 from two_tower.base.settings import to_plain
 from two_tower.pipeline.runs.history import history
 from two_tower.pipeline.runs.history import render as render_history
 from two_tower.pipeline.runs.page import changed_settings, collect_with_page
 from two_tower.pipeline.runs.report import collect, render, settings_of
+from two_tower.pipeline.runs.stored_runs import pointers_of_earlier_release
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.serving.versions import newest_version
 
@@ -288,6 +290,37 @@ def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_pa
     assert not any(
         "Their Song" in path.read_text() for path in (tmp_path / "mine.html", folder / "report.html")
     )
+
+
+def test_an_output_of_an_earlier_release_gives_its_pointers(store: Store, tmp_path: Path) -> None:
+    made = {}
+    for number, name in enumerate(("approved", "model", "later")):
+        made[name] = tmp_path / f"{name}-{number}"
+        made[name].mkdir()
+    store.begin("2026-01-01T03:04:05.000001")
+    statistics = store.artifact("Statistics", made["approved"], dataset="films", made_with="{}")
+    store.execution("ApprovedStatistics", "COMPLETE", {"approved": statistics})
+    store.execution(
+        "ScannIndexer", "COMPLETE", {"model": store.artifact("Model", made["model"], towers_uri="t")}
+    )
+    blessing = store.artifact("ModelBlessing", tmp_path / "blessing", blessed=1)
+    store.execution("RetrievalEvaluator", "COMPLETE", {"blessing": blessing})
+    # A refused model is no pointer's.
+    store.begin("2026-01-02T03:04:05.000001")
+    store.execution("ScannIndexer", "COMPLETE", {"model": store.artifact("Model", made["later"])})
+    refusal = store.artifact("ModelBlessing", tmp_path / "refusal", blessed=0)
+    store.execution("RetrievalEvaluator", "COMPLETE", {"blessing": refusal})
+    found = pointers_of_earlier_release(str(tmp_path))
+    assert found[pointers.BLESSED].uri == str(made["model"])
+    assert found[pointers.BLESSED].properties == {"towers_uri": "t"}
+    assert found[pointers.APPROVED].properties == {"dataset": "films", "made_with": "{}"}
+    # Files that are gone are pointed to no more.
+    made["approved"].rmdir()
+    assert found.keys() - pointers_of_earlier_release(str(tmp_path)).keys() == {pointers.APPROVED}
+    # A run of this release writes pointers. Whoever removes one wants none.
+    store.begin("2026-01-03T03:04:05.000001")
+    store.execution("ComparableStatistics", "COMPLETE", parameters={"latest_approved": "null"})
+    assert pointers_of_earlier_release(str(tmp_path)) == {}
 
 
 def test_history_lists_every_run_the_newest_first(store: Store, tmp_path: Path) -> None:

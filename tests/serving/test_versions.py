@@ -51,8 +51,17 @@ def test_a_model_is_known_by_its_weights_and_not_by_the_bytes_of_its_graph(tmp_p
     code = tmp_path / "d" / "assets.extra" / "provenance.json"
     other = model(tmp_path / "d")
     code.parent.mkdir()
-    code.write_text('{"code": "edited"}')
-    assert identity_of(other) != ours
+    recorded = {"code": "edited", "index": {"leaves": 10, "tuning": {"ms_per_query": 0.4}}}
+    code.write_text(json.dumps(recorded))
+    edited = identity_of(other)
+    assert edited != ours
+    # The index's tuning measures times, which differ from run to run; what it chose counts.
+    recorded["index"] = {"leaves": 10, "tuning": {"ms_per_query": 0.5}}
+    code.write_text(json.dumps(recorded))
+    assert identity_of(other) == edited
+    recorded["index"] = {"leaves": 20, "tuning": {"ms_per_query": 0.5}}
+    code.write_text(json.dumps(recorded))
+    assert identity_of(other) != edited
 
 
 def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path) -> None:
