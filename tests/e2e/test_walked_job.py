@@ -215,7 +215,7 @@ def test_one_more_span_gives_new_windows_and_a_judged_model(
 
 
 def test_commands_read_the_job_s_root(backend: Backend, first: Walk, grown: Walk) -> None:
-    """Report, history, query and clean need no metadata store."""
+    """Checks that report, history and query need no metadata store."""
     root = str(backend.root)
     status, shown, errors = call(["history", "--output", root, "--json"])
     assert status == 0, errors
