@@ -167,9 +167,10 @@ def test_a_job_for_dataflow_is_not_compiled_for_directories_of_this_machine(tmp_
     from two_tower.pipeline.jobs.compilation import compile_job
 
     config = run_file.load(None, None, [f"beam_args={','.join(DATAFLOW)}"])
-    for data, root in ((str(tmp_path), None), ("gs://b/data", str(tmp_path))):
-        with pytest.raises(UserError, match=rf"{tmp_path} is on this machine, which Dataflow's workers"):
-            compile_job("registry/two-tower:1", config, "vertex", data, root)
+    with pytest.raises(UserError, match=rf"{tmp_path} is on this machine, which Dataflow's workers"):
+        compile_job("registry/two-tower:1", config, "vertex", str(tmp_path), None)
+    with pytest.raises(UserError, match=rf"--root {tmp_path}: the steps write to a bucket"):
+        compile_job("registry/two-tower:1", config, "vertex", "gs://b/data", str(tmp_path))
 
 
 @pytest.mark.parametrize(
