@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from two_tower.base import storage
-from two_tower.data_directory.manifest import Manifest
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.pipeline_run import loading_tfx
 from two_tower.pipeline.commands.settings_options import (
@@ -53,6 +52,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from two_tower.data_directory.manifest import Manifest
+
     data, root = places(options)
     config, manifest = config_of(options), None
     # A bucket may admit the job alone.
