@@ -17,7 +17,7 @@ from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, known_part
 from two_tower.components import job_folder
 from two_tower.components.per_run_settings import PER_RUN, checked, parameter_name, with_submitted
-from two_tower.data_directory.feature_columns import ResolvedFeatures, resolve
+from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.data_directory.verification import verify
@@ -143,6 +143,10 @@ def _check_features(data: str, manifest: Manifest, exec_properties: Mapping[str,
     before, now = ({spec.name: spec for spec in (*one.users, *one.items)} for one in (compiled, found))
     name = next(name for name in now if now[name] != before.get(name))
     raise UserError(
-        f"{data}: the column {now[name].column} is {now[name].kind}, and the job was compiled for "
-        f"{before[name].kind}. Compile the job again with this --data."
+        f"{data}: the column {now[name].column} is {_described(now[name])}, and the job was compiled for "
+        f"{_described(before[name])}. Compile the job again with this --data."
     )
+
+
+def _described(spec: FeatureSpec) -> str:
+    return f"{spec.kind} of width {spec.width}" if spec.width else spec.kind

@@ -4,6 +4,7 @@
 """
 
 import json
+from typing import Any
 
 from google.protobuf import json_format
 from tfx.dsl.component.experimental.annotations import OutputArtifact, Parameter
@@ -49,7 +50,7 @@ def OutcomeReporter(
     )
 
 
-def _sentence(state, failed, pushed, status):  # type: ignore[no-untyped-def]
+def _sentence(state: str, failed: dict[str, str], pushed: dict[str, Any], status: dict[str, Any]) -> str:
     if failed:
         return " ".join(f"FAILED at {name}: {error}" for name, error in sorted(failed.items()))
     if state not in ("SUCCEEDED", "COMPLETE"):

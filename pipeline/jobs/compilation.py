@@ -257,9 +257,3 @@ def _yaml(spec: Mapping[str, Any]) -> str:
     written = io.StringIO()
     yaml.safe_dump(dict(spec), written, sort_keys=True, width=110)
     return written.getvalue()
-
-
-def steps_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the tasks of a job by name, without the exit handler."""
-    spec = content.get("pipelineSpec", content)
-    return dict(spec["components"][_STEPS]["dag"]["tasks"])

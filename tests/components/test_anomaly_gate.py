@@ -129,9 +129,14 @@ class Place:
         found: dict[str, dict[str, str]] | None = None,
         items: dict[str, str] | None = None,
         made_with: Mapping[str, Any] = MADE_WITH,
+        submitted: Mapping[str, float] | None = None,
         **limits: float,
     ) -> list[str]:
-        """Runs the gate after the components it needs, and returns the lines of its report."""
+        """Runs the gate after the components it needs, and returns the lines of its report.
+
+        A job hands its submission's limits to the validators and to the gate.
+        """
+        given = submitted or {}
         from tfx.types import standard_artifacts
 
         from two_tower.components.anomaly_gate import verdict
@@ -163,7 +168,7 @@ class Place:
                 {"anomalies": [validated[name]]},
                 {
                     "compared": distributions.compared_to_json(compared(self.resolved)),
-                    "limit": limit,
+                    "limit": given.get(f"validation_max_{name}", limit),
                     "pair": json.dumps(pair),
                 },
             )
@@ -187,6 +192,7 @@ class Place:
                 "validation": json.dumps(dataclasses.asdict(validation)),
                 "features": self.resolved.to_json(),
                 "source_digest": "",
+                **given,
             },
         )
         return verdict.read(report.uri).lines()
@@ -205,6 +211,16 @@ def complaint(place: Place, *arguments: Any, **changes: Any) -> str:
     with pytest.raises(UserError) as stop:
         place.gate(*arguments, **changes)
     return str(stop.value)
+
+
+def test_limits_of_a_submission_replace_the_compiled_ones(place: Place) -> None:
+    skewed = place.statistics({"train": windows(), "test": windows(seed=2, ratio=100)})
+    assert "skew: history_play_ratio" in complaint(place, skewed)
+    lines = place.gate(skewed, submitted={"validation_max_skew": 1.0})
+    assert any("skew: history_play_ratio" in line and "limit 1" in line for line in lines)
+    healthy_statistics = place.statistics(healthy())
+    with pytest.raises(UserError, match=r"skew: .* limit 1e-06"):
+        place.gate(healthy_statistics, submitted={"validation_max_skew": 1e-6})
 
 
 def test_data_that_matches_its_schema_passes_and_what_was_checked_is_told(place: Place) -> None:

@@ -74,6 +74,7 @@ def run_component(
     beam_args: tuple[str, ...] = (),
     user_features: tuple[str, ...] = (),
     spans: int = 0,
+    submitted: dict[str, int] | None = None,
 ) -> Any:
     """Runs the component and returns its Examples artifact."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -93,6 +94,7 @@ def run_component(
         "split": json.dumps(split),
         "windows": json.dumps(windows),
         "features": features.to_json() if features else "",
+        **(submitted or {}),
     }
     with mock.patch.object(shards, "EVENTS_PER_SHARD", events_per_shard):
         Executor(context).Do({}, {"examples": [artifact]}, parameters)
@@ -284,6 +286,9 @@ def test_spans_are_read_together_and_what_comes_late_or_twice_is_counted(tmp_pat
     assert found_queries(artifact) == expected
 
     newest = run_component(data, tmp_path / "newest", 400, spans=4)
+    # A job's submission names another number than the job was compiled with.
+    submitted = run_component(data, tmp_path / "submitted", 400, submitted={"windows_spans": 4})
+    assert counts_of(submitted) == counts_of(newest) != counts_of(artifact)
     assert counts_of(newest)["late_events"] == 40
     kept = [e for e in log if e.time // DAY >= 6]
     late = [e for e in log if e.time // DAY == 5][-10:]

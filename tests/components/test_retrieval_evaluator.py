@@ -92,6 +92,7 @@ def evaluate(
     model: standard_artifacts.Model,
     gate: GateConfig,
     blessed: standard_artifacts.Model | None = None,
+    **submitted: float | str,
 ) -> tuple[dict[str, Any], str]:
     """Runs the evaluator and returns evaluation.json and report.md."""
     evaluation = artifact(standard_artifacts.ModelEvaluation, out / "evaluation")
@@ -109,6 +110,7 @@ def evaluate(
             "latest_blessed": pointer_to(blessed) if blessed else NOTHING,
             "root": str(out),
             "run": "",
+            **submitted,
         },
     )
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())
@@ -327,6 +329,17 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     # The first 100 include all 70 items. A label that is still missing is in no catalog.
     assert evaluation["metrics"]["test"]["recall@100"] < 1
     assert evaluation["metrics"]["test"]["coverage@100"] == 1
+
+
+def test_thresholds_of_a_submission_replace_the_compiled_ones(
+    windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"gate_min_recall": 0.99, "gate_slices": "cold=0.5"}
+    evaluation, _ = evaluate(tmp_path, windows, model, LENIENT, **given)
+    limits = {one["name"]: (one["limit"], one["ok"]) for one in evaluation["thresholds"]}
+    assert evaluation["verdict"] == "refused"
+    assert limits["min_recall"] == (0.99, False)
+    assert evaluation["gate"]["slices"] == ["cold=0.5"]
 
 
 def test_an_index_whose_towers_are_gone_is_not_taken_on_trust(

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.e2e.runs import ROOT
 
@@ -92,9 +92,9 @@ class ForkServer:
             "directory": str(directory),
             "environment": image_environment(self._home),
         }
-        stdin: IO[str] = self._process.stdin  # type: ignore[assignment]
-        stdin.write(json.dumps(step) + "\n")
-        stdin.flush()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(step) + "\n")
+        self._process.stdin.flush()
         pid = int(self._line())
         if started:
             started(pid)
@@ -108,8 +108,8 @@ class ForkServer:
         self._process.wait()
 
     def _line(self) -> str:
-        stdout: IO[str] = self._process.stdout  # type: ignore[assignment]
-        return stdout.readline().strip()
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
 
 
 def image_environment(home: Path) -> dict[str, str]:
