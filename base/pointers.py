@@ -1,5 +1,7 @@
 """Pointers: small files under a root that name its latest blessed model and its latest approved statistics.
 
+The latest blessed model is the one in service: Pusher and `two-tower rollback` move its pointer.
+
 A pointer belongs to one root, so no other pipeline's artifacts are ever found by it. Its text is handed on as
 a parameter: equal pointers give equal text, which caching relies on.
 """
@@ -15,6 +17,8 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 
 BLESSED, APPROVED = "latest_blessed", "latest_approved"
+# Property of the pointer BLESSED: URI of the best released model.
+ANCHOR = "anchor"
 # Text of a pointer that names nothing. Backends differ in what they make of an empty text.
 NOTHING = "null"
 

@@ -174,8 +174,41 @@ def rename(source: str, target: str) -> None:
         filesystem.mv(name, new_name, recursive=True)
 
 
+def links(folder: str) -> list[str]:
+    """Lists the symbolic links in and below a folder as sorted relative paths; [] for an object store."""
+    if not is_local(folder):
+        return []
+    root = _on_disk(folder)
+    return sorted(
+        os.path.relpath(path, root)
+        for parent, folders, files in os.walk(root)
+        for path in (os.path.join(parent, name) for name in (*folders, *files))
+        if os.path.islink(path)
+    )
+
+
+def sync_tree(folder: str) -> None:
+    """Writes a local folder through to the disk: a power cut after a rename loses nothing of it."""
+    if not is_local(folder):
+        return
+    for parent, _, names in os.walk(_on_disk(folder)):
+        for path in (*(os.path.join(parent, name) for name in names), parent):
+            _sync(path)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(folder: str) -> None:
-    """Deletes a folder and its content; a missing folder is no error."""
+    """Deletes a folder and its content, or a link alone; a missing folder is no error."""
+    if is_local(folder) and os.path.islink(_on_disk(folder)):
+        os.unlink(_on_disk(folder))
+        return
     if not exists(folder):
         return
     if is_local(folder):

@@ -13,18 +13,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from two_tower.base import storage
+from two_tower.base.errors import UserError
 from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
 # Directory of the served form within a model's artifact, named by TFX.
 SERVED_FORM = "Format-Serving"
+# Bytes of a file that are read at once.
+_BLOCK = 1 << 24
 # Files of a SavedModel's graph.
 _GRAPH = ("saved_model.pb", "fingerprint.pb")
 # Custom property of the served model: URI of its towers, the Trainer's model.
 TOWERS = "towers_uri"
 # Custom property of re-indexed towers, and key of the provenance: digest of the new items.
 ITEMS = "items_digest"
+LATEST_BLESSED = "latest blessed model"
 NO_BLESSED_MODEL = "No model has been blessed yet."
 # Protocols that split by time. A model trained before a period has not seen its labels, whatever the data.
 _BY_TIME = ("next_event", *FROZEN_PROTOCOLS)
@@ -79,12 +83,22 @@ def recorded(facts: DataFacts) -> dict[str, Any]:
 
 
 def read(model_path: str) -> dict[str, Any] | None:
-    """Reads the `provenance.json` of a served model; None if the files are gone."""
+    """Reads the `provenance.json` of a served model; None if the files are gone.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = storage.join(model_path, PROVENANCE)
     if not storage.exists(path):
         return None
-    with storage.open_file(path, "r") as file:
-        return dict(json.loads(file.read()))
+    try:
+        with storage.open_file(path, "r") as file:
+            return dict(json.loads(file.read()))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}). It records what the model was trained on. Restore the file, or "
+            "remove the model's whole directory: a model that is gone is not compared with."
+        ) from error
 
 
 def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[str, Any] | None) -> bool:
@@ -106,6 +120,21 @@ def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[st
     )
 
 
+def is_of_older_data(candidate: Mapping[str, Any] | None, in_service: Mapping[str, Any] | None) -> bool:
+    """Tells if a model's training data ends before that of the model in service, of the same data set.
+
+    Protocols without a split in time record no end, and never make a model older.
+
+    Args:
+        candidate: see `takes_items_back`.
+        in_service: see `takes_items_back`.
+    """
+    if candidate is None or in_service is None or candidate.get("dataset") != in_service.get("dataset"):
+        return False
+    ends = [int(one.get("train_newest_timestamp", 0)) for one in (candidate, in_service)]
+    return 0 < ends[0] < ends[1]
+
+
 def digest_of(model_path: str) -> str:
     """Computes sha256 over the names and bytes of a model's files; equal digests mean the same files."""
     return _digest(model_path)
@@ -116,11 +145,16 @@ def _digest(model_path: str, without: tuple[str, ...] = ()) -> str:
     names = (name for name in storage.list_files(model_path) if name not in without)
     for name in sorted(names, key=os.path.split):
         digest.update(name.encode() + b"\0")
-        with storage.open_file(storage.join(model_path, name)) as file:
-            content = file.read()
+        path = storage.join(model_path, name)
         if without and name == PROVENANCE:
-            content = _without_times(content)
-        digest.update(len(content).to_bytes(8, "big") + content)
+            with storage.open_file(path) as file:
+                content = _without_times(file.read())
+            digest.update(len(content).to_bytes(8, "big") + content)
+            continue
+        digest.update(storage.size(path).to_bytes(8, "big"))
+        with storage.open_file(path) as file:
+            while content := file.read(_BLOCK):
+                digest.update(content)
     return "sha256:" + digest.hexdigest()
 
 
@@ -158,30 +192,33 @@ def towers_digest(trained_uri: str) -> str | None:
     return identity_of(path) if storage.exists(path) else None
 
 
-def eligibility(candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int) -> tuple[bool, str]:
-    """Decides if the latest blessed model is eligible for the comparison, and gives the reason.
+def eligibility(
+    candidate: ModelIdentity, blessed: ModelIdentity | None, test_start: int, who: str = LATEST_BLESSED
+) -> tuple[bool, str]:
+    """Decides if a released model is eligible for the comparison, and gives the reason.
 
     The blessed model must not have trained on today's test labels. With a split by time, its training data
     must end before the test period. With any other split, only a model of the very same split is eligible.
 
     Args:
         candidate: the judged model.
-        blessed: the latest blessed model, if there is one.
+        blessed: the released model, if there is one.
         test_start: begin of today's test period, seconds; ignored if the protocol does not split by time.
+        who: the released model in words, for the reason.
     """
     if blessed is not None and blessed.digest == candidate.digest:
-        return False, "The latest blessed model is this very model."
-    if reason := _may_have_seen_labels(candidate, blessed):
+        return False, f"The {who} is this very model."
+    if reason := _may_have_seen_labels(candidate, blessed, who):
         return False, reason
     assert blessed is not None
     if candidate.protocol not in _BY_TIME:
-        return True, "The latest blessed model was trained on the same split of the same data."
+        return True, f"The {who} was trained on the same split of the same data."
     if blessed.train_newest_timestamp >= test_start:
         return False, (
-            "The latest blessed model was trained on today's test period. Its events end at "
+            f"The {who} was trained on today's test period. Its events end at "
             f"{blessed.train_newest_timestamp}, and the period begins at {test_start}."
         )
-    return True, "The latest blessed model comes from the same data set and has not seen today's test period."
+    return True, f"The {who} comes from the same data set and has not seen today's test period."
 
 
 def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple[bool, str]:
@@ -194,7 +231,7 @@ def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple
         today: the model to be trained, see `ModelIdentity.to_be_trained`.
         blessed: the latest blessed model, if there is one.
     """
-    if reason := _may_have_seen_labels(today, blessed):
+    if reason := _may_have_seen_labels(today, blessed, LATEST_BLESSED):
         return False, reason
     assert blessed is not None
     if blessed.train_newest_timestamp > today.train_newest_timestamp:
@@ -206,32 +243,29 @@ def starting_point(today: ModelIdentity, blessed: ModelIdentity | None) -> tuple
     return True, "The latest blessed model has not seen events after today's train split."
 
 
-def _may_have_seen_labels(candidate: ModelIdentity, blessed: ModelIdentity | None) -> str:
-    """Returns why the latest blessed model may have seen today's labels, times apart; "" if it has not."""
+def _may_have_seen_labels(candidate: ModelIdentity, blessed: ModelIdentity | None, who: str) -> str:
+    """Returns why a released model may have seen today's labels, times apart; "" if it has not."""
     if blessed is None:
         return NO_BLESSED_MODEL
     if blessed.dataset != candidate.dataset:
-        return (
-            f"The latest blessed model comes from other data: {blessed.dataset}. This one comes from "
-            f"{candidate.dataset}."
-        )
+        return f"The {who} comes from other data: {blessed.dataset}. This one comes from {candidate.dataset}."
     frozen = {blessed.protocol, candidate.protocol} <= set(FROZEN_PROTOCOLS)
     if blessed.protocol != candidate.protocol and not frozen:
         return (
-            f"The latest blessed model was trained under the protocol {blessed.protocol}, this one under "
+            f"The {who} was trained under the protocol {blessed.protocol}, this one under "
             f"{candidate.protocol}. It may have learned from today's test labels."
         )
     if candidate.protocol in _BY_TIME:
         return ""
     if blessed.data_digest != candidate.data_digest:
         return (
-            f"The latest blessed model was trained on another version of the data. Under "
+            f"The {who} was trained on another version of the data. Under "
             f"{candidate.protocol} it may have learned from today's test labels."
         )
     if blessed.split_digest != candidate.split_digest:
         # With fewer spans, for example, a user may have too few events for leave_one_out.
         return (
-            "The latest blessed model was trained with other settings of the split or other spans. Under "
+            f"The {who} was trained with other settings of the split or other spans. Under "
             f"{candidate.protocol} it may have learned from today's test labels."
         )
     return ""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
-from two_tower.serving.versions import publish, recorded_queries, version_before, versions
+from two_tower.serving import push_record
+from two_tower.serving.provenance import TOWERS
+from two_tower.serving.versions import publish, version_before, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +36,28 @@ def roll_back(push_directory: str) -> Rollback:
         UserError: the directory does not exist, or no earlier model does.
         CanaryFailed: the earlier model does not load or answers differently. Nothing has changed.
     """
-    if not os.path.isdir(push_directory) and "://" not in push_directory:
+    if not storage.is_directory(push_directory):
         raise UserError(
             f"{push_directory} is no directory of published models. Pass the --output of a run whose model "
             "was pushed, or the directory that servers watch with --push."
         )
     again = version_before(push_directory)
     left = versions(push_directory)[-1]
-    record = recorded_queries(push_directory, again)
-    path = publish(os.path.join(push_directory, str(again)), push_directory, record)
-    return Rollback(left, again, path, record is not None)
+    version = storage.join(push_directory, str(again))
+    earlier = push_record.read(push_directory, again)
+    # A version of an earlier release is known by its own place.
+    model = earlier.model or storage.absolute(version)
+    record = dataclasses.replace(earlier, model=model, anchor=model, copy_of=again)
+    path = publish(version, push_directory, record)
+    _point(os.path.dirname(storage.absolute(push_directory)), record)
+    return Rollback(left, again, path, record.canary is not None)
+
+
+def _point(root: str, record: push_record.PushRecord) -> None:
+    """Names the model as that in service, so that the next run is compared with it, not with the one left.
+
+    It is the anchor too: a better measured model that was taken out of service is none.
+    """
+    if pointers.latest(root, pointers.BLESSED) != pointers.NOTHING:
+        properties = {TOWERS: record.towers, pointers.ANCHOR: record.anchor}
+        pointers.point(root, pointers.BLESSED, pointers.Pointer(record.model, properties))

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.serving import canary
-from two_tower.serving.provenance import SERVED_FORM, identity_of
+from two_tower.serving import canary, push_record
+from two_tower.serving.canary import CanaryFailed
+from two_tower.serving.provenance import SERVED_FORM, digest_of, identity_of
+from two_tower.serving.push_record import PushRecord
 
 # Push directory within a run's output directory, or a job's root.
 PUSHED = "pushed"
 # Servers ignore all names but numbers.
-_INCOMING, _RECORDS, _LOCK = ".incoming-", ".recorded", ".lock"
+_INCOMING, _LOCK = ".incoming-", ".lock"
+# Servers read a name as a signed integer of 64 bits, and ignore what is none.
+_GREATEST = 2**63 - 1
+
+
+class NotPublished(Exception):
+    """Objection to a publication by `publish(objection=...)`; its text is the reason.
+
+    Attributes:
+        newest: path of the version in service, "" if there is none.
+    """
+
+    def __init__(self, reason: str, newest: str) -> None:
+        super().__init__(reason)
+        self.newest = newest
 
 
 def versions(push_directory: str) -> list[int]:
-    """Lists the published versions, ascending."""
-    return sorted(int(name) for name in storage.list_names(push_directory) if name.isdigit())
+    """Lists the published versions, ascending: folders named by numbers as `publish` writes them."""
+    return sorted(
+        number
+        for name in storage.list_names(push_directory)
+        if (number := _number(name)) is not None
+        and name == str(number)
+        and storage.is_directory(storage.join(push_directory, name))
+    )
 
 
 def newest_version(directory: str) -> str | None:
@@ -51,10 +73,32 @@ def find_model(directory: str) -> str:
     )
 
 
+def files_of(model: str, root: str) -> str:
+    """Finds the files of a released model: the artifact's or, where these are gone, the published copy.
+
+    Args:
+        model: URI of the model's artifact, or of a version.
+        root: a run's output directory, or a job's root.
+
+    Returns:
+        The directory of the SavedModel; that of the artifact if there is no copy either.
+    """
+    served = storage.join(model, SERVED_FORM)
+    for candidate in (model, served):
+        if storage.is_file(storage.join(candidate, "saved_model.pb")):
+            return candidate
+    push_directory = storage.join(root, PUSHED)
+    for version in reversed(versions(push_directory)):
+        if push_record.read(push_directory, version).model == model:
+            return storage.join(push_directory, str(version))
+    return served
+
+
 def publish(
     model_path: str,
     push_directory: str,
-    record: Mapping[str, Any] | None,
+    record: PushRecord,
+    objection: Callable[[str], str] | None = None,
     check: Callable[[str, Mapping[str, Any] | None], None] | None = None,
 ) -> str:
     """Copies a model under the next number and returns its path.
@@ -66,25 +110,38 @@ def publish(
     Args:
         model_path: the model to publish.
         push_directory: directory of numbered versions.
-        record: recorded queries with their answers, see `canary.recorded`; None: the copy is only loaded.
+        record: the record to keep. Its canary queries are asked of the copy; None: the copy is only loaded.
+            Its digest is compared with the copy's; "": the model's own files are.
+        objection: returns the reason against a publication, given the version in service or "", or "". No
+            other push changes the directory meanwhile.
         check: raises if the model at a path does not answer as recorded; None: `canary.check`.
 
     Raises:
+        NotPublished: there is an objection.
         CanaryFailed: the copy was removed, and nothing has changed for servers.
+        UserError: the push directory holds a link that is in the way.
     """
+    push_directory = storage.absolute(push_directory)
     storage.make_directories(push_directory)
     with _alone(push_directory):
+        newest = newest_version(push_directory) or ""
+        if objection and (reason := objection(newest)):
+            raise NotPublished(reason, newest)
         for name in storage.list_names(push_directory):
             if name.startswith(_INCOMING):  # left by a killed push
                 storage.remove_tree(storage.join(push_directory, name))
-        existing = versions(push_directory)
-        version = existing[-1] + 1 if existing else 1
-        destination = os.path.join(push_directory, str(version))
-        incoming = os.path.join(push_directory, f"{_INCOMING}{version}")
+        version = _next_number(push_directory)
+        incoming = storage.join(push_directory, f"{_INCOMING}{version}")
+        destination = storage.join(push_directory, str(version))
         try:
             _copy(model_path, incoming)
-            (check or canary.check)(incoming, record)
-            _write_record(push_directory, version, record)
+            digest = _checked_digest(incoming, record.digest or digest_of(model_path))
+            (check or canary.check)(incoming, record.canary)
+            storage.sync_tree(incoming)
+            complete = dataclasses.replace(
+                record, digest=digest, identity=identity_of(incoming), published=push_record.now()
+            )
+            push_record.write(push_directory, version, complete)
             storage.rename(incoming, destination)
         except BaseException:
             storage.remove_tree(incoming)
@@ -93,7 +150,7 @@ def publish(
 
 
 def remove_version(push_directory: str, version: int) -> None:
-    """Removes a version that is not in service, with its recorded queries.
+    """Removes a version that is not in service, with its record.
 
     Raises:
         UserError: servers load this version.
@@ -102,20 +159,10 @@ def remove_version(push_directory: str, version: int) -> None:
         if version >= max(versions(push_directory)):
             raise UserError(f"{push_directory}: version {version} is in service, and stays.")
         # A server that is about to read a version sees all of it or none.
-        leaving = os.path.join(push_directory, f"{_INCOMING}{version}-removed")
-        storage.rename(os.path.join(push_directory, str(version)), leaving)
+        leaving = storage.join(push_directory, f"{_INCOMING}{version}-removed")
+        storage.rename(storage.join(push_directory, str(version)), leaving)
         storage.remove_tree(leaving)
-        storage.remove_file(_record_path(push_directory, version))
-
-
-def recorded_queries(push_directory: str, version: int) -> dict[str, Any] | None:
-    """Returns the queries recorded when a version was published; None for versions without a record."""
-    path = _record_path(push_directory, version)
-    if not storage.exists(path):
-        return None
-    with storage.open_file(path, "r") as file:
-        content = json.loads(file.read())
-    return None if content is None else dict(content)
+        storage.remove_file(push_record.path_of(push_directory, version))
 
 
 def version_before(push_directory: str) -> int:
@@ -130,8 +177,10 @@ def version_before(push_directory: str) -> int:
     published = versions(push_directory)
     if not published:
         raise UserError(f"{push_directory} holds no published version, so there is nothing to roll back.")
-    newest = identity_of(os.path.join(push_directory, str(published[-1])))
-    first = next(v for v in published if identity_of(os.path.join(push_directory, str(v))) == newest)
+    newest = _identity(push_directory, published[-1]) if len(published) > 1 else ""
+    first = next(
+        (version for version in published[:-1] if _identity(push_directory, version) == newest), published[-1]
+    )
     before = [version for version in published if version < first]
     if not before:
         raise UserError(
@@ -141,30 +190,57 @@ def version_before(push_directory: str) -> int:
     return before[-1]
 
 
+def _identity(push_directory: str, version: int) -> str:
+    recorded = push_record.read(push_directory, version).identity
+    return recorded or identity_of(storage.join(push_directory, str(version)))
+
+
+def _number(name: str) -> int | None:
+    """Returns the number that servers read a name as, or None."""
+    is_number = name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _GREATEST
+    return int(name) if is_number else None
+
+
+def _next_number(push_directory: str) -> int:
+    """Returns the number above all that servers may read, folders such as `007` and files among them."""
+    return max((_number(name) or 0 for name in storage.list_names(push_directory)), default=0) + 1
+
+
 def _copy(model_path: str, target_path: str) -> None:
+    if links := storage.links(model_path):
+        raise CanaryFailed(
+            f"Nothing was published, and the model in service stays. {storage.join(model_path, links[0])} is "
+            "a symbolic link, and a model holds its own files alone. Put what it points to in its place."
+        )
     for name in storage.list_files(model_path):
         target = storage.join(target_path, name)
         storage.make_directories(os.path.dirname(target))
         storage.copy_file(storage.join(model_path, name), target)
 
 
-def _record_path(push_directory: str, version: int) -> str:
-    return os.path.join(push_directory, _RECORDS, f"{version}.json")
-
-
-def _write_record(push_directory: str, version: int, record: Mapping[str, Any] | None) -> None:
-    """Writes a version's recorded queries beside the versions, which hold the evaluated files alone."""
-    storage.make_directories(os.path.join(push_directory, _RECORDS))
-    with storage.open_file(_record_path(push_directory, version), "w") as file:
-        file.write(json.dumps(record) + "\n")
+def _checked_digest(incoming: str, expected: str) -> str:
+    found = digest_of(incoming)
+    if found != expected:
+        raise CanaryFailed(
+            "Nothing was published, and the model in service stays. The copy's files have the digest "
+            f"{found}, and the evaluated ones had {expected}. The model was changed since, or the copy is "
+            "damaged. Run the evaluation again."
+        )
+    return found
 
 
 @contextlib.contextmanager
 def _alone(push_directory: str) -> Iterator[None]:
     """Locks a directory against other pushes; an object store has no locks."""
-    if "://" in push_directory:
+    if not storage.is_local(push_directory):
         yield
         return
-    with open(os.path.join(push_directory, _LOCK), "w", encoding="utf-8") as lock:
+    for name in (_LOCK, push_record.FOLDER):
+        if os.path.islink(os.path.join(push_directory, name)):
+            raise UserError(
+                f"{push_directory}/{name} is a symbolic link. A push would write where it points to. "
+                "Remove it."
+            )
+    with open(os.path.join(push_directory, _LOCK), "a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -16,6 +16,7 @@ class PusherSpec(types.ComponentSpec):
 
     PARAMETERS = {
         "root": ExecutionParameter(type=str),
+        "run": ExecutionParameter(type=str),
         "source_digest": ExecutionParameter(type=str),
     }
     INPUTS = {
@@ -36,12 +37,14 @@ class Pusher(base_component.BaseComponent):
         model: types.BaseChannel,
         model_blessing: types.BaseChannel,
         root: str | RuntimeParameter,
+        run: str,
         source_digest: str,
     ) -> None:
         """Args:
         model: the ScannIndexer's model.
         model_blessing: the RetrievalEvaluator's verdict on it.
-        root: directory of `pushed/`, which holds the numbered versions.
+        root: directory of `pushed/`, which holds the numbered versions, and of the pointers.
+        run: key of the job's run, see InputVerifier; "" for runs on this machine.
         source_digest: digest of the sources, so that edited code runs again.
         """
         super().__init__(
@@ -49,6 +52,7 @@ class Pusher(base_component.BaseComponent):
                 model=model,
                 model_blessing=model_blessing,
                 root=root,
+                run=run,
                 source_digest=source_digest,
                 pushed_model=types.Channel(type=standard_artifacts.PushedModel),
             )

@@ -1,7 +1,7 @@
 """Executor of Pusher: TFX's Pusher with four differences.
 
-A push becomes visible as a whole. The copy must first answer recorded queries as the model did in the
-evaluation. The same model is not pushed twice. A re-indexed model is not replaced by older items.
+A push becomes visible as a whole. The copy must hold the evaluated files and answer recorded queries as they
+did in the evaluation. The same model is not pushed twice. Newer items or data are not replaced by older ones.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ from tfx.components.pusher import executor as tfx_pusher
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
-from two_tower.base import storage
-from two_tower.serving import canary, provenance
-from two_tower.serving.versions import PUSHED, publish, versions
+from two_tower.base import pointers, storage
+from two_tower.base.errors import UserError
+from two_tower.base.pointers import Pointer
+from two_tower.serving import canary, provenance, push_record
+from two_tower.serving.push_record import PushRecord
+from two_tower.serving.versions import PUSHED, NotPublished, publish
 
 # Custom property of `pushed_model` for a blessed model: "not pushed: ..." and the reason.
 NOT_PUSHED = "not_pushed_because"
+# Custom property of the blessing, by the RetrievalEvaluator: digest of the files that it evaluated. Another
+# one, `pointers.ANCHOR`, is the URI of the best released model if this one is pushed.
+EVALUATED_DIGEST = "evaluated_digest"
 
 
 class Executor(tfx_pusher.Executor):
-    """Executor that publishes a blessed model, unless the newest one is the same or has newer items."""
+    """Executor that publishes a blessed model, unless the one in service is the same or newer."""
 
     def Do(
         self,
@@ -35,53 +41,88 @@ class Executor(tfx_pusher.Executor):
         """Pushes the model and records the result on `pushed_model`.
 
         Its `pushed_destination` is the model in service. NOT_PUSHED is the reason for a blessed model that
-        was not pushed.
+        was not pushed. The pointer under the root then names the model in service, see `base/pointers.py`.
 
         Raises:
-            CanaryFailed: the copy does not load or answers differently; nothing was published.
+            CanaryFailed: the copy is not the evaluated model, or does not load, or answers differently;
+                nothing was published.
         """
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        directory = storage.join(exec_properties["root"], PUSHED)
+        root = exec_properties["root"]
         model_path = self.GetModelPath(input_dict)
-        published = versions(directory)
-        newest = os.path.join(directory, str(published[-1])) if published else ""
-        if reason := _why_not(model_path, newest):
+        record = _record(input_dict)
+        try:
+            path = publish(
+                model_path, storage.join(root, PUSHED), record, lambda newest: _why_not(model_path, newest)
+            )
+            self._MarkPushed(pushed, pushed_destination=path, pushed_version=os.path.basename(path))
+        except NotPublished as objection:
             self._MarkNotPushed(pushed)
-            pushed.set_string_custom_property("pushed_destination", newest)
-            pushed.set_string_custom_property(NOT_PUSHED, reason)
-            return
-        path = publish(model_path, directory, _recorded(input_dict))
-        self._MarkPushed(pushed, pushed_destination=path, pushed_version=os.path.basename(path))
+            pushed.set_string_custom_property("pushed_destination", objection.newest)
+            pushed.set_string_custom_property(NOT_PUSHED, str(objection))
+            if not _is_in_service(model_path, objection.newest):
+                return
+            # A push that was killed behind its last step has not moved the pointer.
+            directory, version = os.path.split(objection.newest)
+            in_service = push_record.read(directory, int(version))
+            record = in_service if in_service.model else record
+        properties = {provenance.TOWERS: record.towers, pointers.ANCHOR: record.anchor}
+        pointers.point(root, pointers.BLESSED, Pointer(record.model, properties, exec_properties["run"]))
 
 
 def _why_not(model_path: str, newest: str) -> str:
     """Returns the reason not to publish a blessed model, or ""; `newest` is a path or ""."""
     if not newest:
         return ""
-    if provenance.identity_of(newest) == provenance.identity_of(model_path):
+    if _is_in_service(model_path, newest):
         return f"not pushed again: the same model is in service already, in {newest}."
-    if provenance.takes_items_back(provenance.read(model_path), provenance.read(newest)):
+    candidate = provenance.read(model_path)
+    try:
+        in_service = provenance.read(newest)
+    except UserError:
+        # What is damaged is no reason to keep it in service.
+        return ""
+    if provenance.takes_items_back(candidate, in_service):
         return (
             f"not pushed: {newest} is in service with the same data and newer items (`two-tower reindex`). "
             "This push would replace them. Re-index this model too: `two-tower reindex "
             f"--model {model_path} --items DIR`."
         )
+    if provenance.is_of_older_data(candidate, in_service):
+        return (
+            f"not pushed: {newest} is in service, and its training data ends later than this model's. Train "
+            "on newer data. To serve older data on purpose, run `two-tower rollback` first, then this run "
+            "again."
+        )
     return ""
 
 
-def _recorded(input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:
-    """Returns the queries with answers that the evaluator recorded beside its blessing."""
+def _is_in_service(model_path: str, newest: str) -> bool:
+    return provenance.identity_of(newest) == provenance.identity_of(model_path)
+
+
+def _record(input_dict: dict[str, list[types.Artifact]]) -> PushRecord:
+    """Returns what the evaluator recorded of the model that it blessed."""
+    model = artifact_utils.get_single_instance(input_dict["model"])
     blessing = artifact_utils.get_single_instance(input_dict["model_blessing"])
     path = os.path.join(blessing.uri, canary.FILE_NAME)
+    content = None
     if fileio.exists(path):
         with fileio.open(path) as file:
             content = json.loads(file.read())
-        if content is not None:
-            return dict(content)
-    raise canary.CanaryFailed(
-        f"Nothing was published: {path} holds no recorded queries to check the copy with. The evaluation is "
-        "of an older version, or had no queries: run it again."
+    digest = blessing.get_string_custom_property(EVALUATED_DIGEST)
+    if content is None or not digest:
+        raise canary.CanaryFailed(
+            f"Nothing was published: {blessing.uri} holds no recorded queries or no digest to check the copy "
+            "with. The evaluation is of an older version, or had no queries: run it again."
+        )
+    return PushRecord(
+        canary=content,
+        digest=digest,
+        model=model.uri,
+        towers=model.get_string_custom_property(provenance.TOWERS) or "",
+        anchor=blessing.get_string_custom_property(pointers.ANCHOR) or model.uri,
     )

@@ -8,7 +8,6 @@ import sys
 
 from two_tower.pipeline.commands import exit_status
 from two_tower.pipeline.commands.command import Command
-from two_tower.pipeline.commands.pipeline_run import loading_tfx
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +17,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from two_tower.serving.canary import CanaryFailed
+    from two_tower.serving.rollback import roll_back
+
     directory = options.push or os.path.join(options.output, "pushed")
-    with loading_tfx():
-        from two_tower.serving.canary import CanaryFailed
-        from two_tower.serving.rollback import roll_back
     try:
         done = roll_back(directory)
     except CanaryFailed as error:

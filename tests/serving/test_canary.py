@@ -12,6 +12,7 @@ import pytest
 
 from two_tower.serving import canary
 from two_tower.serving.canary import CanaryFailed, difference, recorded
+from two_tower.serving.push_record import PushRecord
 from two_tower.serving.versions import publish, versions
 
 ITEMS = np.array([[4, 7, 2], [9, 1, -1]])
@@ -104,7 +105,7 @@ def test_a_model_that_answers_as_it_did_is_published(
     """Runs the canary in a fresh process, which has the files alone."""
     path, record = served
     pushed = tmp_path / "pushed"
-    assert publish(path, str(pushed), record) == str(pushed / "1")
+    assert publish(path, str(pushed), PushRecord(record)) == str(pushed / "1")
 
 
 def test_what_keeps_a_model_from_being_published(
@@ -142,6 +143,6 @@ def test_a_model_that_failed_leaves_no_trace(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "model" / "saved_model.pb").touch()
     pushed = tmp_path / "pushed"
     with pytest.raises(CanaryFailed, match=r"the model in service stays.*does not load: no file\."):
-        publish(str(tmp_path / "model"), str(pushed), RECORD)
+        publish(str(tmp_path / "model"), str(pushed), PushRecord(RECORD))
     assert versions(str(pushed)) == []
     assert not list(pushed.glob(".incoming*"))

@@ -9,21 +9,24 @@ from typing import Any
 
 import pytest
 
-from two_tower.base import storage
+from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
-from two_tower.serving import canary
+from two_tower.base.pointers import Pointer
+from two_tower.serving import canary, push_record
 from two_tower.serving import versions as versions_module
 from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of, identity_of
+from two_tower.serving.push_record import PushRecord
 from two_tower.serving.rollback import roll_back
-from two_tower.serving.versions import recorded_queries, versions
+from two_tower.serving.versions import files_of, versions
 
 RECORD = {"signature": "serving_default", "inputs": {}, "item_id": [[3, 1]], "score": [[2.0, 1.0]]}
 
 
 def publish(model_path: str, pushed: str, check: Any = None) -> str:
     """Publishes as Pusher does, without loading the model."""
-    return versions_module.publish(model_path, pushed, RECORD, check or (lambda path, record: None))
+    record = PushRecord(RECORD)
+    return versions_module.publish(model_path, pushed, record, check=check or (lambda path, record: None))
 
 
 def model(path: Path, weights: str = "w", graph: str = "g") -> str:
@@ -77,6 +80,73 @@ def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path) -> None:
     assert digest_of(str(pushed / "10")) == digest_of(str(tmp_path / "b"))
 
 
+@pytest.mark.parametrize(
+    ("name", "is_file", "next_number"),
+    [
+        ("007", False, 8),
+        ("5", True, 6),
+        ("²", False, 2),
+        ("9" * 30, False, 2),
+        ("-3", False, 2),
+        ("٣", True, 2),
+    ],
+)
+def test_a_name_that_servers_read_as_a_number_is_passed_over(
+    tmp_path: Path, name: str, is_file: bool, next_number: int
+) -> None:
+    """Checks for a next number above all that a server may read: it would go on serving the other one."""
+    pushed = tmp_path / "pushed"
+    publish(model(tmp_path / "a"), str(pushed))
+    (pushed / name).touch() if is_file else (pushed / name).mkdir()
+    assert versions(str(pushed)) == [1]
+    assert publish(model(tmp_path / "b", "v"), str(pushed)) == str(pushed / str(next_number))
+    assert versions(str(pushed)) == [1, next_number]
+
+
+def test_a_link_among_a_push_is_neither_followed_nor_copied(tmp_path: Path) -> None:
+    pushed, elsewhere = tmp_path / "pushed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept.txt").write_text("not ours")
+    pushed.mkdir()
+    (pushed / ".incoming-1").symlink_to(elsewhere)
+    publish(model(tmp_path / "a"), str(pushed))
+    assert [path.name for path in elsewhere.iterdir()] == ["kept.txt"]
+    assert shown(pushed) == ["1"]
+
+    for name in ("variables/more", "variables.index"):
+        linked = Path(model(tmp_path / name / "model"))
+        (linked / name).symlink_to(elsewhere if "more" in name else elsewhere / "kept.txt")
+        with pytest.raises(CanaryFailed, match=f"{name} is a symbolic link"):
+            publish(str(linked), str(pushed))
+    for name in (".lock", ".recorded"):
+        shutil.rmtree(pushed / name) if name == ".recorded" else (pushed / name).unlink()
+        (pushed / name).symlink_to(elsewhere if name == ".recorded" else elsewhere / "kept.txt")
+        with pytest.raises(UserError, match=f"{name} is a symbolic link"):
+            publish(model(tmp_path / f"of {name}"), str(pushed))
+        (pushed / name).unlink()
+        (pushed / name).mkdir() if name == ".recorded" else None
+    assert (elsewhere / "kept.txt").read_text() == "not ours" and versions(str(pushed)) == [1]
+
+
+def test_the_copy_must_hold_every_byte_that_was_evaluated(tmp_path: Path) -> None:
+    pushed, source = tmp_path / "pushed", model(tmp_path / "a")
+    evaluated = PushRecord(RECORD, digest=digest_of(source))
+    path = Path(versions_module.publish(source, str(pushed), evaluated, check=lambda path, record: None))
+    record = push_record.read(str(pushed), 1)
+    assert (record.digest, record.identity) == (digest_of(str(path)), identity_of(str(path)))
+    # The canary's few queries would not notice.
+    (tmp_path / "a" / "variables" / "variables.data").write_text("W")
+    with pytest.raises(CanaryFailed, match="the evaluated ones had"):
+        versions_module.publish(source, str(pushed), evaluated, check=lambda path, record: None)
+    assert shown(pushed) == ["1"]
+    # A version that was damaged in its place is not published again.
+    publish(model(tmp_path / "b", "v"), str(pushed))
+    (path / "variables" / "variables.data").write_text("W")
+    with pytest.raises(CanaryFailed, match="the evaluated ones had"):
+        roll_back(str(pushed))
+    assert versions(str(pushed)) == [1, 2]
+
+
 def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +192,7 @@ def test_what_is_asked_of_the_copy_is_asked_before_servers_see_it(tmp_path: Path
     assert asked == [(str(pushed / ".incoming-2"), RECORD, True, [1])]
     assert shown(pushed) == ["1"]
     publish(source, str(pushed))
-    assert recorded_queries(str(pushed), 2) == RECORD
+    assert push_record.read(str(pushed), 2).canary == RECORD
 
 
 def test_pushes_at_once_wait_for_each_other(tmp_path: Path) -> None:
@@ -170,6 +240,47 @@ def test_rolling_back_publishes_the_model_from_before_under_a_higher_number(
     assert versions(str(pushed)) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_after_a_rollback_the_next_model_is_compared_with_the_one_in_service(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    root = str(tmp_path)
+    for weights in "ab":
+        record = PushRecord(RECORD, model=model(tmp_path / weights, weights), towers=f"towers {weights}")
+        versions_module.publish(record.model, str(tmp_path / "pushed"), record)
+        pointers.point(root, pointers.BLESSED, Pointer(record.model, {"anchor": record.model}))
+    roll_back(str(tmp_path / "pushed"))
+    pointer = pointers.from_text(pointers.latest(root, pointers.BLESSED))
+    assert pointer is not None and pointer.uri == str(tmp_path / "a")
+    assert pointer.properties == {"towers_uri": "towers a", "anchor": str(tmp_path / "a")}
+    record = push_record.read(str(tmp_path / "pushed"), 3)
+    assert (record.copy_of, record.model) == (1, str(tmp_path / "a"))
+    # Where the artifact is gone, the published copy holds the same files.
+    assert files_of(pointer.uri, root) == str(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    assert files_of(pointer.uri, root) == str(tmp_path / "pushed" / "3")
+    assert files_of(str(tmp_path / "gone"), root) == str(tmp_path / "gone" / "Format-Serving")
+
+
+def test_a_rollback_knows_the_models_by_their_records(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights in "ab":
+        publish(model(tmp_path / weights, weights), str(tmp_path / "pushed"))
+    monkeypatch.setattr(
+        versions_module, "identity_of", lambda path: pytest.fail(f"{path} was read as a whole")
+    )
+    with pytest.raises(BaseException, match="was read as a whole"):
+        roll_back(str(tmp_path / "pushed"))  # only the new copy is
+    assert versions(str(tmp_path / "pushed")) == [1, 2]
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    publish(model(tmp_path / "a"), str(tmp_path / "pushed"))
+    Path(push_record.path_of(str(tmp_path / "pushed"), 1)).write_text('{"digest": ')
+    with pytest.raises(UserError, match=r"\.recorded/1\.json is damaged"):
+        push_record.read(str(tmp_path / "pushed"), 1)
+
+
 def test_there_may_be_nothing_to_go_back_to(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--push"):
         roll_back(str(tmp_path / "nowhere"))
@@ -189,7 +300,14 @@ def test_a_version_from_before_queries_were_recorded_is_loaded_alone(
 # Pusher.
 
 
-def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) -> Any:
+def push(
+    model_path: Path,
+    blessed: bool,
+    pushed: Path,
+    record: Any = RECORD,
+    evaluated: str = "",
+    anchor: str = "",
+) -> Any:
     from tfx.components.evaluator import constants
     from tfx.types import standard_artifacts
 
@@ -201,16 +319,20 @@ def push(model_path: Path, blessed: bool, pushed: Path, record: Any = RECORD) ->
         standard_artifacts.PushedModel(),
     )
     candidate.uri, result.uri = str(model_path), str(model_path) + "-pushed"
+    candidate.set_string_custom_property("towers_uri", f"towers of {model_path.name}")
     blessing.uri = str(model_path) + "-blessing"
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(blessed))
-    Path(blessing.uri).mkdir()
+    digest = evaluated or digest_of(str(model_path / "Format-Serving"))
+    blessing.set_string_custom_property("evaluated_digest", digest)
+    blessing.set_string_custom_property("anchor", anchor)
+    Path(blessing.uri).mkdir(exist_ok=True)
     (Path(blessing.uri) / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
     if record is not None:
         (Path(blessing.uri) / canary.FILE_NAME).write_text(json.dumps(record))
     Executor().Do(
         {"model": [candidate], "model_blessing": [blessing]},
         {"pushed_model": [result]},
-        {"root": str(pushed.parent)},
+        {"root": str(pushed.parent), "run": ""},
     )
     return result
 
@@ -269,6 +391,89 @@ def test_a_model_that_was_reindexed_since_is_not_replaced_by_the_items_of_its_tr
     push(served("tomorrow", items_digest="sha256:wednesday"), True, pushed)
     push(served("newer data", data_digest="sha256:thursday"), True, pushed)
     assert versions(str(pushed)) == [1, 2, 3, 4]
+
+
+def provenance_of(path: Path, **recorded: Any) -> Path:
+    """Writes the provenance of a model, and returns the model's artifact."""
+    extra = path / "Format-Serving" / "assets.extra"
+    extra.mkdir()
+    (extra / "provenance.json").write_text(json.dumps({"data_digest": "sha256:monday", **recorded}))
+    return path
+
+
+def test_older_data_does_not_replace_newer(tmp_path: Path, never_loaded: list[tuple[str, Any]]) -> None:
+    pushed = tmp_path / "pushed"
+
+    def served(name: str, **recorded: Any) -> Path:
+        model(tmp_path / name / "Format-Serving", name)
+        return provenance_of(tmp_path / name, **recorded)
+
+    push(served("tuesday", dataset="ours", train_newest_timestamp=200), True, pushed)
+    older = push(served("monday", dataset="ours", train_newest_timestamp=100), True, pushed)
+    assert older.get_int_custom_property("pushed") == 0 and versions(str(pushed)) == [1]
+    assert "training data ends later" in older.get_string_custom_property("not_pushed_because")
+    in_service = pointers.from_text(pointers.latest(str(tmp_path), pointers.BLESSED))
+    assert in_service is not None and in_service.uri == str(tmp_path / "tuesday")
+    # As old, of another data set, or without times: none is older.
+    push(served("again", dataset="ours", train_newest_timestamp=200), True, pushed)
+    push(served("other", dataset="theirs", train_newest_timestamp=100), True, pushed)
+    push(served("timeless", dataset="theirs", train_newest_timestamp=0), True, pushed)
+    assert versions(str(pushed)) == [1, 2, 3, 4]
+
+
+def test_a_damaged_version_in_service_is_replaced(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = tmp_path / "pushed"
+    for name in "ab":
+        model(tmp_path / name / "Format-Serving", name)
+        provenance_of(tmp_path / name)
+    push(tmp_path / "a", True, pushed)
+    (pushed / "1" / "assets.extra" / "provenance.json").write_text("{")
+    assert push(tmp_path / "b", True, pushed).get_int_custom_property("pushed") == 1
+
+
+def test_a_model_that_was_changed_since_its_evaluation_is_not_pushed(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    evaluated = digest_of(model(tmp_path / "a" / "Format-Serving"))
+    (tmp_path / "a" / "Format-Serving" / "variables" / "variables.data").write_text("zeros")
+    with pytest.raises(CanaryFailed, match="was changed since"):
+        push(tmp_path / "a", True, tmp_path / "pushed", evaluated=evaluated)
+    assert versions(str(tmp_path / "pushed")) == []
+
+
+def test_the_pointer_names_the_model_in_service_and_its_anchor(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    for name in "ab":
+        model(tmp_path / name / "Format-Serving", name)
+    first = str(tmp_path / "a")
+
+    def pointer() -> Pointer | None:
+        return pointers.from_text(pointers.latest(str(tmp_path), pointers.BLESSED))
+
+    push(tmp_path / "a", False, tmp_path / "pushed")
+    assert pointer() is None
+    push(tmp_path / "a", True, tmp_path / "pushed")
+    assert pointer() == Pointer(first, {"towers_uri": "towers of a", "anchor": first}, "", 1)
+    push(tmp_path / "b", True, tmp_path / "pushed", anchor=first)
+    assert pointer() == Pointer(str(tmp_path / "b"), {"towers_uri": "towers of b", "anchor": first}, "", 2)
+    # A push that was killed behind its last step: the pointer still names the model before.
+    pointers.point(str(tmp_path), pointers.BLESSED, Pointer(first, {}))
+    shutil.rmtree(str(tmp_path / "b") + "-blessing")
+    assert push(tmp_path / "b", True, tmp_path / "pushed").get_int_custom_property("pushed") == 0
+    now = pointer()
+    assert now is not None and now.uri == str(tmp_path / "b") and now.properties["anchor"] == first
+
+
+def test_pushers_at_once_push_a_model_once(tmp_path: Path, never_loaded: list[tuple[str, Any]]) -> None:
+    for number in range(4):
+        model(tmp_path / str(number) / "Format-Serving")
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda n: push(tmp_path / str(n), True, tmp_path / "pushed"), range(4)))
+    assert sorted(one.get_int_custom_property("pushed") for one in done) == [0, 0, 0, 1]
+    assert versions(str(tmp_path / "pushed")) == [1]
 
 
 def test_without_recorded_queries_nothing_is_pushed(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""State of a push directory: the version in service, its source, and what a rollback would publish."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from two_tower.base import storage
+from two_tower.base.errors import UserError
+from two_tower.serving import push_record
+from two_tower.serving.push_record import PushRecord
+from two_tower.serving.versions import version_before, versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Service:
+    """Version that servers load.
+
+    Attributes:
+        path: directory of the version.
+        version: its number.
+        record: its record, empty for versions of earlier releases and for a damaged one.
+        before: number of the version that `two-tower rollback` would publish again; None without one.
+    """
+
+    path: str
+    version: int
+    record: PushRecord
+    before: int | None
+
+    @property
+    def described(self) -> str:
+        """Version in words, with what it is a copy of."""
+        again = self.record.copy_of
+        return self.path if again is None else f"{self.path}, a rollback to version {again}"
+
+
+def in_service(push_directory: str) -> Service | None:
+    """Returns the version in service; None without a published version."""
+    published = versions(push_directory)
+    if not published:
+        return None
+    before = None
+    with contextlib.suppress(UserError):
+        before = version_before(push_directory)
+    newest = published[-1]
+    path = storage.join(push_directory, str(newest))
+    return Service(path, newest, _record_of(push_directory, newest), before)
+
+
+def versions_of(push_directory: str) -> dict[str, list[int]]:
+    """Returns the versions by the model's artifact that they were published from, where it is recorded."""
+    found: dict[str, list[int]] = {}
+    for version in versions(push_directory):
+        if model := _record_of(push_directory, version).model:
+            found.setdefault(model, []).append(version)
+    return found
+
+
+def _record_of(push_directory: str, version: int) -> PushRecord:
+    """Reads a record; a report is made though it is damaged."""
+    try:
+        return push_record.read(push_directory, version)
+    except UserError:
+        return PushRecord()
