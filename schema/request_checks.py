@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from two_tower.schema import features
-from two_tower.schema.request_inputs import PER_EVENT, RequestInput
+from two_tower.schema.request_inputs import MOST_VALUES, PER_EVENT, RequestInput
 
 Request = Mapping[str, Any]
 
@@ -75,6 +75,9 @@ def _of_input(one: RequestInput, value: Any, request: Request) -> Iterator[str]:
         return
     if not isinstance(value, list):
         yield f"{one.name} is {shown(value)}, where a list is expected"
+        return
+    if len(value) > MOST_VALUES:
+        yield f"{one.name} has {len(value):,} values, and a list takes {MOST_VALUES:,} at most"
         return
     if one.width and len(value) != one.width:
         yield f"{one.name} has {len(value)} values, where {one.width} are expected"

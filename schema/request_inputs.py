@@ -29,6 +29,9 @@ LIST = Shape("list per query", ("queries", "values"))
 PER_ITEM = Shape("one per item", ("items",))
 PER_ROW = Shape("one per row", ("rows",))
 
+# Most values of one list of a request: a longer one costs more than any answer is worth. Most values of all
+# lists of a batch, counted as if each query had its own.
+MOST_VALUES, MOST_VALUES_OF_BATCH = 100_000, 2**25
 # Names of value types in messages.
 _VALUE_WORDS = {"int32": "whole number", "int64": "whole number", "float32": "number", "string": "text"}
 

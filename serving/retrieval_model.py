@@ -13,7 +13,14 @@ import tensorflow as tf
 
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features
-from two_tower.schema.request_inputs import ANSWER_INPUTS, ITEM, ROW
+from two_tower.schema.request_inputs import (
+    ANSWER_INPUTS,
+    ITEM,
+    MOST_VALUES,
+    MOST_VALUES_OF_BATCH,
+    REQUEST_INPUTS,
+    ROW,
+)
 from two_tower.serving.index import ExactIndex, Restriction, ScannIndex, exact_search
 from two_tower.trainer.model.signatures import Tensors, query_inputs, signature, tensor_spec
 
@@ -57,26 +64,36 @@ class RetrievalModel(tf.Module):
         self.recommend = signature(self._recommend, (*inputs, *ANSWER_INPUTS))
         self.query_embedding = signature(self._query_embedding, inputs)
 
+    def _checked_k(self, k: tf.Tensor) -> tf.Tensor:
+        """Returns k, on which all that follows depends, once it is known to be within bounds."""
+        checks = (
+            tf.debugging.assert_positive(k, message="k is below 1"),
+            tf.debugging.assert_less_equal(
+                k, self._max_k, message="k exceeds the maximum of this model (index.max_k)"
+            ),
+        )
+        with tf.control_dependencies([check for check in checks if check is not None]):
+            return tf.identity(k)
+
     def _recommend(self, inputs: Tensors) -> Tensors:
         """Recommends the k best items for each history.
 
         Returns `item_id` int64 and `score` float32, [queries, k], best first, padded with -1 and -inf. Other
         items take the places of excluded ones. So fewer than k items are returned only if fewer are allowed.
         """
+        inputs = _bounded(inputs)
         of_answer = {one.name for one in ANSWER_INPUTS}
         query = {name: values for name, values in inputs.items() if name not in of_answer}
-        k = inputs[features.K]
+        k = self._checked_k(inputs[features.K])
         exclude, allow = inputs[features.EXCLUDE_ITEM_ID], inputs[features.ALLOW_ITEM_ID]
-        tf.debugging.assert_less_equal(
-            k, self._max_k, message="k exceeds the maximum of this model (index.max_k)"
-        )
         history = query[features.HISTORY_ITEM_ID]
         asked = self.towers.query_embedding(**query)
         size = tf.shape(asked["embedding"])[0]
         exclude, allow = (tf.broadcast_to(ids, [size, tf.shape(ids)[1]]) for ids in (exclude, allow))
         if not self._repeats_recommendable:
             exclude = tf.concat([exclude, history], axis=1)
-        found = self._by_index(asked["embedding"], exclude, allow, k)
+        has_known = tf.reduce_any(self._rows_of(history) >= 0, axis=1)
+        found = self._by_index(asked["embedding"], exclude, allow, k, has_known)
         if features.REPEAT_ITEM_ID not in asked:
             return found
         # The repeat head scores the history's items, whether the index found them or not.
@@ -90,14 +107,20 @@ class RetrievalModel(tf.Module):
             k,
         )
 
-    def _by_index(self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor) -> Tensors:
-        """Finds the k allowed items of the largest inner products, or all if there are fewer."""
+    def _by_index(
+        self, query: tf.Tensor, exclude: tf.Tensor, allow: tf.Tensor, k: tf.Tensor, has_known: tf.Tensor
+    ) -> Tensors:
+        """Finds the k allowed items of the largest inner products, or all if there are fewer.
+
+        Where no item of the history is known, `has_known` [queries] is false. Such queries lie apart from
+        those that the index was tuned on, and are searched exactly.
+        """
         if isinstance(self.index, ExactIndex):
             return self._exactly(query, exclude, allow, k)
         found = self._by_scann(query, exclude, allow, k)
-        # Exact search fills up queries with fewer than k items.
+        # Exact search answers queries with fewer than k items, too.
         returned = tf.reduce_sum(tf.cast(found["item_id"] >= 0, tf.int32), axis=1)
-        lacking = returned < tf.minimum(k, tf.size(self._item_id))
+        lacking = (returned < tf.minimum(k, tf.size(self._item_id))) | ~has_known
         short = tf.where(lacking)[:, 0]
 
         def filled() -> Tensors:
@@ -140,7 +163,7 @@ class RetrievalModel(tf.Module):
 
         With the repeat head, also gives `repeat_item_id` and `repeat_score`, [queries, N].
         """
-        return dict(self.towers.query_embedding(**inputs))
+        return dict(self.towers.query_embedding(**_bounded(inputs)))
 
     @tf.function(input_signature=[tensor_spec(ITEM)])
     def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -180,6 +203,28 @@ class RetrievalModel(tf.Module):
             },
             options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
         )
+
+
+def _bounded(inputs: Tensors) -> Tensors:
+    """Returns a request, on which all that follows depends, once the lists are known to be within bounds."""
+    lists = {one.name: one for one in REQUEST_INPUTS.values() if not one.is_single and one.name in inputs}
+    queries = tf.shape(inputs[features.HISTORY_ITEM_ID], tf.int64)[0]
+    widths = {name: tf.shape(inputs[name], tf.int64)[1] for name in lists}
+    checks = [
+        tf.debugging.assert_less_equal(
+            width, tf.constant(MOST_VALUES, tf.int64), message=f"{name} has more than {MOST_VALUES} values"
+        )
+        for name, width in widths.items()
+    ]
+    checks.append(
+        tf.debugging.assert_less_equal(
+            queries * tf.reduce_max(tf.stack(list(widths.values()))),
+            tf.constant(MOST_VALUES_OF_BATCH, tf.int64),
+            message=f"a batch has more than {MOST_VALUES_OF_BATCH} places of lists: send fewer queries",
+        )
+    )
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return {name: tf.identity(values) for name, values in inputs.items()}
 
 
 def _best(item_id: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> Tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from tests.small_world import (
 from two_tower.evaluation import measure
 from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
-from two_tower.schema.request_inputs import REQUEST_INPUTS, SERVED_SIGNATURES
+from two_tower.schema.request_inputs import MOST_VALUES, REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
@@ -260,6 +261,41 @@ def test_empty_histories_unknown_users_and_unknown_items_are_answered(built: Bui
     assert not np.allclose(empty[0], empty[1], atol=1e-4)  # the user id counts even without a history
     # The batch does not affect its queries.
     assert np.isfinite(exact.query_embedding(**batch)["embedding"]).all()
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_play_ratio_that_is_no_number_counts_as_unknown(built: Built, value: float) -> None:
+    known = {"history_play_ratio": [[-1.0, 0.5, 0.5, -1.0]]}
+    broken = {"history_play_ratio": [[value, 0.5, 0.5, -1.0]]}
+    np.testing.assert_array_equal(embedded(built.towers, **broken), embedded(built.towers, **known))
+
+
+def test_requests_that_would_cost_too_much_are_refused_before_anything_is_computed(exact: Any) -> None:
+    """Checks that a refusal takes no memory: the greatest k would take gigabytes."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for k in (2**31 - 1, MAX_K + 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"index\.max_k"):
+            exact.signatures["serving_default"](
+                **request_tensors(exact.signatures["serving_default"], {**request(), "k": k})
+            )
+    for k in (0, -1, -(2**31)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="k is below 1"):
+            exact.recommend(**request(), k=tf.constant(k))
+    long = np.zeros([1, MOST_VALUES + 1], np.int64)
+    for name in ("exclude_item_id", "allow_item_id"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} has more than 100000 values"):
+            exact.recommend(**request(), k=tf.constant(K), **{name: tf.constant(long)})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="history_item_id has more than 100000 values"):
+        exact.query_embedding(**request(history_item_id=long, history_timestamp=long))
+    # A list that is given once stands for all queries of the batch.
+    absent = ("history_play_ratio", "history_event_type", "history_is_organic", "request_timestamp")
+    column = np.zeros([1_000, 1])
+    many = request(
+        user_id=column[:, 0], history_item_id=column, history_timestamp=column, **dict.fromkeys(absent)
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="send fewer queries"):
+        exact.recommend(**many, k=tf.constant(1), exclude_item_id=tf.constant(long[:, 1:]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
 # Answers.
@@ -525,7 +561,7 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
     def tuned_on(**written: list[Any]) -> np.ndarray:
         for split, parts in written.items():
             write_examples(tmp_path / f"Split-{split}" / "data_tfrecord-0.gz", parts)
-        return tuning_queries(directories, built.towers, HISTORY_LENGTH, (), most=40)
+        return tuning_queries(directories, built.towers, HISTORY_LENGTH, (), most=40)[0]
 
     def asked(split: str) -> np.ndarray:
         windows = measure.read_windows(str(tmp_path / f"Split-{split}"))
@@ -540,3 +576,37 @@ def test_the_index_is_tuned_on_queries_of_eval_or_else_of_train(built: Built, tm
     assert is_of("train", tuned_on(eval=[]))
     with pytest.raises(UserError, match="Neither eval nor train"):
         tuned_on(train=[])
+
+
+def test_a_query_without_a_known_item_is_searched_exactly(built: Built, exact: Any) -> None:
+    """Asks an index that searches one leaf: with a history it misses items, without one it must not."""
+    coarse = retrieval_model(
+        tf.saved_model.load(built.towers_path), CATALOG_SIZE, ScannSettings(4, 1, 10, quantization=AH, k=10)
+    )
+    size = 30
+    draw = np.random.default_rng(5)
+    plain: dict[str, Any] = dict.fromkeys(
+        ["history_play_ratio", "history_event_type", "history_is_organic", "request_timestamp"]
+    )
+    users = draw.integers(0, 10**6, size)
+    known = draw.integers(0, 60, [size, 3])
+
+    def differ(items: np.ndarray) -> np.ndarray:
+        asked = request(
+            user_id=users, history_item_id=items, history_timestamp=np.full(items.shape, 600), **plain
+        )
+        found, wanted = (
+            model.recommend(**asked, k=tf.constant(K))["item_id"].numpy() for model in (coarse, exact)
+        )
+        return (np.sort(found, axis=1) != np.sort(wanted, axis=1)).any(axis=1)
+
+    assert differ(known).mean() > 0.2
+    for nothing in (
+        np.full([size, 3], -1),
+        np.full([size, 3], NOT_IN_CATALOG),
+        np.zeros([size, 0], np.int64),
+    ):
+        assert not differ(nothing).any()
+    # One query without a history among others.
+    mixed = np.where(np.arange(size)[:, np.newaxis] % 2 == 0, -1, known)
+    assert not differ(mixed)[::2].any() and differ(mixed)[1::2].any()

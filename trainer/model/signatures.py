@@ -116,6 +116,7 @@ class Towers(tf.Module):
         [queries, N]. These scores replace the inner products of the history's items. Padding is -1 and -inf.
         The best items are the best of these scores and of the other items' inner products.
         """
+        inputs = {one.name: _finite(inputs[one.name], one) for one in query_inputs(self._users)}
         history_item_id = inputs[features.HISTORY_ITEM_ID]
         shape = tf.shape(history_item_id)
         event_type = tf.broadcast_to(inputs[features.HISTORY_EVENT_TYPE], shape)
@@ -187,6 +188,13 @@ class Towers(tf.Module):
                 "catalog": self.catalog,
             },
         )
+
+
+def _finite(values: tf.Tensor, one: RequestInput) -> tf.Tensor:
+    """Replaces numbers that are not finite by the input's default, an unknown value."""
+    if not values.dtype.is_floating:
+        return values
+    return tf.where(tf.math.is_finite(values), values, tf.cast(one.default, values.dtype))
 
 
 def _as_raw(values: tf.Tensor, spec: FeatureSpec, queries: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
