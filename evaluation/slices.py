@@ -20,6 +20,10 @@ from two_tower.evaluation.queries import LabelSets, Queries, Windows
 from two_tower.evaluation.train_counts import TrainCounts
 from two_tower.schema import features
 
+# Slices of labels that their user had played before, and had not.
+REPEAT, DISCOVERY = "repeat", "discovery"
+# Family of the slices by length of history, and requests without a history, which no label has.
+HISTORY_LENGTH, NO_HISTORY = "history_length", "history_0"
 LISTEN = features.LISTEN.encode()
 # The head is the most played items that together have the first share of train's label events. The tail is
 # the items after the second share.
@@ -165,16 +169,21 @@ def user_slices(queries: Queries, train: TrainCounts) -> list[Slice]:
     ]
 
 
+def history_lengths(queries: Queries, history_length: int) -> Ints:
+    """Counts the events that each query sees: [Q]."""
+    return np.asarray(np.minimum(queries.position + 1, history_length))
+
+
 def history_slices(queries: Queries, history_length: int) -> list[Slice]:
     """Slices queries by the number of events they see: `history_1`, `history_2_5`, and so on."""
-    length = np.minimum(queries.position + 1, history_length)
+    length = history_lengths(queries, history_length)
     bounds = [(low + 1, high) for low, high in zip((0, *HISTORY_LENGTHS), HISTORY_LENGTHS, strict=False)]
     slices = [
         Slice.of_queries(
             f"history_{low}" if low == high else f"history_{low}_{high}",
             (length >= low) & (length <= high),
             queries.labels,
-            "history_length",
+            HISTORY_LENGTH,
         )
         for low, high in bounds
         if low <= history_length
@@ -182,7 +191,7 @@ def history_slices(queries: Queries, history_length: int) -> list[Slice]:
     longest = HISTORY_LENGTHS[-1]
     if history_length > longest:
         name = f"history_over_{longest}"
-        slices.append(Slice.of_queries(name, length > longest, queries.labels, "history_length"))
+        slices.append(Slice.of_queries(name, length > longest, queries.labels, HISTORY_LENGTH))
     return slices
 
 
@@ -232,7 +241,7 @@ def repeat_slices(queries: Queries, windows: Windows, train: TrainCounts, evalua
         )
         first = _first(place, windows.timestamp[by_time[known]], wanted)
         is_repeat |= first < queries.request_timestamp[query]
-    return [Slice("repeat", is_repeat, "repeat"), Slice("discovery", ~is_repeat, "repeat")]
+    return [Slice(REPEAT, is_repeat, "repeat"), Slice(DISCOVERY, ~is_repeat, "repeat")]
 
 
 def _numbered(known: Ints, values: Ints) -> Ints:
@@ -312,8 +321,8 @@ def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
 def meaning(name: str) -> str | None:
     """Describes a slice's labels; None for slices that `glossary` describes."""
     kind, _, rest = name.partition("_")
-    if name in ("repeat", "discovery"):
-        return f"labels that their user had {'' if name == 'repeat' else 'not '}played before"
+    if name in (REPEAT, DISCOVERY):
+        return f"labels that their user had {'' if name == REPEAT else 'not '}played before"
     if name in ("organic", "recommended"):
         return f"labels that their user came upon {'without' if name == 'organic' else 'by'} a recommender"
     if name == "new_users":

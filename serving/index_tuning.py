@@ -39,6 +39,8 @@ _CATALOG_SAMPLE = 100_000
 # The lower end of a one-sided 99% interval over the queries must reach the target. The chosen setting is the
 # cheapest of many; by its mean alone, half of them would fail the gate by chance.
 _NORMAL_QUANTILE = 2.33
+# Fewest queries of a group whose mean must reach the target.
+_LEAST_OF_GROUP = 30
 # Smallest catalog for ScaNN.
 _FEWEST_ITEMS = 32
 _TIMED_QUERIES = 40
@@ -53,6 +55,7 @@ class Point:
         settings: the settings.
         recall: mean share of exact search's k items that the index finds.
         recall_low: lower end of the one-sided 99% interval of `recall` over the queries.
+        worst_recall: mean of the group of queries with the least, of those large enough.
         bytes_per_query: bytes that a query reads. The choice minimises them.
         ms_per_query: median time of a single query on the machine that built the index, milliseconds.
     """
@@ -60,13 +63,15 @@ class Point:
     settings: ScannSettings
     recall: float
     recall_low: float
+    worst_recall: float
     bytes_per_query: int
     ms_per_query: float
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry in provenance.json."""
         described = dataclasses.asdict(self.settings) | {
-            name: getattr(self, name) for name in ("recall", "recall_low", "bytes_per_query", "ms_per_query")
+            name: getattr(self, name)
+            for name in ("recall", "recall_low", "worst_recall", "bytes_per_query", "ms_per_query")
         }
         del described["k"]
         return described
@@ -134,6 +139,7 @@ def build_index(
     config: IndexConfig,
     target_recall: float,
     seed: int = DEFAULT_SEED,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Built:
     """Builds the cheapest index over the catalog that meets the target.
 
@@ -145,21 +151,35 @@ def build_index(
         target_recall: share of exact search's best items that the index must find, at 99% confidence over
             the queries. The number of items is TARGET_K, or `config.max_k` if that is less.
         seed: seed of the catalog's sample that chooses the number of leaves.
+        groups: int64 [queries], each query's group, such as its length of history; None: one group. The mean
+            of each large group must reach the target too.
     """
     vectors = np.ascontiguousarray(embeddings, np.float32)
     if not needs_queries(len(vectors)):
         least = max(EXACT_BELOW, _FEWEST_ITEMS)
         reason = f"Exact search: {len(vectors):,} items are fewer than {least:,}."
         return Built(ExactIndex(tf.constant(vectors)), reason, None)
-    return _Search(vectors, np.ascontiguousarray(queries, np.float32), config, target_recall, seed).run()
+    asked = np.ascontiguousarray(queries, np.float32)
+    groups = np.zeros(len(asked), np.int64) if groups is None else groups
+    return _Search(vectors, asked, groups, config, target_recall, seed).run()
 
 
 class _Search:
     """Search over settings; `_points` are the measured ones."""
 
     def __init__(
-        self, vectors: Floats, queries: Floats, config: IndexConfig, target_recall: float, seed: int
+        self,
+        vectors: Floats,
+        queries: Floats,
+        groups: npt.NDArray[np.int64],
+        config: IndexConfig,
+        target_recall: float,
+        seed: int,
     ) -> None:
+        sizes = np.unique(groups, return_counts=True)
+        self._groups = [
+            groups == group for group, size in zip(*sizes, strict=True) if size >= _LEAST_OF_GROUP
+        ]
         self._vectors, self._queries, self._config = vectors, queries, config
         self._target, self._seed = target_recall, seed
         self._k = min(TARGET_K, config.max_k, len(vectors))
@@ -181,7 +201,7 @@ class _Search:
         met = True
         reason = (
             f"ScaNN: the cheapest of {len(self._points)} settings with a Recall@{self._k} of at least "
-            f"{self._target:g} against exact search, at 99% confidence."
+            f"{self._target:g} against exact search, at 99% confidence and for histories of any length."
         )
         budget = self._config.latency_budget_ms
         if budget and best.ms_per_query > budget:
@@ -257,6 +277,7 @@ class _Search:
                 settings,
                 float(recalls.mean()),
                 max(0.0, float(recalls.mean() - _NORMAL_QUANTILE * error)),
+                float(min((recalls[group].mean() for group in self._groups), default=recalls.mean())),
                 self._bytes(settings),
                 _milliseconds(index.search, self._queries, self._k),
             )
@@ -271,7 +292,7 @@ class _Search:
         return round(vector * (settings.num_leaves + settings.reordering_candidates) + code * looked_at)
 
     def _meets(self, point: Point) -> bool:
-        return point.recall_low >= self._target
+        return min(point.recall_low, point.worst_recall) >= self._target
 
     def _cheapest(self) -> Point | None:
         """Finds the cheapest point that meets the target; None if exact search reads no more."""

@@ -67,12 +67,12 @@ class Executor(base_executor.BaseExecutor):
         check_ids(item_id)
         embeddings = embed_catalog(towers, item_id)
         check_embeddings(item_id, embeddings)
-        queries = np.zeros([0, embeddings.shape[1]], np.float32)
+        queries, groups = np.zeros([0, embeddings.shape[1]], np.float32), np.zeros(0, np.int64)
         seed = exec_properties["seed"]
         if needs_queries(len(item_id)):
             windows = [artifact_utils.get_split_uri([interactions], split) for split in ("eval", "train")]
-            queries = tuning_queries(windows, towers, history_length, resolved.users, seed)
-        built = build_index(embeddings, queries, config, exec_properties["target_recall"], seed)
+            queries, groups = tuning_queries(windows, towers, history_length, resolved.users, seed)
+        built = build_index(embeddings, queries, config, exec_properties["target_recall"], seed, groups)
 
         model = artifact_utils.get_single_instance(output_dict["model"])
         exact_model = artifact_utils.get_single_instance(output_dict["exact_model"])

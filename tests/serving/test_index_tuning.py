@@ -72,8 +72,25 @@ def test_the_cheapest_setting_that_meets_the_target_is_chosen_and_all_are_told(b
     assert described["tuning"]["chosen"] == tuning.chosen
     assert set(described["tuning"]["points"][0]) == {
         "num_leaves", "leaves_to_search", "reordering_candidates", "quantization", "recall", "recall_low",
-        "bytes_per_query", "ms_per_query",
+        "worst_recall", "bytes_per_query", "ms_per_query",
     }  # fmt: skip
+
+
+def test_the_target_holds_for_each_group_of_queries() -> None:
+    """Adds a few queries that lie apart from the items: their best items are in many leaves."""
+    apart = np.random.default_rng(7).standard_normal((40, 16)).astype(np.float32)
+    queries = np.concatenate([np.tile(QUERIES, (4, 1)), apart])
+    groups = np.repeat([0, 1], [len(queries) - 40, 40])
+    alike, grouped = (build_index(ITEMS, queries, CONFIG, TARGET, groups=of) for of in (None, groups))
+    assert isinstance(alike.index, ScannIndex) and isinstance(grouped.index, ScannIndex)
+    assert recall(alike.index, apart) < TARGET - 0.1
+    assert recall(grouped.index, apart) >= TARGET
+    assert grouped.tuning is not None and grouped.tuning.chosen is not None
+    chosen = grouped.tuning.points[grouped.tuning.chosen]
+    assert chosen.worst_recall == pytest.approx(recall(grouped.index, apart), abs=1e-6)
+    # Too small a group is noise.
+    few = build_index(ITEMS, queries[:-20], CONFIG, TARGET, groups=groups[:-20])
+    assert isinstance(few.index, ScannIndex) and recall(few.index, apart) < TARGET
 
 
 def test_what_takes_longer_than_the_budget_is_not_built_and_the_model_says_so() -> None:
