@@ -113,7 +113,6 @@ def measure(users: int, items: int) -> dict[str, Any]:
         cutoffs=CUTOFFS,
         judged_cutoff=K,
         seed=1,
-        resamples=1_000,
     )
     figures = evaluate(recommendations, results_of(recommendations))
     return {

@@ -14,20 +14,20 @@ from two_tower.evaluation.baselines.catalog import Catalog
 from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines, needs_vectors
 from two_tower.evaluation.baselines.ranking import FittedBaseline, first_among
 from two_tower.evaluation.beyond_accuracy import ItemVectors
-from two_tower.evaluation.bootstrap import RESAMPLES
 from two_tower.evaluation.figures import Recommendations, evaluate, results_of
 from two_tower.evaluation.gate import judge
 from two_tower.evaluation.measure import Answers
 from two_tower.evaluation.metrics import Ints
 from two_tower.evaluation.queries import NOT_FOR_BASELINES, Windows, read_windows
 from two_tower.evaluation.query_results import QueryResults
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL, MODEL, MODEL_EXACT
 from two_tower.evaluation.report.examples import example_users
 from two_tower.evaluation.report.item_map import item_map, map_items
 from two_tower.evaluation.report.report_files import named, write_reports
 from two_tower.evaluation.slices import Slice, all_slices, trends_from
 from two_tower.evaluation.task import EvaluationTask, Questions, ServedModel
 from two_tower.evaluation.train_counts import TrainCounts
+from two_tower.evaluation.uncertainty import RESAMPLES
 from two_tower.serving import provenance
 
 _REINDEXED = (
@@ -89,18 +89,21 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
             that does not exist: all before a model is asked.
     """
     recorded = task.model.known
+    # Read before the model is asked: the digest is of what is judged, whatever becomes of the files.
+    digest = task.model.digest
     questions = Questions.read(task)
     train = TrainCounts.of(read_windows(task.windows["train"], without=NOT_FOR_BASELINES))
     evaluation_windows = read_windows(task.windows["eval"], without=NOT_FOR_BASELINES)
     slices = _slices(task, questions, train, evaluation_windows)
     judge.check_slices(task.gate, [part.name for part in slices])
-    blessed = compared_model(task)
+    blessed = compared_model(task, task.blessed, provenance.LATEST_BLESSED)
+    anchor = compared_model(task, task.anchor, "best released model")
 
     answers = task.ask(task.model, questions.rows)
     items = {MODEL: answers.served[questions.in_sample], MODEL_EXACT: answers.exact[questions.in_sample]}
-    if blessed and blessed["eligible"]:
-        assert task.blessed is not None
-        items[BLESSED_MODEL] = task.ask(task.blessed, questions.sampled, served_alone=True).served
+    for who, model, compared in ((BLESSED_MODEL, task.blessed, blessed), (ANCHOR_MODEL, task.anchor, anchor)):
+        if model is not None and compared and compared["eligible"]:
+            items[who] = task.ask(model, questions.sampled, served_alone=True).served
     catalog = _catalog(task)
     baselines = fit_baselines(
         train.events,
@@ -124,6 +127,7 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
         slices=slices,
         train=train,
         history_popularity=train.popularity_of_histories(questions.windows, queries, task.history_length),
+        without_history=answers.without_history,
         vectors=_vectors(catalog, answers),
         catalog_size=len(answers.item_id),
         cutoffs=task.config.cutoffs,
@@ -132,7 +136,7 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
     )
     results = results_of(recommendations)
     figures = evaluate(recommendations, results)
-    measured = _assembled(task, questions, answers, figures, baselines, blessed)
+    measured = _assembled(task, digest, questions, answers, figures, baselines, blessed, anchor)
     if questions.oracle:
         measured["oracle"] = questions.oracle.compare(
             questions.available, questions.rows, answers.served, recommended, task.config.cutoffs
@@ -151,15 +155,17 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
 
 def _assembled(
     task: EvaluationTask,
+    digest: str,
     questions: Questions,
     answers: Answers,
     figures: dict[str, Any],
     baselines: Fitted,
     blessed: dict[str, Any] | None,
+    anchor: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Puts evaluation.json together without the verdict: facts of the data, figures, baselines' settings."""
     index = task.model.known["index"]
-    blessed_metrics = figures.pop("blessed_metrics")
+    released = figures.pop("released_metrics")
     for name, baseline in baselines.items():
         figures["baselines"][name] |= baseline.settings
     figures["queries"] |= {
@@ -172,12 +178,13 @@ def _assembled(
     }
     return {
         **_facts(task),
-        "model": {"uri": task.model.uri, "digest": task.model.digest, "index": index},
+        "model": {"uri": task.model.uri, "digest": digest, "index": index},
         "catalog": {"items": len(answers.item_id)},
         "latency": answers.facts["latency"],
         "size": answers.facts["size"],
         **figures,
-        "blessed_model": {**blessed, "metrics": blessed_metrics} if blessed else None,
+        "blessed_model": {**blessed, "metrics": released[BLESSED_MODEL]} if blessed else None,
+        "anchor": {**anchor, "metrics": released[ANCHOR_MODEL]} if anchor else None,
         "oracle": None,
     }
 
@@ -207,22 +214,45 @@ def _is_unchanged(task: EvaluationTask) -> bool:
     return task.blessed.identity.digest == task.model.identity.digest
 
 
-def compared_model(task: EvaluationTask) -> dict[str, Any] | None:
-    """Decides whether the latest blessed model is compared with: `eligible`, `reason`, `uri` and `digest`."""
-    model = task.blessed
+def compared_model(task: EvaluationTask, model: ServedModel | None, who: str) -> dict[str, Any] | None:
+    """Decides whether a released model is compared with: `eligible`, `reason`, `uri` and `digest`.
+
+    Args:
+        task: the task.
+        model: the released model, if there is one.
+        who: the released model in words.
+    """
     if model is None:
         return None
     if model.recorded is None:
-        reason = f"The files of the latest blessed model are gone: {model.uri}."
+        reason = f"The files of the {who} are gone: {model.uri}."
         return {"eligible": False, "reason": reason, "uri": model.uri, "digest": None}
-    eligible, reason = provenance.eligibility(task.model.identity, model.identity, task.facts.test_from)
+    eligible, reason = provenance.eligibility(task.model.identity, model.identity, task.facts.test_from, who)
     if eligible and model.recorded["max_k"] < task.k:
         eligible = False
         reason = (
-            f"The latest blessed model answers with at most {model.recorded['max_k']} items "
+            f"The {who} answers with at most {model.recorded['max_k']} items "
             f"(index.max_k), and evaluation.cutoffs ask for {task.k}."
         )
     return {"eligible": eligible, "reason": reason, "uri": model.uri, "digest": model.digest}
+
+
+def next_anchor(task: EvaluationTask, evaluation: dict[str, Any]) -> str:
+    """Returns the URI of the best released model, if the judged model is released.
+
+    A released model takes the anchor's place if it finds as much as the anchor does on the same queries. An
+    anchor that cannot be compared with gives its place to the model in service, or to the judged one.
+    """
+    judged = f"recall@{task.gate.cutoff}"
+    recall = evaluation["metrics"]["test"].get(judged)
+    for released in (evaluation["anchor"], evaluation["blessed_model"]):
+        if released and released["eligible"]:
+            theirs = released["metrics"].get(judged)
+            is_better = recall is None or (theirs is not None and theirs > recall)
+            return str(released["uri"]) if is_better else task.model.uri
+    if evaluation["unchanged"] and task.anchor is not None:
+        return task.anchor.uri
+    return task.model.uri
 
 
 def recommended_by(

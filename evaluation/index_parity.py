@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,10 @@ TOLERANCE = 1e-3
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-def sampled_rows(items: int, at_most: int = 1_000) -> Ints:
-    """Picks rows at even distances, the first and the last among them."""
-    return (
-        np.unique(np.linspace(0, items - 1, min(items, at_most)).astype(np.int64))
-        if items
-        else np.empty(0, np.int64)
-    )
-
-
 def parity(
     item_id: Ints,
     known_item_id: Ints | None,
-    stored: Vectors | None,
+    stored: Iterable[Vectors] | None,
     embedded: Vectors,
     scores: Vectors,
     products: Vectors,
@@ -41,15 +32,15 @@ def parity(
         item_id: [N] ids of the index's rows.
         known_item_id: ids that the towers say can be recommended; None if they do not tell, which counts as
             other ids.
-        stored: [S, D] vectors of some of the index's rows; None if they cannot be read, which counts as
-            another order.
-        embedded: [S, D] the towers' embeddings of the same rows' ids.
+        stored: blocks [n, D] of the index's vectors, all N in order; None if they cannot be read, which
+            counts as another order.
+        embedded: [N, D] the towers' embeddings of the rows' ids.
         scores: [n] served scores.
         products: [n] inner products of the same queries and items, by the towers.
 
     Returns:
-        `ids`: each id occurs once, and the ids are the towers'. `order`: each sampled row holds its own
-        item's vector. `max_norm_error` and `max_score_error`: shares of the largest norm or score, 0 where
+        `ids`: each id occurs once, and the ids are the towers'. `order`: each row holds its own item's
+        vector. `max_norm_error` and `max_score_error`: shares of the largest norm or score, 0 where
         there is nothing to compare. `ok`: all of it is within TOLERANCE.
     """
     ids = len(np.unique(item_id)) == len(item_id)
@@ -58,8 +49,13 @@ def parity(
     order, norm_error = False, 0.0
     if stored is not None:
         norms = np.linalg.norm(embedded, axis=1)
-        norm_error = _error(np.linalg.norm(stored, axis=1), norms)
-        distance = np.linalg.norm(stored - embedded, axis=1)
+        stored_norms, distance, begin = np.full(len(embedded), np.nan), np.full(len(embedded), np.nan), 0
+        for block in stored:
+            rows = slice(begin, begin + len(block))
+            stored_norms[rows] = np.linalg.norm(block, axis=1)
+            distance[rows] = np.linalg.norm(block - embedded[rows], axis=1)
+            begin += len(block)
+        norm_error = _error(stored_norms, norms)
         # With a NaN, no comparison is true. For short vectors rounding is a larger share.
         least = TOLERANCE * norms.max(initial=0.0)
         order = bool((distance <= TOLERANCE * np.maximum(norms, least)).all())

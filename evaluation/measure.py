@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.exact_search import OwnScores, top_rows
-from two_tower.evaluation.index_parity import parity, sampled_rows
+from two_tower.evaluation.index_parity import parity
 from two_tower.evaluation.queries import (
     PADDING,
     Ints,
@@ -36,6 +36,7 @@ from two_tower.evaluation.queries import (
     read_windows,
 )
 from two_tower.schema import features
+from two_tower.schema.request_inputs import PER_EVENT, QUERY_INPUTS
 from two_tower.serving import canary
 from two_tower.serving.request_tensors import request_tensors
 
@@ -43,8 +44,26 @@ _log = logging.getLogger(__name__)
 
 _QUERIES_PER_BATCH = 256
 _ITEMS_PER_BATCH = 16_384
+# Most queries that are asked again without a history. Ids of users whom no data knows count down from the
+# last one.
+_WITHOUT_HISTORY, _NEW_USER = 256, 2**63 - 1
 # Latency: the number of single requests and of batches; each series ends early after _SECONDS.
 _WARM_UP, _SINGLE_REQUESTS, _BATCHES, _SECONDS = 5, 200, 10, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutHistory:
+    """Set of answers to requests without a history; every second user is unknown, too.
+
+    Attributes:
+        user_id: [R] users of the requests.
+        served: int64 [R, k] recommendations through the index, -1 where there are fewer.
+        exact: int64 [R, k] recommendations by exact search, likewise.
+    """
+
+    user_id: Ints
+    served: Ints
+    exact: Ints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +77,7 @@ class Answers:
         exact: int64 [Q, k] recommendations by exact search, -1 where there are fewer.
         item_id: int64 [items], the catalog in the index's order.
         embeddings: float32 [items, D], the candidate tower's embeddings of the catalog.
+        without_history: answers to some of the queries, asked again without a history.
         facts: `latency`, `size` and `parity`, as in evaluation.json, and `canary`, see `canary.recorded`.
     """
 
@@ -65,6 +85,7 @@ class Answers:
     exact: Ints
     item_id: Ints
     embeddings: npt.NDArray[np.float32]
+    without_history: WithoutHistory
     facts: dict[str, Any]
 
 
@@ -130,6 +151,7 @@ def answers(
                 answer["exact"],
                 answer["item_id"],
                 answer["embeddings"],
+                WithoutHistory(answer["new_user_id"], answer["new_served"], answer["new_exact"]),
                 json.loads(str(answer["facts"])),
             )
 
@@ -143,6 +165,7 @@ def _main(request_file: str, answer_file: str) -> None:
     served, scores, batch_seconds = model.recommendations()
     found: dict[str, Any] = {"served": served, "exact": _NOTHING, "item_id": _NOTHING}
     found |= {"embeddings": np.empty([0, 0], np.float32), "facts": "{}"}
+    found |= {"new_user_id": np.empty(0, np.int64), "new_served": _NOTHING, "new_exact": _NOTHING}
     if not request["served_alone"]:
         item_id, embeddings = model.catalog()
         embedded_queries, own_scores = model.embedded_queries(item_id)
@@ -154,12 +177,20 @@ def _main(request_file: str, answer_file: str) -> None:
         }
         excluded = model.excluded_rows(item_id)
         rows = top_rows(embedded_queries, embeddings, request["k"], excluded, own_scores)
-        exact = np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
+        exact = _ids_at(rows, item_id)
         found |= {"exact": exact, "item_id": item_id, "embeddings": embeddings, "facts": json.dumps(facts)}
+        new_user_id, new_served, new_queries = model.without_history()
+        new_exact = _ids_at(top_rows(new_queries, embeddings, request["k"]), item_id)
+        found |= {"new_user_id": new_user_id, "new_served": new_served, "new_exact": new_exact}
     np.savez(answer_file, **found)
 
 
 _NOTHING = np.empty([0, 0], np.int64)
+
+
+def _ids_at(rows: Ints, item_id: Ints) -> Ints:
+    """Returns the ids of rows of the catalog, in their shape; -1 stays."""
+    return np.where(rows >= 0, item_id[np.maximum(rows, 0)], PADDING)
 
 
 class _Served:
@@ -186,6 +217,23 @@ class _Served:
             if rows[0] > 0 and len(rows) == _QUERIES_PER_BATCH:
                 seconds.append(time.perf_counter() - began)
         return items, scores, seconds
+
+    def without_history(self) -> tuple[Ints, Ints, npt.NDArray[np.float32]]:
+        """Asks some queries again without a history: users [R], ids [R, k] and embeddings [R, D]."""
+        rows = np.unique(np.linspace(0, len(self._queries) - 1, _WITHOUT_HISTORY).astype(np.int64))
+        inputs = self._inputs(rows)
+        for one in QUERY_INPUTS:
+            if one.shape == PER_EVENT:
+                del inputs[one.name]
+        inputs[features.HISTORY_ITEM_ID] = np.full([len(rows), 1], features.PADDING)
+        inputs[features.HISTORY_TIMESTAMP] = np.zeros([len(rows), 1], np.int64)
+        is_new = np.arange(len(rows)) % 2 == 1
+        inputs[features.USER_ID] = np.where(is_new, _NEW_USER - rows, inputs[features.USER_ID])
+        inputs.pop(features.EXCLUDE_ITEM_ID)
+        embed = self._model.signatures["query_embedding"]
+        embedded = embed(**request_tensors(embed, inputs))["embedding"].numpy()
+        served = self._recommend(**request_tensors(self._recommend, inputs))["item_id"].numpy()
+        return inputs[features.USER_ID], served, embedded
 
     def canary(self, served: Ints, scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
         """Records a few queries with their answers; None without queries.
@@ -271,11 +319,10 @@ class _Served:
         served: Ints,
         scores: npt.NDArray[np.float32],
     ) -> dict[str, Any]:
-        """Compares the index with the towers: the first batch's scores and a sample of the index's rows.
+        """Compares the index with the towers: the first batch's scores and all of the index's rows.
 
         See `index_parity.parity`.
         """
-        sample = sampled_rows(len(item_id))
         query, place = np.nonzero(served[:_QUERIES_PER_BATCH] >= 0)
         row = _places(served[query, place], item_id)
         expected = np.einsum("nd,nd->n", embedded_queries[query], embeddings[row])
@@ -286,19 +333,19 @@ class _Served:
         return parity(
             item_id,
             _attempted(lambda: self._model.towers.catalog()["item_id"].numpy()),
-            _attempted(lambda: self._stored(sample)),
-            embeddings[sample],
+            self._stored(len(item_id)) if hasattr(self._model, "indexed_embedding") else None,
+            embeddings,
             scores[query, place],
             expected,
         )
 
-    def _stored(self, rows: Ints) -> npt.NDArray[np.float32]:
-        """Returns [rows, D], the embeddings that the index holds in some rows."""
+    def _stored(self, items: int) -> Iterator[npt.NDArray[np.float32]]:
+        """Yields the embeddings that the index holds, in blocks of its rows."""
         import tensorflow as tf
 
-        return np.asarray(
-            self._model.indexed_embedding(row=tf.constant(rows, tf.int32))["embedding"].numpy(), np.float32
-        )
+        for begin in range(0, items, _ITEMS_PER_BATCH):
+            rows = tf.range(begin, min(begin + _ITEMS_PER_BATCH, items))
+            yield self._model.indexed_embedding(row=rows)["embedding"].numpy()
 
     def _batches(self) -> Any:
         size = len(self._queries)

@@ -142,11 +142,11 @@ def user_mean(values: npt.NDArray[np.floating], users: Ints) -> float:
     return mean(np.bincount(user, values) / np.bincount(user)) if len(users) else float("nan")
 
 
-def ann_recall(served: Ints, exact: Ints) -> float:
-    """Computes the share of exact search's first k that the served index returns, mean over queries.
+def ann_recall(served: Ints, exact: Ints) -> Floats:
+    """Computes the share of exact search's first k that the served index returns. [Q].
 
     The order within the first k does not count, an item returned twice counts once, and padding never counts.
-    Queries for which exact search has no item at all are left out.
+    A query for which exact search has no item at all has NaN.
 
     Args:
         served: [Q, k] item ids, -1 where there are fewer.
@@ -156,7 +156,7 @@ def ann_recall(served: Ints, exact: Ints) -> float:
     found = exact >= 0
     wanted = LabelSets(exact[found], np.concatenate([[0], np.cumsum(found.sum(axis=1))]))
     hits, total = hits_of(served, wanted).sum(axis=1), wanted.counts
-    return mean(hits[total > 0] / total[total > 0])
+    return np.divide(hits, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def _discounts(k: int) -> Floats:

@@ -14,6 +14,7 @@ from two_tower.base import storage
 from two_tower.data_directory.manifest import oracle_file
 from two_tower.evaluation.metrics import Floats, Ints, hits_of, mean, ranks_of
 from two_tower.evaluation.queries import Queries
+from two_tower.evaluation.uncertainty import UserSample
 
 KEY = ("user_id", "label_timestamp", "label_item_id")
 
@@ -73,6 +74,7 @@ class OracleAnswers:
         at = np.searchsorted(asked, self.rows)
         labels = queries.labels.take(self.rows)
         return oracle_share(
+            queries.user_id[self.rows],
             ranks_of(hits_of(model[at], labels)),
             {name: ranks_of(hits_of(items[at], labels)) for name, items in baselines.items()},
             self.rank,
@@ -100,6 +102,7 @@ def matching_rows(queries: Queries, oracle: Mapping[str, npt.NDArray[Any]]) -> t
 
 
 def oracle_share(
+    users: Ints,
     model: Floats,
     baselines: Mapping[str, Floats],
     oracle: Floats,
@@ -109,6 +112,7 @@ def oracle_share(
     """Compares the recall of model, best baseline and oracle on the same queries.
 
     Args:
+        users: [M] users of the queries.
         model: [M] ranks of the labels, counted from 1, infinite where not recommended.
         baselines: ranks of the baselines, by name.
         oracle: ranks by the simulator's own probabilities and the user's hidden state.
@@ -116,31 +120,33 @@ def oracle_share(
         cutoffs: the k of Recall@k.
 
     Returns:
-        The number of queries and, by `recall@k`, the recalls of `model`, `best_baseline` (the best at
-        that k), `oracle` and `oracle_observed`, and the model's `share_of_gap` and
-        `share_of_gap_observed`: 0 at the best baseline and 1 at the oracle; null where the oracle is not
-        above the baseline.
+        The number of `queries` and `users`. By `recall@k`, the recalls of `model`, `best_baseline` (named by
+        `baseline`, the best at that k), `oracle` and `oracle_observed`. Further the model's `share_of_gap`
+        and `share_of_gap_observed`: 0 at the best baseline and 1 at the oracle; null where the oracle is not
+        above the baseline. `intervals` has 95% intervals of all of them by name, or null.
     """
-    comparison: dict[str, Any] = {"queries": len(model)}
+    sample = UserSample(users)
+    comparison: dict[str, Any] = {"queries": len(model), "users": len(np.unique(users))}
     for k in cutoffs:
-        recall = {
-            "model": _recall(model, k),
-            "best_baseline": max(_recall(ranks, k) for ranks in baselines.values()),
-            "oracle": _recall(oracle, k),
-            "oracle_observed": _recall(oracle_observed, k),
+        best = max(baselines, key=lambda name: _hits(baselines[name], k).mean())
+        hits = {
+            "model": _hits(model, k),
+            "best_baseline": _hits(baselines[best], k),
+            "oracle": _hits(oracle, k),
+            "oracle_observed": _hits(oracle_observed, k),
         }
+        recall = {name: mean(values) for name, values in hits.items()}
         gained = recall["model"] - recall["best_baseline"]
-        comparison[f"recall@{k}"] = {
-            **recall,
-            "share_of_gap": _share(gained, recall["oracle"] - recall["best_baseline"]),
-            "share_of_gap_observed": _share(gained, recall["oracle_observed"] - recall["best_baseline"]),
-        }
+        shares, intervals = {}, dict(sample.intervals(hits))
+        for name, who in (("share_of_gap", "oracle"), ("share_of_gap_observed", "oracle_observed")):
+            gap = recall[who] - recall["best_baseline"]
+            shares[name] = gained / gap if gap > 0 else None
+            intervals[name] = sample.share(
+                hits["model"] - hits["best_baseline"], hits[who] - hits["best_baseline"]
+            )
+        comparison[f"recall@{k}"] = {**recall, **shares, "baseline": best, "intervals": intervals}
     return comparison
 
 
-def _recall(ranks: Floats, k: int) -> float:
-    return mean((ranks <= k).astype(np.float64))
-
-
-def _share(gained: float, gap: float) -> float | None:
-    return gained / gap if gap > 0 else None
+def _hits(ranks: Floats, k: int) -> Floats:
+    return np.asarray(ranks <= k, np.float64)

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from two_tower.evaluation.baselines.definition import FACTORISATION, TOKEN_MATCHING
 from two_tower.evaluation.baselines.registry import BASELINES, definition
 
-MODEL, MODEL_EXACT, BLESSED_MODEL = "model", "model_exact", "blessed_model"
+MODEL, MODEL_EXACT = "model", "model_exact"
+BLESSED_MODEL, ANCHOR_MODEL = "blessed_model", "anchor_model"
+NOT_BASELINES = (MODEL, MODEL_EXACT, BLESSED_MODEL, ANCHOR_MODEL)
 TWO_TOWER = "two-tower"
 # The three steps of the story, and the knowledge of each.
 STORY = {
@@ -42,6 +44,7 @@ class Recommender:
 
 # They come after all baselines.
 _MODELS = (
+    Recommender(ANCHOR_MODEL, "best released model", "blessed", "blessed"),
     Recommender(BLESSED_MODEL, "latest blessed model", "blessed", "blessed"),
     Recommender(MODEL_EXACT, "two-tower, exact search", TWO_TOWER, "model"),
     Recommender(MODEL, "two-tower", TWO_TOWER, "model"),

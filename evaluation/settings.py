@@ -83,11 +83,26 @@ class GateConfig:
         help="Least lift, the model's Recall@k minus the best baseline's. Its lower bound must reach it.",
         shown=True,
     )
+    min_discovery_lift: float = setting(
+        0.0,
+        help="Least lift over the baseline that is best there, on labels that their user had not played "
+        "before. Its lower bound must reach it. It applies where some labels are repeats.",
+        at_least=-1,
+        at_most=1,
+        shown=True,
+    )
     min_change_against_blessed: float = setting(
         -0.005,
         help="Least change: the model's Recall@k minus that of the latest eligible blessed model, on "
         "the same queries. A larger loss refuses the model if it exceeds the noise. A value above 0 is a "
         "gain that the lower bound must reach.",
+    )
+    min_change_against_anchor: float = setting(
+        -0.01,
+        help="Least change against the anchor, the best released model so far, on the same queries. Small "
+        "losses of many releases add up to it. A larger loss refuses the model if it exceeds the noise.",
+        at_least=-1,
+        at_most=1,
     )
     min_slice_change: float = setting(
         -0.02,

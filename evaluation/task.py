@@ -76,6 +76,7 @@ class EvaluationTask:
         repeated_labels: number of labels that were left out because the user already had the item.
         model: the model to evaluate.
         blessed: the latest blessed model, if there is one.
+        anchor: the best released model, if it is another.
         history_length: events that a query sees.
         resolved: features of the data.
         seed: seed of the sample of queries, the resamples, the baselines and the pseudonyms.
@@ -88,6 +89,7 @@ class EvaluationTask:
     repeated_labels: int
     model: ServedModel
     blessed: ServedModel | None
+    anchor: ServedModel | None
     history_length: int
     resolved: ResolvedFeatures
     seed: int

@@ -425,13 +425,13 @@ def from_towers_on(
         source_digest=executor_digest(RetrievalEvaluator),
         latest_blessed=inputs.latest_blessed,
         root=inputs.root,
-        run=inputs.run,
         submitted=inputs.submitted_of("gate"),
     )
     pusher = Pusher(
         model=indexer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         root=inputs.root,
+        run=inputs.run,
         source_digest=executor_digest(Pusher),
     )
     return [indexer, evaluator, pusher]

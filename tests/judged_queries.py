@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
+from two_tower.evaluation.recommenders import NOT_BASELINES
 
 CUTOFF = 10
 RESAMPLES = 300
@@ -63,7 +64,7 @@ def evaluation_of(results: QueryResults, **changes: Any) -> dict[str, Any]:
         found = results.ranks[who][slice(None) if part is None else part] <= CUTOFF
         return {f"recall@{CUTOFF}": float(found.mean()) if len(found) else None, f"coverage@{CUTOFF}": 0.4}
 
-    baselines = [who for who in results.ranks if who not in ("model", "model_exact", "blessed_model")]
+    baselines = [who for who in results.ranks if who not in NOT_BASELINES]
     blessed = {"eligible": True, "reason": "It is.", "uri": "runs/1", "metrics": {}}
     if "blessed_model" in results.ranks:
         blessed["metrics"] = metrics("blessed_model")
@@ -87,6 +88,9 @@ def evaluation_of(results: QueryResults, **changes: Any) -> dict[str, Any]:
                            "towers": "sha256:t", "expected_towers": "sha256:t", "ok": True}},
         "latency": {"single": {"p50_ms": 2.0, "p95_ms": 4.0, "p99_ms": 9.0, "requests": 100}},
         "blessed_model": blessed,
+        "anchor": {"eligible": True, "reason": "It is.", "uri": "runs/0", "metrics": metrics("anchor_model")}
+        if "anchor_model" in results.ranks
+        else None,
         "bootstrap": {"resamples": RESAMPLES, "seed": 3},
         **changes,
     }  # fmt: skip

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.report.materials import Materials
+from two_tower.evaluation.uncertainty import UserSample
 
 CUTOFFS = (1, 10, 50, 100)
 # Recommender → typical rank of a label: lower is better.
@@ -61,7 +61,7 @@ def evaluation_and_results(
         ranks[who] = np.where(rank <= 100, rank, np.inf).astype(np.float32)
     masks = {name: random.random(queries) < 0.05 + 0.4 * random.random() for name in SLICES}
     results = QueryResults(user, LabelSets.of_one(random.integers(0, 500, queries)), ranks, masks)
-    bootstrap = UserBootstrap(user.astype(np.int64), 100)
+    sample = UserSample(user.astype(np.int64))
     values = {who: results.values(who, CUTOFFS) for who in ranks}
     metrics = {who: _means(found) for who, found in values.items()}
     for place, who in enumerate(metrics):
@@ -105,10 +105,10 @@ def evaluation_and_results(
         },
         "metrics": {"test": metrics["model"], "test_exact": metrics["model_exact"]},
         "baselines": baselines,
-        "intervals": {who: bootstrap.intervals(found) for who, found in values.items()},
-        "changes": {who: bootstrap.changes(values["model"], found) for who, found in values.items()},
+        "intervals": {who: sample.intervals(found) for who, found in values.items()},
+        "changes": {who: sample.changes(values["model"], found) for who, found in values.items()},
         "slices": {
-            name: _slice(results, bootstrap, name, family) for name, family in SLICES.items()
+            name: _slice(results, sample, name, family) for name, family in SLICES.items()
         },
         "ann": {
             **{f"recall@{k}": 0.987 for k in CUTOFFS},
@@ -156,7 +156,7 @@ def _means(values: dict[str, Any]) -> dict[str, Any]:
     return {name: float(np.nanmean(of_query)) for name, of_query in values.items()}
 
 
-def _slice(results: QueryResults, bootstrap: UserBootstrap, name: str, family: str) -> dict[str, Any]:
+def _slice(results: QueryResults, sample: UserSample, name: str, family: str) -> dict[str, Any]:
     values = {who: results.values(who, CUTOFFS, name) for who in results.ranks if who != "model_exact"}
     mask = results.slices[name]
     return {
@@ -166,7 +166,7 @@ def _slice(results: QueryResults, bootstrap: UserBootstrap, name: str, family: s
         "items": int(mask.sum()),
         "users": len(np.unique(results.user[mask])),
         "metrics": {who: _means(found) for who, found in values.items()},
-        "intervals": {who: bootstrap.intervals(found) for who, found in values.items()},
+        "intervals": {who: sample.intervals(found) for who, found in values.items()},
     }
 
 
@@ -181,11 +181,12 @@ def _tuning() -> dict[str, Any]:
     points = [
         {"num_leaves": leaves, "leaves_to_search": searched, "reordering_candidates": reordered,
          "quantization": "int8", "recall": 1 - 0.5 * np.exp(-searched / 9) - 4 / reordered,
+         "bytes_per_query": 256 * (leaves + reordered) + 16 * 24_000 * searched // leaves,
          "ms_per_query": 0.05 + 0.004 * searched + 0.0003 * reordered + 0.0001 * leaves}
         for leaves in (155, 310) for searched in (4, 8, 16, 31, 62) for reordered in (200, 400)
     ]  # fmt: skip
     met = [place for place, one in enumerate(points) if one["recall"] >= 0.95]
-    chosen = min(met, key=lambda place: points[place]["ms_per_query"])
+    chosen = min(met, key=lambda place: points[place]["bytes_per_query"])
     return {"target": 0.95, "k": 100, "reason": "", "met": True, "chosen": chosen, "points": points}
 
 

@@ -26,7 +26,6 @@ class RetrievalEvaluatorSpec(types.ComponentSpec):
         "source_digest": ExecutionParameter(type=str),
         "latest_blessed": ExecutionParameter(type=str),
         "root": ExecutionParameter(type=str),
-        "run": ExecutionParameter(type=str),
         **execution_parameters("gate"),
     }
     INPUTS = {
@@ -58,7 +57,6 @@ class RetrievalEvaluator(base_component.BaseComponent):
         source_digest: str,
         latest_blessed: str,
         root: str | RuntimeParameter,
-        run: str,
         training: types.BaseChannel | None = None,
         submitted: Mapping[str, RuntimeParameter] | None = None,
     ) -> None:
@@ -72,8 +70,8 @@ class RetrievalEvaluator(base_component.BaseComponent):
         features: ResolvedFeatures as JSON; those of the users are part of the requests.
         source_digest: digest of the sources, so that edited code runs again.
         latest_blessed: text of the pointer to the latest blessed model.
-        root: a run's output directory, or a job's root, where the pointer is.
-        run: key of the job's run, see InputVerifier; "" for runs on this machine.
+        root: a run's output directory, or a job's root. Its `pushed/` holds released models whose artifacts
+            are gone.
         training: the Trainer's run, whose learning curves the report shows; None where nothing was trained.
         """
         super().__init__(
@@ -89,7 +87,6 @@ class RetrievalEvaluator(base_component.BaseComponent):
                 source_digest=source_digest,
                 latest_blessed=latest_blessed,
                 root=root,
-                run=run,
                 **(submitted or {}),
                 evaluation=types.Channel(type=standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(type=standard_artifacts.ModelBlessing),

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.gate.outcome import Interval
 from two_tower.evaluation.gate.slice_changes import SliceChange, recall_by_query, slice_changes
-from two_tower.evaluation.metrics import Bools
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
+from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL, MODEL
 from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig
+from two_tower.evaluation.uncertainty import RESAMPLES, UserSample
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
 
-# Bootstrap of evaluations that do not record theirs.
-_RESAMPLES, _SEED = 1_000, 17
+# Seed of the resamples of evaluations that do not record it.
+_SEED = 17
 # Values of evaluation.json and of queries.npz differ by rounding at most.
 _ROUNDING = 1e-4
 
@@ -44,7 +43,12 @@ class Evidence:
         """Raises ValueError where the results of single queries are of another evaluation."""
         if self.results is None:
             return
-        recommenders = [MODEL, *self.evaluation["baselines"], *[BLESSED_MODEL] * self.has_blessed]
+        recommenders = [
+            MODEL,
+            *self.evaluation["baselines"],
+            *[BLESSED_MODEL] * self.has_blessed,
+            *[ANCHOR_MODEL] * self.has_anchor,
+        ]
         lacking = [
             *(name for name in recommenders if name not in self.results.ranks),
             *(f"the slice {name}" for name in self.slices if name not in self.results.slices),
@@ -83,6 +87,23 @@ class Evidence:
         return bool(self.blessed and self.blessed["eligible"])
 
     @property
+    def anchor(self) -> Mapping[str, Any] | None:
+        """The anchor as in evaluation.json; None where there is none but the latest blessed model."""
+        return self.evaluation.get("anchor")
+
+    @property
+    def has_anchor(self) -> bool:
+        """True where an anchor answered the same queries."""
+        return bool(self.anchor and self.anchor["eligible"])
+
+    @property
+    def users(self) -> int:
+        """Number of users whose queries judge the model."""
+        if self.results is not None:
+            return len(np.unique(self.results.user))
+        return int((self.evaluation.get("queries") or {}).get("users", 0))
+
+    @property
     def recall(self) -> float:
         """Judged recall of the model."""
         return number(self.evaluation["metrics"]["test"].get(self.judged))
@@ -92,31 +113,55 @@ class Evidence:
         """Name and judged recall of the best baseline."""
         return best_baseline(self.evaluation["baselines"], self.judged)
 
-    def interval(self, other: str | None = None, chosen: Bools | None = None) -> Interval:
+    def best_baseline_in(self, part: str) -> tuple[str, float]:
+        """Returns name and judged recall of the best baseline in a slice."""
+        of_slice = self.slices[part]["metrics"]
+        return best_baseline(
+            {name: of_slice.get(name, {}) for name in self.evaluation["baselines"]}, self.judged
+        )
+
+    def recall_in(self, part: str) -> float:
+        """Returns the judged recall of the model in a slice."""
+        return number(self.slices[part]["metrics"][MODEL].get(self.judged))
+
+    def interval(self, other: str | None = None, part: str | None = None) -> Interval:
         """Returns the interval of the model's recall, or of its difference to another recommender's.
 
         Args:
             other: the other recommender, or None.
-            chosen: [labels] mask of the labels that are asked for; None for all.
+            part: the slice whose labels are asked for; None for all.
 
         Returns:
             None where single queries are not known, NaN where they are too few.
         """
-        if self.results is None or self._bootstrap is None:
+        if self.results is None or self._sample is None:
             return None
         if other is not None and other not in self.results.ranks:
             return math.nan, math.nan
+        chosen = None if part is None else self.results.slices[part]
         values = recall_by_query(self.results, MODEL, self.config.cutoff, chosen)
-        if other is not None:
-            values = values - recall_by_query(self.results, other, self.config.cutoff, chosen)
-        found = self._bootstrap.intervals({"": values})[""]
-        return (math.nan, math.nan) if found is None else (found[0], found[1])
+        if other is None:
+            found = self._sample.intervals({"": values})[""]
+            return (math.nan, math.nan) if found is None else (found[0], found[1])
+        theirs = recall_by_query(self.results, other, self.config.cutoff, chosen)
+        change = self._sample.changes({"": values}, {"": theirs})[""]
+        return number(change["low"]), number(change["high"])
 
     def slice_changes(self, other: str, min_users: int) -> list[SliceChange]:
         """Compares slices of the model with another recommender's; none where queries are not known."""
-        if self.results is None or self._bootstrap is None or other not in self.results.ranks:
+        if self.results is None or self._sample is None or other not in self.results.ranks:
             return []
-        return slice_changes(self.results, MODEL, other, self.config.cutoff, self._bootstrap, min_users)
+        made = self.evaluation.get("bootstrap") or {}
+        return slice_changes(
+            self.results,
+            MODEL,
+            other,
+            self.config.cutoff,
+            self._sample,
+            min_users,
+            made.get("resamples", RESAMPLES),
+            made.get("seed", _SEED),
+        )
 
     @functools.cached_property
     def changes_against_blessed(self) -> list[SliceChange]:
@@ -124,12 +169,8 @@ class Evidence:
         return self.slice_changes(BLESSED_MODEL, MIN_SLICE_USERS) if self.has_blessed else []
 
     @functools.cached_property
-    def _bootstrap(self) -> UserBootstrap | None:
-        if self.results is None:
-            return None
-        made = self.evaluation.get("bootstrap") or {}
-        resamples, seed = made.get("resamples", _RESAMPLES), made.get("seed", _SEED)
-        return UserBootstrap(self.results.user.astype(np.int64), resamples, seed)
+    def _sample(self) -> UserSample | None:
+        return None if self.results is None else UserSample(self.results.user.astype(np.int64))
 
 
 def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[str, float]:

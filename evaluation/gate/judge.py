@@ -14,17 +14,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from two_tower.base.errors import UserError
 from two_tower.evaluation import slices
-from two_tower.evaluation.bootstrap import MIN_USERS
 from two_tower.evaluation.gate import refusal
 from two_tower.evaluation.gate.evidence import Evidence
 from two_tower.evaluation.gate.outcome import Outcome
 from two_tower.evaluation.gate.thresholds import THRESHOLDS, ExplainedBy, NotApplicable, threshold_of
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT
+from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL, MODEL, MODEL_EXACT
 from two_tower.evaluation.settings import GateConfig, slice_limits
+from two_tower.evaluation.uncertainty import MIN_USERS
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
@@ -126,7 +124,6 @@ def judge(
             else:
                 outcomes.append(threshold.judged(measured, config))
     notes = [
-        *_notes_of_catalog(evidence),
         *(
             f"{' and '.join(names)} {'does' if len(names) == 1 else 'do'} not apply: {reason}"
             for reason, names in inapplicable.items()
@@ -138,22 +135,9 @@ def judge(
     return Judgement(tuple(outcomes), tuple(notes), _explained(refused, evidence) if refused else None)
 
 
-def _notes_of_catalog(evidence: Evidence) -> list[str]:
-    items = (evidence.evaluation.get("catalog") or {}).get("items", math.inf)
-    k = evidence.config.cutoff
-    if items > k:
-        return []
-    return [
-        f"The catalog holds {items} items, and the first {k} are all of them. So Recall@{k} does not tell "
-        "one model from another. Judge by a smaller k (gate.cutoff)."
-    ]
-
-
 def _notes_of_noise(evidence: Evidence) -> list[str]:
     if evidence.results is None:
         return ["Results of single queries are not at hand: values are judged without their noise."]
-    if len(np.unique(evidence.results.user)) < MIN_USERS:
-        return ["The queries are by fewer than two users: their noise is not known."]
     return []
 
 
@@ -188,6 +172,8 @@ def _explaining(refused: Iterable[str], evidence: Evidence) -> str | None:
         return None
     if found == {ExplainedBy.EXACT_SEARCH}:
         return MODEL_EXACT
-    if ExplainedBy.BLESSED_MODEL in found or (evidence.has_blessed and ExplainedBy.BASELINE not in found):
+    if ExplainedBy.BLESSED_MODEL in found or (evidence.has_blessed and found == {ExplainedBy.ANYONE}):
         return BLESSED_MODEL
+    if ExplainedBy.ANCHOR_MODEL in found:
+        return ANCHOR_MODEL
     return evidence.best_baseline[0]

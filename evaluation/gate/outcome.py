@@ -72,6 +72,20 @@ def lower_bound_reaches(
     return Outcome(name, value, limit, ok, note, _finite(low), _finite(high))
 
 
+def upper_bound_reaches(
+    name: str, value: float, limit: float, interval: Interval = None, note: str = ""
+) -> Outcome:
+    """Judges whether a value is surely below the limit: it fails where its upper bound is below it too."""
+    if interval is None:
+        return value_reaches(name, value, limit, note=note)
+    low, high = interval
+    is_noise = math.isfinite(high) and high >= limit
+    if math.isfinite(value) and value < limit and is_noise:
+        note = _joined(note, "no more than noise below the limit")
+    ok = math.isfinite(value) and (value >= limit or is_noise)
+    return Outcome(name, value, limit, ok, note, _finite(low), _finite(high))
+
+
 def no_significant_loss(
     name: str, value: float, limit: float, interval: Interval = None, note: str = ""
 ) -> Outcome:
@@ -89,6 +103,8 @@ def no_significant_loss(
     is_noise = math.isfinite(high) and high >= 0
     if math.isfinite(value) and value < limit:
         note = _joined(note, "no more than noise" if is_noise else "more than noise")
+    if math.isfinite(value) and math.isfinite(high) and high > value:
+        note = _joined(note, f"the smallest loss that these queries can show is {high - value:.4f}")
     ok = math.isfinite(value) and (value >= limit or is_noise)
     return Outcome(name, value, limit, ok, note, _finite(low), _finite(high))
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.metrics import Bools, Floats
+from two_tower.evaluation.uncertainty import RESAMPLES, UserSample
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
@@ -54,7 +54,14 @@ def recall_by_query(results: QueryResults, who: str, k: int, chosen: Bools | Non
 
 
 def slice_changes(
-    results: QueryResults, who: str, other: str, k: int, bootstrap: UserBootstrap, min_users: int
+    results: QueryResults,
+    who: str,
+    other: str,
+    k: int,
+    sample: UserSample,
+    min_users: int,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[SliceChange]:
     """Compares Recall@k of `who` and `other` in every slice with at least `min_users` users.
 
@@ -63,8 +70,10 @@ def slice_changes(
         who: recommender, of `results.ranks`.
         other: recommender that it is compared with, of `results.ranks`.
         k: cutoff of Recall@k.
-        bootstrap: resamples of the queries' users; its level is not heeded.
+        sample: the queries' users.
         min_users: slices with fewer users are left out: their noise is too far from normal to be bounded.
+        resamples: number of resamples of the users.
+        seed: seed of the resamples.
 
     Returns:
         Changes in the order of `results.slices`.
@@ -82,7 +91,7 @@ def slice_changes(
         axis=1,
     )
     change = np.nanmean(columns, axis=0)
-    deviations = bootstrap.means(columns) - change
+    deviations = sample.resampled_means(columns, resamples, seed) - change
     error = np.nanstd(deviations, axis=0)
     # Where all users differ alike, or not at all, no noise is left to bound.
     varies = error > 0

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from two_tower.evaluation import index_parity
 from two_tower.evaluation.gate import refusal
 from two_tower.evaluation.gate.evidence import Evidence, number
@@ -21,12 +23,15 @@ from two_tower.evaluation.gate.outcome import (
     Outcome,
     lower_bound_reaches,
     no_significant_loss,
+    upper_bound_reaches,
     value_reaches,
     value_stays_within,
 )
 from two_tower.evaluation.gate.slice_changes import LEVEL
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
+from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL
 from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig, slice_limits
+from two_tower.evaluation.slices import DISCOVERY, REPEAT
+from two_tower.evaluation.uncertainty import MIN_USERS
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 
@@ -36,6 +41,7 @@ class Unit(enum.Enum):
     SHARE = "share"
     MILLISECONDS = "ms"
     YES_NO = "1 for yes, 0 for no"
+    COUNT = "count"
 
 
 class ExplainedBy(enum.Enum):
@@ -45,6 +51,7 @@ class ExplainedBy(enum.Enum):
     ANYONE = "the blessed model or, without one, the best baseline"
     EXACT_SEARCH = "exact search"
     BLESSED_MODEL = "the latest blessed model"
+    ANCHOR_MODEL = "the best released model"
     BASELINE = "the best baseline"
 
 
@@ -85,6 +92,7 @@ class Threshold:
         measure: returns the values to judge: none where the limit asks for nothing.
         rule: judges a value by its limit, see `outcome`.
         limit: returns the limit; None takes the setting `gate.<name>`.
+        limit_text: the limit in the reference, where it is not the setting of this name.
         explained_by: recommender that explains a refusal.
         interval_name: name of the interval in texts.
         failure: text of a refusal, where the figures alone tell nothing.
@@ -96,6 +104,7 @@ class Threshold:
     measure: Callable[[Evidence], Iterable[Measured | NotApplicable]]
     rule: Callable[[str, float, float, Interval, str], Outcome] = value_reaches
     limit: Callable[[GateConfig], float] | None = None
+    limit_text: str = ""
     explained_by: ExplainedBy = ExplainedBy.NOBODY
     interval_name: str = "95% interval"
     failure: str = ""
@@ -117,6 +126,59 @@ class Threshold:
 def _lift(evidence: Evidence) -> Iterable[Measured]:
     name, recall = evidence.best_baseline
     yield Measured(evidence.recall - recall, evidence.interval(name), f"best baseline: {name}")
+
+
+def _discovery_lift(evidence: Evidence) -> Iterable[Measured | NotApplicable]:
+    """Measures the lift on labels that their user had not played: a model that can only repeat has none."""
+    parts = {name: evidence.slices.get(name) or {} for name in (REPEAT, DISCOVERY)}
+    if not parts[REPEAT].get("labels"):
+        yield NotApplicable("no label is a repeat, so that all of them are discoveries.")
+    elif _users_of(evidence, DISCOVERY) < MIN_USERS:
+        yield NotApplicable(f"fewer than {MIN_USERS} users have a label that they had not played before.")
+    else:
+        name, recall = evidence.best_baseline_in(DISCOVERY)
+        lift = evidence.recall_in(DISCOVERY) - recall
+        yield Measured(lift, evidence.interval(name, DISCOVERY), f"best baseline there: {name}")
+
+
+def _users_of(evidence: Evidence, part: str) -> int:
+    if evidence.results is None:
+        return int(evidence.slices[part].get("users", MIN_USERS))
+    return len(np.unique(evidence.results.user[evidence.results.labels.query[evidence.results.slices[part]]]))
+
+
+def _worst_ann_recall(evidence: Evidence) -> Iterable[Measured | NotApplicable]:
+    """Measures the slice by length of history that decides: the farthest below the limit beyond noise."""
+    by_history = evidence.evaluation["ann"].get("by_history") or {}
+    found = {}
+    for name, one in by_history.items():
+        interval = (one.get("intervals") or {}).get(evidence.judged)
+        if interval:
+            found[name] = number(one.get(evidence.judged)), (float(interval[0]), float(interval[1]))
+    if not found:
+        yield NotApplicable(f"no slice by length of history has {MIN_USERS} users.")
+        return
+    limit = evidence.config.min_ann_recall
+    name = min(found, key=lambda name: (found[name][1][1] >= limit, found[name][0]))
+    small = len(by_history) - len(found)
+    note = f"worst slice: {name}, {by_history[name]['queries']:,} queries"
+    note += f"; {small} too small to judge" if small else ""
+    yield Measured(*found[name], note)
+
+
+def _change_against_anchor(evidence: Evidence) -> Iterable[Measured | NotApplicable]:
+    if not evidence.has_anchor:
+        yield (
+            NotApplicable(evidence.anchor["reason"])
+            if evidence.anchor
+            else NotApplicable("the model in service is the best released model.")
+            if evidence.has_blessed
+            else _without_blessed(evidence)
+        )
+        return
+    assert evidence.anchor is not None
+    change = evidence.recall - number(evidence.anchor["metrics"].get(evidence.judged))
+    yield Measured(change, evidence.interval(ANCHOR_MODEL), f"best released model: {evidence.anchor['uri']}")
 
 
 def _change_against_blessed(evidence: Evidence) -> Iterable[Measured | NotApplicable]:
@@ -155,9 +217,7 @@ def _without_blessed(evidence: Evidence) -> NotApplicable:
 
 def _slices(evidence: Evidence) -> Iterable[Measured]:
     for name, limit in slice_limits(evidence.config).items():
-        value = number(evidence.slices[name]["metrics"][MODEL].get(evidence.judged))
-        chosen = None if evidence.results is None else evidence.results.slices[name]
-        yield Measured(value, evidence.interval(chosen=chosen), part=name, limit=limit)
+        yield Measured(evidence.recall_in(name), evidence.interval(part=name), part=name, limit=limit)
 
 
 def _coverage(evidence: Evidence) -> Iterable[Measured]:
@@ -170,6 +230,11 @@ def _latency(evidence: Evidence) -> Iterable[Measured]:
     if evidence.config.max_latency_p95 > 0:
         single = (evidence.evaluation.get("latency") or {}).get("single") or {}
         yield Measured(number(single.get("p95_ms")))
+
+
+def _catalog_items(evidence: Evidence) -> Iterable[Measured]:
+    if items := (evidence.evaluation.get("catalog") or {}).get("items"):
+        yield Measured(float(items))
 
 
 def _parity(evidence: Evidence) -> Iterable[Measured]:
@@ -195,10 +260,29 @@ THRESHOLDS = (
         explained_by=ExplainedBy.EXACT_SEARCH,
     ),
     Threshold(
+        name="worst_ann_recall",
+        unit=Unit.SHARE,
+        meaning="share of exact search's first {k} that the served index returns, in the worst slice by "
+        "length of history",
+        measure=_worst_ann_recall,
+        rule=upper_bound_reaches,
+        limit=lambda config: config.min_ann_recall,
+        limit_text="`gate.min_ann_recall`",
+        explained_by=ExplainedBy.EXACT_SEARCH,
+    ),
+    Threshold(
         name="min_lift_over_best_baseline",
         unit=Unit.SHARE,
         meaning="the model's Recall@{k} minus the best baseline's",
         measure=_lift,
+        rule=lower_bound_reaches,
+        explained_by=ExplainedBy.BASELINE,
+    ),
+    Threshold(
+        name="min_discovery_lift",
+        unit=Unit.SHARE,
+        meaning="the model's Recall@{k} minus the best baseline's, on labels that their user had not played",
+        measure=_discovery_lift,
         rule=lower_bound_reaches,
         explained_by=ExplainedBy.BASELINE,
     ),
@@ -209,6 +293,14 @@ THRESHOLDS = (
         measure=_change_against_blessed,
         rule=no_significant_loss,
         explained_by=ExplainedBy.BLESSED_MODEL,
+    ),
+    Threshold(
+        name="min_change_against_anchor",
+        unit=Unit.SHARE,
+        meaning="the model's Recall@{k} minus that of the best released model",
+        measure=_change_against_anchor,
+        rule=no_significant_loss,
+        explained_by=ExplainedBy.ANCHOR_MODEL,
     ),
     Threshold(
         name="min_slice_change",
@@ -242,11 +334,30 @@ THRESHOLDS = (
         rule=value_stays_within,
     ),
     Threshold(
+        name="test_users",
+        unit=Unit.COUNT,
+        meaning="number of users whose queries judge the model",
+        measure=lambda evidence: [Measured(float(evidence.users))],
+        limit=lambda config: float(MIN_USERS),
+        limit_text=str(MIN_USERS),
+        failure=f"a verdict needs the queries of {MIN_USERS} users, since fewer do not show how users differ",
+    ),
+    Threshold(
+        name="catalog_items",
+        unit=Unit.COUNT,
+        meaning="number of items that the model can recommend",
+        measure=_catalog_items,
+        limit=lambda config: float(config.cutoff + 1),
+        limit_text="`gate.cutoff` + 1",
+        failure="the judged list holds the whole catalog, so that any model finds all: lower gate.cutoff",
+    ),
+    Threshold(
         name="index_parity",
         unit=Unit.YES_NO,
         meaning="whether the index holds what the towers give (1) or not (0)",
         measure=_parity,
         limit=lambda config: 1.0,
+        limit_text="1",
         failure="the index does not hold what the towers give",
     ),
 )

@@ -1,8 +1,7 @@
 """Comparison of two runs: metrics with confidence intervals of their changes, slices, and settings.
 
-With the same queries, changes are paired and intervals narrow: the bootstrap draws users together with both
-models' answers (`evaluation.bootstrap`). With different queries, users of the runs are drawn apart, and only
-a large change stands out from noise.
+With the same queries, changes are paired by user and intervals narrow (`evaluation.uncertainty`). With
+different queries, the noise of both runs' users adds up, and only a large change stands out from it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults
 
 _WIDTH = 100
-_RESAMPLES = 1_000
 _MODEL = "model"
 _SHOWN_SLICES = 10
 # Keys of evaluation.json that must agree, or the metrics do not compare.
@@ -215,27 +213,17 @@ def _changes(
     a: QueryResults, of_a: Mapping[str, Any], b: QueryResults, of_b: Mapping[str, Any], how: str
 ) -> dict[str, dict[str, float | None]]:
     """Returns the bounds `low` and `high` of b's values minus a's, by metric."""
-    from two_tower.evaluation.bootstrap import MIN_USERS, UserBootstrap
+    from two_tower.evaluation.uncertainty import UserSample, changes_of
 
+    samples = [UserSample(side.user.astype(np.int64)) for side in (a, b)]
     if how == "paired":
-        return UserBootstrap(a.user.astype(np.int64), _RESAMPLES).changes(of_b, of_a)
+        return samples[0].changes(of_b, of_a)
     names = list(of_a)
-    sides = [
-        (side, np.stack([values[name] for name in names], axis=1)) for side, values in ((a, of_a), (b, of_b))
-    ]
-    # Different seeds draw the runs' users apart.
-    drawn = [
-        UserBootstrap(side.user.astype(np.int64), _RESAMPLES, seed) for seed, (side, _) in enumerate(sides)
-    ]
-    means = [bootstrap.means(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
-    users = [bootstrap.users_with_values(values) for bootstrap, (_, values) in zip(drawn, sides, strict=True)]
-    # Too few users do not show how users vary.
-    known = np.minimum(*users) >= MIN_USERS
-    bounds = np.where(known, drawn[0].bounds(means[1] - means[0]), np.nan)
-    return {
-        name: {"low": float(low), "high": float(high)} if np.isfinite(low) else {"low": None, "high": None}
-        for name, (low, high) in zip(names, bounds.T, strict=True)
-    }
+    before, after = (
+        sample.estimates(np.stack([values[name] for name in names], axis=1))
+        for sample, values in zip(samples, (of_a, of_b), strict=True)
+    )
+    return changes_of(names, after.minus(before))
 
 
 def _change(a: float | None, b: float | None, found: Mapping[str, float | None] | None) -> dict[str, Any]:

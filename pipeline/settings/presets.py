@@ -94,7 +94,11 @@ PRESETS: dict[str, PipelineConfig] = {
         # Evaluation has a few thousand queries. Recall@100 of the same model varies by about .01, and lower
         # bounds lie about .01 below the estimates.
         gate=GateConfig(
-            min_lift_over_best_baseline=-0.01, min_change_against_blessed=-0.01, min_slice_change=-0.05
+            min_lift_over_best_baseline=-0.01,
+            min_discovery_lift=-0.01,
+            min_change_against_blessed=-0.01,
+            min_change_against_anchor=-0.02,
+            min_slice_change=-0.05,
         ),
     ),
     # The benchmark protocol of Yambda's authors, for all sizes of Yambda. A query's labels are all items of
@@ -172,7 +176,9 @@ PRESETS: dict[str, PipelineConfig] = {
         gate=GateConfig(
             min_recall=0.01,
             min_lift_over_best_baseline=-0.5,
+            min_discovery_lift=-0.5,
             min_change_against_blessed=-0.05,
+            min_change_against_anchor=-0.1,
             min_slice_change=-0.2,
         ),
     ),

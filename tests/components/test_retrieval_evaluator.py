@@ -30,23 +30,24 @@ from tests.small_world import (
     write_examples,
 )
 from two_tower.base.errors import UserError
-from two_tower.base.pointers import BLESSED, NOTHING, Pointer, from_text, latest
+from two_tower.base.pointers import ANCHOR, NOTHING, Pointer
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
-from two_tower.components.retrieval_evaluator.executor import Executor, served_model
+from two_tower.components.retrieval_evaluator.executor import Executor
 from two_tower.data_directory.facts import DataFacts
 from two_tower.evaluation import measure
 from two_tower.evaluation.evaluate_model import parity_with_towers, recommended_by
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
+from two_tower.evaluation.task import ServedModel
 from two_tower.pipeline.runs.judged_again import judge_again
 from two_tower.schema import features
 from two_tower.serving import canary
 from two_tower.serving.canary import difference
 from two_tower.serving.index import ExactIndex
-from two_tower.serving.provenance import PROVENANCE, TOWERS, towers_digest
+from two_tower.serving.provenance import PROVENANCE, TOWERS, digest_of, towers_digest
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.serving.settings import IndexConfig
@@ -109,15 +110,14 @@ def evaluate(
             "source_digest": "",
             "latest_blessed": pointer_to(blessed) if blessed else NOTHING,
             "root": str(out),
-            "run": "",
             **submitted,
         },
     )
     found = json.loads((out / "evaluation" / "evaluation.json").read_text())
     verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
-    # Only a blessed model is pointed to.
-    pointer = from_text(latest(str(out), BLESSED))
-    assert (pointer and pointer.uri) == (model.uri if verdict == "BLESSED" else None)
+    # Pusher is given what it checks a copy by.
+    assert blessing.get_string_custom_property("evaluated_digest") == digest_of(f"{model.uri}/Format-Serving")
+    assert blessing.get_string_custom_property(ANCHOR)
     # The canary holds the queries that Pusher repeats on its copy.
     assert sorted(path.name for path in (out / "blessing").iterdir()) == sorted([verdict, canary.FILE_NAME])
     return found, (out / "evaluation" / "report.md").read_text()
@@ -199,7 +199,13 @@ def record(made: standard_artifacts.Model, changes: dict[str, Any]) -> None:
     path.write_text(json.dumps(provenance))
 
 
-LENIENT = GateConfig(cutoff=10, min_recall=0.0, min_ann_recall=0.95, min_lift_over_best_baseline=-1.0)
+LENIENT = GateConfig(
+    cutoff=10,
+    min_recall=0.0,
+    min_ann_recall=0.95,
+    min_lift_over_best_baseline=-1.0,
+    min_discovery_lift=-1.0,
+)
 
 
 def frozen_queries() -> dict[int, tuple[list[int], set[int]]]:
@@ -315,7 +321,14 @@ def test_a_frozen_evaluation_is_what_a_plain_loop_over_the_log_and_the_served_mo
     assert cold["metrics"]["most_popular"]["recall@100"] == 0 < cold["metrics"]["model"]["recall@100"]
     assert "heard" not in slices and f"| cold | recall@10 | {cold['labels']} |" in report
     assert evaluation["protocol"] == "frozen" and evaluation["cutoff"] == 10
-    assert set(evaluation["ann"]) == {"recall@1", "recall@10", "recall@100", "kind", "parity"}
+    ann = evaluation["ann"]
+    assert set(ann) == {"recall@1", "recall@10", "recall@100", "by_history", "kind", "parity"}
+    # Search is exact. Each user's one query is asked once more without a history.
+    assert ann["by_history"]["history_0"]["queries"] == len(asked)
+    lengths = [min(len(state), HISTORY_LENGTH) for state, _ in asked.values()]
+    assert ann["by_history"]["history_2_5"]["queries"] == sum(2 <= length <= 5 for length in lengths)
+    assert {one["recall@10"] for one in ann["by_history"].values() if one["queries"]} == {1.0}
+    assert f"Recall@10 is .{round(1e4 * model_['recall@10']):04d}, " in report.split("## ")[0]
     assert "Recall@10 of the served model" in report and "Protocol `frozen`" in report
     # The threshold has bounds, and the model answers the canary's queries the same again.
     (recall,) = (one for one in evaluation["thresholds"] if one["name"] == "min_recall")
@@ -349,7 +362,7 @@ def test_an_index_whose_towers_are_gone_is_not_taken_on_trust(
     index = {"towers": towers_digest(trained)}
     moved = artifact(standard_artifacts.Model, tmp_path / "model")
     for uri, ok in ((trained, True), (str(tmp_path / "gone"), False), ("", False)):
-        assert parity_with_towers({"ok": True}, index, served_model(moved.uri, uri))["ok"] is ok
+        assert parity_with_towers({"ok": True}, index, ServedModel(moved.uri, moved.uri, uri))["ok"] is ok
 
 
 @pytest.mark.parametrize(
@@ -424,7 +437,8 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     assert found == pytest.approx(test["recall@10"] * evaluation["queries"]["test"])
     assert "Protocol `leave_one_out`" in report and "the data has no times" in report
     assert "clipped_recall" not in report and "1970" not in report
-    assert any("The catalog holds 70 items" in note for note in evaluation["notes"])
+    (items,) = (one for one in evaluation["thresholds"] if one["name"] == "catalog_items")
+    assert (items["value"], items["limit"], items["ok"]) == (70, 101, False)
 
 
 def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:

@@ -72,7 +72,14 @@ def test_a_model_that_holds_every_threshold_is_blessed() -> None:
     assert judgement.verdict == BLESSED
     values = {threshold.name: threshold.value for threshold in judgement.thresholds}
     assert values == pytest.approx(
-        {"min_recall": 0.5, "min_ann_recall": 0.99, "min_lift_over_best_baseline": 0.2, "index_parity": 1}
+        {
+            "min_recall": 0.5,
+            "min_ann_recall": 0.99,
+            "min_lift_over_best_baseline": 0.2,
+            "test_users": 10,
+            "catalog_items": 5_000,
+            "index_parity": 1,
+        }
     )
 
 
@@ -115,9 +122,10 @@ def test_what_was_compared_with_is_named() -> None:
 def test_a_threshold_that_does_not_apply_is_left_out_and_said_so() -> None:
     first = judge(evaluation(), LIMITS)
     assert "min_change_against_blessed" not in [threshold.name for threshold in first.thresholds]
-    assert "No model has been blessed yet." in first.notes[0]
+    assert any("No model has been blessed yet." in note for note in first.notes)
     other = {"eligible": False, "reason": "It comes from other data.", "metrics": {}}
-    assert "It comes from other data." in judge({**evaluation(), "blessed_model": other}, LIMITS).notes[0]
+    notes = judge({**evaluation(), "blessed_model": other}, LIMITS).notes
+    assert any("It comes from other data." in note for note in notes)
 
 
 def test_thresholds_are_valid_json_even_without_a_value() -> None:
@@ -138,7 +146,8 @@ def test_the_judged_cutoff_is_a_setting() -> None:
     limits = dataclasses.replace(LIMITS, cutoff=20)
     values = {threshold.name: threshold.value for threshold in judge(at_20, limits).thresholds}
     expected = {"min_recall": 0.3, "min_ann_recall": 0.96, "min_lift_over_best_baseline": 0.1,
-                "min_change_against_blessed": -0.02, "index_parity": 1}  # fmt: skip
+                "min_change_against_blessed": -0.02, "test_users": 10, "catalog_items": 5_000,
+                "index_parity": 1}  # fmt: skip
     assert values == pytest.approx(expected)
     report = render(judged(at_20, limits))
     opening = report.split("## ")[0]
@@ -147,11 +156,53 @@ def test_the_judged_cutoff_is_a_setting() -> None:
     assert "first 20 that the served index returns" in report
 
 
-def test_a_catalog_that_is_no_larger_than_the_cutoff_is_said_to_tell_nothing() -> None:
-    for items in (3, 100):
-        (first, *_) = judge({**evaluation(), "catalog": {"items": items}}, LIMITS).notes
-        assert f"The catalog holds {items} items" in first and "gate.cutoff" in first
-    assert not any("catalog" in note for note in judge(evaluation(), LIMITS).notes)
+@pytest.mark.parametrize(("items", "expected"), [(3, ["catalog_items"]), (100, ["catalog_items"]), (101, [])])
+def test_a_list_that_holds_the_whole_catalog_judges_nothing(items: int, expected: list[str]) -> None:
+    measured = {**evaluation(), "catalog": {"items": items}}
+    assert failing(measured) == expected
+    assert ("any model finds all: lower gate.cutoff" in render(judged(measured))) is bool(expected)
+
+
+@pytest.mark.parametrize(("users", "expected"), [(2, ["test_users"]), (9, ["test_users"]), (10, [])])
+def test_a_verdict_needs_users(users: int, expected: list[str]) -> None:
+    measured = {**evaluation(), "queries": {**evaluation()["queries"], "users": users}}
+    assert failing(measured) == expected
+    assert ("a verdict needs the queries of 10 users" in render(judged(measured))) is bool(expected)
+
+
+def of_history(value: float, low: float | None, high: float | None, queries: int = 200) -> dict[str, Any]:
+    bounds = None if low is None else [low, high]
+    return {"queries": queries, "recall@100": value, "intervals": {"recall@100": bounds}}
+
+
+@pytest.mark.parametrize(
+    ("by_history", "ok", "note"),
+    [
+        # Of two slices below the limit, the one that is surely below decides.
+        ({"history_0": of_history(0.93, 0.91, 0.94), "history_1": of_history(0.9, 0.8, 0.96)}, False,
+         "worst slice: history_0, 200 queries"),
+        ({"history_0": of_history(0.99, 0.98, 1), "history_1": of_history(0.9, 0.8, 0.96)}, True,
+         "worst slice: history_1, 200 queries; no more than noise below the limit"),
+        ({"history_0": of_history(0.99, 0.98, 1), "history_1": of_history(0.22, None, None)}, True,
+         "worst slice: history_0, 200 queries; 1 too small to judge"),
+    ],
+)  # fmt: skip
+def test_the_index_must_serve_histories_of_every_length(
+    by_history: dict[str, Any], ok: bool, note: str
+) -> None:
+    measured = evaluation()
+    measured["ann"]["by_history"] = by_history
+    (worst,) = (one for one in judge(measured, LIMITS).thresholds if one.name == "worst_ann_recall")
+    assert (worst.ok, worst.note) == (ok, note)
+    assert failing(measured) == ([] if ok else ["worst_ann_recall"])
+
+
+def test_without_users_enough_in_any_slice_the_index_is_judged_as_a_whole() -> None:
+    measured = evaluation()
+    measured["ann"]["by_history"] = {"history_1": of_history(0.22, None, None)}
+    judgement = judge(measured, LIMITS)
+    assert "worst_ann_recall" not in [one.name for one in judgement.thresholds]
+    assert any(note.startswith("worst_ann_recall does not apply") for note in judgement.notes)
 
 
 CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event", "sha256:split")
@@ -293,6 +344,7 @@ def test_all_of_the_oracles_queries_are_compared_whoever_is_in_the_sample(tmp_pa
 def test_the_share_of_the_gap_is_measured_from_the_best_baseline_to_the_oracle() -> None:
     far = math.inf
     share = oracle_share(
+        users=np.arange(4),
         model=np.array([1.0, 1.0, far, far]),
         baselines={"most_popular": np.array([far] * 4), "personal_history": np.array([1.0, far, far, far])},
         oracle=np.array([1.0, 2.0, 3.0, far]),
@@ -300,10 +352,39 @@ def test_the_share_of_the_gap_is_measured_from_the_best_baseline_to_the_oracle()
         cutoffs=(10,),
     )
     assert share == {
-        "queries": 4,
+        "queries": 4, "users": 4,
         "recall@10": {"model": 0.5, "best_baseline": 0.25, "oracle": 0.75, "oracle_observed": 0.25,
-                      "share_of_gap": 0.5, "share_of_gap_observed": None},
+                      "share_of_gap": 0.5, "share_of_gap_observed": None, "baseline": "personal_history",
+                      # Four users do not show how users differ.
+                      "intervals": dict.fromkeys(["model", "best_baseline", "oracle", "oracle_observed",
+                                                  "share_of_gap", "share_of_gap_observed"])},
     }  # fmt: skip
+
+
+def test_the_share_of_the_gap_has_an_interval_over_users() -> None:
+    """Draws splits of few users: the interval holds the share of all users as often as it says."""
+    draw = np.random.default_rng(3)
+    users, held, rounds = 40, 0, 200
+    chance = {"model": 0.5, "most_popular": 0.3, "oracle": 0.7}
+    for _ in range(rounds):
+        user = np.repeat(np.arange(users), draw.integers(1, 6, users))
+        ease = draw.normal(0, 0.15, users)[user]
+        ranks = {
+            name: np.where(draw.random(len(user)) < share + ease, 1.0, np.inf)
+            for name, share in chance.items()
+        }
+        found = oracle_share(
+            user,
+            ranks["model"],
+            {"most_popular": ranks["most_popular"]},
+            ranks["oracle"],
+            ranks["oracle"],
+            (1,),
+        )["recall@1"]
+        low, high = found["intervals"]["share_of_gap"]
+        assert low < found["share_of_gap"] < high
+        held += low <= 0.5 <= high
+    assert 0.91 <= held / rounds <= 0.985
 
 
 def test_the_report_of_a_refused_model_opens_with_why() -> None:

@@ -7,7 +7,7 @@ it is judged from a given measurement.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,9 +58,10 @@ CONFIG = TrainerConfig(
 )  # fmt: skip
 LIMITS = GateConfig(
     cutoff=CUTOFF, min_recall=0.05, min_lift_over_best_baseline=0.1, min_change_against_blessed=-0.08,
-    min_slice_change=-0.1, max_latency_p95=25.0,
+    min_slice_change=-0.1, max_latency_p95=25.0, min_discovery_lift=-1,
 )  # fmt: skip
 Vectors = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +96,7 @@ class Embedded:
 class World:
     """A listening log through Transform, and towers over it."""
 
-    def __init__(self, world: Transformed) -> None:
+    def __init__(self, world: Transformed, baselines: Sequence[str]) -> None:
         self.test = world.raw["test"]
         self.queries = all_queries(self.test)
         self.train_batch, self.test_batch = world.batch("train"), world.batch("test")
@@ -114,14 +115,14 @@ class World:
             "train": train,
             "history_popularity": train.popularity_of_histories(self.test, self.queries, HISTORY_LENGTH),
         }  # fmt: skip
-        baselines = fit_baselines(
+        fitted = fit_baselines(
             train.events, evaluation, cutoff=CUTOFF, repeats_recommendable=True, seed=SEED,
-            history_length=HISTORY_LENGTH, names=("most_popular", "decayed_popularity"),
+            history_length=HISTORY_LENGTH, names=baselines,
         )  # fmt: skip
         rows = np.arange(len(self.queries))
-        self._baselines = {
+        self.baselines = {
             name: baseline.recommend(self.test, self.queries, rows, CUTOFF, False)
-            for name, baseline in baselines.items()
+            for name, baseline in fitted.items()
         }
 
     def model(self, seed: int) -> TwoTowerModel:
@@ -156,19 +157,20 @@ class World:
         blessed: Embedded | None = None,
         served: npt.NDArray[np.int64] | None = None,
         p95_ms: float = 8.0,
+        limits: GateConfig = LIMITS,
     ) -> Judgement:
         """Follows the evaluator from answers to the verdict; `served` are the index's answers."""
         exact = model.exact()
         answers = {MODEL: exact if served is None else served, MODEL_EXACT: exact}
         answers |= {BLESSED_MODEL: blessed.exact()} if blessed else {}
         recommendations = Recommendations(
-            queries=self.queries, items={**answers, **self._baselines}, cutoffs=(1, CUTOFF), seed=SEED,
+            queries=self.queries, items={**answers, **self.baselines}, cutoffs=(1, CUTOFF), seed=SEED,
             catalog_size=ITEMS, vectors=ItemVectors.of_model(np.arange(ITEMS), model.item),
-            judged_cutoff=CUTOFF, resamples=500, **self._shared,
+            judged_cutoff=CUTOFF, **self._shared,
         )  # fmt: skip
         results = results_of(recommendations)
         figures = evaluate(recommendations, results)
-        metrics = figures.pop("blessed_metrics")
+        metrics = figures.pop("released_metrics")[BLESSED_MODEL]
         evaluation = {
             **figures,
             "ann": {**figures["ann"], "parity": {"ok": True, "towers": "t", "expected_towers": "t"}},
@@ -177,7 +179,7 @@ class World:
             "blessed_model": {"eligible": True, "reason": "", "metrics": metrics} if blessed else None,
             "bootstrap": {"resamples": 500, "seed": SEED},
         }
-        return judge(evaluation, LIMITS, results)
+        return judge(evaluation, limits, results)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +194,16 @@ class Models:
     shuffled: Embedded
 
 
+def world_of(folders: pytest.TempPathFactory, user: Ints, item: Ints, baselines: Sequence[str]) -> World:
+    """Makes a world of plays in order, PLAYS for each user; train has the first thirty, test the last six."""
+    log = events_of(user, item, np.tile(1_000 * np.arange(PLAYS), USERS), b"listen", play_ratio=1.0)
+    split = TimeSplit(train_end=30_000, eval=(30_500, 34_000), test=(34_500, 40_000))
+    cutter = WindowCutter(split, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=15)
+    catalog = catalog_of_ids(ITEMS)
+    found = Transformed.of(folders.mktemp("log"), log, cutter, catalog, ResolvedFeatures(history=()))
+    return World(found, baselines)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     draw = np.random.default_rng(SEED)
@@ -199,14 +211,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     of_user = draw.choice(CLASSES, USERS, p=share / share.sum())
     user = np.repeat(np.arange(USERS), PLAYS)
     item = of_user[user] + CLASSES * draw.integers(0, ITEMS_OF_A_CLASS, len(user))
-    log = events_of(user, item, np.tile(1_000 * np.arange(PLAYS), USERS), b"listen", play_ratio=1.0)
-    split = TimeSplit(train_end=30_000, eval=(30_500, 34_000), test=(34_500, 40_000))
-    cutter = WindowCutter(split, repeats_recommendable=True, history_length=HISTORY_LENGTH, positions=15)
-    world = World(
-        Transformed.of(
-            tmp_path_factory.mktemp("log"), log, cutter, catalog_of_ids(ITEMS), ResolvedFeatures(history=())
-        )
-    )
+    world = world_of(tmp_path_factory, user, item, ("most_popular", "decayed_popularity"))
     first, second = world.model(seed=1), world.model(seed=6)
     untrained = world.embedded(first)
     good = world.embedded(world.train(first, steps=130))
@@ -254,7 +259,7 @@ def test_a_good_model_is_blessed_and_so_is_one_that_differs_by_noise_alone(model
         ),
         pytest.param(
             lambda m: m.world.judged(m.good, served=m.good.through(leaves=60, searched=1)),
-            {"min_ann_recall"},
+            {"min_ann_recall", "worst_ann_recall"},
             None,
             id="too coarse an index",
         ),
@@ -284,3 +289,36 @@ def test_a_bad_model_is_refused_for_its_own_reason(
     if part:
         assert judgement.refusal["slice"] == part
         assert sum(one["in_slice"] for one in judgement.refusal["examples"]) >= 8
+
+
+def test_towers_that_have_learnt_nothing_are_refused_though_the_repeat_head_wins_everything(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Draws plays of four items of a user's class, and later as often of the six others.
+
+    The repeat head puts the history in front, as personal history orders it. Items of untrained towers come
+    behind it.
+    """
+    draw = np.random.default_rng(SEED)
+    of_user = np.repeat(draw.integers(0, CLASSES, USERS), PLAYS)
+    own = np.argsort(draw.random([USERS, ITEMS_OF_A_CLASS]), axis=1)
+    user, play = np.divmod(np.arange(USERS * PLAYS), PLAYS)
+    is_new = (play >= 30) & (draw.random(len(user)) < 0.5)
+    which = np.where(is_new, draw.integers(4, ITEMS_OF_A_CLASS, len(user)), draw.integers(0, 4, len(user)))
+    item = of_user + CLASSES * own[user, which]
+    world = world_of(tmp_path_factory, user, item, ("personal_history", "co_occurrence"))
+    untrained = world.embedded(world.model(seed=1))
+    heard, behind = world.baselines["personal_history"], untrained.exact()
+    served = np.stack(
+        [
+            list(dict.fromkeys([*own_items[own_items >= 0].tolist(), *rest.tolist()]))[:CUTOFF]
+            for own_items, rest in zip(heard, behind, strict=True)
+        ]
+    )
+    limits = dataclasses.replace(
+        LIMITS, min_lift_over_best_baseline=-0.05, min_discovery_lift=0, min_ann_recall=0
+    )
+    judgement = world.judged(untrained, served=served, limits=limits)
+    assert missed(judgement) == {"min_discovery_lift"}
+    (lift,) = (one for one in judgement.thresholds if one.name == "min_discovery_lift")
+    assert lift.note == "best baseline there: co_occurrence" and lift.value < -0.2

@@ -12,12 +12,12 @@ import pytest
 
 from tests.judged_queries import CUTOFF, Asked, evaluation_of
 from two_tower.base.errors import UserError
-from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.gate import judge as gate
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
 from two_tower.evaluation.gate.slice_changes import recall_by_query, slice_changes
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.settings import GateConfig
+from two_tower.evaluation.uncertainty import UserSample
 from two_tower.pipeline.runs.judged_again import find_evaluation, judge_again, render
 
 LIMITS = GateConfig(cutoff=CUTOFF, min_recall=0.2, min_coverage=0.1, max_latency_p95=10.0)
@@ -50,7 +50,7 @@ def test_a_good_model_passes_and_every_threshold_is_told(good: QueryResults) -> 
     told = {threshold["name"]: threshold for threshold in judgement.to_dict()["thresholds"]}
     assert list(told) == [
         "min_recall", "min_ann_recall", "min_lift_over_best_baseline", "min_change_against_blessed",
-        "min_slice_change", "min_coverage", "max_latency_p95", "index_parity",
+        "min_slice_change", "min_coverage", "max_latency_p95", "test_users", "catalog_items", "index_parity",
     ]  # fmt: skip
     for name in ("min_recall", "min_lift_over_best_baseline", "min_change_against_blessed"):
         assert told[name]["low"] < told[name]["value"] < told[name]["high"], name
@@ -252,14 +252,12 @@ def test_a_loss_within_the_limit_is_allowed_and_a_gain_may_be_asked_for() -> Non
 def test_bounds_for_all_slices_are_wider_than_for_one() -> None:
     asked = Asked(seed=5, users=300)
     results = asked.results(asked.ranks(), blessed_model=asked.ranks())
-    bootstrap = UserBootstrap(results.user.astype(np.int64), 500)
-    together = {
-        c.name: c for c in slice_changes(results, "model", "blessed_model", CUTOFF, bootstrap, min_users=50)
-    }
+    sample = UserSample(results.user.astype(np.int64))
+    together = {c.name: c for c in slice_changes(results, "model", "blessed_model", CUTOFF, sample, 50, 500)}
     assert "tiny" not in together and len(together) > 8
     for name, change in together.items():
         part = dataclasses.replace(results, slices={name: results.slices[name]})
-        (alone,) = slice_changes(part, "model", "blessed_model", CUTOFF, bootstrap, min_users=50)
+        (alone,) = slice_changes(part, "model", "blessed_model", CUTOFF, sample, 50, 500)
         assert alone.change == change.change
         assert change.high - change.change > 1.1 * (alone.high - alone.change)
 
@@ -284,12 +282,81 @@ def test_a_slice_that_there_cannot_be_is_told_before_a_run() -> None:
             gate.check_slice_names(dataclasses.replace(LIMITS, slices=(wrong,)), ["user_gender"])
 
 
-def test_a_single_user_tells_nothing() -> None:
-    asked = Asked(seed=6, users=1)
-    judgement = judged(asked.results(asked.ranks()), dataclasses.replace(LIMITS, min_recall=0))
-    assert "min_recall" in missed(judgement)
+@pytest.mark.parametrize("users", [1, 2, 9])
+def test_few_users_tell_nothing(users: int) -> None:
+    asked = Asked(seed=6, users=users)
+    found = np.ones(len(asked), np.float32)
+    judgement = judged(asked.results(found), dataclasses.replace(LIMITS, min_recall=0))
+    assert {"min_recall", "min_lift_over_best_baseline", "test_users"} <= set(missed(judgement))
     assert judgement.thresholds[0].note == "too few users to know its noise"
-    assert any("fewer than two users" in note for note in judgement.notes)
+
+
+def test_ten_users_suffice_for_a_verdict() -> None:
+    asked = Asked(seed=6, users=10)
+    judgement = judged(asked.results(np.ones(len(asked), np.float32)), LIMITS)
+    assert judgement.verdict == BLESSED
+    # That ten users found all does not say that the next one will.
+    low, high = judgement.thresholds[0].low, judgement.thresholds[0].high
+    assert low is not None and 0.6 < low < 0.75 and high == 1.0
+
+
+def test_small_losses_of_many_releases_are_held_against_the_best_of_them() -> None:
+    """Releases models that are each a little worse: less than the limit, or less than the noise shows."""
+    for users, step, own in ((2_000, 0.01, 0.05), (30, 0.15, 0.9)):
+        asked, best = Asked(seed=9, users=users), None
+        before, verdicts = None, []
+        for release in range(12):
+            now = asked.ranks(-step * release, own=own)
+            others: dict[str, Any] = {"blessed_model": before} if before is not None else {}
+            others |= {"anchor_model": best} if release > 1 and best is not None else {}
+            lenient = dataclasses.replace(LIMITS, min_recall=0, min_lift_over_best_baseline=-1)
+            lenient = dataclasses.replace(lenient, min_change_against_blessed=-0.005, min_slice_change=-1)
+            judgement = judged(asked.results(now, **others), lenient)
+            verdicts.append(missed(judgement))
+            before, best = now, now if best is None else best
+        refused = [release for release, one in enumerate(verdicts) if "min_change_against_anchor" in one]
+        # Nearly each passes beside the one before.
+        assert sum("min_change_against_blessed" in one for one in verdicts) <= 1
+        assert refused and refused[-1] == 11
+        lost = next(t for t in judgement.thresholds if t.name == "min_change_against_anchor")
+        assert "best released model: runs/0" in lost.note and lost.high is not None and lost.high < 0
+
+
+def lifted(asked: Asked, repeats: float, discoveries: float) -> QueryResults:
+    """Returns a model's results with these skills; baselines have none of either, and one knows repeats."""
+    is_repeat = asked.slices["group 0"] | asked.slices["group 1"]
+    skill = np.where(is_repeat, repeats, discoveries)
+    history = asked.ranks(np.where(is_repeat, 1.0, -4.0))
+    results = asked.results(asked.ranks(skill), personal_history=history, co_occurrence=asked.ranks(-0.5))
+    results.slices.update({"repeat": is_repeat, "discovery": ~is_repeat})
+    return results
+
+
+def test_a_model_that_can_only_repeat_is_refused() -> None:
+    asked = Asked(seed=11, users=400)
+    limits = dataclasses.replace(LIMITS, min_recall=0)
+    judgement = judged(lifted(asked, repeats=2.5, discoveries=-4.0), limits)
+    assert missed(judgement) == ["min_discovery_lift"]
+    (lift,) = (one for one in judgement.thresholds if one.name == "min_discovery_lift")
+    assert lift.note == "best baseline there: co_occurrence" and lift.high is not None and lift.high < 0
+    # Whoever finds both is blessed, and so is one that is meant to repeat.
+    assert judged(lifted(asked, 2.5, 1.0), limits).verdict == BLESSED
+    named = dataclasses.replace(limits, min_discovery_lift=-1.0)
+    assert judged(lifted(asked, 2.5, -4.0), named).verdict == BLESSED
+
+
+def test_discoveries_are_not_judged_apart_where_there_is_nothing_else_or_next_to_none() -> None:
+    asked = Asked(seed=11, users=40)
+    results = lifted(asked, repeats=2.5, discoveries=1.0)
+    nobody, nine = np.zeros(len(asked), bool), asked.user < 9
+    for repeat, discovery, reason in (
+        (nobody, ~nobody, "no label is a repeat"),
+        (~nine, nine, "fewer than 10 users have a label"),
+    ):
+        results.slices.update({"repeat": repeat, "discovery": discovery})
+        judgement = judged(results)
+        assert "min_discovery_lift" not in [one.name for one in judgement.thresholds]
+        assert any(reason in note for note in judgement.notes)
 
 
 # Judged again, from what is stored.

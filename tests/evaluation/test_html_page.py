@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -184,9 +185,15 @@ def test_a_popularity_lift_of_zero_is_drawn_as_once_as_popular(full: Materials) 
 def test_the_story_goes_from_words_over_factors_to_the_towers(full: Materials, page: str) -> None:
     families = re.findall(r'<p class="family">([\w -]+)', page)
     assert [family.strip() for family in families] == ["token matching", "factorisation", "two-tower"]
-    fewer = without_reasons_to_show(
-        full, baselines={"most_popular": full.evaluation["baselines"]["most_popular"]}
-    )
+    # The strongest baseline is among the steps, and the last gain is over it.
+    strong = copy.deepcopy(full.evaluation)
+    recall = strong["metrics"]["test"]["recall@100"]
+    strong["baselines"]["co_occurrence"] = {"recall@100": 0.8 * recall}
+    drawn = render(dataclasses.replace(full, evaluation=strong))
+    families = re.findall(r'<p class="family">([\w -]+)', drawn)
+    assert [family.strip() for family in families][-2:] == ["co-occurrence", "two-tower"]
+    assert "<span>1.2×</span>" in drawn.partition('<p class="family">two-tower')[2][:60]
+    fewer = without_reasons_to_show(full, baselines={})
     assert 'class="family"' not in render(dataclasses.replace(full, evaluation=fewer))
 
 

@@ -61,7 +61,11 @@ def test_the_rules() -> None:
     assert lower_bound_reaches("a", 0.3, 0.2, (0.2, 0.4)).ok
     low = lower_bound_reaches("a", 0.3, 0.2, (0.1, 0.4))
     assert not low.ok and low.note == "its lower bound is below the limit"
-    assert no_significant_loss("a", -0.3, -0.1, (-0.7, 0.1)).note == "no more than noise"
+    found = no_significant_loss("a", -0.3, -0.1, (-0.7, 0.1))
+    assert (
+        found.ok
+        and found.note == "no more than noise; the smallest loss that these queries can show is 0.4000"
+    )
     assert not no_significant_loss("a", -0.3, -0.1, (-0.7, -0.1)).ok
     assert no_significant_loss("a", -0.05, -0.1, (-0.07, -0.01)).ok, "a loss that is allowed"
     # Above zero the limit is a gain.

@@ -74,6 +74,8 @@ OTHERS: dict[str, Any] = {
     "gate.min_recall": 0.1,
     "gate.min_ann_recall": 0.9,
     "gate.min_lift_over_best_baseline": -0.1,
+    "gate.min_discovery_lift": -0.1,
+    "gate.min_change_against_anchor": -0.1,
     "gate.min_change_against_blessed": -0.1,
     "gate.min_slice_change": -0.1,
     "gate.slices": ("cold=0.1",),

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from two_tower.evaluation import uncertainty
+from two_tower.evaluation.uncertainty import MIN_USERS, UserSample, changes_of
+
+
+def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2) -> tuple[np.ndarray, ...]:
+    """Draws each query's user and answer: users differ in their share of answered queries."""
+    random = np.random.default_rng(seed)
+    chance = np.clip(random.normal(0.4, spread, users), 0, 1)
+    user = np.repeat(np.arange(users), random.integers(1, queries, users))
+    return user * 7 + 100, (random.random(len(user)) < chance[user]).astype(float)
+
+
+def interval(users: np.ndarray, values: np.ndarray) -> list[float]:
+    found = UserSample(users).intervals({"x": values})["x"]
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("users", [10, 25, 2_500])
+def test_with_one_query_a_user_the_interval_is_students(users: int) -> None:
+    values = np.random.default_rng(1).normal(5.0, 2.0, users)
+    low, high = interval(np.arange(users), values)
+    reach = stats.t.ppf(0.975, users - 1) * values.std(ddof=1) / np.sqrt(users)
+    np.testing.assert_allclose([low, high], [values.mean() - reach, values.mean() + reach])
+
+
+def test_the_noise_of_users_with_several_queries_by_hand() -> None:
+    # Eleven users: ten with one query each, half of them answered, and one with ten queries, all answered.
+    users = np.concatenate([np.arange(10), np.full(10, 10)])
+    answered = np.concatenate([np.arange(10) % 2, np.ones(10)]).astype(float)
+    without = np.array([(15 - one) / 19 for one in answered[:10]] + [5 / 10])
+    error = np.sqrt(10 / 11 * ((without - without.mean()) ** 2).sum())
+    freedom = 20**2 / (10 * 1 + 10**2) - 1
+    low, high = interval(users, answered)
+    reach = stats.t.ppf(0.975, freedom) * error
+    np.testing.assert_allclose([low, high], [0.75 - reach, 0.75 + reach])
+
+
+@pytest.mark.parametrize("users", [10, 20, 60])
+def test_intervals_hold_the_truth_as_often_as_they_say(users: int) -> None:
+    """Compares intervals with the mean over very many users, who differ and have several queries each."""
+    truth = listeners(10_000, users=50_000)[1].mean()
+    held = 0
+    for seed in range(600):
+        low, high = interval(*listeners(seed, users=users))
+        held += low <= truth <= high
+    # Two standard errors of 600 draws are .018.
+    assert 0.93 <= held / 600 <= 0.975
+
+
+def test_fewer_users_than_show_the_noise_have_no_interval() -> None:
+    users, answered = listeners(2, users=MIN_USERS)
+    assert interval(users, answered)
+    few = users < users.max()
+    assert UserSample(users[few]).intervals({"x": answered[few]}) == {"x": None}
+    change = UserSample(users[few]).changes({"x": answered[few]}, {"x": 0 * answered[few]})["x"]
+    assert change == {"change": pytest.approx(answered[few].mean()), "low": None, "high": None}
+
+
+def test_users_who_are_all_alike_do_not_show_that_the_next_one_is() -> None:
+    # Clopper and Pearson: .025 is the tenth power of the bound.
+    bound = 0.025 ** (1 / 10)
+    assert interval(np.arange(10), np.ones(10)) == pytest.approx([bound, 1.0])
+    assert interval(np.arange(10), np.zeros(10)) == pytest.approx([0.0, 1 - bound])
+    assert interval(np.arange(10), np.full(10, 0.5)) == [0.5, 0.5]
+
+
+def test_users_are_the_sample_and_not_their_queries() -> None:
+    users, answered = listeners(3, users=100, queries=30)
+    width = {}
+    for name, cluster in (("users", users), ("queries", np.arange(len(users)))):
+        low, high = interval(cluster, answered)
+        width[name] = high - low
+    assert width["users"] > 1.3 * width["queries"]
+
+
+def test_a_paired_change_is_surer_than_two_intervals_apart() -> None:
+    users, before = listeners(5, users=300)
+    after = np.where(np.random.default_rng(0).random(len(before)) < 0.02, 1.0, before)
+    sample = UserSample(users)
+    change = sample.changes({"hit": after, "new": after}, {"hit": before})
+    assert set(change) == {"hit"}
+    assert change["hit"]["change"] == pytest.approx((after - before).mean())
+    assert 0 < change["hit"]["low"] < change["hit"]["change"] < change["hit"]["high"]  # type: ignore[operator]
+    low, high = interval(users, after)
+    assert change["hit"]["high"] - change["hit"]["low"] < (high - low) / 3  # type: ignore[operator]
+    # The same answers by other users.
+    apart = UserSample(users + 1).estimates(after).minus(sample.estimates(before))
+    wide = changes_of(["hit"], apart)["hit"]
+    assert wide["change"] == pytest.approx(change["hit"]["change"])
+    assert wide["high"] - wide["low"] > (high - low)  # type: ignore[operator]
+
+
+def test_means_of_other_users_differ_as_welch_has_it() -> None:
+    random = np.random.default_rng(4)
+    one, other = random.normal(1, 1, 12), random.normal(0, 3, 30)
+    difference = UserSample(np.arange(12)).estimates(one).minus(UserSample(np.arange(30)).estimates(other))
+    expected = stats.ttest_ind(one, other, equal_var=False)
+    assert float(difference.value[0] / difference.error[0]) == pytest.approx(expected.statistic)
+    low, high = difference.bounds()[:, 0]
+    both = one.var(ddof=1) / 12 + other.var(ddof=1) / 30
+    freedom = both**2 / ((one.var(ddof=1) / 12) ** 2 / 11 + (other.var(ddof=1) / 30) ** 2 / 29)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, freedom) * np.sqrt(both))
+
+
+def test_equal_answers_differ_by_exactly_nothing() -> None:
+    users, answered = listeners(6)
+    assert UserSample(users).changes({"hit": answered / 3}, {"hit": answered / 3})["hit"] == {
+        "change": 0.0, "low": 0.0, "high": 0.0
+    }  # fmt: skip
+    # Other users with equal answers differ by nothing that is known to be no noise.
+    both = UserSample(users).estimates(0 * answered)
+    assert both.minus(both).bounds().tolist() == [[0.0], [0.0]]
+
+
+def test_what_has_no_value_counts_nowhere() -> None:
+    users, answered = listeners(7)
+    part = np.arange(len(users)) % 3 == 0
+    sample = UserSample(users)
+    columns = np.stack([answered, np.where(part, answered, np.nan)], axis=1)
+    found, of_part = sample.estimates(columns), UserSample(users[part]).estimates(answered[part])
+    assert (found.value[1], found.error[1], found.users[1]) == (
+        of_part.value[0], of_part.error[0], of_part.users[0]
+    )  # fmt: skip
+    means = sample.resampled_means(columns, 50, seed=1)
+    np.testing.assert_array_equal(means[:, 0], sample.resampled_means(answered, 50, seed=1)[:, 0])
+    # By hand: the users of each resample, with multiplicities.
+    (_, weights), *_ = sample._weights(50, 1)
+    weight = weights[:, np.unique(users, return_inverse=True)[1]] * part
+    np.testing.assert_allclose(means[:, 1], weight @ answered / weight.sum(axis=1))
+    assert weights.sum(axis=1).tolist() == [len(np.unique(users))] * 50
+
+
+def test_memory_is_bounded_and_the_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, answered = listeners(8)
+    sample = UserSample(users)
+    whole = sample.resampled_means(answered, 100, seed=2)
+    monkeypatch.setattr(uncertainty, "_WEIGHTS_AT_ONCE", 7 * len(np.unique(users)) + 1)
+    assert {len(weights) for _, weights in sample._weights(100, 2)} == {7, 2}
+    np.testing.assert_allclose(sample.resampled_means(answered, 100, seed=2), whole)
+    assert not np.allclose(sample.resampled_means(answered, 100, seed=3), whole)
+
+
+def test_too_little_to_say_is_said() -> None:
+    few = UserSample(np.array([4, 4, 9]))
+    nothing, one = np.full(3, np.nan), np.array([1.0, 0.0, np.nan])
+    assert few.intervals({"nothing": nothing, "one user": one}) == {"nothing": None, "one user": None}
+    assert few.changes({"x": one}, {"x": one * 0}) == {"x": {"change": 0.5, "low": None, "high": None}}
+    assert few.intervals({}) == {} == few.changes({}, {"x": one})
+    assert few.changes({"x": nothing}, {"x": one})["x"]["change"] is None
+    assert UserSample(np.empty(0, np.int64)).intervals({"x": np.empty(0)}) == {"x": None}
+    with pytest.raises(ValueError, match="2 values and 3 queries"):
+        few.estimates([1.0, 2.0])
