@@ -9,16 +9,15 @@ import numpy as np
 from markupsafe import Markup
 
 from two_tower.base.durations import milliseconds
-from two_tower.evaluation.bootstrap import UserBootstrap
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, recommender
 from two_tower.evaluation.report.formats import interval, number
 from two_tower.evaluation.report.svg import Drawing, Scale, apart
+from two_tower.evaluation.uncertainty import UserSample
 
 WIDE, NARROW = 1_040, 328
 HALF = 500
 _CURVE_POINTS = 48
-_RESAMPLES = 300
 # Below this width a chart has no room for labels beside it.
 _ROOM_BESIDE = 480
 
@@ -37,16 +36,16 @@ def recall_curves(results: QueryResults) -> dict[str, Any]:
     finite = [ranks[np.isfinite(ranks)] for ranks in results.ranks.values()]
     deepest = int(max((ranks.max() for ranks in finite if len(ranks)), default=1))
     ks = np.unique(np.geomspace(1, max(deepest, 1), _CURVE_POINTS).round().astype(int)).tolist()
-    bootstrap = UserBootstrap(results.user.astype(np.int64), _RESAMPLES)
+    sample = UserSample(results.user.astype(np.int64))
     curves = {}
     for who in in_order(set(results.ranks) - {MODEL_EXACT}):
         values = results.values(who, ks)
         columns = np.stack([values[f"recall@{k}"] for k in ks], axis=1)
-        low, high = bootstrap.bounds(bootstrap.means(columns))
+        low, high = sample.estimates(columns).bounds()
         mean = columns.mean(axis=0)
         curves[who] = {
             "mean": mean.tolist(),
-            # A single user gives no bounds.
+            # Few users give no bounds.
             "low": np.where(np.isfinite(low), low, mean).tolist(),
             "high": np.where(np.isfinite(high), high, mean).tolist(),
         }
@@ -174,11 +173,14 @@ def draw_slices(
 
 
 def draw_tuning(tuning: Mapping[str, Any]) -> Callable[[float], Markup]:
-    """Draws the index's settings that were tried: recall against time a query, the best of them joined."""
-    points = [one for one in tuning["points"] if one.get("recall") is not None and one.get("ms_per_query")]
+    """Draws the index's settings that were tried: recall against bytes a query, the best of them joined.
+
+    The choice goes by bytes, since times vary from minute to minute.
+    """
+    points = [one for one in tuning["points"] if one.get("recall") is not None and one.get("bytes_per_query")]
     chosen = tuning["points"][tuning["chosen"]] if tuning.get("chosen") is not None else None
     best, frontier = -1.0, []
-    for one in sorted(points, key=lambda one: (one["ms_per_query"], -one["recall"])):
+    for one in sorted(points, key=lambda one: (one["bytes_per_query"], -one["recall"])):
         if one["recall"] > best:
             best = one["recall"]
             frontier.append(one)
@@ -186,20 +188,26 @@ def draw_tuning(tuning: Mapping[str, Any]) -> Callable[[float], Markup]:
     def draw(width: float) -> Markup:
         is_wide = width > _ROOM_BESIDE
         height, left, right, top, bottom = (380 if is_wide else 300), 48, 20, 16, 42
-        x = Scale.around([one["ms_per_query"] for one in points], left, width - right, log=True, margin=0.08)
+        x = Scale.around(
+            [one["bytes_per_query"] / 1024 for one in points], left, width - right, log=True, margin=0.08
+        )
+
+        def place(one: Mapping[str, Any]) -> tuple[float, float]:
+            return x(one["bytes_per_query"] / 1024), y(one["recall"])
+
         y = Scale.around([*(one["recall"] for one in points), tuning["target"]], height - bottom, top)
-        drawing = Drawing(width, height, "Recall of the index against time a query, by setting")
-        _axes(drawing, x, y, left, width - right, top, height - bottom, "milliseconds a query")
+        drawing = Drawing(width, height, "Recall of the index against kilobytes read a query, by setting")
+        _axes(drawing, x, y, left, width - right, top, height - bottom, "kilobytes read a query")
         drawing.line((left, y(tuning["target"])), (width - right, y(tuning["target"])), "mark")
         drawing.text(
             (width - right, y(tuning["target"]) - 5), f"target {number(tuning['target'])}", "small", "end"
         )
-        drawing.path([(x(one["ms_per_query"]), y(one["recall"])) for one in frontier], "curve", "model")
+        drawing.path([place(one) for one in frontier], "curve", "model")
         for one in points:
             kind = "dot" if one in frontier else "dot faint"
-            drawing.dot((x(one["ms_per_query"]), y(one["recall"])), 4, kind, "model", setting(one))
+            drawing.dot(place(one), 4, kind, "model", setting(one))
         if chosen is not None and chosen in points:
-            at = (x(chosen["ms_per_query"]), y(chosen["recall"]))
+            at = place(chosen)
             drawing.dot(at, 9, "ring", "model", f"chosen: {setting(chosen)}")
             side, anchor = (14, "start") if at[0] < (left + width - right) / 2 else (-14, "end")
             drawing.text((at[0] + side, at[1] + 22), "chosen", "name strong", anchor, "model")

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from two_tower.base.durations import milliseconds
+from two_tower.evaluation.gate.thresholds import Unit
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Formats a share: .512, and – for a value that could not be measured."""
@@ -13,6 +16,17 @@ def number(value: float | None, digits: int = 3) -> str:
         return "–"
     text = f"{value:.{digits}f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def measured(value: float | None, unit: Unit, share: str = "") -> str:
+    """Formats a threshold's value or limit by its unit, a share as `.5120` or by the format `share`."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if unit is Unit.MILLISECONDS:
+        return milliseconds(value)
+    if unit is Unit.SHARE:
+        return format(value, share) if share else number(value, 4)
+    return f"{value:,.0f}"
 
 
 def interval(bounds: Sequence[float | None] | None, digits: int = 3) -> str:

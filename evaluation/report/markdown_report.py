@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from two_tower.evaluation.gate.judge import BLESSED
+from two_tower.evaluation.gate.thresholds import unit_of
 from two_tower.evaluation.metric_table import slice_metrics
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, in_order, label
+from two_tower.evaluation.report.formats import measured
 from two_tower.evaluation.report.glossary import (
     cutoff_of,
     definitions,
@@ -22,6 +24,7 @@ from two_tower.evaluation.report.glossary import (
     threshold_meaning,
 )
 from two_tower.evaluation.report.recommender_rows import measured_recommenders
+from two_tower.evaluation.report.standing import standing
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 
@@ -69,6 +72,7 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
         if queries.get("by_users_unknown_to_train")
         else ""
     )
+    text = "\n\n".join([text, *([_text(" ".join(found))] if (found := standing(evaluation)) else [])])
     return f"{text}\n\nData set {_code(evaluation['dataset'])}. {question(evaluation)}{strangers}{dropped}"
 
 
@@ -77,9 +81,9 @@ def _thresholds(evaluation: Mapping[str, Any]) -> str:
         [
             _code(t["name"]),
             _text(threshold_meaning(t, evaluation)),
-            _value(t["value"]),
+            measured(t["value"], unit_of(t), ".4f"),
             _bounds((t.get("low"), t.get("high"))),
-            f"{'≤' if t.get('direction') == 'max' else '≥'} {_value(t['limit'])}",
+            f"{'≤' if t.get('direction') == 'max' else '≥'} {measured(t['limit'], unit_of(t), '.4f')}",
             "holds" if t["ok"] else "**fails**",
         ]
         for t in evaluation["thresholds"]
@@ -137,7 +141,7 @@ def _story(evaluation: Mapping[str, Any]) -> str:
         )
     header = ["", judged, "95% interval", "the model's lead", "95% interval of the lead"]
     return (
-        "## Who finds what comes next\n\nIntervals are 95% bootstrap intervals over users; leads are of the "
+        "## Who finds what comes next\n\nIntervals are 95% intervals over users; leads are of the "
         "same queries.\n\n" + _table(header, rows, 1)
     )
 
@@ -272,7 +276,23 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
         return ""
     names = ["best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap"]
     rows = [
-        [cutoff, *(_number(values.get(name)) for name in names)]
+        [
+            cutoff,
+            *(
+                " ".join(
+                    filter(
+                        None,
+                        [
+                            _number(values.get(name)),
+                            f"({bounds})"
+                            if (bounds := _bounds((values.get("intervals") or {}).get(name)))
+                            else "",
+                        ],
+                    )
+                )
+                for name in names
+            ),
+        ]
         for cutoff, values in oracle.items()
         if cutoff.startswith("recall@")
     ]
@@ -288,9 +308,13 @@ def _oracle(evaluation: Mapping[str, Any]) -> str:
     return (
         "## Against the oracle\n\nThe data is simulated, so the best possible ranking is known. The oracle "
         "ranks by the simulator's own probabilities, with and without the user's hidden state. It answered "
-        f"{oracle['queries']:,} of the test queries. On these, the share is how far the model gets from "
-        "the best baseline (0) to the oracle (1).\n\n" + _table(header, rows, 1)
+        f"{oracle['queries']:,} of the test queries{_by_users(oracle)}. On these, the share is how far the "
+        "model gets from the best baseline (0) to the oracle (1).\n\n" + _table(header, rows, 1)
     )
+
+
+def _by_users(oracle: Mapping[str, Any]) -> str:
+    return f", by {oracle['users']:,} users" if oracle.get("users") else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int) -> str:
@@ -307,7 +331,7 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: float | None) -> str:
-    """Formats a threshold's value, a share or milliseconds."""
+    """Formats milliseconds."""
     return (
         "–" if value is None or math.isnan(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, recommender
+from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL, MODEL, recommender
 
 
 def measured_recommenders(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Returns the metrics of the model, the baselines and an eligible blessed model, by name."""
+    """Returns the metrics of the model, the baselines and eligible released models, by name."""
     found = {MODEL: evaluation["metrics"]["test"], **(evaluation.get("baselines") or {})}
-    blessed = evaluation.get("blessed_model")
-    if blessed and blessed["eligible"]:
-        found[BLESSED_MODEL] = blessed["metrics"]
+    for who, name in ((ANCHOR_MODEL, "anchor"), (BLESSED_MODEL, "blessed_model")):
+        released = evaluation.get(name)
+        if released and released["eligible"]:
+            found[who] = released["metrics"]
     return found
 
 

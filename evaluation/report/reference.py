@@ -11,17 +11,18 @@ from two_tower.evaluation.gate.outcome import (
     Outcome,
     lower_bound_reaches,
     no_significant_loss,
+    upper_bound_reaches,
     value_reaches,
     value_stays_within,
 )
 from two_tower.evaluation.gate.thresholds import THRESHOLDS, Threshold
 from two_tower.evaluation.metric_table import METRICS, OF_USERS, WITH_INTERVALS, Metric
-from two_tower.evaluation.settings import GateConfig
 
 _RULES: dict[Callable[..., Outcome], str] = {
     value_reaches: "value",
     value_stays_within: "value",
     lower_bound_reaches: "lower bound of the 95% interval",
+    upper_bound_reaches: "value, or upper bound of the 95% interval",
     no_significant_loss: "value, or an upper bound of at least 0",
 }
 
@@ -76,7 +77,7 @@ def _thresholds() -> str:
 
 def _threshold_row(one: Threshold) -> list[str]:
     side = "at least" if one.direction == AT_LEAST else "at most"
-    limit = f"{one.limit(GateConfig()):g}" if one.limit else f"`gate.{one.name}`"
+    limit = one.limit_text or f"`gate.{one.name}`"
     meaning = one.meaning.format(k="k", part="<slice>")
     return [f"`{one.name}`", _cell(meaning), one.unit.value, f"{side} {limit}", _RULES[one.rule]]
 

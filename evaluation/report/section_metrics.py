@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from two_tower.evaluation.baselines.registry import BASELINES, definition
 from two_tower.evaluation.recommenders import (
     FACTORISATION,
     MODEL,
@@ -23,7 +24,7 @@ from two_tower.evaluation.report.recommender_rows import legend_of, measured_rec
 
 
 def recall(materials: Materials, k: int) -> dict[str, Any] | None:
-    """Gives curves where ranks are known, and the story in three steps where its baselines are."""
+    """Gives curves where ranks are known, and the story in steps where its baselines are."""
     evaluation = materials.evaluation
     chart, legend = None, []
     if materials.results is not None and materials.results.ranks:
@@ -35,24 +36,32 @@ def recall(materials: Materials, k: int) -> dict[str, Any] | None:
 
 
 def _story(evaluation: Mapping[str, Any], k: int) -> list[dict[str, Any]]:
-    """Gives the best recommender of each step of the story, and its gain over the step before."""
+    """Gives the best recommender of each step of the story, and its gain over the best before it.
+
+    The best baseline is among them, of whatever family.
+    """
     judged = f"recall@{k}"
     known = {name: found.get(judged) for name, found in (evaluation.get("baselines") or {}).items()}
     known[MODEL] = evaluation["metrics"]["test"].get(judged)
     values = {name: float(value) for name, value in known.items() if value is not None}
     steps: list[dict[str, Any]] = []
-    for family in (TOKEN_MATCHING, FACTORISATION, TWO_TOWER):
+    families = [TOKEN_MATCHING, FACTORISATION]
+    baselines = [name for name in values if name != MODEL]
+    if baselines:
+        strongest = recommender(max(baselines, key=lambda name: values[name])).family
+        families += [strongest] if strongest not in families else []
+    for family in (*families, TWO_TOWER):
         of_family = [name for name in values if recommender(name).family == family]
         if not of_family:
             continue
         best = max(of_family, key=lambda name: values[name])
-        before = steps[-1]["value"] if steps else None
+        before = max((step["value"] for step in steps), default=None)
         steps.append(
             {
                 "family": family,
                 "label": recommender(best).label,
                 "colour": recommender(best).colour,
-                "knows": STORY[family],
+                "knows": STORY.get(family) or (definition(best).meaning if best in BASELINES else ""),
                 "value": values[best],
                 "bounds": (evaluation.get("intervals") or {}).get(best, {}).get(judged),
                 "times": f"{values[best] / before:.1f}×" if before else "",

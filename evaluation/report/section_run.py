@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from two_tower.evaluation.recommenders import recommender
 from two_tower.evaluation.report import charts
-from two_tower.evaluation.report.formats import duration, number, setting
+from two_tower.evaluation.report.formats import duration, interval, number, setting
 
 _MAP_COLOURS = tuple(f"map-{place}" for place in range(8))
 _POPULARITY_BANDS = ("most played", "often", "sometimes", "rarely")
@@ -57,8 +58,16 @@ def oracle(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
     names = ("best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap")
     return {
         "queries": oracle["queries"],
+        "users": oracle.get("users"),
         "rows": [
-            (cutoff, [number(values.get(name), 4) for name in names])
+            (
+                cutoff,
+                recommender(values["baseline"]).label if values.get("baseline") else "",
+                [
+                    (number(values.get(name), 4), interval((values.get("intervals") or {}).get(name), 4))
+                    for name in names
+                ],
+            )
             for cutoff, values in oracle.items()
             if cutoff.startswith("recall@")
         ],

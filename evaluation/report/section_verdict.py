@@ -9,10 +9,10 @@ from typing import Any
 
 from two_tower.base.durations import milliseconds
 from two_tower.evaluation.gate.judge import BLESSED
-from two_tower.evaluation.gate.thresholds import Unit, unit_of
+from two_tower.evaluation.gate.thresholds import unit_of
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, recommender
 from two_tower.evaluation.report import charts
-from two_tower.evaluation.report.formats import interval, number, signed
+from two_tower.evaluation.report.formats import interval, measured, number, signed
 from two_tower.evaluation.report.glossary import (
     cutoff_of,
     pseudonym,
@@ -21,6 +21,8 @@ from two_tower.evaluation.report.glossary import (
     threshold_meaning,
 )
 from two_tower.evaluation.report.recommender_rows import best_baseline
+from two_tower.evaluation.report.standing import on_call, standing
+from two_tower.evaluation.slices import DISCOVERY
 
 
 def verdict(evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def verdict(evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> dic
         "word": word,
         "lead": lead,
         "reasons": [reason.removesuffix(".") for reason in reasons],
+        "standing": standing(evaluation),
+        "on_call": on_call(evaluation, run) if run else [],
         "when": when,
         "figures": _key_figures(evaluation),
     }
@@ -80,6 +84,15 @@ def _key_figures(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
         change = (changes.get(best) or {}).get(judged) or {}
         note = f"over {recommender(best).label}"
         figures.append({"name": "Lift", "value": signed(model - value), "note": _with_bounds(note, change)})
+    discovery = (evaluation.get("slices") or {}).get(DISCOVERY) or {}
+    lift = discovery.get("lift") or {}
+    if lift.get("change") is not None and discovery["labels"] < (
+        evaluation["queries"].get("labels") or {}
+    ).get("total", 0):
+        note = f"on labels not played before, over {recommender(lift['baseline']).label}"
+        figures.append(
+            {"name": "Discovery lift", "value": signed(lift["change"]), "note": _with_bounds(note, lift)}
+        )
     blessed = evaluation.get("blessed_model")
     if blessed and blessed["eligible"] and model is not None and blessed["metrics"].get(judged) is not None:
         change = (changes.get(BLESSED_MODEL) or {}).get(judged) or {}
@@ -119,9 +132,9 @@ def thresholds(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             "meaning": threshold_meaning(one, evaluation),
             "gauge": charts.gauge(one),
             "sign": "≤" if one.get("direction") == "max" else "≥",
-            "shown": _measured(unit_of(one), one["value"]),
+            "shown": measured(one["value"], unit_of(one)),
             "bounds": interval((one.get("low"), one.get("high")), 4),
-            "limit_shown": _measured(unit_of(one), one["limit"]),
+            "limit_shown": measured(one["limit"], unit_of(one)),
         }
         for one in sorted(evaluation["thresholds"], key=lambda one: bool(one["ok"]))
     ]
@@ -152,10 +165,3 @@ def refusal(evaluation: Mapping[str, Any], examples: bool) -> dict[str, Any] | N
             for place, one in enumerate(found)
         ],
     }
-
-
-def _measured(unit: Unit, value: float | None) -> str:
-    """Formats a threshold's value or limit by its unit."""
-    if value is not None and unit is Unit.MILLISECONDS:
-        return milliseconds(value)
-    return str(int(value)) if value is not None and unit is Unit.YES_NO else number(value, 4)

@@ -1,8 +1,8 @@
 """`two-tower clean`: removes artifacts and versions that no run, server or comparison needs.
 
-Kept are the newest runs, the run of the model in service, and the runs of the latest blessed model and the
-latest approved statistics. Evaluations, blessings and schemas of all runs stay: they are small, and they
-answer why a model was not pushed.
+Kept are the newest runs, the run of the model in service, the runs of the latest blessed model and the latest
+approved statistics, and the best released model. Evaluations, blessings and schemas of all runs stay: they
+are small, and they answer why a model was not pushed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def plan(output: str, keep: int) -> Cleaning:
         if name in kept or node in _ALWAYS_KEPT
     }
     for pointer in _pointers(output):
-        needed |= {_real(uri) for uri in (pointer.uri, pointer.properties.get(TOWERS)) if uri}
+        uris = (pointer.uri, pointer.properties.get(TOWERS), pointer.properties.get(pointers.ANCHOR))
+        needed |= {_real(uri) for uri in uris if uri}
     folders = tuple(folder for folder in _folders(output, runs) if not _holds(folder, needed))
     removed = [*folders, *(storage.join(output, PUSHED, str(version)) for version in gone_versions)]
     size = sum(sum(storage.list_sizes(place).values()) for place in removed)

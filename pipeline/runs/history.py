@@ -15,10 +15,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, moment
 from two_tower.pipeline.runs.report import evaluation_at
-from two_tower.pipeline.runs.stored_runs import EVALUATOR, PUSHER, run_nodes, status
+from two_tower.pipeline.runs.stored_runs import EVALUATOR, INDEXER, PUSHER, run_nodes, status
+from two_tower.serving.service import Service, in_service, versions_of
+from two_tower.serving.versions import PUSHED
 
 _WINDOWS = "InteractionExampleGen"
 _WIDTH = 128
@@ -36,15 +39,24 @@ def history(output: str) -> list[dict[str, Any]]:
       `dataset`, `data_digest`; `train_end`, `test_from` and `test_to` in seconds of the data's clock, or
       None; `metric` with its value `recall` and
       `interval`; `verdict` ("blessed", "refused" or None); `pushed_version` and `pushed_to` of a pushed
-      model; `seconds` in all; and `note`, an error while reading.
+      model; `versions`, all numbers under which it was published, those of rollbacks too; `in_service`, that
+      of them that servers load, or None; `seconds` in all; and `note`, an error while reading.
 
     Raises:
       UserError: there is no run in `output`.
     """
-    return [_row(name, nodes) for name, nodes in run_nodes(output)]
+    push_directory = storage.join(output, PUSHED)
+    service, published = in_service(push_directory), versions_of(push_directory)
+    return [_row(name, nodes, push_directory, service, published) for name, nodes in run_nodes(output)]
 
 
-def _row(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _row(
+    name: str,
+    nodes: Mapping[str, Mapping[str, Any]],
+    push_directory: str,
+    service: Service | None,
+    published: Mapping[str, list[int]],
+) -> dict[str, Any]:
     evaluation: dict[str, Any] = {}
     note = None
     try:
@@ -61,6 +73,12 @@ def _row(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "properties"
     ]
     is_pushed = pushed.get("pushed") == 1
+    models = {one["uri"] for one in _outputs(nodes, INDEXER, "model")}
+    # Pusher does not tell of rollbacks, nor of a push that was killed right behind its last step.
+    numbers = {version for model in models for version in published.get(model, [])}
+    if is_pushed and str(pushed.get("pushed_version")).isdigit():
+        numbers.add(int(pushed["pushed_version"]))
+    first = min(numbers, default=None)
     judged = f"recall@{evaluation.get('cutoff') or DEFAULT_CUTOFF}"
     verdict = evaluation.get("verdict")
     if verdict is None and blessing is not None and "blessed" in blessing["properties"]:
@@ -78,8 +96,10 @@ def _row(name: str, nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "recall": ((evaluation.get("metrics") or {}).get("test") or {}).get(judged),
         "interval": ((evaluation.get("intervals") or {}).get("model") or {}).get(judged),
         "verdict": verdict,
-        "pushed_version": str(pushed.get("pushed_version")) if is_pushed else None,
-        "pushed_to": pushed.get("pushed_destination") if is_pushed else None,
+        "pushed_version": None if first is None else str(first),
+        "pushed_to": None if first is None else storage.join(push_directory, str(first)),
+        "versions": sorted(numbers),
+        "in_service": service.version if service and service.version in numbers else None,
         "seconds": round(sum(one["seconds"] for one in nodes.values() if one["state"] != "CACHED"), 1),
         "note": note,
     }
@@ -126,7 +146,7 @@ def render(runs: Sequence[Mapping[str, Any]]) -> str:
             recall,
             low_high,
             _ended(one),
-            one["pushed_version"] or "",
+            _pushed(one),
             _took(one["seconds"]),
         )
     console.print(table)
@@ -140,6 +160,14 @@ def _ended(run: Mapping[str, Any]) -> str:
     if run["status"] == "failed":
         return f"failed at {', '.join(run['failed'])}"
     return str(run["verdict"] or run["status"])
+
+
+def _pushed(run: Mapping[str, Any]) -> str:
+    """Names a run's published versions, and the one in service."""
+    return ", ".join(
+        f"{version} (in service)" if version == run["in_service"] else str(version)
+        for version in run["versions"]
+    )
 
 
 def _when(name: str) -> str:

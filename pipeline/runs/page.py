@@ -15,6 +15,8 @@ from two_tower.pipeline.runs.report import collect
 from two_tower.pipeline.runs.stored_runs import EVALUATOR, TRAINER
 from two_tower.pipeline.settings import pipeline_config, run_file
 
+_OF_RUN = ("run", "output", "components", "settings", "pushed_model", "in_service", "service")
+
 
 def collect_with_page(output: str, examples: bool = True, path: str | None = None) -> dict[str, Any]:
     """Collects the report (`report.collect`) and draws its page.
@@ -51,7 +53,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
     run = {
-        **{name: report[name] for name in ("run", "output", "components", "settings", "pushed_model")},
+        **{name: report[name] for name in _OF_RUN},
         "not_pushed_because": report.get("not_pushed_because"),
         "changed": changed_settings(report["settings"]),
     }

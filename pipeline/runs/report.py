@@ -15,6 +15,7 @@ from two_tower.base import storage
 from two_tower.base.durations import milliseconds
 from two_tower.base.errors import UserError
 from two_tower.evaluation.report.glossary import definitions, question
+from two_tower.evaluation.report.standing import on_call, standing
 from two_tower.pipeline.runs.job_runs import run_folders
 from two_tower.pipeline.runs.report_tables import (
     WIDTH,
@@ -29,6 +30,7 @@ from two_tower.pipeline.runs.report_tables import (
 )
 from two_tower.pipeline.runs.stored_runs import (
     EVALUATOR,
+    INDEXER,
     METADATA,
     PLACER,
     PUSHER,
@@ -38,7 +40,8 @@ from two_tower.pipeline.runs.stored_runs import (
     status,
     uris_of,
 )
-from two_tower.serving.versions import PUSHED, newest_version
+from two_tower.serving.service import in_service, versions_of
+from two_tower.serving.versions import PUSHED
 
 # Keys of evaluation.json that the report takes over.
 _EVALUATION_KEYS = (
@@ -57,6 +60,7 @@ _EVALUATION_KEYS = (
     "slices",
     "ann",
     "blessed_model",
+    "anchor",
     "oracle",
     "notes",
     "intervals",
@@ -81,9 +85,9 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
       `warm_start` names the model that training began from, and counts the rows carried over; None without
       a warm start. `reindexed` counts the items of a re-indexed catalog (`two-tower reindex`); else None.
       `pushed_model` is the place of this run's pushed model, or None; `not_pushed_because` is the reason for
-      a blessed model that was not pushed (components/pusher/executor.py); `in_service` is the newest pushed
-      model. `artifacts` are URIs by component and output; `settings` come from `settings_of`; `log` is the
-      newest log file.
+      a blessed model that was not pushed (components/pusher/executor.py). `in_service` is the newest pushed
+      model; `service` says what it is, since when, and what a rollback would bring back. `artifacts` are
+      URIs by component and output; `settings` come from `settings_of`; `log` is the newest log file.
 
     Raises:
       UserError: there is no run in `output`.
@@ -112,13 +116,40 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         "components": components,
         "warm_start": _warm_start(nodes),
         "reindexed": _reindexed(nodes),
-        "pushed_model": properties.get("pushed_destination") if properties.get("pushed") == 1 else None,
+        "pushed_model": _pushed_to(output, nodes),
         "not_pushed_because": properties.get("not_pushed_because"),
-        "in_service": newest_version(storage.join(output, PUSHED)),
+        **_service(output),
         "artifacts": artifacts,
         "settings": settings_of(nodes),
         "log": newest_log(output),
     }
+
+
+def _pushed_to(output: str, nodes: Mapping[str, Any]) -> str | None:
+    """Returns where this run's model was pushed to, though the push was killed right behind its last step."""
+    (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
+    properties = pushed["properties"] if pushed else {}
+    if properties:
+        return str(properties["pushed_destination"]) if properties.get("pushed") == 1 else None
+    push_directory = storage.join(output, PUSHED)
+    published = versions_of(push_directory)
+    models = [model["uri"] for model in nodes.get(INDEXER, {}).get("outputs", {}).get("model", [])]
+    found = [version for model in models for version in published.get(model, [])]
+    return storage.join(push_directory, str(min(found))) if found else None
+
+
+def _service(output: str) -> dict[str, Any]:
+    """Returns `in_service` and `service`, see `collect`."""
+    service = in_service(storage.join(output, PUSHED))
+    if service is None:
+        return {"in_service": None, "service": None}
+    described = {
+        "version": service.version,
+        "copy_of": service.record.copy_of,
+        "published": service.record.published or None,
+        "before": service.before,
+    }
+    return {"in_service": service.path, "service": described}
 
 
 def newest_log(output: str) -> str | None:
@@ -171,6 +202,12 @@ def render(report: Mapping[str, Any]) -> str:
     page = io.StringIO()
     console = Console(file=page, width=WIDTH, highlight=False, markup=False, emoji=False)
     console.print(_headline(report), soft_wrap=True)
+    for sentence in on_call(report, report):
+        console.print(sentence, soft_wrap=True)
+    if report["verdict"]:
+        console.print()
+        for sentence in standing(report):
+            console.print(sentence, soft_wrap=True)
     console.print()
     console.print(component_table(report))
     if start := report.get("warm_start"):
@@ -216,6 +253,11 @@ def _headline(report: Mapping[str, Any]) -> str:
         missed = [threshold["name"] for threshold in report["thresholds"] if not threshold["ok"]]
         kept = f"{report['in_service']} stays in service" if report["in_service"] else "nothing is in service"
         return f"REFUSED: the model is not pushed ({', '.join(missed)}); {kept}."
+    if report["status"] == "unfinished" and report["pushed_model"]:
+        return (
+            f"UNFINISHED: the model is blessed and pushed to {report['pushed_model']}, but the run was "
+            "killed behind the push. Run it again."
+        )
     if report["status"] == "unfinished":
         return "UNFINISHED: the model is blessed, but the run was killed before the push. Run it again."
     if report["pushed_model"]:

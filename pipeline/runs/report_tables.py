@@ -10,10 +10,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from two_tower.base.durations import milliseconds
-from two_tower.evaluation.gate.thresholds import Unit, threshold_of, unit_of
+from two_tower.evaluation.gate.thresholds import threshold_of, unit_of
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL, MODEL_EXACT, in_order, label
+from two_tower.evaluation.report.formats import measured
 from two_tower.evaluation.report.glossary import DEFAULT_CUTOFF, shown_metrics, slice_meaning
+from two_tower.evaluation.report.recommender_rows import measured_recommenders
 
 WIDTH = 100
 _SHOWN_SLICES = 8
@@ -55,17 +56,16 @@ def threshold_table(report: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading == "threshold" else "right", no_wrap=True)
     table.add_column("")
 
-    def shown(threshold: Mapping[str, Any], part: str) -> str:
-        is_time = unit_of(threshold) is Unit.MILLISECONDS and threshold[part] is not None
-        return milliseconds(threshold[part]) if is_time else number(threshold[part])
-
     for threshold in report["thresholds"]:
         held = "holds" if threshold["ok"] else "FAILS"
         note = f" ({threshold['note']})" if threshold.get("note") else ""
         sign = "≤" if threshold.get("direction") == "max" else "≥"
         interval = [bounds((threshold.get("low"), threshold.get("high")))] if has_bounds else []
         table.add_row(
-            threshold["name"], shown(threshold, "value"), *interval, f"{sign} {shown(threshold, 'limit')}",
+            threshold["name"],
+            measured(threshold["value"], unit_of(threshold), ".4f"),
+            *interval,
+            f"{sign} {measured(threshold['limit'], unit_of(threshold), '.4f')}",
             held + note,
         )  # fmt: skip
     return table
@@ -104,12 +104,9 @@ def metric_table(report: Mapping[str, Any]) -> Table:
     queries = report["queries"] or {}
     asked = f" ({queries['test']:,} queries by {queries['users']:,} users)" if queries else ""
     table = _table(f"Test split{asked}")
-    rows = {MODEL: report["metrics"]["test"], **report["baselines"]}
+    rows = measured_recommenders(report)
     if "test_exact" in report["metrics"]:
         rows[MODEL_EXACT] = report["metrics"]["test_exact"]
-    blessed = report.get("blessed_model")
-    if blessed and blessed["eligible"]:
-        rows[BLESSED_MODEL] = blessed["metrics"]
     judged = f"recall@{report.get('cutoff') or DEFAULT_CUTOFF}"
     intervals = report.get("intervals") or {}
     shown = few_metrics(report)
@@ -187,6 +184,8 @@ def oracle_table(oracle: Mapping[str, Any]) -> Table:
     for metric, values in oracle.items():
         if metric.startswith("recall@"):
             table.add_row(metric, *(number(values.get(name)) for name in names))
+            if found := values.get("intervals"):
+                table.add_row("", *(bounds(found.get(name)) for name in names))
     return table
 
 

@@ -91,6 +91,15 @@ def test_the_rest_goes_and_the_store_knows_it(output: Path) -> None:
     assert plan(str(output), keep=1).folders == ()
 
 
+def test_the_best_released_model_stays(output: Path) -> None:
+    (output / "latest_approved.json").unlink()
+    of_run = {run: output / "artifacts" / "ScannIndexer" / "model" / str(5 * run - 2) for run in (2, 3, 4)}
+    newest = pointers.Pointer(str(of_run[4]), {"anchor": str(of_run[3])})
+    pointers.point(str(output), pointers.BLESSED, newest)
+    clean(plan(str(output), keep=1))
+    assert [run for run, model in of_run.items() if model.exists()] == [3, 4]
+
+
 @pytest.mark.parametrize("form", ["relative", "link", "file", "slash"])
 def test_the_output_s_name_decides_nothing(
     output: Path, form: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory

@@ -17,6 +17,8 @@ from two_tower.pipeline.runs.page import changed_settings, collect_with_page
 from two_tower.pipeline.runs.report import collect, render, settings_of
 from two_tower.pipeline.runs.stored_runs import pointers_of_earlier_release
 from two_tower.pipeline.settings.presets import PRESETS
+from two_tower.serving import push_record
+from two_tower.serving.push_record import PushRecord
 from two_tower.serving.versions import newest_version
 
 METRICS = {"recall@1": 0.05, "recall@10": 0.2, "recall@50": 0.3, "recall@100": 0.4, "hit_rate@10": 0.2,
@@ -83,7 +85,7 @@ def test_a_cached_run_reports_what_it_took_over(store: Store, tmp_path: Path) ->
         ("RetrievalEvaluator", True),
         ("Pusher", True),
     ]
-    for key in EVALUATION.keys() - {"queries"}:
+    for key in EVALUATION:
         assert report[key] == EVALUATION[key]
     assert report["pushed_model"] == report["in_service"] == str(version)
     assert json.loads(json.dumps(report)) == report
@@ -151,6 +153,59 @@ def test_a_refused_model_is_not_reported_as_pushed(store: Store, tmp_path: Path)
     assert "The slice that lost most" not in render({**report, "verdict": "blessed"})
     without_users = render(collect_with_page(str(tmp_path), examples=False))
     assert "The slice that lost most is cold" in without_users and "user 7" not in without_users
+
+
+def publish(output: Path, version: int, **record: Any) -> Path:
+    """Leaves a version as Pusher or a rollback does, without a model in it."""
+    path = output / "pushed" / str(version)
+    path.mkdir(parents=True)
+    push_record.write(str(path.parent), version, PushRecord(identity=f"of {record['model']}", **record))
+    return path
+
+
+def test_after_a_rollback_report_and_history_say_what_is_in_service(store: Store, tmp_path: Path) -> None:
+    first, second = (store.artifact("Model", tmp_path / name) for name in ("first", "second"))
+    for day, model in ((1, first), (2, second)):
+        store.begin(f"2026-01-0{day}T03:04:05.000001")
+        evaluation = store.artifact("ModelEvaluation", _evaluation(tmp_path / str(day), EVALUATION))
+        version = publish(tmp_path, day, model=str(tmp_path / ("first", "second")[day - 1]))
+        pushed = store.artifact(
+            "PushedModel", tmp_path / f"p{day}", pushed=1, pushed_version=str(day),
+            pushed_destination=str(version),
+        )  # fmt: skip
+        store.execution("ScannIndexer", "COMPLETE", {"model": model})
+        store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": evaluation})
+        store.execution("Pusher", "COMPLETE", {"pushed_model": pushed})
+    text = render(collect(str(tmp_path)))
+    assert f"In service: version 2. `two-tower rollback --output {tmp_path}` brings back version 1." in text
+    published = "2026-11-30T12:00:00+00:00"
+    publish(tmp_path, 3, model=str(tmp_path / "first"), copy_of=1, published=published)
+    report = collect(str(tmp_path))
+    assert (report["pushed_model"], report["in_service"]) == (
+        str(tmp_path / "pushed" / "2"), str(tmp_path / "pushed" / "3")
+    )  # fmt: skip
+    assert (
+        "In service: version 3, a rollback to version 1, since 2026-11-30 12:00:00 UTC. "
+        "There is no earlier model to go back to."
+    ) in render(report)
+    newest, oldest = history(str(tmp_path))
+    assert (newest["versions"], newest["in_service"]) == ([2], None)
+    assert (oldest["versions"], oldest["in_service"], oldest["pushed_version"]) == ([1, 3], 3, "1")
+    assert "1, 3 (in service)" in render_history([newest, oldest])
+
+
+def test_a_push_that_was_killed_behind_its_last_step_is_known(store: Store, tmp_path: Path) -> None:
+    store.begin("2026-01-01T03:04:05.000001")
+    evaluation = store.artifact("ModelEvaluation", _evaluation(tmp_path, EVALUATION))
+    store.execution("ScannIndexer", "COMPLETE", {"model": store.artifact("Model", tmp_path / "model")})
+    store.execution("RetrievalEvaluator", "COMPLETE", {"evaluation": evaluation})
+    store.execution("Pusher", "RUNNING")
+    assert "killed before the push" in render(collect(str(tmp_path)))
+    version = publish(tmp_path, 1, model=str(tmp_path / "model"))
+    report = collect(str(tmp_path))
+    assert report["pushed_model"] == str(version) and "killed behind the push" in render(report)
+    (run,) = history(str(tmp_path))
+    assert (run["pushed_version"], run["pushed_to"], run["in_service"]) == ("1", str(version), 1)
 
 
 def test_the_same_model_again_is_not_reported_as_pushed(store: Store, tmp_path: Path) -> None:
