@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,3 +37,13 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
     from tests.small_world import small_world as transformed
 
     return transformed(tmp_path_factory.mktemp("small_world"))
+
+
+@pytest.fixture
+def never_loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Recorded calls of a canary that accepts every model."""
+    from two_tower.serving import canary
+
+    asked: list[tuple[str, Any]] = []
+    monkeypatch.setattr(canary, "check", lambda path, record: asked.append((path, record)))
+    return asked
