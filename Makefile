@@ -1,5 +1,5 @@
 # `make run` and `make test` do all their own set-up; a second call skips what is done.
-.PHONY: help run test test-fast test-long lint setup prism compile clean constraints
+.PHONY: help run test test-fast test-long mutation lint setup prism compile clean constraints
 .DEFAULT_GOAL := help
 
 export TF_USE_LEGACY_KERAS := 1
@@ -23,6 +23,9 @@ test-fast: setup  ## Run the tests of seconds alone, for the inner loop
 
 test-long: setup  ## Run the long tests; goes on where an earlier call stopped
 	@scripts/run_long_tests.sh
+
+mutation: setup  ## Edit the rooms that decide in one place at a time: tests must notice (hours; it resumes)
+	@scripts/mutation_tests.sh
 
 lint: setup  ## Check style, types, layers and docstrings
 	@$(BIN)/ruff check .
