@@ -6,14 +6,12 @@ are the same. So the latest blessed model is the same too, and reports cover re-
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from two_tower.base import console, storage
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.data_directory.verification import verify_items
@@ -21,7 +19,7 @@ from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving.versions import find_model
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import recorded
 
 if TYPE_CHECKING:
     from ml_metadata.proto import metadata_store_pb2
@@ -132,7 +130,7 @@ def check_release(model: str, trainer: str) -> None:
       trainer: TrainerConfig as JSON, recorded by the training's run.
     """
     try:
-        from_plain(TrainerConfig, json.loads(trainer), "trainer")
+        recorded(trainer)
     except UserError as error:
         raise UserError(
             f"{model}: an earlier release of this program trained the model, with other settings ({error}) "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import setting
+from two_tower.base.settings import from_plain, setting
 from two_tower.trainer.loss.loss_registry import CHOICES as LOSS_CHOICES
 from two_tower.trainer.loss.loss_registry import LOSSES, SAMPLED, SAMPLING_CHOICES, RegisteredLoss
 from two_tower.trainer.model.encoder_registry import CHOICES as ENCODER_CHOICES
@@ -103,18 +104,10 @@ class Frequency:
     )
     rate: float = setting(
         0.01,
-        help="Learning rate of the streaming estimate: the weight of an item's newest gap between batches.",
+        help="Learning rate of the streaming estimate: the weight of an item's newest gap between batches. "
+        "The first 1 / rate gaps are averaged.",
         at_least=1e-6,
         at_most=1,
-        applies=_STREAMING,
-    )
-    # The least gap is 1: an item in every batch.
-    initial_gap: float = setting(
-        100.0,
-        help="Initial gap of an item in the streaming estimate, before any batch has held the item.",
-        unit="batches",
-        at_least=1,
-        at_most=1e9,
         applies=_STREAMING,
     )
     correction: str = setting(
@@ -328,6 +321,19 @@ class TrainerConfig:
         order = {part: place for place, part in enumerate(PARTS)}
         parts = sorted(set(self.parts), key=lambda part: (order.get(part, len(order)), part))
         object.__setattr__(self, "parts", tuple(parts))
+
+
+def recorded(text: str) -> TrainerConfig:
+    """Builds settings from the JSON of a training's run, of this release or of 0.2.0.
+
+    Raises:
+      UserError: an earlier release recorded other settings.
+    """
+    values = json.loads(text)
+    if isinstance(frequency := values.get("frequency"), dict):
+        # A key of 0.2.0, on which no tower depends.
+        frequency.pop("initial_gap", None)
+    return from_plain(TrainerConfig, values, "trainer")
 
 
 def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:

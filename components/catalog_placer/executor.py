@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -13,12 +12,11 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
-from two_tower.base.settings import from_plain
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.serving.provenance import ITEMS, TOWERS
-from two_tower.trainer.settings import TrainerConfig
+from two_tower.trainer.settings import recorded
 
 # Custom properties of the model: today's items, items new since the training, items with a learnt row,
 # withdrawn items of the trained catalog, test labels, and test labels of withdrawn items (always missed).
@@ -51,7 +49,7 @@ class Executor(base_executor.BaseExecutor):
                 transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
                 catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
                 config=repeats_for(
-                    from_plain(TrainerConfig, json.loads(exec_properties["trainer"]), "trainer"),
+                    recorded(exec_properties["trainer"]),
                     facts.repeats_recommendable,
                 ),
                 history_length=exec_properties["history_length"],

@@ -28,6 +28,9 @@ def _constant(remark: str) -> Retired:
     return Retired((), remark)
 
 
+# Remark of both names of the initial gap.
+_FIRST_GAPS = "an item's first gaps are averaged, and none is assumed before"
+
 RETIRED: dict[str, Retired] = {
     "split.eval_seconds": _is("split.holdout_seconds", remark="eval and test have this length each"),
     "split.test_seconds": _is("split.holdout_seconds", remark="eval and test have this length each"),
@@ -66,7 +69,8 @@ RETIRED: dict[str, Retired] = {
     "trainer.frequency": _is("trainer.frequency.estimate"),
     "trainer.frequency_learning_rate": _is("trainer.frequency.rate"),
     "trainer.frequency_hashes": _is("trainer.frequency.hashes"),
-    "trainer.frequency_initial_gap": _is("trainer.frequency.initial_gap"),
+    "trainer.frequency_initial_gap": _constant(_FIRST_GAPS),
+    "trainer.frequency.initial_gap": _constant(_FIRST_GAPS),
     "trainer.deduplicate_negatives": _is("trainer.negatives.deduplicate"),
     "trainer.uniform_negatives": _is("trainer.negatives.uniform"),
     "trainer.memory_negatives": _is("trainer.negatives.memory"),

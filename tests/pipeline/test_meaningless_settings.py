@@ -45,7 +45,6 @@ OTHERS: dict[str, Any] = {
     "trainer.frequency.estimate": "streaming",
     "trainer.frequency.hashes": 3,
     "trainer.frequency.rate": 0.1,
-    "trainer.frequency.initial_gap": 5.0,
     "trainer.frequency.correction": "refined",
     "trainer.label_horizon": 4,
     "trainer.label_weights.play_ratio_floor": 0.5,
@@ -95,7 +94,7 @@ NEEDS: dict[str, dict[str, Any]] = {
             "trainer.frequency.estimate": "streaming",
             "trainer.negatives.deduplicate": True,
         }
-        for key in ("hashes", "rate", "initial_gap")
+        for key in ("hashes", "rate")
     },
 }
 SAMPLING = {
@@ -107,11 +106,10 @@ SAMPLING = {
         "frequency.estimate",
         "frequency.hashes",
         "frequency.rate",
-        "frequency.initial_gap",
         "frequency.correction",
     ]
 }
-STREAMING = {f"trainer.frequency.{key}" for key in ("estimate", "hashes", "rate", "initial_gap")}
+STREAMING = {f"trainer.frequency.{key}" for key in ("estimate", "hashes", "rate")}
 TIMES = {"split.holdout_seconds", "split.gap_seconds", "split.last_timestamp"}
 # Meaningless settings by choice; all other pairs are allowed.
 MEANINGLESS: dict[tuple[str, str], set[str]] = {

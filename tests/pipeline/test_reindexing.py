@@ -280,6 +280,11 @@ def test_a_model_of_an_earlier_release_is_trained_again_first(run: Run, tmp_path
         Reindexing(served, alone(tmp_path / "items"), None, [])
 
 
+def test_a_model_of_the_release_with_initial_gaps_is_re_indexed(run: Run, tmp_path: Path) -> None:
+    towers, _ = run.trained('{"embedding_dim": 8, "frequency": {"estimate": "exact", "initial_gap": 100.0}}')
+    Reindexing(run.served("1", towers, "first", {}), alone(tmp_path / "items"), None, [])
+
+
 def test_the_command_tells_what_is_wrong_before_it_loads_anything(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -77,7 +77,6 @@ def divergence(
 
 STREAMING = {
     "frequency.estimate": "streaming",
-    "frequency.initial_gap": 5.0,
     "frequency.hashes": 4,
     "negatives.deduplicate": True,
 }

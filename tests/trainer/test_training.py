@@ -386,7 +386,6 @@ FAST = STREAMING | {"frequency.rate": 0.5}
         ({"softmax": "full"}, {}),
         ({"label_weights.like": 0.0}, {}),
         (STREAMING, {"negatives.deduplicate": True}),
-        (FAST | {"frequency.initial_gap": 7.0}, FAST),
         (FAST, STREAMING),
     ],
 )

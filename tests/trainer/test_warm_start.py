@@ -43,7 +43,7 @@ ATTENTION = dataclasses.replace(
     encoder="attention+mean",
     parts=(*DEFAULT_PARTS, "item_bias", "repeat_head"),
     negatives=Negatives(memory=50, deduplicate=True),
-    frequency=Frequency(estimate="streaming", initial_gap=7.0),
+    frequency=Frequency(estimate="streaming"),
 )
 
 

@@ -42,7 +42,7 @@ _FILE = "state"
 # Names in the file.
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
 _PARTS = "trainer.parts"
-_FREQUENCY = ("frequency/step", "frequency/labels", "frequency/last_seen", "frequency/gap")
+_FREQUENCY = tuple(f"frequency/{name}" for name in ("step", "labels", "last_seen", "gap", "gaps"))
 # Names of the out-of-vocabulary row, which no id and no value has.
 _UNKNOWN_ID, _UNKNOWN_VALUE = -1, b""
 
@@ -125,7 +125,7 @@ def save(
         if weight.vocabulary is not None:
             content[f"{_ROWS}/{weight.vocabulary}"] = rows[weight.vocabulary]
     if (frequency := model.frequency) is not None:
-        states = frequency.step, frequency.labels, frequency.last_seen, frequency.gap
+        states = frequency.step, frequency.labels, frequency.last_seen, frequency.gap, frequency.gaps
         content |= zip(_FREQUENCY, states, strict=True)
     tf.io.gfile.makedirs(directory)
     tf.raw_ops.SaveV2(
@@ -313,8 +313,8 @@ class _Earlier:
         """Restores streaming frequency estimation; returns whether there was a state that fits."""
         if not all(name in self._shapes for name in _FREQUENCY):
             return False
-        step, labels, last_seen, gap = (self._file.get_tensor(name) for name in _FREQUENCY)
-        return frequency.go_on(int(step), float(labels), last_seen, gap)
+        step, labels, *arrays = (self._file.get_tensor(name) for name in _FREQUENCY)
+        return frequency.go_on(int(step), float(labels), *arrays)
 
 
 def _places(names: np.ndarray, earlier: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from two_tower.trainer.loss.streaming_frequency import StreamingFrequency
 from two_tower.trainer.model.catalog_table import CatalogTable
 from two_tower.trainer.settings import STREAMING, TrainerConfig
 
-# Least number of buckets an item, for each hash function of streaming frequency estimation: 12 bytes each.
+# Least number of buckets an item, for each hash function of streaming frequency estimation: 16 bytes each.
 _BUCKETS_PER_ITEM = 5
 
 
@@ -40,7 +40,6 @@ class Loss(tf.Module):
                 1 << (_BUCKETS_PER_ITEM * table.size - 1).bit_length(),
                 config.frequency.hashes,
                 config.frequency.rate,
-                config.frequency.initial_gap,
             )
 
     @property

@@ -20,12 +20,14 @@ class StreamingFrequency(tf.Module):
     with the largest B of all hash functions: a shared bucket is seen more often, so its B is too small.
     Estimation needs no vocabulary and no pass over the data. It follows a distribution that changes.
 
-    The estimate is biased to 1 / `initial_gap` until about 1 / `learning_rate` batches have had the item.
+    The paper starts B at a constant, such as 100. After 16 steps an item of every batch would then have the
+    estimate .012 instead of 1. Here B is the plain mean of a bucket's first 1 / `learning_rate` gaps, so that
+    no constant biases it. A third array counts them.
 
     Batches may have different sizes: `labels` is a moving average of their number of ids. 1 / B is the
     probability for a batch of that size.
 
-    The state is four variables, saved and restored with the module's owner. Under tf.distribute each replica
+    The state is five variables, saved and restored with the module's owner. Under tf.distribute each replica
     keeps its own. They stay equal if all replicas get the ids of the joined batch.
 
     Example:
@@ -39,14 +41,12 @@ class StreamingFrequency(tf.Module):
         buckets: int,
         hashes: int = 1,
         learning_rate: float = 0.01,
-        initial_gap: float = 100.0,
         seed: int = 17,
     ) -> None:
         """Args:
         buckets: H, for each hash function.
         hashes: the number of hash functions.
-        learning_rate: alpha, the weight of the newest gap.
-        initial_gap: the initialisation of B.
+        learning_rate: alpha, the weight of the newest gap; the weight of a bucket's gap n is at least 1 / n.
         seed: of the hash functions.
         """
         super().__init__(name="streaming_frequency")
@@ -68,9 +68,12 @@ class StreamingFrequency(tf.Module):
         self.step = state(tf.zeros([], tf.int64), "step")
         self.labels = state(tf.zeros([]), "labels")
         self.last_seen = state(tf.zeros([hashes * buckets], tf.int64), "last_seen")
-        self.gap = state(tf.fill([hashes * buckets], float(initial_gap)), "gap")
+        self.gap = state(tf.zeros([hashes * buckets]), "gap")
+        self.gaps = state(tf.zeros([hashes * buckets], tf.int32), "gaps")
 
-    def go_on(self, step: int, labels: float, last_seen: np.ndarray, gap: np.ndarray) -> bool:
+    def go_on(
+        self, step: int, labels: float, last_seen: np.ndarray, gap: np.ndarray, gaps: np.ndarray
+    ) -> bool:
         """Restores the state of an estimator with the same hash functions and perhaps fewer buckets.
 
         With k times as many buckets, the items of bucket b are in b, b + H, ..., and b + (k - 1) H. A copy of
@@ -81,6 +84,7 @@ class StreamingFrequency(tf.Module):
           labels: of the other estimator.
           last_seen: its variable, [hashes * buckets].
           gap: its variable, [hashes * buckets].
+          gaps: its variable, [hashes * buckets].
 
         Returns:
           True; False where the number of buckets is no multiple of the other's.
@@ -97,6 +101,7 @@ class StreamingFrequency(tf.Module):
         self.labels.assign(labels)
         self.last_seen.assign(copied(last_seen))
         self.gap.assign(copied(gap))
+        self.gaps.assign(copied(gaps))
         return True
 
     def update(self, item_id: tf.Tensor) -> None:
@@ -111,16 +116,21 @@ class StreamingFrequency(tf.Module):
         self.labels.assign_add(share * (tf.cast(tf.size(item_id), tf.float32) - self.labels))
         at = self._places(item_id)
         gap = tf.cast(now - tf.gather(self.last_seen, at), tf.float32)
-        moved = (1 - self._learning_rate) * tf.gather(self.gap, at) + self._learning_rate * gap
-        self._write(self.gap, at, moved)
+        number = tf.gather(self.gaps, at) + 1
+        weight = tf.maximum(1.0 / tf.cast(number, tf.float32), self._learning_rate)
+        self._write(self.gap, at, (1 - weight) * tf.gather(self.gap, at) + weight * gap)
+        self._write(self.gaps, at, number)
         self._write(self.last_seen, at, tf.fill(tf.shape(at), now))
 
     def probability(self, item_id: tf.Tensor) -> tf.Tensor:
         """Returns the probability that a batch has each item, float32 [items], for ids int64 [items].
 
-        An item of no batch so far, with buckets of its own, has 1 / `initial_gap`.
+        An item of no batch so far, with a bucket of its own, has 1 / (step + 1).
         """
-        return 1.0 / tf.reduce_max(tf.gather(self.gap, self._places(item_id)), axis=0)
+        at = self._places(item_id)
+        unseen = tf.cast(self.step + 1, tf.float32)
+        gap = tf.where(tf.gather(self.gaps, at) > 0, tf.gather(self.gap, at), unseen)
+        return 1.0 / tf.reduce_max(gap, axis=0)
 
     def _places(self, item_id: tf.Tensor) -> tf.Tensor:
         """Computes the index of each item in the concatenated arrays, int64 [hashes, items]."""
