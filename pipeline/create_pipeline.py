@@ -408,6 +408,7 @@ def from_towers_on(
         towers=towers,
         index=_json(config.index),
         target_recall=inputs.submitted.get("gate_min_ann_recall", config.gate.min_ann_recall),
+        cutoff=config.gate.cutoff,
         seed=config.seed,
         history_length=history_length,
         features=resolved.to_json(),

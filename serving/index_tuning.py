@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.int32]
 
 # Catalogs with fewer items get exact search, which is as fast there.
 EXACT_BELOW = 20_000
-# The k of the Recall@k that the index is tuned to.
+# Least k of the Recall@k that the index is tuned to: more where the gate judges more.
 TARGET_K = 100
 # Numbers of leaves to try, as multiples of the square root of the number of items.
 _LEAVES = (1, 2, 4)
@@ -140,6 +140,7 @@ def build_index(
     target_recall: float,
     seed: int = DEFAULT_SEED,
     groups: npt.NDArray[np.int64] | None = None,
+    cutoff: int = 1,
 ) -> Built:
     """Builds the cheapest index over the catalog that meets the target.
 
@@ -149,10 +150,12 @@ def build_index(
             (see `needs_queries`).
         config: the latency budget and the largest k of a request.
         target_recall: share of exact search's best items that the index must find, at 99% confidence over
-            the queries. The number of items is TARGET_K, or `config.max_k` if that is less.
+            the queries. The number of items is TARGET_K or `cutoff`, whichever is more, and at most
+            `config.max_k`.
         seed: seed of the catalog's sample that chooses the number of leaves.
         groups: int64 [queries], each query's group, such as its length of history; None: one group. The mean
             of each large group must reach the target too.
+        cutoff: the k at which the gate judges the index, so that tuning and gate agree.
     """
     vectors = np.ascontiguousarray(embeddings, np.float32)
     if not needs_queries(len(vectors)):
@@ -161,7 +164,8 @@ def build_index(
         return Built(ExactIndex(tf.constant(vectors)), reason, None)
     asked = np.ascontiguousarray(queries, np.float32)
     groups = np.zeros(len(asked), np.int64) if groups is None else groups
-    return _Search(vectors, asked, groups, config, target_recall, seed).run()
+    k = min(max(TARGET_K, cutoff), config.max_k, len(vectors))
+    return _Search(vectors, asked, groups, config, target_recall, seed, k).run()
 
 
 class _Search:
@@ -175,6 +179,7 @@ class _Search:
         config: IndexConfig,
         target_recall: float,
         seed: int,
+        k: int,
     ) -> None:
         sizes = np.unique(groups, return_counts=True)
         self._groups = [
@@ -182,7 +187,7 @@ class _Search:
         ]
         self._vectors, self._queries, self._config = vectors, queries, config
         self._target, self._seed = target_recall, seed
-        self._k = min(TARGET_K, config.max_k, len(vectors))
+        self._k = k
         self._exact_rows, self._exact_ms = _exact(vectors, queries, self._k)
         self._points: dict[ScannSettings, Point] = {}
 

@@ -12,7 +12,7 @@ class IndexConfig:
     """Index over the catalog's embeddings: exact search, or ScaNN from 20,000 items on.
 
     ScaNN is tuned on queries of the eval split until its recall against exact search reaches
-    `gate.min_ann_recall` (see `serving.index_tuning`).
+    `gate.min_ann_recall`, at 100 items or `gate.cutoff`, whichever is more (see `serving.index_tuning`).
     """
 
     latency_budget_ms: float = setting(
@@ -21,6 +21,7 @@ class IndexConfig:
         "too small for gate.min_ann_recall, the best index within it is built. The report says so.",
         unit="milliseconds",
         at_least=0,
+        at_most=3_600_000,
     )
     max_k: int = setting(
         200, help="Largest k that a request may ask for.", unit="items", at_least=1, at_most=100_000

@@ -17,6 +17,7 @@ class ScannIndexerSpec(types.ComponentSpec):
     PARAMETERS = {
         "index": ExecutionParameter(type=str),
         "target_recall": ExecutionParameter(type=float),
+        "cutoff": ExecutionParameter(type=int),
         "seed": ExecutionParameter(type=int),
         "history_length": ExecutionParameter(type=int),
         "features": ExecutionParameter(type=str),
@@ -48,6 +49,7 @@ class ScannIndexer(base_component.BaseComponent):
         towers: types.BaseChannel,
         index: str,
         target_recall: float | RuntimeParameter,
+        cutoff: int,
         seed: int,
         history_length: int,
         features: str,
@@ -59,6 +61,7 @@ class ScannIndexer(base_component.BaseComponent):
         towers: the Trainer's model.
         index: IndexConfig as JSON.
         target_recall: share of exact search's items that the index is tuned to find: gate.min_ann_recall.
+        cutoff: the k at which the gate judges that share: gate.cutoff.
         seed: seed of the draw of tuning queries.
         history_length: the most events that a query sees; the model records it for its clients.
         features: ResolvedFeatures as JSON; columns of users/ are inputs of the signatures.
@@ -70,6 +73,7 @@ class ScannIndexer(base_component.BaseComponent):
                 towers=towers,
                 index=index,
                 target_recall=target_recall,
+                cutoff=cutoff,
                 seed=seed,
                 history_length=history_length,
                 features=features,

@@ -72,7 +72,15 @@ class Executor(base_executor.BaseExecutor):
         if needs_queries(len(item_id)):
             windows = [artifact_utils.get_split_uri([interactions], split) for split in ("eval", "train")]
             queries, groups = tuning_queries(windows, towers, history_length, resolved.users, seed)
-        built = build_index(embeddings, queries, config, exec_properties["target_recall"], seed, groups)
+        built = build_index(
+            embeddings,
+            queries,
+            config,
+            exec_properties["target_recall"],
+            seed,
+            groups,
+            exec_properties["cutoff"],
+        )
 
         model = artifact_utils.get_single_instance(output_dict["model"])
         exact_model = artifact_utils.get_single_instance(output_dict["exact_model"])

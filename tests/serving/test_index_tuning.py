@@ -116,6 +116,18 @@ def test_where_scann_would_read_as_much_as_exact_search_does_search_is_exact(
     assert "gate.min_ann_recall" in built.reason and built.tuning.k == 60
 
 
+def test_the_index_is_tuned_at_the_k_that_the_gate_judges_if_that_is_more() -> None:
+    by_cutoff = {
+        cutoff: build_index(ITEMS[:200], QUERIES[:5], IndexConfig(max_k=60), 0.5, cutoff=cutoff).tuning
+        for cutoff in (1, K + 20, 70)
+    }
+    assert {cutoff: tuning.k for cutoff, tuning in by_cutoff.items() if tuning} == {
+        1: K,
+        K + 20: K + 20,
+        70: 60,
+    }
+
+
 def test_a_small_catalog_is_searched_exactly_without_a_look_at_queries(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
