@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from two_tower.base.errors import UserError
@@ -21,6 +22,8 @@ T = TypeVar("T")
 DEFAULT_SEED = 17
 # Key of a field's metadata.
 _DECLARED = "setting"
+# Longest text of a wrong value in a message.
+_LONGEST = 60
 # A key of a block that is this like a declared one is a slip of the pen, and no event type.
 _SLIP = 0.8
 
@@ -63,8 +66,8 @@ def setting(
       default: the value where none is given; for a block an instance of its dataclass.
       help: the meaning, in one or two sentences. Digests of sources leave it out.
       unit: of a number, such as "seconds".
-      at_least: the least value of a number, or of a tuple's numbers.
-      at_most: the greatest one.
+      at_least: the least value of a number, or of a tuple's numbers. Every number needs both limits.
+      at_most: the greatest one. Of a threshold it is 0.99 rather than 1, which may be one percent.
       choices: the only values of a text, or of a tuple's texts.
       may_be_empty: whether a tuple may hold nothing.
       shown: whether `--help` lists it; `--help-all` lists all.
@@ -89,6 +92,21 @@ def setting(
         open_keys=open_keys,
     )
     return dataclasses.field(default=default, metadata={_DECLARED: declared})
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A setting that another one makes meaningless, or settings that contradict each other.
+
+    Attributes:
+        reason: the explanation, which names the settings.
+        remedies: alternatives. Each has values by dotted name, None for a setting to leave out.
+        meaningless: dotted name of the setting that changes nothing; "" for a contradiction.
+    """
+
+    reason: str
+    remedies: tuple[Mapping[str, Any], ...]
+    meaningless: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +139,25 @@ class Declaration:
             raise UserError(f"{name} needs at least one value.")
         least, greatest = self.setting.at_least, self.setting.at_most
         for one in values:
-            if isinstance(one, int | float) and not (math.isfinite(one) and least <= one <= greatest):
-                limits = f"from {least:,.15g}" + (f" to {greatest:,.15g}" if math.isfinite(greatest) else "")
-                wanted = f"a value {limits}" if math.isfinite(least) else "a finite value"
-                raise UserError(f"{name} takes {wanted}, and was given {one!r}.")
+            # NaN is in no range.
+            if isinstance(one, int | float) and not least <= one <= greatest:
+                limits = f"from {least:,.15g} to {greatest:,.15g}"
+                raise UserError(
+                    f"{name} takes a value {limits}, and was given {shown(one)}."
+                    f"{percent_hint(one, least, greatest)}"
+                )
         choices = self.setting.choices
         for one in values if choices else ():
             if one not in choices:
                 nearest = difflib.get_close_matches(str(one), choices, n=1, cutoff=0)[0]
                 listed = ", ".join(choices)
                 raise UserError(
-                    f"{name} takes one of {listed}, and was given {one!r}; the nearest is {nearest}."
+                    f"{name} takes one of {listed}, and was given {shown(one)}; the nearest is {nearest}."
                 )
+
+
+# Of a dataclass; reading them again takes half the time of building settings.
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def declarations(cls: Any, section: str = "") -> dict[str, Declaration]:
@@ -141,7 +166,7 @@ def declarations(cls: Any, section: str = "") -> dict[str, Declaration]:
 
 
 def _declared(cls: Any, section: str, block: Setting | None) -> Iterator[Declaration]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         name = f"{section}.{field.name}" if section else field.name
         hint, declared = hints[field.name], declared_of(field)
@@ -164,7 +189,7 @@ def declared_of(field: dataclasses.Field[Any]) -> Setting | None:
 def blocks(cls: type[Any], section: str = "") -> dict[str, Setting]:
     """Returns the blocks of a dataclass by dotted name."""
     found: dict[str, Setting] = {}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for field in dataclasses.fields(cls):
         name = f"{section}.{field.name}" if section else field.name
         if not dataclasses.is_dataclass(hints[field.name]):
@@ -203,7 +228,7 @@ def from_plain(cls: type[T], values: Mapping[str, Any], section: str = "") -> T:
     Raises:
       UserError: an unknown key or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: declared_of(field) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     rest = _open_field(fields)
     taken: dict[str, Any] = {}
@@ -292,6 +317,13 @@ def with_values(config: T, values: Mapping[str, Any]) -> T:
     return dataclasses.replace(config, **whole)  # type: ignore[type-var]
 
 
+def value_text(value: Any) -> str:
+    """Formats a setting's value for `--set`."""
+    if isinstance(value, tuple):
+        return ",".join(map(value_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def unknown_setting(name: str, known: Iterable[str]) -> UserError:
     """Returns the error for a setting that does not exist; it names the nearest that does."""
     known = tuple(known)
@@ -325,13 +357,30 @@ def typed(name: str, hint: Any, value: Any, by_name: bool = False) -> Any:
     elif hint is float:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
-                return float(value)
+                return float(value) + 0.0  # zero for -0.0: equal settings are equal texts
             except ValueError:
                 pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     form = f", as in [{value}]" if typing.get_origin(hint) is tuple and isinstance(value, str) else ""
-    raise UserError(f"{name} takes {described(hint)}{form}, and was given {value!r}.")
+    raise UserError(f"{name} takes {described(hint)}{form}, and was given {shown(value)}.")
+
+
+def percent_hint(value: float, least: float, greatest: float) -> str:
+    """Returns a sentence for a percentage where a share is wanted, and else an empty text."""
+    is_share = 0.9 < greatest <= 1
+    if not (is_share and 1 <= abs(value) <= 100 and least <= value / 100 <= greatest):
+        return ""
+    return f" A share is no percentage: write {value / 100:g} for {value:g} %."
+
+
+def shown(value: Any) -> str:
+    """Formats a wrong value for a message; a long one is cut."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits.
+        return "a number of too many digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def described(hint: Any) -> str:

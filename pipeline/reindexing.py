@@ -170,7 +170,7 @@ def _config(lineage: Lineage, overrides: Sequence[str]) -> PipelineConfig:
     for section, then in lineage.settings.items():
         # Settings of an earlier release that no longer exist are dropped.
         values[section] |= {name: value for name, value in then.items() if name in values[section]}
-    return run_file.with_overrides(PipelineConfig.from_dict(values), overrides)
+    return run_file.with_overrides(values, overrides)
 
 
 def _facts(properties: Mapping[str, str | int]) -> dict[str, str | int]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 
-from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain, setting
+from two_tower.base.settings import Fault, from_plain, setting
+from two_tower.trainer.loss.loss_registry import AUTO, FULL, LOSSES, SAMPLED, SAMPLING_CHOICES, RegisteredLoss
 from two_tower.trainer.loss.loss_registry import CHOICES as LOSS_CHOICES
-from two_tower.trainer.loss.loss_registry import LOSSES, SAMPLED, SAMPLING_CHOICES, RegisteredLoss
 from two_tower.trainer.model.encoder_registry import CHOICES as ENCODER_CHOICES
 from two_tower.trainer.model.encoder_registry import (
     COMBINATIONS,
@@ -75,7 +74,7 @@ class Negatives:
     deduplicate: bool = setting(
         False,
         help="Deduplication of negatives: a step counts an item once, however often the batch holds it.",
-        applies=_SAMPLED,
+        applies={"trainer.softmax": (*SAMPLING_CHOICES, AUTO)},
     )
 
 
@@ -180,11 +179,13 @@ class LabelWeights:
         help="Largest total weight of one user's labels; 0: no limit.",
         unit="labels",
         at_least=0,
+        at_most=1_000_000_000,
     )
     reactions: tuple[tuple[str, float], ...] = setting(
         (),
         help="Weight factor of labels with a reaction of this event type, such as like: 2 or dislike: 0.",
         at_least=0,
+        at_most=1_000_000,
         may_be_empty=True,
         open_keys="event type",
     )
@@ -270,7 +271,8 @@ class TrainerConfig:
     epochs: int = setting(
         3, help="Passes over the train split, at most.", at_least=1, at_most=10_000, shown=True
     )
-    learning_rate: float = setting(0.002, help="Learning rate.", at_least=0, at_most=100, shown=True)
+    # A rate of zero would learn nothing.
+    learning_rate: float = setting(0.002, help="Learning rate.", at_least=1e-9, at_most=100, shown=True)
     schedule: Schedule = setting(Schedule(), help="Course of the learning rate.")
     weight_decay: float = setting(
         0.0,
@@ -336,43 +338,59 @@ def recorded(text: str) -> TrainerConfig:
     return from_plain(TrainerConfig, values, "trainer")
 
 
-def contradictions(trainer: TrainerConfig) -> Iterator[tuple[str, str, str]]:
-    """Yields meaningless settings that `applies` cannot declare: name, the other's name, an explanation."""
-    parts = trainer.parts
-    is_given = trainer.dropout.hidden != Dropout().hidden
+def faults(trainer: TrainerConfig, given: Set[str] = frozenset()) -> Iterator[Fault]:
+    """Yields faults of the settings that `applies` cannot declare.
+
+    Args:
+      trainer: the settings.
+      given: dotted names of settings that somebody asked for; others at their default are no fault.
+    """
+    yield from _faults_of_parts(trainer.parts)
+    hidden, name = trainer.dropout.hidden, "trainer.dropout.hidden"
+    is_given = name in given or hidden != Dropout().hidden
     if is_given and not trainer.query_hidden_units and not has_dropout(trainer.encoder):
-        yield (
-            "trainer.dropout.hidden",
-            "trainer.query_hidden_units",
-            f"trainer.dropout.hidden is {trainer.dropout.hidden:g}, and there is nothing to drop: "
-            f"trainer.query_hidden_units is empty, and trainer.encoder is {trainer.encoder}.",
+        yield Fault(
+            f"{name} is {hidden:g}, and there is nothing to drop: trainer.query_hidden_units is empty, and "
+            f"trainer.encoder is {trainer.encoder}.",
+            ({name: None}, {"trainer.query_hidden_units": TrainerConfig().query_hidden_units}),
+            meaningless=name,
         )
+    for encoder in registered(trainer.encoder):
+        if short := -trainer.embedding_dim % encoder.heads:
+            yield Fault(
+                f"trainer.embedding_dim is {trainer.embedding_dim}, and trainer.encoder={trainer.encoder} "
+                f"divides it among {encoder.heads} heads.",
+                ({"trainer.embedding_dim": trainer.embedding_dim + short},),
+            )
+    samples = trainer.softmax in SAMPLING_CHOICES
+    if samples and trainer.frequency.estimate == STREAMING and not trainer.negatives.deduplicate:
+        yield Fault(
+            "trainer.frequency.estimate=streaming counts an item once a batch, so that it has to be a "
+            "negative once as well.",
+            ({"trainer.negatives.deduplicate": True}, {"trainer.frequency.estimate": EXACT}),
+        )
+    others = trainer.negatives.uniform + trainer.negatives.memory
+    if (samples or trainer.softmax == AUTO) and trainer.windows_per_step == 1 and not others:
+        yield Fault(
+            "trainer.windows_per_step is 1. The negatives of a sampled softmax are labels of other windows, "
+            "and there are none.",
+            ({"trainer.windows_per_step": 2}, {"trainer.softmax": FULL}),
+        )
+
+
+def _faults_of_parts(parts: tuple[str, ...]) -> Iterator[Fault]:
+    def changed(*left_out: str, added: str = "") -> tuple[str, ...]:
+        kept = {*parts, added} - set(left_out)
+        return tuple(part for part in PARTS if part in kept)
+
     if REPEAT_HEAD in parts and HISTORY not in parts:
-        yield (
-            "trainer.parts",
-            "trainer.parts",
-            "trainer.parts has repeat_head and lacks history, whose items repeat_head scores. "
-            "Leave out repeat_head too, as in trainer.parts=-history,-repeat_head.",
+        yield Fault(
+            "trainer.parts has repeat_head and lacks history, whose items repeat_head scores.",
+            ({"trainer.parts": changed(REPEAT_HEAD)}, {"trainer.parts": changed(added=HISTORY)}),
         )
     if SHARED_TABLES not in parts and not {HISTORY, SEED} & set(parts):
-        yield (
-            "trainer.parts",
-            "trainer.parts",
+        yield Fault(
             "trainer.parts lacks shared_tables, history and seed. Without history and seed no second table "
-            "is read: add shared_tables.",
-        )
-
-
-def check_trainer(trainer: TrainerConfig) -> None:
-    """Raises UserError for settings of towers and loss that cannot go together."""
-    for encoder in registered(trainer.encoder):
-        if trainer.embedding_dim % encoder.heads:
-            raise UserError(
-                f"trainer.embedding_dim is {trainer.embedding_dim}, and trainer.encoder={trainer.encoder} "
-                f"divides it among {encoder.heads} heads: set a multiple of {encoder.heads}."
-            )
-    if trainer.frequency.estimate == STREAMING and not trainer.negatives.deduplicate:
-        raise UserError(
-            "trainer.frequency.estimate=streaming counts an item once a batch: set "
-            "trainer.negatives.deduplicate=true, so that it is a negative once as well."
+            "is read.",
+            ({"trainer.parts": changed(added=SHARED_TABLES)}, {"trainer.parts": changed(added=HISTORY)}),
         )

@@ -8,6 +8,8 @@ from two_tower.base.durations import DAY
 from two_tower.base.settings import setting
 
 PROTOCOLS = ("next_event", "frozen", "yambda", "leave_one_out", "split_column")
+# Longest period, some 300 years.
+_LONGEST = 10**10
 # Protocols that take their points in time from the settings.
 _BY_TIME = ("next_event", "frozen")
 
@@ -41,6 +43,7 @@ class SplitConfig:
         help="Length of eval and of test.",
         unit="seconds",
         at_least=1,
+        at_most=_LONGEST,
         applies={"split.protocol": _BY_TIME},
     )
     gap_seconds: int = setting(
@@ -50,6 +53,7 @@ class SplitConfig:
         "frozen one.",
         unit="seconds",
         at_least=0,
+        at_most=_LONGEST,
         applies={"split.protocol": _BY_TIME},
     )
     last_timestamp: int = setting(
@@ -57,6 +61,7 @@ class SplitConfig:
         help="Time of the last event of test; later events are left out. -1: the newest label event.",
         unit="seconds of the data's clock",
         at_least=-1,
+        at_most=10**12,
         applies={"split.protocol": _BY_TIME},
     )
 
@@ -84,4 +89,5 @@ class WindowConfig:
         help="Number of newest spans (events/span-N/) that the run reads; 0: all. Data without spans is read "
         "whole.",
         at_least=0,
+        at_most=1_000_000,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from two_tower.base.errors import UserError
@@ -30,24 +30,12 @@ from two_tower.base.settings import (
 from two_tower.components.anomaly_gate.settings import ValidationConfig
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
 from two_tower.data_directory.settings import FeaturesConfig
-from two_tower.evaluation.settings import MIN_SLICE_USERS, EvaluationConfig, GateConfig, slice_limits
+from two_tower.evaluation.settings import EvaluationConfig, GateConfig, slice_limits
+from two_tower.pipeline.settings.contradictions import ContradictionError, faults
 from two_tower.pipeline.settings.resources import ResourcesConfig
 from two_tower.pipeline.settings.retired import retired_setting
 from two_tower.serving.settings import IndexConfig
-from two_tower.trainer.settings import TrainerConfig, check_trainer, contradictions
-
-
-class MeaninglessSettingError(UserError):
-    """Setting that another setting makes meaningless.
-
-    Attributes:
-        setting: dotted name of the meaningless setting.
-        cause: dotted name of the other setting.
-    """
-
-    def __init__(self, setting: str, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.setting, self.cause = setting, cause
+from two_tower.trainer.settings import TrainerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,27 +70,12 @@ class PipelineConfig:
     )
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value outside its setting's range, or for contradictory settings."""
+        """Raises UserError for a value outside its setting's range, ContradictionError for faults."""
         for name, value in settings(self).items():
             check_range(name, value)
-        if len(set(self.evaluation.cutoffs)) < len(self.evaluation.cutoffs):
-            listed = ", ".join(map(str, self.evaluation.cutoffs))
-            raise UserError(f"evaluation.cutoffs is {listed}, and names one k twice. Leave one out.")
-        if max(self.evaluation.cutoffs) > self.index.max_k:
-            raise UserError(
-                f"evaluation.cutoffs needs Recall@{max(self.evaluation.cutoffs)}; the model returns at most "
-                f"index.max_k = {self.index.max_k} items: raise index.max_k."
-            )
-        if self.gate.cutoff not in self.evaluation.cutoffs:
-            listed, judged = ", ".join(map(str, self.evaluation.cutoffs)), self.gate.cutoff
-            raise UserError(
-                f"evaluation.cutoffs is {listed}, without {judged}: the gate judges by Recall@{judged} "
-                f"(gate.cutoff). Add {judged} to evaluation.cutoffs, or change gate.cutoff."
-            )
         slice_limits(self.gate)
-        for name, cause, explanation in _meaningless(self):
-            raise MeaninglessSettingError(name, cause, explanation)
-        check_trainer(self.trainer)
+        if found := tuple(faults(self)):
+            raise ContradictionError(found, found[0].remedies)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as nested plain values, as YAML and JSON hold them."""
@@ -116,36 +89,6 @@ class PipelineConfig:
           UserError: an unknown setting, or a value of the wrong type or out of range.
         """
         return from_plain(cls, values)
-
-
-def _meaningless(config: PipelineConfig) -> Iterator[tuple[str, str, str]]:
-    """Yields settings without an effect: name, the other setting's name, an explanation."""
-    values = settings(config)
-    for name, declaration in types().items():
-        if name not in values or values[name] == declaration.default:
-            continue
-        for other, allowed in declaration.setting.applies.items():
-            held = values[other] if isinstance(values[other], tuple) else (values[other],)
-            if not set(held) & set(allowed):
-                wanted = " or ".join(map(value_text, allowed))
-                yield (
-                    name,
-                    other,
-                    f"{name} is {value_text(values[name])}, and changes nothing where {other} is "
-                    f"{value_text(values[other]) or 'empty'}: it takes {other} with {wanted}. Leave "
-                    f"{name} at {value_text(declaration.default)}, or change {other}.",
-                )
-    yield from contradictions(config.trainer)
-    if config.evaluation.max_queries < MIN_SLICE_USERS:
-        limit, default = config.gate.min_slice_change, types()["gate.min_slice_change"].default
-        if limit != default:
-            yield (
-                "gate.min_slice_change",
-                "evaluation.max_queries",
-                f"gate.min_slice_change is {limit:g}, and changes nothing where evaluation.max_queries is "
-                f"{config.evaluation.max_queries}: slices with fewer than {MIN_SLICE_USERS} users are not "
-                "judged. Raise evaluation.max_queries, or leave gate.min_slice_change out.",
-            )
 
 
 def settings(config: PipelineConfig) -> dict[str, Any]:
@@ -219,10 +162,3 @@ def checked(name: str, value: Any) -> Any:
 def check_range(name: str, value: Any) -> None:
     """Raises UserError for a value outside its setting's range or choices."""
     declaration(name).check(value, name)
-
-
-def value_text(value: Any) -> str:
-    """Formats a setting's value for `--set`."""
-    if isinstance(value, tuple):
-        return ",".join(map(value_text, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

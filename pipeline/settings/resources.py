@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import setting
@@ -70,7 +71,7 @@ def accelerators(config: ResourcesConfig) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for step, text in _entries("accelerator", config.accelerator).items():
         kind, _, count = text.rpartition(":")
-        if not kind or not count.isdecimal() or int(count) < 1:
+        if not kind or not re.fullmatch(r"[0-9]{1,6}", count) or int(count) < 1:
             raise UserError(
                 f"resources.accelerator takes a type and a count for {step}, as in NVIDIA_TESLA_T4:1, and "
                 f"was given {text!r}."

@@ -42,7 +42,9 @@ RETIRED: dict[str, Retired] = {
     ),
     "index.exact_below": _constant("search is exact below 20,000 items"),
     "index.target_recall": _is("gate.min_ann_recall", remark="the index is tuned to the gate's threshold"),
-    "index.target_k": _constant("the index is tuned for the first 100 items, or index.max_k if that is less"),
+    "index.target_k": _constant(
+        "the index is tuned for the first 100 items, or for gate.cutoff if that is more"
+    ),
     "index.tuning_queries": _constant("the index is tuned on 500 queries"),
     "index.seed": _is("seed"),
     "evaluation.resamples": _constant("1,000 resamples"),

@@ -21,8 +21,8 @@ from two_tower.base.settings import from_plain, to_plain, values_of
 from two_tower.base.unique_keys import UniqueKeys
 from two_tower.data_directory.manifest import Manifest
 from two_tower.evaluation.settings import GateConfig, slice_limits
+from two_tower.pipeline.settings.contradictions import ContradictionError, completed, faults
 from two_tower.pipeline.settings.pipeline_config import (
-    MeaninglessSettingError,
     PipelineConfig,
     check_range,
     checked,
@@ -112,54 +112,91 @@ def load(
         does not take.
     """
     run_file = read_run_file(file) if file else RunFile()
-    values = _preset(fallback).to_dict() if preset is None else _preset(preset).to_dict()
+    before = _preset(fallback if preset is None else preset).to_dict()
     try:
         if preset is None and run_file.preset is not None:
-            values = _preset(run_file.preset).to_dict()
+            before = _preset(run_file.preset).to_dict()
+        values = copy.deepcopy(before)
         given = _given(values, run_file.settings)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    try:
-        # The check precedes the overrides, so that an error names the file or the override correctly.
-        values, wrong_file = settled(copy.deepcopy(values), given).to_dict(), None
-    except UserError as error:
-        # An override may mend what the file leaves contradictory.
-        wrong_file = UserError(f"{file}: {error}")
-        if not overrides:
-            raise wrong_file from error
+    wrong_file = None
+    if file:
+        try:
+            # The check precedes the overrides, so that an error names the file or the override correctly.
+            settled(values, given, before)
+        except UserError as error:
+            # An override may mend what the file leaves contradictory.
+            wrong_file = UserError(f"{file}: {error}")
+            if not overrides:
+                raise wrong_file from error
     given |= _override(values, overrides)
     try:
-        return settled(values, given)
+        return settled(values, given, before)
     except UserError:
         if wrong_file:
             raise wrong_file from None
         raise
 
 
-def with_overrides(config: PipelineConfig, overrides: Sequence[str]) -> PipelineConfig:
-    """Returns a configuration with `key=value` overrides; raises UserError as `load` does."""
-    values = config.to_dict()
-    return settled(values, _override(values, overrides))
+def with_overrides(before: Mapping[str, Any], overrides: Sequence[str]) -> PipelineConfig:
+    """Returns nested plain values with `key=value` overrides; raises UserError as `load` does."""
+    values = copy.deepcopy(dict(before))
+    return settled(values, _override(values, overrides), before)
 
 
-def settled(values: dict[str, Any], given: Set[str] = frozenset()) -> PipelineConfig:
+def settled(
+    values: Mapping[str, Any], given: Set[str] = frozenset(), before: Mapping[str, Any] | None = None
+) -> PipelineConfig:
     """Builds the settings; a meaningless value that is not in `given` gets its default.
 
     Args:
-      values: nested plain values; meaningless ones change in place.
+      values: nested plain values.
       given: dotted names of the settings that must stay.
+      before: nested values of settings that are left out; None: the defaults.
 
     Raises:
-      MeaninglessSettingError: another setting makes one of `given` meaningless.
+      ContradictionError: another setting makes one of `given` meaningless, or settings contradict each other.
+        Every remedy that it names has been tried.
     """
+    before = PipelineConfig().to_dict() if before is None else before
+
+    def tried(changes: Mapping[str, Any]) -> UserError | None:
+        changed, kept = copy.deepcopy(dict(values)), set(given) | changes.keys()
+        for name, value in changes.items():
+            *path, last = name.split(".")
+            left_out = value is None
+            _section(changed, path)[last] = _section(before, path)[last] if left_out else to_plain(value)
+            kept -= {name} if left_out else set()
+        try:
+            _built(changed, kept)
+        except UserError as error:
+            return error
+        return None
+
+    try:
+        return _built(copy.deepcopy(dict(values)), given)
+    except ContradictionError as error:
+        remedies = [remedy for fault in error.faults for remedy in fault.remedies]
+        raise ContradictionError(error.faults, completed(remedies, tried) or error.remedies) from None
+
+
+def _built(values: dict[str, Any], given: Set[str]) -> PipelineConfig:
+    """Builds the settings as `settled` does, with untried remedies; meaningless values change in place."""
     while True:
         try:
-            return PipelineConfig.from_dict(values)
-        except MeaninglessSettingError as error:
-            if error.setting in given or error.setting == error.cause:
+            config = PipelineConfig.from_dict(values)
+        except ContradictionError as error:
+            idle = {fault.meaningless for fault in error.faults} - given - {""}
+            if not idle:
                 raise
-            *path, last = error.setting.split(".")
-            _section(values, path)[last] = to_plain(declaration(error.setting).default)
+            for name in idle:
+                *path, last = name.split(".")
+                _section(values, path)[last] = to_plain(declaration(name).default)
+        else:
+            if found := tuple(faults(config, given)):
+                raise ContradictionError(found, found[0].remedies)
+            return config
 
 
 def load_gate(
@@ -260,8 +297,8 @@ def _without_keys(block: str, given: str) -> UserError:
     )
 
 
-def _section(values: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
-    return functools.reduce(lambda values, part: values[part], path, values)
+def _section(values: Any, path: Sequence[str]) -> dict[str, Any]:
+    return typing.cast(dict[str, Any], functools.reduce(lambda values, part: values[part], path, values))
 
 
 def _changed(name: str, before: Any, value: Any) -> Any:

@@ -8,14 +8,13 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from two_tower.base.settings import Declaration, described
+from two_tower.base.settings import Declaration, described, value_text
 from two_tower.pipeline.settings import presets
 from two_tower.pipeline.settings.pipeline_config import (
     PipelineConfig,
     setting_blocks,
     settings,
     types,
-    value_text,
 )
 
 _WIDTH = 100

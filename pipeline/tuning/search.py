@@ -8,6 +8,7 @@ from typing import Any
 
 from two_tower.base.errors import UserError
 from two_tower.base.import_closure import import_digest
+from two_tower.base.settings import value_text
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.tuning.search_space import Choices, SearchSpace
@@ -43,6 +44,16 @@ class Search:
                 "trainer.distribution=multi_worker needs processes on other machines, and a search starts "
                 "processes on this one alone. Take none or mirrored; run the winner with multi_worker."
             )
+        values = pipeline_config.settings(self.base)
+        for name in self.space.dimensions:
+            for other, allowed in pipeline_config.declaration(name).setting.applies.items():
+                held = values[other] if isinstance(values[other], tuple) else (values[other],)
+                if other not in self.space.dimensions and not set(held) & set(allowed):
+                    raise UserError(
+                        f"{name} cannot be searched: it changes something only where {other} is "
+                        f"{' or '.join(map(value_text, allowed))}; {other} is {value_text(values[other])}. "
+                        f"Leave {name} out of the space, or set {other}={value_text(allowed[0])}."
+                    )
         dimension = self.space.dimensions.get("trainer.parts")
         searched = dimension.values if isinstance(dimension, Choices) else ()
         if any((AGGREGATES in parts) != (AGGREGATES in self.base.trainer.parts) for parts in searched):

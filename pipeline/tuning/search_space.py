@@ -12,10 +12,10 @@ import yaml
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import to_plain
+from two_tower.base.settings import value_text as setting_text
 from two_tower.base.unique_keys import UniqueKeys
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
-from two_tower.pipeline.settings.pipeline_config import value_text as setting_text
 from two_tower.pipeline.settings.run_file import settled
 from two_tower.trainer.loss.loss_registry import LOSSES
 from two_tower.trainer.model.encoder_registry import has_dropout

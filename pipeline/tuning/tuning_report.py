@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.settings import pipeline_config, presets
+from two_tower.pipeline.settings.contradictions import faults
 from two_tower.pipeline.tuning.search_space import Range, SearchSpace, setting_text, with_trainer
 
 if TYPE_CHECKING:
@@ -133,8 +134,10 @@ def config_file(study: optuna.Study, search: Search) -> str:
     config = with_trainer(search.base, values_of(best, search.space))
     preset = pipeline_config.settings(presets.PRESETS[search.preset])
     content: dict[str, Any] = {"data": search.data, "output": search.output, "preset": search.preset}
+    # Given, a setting without an effect would be an error.
+    idle = {fault.meaningless for fault in faults(config, pipeline_config.types().keys())}
     for name, value in pipeline_config.settings(config).items():
-        if value != preset.get(name):
+        if value != preset.get(name) and name not in idle:
             *path, last = name.split(".")
             inner = content
             for part in path:

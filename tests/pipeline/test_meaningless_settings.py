@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from two_tower.base.errors import UserError
-from two_tower.base.settings import with_values
+from two_tower.base.settings import value_text, with_values
 from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.pipeline.settings import pipeline_config
+from two_tower.pipeline.settings.contradictions import ContradictionError
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.settings.run_file import load
@@ -117,7 +118,11 @@ MEANINGLESS: dict[tuple[str, str], set[str]] = {
     ("split.protocol", "leave_one_out"): TIMES,
     ("split.protocol", "split_column"): TIMES,
     ("trainer.softmax", "full"): SAMPLING,
-    ("trainer.frequency.correction", "none"): STREAMING,
+    # auto may be full.
+    ("trainer.softmax", "auto"): SAMPLING - {"trainer.negatives.deduplicate"},
+    ("trainer.frequency.estimate", "streaming"): {"trainer.softmax"},
+    ("trainer.frequency.correction", "refined"): {"trainer.softmax"},
+    ("trainer.frequency.correction", "none"): {"trainer.softmax", *STREAMING},
     ("trainer.parts", "-history"): {"trainer.encoder"},
 }
 
@@ -186,7 +191,7 @@ def test_the_walk_goes_by_every_setting() -> None:
     [
         (
             ["split.protocol=leave_one_out", "split.gap_seconds=60"],
-            "split.gap_seconds is 60, and changes nothing where split.protocol is leave_one_out",
+            "split.gap_seconds is 60, .* is next_event or frozen; split.protocol is leave_one_out",
         ),
         (
             ["trainer.frequency.hashes=3"],
@@ -197,8 +202,8 @@ def test_the_walk_goes_by_every_setting() -> None:
             "trainer.dropout.hidden is 0.2.*trainer.query_hidden_units is empty",
         ),
         (
-            ["trainer.parts=shared_tables", "trainer.dropout.history=0.2"],
-            "trainer.dropout.history is 0.2, and changes nothing where trainer.parts is shared_tables",
+            ["trainer.parts=shared_tables,user_id", "trainer.dropout.history=0.2"],
+            "trainer.dropout.history is 0.2, .* is history .*; trainer.parts is user_id,shared_tables",
         ),
         (
             ["trainer.encoder=attention", "trainer.embedding_dim=33"],
@@ -207,7 +212,7 @@ def test_the_walk_goes_by_every_setting() -> None:
         (["trainer.parts=user_id"], "trainer.parts lacks shared_tables"),
         (
             ["evaluation.max_queries=49", "gate.min_slice_change=-0.1"],
-            "gate.min_slice_change is -0.1, and changes nothing where evaluation.max_queries is 49",
+            "gate.min_slice_change is -0.1, .* only with 50 users in a slice; evaluation.max_queries is 49",
         ),
     ],
 )
@@ -232,3 +237,26 @@ def test_a_presets_value_that_a_given_setting_makes_meaningless_goes_back_to_its
     path.write_text("split: {protocol: split_column, holdout_seconds: 9}\n")
     with pytest.raises(UserError, match=r"run\.yaml: split.holdout_seconds is 9"):
         load("small", str(path))
+
+
+def meaningless_pairs() -> Iterator[tuple[str, str, str, Any]]:
+    """Yields for each declared `applies` a setting and value, and another with a value that does not suit."""
+    for name, one in pipeline_config.types().items():
+        for other, allowed in one.setting.applies.items():
+            if other == "trainer.parts":
+                yield name, value_text(OTHERS[name]), other, "user_id,shared_tables"
+            else:
+                for choice in set(pipeline_config.types()[other].setting.choices) - set(allowed):
+                    yield name, value_text(OTHERS[name]), other, choice
+                    yield name, value_text(one.default), other, choice
+
+
+@pytest.mark.parametrize(("name", "value", "other", "choice"), meaningless_pairs())
+def test_what_does_not_apply_is_refused_at_its_default_too_if_somebody_gave_it(
+    name: str, value: str, other: str, choice: str
+) -> None:
+    with pytest.raises(ContradictionError) as error:
+        load("default", None, [f"{name}={value}", f"{other}={choice}"])
+    assert any(name == fault.meaningless for fault in error.value.faults)
+    assert f"{name} is {value}" in str(error.value) and other in str(error.value)
+    load("default", None, [f"{other}={choice}"])

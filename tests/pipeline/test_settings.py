@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from two_tower.base.durations import DAY
 from two_tower.base.errors import UserError
-from two_tower.base.settings import from_plain, known_part, to_plain, typed, with_values
+from two_tower.base.settings import Declaration, from_plain, known_part, to_plain, typed, with_values
 from two_tower.evaluation.settings import GateConfig, slice_limits
 from two_tower.pipeline.settings import pipeline_config, presets, run_file, settings_help
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
@@ -18,6 +20,10 @@ from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.pipeline.settings.retired import RETIRED
 from two_tower.pipeline.settings.run_file import load
 from two_tower.trainer.settings import PARTS, Dropout, LabelWeights, TrainerConfig
+
+
+def _is_number(one: Declaration) -> bool:
+    return one.hint in (int, float) and not one.setting.open_keys
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -36,7 +42,8 @@ def test_every_preset_has_a_help_text() -> None:
     ("override", "section", "field", "value"),
     [
         ("trainer.learning_rate=1e-3", "trainer", "learning_rate", 0.001),
-        ("trainer.learning_rate=0", "trainer", "learning_rate", 0.0),
+        ("trainer.weight_decay=0", "trainer", "weight_decay", 0.0),
+        ("trainer.weight_decay=-0.0", "trainer", "weight_decay", 0.0),
         ("trainer.epochs = 3", "trainer", "epochs", 3),
         ("trainer.query_hidden_units=128,64", "trainer", "query_hidden_units", (128, 64)),
         ("trainer.query_hidden_units=64,64", "trainer", "query_hidden_units", (64, 64)),
@@ -92,31 +99,75 @@ def test_a_switch_is_written_as_in_yaml(text: str, value: bool) -> None:
         ("trainer.dropout=", r"setting with keys \(hidden, id, history\)"),
         ("trainer.schedule=cosine", r"setting with keys \(shape, warmup\)"),
         ("trainer.schedule=shap=cosine", "the nearest is trainer.schedule.shape"),
-        ("trainer.learning_rate=nan", "trainer.learning_rate takes a value from 0"),
-        ("gate.min_recall=inf", "takes a value from 0 to 1"),
+        ("trainer.learning_rate=nan", "trainer.learning_rate takes a value from 1e-09 to 100"),
+        ("trainer.learning_rate=0", "trainer.learning_rate takes a value from 1e-09"),
+        ("gate.min_recall=inf", "takes a value from 0 to 0.99"),
         ("trainer.query_hidden_units=64,x", "takes a whole number|list of whole numbers"),
         ("trainer.query_hidden_units=[64", "not a list"),
         ("trainer.frequency.correction=logQ", "takes one of logq, refined, none.*nearest is logq"),
         ("trainer.label_weights.like=-1", "trainer.label_weights.like takes a value from 0"),
         ("trainer.label_weights.like=twice", "trainer.label_weights.like takes a number"),
         ("trainer.label_weights.max_per_usr=2", "the nearest is trainer.label_weights.max_per_user"),
-        ("trainer.frequency.estimate=streaming", "set trainer.negatives.deduplicate=true"),
+        ("trainer.frequency.estimate=streaming", "Set trainer.negatives.deduplicate=true"),
         ("trainer.frequency.rate=0", "takes a value from 1e-06"),
         ("trainer.frequency.initial_gap=50", "is a constant now: an item's first gaps are averaged"),
         ("trainer.parts=history,-seed", "takes a whole list, or changes with a sign each"),
         ("trainer.parts=-user", "takes one of history.*given 'user'; the nearest is user_id"),
-        ("trainer.parts=-history", "repeat_head.*-history,-repeat_head"),
+        ("trainer.parts=-history", "has repeat_head and lacks history"),
         ("gate.slices=cold", "as in cold=0.02, and was given 'cold'"),
         ("gate.slices=cold=0.1,cold=0.2", "names the slice 'cold' twice"),
         ("gate.max_latency_p95=-1", "takes a value from 0"),
         ("evaluation.cutoffs=", "needs at least one"),
-        ("evaluation.cutoffs=1,500", "raise index.max_k"),
+        ("evaluation.cutoffs=1,500", "Set index.max_k=500 and evaluation.cutoffs=1,100,500, or"),
         ("evaluation.cutoffs=1,10", "1, 10, without 100: the gate judges by Recall@100"),
     ],
 )
 def test_a_wrong_override_is_named_with_its_remedy(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load("default", None, [override])
+
+
+NUMBERS = [name for name, one in pipeline_config.types().items() if _is_number(one)]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e309", "true", "50 %", "", "0x10", "9" * 5_000])
+def test_no_number_takes_what_is_none_or_too_large(text: str) -> None:
+    for name in NUMBERS:
+        with pytest.raises(UserError, match=re.escape(name)) as error:
+            load("default", None, [f"{name}={text}"])
+        assert len(str(error.value)) < 300
+
+
+def test_every_number_has_limits_and_takes_them_alone() -> None:
+    for name in NUMBERS:
+        one = pipeline_config.types()[name]
+        low, high = one.setting.at_least, one.setting.at_most
+        assert math.isfinite(low) and math.isfinite(high) and low <= one.default <= high, name
+        for value in (low, high):
+            one.check(value)
+        for value in (low - 1, high * 1.01 + 1):
+            with pytest.raises(UserError, match=re.escape(f"{name} takes a value from")):
+                one.check(value)
+
+
+def test_a_threshold_of_a_share_refuses_percents() -> None:
+    shares = [
+        name
+        for name in NUMBERS
+        if name.startswith("gate.") and name not in ("gate.cutoff", "gate.max_latency_p95")
+    ]
+    assert len(shares) >= 6
+    for name in shares:
+        negative = pipeline_config.types()[name].setting.at_least < 0
+        for percent in (2, 5, 50, 95, *((-1, -5, -50) if negative else ())):
+            with pytest.raises(UserError, match=f"write {percent / 100:g} for {percent} %"):
+                load("default", None, [f"{name}={percent}"])
+        # One percent of exact search's items is no threshold that anybody means.
+        if name != "gate.min_ann_recall":
+            with pytest.raises(UserError, match=r"write 0\.01 for 1 %"):
+                load("default", None, [f"{name}=1"])
+    with pytest.raises(UserError, match=r"write 0\.05 for 5 %"):
+        load("default", None, ["gate.slices=cold=5"])
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -181,8 +232,8 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
         ("evaluation: {cutoffs: [10, 10, 100]}\n", "10, 10, 100, and names one k twice"),
         ("trainer.epochs: 4\ntrainer: {epochs: 5}\n", "trainer.epochs is given twice"),
         ("evaluation: {baselines: [bpr, bpr]}\n", "evaluation.baselines names 'bpr' twice"),
-        ("gate: {slices: [cold=5]}\n", "recalls from 0 to 1"),
-        ("gate: {min_recall: 5}\n", "gate.min_recall takes a value from 0 to 1"),
+        ("gate: {slices: [cold=5]}\n", "recalls from 0 to 0.99.*write 0.05 for 5 %"),
+        ("gate: {min_recall: 5}\n", "gate.min_recall takes a value from 0 to 0.99.*write 0.05 for 5 %"),
         ("seed: 3000000000\n", "from 0 to 2,147,483,647"),
         ("trainer: 3\n", "trainer is a section"),
         ("trainer:\n  epochs: [3]\n", "trainer.epochs takes a whole number"),

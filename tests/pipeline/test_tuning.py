@@ -39,7 +39,7 @@ SPACE = SearchSpace.from_plain(
     {
         "trainer.temperature": {"low": 0.03, "high": 0.5, "log": True},
         "trainer.embedding_dim": {"low": 16, "high": 64},
-        "trainer.frequency.correction": ["logq", "refined"],
+        "trainer.schedule.shape": ["constant", "cosine"],
         "trainer.query_hidden_units": [[], [64, 32]],
     }
 )
@@ -332,6 +332,30 @@ def test_trials_of_something_else_are_not_mixed_in(
     # Settings without an effect on validation recall may change.
     base = run_file.load("small", None, ["gate.min_recall=0.5", "index.max_k=150"])
     assert len(run(search_in(tmp_path, base=base), 2, Trials()).splitlines()) == 1
+
+
+def test_a_winner_without_hidden_layers_names_no_dropout_of_them(tmp_path: Path) -> None:
+    """Checks a setting at its default that another makes meaningless: given in a file, it is an error."""
+
+    def train(number: int, config: TrainerConfig, on_epoch: OnEpoch) -> None:
+        on_epoch(1, "val_recall@100", 0.5 - 0.1 * len(config.query_hidden_units))
+
+    space = SearchSpace.from_plain({"trainer.query_hidden_units": [[], [8]]})
+    search = search_in(tmp_path, space=space)
+    with tuning_module.opened(search) as study:
+        tuning_module.go_on(search, study, 4, None, train, console.Progress(io.StringIO()))
+    winner = run_file.load(None, os.path.join(search.folder, "best.yaml")).trainer
+    assert winner.query_hidden_units == () and winner.dropout.hidden == TrainerConfig().dropout.hidden
+
+
+def test_a_setting_that_changes_nothing_in_any_trial_is_not_searched(tmp_path: Path) -> None:
+    values = {"trainer.frequency.correction": ["logq", "refined"]}
+    space = SearchSpace.from_plain(values)
+    remedy = r"correction cannot be searched: .* trainer.softmax is auto.* set trainer.softmax=sampled"
+    with pytest.raises(UserError, match=remedy):
+        search_in(tmp_path, space=space)
+    search_in(tmp_path, space=space, base=run_file.load("small", None, ["trainer.softmax=sampled"]))
+    search_in(tmp_path, space=SearchSpace.from_plain({**values, "trainer.softmax": ["sampled", "full"]}))
 
 
 def test_a_search_is_of_one_machine(tmp_path: Path) -> None:

@@ -39,5 +39,5 @@ LOSSES = {
     ),
 }
 CHOICES = (*LOSSES, AUTO)
-# The choices with which settings of sampling change something.
-SAMPLING_CHOICES = (*(name for name, loss in LOSSES.items() if loss.samples), AUTO)
+# The choices with which settings of sampling change something. auto may be full.
+SAMPLING_CHOICES = tuple(name for name, loss in LOSSES.items() if loss.samples)

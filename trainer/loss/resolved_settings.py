@@ -6,7 +6,7 @@ import dataclasses
 import logging
 
 from two_tower.trainer.loss.loss_registry import AUTO, FULL, SAMPLED
-from two_tower.trainer.settings import REPEAT_HEAD, STREAMING, Frequency, TrainerConfig
+from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -28,15 +28,6 @@ def softmax_for(config: TrainerConfig, items: int, labels: float) -> TrainerConf
         return config
     softmax = FULL if items <= _MOST_ITEMS and items * labels <= _MOST_SCORES else SAMPLED
     _log.info("trainer.softmax=auto: %s, for %d items and %.0f labels a step.", softmax, items, labels)
-    unused = [f"negatives.{name}" for name in ("uniform", "memory") if getattr(config.negatives, name)]
-    unused += ["frequency.estimate=streaming"] * (config.frequency.estimate == STREAMING)
-    if config.frequency.correction != Frequency().correction:
-        unused.append(f"frequency.correction={config.frequency.correction}")
-    if softmax == FULL and unused:
-        _log.warning(
-            "All items are negatives: %s changes nothing; set trainer.softmax=sampled to use it.",
-            ", ".join(f"trainer.{name}" for name in unused),
-        )
     return dataclasses.replace(config, softmax=softmax)
 
 
