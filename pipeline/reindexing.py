@@ -15,6 +15,7 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures, resolve
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.data_directory.verification import verify_items
+from two_tower.pipeline.checks.settings_for_data import check_index
 from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
@@ -57,6 +58,7 @@ class Reindexing:
         self._items = storage.absolute(items)
         manifest = verify_items(self._items)
         check_features(items, manifest, self.resolved.items)
+        check_index(self._items, self.config.index, manifest.counts["items"])
         self._digest = manifest.digest
         with console.hushed():
             from two_tower.trainer.loop import warm_start  # last, because it imports TensorFlow

@@ -18,7 +18,8 @@ class IndexConfig:
     latency_budget_ms: float = setting(
         0.0,
         help="Longest time of a single query on the machine that builds the index; 0: any. If the budget is "
-        "too small for gate.min_ann_recall, the best index within it is built. The report says so.",
+        "too small for gate.min_ann_recall, the best index within it is built. The report says so. Below "
+        "20,000 items no index is tuned, and a budget is an error.",
         unit="milliseconds",
         at_least=0,
         at_most=3_600_000,
