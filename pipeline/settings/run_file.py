@@ -220,20 +220,23 @@ def load_gate(
             values = _preset(run_file.preset).to_dict()
         elif preset is None:
             values["gate"] = to_plain(limits)
-        _given(values, run_file.settings)
-        _check_values(values)
-        _checked_gate(values["gate"])
+        given = _given(values, run_file.settings)
+        _check_values(values, given)
+        _checked_gate(values["gate"], given)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     for override in overrides:
         if not override.strip().startswith("gate."):
             raise UserError(f"--set {override}: a stored evaluation takes settings of gate only.")
-    _override(values, overrides)
-    return _checked_gate(values["gate"])
+    given |= _override(values, overrides)
+    return _checked_gate(values["gate"], given)
 
 
-def _check_values(values: Mapping[str, Any]) -> None:
-    """Raises UserError for a wrong type or range; settings need not suit each other."""
+def _check_values(values: Mapping[str, Any], given: Set[str]) -> None:
+    """Raises UserError for a wrong type, or for one of `given` out of range.
+
+    Settings need not suit each other. Recorded ones may be of a release with other ranges.
+    """
     for field in dataclasses.fields(PipelineConfig):
         section, default = values[field.name], field.default
         if dataclasses.is_dataclass(default):
@@ -241,15 +244,17 @@ def _check_values(values: Mapping[str, Any]) -> None:
                 raise UserError(f"{field.name} is a section of settings, and was given {section!r}.")
             of_section = from_plain(type(default), section, field.name)
             for name, value in values_of(of_section, field.name).items():
-                check_range(name, value)
+                if name in given:
+                    check_range(name, value)
         else:
             checked(field.name, section)
 
 
-def _checked_gate(values: Any) -> GateConfig:
+def _checked_gate(values: Any, given: Set[str]) -> GateConfig:
     gate = from_plain(GateConfig, values, "gate")
     for field in dataclasses.fields(gate):
-        check_range(f"gate.{field.name}", getattr(gate, field.name))
+        if f"gate.{field.name}" in given:
+            check_range(f"gate.{field.name}", getattr(gate, field.name))
     slice_limits(gate)
     return gate
 

@@ -34,7 +34,7 @@ from two_tower.data_directory.manifest import DAY
 
 WARM_START = {"trainer__warm_start": "true"}
 NOTHING_LEARNED = {
-    "trainer__learning_rate": "0",
+    "trainer__learning_rate": "1e-9",
     "trainer__epochs": "1",
     "gate__min_lift_over_best_baseline": "0",
 }

@@ -17,6 +17,10 @@ from two_tower.pipeline.commands import exit_status
 pytestmark = pytest.mark.e2e
 
 
+# Length of eval and of test that leaves train the first listens of ten users, and so no label.
+FIRST_LISTENS = (10 * DAY - 2 * 1_800 - 6_000) // 2
+
+
 def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -> World:
     """Writes a listen every 10 minutes for ten days; one event has `play_ratio`, one item `item_length`."""
     size = 10 * DAY // 600
@@ -58,11 +62,17 @@ def test_a_truncated_file_is_named_before_anything_is_written(tmp_path: Path) ->
 
 
 def test_an_empty_split_is_named_with_its_setting_and_the_log(tmp_path: Path) -> None:
-    message = error_of(small_data(tmp_path), split__holdout_seconds=str(30 * DAY))
+    message = error_of(small_data(tmp_path), split__holdout_seconds=str(FIRST_LISTENS))
     assert "train split" in message
     assert "split.holdout_seconds" in message
     (log,) = re.findall(r"The log is (.+)\.$", message.strip())
     assert Path(log).is_file()
+
+
+def test_a_period_longer_than_the_data_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    world = small_data(tmp_path)
+    assert "The train split is empty" in error_of(world, split__holdout_seconds=str(30 * DAY))
+    assert not world.output.exists()
 
 
 def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
@@ -113,7 +123,7 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
     (world.output / "logs" / "earlier.log").touch()
     monkeypatch.setenv(local_runner.CONFIG_VARIABLE, str(tmp_path / "run.yaml"))
     errors = {}
-    for seconds in (-1, 30 * DAY):
+    for seconds in (-1, FIRST_LISTENS):
         (tmp_path / "run.yaml").write_text(
             f"data: {world.data}\noutput: {world.output}\nsplit: {{holdout_seconds: {seconds}}}\n"
         )
@@ -122,4 +132,4 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
         errors[seconds] = str(end.value.code)
     assert "split.holdout_seconds takes a value from 1" in errors[-1]
     assert "The log is" not in errors[-1]
-    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", errors[30 * DAY], re.DOTALL)
+    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", errors[FIRST_LISTENS], re.DOTALL)

@@ -27,7 +27,7 @@ COLUMNS = {
     # Exact search serves so few films; 100 of them would be a quarter of the catalog.
     "evaluation__cutoffs": "5,20",
     "gate__cutoff": "20",
-    "gate__min_lift_over_best_baseline": "-1",
+    "gate__min_lift_over_best_baseline": "-0.99",
     "evaluation__baselines": "most_popular,personal_history,token_matching",
     # A few steps per epoch. The tests query new users, who have a gender but no history.
     "trainer__embedding_dim": "32",

@@ -273,7 +273,7 @@ def kubeflow(tmp_path_factory: pytest.TempPathFactory, server: ForkServer, world
         ({"gate_min_recall": "high"}, "parameter gate_min_recall takes a number, and was given 'high'"),
         ({"windows_spans": 1.5}, "parameter windows_spans takes a whole number, and was given 1.5"),
         ({"data": 7}, "parameter data takes a text, and was given 7"),
-        ({"gate_min_recall": 1.5}, "parameter gate_min_recall takes a value from 0 to 1, and was given 1.5"),
+        ({"gate_min_recall": 1.5}, "gate_min_recall takes a value from 0 to 0.99, and was given 1.5"),
         ({"gate_slices": "cold"}, "gate.slices takes slices with their least recall"),
         ({"gate_slices": "cald=0.1"}, "gate.slices limits the slice 'cald', which no evaluation has"),
         ({"root": "{place}/elsewhere"}, "its pipeline root is another"),

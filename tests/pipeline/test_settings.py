@@ -280,6 +280,13 @@ def test_limits_of_slices_are_a_mapping_in_a_file(tmp_path: Path) -> None:
         run_file.load_gate(before, file=str(path))
 
 
+def test_recorded_limits_of_a_release_with_other_ranges_are_judged_by_again() -> None:
+    before = GateConfig(min_lift_over_best_baseline=-1.0)
+    assert run_file.load_gate(before) == before
+    with pytest.raises(UserError, match=r"takes a value from -0\.99"):
+        run_file.load_gate(before, overrides=["gate.min_lift_over_best_baseline=-1"])
+
+
 def test_an_override_mends_what_a_file_leaves_contradictory(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("evaluation: {cutoffs: [10]}\n")
