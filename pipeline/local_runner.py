@@ -19,7 +19,7 @@ from two_tower.base.errors import UserError, root_cause
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
-from two_tower.pipeline.checks.settings_for_data import check_settings
+from two_tower.pipeline.checks.settings_for_data import check_settings, check_verdict
 from two_tower.pipeline.peak_memory import PeakMemory
 from two_tower.pipeline.runs.page import collect_with_page
 from two_tower.pipeline.runs.report import newest_log, render
@@ -172,6 +172,8 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
     check_settings(data, config, manifest)
+    if not until:
+        check_verdict(data, config, manifest)
     resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     return launch(
         output,

@@ -9,12 +9,13 @@ from two_tower.components.interaction_example_gen.splits import FrozenSplit, Tim
 from two_tower.data_directory.manifest import Manifest, event_files
 from two_tower.evaluation.baselines.definition import REPEATS, TIMES, VECTORS
 from two_tower.evaluation.baselines.registry import definition
+from two_tower.evaluation.settings import MIN_USERS
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving.settings import IndexConfig
 
 
 def check_settings(data: str, config: PipelineConfig, manifest: Manifest) -> None:
-    """Raises UserError for settings that the data makes meaningless, or that refuse every model.
+    """Raises UserError for settings that the data makes meaningless.
 
     Args:
       data: the data directory, for messages.
@@ -27,8 +28,23 @@ def check_settings(data: str, config: PipelineConfig, manifest: Manifest) -> Non
     if isinstance(times, TimeSplit) and times.train_end <= manifest.time_range[0]:
         raise UserError(f"The train split is empty: {times.where('train')}.")
     check_index(data, config.index, manifest.counts["items"])
+
+
+def check_verdict(data: str, config: PipelineConfig, manifest: Manifest) -> None:
+    """Raises UserError if the gate would refuse every model; for the arguments see `check_settings`."""
+    items, users, cutoff = manifest.counts["items"], manifest.counts["users"], config.gate.cutoff
+    if items <= cutoff:
+        raise UserError(
+            f"gate.cutoff is {cutoff}, and {data} has {items:,} items: a list of all items finds every "
+            "label, and judges no model. Set a lower gate.cutoff and evaluation.cutoffs, or bring more items."
+        )
+    if users < MIN_USERS:
+        raise UserError(
+            f"{data} has events of {users} users. A verdict needs the test queries of {MIN_USERS} users: "
+            "bring more data."
+        )
     _check_baselines(data, config, manifest)
-    _check_coverage(data, config, manifest.counts["items"])
+    _check_coverage(data, config, items)
 
 
 def check_index(data: str, config: IndexConfig, items: int) -> None:

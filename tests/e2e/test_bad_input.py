@@ -24,7 +24,7 @@ FIRST_LISTENS = (10 * DAY - 2 * 1_800 - 6_000) // 2
 def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -> World:
     """Writes a listen every 10 minutes for ten days; one event has `play_ratio`, one item `item_length`."""
     size = 10 * DAY // 600
-    ratios, lengths = np.full(size, 0.5), np.full(50, 100.0)
+    ratios, lengths = np.full(size, 0.5), np.full(150, 100.0)
     ratios[size // 2], lengths[7] = play_ratio, item_length
     with DataDirectoryWriter(str(out / "data"), DatasetProperties("small", "listen", True)) as writer:
         writer.write(
@@ -32,14 +32,14 @@ def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -
             pa.table(
                 {
                     "user_id": np.arange(size) % 20,
-                    "item_id": np.arange(size) % 49,
+                    "item_id": np.arange(size) % 149,
                     "timestamp": np.arange(size) * 600,
                     "event_type": ["listen"] * size,
                     "play_ratio": ratios,
                 }
             ),
         )
-        writer.write("items", pa.table({"item_id": np.arange(50), "item_length": lengths}))
+        writer.write("items", pa.table({"item_id": np.arange(150), "item_length": lengths}))
     return World(out, out / "data", out / "output")
 
 

@@ -35,7 +35,7 @@ def write(path: Path, ratio: Callable[[np.ndarray], np.ndarray] = lambda ratios:
     }
     with DataDirectoryWriter(str(path), DatasetProperties("sixty", "listen", True)) as writer:
         writer.write("events", pa.table(events))
-        writer.write("items", pa.table({"item_id": np.arange(50), "item_length": np.full(50, 100.0)}))
+        writer.write("items", pa.table({"item_id": np.arange(150), "item_length": np.full(150, 100.0)}))
     return path
 
 
