@@ -43,7 +43,6 @@ def test_every_preset_has_a_help_text() -> None:
     [
         ("trainer.learning_rate=1e-3", "trainer", "learning_rate", 0.001),
         ("trainer.weight_decay=0", "trainer", "weight_decay", 0.0),
-        ("trainer.weight_decay=-0.0", "trainer", "weight_decay", 0.0),
         ("trainer.epochs = 3", "trainer", "epochs", 3),
         ("trainer.query_hidden_units=128,64", "trainer", "query_hidden_units", (128, 64)),
         ("trainer.query_hidden_units=64,64", "trainer", "query_hidden_units", (64, 64)),
@@ -136,6 +135,16 @@ def test_no_number_takes_what_is_none_or_too_large(text: str) -> None:
         with pytest.raises(UserError, match=re.escape(name)) as error:
             load("default", None, [f"{name}={text}"])
         assert len(str(error.value)) < 300
+
+
+def test_zero_with_a_sign_is_zero_so_that_nothing_runs_anew() -> None:
+    names = ["trainer.weight_decay", "validation.max_drift", "gate.min_slice_change", "gate.slices=cold"]
+    plain, signed = (load("default", None, [f"{name}={zero}" for name in names]) for zero in ("0", "-0.0"))
+    assert slice_limits(signed.gate) == slice_limits(plain.gate) == {"cold": 0.0}
+    texts = [
+        json.dumps({**one.to_dict(), "gate": {**to_plain(one.gate), "slices": []}}) for one in (plain, signed)
+    ]
+    assert texts[0] == texts[1]
 
 
 def test_every_number_has_limits_and_takes_them_alone() -> None:
