@@ -31,8 +31,8 @@ from two_tower.evaluation.gate.slice_changes import recall_by_query
 from two_tower.evaluation.queries import LabelSets, ragged_index
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.recommenders import BLESSED_MODEL, MODEL
-from two_tower.evaluation.settings import GateConfig
-from two_tower.evaluation.uncertainty import MIN_USERS, UserSample
+from two_tower.evaluation.settings import MIN_USERS, GateConfig
+from two_tower.evaluation.uncertainty import UserSample
 from two_tower.pipeline.runs.judged_again import find_evaluation, read
 
 USERS = (MIN_USERS, 12, 15, 20, 30, 50, 100, 300, 1_000)

@@ -21,11 +21,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from two_tower.evaluation.settings import MIN_USERS
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-# With fewer users with a value, the noise is unknown: bounds hold the truth too rarely.
-MIN_USERS = 10
 # Share of the samples whose bounds hold the truth.
 LEVEL = 0.95
 # Resamples of the users, of which joint bounds are made.

@@ -21,8 +21,7 @@ from two_tower.evaluation.gate.evidence import Evidence
 from two_tower.evaluation.gate.outcome import Outcome
 from two_tower.evaluation.gate.thresholds import THRESHOLDS, ExplainedBy, NotApplicable, threshold_of
 from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL, MODEL, MODEL_EXACT
-from two_tower.evaluation.settings import GateConfig, slice_limits
-from two_tower.evaluation.uncertainty import MIN_USERS
+from two_tower.evaluation.settings import MIN_USERS, GateConfig, slice_limits
 
 if TYPE_CHECKING:
     from two_tower.evaluation.query_results import QueryResults

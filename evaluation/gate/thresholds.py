@@ -29,9 +29,8 @@ from two_tower.evaluation.gate.outcome import (
 )
 from two_tower.evaluation.gate.slice_changes import LEVEL
 from two_tower.evaluation.recommenders import ANCHOR_MODEL, BLESSED_MODEL
-from two_tower.evaluation.settings import MIN_SLICE_USERS, GateConfig, slice_limits
+from two_tower.evaluation.settings import MIN_SLICE_USERS, MIN_USERS, GateConfig, slice_limits
 from two_tower.evaluation.slices import DISCOVERY, REPEAT
-from two_tower.evaluation.uncertainty import MIN_USERS
 from two_tower.serving.provenance import NO_BLESSED_MODEL
 
 

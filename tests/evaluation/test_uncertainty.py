@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from two_tower.evaluation import uncertainty
-from two_tower.evaluation.uncertainty import MIN_USERS, UserSample, changes_of
+from two_tower.evaluation.settings import MIN_USERS
+from two_tower.evaluation.uncertainty import UserSample, changes_of
 
 
 def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2) -> tuple[np.ndarray, ...]:

@@ -8,7 +8,6 @@ import pytest
 from tests.data_directories import items, write
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties
-from two_tower.evaluation import settings, uncertainty
 from two_tower.pipeline.checks.settings_for_data import check_index, check_settings, check_verdict
 from two_tower.pipeline.settings.run_file import load
 from two_tower.serving import index_tuning
@@ -78,7 +77,6 @@ def test_a_coverage_that_all_queries_together_cannot_reach_is_refused(tmp_path: 
 
 
 def test_a_verdict_needs_ten_users(tmp_path: Path) -> None:
-    assert settings.MIN_USERS == uncertainty.MIN_USERS == 10
     check(tmp_path / "ten", [*SPLIT, *ONE], users=10)
     with pytest.raises(UserError, match="has events of 9 users"):
         check(tmp_path / "nine", [*SPLIT, *ONE], users=9)
