@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 
 from two_tower.evaluation.gate.outcome import (
     AT_LEAST,
     AT_MOST,
+    Outcome,
     lower_bound_reaches,
     no_significant_loss,
+    upper_bound_reaches,
     value_reaches,
     value_stays_within,
 )
@@ -55,18 +58,67 @@ def test_names_of_other_versions_are_shown_as_they_are() -> None:
     assert threshold_meaning({"name": "slices.a.b"}, {"cutoff": 9}) == "Recall@9 in the slice a.b"
 
 
-def test_the_rules() -> None:
-    assert value_reaches("a", 0.2, 0.2, (0.0, 0.1)).ok and not value_reaches("a", 0.1, 0.2).ok
-    assert value_stays_within("a", 0.2, 0.2).ok and value_stays_within("a", 0.2, 0.2).direction == AT_MOST
-    assert lower_bound_reaches("a", 0.3, 0.2, (0.2, 0.4)).ok
-    low = lower_bound_reaches("a", 0.3, 0.2, (0.1, 0.4))
-    assert not low.ok and low.note == "its lower bound is below the limit"
-    found = no_significant_loss("a", -0.3, -0.1, (-0.7, 0.1))
-    assert (
-        found.ok
-        and found.note == "no more than noise; the smallest loss that these queries can show is 0.4000"
-    )
-    assert not no_significant_loss("a", -0.3, -0.1, (-0.7, -0.1)).ok
-    assert no_significant_loss("a", -0.05, -0.1, (-0.07, -0.01)).ok, "a loss that is allowed"
+NAN, INF = math.nan, math.inf
+LOWER, FEW = "its lower bound is below the limit", "too few users to know its noise"
+NOISE, LOSS = "no more than noise", "more than noise"
+
+
+def shows(loss: str) -> str:
+    return f"the smallest loss that these queries can show is {loss}"
+
+
+# Rule, value, limit, interval, whether it holds, and the note behind the given one.
+CASES: list[tuple[Any, float, float, Any, bool, str]] = [
+    (value_reaches, 0.2, 0.2, (0.0, 0.1), True, ""),
+    (value_reaches, 0.19, 0.2, (0.3, 0.4), False, ""),
+    (value_reaches, NAN, 0.2, None, False, ""),
+    (value_reaches, INF, 0.2, None, False, ""),
+    (value_stays_within, 0.2, 0.2, (0.3, 0.4), True, ""),
+    (value_stays_within, 0.21, 0.2, None, False, ""),
+    (value_stays_within, NAN, 0.2, None, False, ""),
+    (value_stays_within, -INF, 0.2, None, False, ""),
+    (lower_bound_reaches, 0.3, 0.2, (0.2, 0.4), True, ""),
+    (lower_bound_reaches, 0.3, 0.2, (0.19, 0.4), False, LOWER),
+    (lower_bound_reaches, 0.2, 0.2, (0.1, 0.4), False, LOWER),
+    (lower_bound_reaches, 0.1, 0.2, (0.0, 0.4), False, ""),
+    (lower_bound_reaches, 0.3, 0.2, (NAN, NAN), False, FEW),
+    (lower_bound_reaches, NAN, 0.2, (0.3, 0.4), False, ""),
+    (lower_bound_reaches, 0.2, 0.2, None, True, ""),
+    (lower_bound_reaches, 0.19, 0.2, None, False, ""),
+    (upper_bound_reaches, 0.2, 0.2, (0.1, 0.19), True, ""),
+    (upper_bound_reaches, 0.1, 0.2, (0.0, 0.2), True, "no more than noise below the limit"),
+    (upper_bound_reaches, 0.1, 0.2, (0.0, 0.19), False, ""),
+    (upper_bound_reaches, 0.1, 0.2, (NAN, NAN), False, ""),
+    (upper_bound_reaches, 0.1, 0.2, (0.0, INF), False, ""),
+    (upper_bound_reaches, NAN, 0.2, (0.1, 0.3), False, ""),
+    (upper_bound_reaches, 0.2, 0.2, None, True, ""),
+    (upper_bound_reaches, 0.19, 0.2, None, False, ""),
+    (no_significant_loss, -0.3, -0.1, (-0.7, 0.0), True, f"{NOISE}; {shows('0.3000')}"),
+    # The upper bound is held against zero, not against the limit.
+    (no_significant_loss, -0.3, -0.1, (-0.5, -0.05), False, f"{LOSS}; {shows('0.2500')}"),
+    (no_significant_loss, -0.1, -0.1, (-0.2, -0.01), True, shows("0.0900")),
+    (no_significant_loss, -0.3, -0.1, (NAN, NAN), False, LOSS),
+    (no_significant_loss, 0.0, -0.1, (0.0, 0.0), True, ""),
+    (no_significant_loss, NAN, -0.1, (-0.2, 0.2), False, ""),
+    (no_significant_loss, 0.3, -0.1, (0.2, INF), True, ""),
+    (no_significant_loss, -0.1, -0.1, None, True, ""),
+    (no_significant_loss, -0.2, -0.1, None, False, ""),
+    (no_significant_loss, -0.1, 0.0, (-0.2, 0.1), True, f"{NOISE}; {shows('0.2000')}"),
     # Above zero the limit is a gain.
-    assert not no_significant_loss("a", 0.3, 0.1, (0.0, 0.4)).ok
+    (no_significant_loss, 0.3, 0.1, (0.0, 0.4), False, LOWER),
+    (no_significant_loss, 0.3, 0.1, (0.1, 0.4), True, ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "value", "limit", "interval", "ok", "note"), CASES)
+def test_the_rules(rule: Any, value: float, limit: float, interval: Any, ok: bool, note: str) -> None:
+    uses_bounds = interval is not None and rule not in (value_reaches, value_stays_within)
+    low, high = (bound if math.isfinite(bound) else None for bound in interval or (NAN, NAN))
+    expected = Outcome(
+        "a", value, limit, ok, note, low if uses_bounds else None, high if uses_bounds else None,
+        AT_MOST if rule is value_stays_within else AT_LEAST,
+    )  # fmt: skip
+    assert repr(rule("a", value, limit, interval)) == repr(expected)  # a NaN equals none
+    told = rule("a", value, limit, interval, "given").note
+    assert told == (f"given; {note}" if note else "given")
+    assert expected.to_dict()["value"] == (value if math.isfinite(value) else None)
