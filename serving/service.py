@@ -28,12 +28,6 @@ class Service:
     record: PushRecord
     before: int | None
 
-    @property
-    def described(self) -> str:
-        """Version in words, with what it is a copy of."""
-        again = self.record.copy_of
-        return self.path if again is None else f"{self.path}, a rollback to version {again}"
-
 
 def in_service(push_directory: str) -> Service | None:
     """Returns the version in service; None without a published version."""

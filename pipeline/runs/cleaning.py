@@ -26,6 +26,7 @@ from two_tower.pipeline.runs.stored_runs import (
     mark_deleted,
     open_store,
 )
+from two_tower.serving import push_record
 from two_tower.serving.provenance import SERVED_FORM, TOWERS, identity_of
 from two_tower.serving.versions import PUSHED, remove_version, versions
 
@@ -127,10 +128,10 @@ def _pointers(output: str) -> list[pointers.Pointer]:
 
 
 def _models_in_service(version: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> set[str]:
-    """Returns the URIs of the models that are the version in service, by content.
-
-    No Pusher records the version of a rollback, or of a push that was repeated.
-    """
+    """Returns the URIs of the models that are the version in service: by its record, or else by content."""
+    push_directory, _, number = version.rpartition("/")
+    if recorded := push_record.read(push_directory, int(number)).model:
+        return {_real(recorded)}
     identity = identity_of(version)
     models = {uri for _, nodes in runs for node, uri in _uris(nodes) if node == INDEXER}
     return {
