@@ -40,6 +40,8 @@ setup(
         # Requirements of packages, for cache keys.
         "packaging>=22",
         "pyarrow>=10,<11",
+        # Pyarrow before 14.0.1 runs code from a crafted Parquet file.
+        "pyarrow-hotfix>=0.6",
         # Sparse counts and their eigenvectors: co-occurrence, and where items' embeddings begin.
         "scipy>=1.12,<2",
         # Data directories and data sets may lie on gs:// and wherever else fsspec reaches.

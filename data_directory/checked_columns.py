@@ -19,6 +19,8 @@ from two_tower.base.errors import UserError
 
 # 2100-01-01: a larger number is not a time in seconds.
 NEWEST_TIMESTAMP = 4_102_444_800
+# Extension type that `base.arrow_hotfix` forbids.
+_PYTHON_TYPE = "arrow.py_extension_type"
 
 
 def _holds_text(kind: pa.DataType) -> bool:
@@ -54,7 +56,10 @@ def open_parquet(path: str) -> pq.ParquetFile:
         return pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
-    except (pa.ArrowInvalid, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        # A crafted footer makes Arrow raise errors of any kind.
         raise _damaged(path, error) from error
 
 
@@ -69,7 +74,15 @@ def opened_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def open_dataset(paths: Sequence[str]) -> pads.Dataset:
-    """Opens Parquet files of one file system as one Arrow dataset, in their order."""
+    """Opens Parquet files of one file system as one Arrow dataset, in their order.
+
+    Raises:
+      UserError: see `open_parquet`, for each of the files.
+    """
+    for path in paths:
+        # Arrow would read the footers at a scan, whose errors name no file.
+        with opened_parquet(path):
+            pass
     if all(map(storage.is_local, paths)):
         return pads.dataset([storage.absolute(path) for path in paths], format="parquet")
     found = [storage.filesystem_of(path) for path in paths]
@@ -77,7 +90,12 @@ def open_dataset(paths: Sequence[str]) -> pads.Dataset:
 
 
 def _damaged(path: str, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0]
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if _PYTHON_TYPE in reason:
+        return UserError(
+            f"{path}: a column's type is a pickled Python object ('{_PYTHON_TYPE}'), which runs code when it "
+            "is read. Nothing was run. Write the column in a plain type, or discard the file."
+        )
     if "Expected all lists to be of size" in reason:
         return UserError(
             f"{path}: a column of lists of a fixed size has a null, which Arrow 10 cannot read ({reason}). "
@@ -125,12 +143,12 @@ def read_batches(
                 for batch in file.iter_batches(batch_size=rows, row_groups=group, columns=columns):
                     yield first_row, batch
                     first_row += batch.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _damaged(path, error) from error
         except pa.ArrowNotImplementedError as error:
             raise UserError(
                 f"{path}: Arrow 10 cannot read the type of a column ({error}). Write it in another type."
             ) from error
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
 
 
 def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:
