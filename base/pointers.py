@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 
 BLESSED, APPROVED = "latest_blessed", "latest_approved"
@@ -47,7 +47,7 @@ class Pointer:
 
 def from_text(text: str) -> Pointer | None:
     """Reads the text of `Pointer.to_text`; NOTHING gives None."""
-    content = json.loads(text)
+    content = json_text.parse(text)
     return None if content is None else Pointer(**content)
 
 
@@ -104,7 +104,7 @@ def _read(root: str, name: str) -> tuple[Pointer | None, Pointer | None]:
         return None, None
     try:
         with storage.open_file(path, "r") as file:
-            content = dict(json.loads(file.read()))
+            content = dict(json_text.parse(file.read()))
         before = content.pop("before", None)
         return _checked(content), None if before is None else _checked(before)
     except (ValueError, TypeError) as error:

@@ -358,7 +358,7 @@ def typed(name: str, hint: Any, value: Any, by_name: bool = False) -> Any:
         if isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
                 return float(value) + 0.0  # zero for -0.0: equal settings are equal texts
-            except ValueError:
+            except (ValueError, OverflowError):
                 pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

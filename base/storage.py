@@ -106,23 +106,50 @@ def size(path: str) -> int:
         return int(filesystem.size(name))
 
 
+def check_link(path: str) -> None:
+    """Raises UserError for a link to a file that does not exist."""
+    if is_local(path) and os.path.islink(_on_disk(path)) and not os.path.exists(_on_disk(path)):
+        target = os.readlink(_on_disk(path))
+        raise UserError(f"{path}: a link to {target}, which does not exist. Restore it or remove the link.")
+
+
 def list_files(folder: str) -> list[str]:
-    """Lists all files in and below a folder as sorted relative paths with "/"; [] if there are none."""
+    """Lists all files in and below a folder as sorted relative paths with "/"; [] if there are none.
+
+    Raises:
+      UserError: a folder cannot be read, or a link leads nowhere.
+    """
     return sorted(list_sizes(folder))
 
 
 def list_sizes(folder: str) -> dict[str, int]:
-    """Returns the files of `list_files` with their sizes in bytes; a remote folder needs one listing."""
+    """Returns the files of `list_files` with their sizes in bytes; a remote folder needs one listing.
+
+    Raises:
+      UserError: see `list_files`.
+    """
     if is_local(folder):
         root = _on_disk(folder)
-        paths = [os.path.join(parent, name) for parent, _, names in os.walk(root) for name in names]
-        return {os.path.relpath(path, root).replace(os.sep, "/"): os.path.getsize(path) for path in paths}
+        if not os.path.isdir(root):
+            return {}
+        sizes = {}
+        for parent, _, names in os.walk(root, onerror=_refuse_folder):
+            for path in (os.path.join(parent, name) for name in names):
+                check_link(path)
+                sizes[os.path.relpath(path, root).replace(os.sep, "/")] = os.path.getsize(path)
+        return sizes
     with _remote(folder) as (filesystem, name):
         found = filesystem.find(name, detail=True)
         prefix = name.rstrip("/") + "/"
         return {
             path[len(prefix) :]: int(info["size"]) for path, info in found.items() if path.startswith(prefix)
         }
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(
+        f"{error.filename}: the folder cannot be read ({error.strerror}). Check its permissions."
+    ) from error
 
 
 def list_names(folder: str) -> list[str]:

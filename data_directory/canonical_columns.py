@@ -34,6 +34,9 @@ def canonical(table: str, rows: pa.Table, first_row: int) -> pa.Table:
             ) from error
     if "split" in known:
         check_splits(rows["split"], "The events", first_row)
+    for name, largest in checked_columns.LARGEST.items():
+        if name in known:
+            checked_columns.check_quantity(rows[name], f"The {table}", name, largest, first_row)
     others = [name for name in rows.column_names if name not in known]
     columns += [_other_column(table, name, rows[name], first_row) for name in others]
     fields = [pa.field(name, column.type) for name, column in zip([*known, *others], columns, strict=True)]
@@ -46,6 +49,7 @@ def _known_columns(table: str, rows: pa.Table) -> list[str]:
         raise UserError(f"There is no table '{table}': the tables are {', '.join(COLUMNS)}.")
     if twice := [name for name in rows.column_names if rows.column_names.count(name) > 1]:
         raise UserError(f"The {table} have two columns '{twice[0]}': rename one of them.")
+    checked_columns.check_letters(rows.column_names, COLUMNS[table], f"The {table}")
     names = [name for name in COLUMNS[table] if name in rows.column_names]
     required = [*REQUIRED[table], *(["timestamp"] if table == "events" and "order" not in names else [])]
     if missing := sorted(set(required) - set(names)):

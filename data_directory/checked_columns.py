@@ -6,7 +6,7 @@ Rows count from 0, as in data frame libraries.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from two_tower.base.errors import UserError
 
 # 2100-01-01: a larger number is not a time in seconds.
 NEWEST_TIMESTAMP = 4_102_444_800
+# A play of a thousand times the item, and an item of 30 years: larger values are faults.
+LARGEST = {"play_ratio": 1_000.0, "item_length": 1e9}
 # Extension type that `base.arrow_hotfix` forbids.
 _PYTHON_TYPE = "arrow.py_extension_type"
 
@@ -50,10 +52,11 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """Opens a Parquet file and reads its footer; `path` may be a URL.
 
     Raises:
-      UserError: the file is missing, or is not a whole Parquet file.
+      UserError: the file is missing, is not a whole Parquet file, or has two columns of one name.
     """
     try:
-        return pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
+        file = pq.ParquetFile(storage.absolute(path) if storage.is_local(path) else storage.open_file(path))
+        names = file.schema_arrow.names
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file.") from None
     except UserError:
@@ -61,6 +64,11 @@ def open_parquet(path: str) -> pq.ParquetFile:
     except Exception as error:
         # A crafted footer makes Arrow raise errors of any kind.
         raise _damaged(path, error) from error
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        file.close(force=True)
+        raise UserError(f"{path}: two columns have the name '{twice}': rename one of them.")
+    return file
 
 
 @contextlib.contextmanager
@@ -119,6 +127,24 @@ def check_kinds(file: pq.ParquetFile, path: str, kinds: Mapping[str, str]) -> No
         found = schema.field(column).type
         if not KINDS[kind](found):
             raise UserError(f"{path}: column '{column}' is of type {found}, where {kind} is needed.")
+
+
+def check_letters(names: Sequence[str], known: Iterable[str], path: str) -> None:
+    """Checks that no column has the name of a known one in other letters, which readers would overlook.
+
+    Args:
+      names: the columns that are there.
+      known: the columns that have a meaning.
+      path: the file or table, for messages.
+
+    Raises:
+      UserError: there is such a column.
+    """
+    of_lower = {name.lower(): name for name in known}
+    for name in names:
+        right = of_lower.get(name.lower(), name)
+        if right != name:
+            raise UserError(f"{path}: column '{name}' is not read: only '{right}' is. Rename or drop it.")
 
 
 def read_batches(
@@ -211,6 +237,26 @@ def timestamps(column: pa.Array, path: str, name: str, first_row: int = 0) -> np
         row = int(np.argmax((values < 0) | (values > NEWEST_TIMESTAMP)))
         raise refuse(path, name, first_row + row, values[row], timestamp_remedy(int(values[row])))
     return values
+
+
+def check_quantity(
+    column: pa.Array | pa.ChunkedArray, path: str, name: str, largest: float, first_row: int = 0
+) -> None:
+    """Checks that numbers are finite and from 0 to `largest`; a null is unknown, and allowed.
+
+    Raises:
+      UserError: a value is not; the error names the first one and its row.
+    """
+    # A comparison with NaN is false, and one with null is null.
+    right = pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, largest))
+    if not pc.all(right, min_count=0).as_py():
+        at = pc.index(right, False).as_py()
+        raise refuse(path, name, first_row + at, column[at].as_py(), quantity_remedy(largest))
+
+
+def quantity_remedy(largest: float) -> str:
+    """Returns the complaint about a number that is not finite, negative or too large."""
+    return f"is not a number from 0 to {largest:,.15g}; drop or repair the row."
 
 
 def timestamp_remedy(value: int) -> str:

@@ -20,6 +20,7 @@ class EventTotals:
     Args:
       properties: the properties of the data set; they name the label event.
       counts_days: events are counted by day, which spans need.
+      counts_items: events are counted by item.
 
     Attributes:
       users: events by user id.
@@ -30,20 +31,21 @@ class EventTotals:
       play_ratios_over_1: count of play ratios above 1.
     """
 
-    def __init__(self, properties: DatasetProperties, counts_days: bool) -> None:
+    def __init__(self, properties: DatasetProperties, counts_days: bool, counts_items: bool = True) -> None:
         self.users, self.items, self.days = KeyCounts(), KeyCounts(), KeyCounts()
         self.label_events = 0
         self.time_range = (0, 0)
         self.play_ratios_over_1 = 0
         self._properties = properties
-        self._counts_days = counts_days
+        self._counts_days, self._counts_items = counts_days, counts_items
         # Names of the event types, kept until the first label event.
         self._other_types: set[str] = set()
 
     def add(self, rows: pa.Table) -> None:
         """Adds events in canonical form (see `canonical_columns`)."""
         self.users.add(rows["user_id"].to_numpy())
-        self.items.add(rows["item_id"].to_numpy())
+        if self._counts_items:
+            self.items.add(rows["item_id"].to_numpy())
         has_times = "timestamp" in rows.column_names
         if has_times and self._counts_days:
             self.days.add(rows["timestamp"].to_numpy() // DAY)

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.durations import DAY as DAY
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
@@ -57,6 +57,9 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
 # Events also have a `timestamp` or an `order`.
 REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 SPLIT_NAMES = ("train", "eval", "test")
+# Keys of `Manifest.counts`, and of each span's counts.
+COUNTS = ("events", "label_events", "users", "items", "user_rows")
+SPAN_COUNTS = ("events", "label_events", "first", "last")
 
 SPAN_FOLDER = re.compile(r"events/span-(\d+)/")
 # Names of uploaded files hold the start of the file's digest.
@@ -157,7 +160,7 @@ class Manifest:
         path = storage.join(directory, MANIFEST)
         try:
             with storage.open_file(path, "r") as file:
-                content = json.load(file)
+                content = json_text.parse(file.read())
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"{directory} is not a data directory: it has no {MANIFEST}. "
@@ -167,7 +170,7 @@ class Manifest:
             raise UserError(
                 f"{path}: cannot be read ({error}). Check the path and its permissions."
             ) from error
-        except ValueError as error:
+        except ValueError as error:  # UnicodeDecodeError too
             raise UserError(
                 f"{path}: not readable as JSON ({error}). Run `two-tower ingest` again."
             ) from error
@@ -182,6 +185,7 @@ class Manifest:
             for field in dataclasses.fields(cls)
         }
         manifest = cls(**values)
+        _check_whole(manifest, path)
         if content.get("digest") != manifest.digest:
             raise UserError(
                 f"{path}: key 'digest' does not match the rest of the manifest, which was edited. "
@@ -214,10 +218,34 @@ def _plain(content: dict[str, Any], key: str, kind: str, path: str) -> Any:
         return value
     except KeyError as error:
         raise UserError(f"{path}: key {error} is missing. Run `two-tower ingest` again.") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: key '{key}' has a wrong value ({error}). Run `two-tower ingest` again."
         ) from error
+
+
+def _check_whole(manifest: Manifest, path: str) -> None:
+    """Raises UserError for a count or table that is missing, or a file outside the directory."""
+    again = "Run `two-tower ingest` again."
+    for count in COUNTS:
+        if manifest.counts.get(count, -1) < 0:
+            raise UserError(f"{path}: key 'counts.{count}' is missing or negative. {again}")
+    for table in ("events", "items"):
+        if table not in manifest.columns:
+            raise UserError(f"{path}: key 'columns.{table}' is missing. {again}")
+    for span in manifest.spans:
+        for count in SPAN_COUNTS:
+            if count not in manifest.span_counts.get(str(span), {}):
+                raise UserError(f"{path}: key 'span_counts.{span}.{count}' is missing. {again}")
+    seen: set[str] = set()
+    for file in manifest.files:
+        first, *folders = file.path.split("/")
+        if first not in (*COLUMNS, ORACLE) or not folders or {"", ".", ".."} & set(folders):
+            # Readers would open a file that the directory does not hold.
+            raise UserError(f"{path}: key 'files' names {file.path!r}, which lies in no table. {again}")
+        if file.path in seen:
+            raise UserError(f"{path}: key 'files' names {file.path!r} twice. {again}")
+        seen.add(file.path)
 
 
 def _plain_path(path: str) -> str:
@@ -310,6 +338,14 @@ def digest_of_file(path: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return "sha256:" + digest.hexdigest()
+
+
+def rows_of_file(path: str) -> int:
+    """Returns the rows of a Parquet file, and 0 for any other file."""
+    if not path.endswith(".parquet"):
+        return 0
+    with checked_columns.opened_parquet(path) as file:
+        return int(file.metadata.num_rows)
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:

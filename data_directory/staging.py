@@ -8,8 +8,6 @@ import os
 import shutil
 import tempfile
 
-import pyarrow.parquet as pq
-
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import (
@@ -20,6 +18,7 @@ from two_tower.data_directory.manifest import (
     DataFile,
     Manifest,
     digest_of_file,
+    rows_of_file,
     sizes_of_files,
 )
 
@@ -159,8 +158,7 @@ class Staging:
 def describe_file(directory: str, path: str) -> DataFile:
     """Reads rows, size and digest of a file by its path relative to a local directory."""
     full = os.path.join(directory, path)
-    rows = pq.read_metadata(full).num_rows if path.endswith(".parquet") else 0
-    return DataFile(path, rows, os.path.getsize(full), digest_of_file(full))
+    return DataFile(path, rows_of_file(full), os.path.getsize(full), digest_of_file(full))
 
 
 def _check_replaceable(out: str) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.data_directory.event_totals import EventTotals
 from two_tower.data_directory.manifest import (
     COLUMNS,
     MANIFEST,
@@ -19,6 +20,7 @@ from two_tower.data_directory.manifest import (
     SPAN_FOLDER,
     UPLOADED_NAME,
     DataFile,
+    DatasetProperties,
     Manifest,
     check_splits,
     column_types,
@@ -29,6 +31,7 @@ from two_tower.data_directory.manifest import (
     ids_in_file,
     item_files,
     paths_of,
+    rows_of_file,
     sizes_of_files,
 )
 
@@ -48,8 +51,9 @@ def verify(directory: str) -> Manifest:
       UserError: a file is missing, cut off, or was added or edited after ingest; a column is missing or its
         type differs from the format, the other files or the manifest; an id is null, negative, or repeated
         in items/ or users/; a time is negative or not in seconds; an order is negative; a split is unknown;
-        a content embedding has another width than in the manifest, or a value that is not finite; spans or
-        counts differ from the manifest; or no item is available.
+        a play ratio or length is out of range; a content embedding has another width than in the manifest,
+        or a value that is not finite; a count, a time range or the spans differ from the manifest; or no
+        item is available.
     """
     manifest = Manifest.load(directory)
     present, listed = sizes_of_files(directory), {file.path for file in manifest.files}
@@ -68,6 +72,11 @@ def verify(directory: str) -> Manifest:
             raise UserError(
                 f"{full}: its content differs from the manifest: edited or cut off after ingest. {_AGAIN}"
             )
+        if file.rows != (rows := rows_of_file(full)):
+            raise UserError(
+                f"{storage.join(directory, MANIFEST)}: key 'files' gives {file.rows} rows to {file.path}, "
+                f"and it has {rows}. {_AGAIN}"
+            )
     _verify_spans(directory, manifest)
     columns = manifest.columns.get("events", {})
     facts: dict[str, tuple[object, object]] = {
@@ -77,9 +86,9 @@ def verify(directory: str) -> Manifest:
     for table, count in (("events", "events"), ("items", "items"), ("users", "user_rows")):
         rows = _verify_table(directory, table, manifest)
         facts[f"counts.{count}"] = (manifest.counts.get(count), rows)
+    facts |= _facts_of_events(directory, manifest)
     for key, (said, found) in facts.items():
         if said != found:
-            found = f"{found} rows" if key.startswith("counts") else found
             raise UserError(
                 f"{storage.join(directory, MANIFEST)}: key '{key}' is {said} and the files have {found}. "
                 f"{_AGAIN}"
@@ -177,6 +186,42 @@ def _verify_spans(directory: str, manifest: Manifest) -> None:
         )
 
 
+def _facts_of_events(directory: str, manifest: Manifest) -> dict[str, tuple[object, object]]:
+    """Counts users, label events and times; returns the manifest's value and the found one by key."""
+    properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
+    columns = [
+        name
+        for name in ("user_id", "timestamp", "order", "event_type", "play_ratio")
+        if name in manifest.columns["events"]
+    ]
+    totals = EventTotals(properties, counts_days=False, counts_items=False)
+    facts: dict[str, tuple[object, object]] = {}
+
+    def count(folder: str, counts: EventTotals) -> EventTotals:
+        for path in paths_of(directory, manifest, folder):
+            for _, batch in checked_columns.read_batches(path, columns):
+                rows = pa.Table.from_batches([batch])
+                totals.add(rows)
+                if counts is not totals:
+                    counts.add(rows)
+        return counts
+
+    for span in manifest.spans:
+        of_span = count(f"events/span-{span}", EventTotals(properties, False, counts_items=False))
+        said = manifest.span_counts[str(span)]
+        for key, found in zip(
+            ("label_events", "first", "last"), (of_span.label_events, *of_span.time_range), strict=True
+        ):
+            facts[f"span_counts.{span}.{key}"] = (said[key], found)
+    if not manifest.spans:
+        count("events", totals)
+    users = totals.users.result()
+    facts["counts.users"] = (manifest.counts["users"], len(users[0]) if users else 0)
+    facts["counts.label_events"] = (manifest.counts["label_events"], totals.label_events)
+    facts["time_range"] = (manifest.time_range, totals.time_range)
+    return facts
+
+
 def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
     """Checks all files of a table and returns its number of rows."""
     paths = paths_of(directory, manifest, table)
@@ -199,6 +244,10 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
                 if column in schema.names:
                     _verify_range(file, path, column)
             rows += file.metadata.num_rows
+        for column, largest in checked_columns.LARGEST.items():
+            if column in schema.names:
+                for first_row, batch in checked_columns.read_batches(path, [column]):
+                    checked_columns.check_quantity(batch[column], path, column, largest, first_row)
         if table != "events":
             seen += ids_in_file(path, REQUIRED[table][0])
         elif "split" in schema.names:
@@ -235,6 +284,7 @@ def _verify_types(file: pq.ParquetFile, path: str, table: str, embedding_width: 
     if table == "items" and embedding_width:
         known["embedding"] = pa.list_(pa.float32(), embedding_width)
         required.add("embedding")
+    checked_columns.check_letters(schema.names, known, path)
     for column, kind in known.items():
         if column not in schema.names:
             if column in required:

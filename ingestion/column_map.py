@@ -23,14 +23,12 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from two_tower.base import storage
+from two_tower.base import yaml_files
 from two_tower.base.errors import UserError
-from two_tower.base.unique_keys import UniqueKeys
 from two_tower.data_directory.manifest import SPLIT_NAMES
 
 # Unit of time → ticks per second.
@@ -156,15 +154,7 @@ def read(path: str) -> ColumnMap:
       UserError: the file is missing or not YAML; a key is unknown (the message names the nearest known key)
         or missing; a value has the wrong type; two keys contradict each other.
     """
-    try:
-        with storage.open_file(path, "r") as file:
-            content = yaml.load(file, UniqueKeys)
-    except FileNotFoundError:
-        raise UserError(f"{path}: the column map is missing: there is no such file.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+    content = yaml_files.read(path, "column map")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a column map needs keys and values, such as 'dataset' and 'events'.")
     known = (*_TOP_KEYS, *_KEYS)
@@ -271,7 +261,7 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
             raise wrong("one of " + ", ".join(choices))
         return value
     if kind == _SHARE:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise wrong("a number above 0: the value of the column that means the whole item")
         return float(value)
     if kind == _CHARACTER:

@@ -27,7 +27,7 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.ingestion import film_ratings, text_lines
+from two_tower.ingestion import film_ratings, source_files, text_lines
 from two_tower.ingestion.film_ratings import Film, RatingLines
 
 _NO_GENRES = "(no genres listed)"
@@ -136,7 +136,7 @@ def _detect_release(source: str) -> _Release:
     """Returns the release in the folder; all of its files except the ratings must exist."""
 
     def there(file: str) -> bool:
-        return storage.is_file(storage.join(source, file))
+        return source_files.is_there(storage.join(source, file))
 
     found = [r for r in _RELEASES if there(r.ratings) or there(r.movies)]
     if not found:
@@ -169,7 +169,7 @@ def _detect_release(source: str) -> _Release:
 def _ratings(source: str, release: _Release) -> tuple[str, Callable[[], Iterator[pa.Table]], int]:
     """Returns the path of the ratings, a function that reads them, and their approximate number."""
     path = storage.join(source, release.ratings)
-    if storage.is_file(path):
+    if source_files.is_there(path):
         lines = {"u.data": _LINES_100K, "ratings.dat": _LINES_DAT}.get(release.ratings) or _csv_lines(path)
         return path, lambda: film_ratings.read_ratings(path, lines), film_ratings.estimated_rows(path)
     tables = [

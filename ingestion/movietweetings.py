@@ -12,7 +12,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.ingestion import film_ratings, text_lines
+from two_tower.ingestion import film_ratings, source_files, text_lines
 
 _RATINGS = film_ratings.RatingLines(
     form="user::movie::rating::unix seconds",
@@ -53,7 +53,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
 
 def _file(source: str, name: str) -> str:
     path = storage.join(source, name)
-    if not storage.is_file(path):
+    if not source_files.is_there(path):
         raise UserError(
             f"{path}: there is no such file, but MovieTweetings has one. Fetch the data set again."
         )

@@ -149,11 +149,11 @@ def integers(values: pa.Array, place: Place) -> pa.Array:
     return _parse(values, pa.int64(), "^-?[0-9]+$", place, "is no whole number of at most 64 bits.")
 
 
-def numbers(values: pa.Array, place: Place, bounded: bool = True) -> pa.Array:
+def numbers(values: pa.Array, place: Place, largest: float | None) -> pa.Array:
     """Converts values to double[n]; nulls stay null.
 
     Args:
-      bounded: true if a value must be finite and 0 or more, as ratios and lengths must.
+      largest: bound of values that must be 0 or more, as ratios and lengths must; None: any number.
 
     Raises:
       UserError: a value is no number, or out of bounds.
@@ -163,9 +163,10 @@ def numbers(values: pa.Array, place: Place, bounded: bool = True) -> pa.Array:
         raise place.wrong_type(kind, "number")
     form = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:nan|inf))$"
     found = _parse(values, pa.float64(), form, place, "is no number.")
-    if bounded:
-        right = pc.and_(pc.is_finite(found), pc.greater_equal(found, 0))
-        place.refuse_first(pc.invert(right), values, "is not a finite number of 0 or more.")
+    if largest is not None:
+        # Comparisons with NaN are false.
+        right = pc.and_(pc.greater_equal(found, 0), pc.less_equal(found, largest))
+        place.refuse_first(pc.invert(right), values, checked_columns.quantity_remedy(largest))
     return found
 
 
@@ -376,7 +377,7 @@ def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.
         there = found.is_valid().to_numpy(zero_copy_only=False)
         seconds = np.floor_divide(pc.fill_null(found, 0).to_numpy(), factor)
         return pa.array(seconds, mask=~there)
-    found = numbers(values, place, bounded=False)
+    found = numbers(values, place, None)
     unusable = pc.invert(pc.and_(pc.is_finite(found), pc.less(pc.abs(found), 2.0**62)))
     place.refuse_first(unusable, values, "is no time.")
     return pc.floor(pc.divide(found, float(factor))).cast(pa.int64())

@@ -130,7 +130,7 @@ def _read_slice(path: str) -> list[dict[str, Any]]:
             f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8, so the file is "
             "not JSON. Fetch it again."
         ) from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the file is no complete JSON ({error}). Fetch it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error

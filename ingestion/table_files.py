@@ -114,6 +114,9 @@ def find_files(source: str, pattern: str) -> list[str]:
         path = storage.join(folder, rest)
         if storage.is_file(path):
             return [path]
+        if storage.is_directory(path):
+            raise UserError(f"{path} is a folder: name its files, as in {rest}/*.parquet.")
+        storage.check_link(path)
         raise UserError(f"{path}: there is no such file.")
     form = re.compile(_expression(rest))
     found = [file for file in storage.list_files(folder) if form.fullmatch(file)]

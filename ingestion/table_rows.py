@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from two_tower.base.errors import UserError
+from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import COLUMNS
 from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.ingestion import source_values
@@ -149,10 +150,10 @@ class TableRows:
         taken = {*COLUMNS[self._table], "original_id"}
         if self._table == "items":
             taken |= {"embedding", *(f"original_{owner}" for owner in _OWNERS)}
-        for name in taken & wanted.keys():
+        for name in (name for name in wanted if name.lower() in taken):
             raise UserError(
                 f"{first.path}: column '{name}' has the name of a column with a meaning. If it has that "
-                f"meaning, set '{self._table}.{name}: {name}' in the column map. If not, list the "
+                f"meaning, set '{self._table}.{name.lower()}: {name}' in the column map. If not, list other "
                 f"columns to keep in '{self._table}.keep'."
             )
         found = source.kinds([name for name, declared in wanted.items() if declared is None])
@@ -198,7 +199,7 @@ def _kept_values(values: pa.Array, kind: str, separator: str | None, place: Plac
     if kind == "time":
         return source_values.times(values, None, place, is_event=False)
     if kind == "number":
-        return source_values.numbers(values, place, bounded=False)
+        return source_values.numbers(values, place, None)
     if kind == "integer":
         return source_values.integers(values, place)
     return (
@@ -261,7 +262,9 @@ def lengths_in_seconds(
     values: pa.Array, place: Place, unit: str | None, writer: DataDirectoryWriter
 ) -> pa.Array:
     """Converts item lengths to seconds, float[n]; 0 means unknown and becomes null."""
-    length = pc.divide(source_values.numbers(values, place), float(UNITS[unit or "s"]))
+    ticks = float(UNITS[unit or "s"])
+    largest = checked_columns.LARGEST["item_length"] * ticks
+    length = pc.divide(source_values.numbers(values, place, largest), ticks)
     zero = pc.fill_null(pc.equal(length, 0), False)
     writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
     return pc.if_else(zero, pa.scalar(None, pa.float64()), length).cast(pa.float32())

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
@@ -163,7 +164,8 @@ def _convert(batch: Batch, users: IdEncoder, items: IdEncoder, writer: DataDirec
 
 
 def _shares(values: pa.Array, place: Place, whole: float) -> pa.Array:
-    return pc.divide(source_values.numbers(values, place), whole).cast(pa.float32())
+    largest = checked_columns.LARGEST["play_ratio"] * whole
+    return pc.divide(source_values.numbers(values, place, largest), whole).cast(pa.float32())
 
 
 # ── Items and users ─────────────────────────────────────────────────────────────────────────────────────

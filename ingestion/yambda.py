@@ -14,7 +14,6 @@ Source: Ploshkin et al., "Yambda-5B: A Large-Scale Multi-modal Dataset for Ranki
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -22,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import ORACLE, DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.ingestion import external_sort, yambda_items
+from two_tower.ingestion import external_sort, source_files, yambda_items
 
 _MULTI_EVENT = "multi_event.parquet"
 _EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
@@ -97,21 +96,21 @@ def _events_folder(source: str) -> str:
 def _event_files(folder: str) -> dict[str, str | None]:
     """Returns path → event type; None means that the column `event_type` gives it."""
     multi_event = storage.join(folder, _MULTI_EVENT)
-    if storage.is_file(multi_event):
+    if source_files.is_there(multi_event):
         return {multi_event: None}
-    if not storage.is_file(storage.join(folder, "listens.parquet")):
+    if not source_files.is_there(storage.join(folder, "listens.parquet")):
         return {}
     paths = {storage.join(folder, file): kind for file, kind in _FILES.items()}
-    return {path: kind for path, kind in paths.items() if storage.is_file(path)}
+    return {path: kind for path, kind in paths.items() if source_files.is_there(path)}
 
 
 def _simulation_name(source: str) -> str | None:
     path = storage.join(source, "simulation.json")
-    if not storage.is_file(path):
+    if not source_files.is_there(path):
         return None
     try:
         with storage.open_file(path, "r") as file:
-            return str(json.load(file)["name"])
+            return str(json_text.parse(file.read())["name"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: key 'name' cannot be read ({error}). Simulate again, or pass --name."
@@ -125,6 +124,7 @@ def _read_events(path: str, event_type: str | None, writer: DataDirectoryWriter)
     """Yields the events of a file in the data directory's columns, sorted and without duplicates."""
     with checked_columns.opened_parquet(path) as file:
         schema = file.schema_arrow
+        checked_columns.check_letters(schema.names, (*_REQUIRED, *_OPTIONAL, "event_type"), path)
         kinds = _REQUIRED | {column: kind for column, kind in _OPTIONAL.items() if column in schema.names}
         if event_type is None:
             kinds["event_type"] = "text"
@@ -245,20 +245,16 @@ def _convert(
     def column(name: str) -> pa.Array | None:
         return batch[name] if name in batch.schema.names else None
 
-    def quantity(name: str) -> pa.Array:
+    def quantity(name: str, largest: float) -> pa.Array:
         values = column(name)
         if values is None:
             return pa.nulls(rows, pa.float64())
         values = values.cast(pa.float64())
-        wrong = pc.fill_null(pc.invert(pc.and_(pc.is_finite(values), pc.greater_equal(values, 0))), False)
-        if pc.any(wrong).as_py():
-            at = int(np.argmax(wrong.to_numpy(zero_copy_only=False)))
-            raise checked_columns.refuse(
-                path, name, row + at, values[at], "is not a finite number of 0 or more."
-            )
+        checked_columns.check_quantity(values, path, name, largest, row)
         return values
 
-    length = quantity("track_length_seconds")
+    length = quantity("track_length_seconds", checked_columns.LARGEST["item_length"])
+    percent = quantity("played_ratio_pct", 100 * checked_columns.LARGEST["play_ratio"])
     zero = pc.equal(length, 0)
     writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
     organic = column("is_organic")
@@ -273,7 +269,7 @@ def _convert(
             "item_id": checked_columns.ids(batch["item_id"], path, "item_id", row),
             "timestamp": checked_columns.timestamps(batch["timestamp"], path, "timestamp", row),
             "event_type": _event_types(batch, path, row, event_type),
-            "play_ratio": pc.divide(quantity("played_ratio_pct"), 100).cast(pa.float32()),
+            "play_ratio": pc.divide(percent, 100).cast(pa.float32()),
             "is_organic": pa.nulls(rows, pa.bool_()) if organic is None else organic.cast(pa.bool_()),
             "item_length": pc.if_else(zero, pa.scalar(None, pa.float64()), length).cast(pa.float32()),
         }

@@ -13,6 +13,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.ingestion import source_files
 
 _ITEM_ROWS = 50_000
 
@@ -87,7 +88,7 @@ def _find_description(source: str, file: str) -> str | None:
     """Returns the path of a file in `source` or up to two folders above; None if it is missing."""
     folder = source
     for _ in range(3):
-        if storage.is_file(storage.join(folder, file)):
+        if source_files.is_there(storage.join(folder, file)):
             return storage.join(folder, file)
         folder = os.path.dirname(folder)
     return None
@@ -125,6 +126,7 @@ class _Names:
         file = checked_columns.open_parquet(path)
         kinds = {"item_id": "integer", "title": "text"}
         optional = {"artist": "text", "release_timestamp": "integer"}
+        checked_columns.check_letters(file.schema_arrow.names, (*kinds, *optional), path)
         kinds |= {column: kind for column, kind in optional.items() if column in file.schema_arrow.names}
         checked_columns.check_kinds(file, path, kinds)
         batches = [batch for _, batch in checked_columns.read_batches(path, list(kinds))]
@@ -179,6 +181,7 @@ def _embedded_items(path: str) -> np.ndarray:
 def _read_embeddings(path: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields batches of item ids int64[n] and content embeddings float32[n, d], normalised if available."""
     file = checked_columns.open_parquet(path)
+    checked_columns.check_letters(file.schema_arrow.names, ("item_id", "embed", "normalized_embed"), path)
     column = "normalized_embed" if "normalized_embed" in file.schema_arrow.names else "embed"
     checked_columns.check_kinds(file, path, {"item_id": "integer", column: "list of numbers"})
     width = 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 from typing import Any
 
+from two_tower.base import json_text
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.messages import tell
 from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline
@@ -78,8 +78,8 @@ def was_simulated_with(source: str, parameters: dict[str, Any]) -> bool:
     """Returns whether `source` holds a whole simulation with these parameters."""
     try:
         with open(os.path.join(source, "simulation.json"), encoding="utf-8") as file:
-            return bool(json.load(file)["parameters"] == parameters)
-    except (OSError, ValueError, KeyError):
+            return bool(json_text.parse(file.read())["parameters"] == parameters)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

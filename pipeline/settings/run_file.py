@@ -6,19 +6,15 @@ import copy
 import dataclasses
 import difflib
 import functools
-import json
 import os
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
-import yaml
-
-from two_tower.base import storage
+from two_tower.base import json_text, storage, yaml_files
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, to_plain, values_of
-from two_tower.base.unique_keys import UniqueKeys
 from two_tower.data_directory.manifest import Manifest
 from two_tower.evaluation.settings import GateConfig, slice_limits
 from two_tower.pipeline.settings.contradictions import ContradictionError, completed, faults
@@ -54,13 +50,7 @@ def read_run_file(path: str) -> RunFile:
       UserError: the file is missing, is not YAML, or one of the three keys is not a text. `load` checks the
         settings.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, UniqueKeys)
-    except OSError as error:
-        raise UserError(f"{path}: the config file cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+    content = yaml_files.read(path, "config file")
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -369,7 +359,7 @@ def _parse(name: str, text: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if text.startswith("["):
             try:
-                return json.loads(text)
+                return json_text.parse(text)
             except ValueError:
                 raise UserError(f"{name}: {text!r} is not a list. Separate the values by commas.") from None
         # An option of Beam may contain commas, so a comma separates options only before "--".

@@ -8,12 +8,10 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from two_tower.base import yaml_files
 from two_tower.base.errors import UserError
 from two_tower.base.settings import to_plain
 from two_tower.base.settings import value_text as setting_text
-from two_tower.base.unique_keys import UniqueKeys
 from two_tower.pipeline.settings import pipeline_config
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.pipeline.settings.run_file import settled
@@ -117,13 +115,7 @@ class SearchSpace:
         Raises:
           UserError: the file is unreadable or invalid; the message names it.
         """
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = yaml.load(file, UniqueKeys)
-        except OSError as error:
-            raise UserError(f"{path}: the search space cannot be read ({error.strerror}).") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}.") from error
+        content = yaml_files.read(path, "search space")
         if not isinstance(content, dict | None):
             raise UserError(f"{path}: a search space holds names of settings, as in {EXAMPLE}.")
         try:

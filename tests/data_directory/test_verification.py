@@ -27,6 +27,7 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory import table_writer
 from two_tower.data_directory.manifest import (
     Manifest,
+    digest_of_file,
     event_files,
     sizes_of_files,
 )
@@ -95,7 +96,7 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> 
             events(timestamp=[1_600_000_000_000] * 4),
             r"row 0: 1600000000000 .*milliseconds.* 1,000\.",
         ),
-        ("events", events().slice(1), "'counts.events' is 4 and the files have 3 rows"),
+        ("events", events().slice(1), "'counts.events' is 4 and the files have 3"),
         ("events", events(order=[0, 1, -2, 0]).drop(["timestamp"]), "'order', row 2: -2 is no rank"),
         ("events", events(order=[0, 1, 2, 0]).drop(["timestamp"]), "'has_timestamps' is True"),
         ("events", events(split=["train", "eval", "dev", "test"]), "'split', row 2: 'dev' is none of train"),
@@ -107,7 +108,7 @@ def by_hand(data: pathlib.Path, table: str, content: pa.Table, **facts: Any) -> 
         (
             "users",
             pa.table({"user_id": [1], "age": [1]}),
-            "'counts.user_rows' is 2 and the files have 1 rows",
+            "'counts.user_rows' is 2 and the files have 1",
         ),
         ("items", items(available=[1, 0]), "'available' is of type int64, where bool"),
         ("items", items(item_id=[10, 10]), "'item_id': 10 has more than one row"),
@@ -190,3 +191,172 @@ def test_edits_of_a_remote_directory_are_named() -> None:
         file.write(whole[:-1] + b"x")
     with pytest.raises(UserError, match="its content differs from the manifest"):
         verify(out)
+
+
+def edited(data: pathlib.Path, **changes: Any) -> None:
+    """Writes a manifest with other values and a digest that agrees with them."""
+    dataclasses.replace(Manifest.load(str(data)), **changes).save(str(data))
+
+
+def test_the_rows_of_every_file_are_held_against_it(tmp_path: pathlib.Path) -> None:
+    one, *others = write(tmp_path / "data").files
+    edited(tmp_path / "data", files=(dataclasses.replace(one, rows=3), *others))
+    with pytest.raises(UserError, match=r"'files' gives 3 rows to events/part-00000\.parquet, and it has 4"):
+        verify(str(tmp_path / "data"))
+
+
+WHOLE = {"events": 4, "label_events": 3, "users": 2, "items": 2, "user_rows": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        *(
+            (
+                {"counts": WHOLE | {count: WHOLE[count] + 1}},
+                f"'counts.{count}' is {WHOLE[count] + 1} and the files",
+            )
+            for count in WHOLE
+        ),
+        ({"time_range": (50, 201)}, r"'time_range' is \(50, 201\) and the files have \(50, 200\)"),
+        ({"label_event": "like"}, "'counts.label_events' is 3 and the files have 1"),
+    ],
+)
+def test_every_count_of_the_manifest_is_held_against_the_files(
+    tmp_path: pathlib.Path, changes: dict[str, Any], complaint: str
+) -> None:
+    assert write(tmp_path / "data").counts == WHOLE
+    edited(tmp_path / "data", **changes)
+    with pytest.raises(UserError, match=f"manifest.json: key {complaint}"):
+        verify(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("key", ["events", "label_events", "first", "last"])
+def test_every_count_of_a_span_is_held_against_its_files(tmp_path: pathlib.Path, key: str) -> None:
+    data = str(tmp_path / "data")
+    write_span(data, listens(3, 1, 2), 3, CATALOG)
+    write_span(data, listens(4, 1), 4)
+    verify(data)
+    counts = Manifest.load(data).span_counts
+    edited(tmp_path / "data", span_counts=counts | {"4": counts["4"] | {key: counts["4"][key] + 1}})
+    with pytest.raises(
+        UserError, match="key 'spans' does not match" if key == "events" else f"span_counts.4.{key}"
+    ):
+        verify(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        *(
+            (
+                {"counts": {name: n for name, n in WHOLE.items() if name != count}},
+                f"'counts.{count}' is missing",
+            )
+            for count in WHOLE
+        ),
+        ({"counts": WHOLE | {"users": -1}}, "'counts.users' is missing or negative"),
+        ({"columns": {"items": {"item_id": "int64"}}}, "'columns.events' is missing"),
+        ({"spans": (3,), "span_counts": {"3": {"events": 4}}}, r"'span_counts\.3\.label_events' is missing"),
+    ],
+)
+def test_a_manifest_that_lacks_a_count_is_named_by_every_reader(
+    tmp_path: pathlib.Path, changes: dict[str, Any], complaint: str
+) -> None:
+    write(tmp_path / "data")
+    edited(tmp_path / "data", **changes)
+    for read in (verify, Manifest.load, event_files):
+        with pytest.raises(UserError, match=complaint):
+            read(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.parquet", "events/../../x", "/etc/passwd", "manifest.json", "items/"]
+)
+def test_a_manifest_leads_to_no_file_outside_its_tables(tmp_path: pathlib.Path, path: str) -> None:
+    manifest = write(tmp_path / "data")
+    outside = dataclasses.replace(manifest.files[0], path=path)
+    edited(tmp_path / "data", files=(*manifest.files, outside))
+    with pytest.raises(UserError, match="which lies in no table"):
+        event_files(str(tmp_path / "data"))
+    edited_twice = dataclasses.replace(manifest, files=(*manifest.files, manifest.files[0]))
+    edited_twice.save(str(tmp_path / "data"))
+    with pytest.raises(UserError, match="twice"):
+        event_files(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "\ufeff{}",
+        "{" * 5_000,
+        "[" * 50_000,
+        '{"format_version": ' + "9" * 5_000 + "}",
+        "NaN",
+        "\x00",
+    ],
+    ids=lambda text: text[:8],
+)
+def test_a_manifest_that_is_no_manifest_is_named(tmp_path: pathlib.Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json: "):
+        verify(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "[[[]]]", "9" * 5_000])
+@pytest.mark.parametrize("key", ["counts", "time_range", "files", "has_embedding", "dataset"])
+def test_a_manifest_with_a_strange_value_is_named(tmp_path: pathlib.Path, key: str, value: str) -> None:
+    write(tmp_path / "data")
+    path = tmp_path / "data" / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {key: "HERE"}).replace('"HERE"', value))
+    with pytest.raises(UserError, match=r"manifest\.json: "):
+        verify(str(tmp_path / "data"))
+
+
+def test_places_that_are_no_files_are_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"manifest\.json: cannot be read"):
+        verify(str(tmp_path / "folder"))
+    write(tmp_path / "data")
+    part = tmp_path / "data" / "events" / "part-00000.parquet"
+    part.rename(tmp_path / "kept")
+    part.symlink_to(tmp_path / "lost")
+    with pytest.raises(UserError, match=f"{part}: a link to {tmp_path}/lost, which does not exist"):
+        verify(str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (
+            events(play_ratio=pa.array([0.5, float("inf"), None, 1.0], pa.float32())),
+            "'play_ratio', row 1: inf",
+        ),
+        (events(play_ratio=pa.array([0.5, 1.0, -0.5, 1.0], pa.float32())), "'play_ratio', row 2: -0.5"),
+        (events(play_ratio=pa.array([float("nan"), 1, 1, 1], pa.float32())), "'play_ratio', row 0: nan"),
+        (events(item_length=pa.array([1, 1, 1, 1e30], pa.float32())), "'item_length', row 3: 1"),
+        (
+            events(PLAYED=[1] * 4).rename_columns([*events().column_names[:4], "PLAY_RATIO", "x"]),
+            "'PLAY_RATIO' is",
+        ),
+        (
+            pa.table([[1]] * 4, names=["user_id", "item_id", "timestamp", "item_id"]),
+            "two columns .*'item_id'",
+        ),
+    ],
+    ids=["infinite", "negative", "nan", "long", "capitals", "twice"],
+)
+def test_an_event_table_that_readers_would_misread_is_named(
+    tmp_path: pathlib.Path, content: pa.Table, complaint: str
+) -> None:
+    write(tmp_path / "data")
+    part = tmp_path / "data" / "events" / "part-00000.parquet"
+    pq.write_table(content, part)
+    file = dataclasses.replace(Manifest.load(str(tmp_path / "data")).files[0], rows=content.num_rows)
+    file = dataclasses.replace(file, bytes=part.stat().st_size, digest=digest_of_file(str(part)))
+    edited(tmp_path / "data", files=(file, *Manifest.load(str(tmp_path / "data")).files[1:]))
+    with pytest.raises(UserError, match=f"{part}: .*{complaint}"):
+        verify(str(tmp_path / "data"))

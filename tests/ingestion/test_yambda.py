@@ -230,6 +230,10 @@ def changed(row: int, column: int, value: Any) -> list[tuple[Any, ...]]:
     return [tuple(event) for event in rows]
 
 
+def renamed(table: pa.Table, old: str, new: str) -> pa.Table:
+    return table.rename_columns([new if name == old else name for name in table.column_names])
+
+
 SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
 
 
@@ -253,6 +257,32 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         ("multi_event", log(changed(4, 6, None)), "'event_type', row 4: null"),
         ("multi_event", log(changed(3, 4, -5), played_ratio_pct=pa.int16()), "'played_ratio_pct', row 3: -5"),
         ("multi_event", log(changed(6, 3, 2)), "'is_organic', row 6: 2 is neither 0 nor 1"),
+        (
+            "multi_event",
+            log(changed(6, 4, 1e300), played_ratio_pct=pa.float64()),
+            r"'played_ratio_pct', row 6: 1e\+300 is not a number from 0 to 100,000",
+        ),
+        (
+            "multi_event",
+            log(changed(1, 5, float("nan")), track_length_seconds=pa.float64()),
+            "'track_length_seconds', row 1: nan is not a number",
+        ),
+        (
+            "multi_event",
+            renamed(log(EVENTS), "is_organic", "IS_ORGANIC"),
+            "'IS_ORGANIC' is not read: only 'is_o",
+        ),
+        ("multi_event", renamed(log(EVENTS), "is_organic", "uid"), "two columns have the name 'uid'"),
+        (
+            "embeddings",
+            renamed(vectors(EMBEDDINGS), "normalized_embed", "Normalized_Embed"),
+            "'Normalized_Embed'",
+        ),
+        (
+            "names",
+            pa.table({"item_id": [10], "title": ["x"], "ARTIST": ["y"]}),
+            "column 'ARTIST' is not read",
+        ),
         ("multi_event", log(EVENTS).slice(0, 0), "multi_event.parquet: the file has no listens"),
         ("multi_event", log(EVENTS[8:10]), "multi_event.parquet: the file has no listens"),
         ("embeddings", vectors(EMBEDDINGS | {11: [1.0, 0.0, 0.0]}), "'normalized_embed', row 1: .*width 3"),
@@ -285,6 +315,28 @@ def test_truncated_files_are_named(source: pathlib.Path, tmp_path: pathlib.Path,
         path.write_bytes(content)
         with pytest.raises(UserError, match=rf"{file}\.parquet: not a whole Parquet file"):
             ingest(source, tmp_path / "data")
+    assert os.listdir(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize(
+    "file", ["multi_event", "likes", "embeddings", "artist_item_mapping", "album_item_mapping", "names"]
+)
+def test_a_folder_or_a_broken_link_is_no_absent_file(
+    source: pathlib.Path, tmp_path: pathlib.Path, file: str
+) -> None:
+    """Spark writes a table as a folder of parts."""
+    if file == "likes":
+        (source / "multi_event.parquet").rename(source / "listens.parquet")
+    path = source / f"{file}.parquet"
+    path.unlink(missing_ok=True)
+    path.mkdir()
+    pq.write_table(pa.table({"item_id": [10]}), path / "part-00000.parquet")
+    with pytest.raises(UserError, match=f"{path} is a folder, and the reader needs one file"):
+        ingest(source, tmp_path / "data")
+    shutil.rmtree(path)
+    path.symlink_to(source / "gone.parquet")
+    with pytest.raises(UserError, match=f"{path}: a link to {source}/gone.parquet, which does not exist"):
+        ingest(source, tmp_path / "data")
     assert os.listdir(tmp_path) == ["source"]
 
 

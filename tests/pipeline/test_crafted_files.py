@@ -1,4 +1,4 @@
-"""Property of the commands: a Parquet file with a pickled type is refused by name, and its code never runs."""
+"""Property of the commands: a Parquet file with a pickled type is refused by name, and no code runs."""
 
 from __future__ import annotations
 
