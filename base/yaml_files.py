@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
         self._values: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Composes a node; raises UserError for nesting or repetition without end."""
+        """Reads a node of YAML; raises UserError for nesting or repetition without end."""
         mark, is_alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
         self._depth += 1
         if self._depth > _MOST_DEPTH:

@@ -324,7 +324,7 @@ def test_truncated_files_are_named(source: pathlib.Path, tmp_path: pathlib.Path,
 def test_a_folder_or_a_broken_link_is_no_absent_file(
     source: pathlib.Path, tmp_path: pathlib.Path, file: str
 ) -> None:
-    """Spark writes a table as a folder of parts."""
+    """Writes a folder of parts in the file's place, as Spark does, and a link to nothing."""
     if file == "likes":
         (source / "multi_event.parquet").rename(source / "listens.parquet")
     path = source / f"{file}.parquet"

@@ -390,7 +390,7 @@ def test_a_study_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (["--data", "d"], "tune needs a directory in --output"),
         (["--data", "d", "--output", "o", "--trials", "0"], "--trials takes a number from 1 on"),
         (["--data", "d", "--output", "o", "--timeout", "0"], "--timeout takes more than 0 seconds"),
-        (["--data", "d", "--output", "o", "--space", "s"], "s: the search space cannot be read"),
+        (["--data", "d", "--output", "o", "--space", "s"], "s: the search space is missing"),
         (["--data", "d", "--output", "o"], "d is not a data directory"),
     ],
 )
