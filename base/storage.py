@@ -10,9 +10,12 @@ An object store has no folders: a folder exists while it contains a file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -178,12 +181,53 @@ def upload(local: str, path: str) -> None:
 
 
 def write_whole(path: str, text: str) -> None:
-    """Writes a text file that appears as a whole; the folder of a local file must exist."""
-    incoming = f"{path}.{os.getpid()}.incoming" if is_local(path) else path
-    with open_file(incoming, "w") as file:
-        file.write(text)
-    if incoming != path:
-        os.replace(_on_disk(incoming), _on_disk(path))
+    """Writes a text file that appears as a whole, and is on the disk then; its local folder must exist."""
+    if not is_local(path):
+        with open_file(path, "w") as file:
+            file.write(text)
+        return
+    # Process ids repeat in containers that share a disk, and threads have one.
+    incoming = f"{_on_disk(path)}.{uuid.uuid4().hex}.incoming"
+    try:
+        with open_file(incoming, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(incoming, _on_disk(path))
+    except BaseException:
+        remove_file(incoming)
+        raise
+    sync_folder(os.path.dirname(os.path.abspath(_on_disk(path))))
+
+
+def sync_tree(folder: str) -> None:
+    """Waits until all files and names of a local folder are on the disk; to be called before a rename.
+
+    A rename alone may outlive the content of what was renamed. A remote folder needs nothing.
+    """
+    if not is_local(folder):
+        return
+    for parent, _, names in os.walk(_on_disk(folder), topdown=False):
+        for name in names:
+            path = os.path.join(parent, name)
+            if os.path.isfile(path) and not os.path.islink(path):
+                _sync(path, os.O_RDONLY)
+        sync_folder(parent)
+
+
+def sync_folder(folder: str) -> None:
+    """Waits until the names in a local folder are on the disk; to be called after a rename."""
+    # Some network file systems have no such call for folders.
+    with contextlib.suppress(OSError):
+        _sync(_on_disk(folder), os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: str, flags: int) -> None:
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def copy_file(source: str, target: str) -> None:
@@ -193,9 +237,14 @@ def copy_file(source: str, target: str) -> None:
 
 
 def rename(source: str, target: str) -> None:
-    """Renames a file or a folder: atomically on a local disk, file by file in an object store."""
+    """Renames a file or a folder: atomically on a local disk, file by file in an object store.
+
+    A local rename is on the disk then. `sync_tree` brings the content there before.
+    """
     if is_local(source):
         os.rename(_on_disk(source), _on_disk(target))
+        for folder in {os.path.dirname(os.path.abspath(_on_disk(path))) for path in (source, target)}:
+            sync_folder(folder)
         return
     with _remote(source) as (filesystem, name), _remote(target) as (_, new_name):
         filesystem.mv(name, new_name, recursive=True)
@@ -212,23 +261,6 @@ def links(folder: str) -> list[str]:
         for path in (os.path.join(parent, name) for name in (*folders, *files))
         if os.path.islink(path)
     )
-
-
-def sync_tree(folder: str) -> None:
-    """Writes a local folder through to the disk: a power cut after a rename loses nothing of it."""
-    if not is_local(folder):
-        return
-    for parent, _, names in os.walk(_on_disk(folder)):
-        for path in (*(os.path.join(parent, name) for name in names), parent):
-            _sync(path)
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_tree(folder: str) -> None:
@@ -257,6 +289,67 @@ def remove_file(path: str) -> None:
 
 def _on_disk(path: str) -> str:
     return path[len(_LOCAL) :] if path.startswith(_LOCAL) else path
+
+
+def cannot_write(place: str, error: OSError, remedy: str = "Name another place.") -> UserError:
+    """Returns the error for a local or remote place that cannot be written, with the cause in words."""
+    reason = _REASONS.get(error.errno or 0, str(error))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason += f", with {_free_space(place)} free"
+        remedy = f"Free space there, or {remedy[0].lower()}{remedy[1:]}"
+    return UserError(f"{place}: cannot be written: {reason}. {remedy}")
+
+
+# Remedy for temporary files that cannot be written.
+OTHER_SCRATCH = "Set TMPDIR to a folder that has about as much space as the source takes."
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    errno.EFBIG: "a file would be larger than the system allows (see `ulimit -f`)",
+    errno.EROFS: "the disk can only be read",
+    errno.EEXIST: "a file stands in the way",
+    errno.ENOTDIR: "a file stands in the way",
+    errno.EACCES: "this user may not write there",
+    errno.EPERM: "this user may not write there",
+}
+
+
+def _free_space(place: str) -> str:
+    folder = os.path.abspath(_on_disk(place))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    free = float(shutil.disk_usage(folder).free)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if free < 1_000:
+            return f"{free:.0f} {unit}"
+        free /= 1_000
+    return f"{free:,.1f} TB"
+
+
+@contextlib.contextmanager
+def writing(place: str, remedy: str = "Name another place.") -> Iterator[None]:
+    """Converts an OSError of a `with` block that only writes to the UserError of `cannot_write`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(place, error, remedy) from error
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Yields a temporary folder of this machine, which is removed after the `with` block.
+
+    Raises:
+      UserError: there is no place for temporary files.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="two-tower-"))
+        except OSError as error:
+            raise UserError(
+                f"There is no place for temporary files: {error}. Set TMPDIR to a folder that has space."
+            ) from error
+        yield folder
 
 
 def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:

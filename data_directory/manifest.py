@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from two_tower.base import json_text, storage
+from two_tower.base import json_text, staged_folder, storage
 from two_tower.base.durations import DAY as DAY
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
@@ -158,6 +158,7 @@ class Manifest:
             or of the wrong type.
         """
         path = storage.join(directory, MANIFEST)
+        staged_folder.recover(directory)
         try:
             with storage.open_file(path, "r") as file:
                 content = json_text.parse(file.read())

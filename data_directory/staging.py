@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import tempfile
 
-from two_tower.base import storage
+from two_tower.base import staged_folder, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import (
     COLUMNS,
@@ -26,8 +25,10 @@ from two_tower.data_directory.manifest import (
 class Staging:
     """A directory in which the new files of a data directory are completed.
 
-    A local data directory is staged beside its place and takes it by one rename. A remote one is staged in
-    a temporary directory and uploaded, the manifest last: until then readers see the old content.
+    A local data directory is staged beside its place and takes it by one rename, and one writer at a time
+    does so (see `base.staged_folder`). A remote one is staged in a temporary directory and uploaded, the
+    manifest last: until then readers see the old content. Object stores have no locks, so that two writers of
+    one remote place are not kept apart: the last one's manifest stays.
 
     Args:
       out: the data directory, an absolute path or URL.
@@ -40,27 +41,32 @@ class Staging:
         self.path = ""
         self._out = out
         self._is_local = storage.is_local(out)
-        self._new_parents: list[str] = []
+        self._held = contextlib.ExitStack()
+
+    @property
+    def place(self) -> str:
+        """Place whose disk the staged files fill, for messages."""
+        return self._out if self._is_local else self.path
 
     def check(self) -> None:
-        """Raises UserError unless the place is free, an empty directory or a data directory."""
+        """Takes the lock of a local place.
+
+        Raises:
+          UserError: another process writes it; or it is neither free, an empty directory nor a data
+            directory.
+          OSError: it cannot be written.
+        """
         if self._is_local:
-            self._recover()
+            self._held.enter_context(staged_folder.alone(self._out))
         _check_replaceable(self._out)
 
     def create(self) -> None:
         """Creates the staging directory; raises OSError if that is impossible."""
-        if not self._is_local:
-            self.path = tempfile.mkdtemp(prefix="two-tower-ingest-")
-            return
-        self.path = self._beside(".partial")
-        parent = os.path.dirname(self._out)
-        while not os.path.isdir(parent):
-            self._new_parents.append(parent)
-            parent = os.path.dirname(parent)
-        # A killed ingest leaves its staging directory behind.
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.makedirs(self.path)
+        if self._is_local:
+            self.path = staged_folder.staged(self._out)
+            os.mkdir(self.path)
+        else:
+            self.path = self._held.enter_context(storage.scratch_folder())
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Puts the staged files into their place and returns the manifest as it is stored.
@@ -78,26 +84,12 @@ class Staging:
         return manifest
 
     def remove(self) -> None:
-        """Deletes the staging directory, if it still exists, and parents that were created for nothing."""
-        if os.path.exists(self.path):
-            shutil.rmtree(self.path, ignore_errors=True)
-            for parent in self._new_parents:
-                if not os.listdir(parent):
-                    os.rmdir(parent)
+        """Deletes the staging directory, if it still exists, and gives the place free."""
+        self._held.close()
 
     def files(self) -> list[str]:
         """Lists the staged files by their relative paths, sorted."""
         return list(sizes_of_files(self.path))
-
-    def _beside(self, suffix: str) -> str:
-        """Returns a hidden path on the same disk, so that a rename is one step."""
-        return os.path.join(os.path.dirname(self._out), f".{os.path.basename(self._out)}{suffix}")
-
-    def _recover(self) -> None:
-        """Restores the old directory of a process killed between the two renames of `_move_into_place`."""
-        old = self._beside(".partial.old")
-        if os.path.isdir(old) and not os.path.exists(self._out):
-            os.rename(old, self._out)
 
     def _move_into_place(self, manifest: Manifest) -> None:
         for file in manifest.files:
@@ -111,12 +103,7 @@ class Staging:
                         f"{os.path.join(self._out, file.path)}: the manifest lists it and it is missing. "
                         "Ingest the whole data set into another place."
                     ) from error
-        old = self._beside(".partial.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if os.path.exists(self._out):
-            os.rename(self._out, old)
-        os.rename(self.path, self._out)
-        shutil.rmtree(old, ignore_errors=True)
+        staged_folder.replace(self._out)
 
     def _upload(self, manifest: Manifest) -> Manifest:
         """Uploads new files under unique names, then the manifest, then deletes files it does not list."""

@@ -189,11 +189,8 @@ def _verify_spans(directory: str, manifest: Manifest) -> None:
 def _facts_of_events(directory: str, manifest: Manifest) -> dict[str, tuple[object, object]]:
     """Counts users, label events and times; returns the manifest's value and the found one by key."""
     properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
-    columns = [
-        name
-        for name in ("user_id", "timestamp", "order", "event_type", "play_ratio")
-        if name in manifest.columns["events"]
-    ]
+    wanted = {"user_id", "timestamp", "order", "event_type", "play_ratio"}
+    columns = [name for name in manifest.columns["events"] if name in wanted]
     totals = EventTotals(properties, counts_days=False, counts_items=False)
     facts: dict[str, tuple[object, object]] = {}
 

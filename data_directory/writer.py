@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -51,8 +52,8 @@ class DataDirectoryWriter:
     ```
 
     An exception removes all that was written; an old data directory stays as it was (see `staging`). The
-    bytes do not depend on how the rows were cut into batches. Two writers of one place at a time are not
-    supported.
+    bytes do not depend on how the rows were cut into batches. Of two writers of one local place at a time,
+    the second is refused; object stores have no locks.
 
     With a span, the events become `events/span-<number>/`, and the directory may exist. A span of the same
     number is replaced, and the others stay. Items and users are merged with the old ones (see
@@ -65,9 +66,9 @@ class DataDirectoryWriter:
         newest event; None for a directory without spans.
 
     Raises:
-      UserError: `out` is no data directory or cannot be written; it holds spans and `span` is None, or the
-        reverse; its properties or columns differ; a column is missing, changes its type or holds a forbidden
-        value; or, at the end, there is no label event.
+      UserError: `out` is no data directory, cannot be written or is being written; it holds spans and `span`
+        is None, or the reverse; its properties or columns differ; a column is missing, changes its type or
+        holds a forbidden value; or, at the end, there is no label event.
     """
 
     def __init__(self, out: str, properties: DatasetProperties, span: Span = None) -> None:
@@ -105,17 +106,26 @@ class DataDirectoryWriter:
             self._staging.check()
             self._before = self._added_to()
             self._staging.create()
-        except OSError as error:
-            raise UserError(f"{self.out}: cannot be written ({error}). Name another place.") from error
+        except BaseException as error:
+            self._staging.remove()
+            if isinstance(error, OSError):
+                raise storage.cannot_write(self.out, error) from error
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            for table in self._tables.values():
-                table.close(write=kind is None)
-            if kind is None:
+            if kind is not None:
+                for table in self._tables.values():
+                    # A disk that is full refuses the end of a file too; the file goes anyway.
+                    with contextlib.suppress(OSError):
+                        table.close(write=False)
+                return
+            with storage.writing(self._staging.place):
+                for table in self._tables.values():
+                    table.close(write=True)
                 self._manifest = self._staging.publish(self._finished())
         finally:
             self._staging.remove()
@@ -137,6 +147,11 @@ class DataDirectoryWriter:
             self._totals.add(rows)
         elif table == "items":
             self._catalog.append(rows["item_id"].to_numpy())
+        with storage.writing(self._staging.place):
+            self._append(table, rows)
+        self._rows[table] += rows.num_rows
+
+    def _append(self, table: str, rows: pa.Table) -> None:
         if table not in self._tables:
             merged = self._before is not None and table != "events" and files_of(self._before, table)
             self._tables[table] = (
@@ -145,14 +160,14 @@ class DataDirectoryWriter:
                 else TableWriter(os.path.join(self._staging.path, table), table, rows.schema)
             )
         self._tables[table].write(rows)
-        self._rows[table] += rows.num_rows
 
     def copy(self, source: str, path: str) -> None:
         """Copies a file, such as the simulator's oracle, to `path` within the directory."""
         target = os.path.join(self._staging.path, path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with storage.open_file(source) as original, open(target, "wb") as copied:
-            shutil.copyfileobj(original, copied)
+        with storage.open_file(source) as original, storage.writing(self._staging.place):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(target, "wb") as copied:
+                shutil.copyfileobj(original, copied)
 
     # ── Checks against the old directory ───────────────────────────────────────────────────────────────
 

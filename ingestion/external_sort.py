@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from two_tower.base.errors import UserError
+from two_tower.base import storage
 
 # Rows sorted in memory at a time: about 0.5 GB with the columns of events.
 _PARTITION_ROWS = 4_000_000
@@ -101,7 +100,7 @@ def _partition_and_sort(
     hash.
     """
     count = int(min(_MAX_PARTITIONS, rows // _PARTITION_ROWS + 1))
-    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as folder:
+    with storage.scratch_folder() as folder:
         for path, rows_of_part, users in _write_partitions(batches, folder, count, depth):
             stream = _read_partition(path)
             if rows_of_part > 2 * _PARTITION_ROWS and users > 1 and depth < _MAX_DEPTH:
@@ -127,7 +126,7 @@ def _write_partitions(
     files: dict[int, pa.RecordBatchStreamWriter] = {}
     # Arrow's stream format: a Parquet file would keep a footer in memory that grows with each batch.
     options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with contextlib.ExitStack() as opened:
+    with storage.writing(folder, storage.OTHER_SCRATCH), contextlib.ExitStack() as opened:
         for batch in batches:
             user = batch["user_id"].to_numpy()
             part = _hash_users(user, depth) % np.uint64(count)
@@ -136,16 +135,10 @@ def _write_partitions(
             batch, user = batch.take(pa.array(order)), user[order]
             for index in np.flatnonzero(np.diff(starts)).tolist():
                 start, end = int(starts[index]), int(starts[index + 1])
-                try:
-                    if index not in files:
-                        files[index] = pa.ipc.new_stream(paths[index], batch.schema, options=options)
-                        opened.callback(files[index].close)
-                    files[index].write_table(batch.slice(start, end - start))
-                except OSError as error:
-                    raise UserError(
-                        f"{folder}: the temporary files of the external sort cannot be written ({error}). "
-                        "They need about as much space as the source: set TMPDIR to a folder that has it."
-                    ) from error
+                if index not in files:
+                    files[index] = pa.ipc.new_stream(paths[index], batch.schema, options=options)
+                    opened.callback(files[index].close)
+                files[index].write_table(batch.slice(start, end - start))
                 rows[index] += end - start
                 first[index] = min(first[index], user[start:end].min())
                 last[index] = max(last[index], user[start:end].max())

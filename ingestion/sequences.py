@@ -10,7 +10,6 @@ import gzip
 import itertools
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 
 from two_tower.base import storage
@@ -54,9 +53,9 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     name = name or os.path.basename(source).split(".")[0]
     if widths == {2}:
         return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
-    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as scratch:
+    with storage.scratch_folder() as scratch:
         events = os.path.join(scratch, "events.txt")
-        with open(events, "w", encoding="ascii") as file:
+        with storage.writing(scratch, storage.OTHER_SCRATCH), open(events, "w", encoding="ascii") as file:
             for _, _, (user, *items) in _lines(source):
                 file.writelines(f"{user} {item}\n" for item in items)
         return tabular.ingest_mapped(_events(source, " "), events, out, name)

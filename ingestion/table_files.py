@@ -13,7 +13,6 @@ import dataclasses
 import difflib
 import gzip
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -177,17 +176,28 @@ def _on_disk(file: TableFile, scratch: str) -> TableFile:
     encoding = file.text.encoding
     if storage.is_local(file.path) and encoding == TextFormat.encoding:
         return dataclasses.replace(file, local=storage.absolute(file.path))
-    handle, local = tempfile.mkstemp(dir=scratch)
-    with open(handle, "wb") as copy, storage.open_file(file.path) as source:
+    with contextlib.ExitStack() as opened:
+        with storage.writing(scratch, storage.OTHER_SCRATCH):
+            handle, local = tempfile.mkstemp(dir=scratch)
+            # Without a buffer, no error of writing is left for the closing.
+            copy = opened.enter_context(open(handle, "wb", buffering=0))
+        source = opened.enter_context(storage.open_file(file.path))
+
+        def write(block: bytes) -> None:
+            with storage.writing(scratch, storage.OTHER_SCRATCH):
+                while block:
+                    block = block[copy.write(block) :]
+
         if encoding == TextFormat.encoding:
-            shutil.copyfileobj(source, copy, _BLOCK_BYTES)
+            while block := source.read(_BLOCK_BYTES):
+                write(block)
             return dataclasses.replace(file, local=local)
         plain = gzip.GzipFile(fileobj=source) if file.is_compressed else source
         decoder, done = codecs.getincrementaldecoder(encoding)(), 0
         while True:
             block = plain.read(_BLOCK_BYTES)
             try:
-                copy.write(decoder.decode(block, final=not block).encode())
+                write(decoder.decode(block, final=not block).encode())
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "

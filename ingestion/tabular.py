@@ -8,7 +8,6 @@ the text.
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -60,7 +59,7 @@ def ingest_mapped(
     """Writes the data directory `out`, like `ingest`, from a column map that was read or built by another
     reader.
     """
-    with tempfile.TemporaryDirectory(prefix="two-tower-ingest-") as scratch:
+    with storage.scratch_folder() as scratch:
         return _ingest(mapping, open_tables(source, mapping, scratch), out, name, span)
 
 
@@ -75,10 +74,11 @@ def _ingest(
             f"{mapping.path}: key 'events.order_of_rows' counts the rows of one ingest, so it would restart "
             "in every span. Name a column of ranks in 'events.order', or ingest without --span."
         )
-    previous = PreviousDirectory(out) if span is not None else None
-    users = id_encoder("user_id", mapping.user_id_type, tables, previous)
-    items = id_encoder("item_id", mapping.item_id_type, tables, previous)
     with DataDirectoryWriter(out, properties, span) as writer:
+        # Within the writer, which keeps others from adding a span to the directory meanwhile.
+        previous = PreviousDirectory(out) if span is not None else None
+        users = id_encoder("user_id", mapping.user_id_type, tables, previous)
+        items = id_encoder("item_id", mapping.item_id_type, tables, previous)
         users_of_events, items_of_events, is_empty = KeyCounts(), KeyCounts(), True
         for events in _read_events(tables["events"], users, items, writer):
             writer.write("events", events)

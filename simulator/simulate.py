@@ -9,16 +9,17 @@ the recall of the simulator's own predictions at the end of the log (`simulator.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from two_tower.base import staged_folder, storage
 from two_tower.base.errors import UserError
 from two_tower.simulator.listening import ListeningLog, listen, make_listeners
 from two_tower.simulator.names import artist_names, track_titles
@@ -57,8 +58,29 @@ def simulate(
         progress: called with a line about the current step.
 
     Raises:
-        UserError: `out` holds something else, or cannot be written.
+        UserError: `out` holds something else, cannot be written, or is being written.
     """
+    place = os.path.realpath(out)
+    with contextlib.ExitStack() as held:
+        with storage.writing(out):
+            held.enter_context(staged_folder.alone(place))
+        _check_replaceable(out)
+        tell = progress or (lambda line: None)
+        tell(f"catalog of {parameters.tracks:,} tracks")
+        world = make_world(parameters)
+        listeners = make_listeners(world)
+        log = listen(world, listeners, progress)
+        tell(f"oracle: {parameters.oracle_queries:,} queries")
+        answers = evaluate_oracles(world, listeners, log, progress)
+        tell("writing")
+        with storage.writing(out):
+            os.mkdir(staged_folder.staged(place))
+            summary = write_simulation(staged_folder.staged(place), world, log, answers)
+            staged_folder.replace(place)
+    return summary
+
+
+def _check_replaceable(out: str) -> None:
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"{out}: this is a file; name a directory for the simulation.")
     if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _MARK)):
@@ -66,28 +88,6 @@ def simulate(
             f"{out}: the directory is not empty and holds no {_MARK}, so it is no earlier simulation; "
             "name another directory."
         )
-    parent, base = os.path.split(os.path.abspath(out))
-    try:
-        os.makedirs(parent, exist_ok=True)
-        tempfile.TemporaryDirectory(prefix=f".{base}-", dir=parent).cleanup()
-    except OSError as error:
-        raise UserError(f"{out}: it cannot be written ({error.strerror}). Name another place.") from error
-    tell = progress or (lambda line: None)
-    tell(f"catalog of {parameters.tracks:,} tracks")
-    world = make_world(parameters)
-    listeners = make_listeners(world)
-    log = listen(world, listeners, progress)
-    tell(f"oracle: {parameters.oracle_queries:,} queries")
-    answers = evaluate_oracles(world, listeners, log, progress)
-    tell("writing")
-    with tempfile.TemporaryDirectory(prefix=f".{base}-", dir=parent) as temporary:
-        new, old = os.path.join(temporary, "new"), os.path.join(temporary, "old")
-        os.mkdir(new)
-        summary = write_simulation(new, world, log, answers)
-        if os.path.isdir(out):
-            os.rename(out, old)
-        os.rename(new, out)
-    return summary
 
 
 def write_simulation(

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import Any
 
-from two_tower.base import json_text
+from two_tower.base import json_text, staged_folder
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.messages import tell
 from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline
@@ -76,6 +76,7 @@ def _prepare(source: str, data: str) -> str:
 
 def was_simulated_with(source: str, parameters: dict[str, Any]) -> bool:
     """Returns whether `source` holds a whole simulation with these parameters."""
+    staged_folder.recover(source)
     try:
         with open(os.path.join(source, "simulation.json"), encoding="utf-8") as file:
             return bool(json_text.parse(file.read())["parameters"] == parameters)

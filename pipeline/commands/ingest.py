@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     if missing := [name for name, value in positions.items() if value is None]:
         raise UserError(f"ingest needs FORMAT SRC OUT, or --describe DIR; {missing[0]} is missing.")
 
-    from two_tower.base import storage
+    from two_tower.base import staged_folder, storage
     from two_tower.data_directory import ingest_report
 
     if options.format not in FORMATS:
@@ -90,6 +90,7 @@ def _run(options: argparse.Namespace) -> int:
                 f"--columns is for the format '{_TABLE}'; the columns of '{options.format}' are known."
             )
         given["columns"] = options.columns
+    staged_folder.recover(options.source)
     if not storage.exists(options.source):
         raise UserError(f"SRC does not exist: there is no file or directory {options.source}.")
     manifest = FORMATS[options.format](options.source, options.out, options.name, **given)

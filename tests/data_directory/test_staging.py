@@ -25,6 +25,7 @@ from tests.data_directories import (
 )
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.data_directory import description
 from two_tower.data_directory.manifest import (
     Manifest,
     event_files,
@@ -93,6 +94,26 @@ with DataDirectoryWriter(sys.argv[1], DatasetProperties("new", "listen", True)) 
     with pytest.raises(KeyboardInterrupt), DataDirectoryWriter(str(data), PROPERTIES):
         raise KeyboardInterrupt
     assert verify(str(data)) == before
+    assert os.listdir(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [verify, Manifest.load, event_files, lambda data: description.describe(data).manifest],
+    ids=["verify", "load", "event_files", "describe"],
+)
+def test_every_reader_restores_a_directory_that_was_killed_between_its_renames(
+    tmp_path: pathlib.Path, read: Any
+) -> None:
+    data = tmp_path / "data"
+    before = write(data)
+    read_before = read(str(data))
+    write(tmp_path / ".data.partial")
+    data.rename(tmp_path / ".data.partial.old")
+    assert read(f"{data}/") == read_before
+    assert verify(str(data)) == before
+    # The next ingest removes what the killed one had staged.
+    write(data)
     assert os.listdir(tmp_path) == ["data"]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import tempfile
@@ -124,10 +125,10 @@ def test_temporary_files_are_gone_when_the_reader_is_done_or_stops(
 
 def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(external_sort.pa.ipc, "new_stream", full)
-    with pytest.raises(UserError, match=r"two-tower-ingest-.*No space left.*TMPDIR"):
+    with pytest.raises(UserError, match=r"/two-tower-.*: the disk is full, with .* free\. .*TMPDIR"):
         list(sort_rows([events(10, users=3)], BY, 10, is_sorted=False))
 
 

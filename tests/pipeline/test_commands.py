@@ -182,7 +182,7 @@ def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.Ca
         (["query", "--model", "m", "--history", "1", "--data", "gone"], "--data gone: there is no such"),
         (["run", "--data", "d", "--output", "o", "--preset", ""], "no preset ''"),
         (["demo", "--output", "/dev/null/x"], "/dev/null is a file; --output takes a directory"),
-        (["simulate", "/dev/null/x"], "/dev/null/x: it cannot be written"),
+        (["simulate", "/dev/null/x"], "/dev/null/x: cannot be written: a file stands in the way"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(
@@ -329,8 +329,12 @@ def test_wrong_data_in_a_component_is_status_2_with_its_log(
 
 
 def test_a_demo_simulates_again_only_for_other_parameters(tmp_path: Path) -> None:
-    parameters = {"seed": 7, "users": 10}
-    assert not was_simulated_with(str(tmp_path), parameters)
-    (tmp_path / "simulation.json").write_text(json.dumps({"name": "simulated-7", "parameters": parameters}))
-    assert was_simulated_with(str(tmp_path), parameters)
-    assert not was_simulated_with(str(tmp_path), {**parameters, "users": 11})
+    parameters, place = {"seed": 7, "users": 10}, tmp_path / "yambda"
+    place.mkdir()
+    assert not was_simulated_with(str(place), parameters)
+    (place / "simulation.json").write_text(json.dumps({"name": "simulated-7", "parameters": parameters}))
+    assert was_simulated_with(str(place), parameters)
+    assert not was_simulated_with(str(place), {**parameters, "users": 11})
+    # A simulation that was killed between its renames left the old one aside.
+    place.rename(tmp_path / ".yambda.partial.old")
+    assert was_simulated_with(str(place), parameters)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import filecmp
 import json
 import os
@@ -223,10 +224,12 @@ def test_an_earlier_simulation_is_replaced_and_anything_else_is_left_alone(tmp_p
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(simulate_module, "_write_json", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(
+        UserError, match=r"out: cannot be written: the disk is full, with .* free\. Free space"
+    ):
         simulate(str(tmp_path / "out"), dataclasses.replace(SMALL, users=20, days=3))
     assert os.listdir(tmp_path) == []
 
