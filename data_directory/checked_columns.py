@@ -19,8 +19,8 @@ from two_tower.base.errors import UserError
 
 # 2100-01-01: a larger number is not a time in seconds.
 NEWEST_TIMESTAMP = 4_102_444_800
-# A play of a thousand times the item, and an item of 30 years: larger values are faults.
-LARGEST = {"play_ratio": 1_000.0, "item_length": 1e9}
+# An item played ten thousand times over, and one of 30 years: larger values are faults.
+LARGEST = {"play_ratio": 10_000.0, "item_length": 1e9}
 # Extension type that `base.arrow_hotfix` forbids.
 _PYTHON_TYPE = "arrow.py_extension_type"
 

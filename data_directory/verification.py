@@ -86,6 +86,10 @@ def verify(directory: str) -> Manifest:
     for table, count in (("events", "events"), ("items", "items"), ("users", "user_rows")):
         rows = _verify_table(directory, table, manifest)
         facts[f"counts.{count}"] = (manifest.counts.get(count), rows)
+    facts["has_embedding"] = (
+        manifest.has_embedding,
+        _embedding_width(paths_of(directory, manifest, "items")),
+    )
     facts |= _facts_of_events(directory, manifest)
     for key, (said, found) in facts.items():
         if said != found:
@@ -109,11 +113,8 @@ def verify_items(directory: str) -> Manifest:
     if holds_items_alone(directory):
         paths = item_files(directory)
         with checked_columns.opened_parquet(paths[0]) as file:
-            kind = (
-                file.schema_arrow.field("embedding").type if "embedding" in file.schema_arrow.names else None
-            )
             columns = column_types(file.schema_arrow)
-        width = kind.list_size if kind is not None and pa.types.is_fixed_size_list(kind) else 0
+        width = _embedding_width(paths)
         files = tuple(_items_file(directory, path) for path in paths)
     else:
         manifest = Manifest.load(directory)
@@ -146,6 +147,14 @@ def verify_items(directory: str) -> Manifest:
     _verify_table(directory, "items", items)
     _check_available(directory, items)
     return items
+
+
+def _embedding_width(paths: list[str]) -> int:
+    """Returns the width of the content embedding in item files; 0 without one."""
+    with checked_columns.opened_parquet(paths[0]) as file:
+        schema = file.schema_arrow
+    kind = schema.field("embedding").type if "embedding" in schema.names else None
+    return int(kind.list_size) if kind is not None and pa.types.is_fixed_size_list(kind) else 0
 
 
 def _items_file(directory: str, path: str) -> DataFile:
@@ -189,7 +198,7 @@ def _verify_spans(directory: str, manifest: Manifest) -> None:
 def _facts_of_events(directory: str, manifest: Manifest) -> dict[str, tuple[object, object]]:
     """Counts users, label events and times; returns the manifest's value and the found one by key."""
     properties = DatasetProperties(manifest.dataset, manifest.label_event, manifest.repeats_recommendable)
-    wanted = {"user_id", "timestamp", "order", "event_type", "play_ratio"}
+    wanted = {"user_id", "timestamp", "order", "event_type"}
     columns = [name for name in manifest.columns["events"] if name in wanted]
     totals = EventTotals(properties, counts_days=False, counts_items=False)
     facts: dict[str, tuple[object, object]] = {}

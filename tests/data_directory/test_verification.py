@@ -219,6 +219,7 @@ WHOLE = {"events": 4, "label_events": 3, "users": 2, "items": 2, "user_rows": 0}
             for count in WHOLE
         ),
         ({"time_range": (50, 201)}, r"'time_range' is \(50, 201\) and the files have \(50, 200\)"),
+        ({"has_embedding": 0}, "'has_embedding' is 0 and the files have 2"),
         ({"label_event": "like"}, "'counts.label_events' is 3 and the files have 1"),
     ],
 )

@@ -21,11 +21,10 @@ pytestmark = pytest.mark.e2e
 FIRST_LISTENS = (10 * DAY - 2 * 1_800 - 6_000) // 2
 
 
-def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -> World:
-    """Writes a listen every 10 minutes for ten days; one event has `play_ratio`, one item `item_length`."""
+def small_data(out: Path, artist: int = 5) -> World:
+    """Writes a listen every 10 minutes for ten days; one item is by `artist`."""
     size = 10 * DAY // 600
-    ratios, lengths = np.full(size, 0.5), np.full(150, 100.0)
-    ratios[size // 2], lengths[7] = play_ratio, item_length
+    artists = [[artist if item == 7 else 5] for item in range(150)]
     with DataDirectoryWriter(str(out / "data"), DatasetProperties("small", "listen", True)) as writer:
         writer.write(
             "events",
@@ -35,11 +34,11 @@ def small_data(out: Path, play_ratio: float = 1.0, item_length: float = 100.0) -
                     "item_id": np.arange(size) % 149,
                     "timestamp": np.arange(size) * 600,
                     "event_type": ["listen"] * size,
-                    "play_ratio": ratios,
+                    "play_ratio": np.full(size, 0.5),
                 }
             ),
         )
-        writer.write("items", pa.table({"item_id": np.arange(150), "item_length": lengths}))
+        writer.write("items", pa.table({"item_id": np.arange(150), "artist_id": artists}))
     return World(out, out / "data", out / "output")
 
 
@@ -78,10 +77,9 @@ def test_a_period_longer_than_the_data_is_named_before_anything_is_written(tmp_p
 def test_anomalies_stop_the_run_and_are_named(tmp_path: Path) -> None:
     from two_tower.pipeline.runs.report import collect
 
-    world = small_data(tmp_path, play_ratio=float("nan"), item_length=-3.0)
+    world = small_data(tmp_path, artist=-3)
     message = error_of(world)
-    assert "interactions / train: history_play_ratio: " in message
-    assert "catalog / catalog: item_length: " in message
+    assert "catalog / catalog: artist_id: " in message
     report = collect(str(world.output))
     assert report["status"] == "failed"
     assert [one["name"] for one in report["components"] if one["state"] == "FAILED"] == ["AnomalyGate"]

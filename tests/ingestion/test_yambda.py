@@ -260,7 +260,7 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         (
             "multi_event",
             log(changed(6, 4, 1e300), played_ratio_pct=pa.float64()),
-            r"'played_ratio_pct', row 6: 1e\+300 is not a number from 0 to 100,000",
+            r"'played_ratio_pct', row 6: 1e\+300 is not a number from 0 to 1,000,000",
         ),
         (
             "multi_event",
