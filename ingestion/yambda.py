@@ -53,19 +53,17 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     source = _events_folder(storage.absolute(source))
     properties = DatasetProperties(name or _simulation_name(source) or "yambda", "listen", True)
     with DataDirectoryWriter(out, properties, span) as writer:
-        lengths = KeyCounts()
+        items_of_events = KeyCounts()
         for path, event_type in _event_files(source).items():
             for events in _read_events(path, event_type, writer):
                 writer.write("events", events)
-                length = pc.fill_null(events["item_length"], 0).to_numpy()
-                lengths.add(events["item_id"].to_numpy(), length)
+                items_of_events.add(events["item_id"].to_numpy())
         if not writer.label_events:
             raise UserError(
                 f"{next(iter(_event_files(source)))}: the file has no listens, which are the labels. Fetch "
                 "it again."
             )
-        items_of_events, length = yambda_items.most_frequent_length(lengths.result(), writer)
-        yambda_items.write_items(source, items_of_events, length, writer)
+        yambda_items.write_items(source, items_of_events.result()[0], writer)
         oracle = storage.join(source, ORACLE)
         for file in storage.list_files(oracle) if storage.is_directory(oracle) else []:
             writer.copy(storage.join(oracle, file), f"{ORACLE}/{file}")

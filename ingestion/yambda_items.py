@@ -1,4 +1,4 @@
-"""Catalog of a Yambda data set: artists, albums, content embeddings, lengths and names of the items."""
+"""Catalog of a Yambda data set: artists, albums, content embeddings, names and lengths of the items."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.ingestion import source_files
 
 _ITEM_ROWS = 50_000
+_LENGTH = "track_length_seconds"
 
 
-def write_items(
-    source: str, items_of_events: np.ndarray, length: np.ndarray, writer: DataDirectoryWriter
-) -> None:
+def write_items(source: str, items_of_events: np.ndarray, writer: DataDirectoryWriter) -> None:
     """Writes the catalog: first the items with content embeddings in their file's order, then the others by
     id.
 
+    No column comes from the events. Those give lengths too, but test's events among them: an item whose
+    length is known would be one that somebody hears some day.
+
     Args:
       items_of_events: int64[n], sorted, the items of the events.
-      length: float32[n], their lengths in seconds, 0 if unknown.
     """
     files = ("artist_item_mapping", "album_item_mapping", "embeddings", "names")
     paths = {file: _find_description(source, f"{file}.parquet") for file in files}
@@ -35,7 +36,7 @@ def write_items(
         for owner in ("artist", "album")
         if (path := paths[f"{owner}_item_mapping"])
     }
-    names = _Names(paths["names"]) if paths["names"] else None
+    names = _Names(paths["names"], writer) if paths["names"] else None
     embedded = _embedded_items(paths["embeddings"]) if paths["embeddings"] else np.zeros(0, np.int64)
     described = [embedded, *(owner.items for owner in owners.values()), *([names.items] if names else [])]
     known = np.unique(np.concatenate(described))
@@ -46,12 +47,8 @@ def write_items(
     writer.noted["items_of_other_sizes_left_out"] += int((~np.isin(known, catalog)).sum())
 
     def rows(items: np.ndarray) -> dict[str, pa.Array]:
-        found = np.searchsorted(items_of_events, items)
-        found[found == len(items_of_events)] = 0
-        unknown = (items_of_events[found] != items) | (length[found] == 0)
         columns: dict[str, pa.Array] = {"item_id": pa.array(items)}
         columns |= {name: owner.lists(items) for name, owner in owners.items()}
-        columns["item_length"] = pa.array(length[found], mask=unknown)
         return columns | (names.columns(items) if names else {})
 
     without = np.setdiff1d(catalog, embedded, assume_unique=True)
@@ -70,18 +67,6 @@ def write_items(
         items = without[start : start + _ITEM_ROWS]
         content = {"embedding": _vector_column(np.zeros((len(items), width), np.float32))} if width else {}
         writer.write("items", pa.table(rows(items) | content))
-
-
-def most_frequent_length(
-    counts: tuple[np.ndarray, ...], writer: DataDirectoryWriter
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sorted item ids and each item's most frequent length; 0 only if no event gives one."""
-    item, length, events = counts
-    order = np.lexsort((length, -events, length == 0, item))
-    items, first = np.unique(item[order], return_index=True)
-    lengths_of_item = np.unique(item[length > 0], return_counts=True)[1]
-    writer.repaired["items_with_several_lengths"] += int((lengths_of_item > 1).sum())
-    return items, length[order][first]
 
 
 def _find_description(source: str, file: str) -> str | None:
@@ -120,12 +105,12 @@ class _Owners:
 
 
 class _Names:
-    """Table of names by the simulator: item_id, title, and optionally artist and release_timestamp."""
+    """Table of names by the simulator: item_id, title, and optionally artist, time of release and length."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, writer: DataDirectoryWriter) -> None:
         file = checked_columns.open_parquet(path)
         kinds = {"item_id": "integer", "title": "text"}
-        optional = {"artist": "text", "release_timestamp": "integer"}
+        optional = {"artist": "text", "release_timestamp": "integer", _LENGTH: "number"}
         checked_columns.check_letters(file.schema_arrow.names, (*kinds, *optional), path)
         kinds |= {column: kind for column, kind in optional.items() if column in file.schema_arrow.names}
         checked_columns.check_kinds(file, path, kinds)
@@ -141,9 +126,16 @@ class _Names:
         self._columns = {"title": title}
         if "release_timestamp" in kinds:
             self._columns["release_timestamp"] = table["release_timestamp"].cast(pa.int64())
+        if _LENGTH in kinds:
+            largest = checked_columns.LARGEST["item_length"]
+            checked_columns.check_quantity(table[_LENGTH], path, _LENGTH, largest)
+            length = table[_LENGTH].cast(pa.float32())
+            zero = pc.fill_null(pc.equal(length, 0), False)
+            writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
+            self._columns["item_length"] = pc.if_else(zero, pa.scalar(None, pa.float32()), length)
 
     def columns(self, items: np.ndarray) -> dict[str, pa.Array]:
-        """Returns the title (and release_timestamp) of each item, null if unknown."""
+        """Returns the title of each item, and what else the table holds; null if unknown."""
         if not len(self.items):
             return {name: pa.nulls(len(items), column.type) for name, column in self._columns.items()}
         found = np.minimum(np.searchsorted(self.items, items), len(self.items) - 1)

@@ -3,8 +3,9 @@
     simulate("simulated", SimulationParameters(seed=7))
 
 The layout is that of https://huggingface.co/datasets/yandex/yambda (arXiv:2505.22238), with three additions.
-`names.parquet` holds the names of artists and tracks. `simulation.json` holds the parameters. `oracle/` holds
-the recall of the simulator's own predictions at the end of the log (`simulator.oracle`).
+`names.parquet` holds the names of artists and tracks, and the tracks' lengths. `simulation.json` holds the
+parameters. `oracle/` holds the recall of the simulator's own predictions at the end of the log
+(`simulator.oracle`).
 """
 
 from __future__ import annotations
@@ -231,6 +232,7 @@ def _names(world: World) -> pa.Table:
             "item_id": pa.array(world.item_id[order].astype(np.uint32)),
             "title": pa.array(titles[order]),
             "artist": pa.array(credit),
+            "track_length_seconds": pa.array(world.track_seconds[order].astype(np.uint32)),
         }
     )
 

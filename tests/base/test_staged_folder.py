@@ -153,7 +153,7 @@ def test_content_that_a_reader_may_not_restore_is_named(
 def test_a_reader_waits_for_a_replacement_that_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lets the second rename happen while the reader sleeps; without it the reader says who writes."""
+    """Makes the second rename happen while the reader sleeps; without it the reader says who writes."""
     place = tmp_path / "data"
     (tmp_path / ".data.partial.old").mkdir()
     monkeypatch.setattr(staged_folder.time, "sleep", lambda seconds: place.mkdir())

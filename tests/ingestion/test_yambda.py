@@ -111,23 +111,24 @@ def test_events_keep_order_and_lose_duplicates(source: pathlib.Path, tmp_path: p
     assert manifest.repaired == {
         "item_length_zero_to_unknown": 1,
         "items_added_to_catalog": 1,
-        "items_with_several_lengths": 1,
     }
     assert manifest.noted == {"items_without_embedding": 3, "play_ratio_over_1": 2, "users_with_one_event": 1}
 
 
 def test_catalog_is_the_union_of_all_that_names_an_item(source: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "data"
-    names = {"item_id": [10, 13], "title": ["Tides", "Ash"], "artist": ["Vela", None]}
+    names = {"item_id": [10, 13, 14], "title": ["Tides", "Ash", "Oh"], "artist": ["Vela", None, None]}
+    names |= {"track_length_seconds": [201, 95, 0]}
     pq.write_table(pa.table(names), source / "names.parquet")
     manifest = ingest(source, out)
+    assert manifest.repaired["item_length_zero_to_unknown"] == 2  # one of an event
     assert manifest.has_embedding == 2
     items = {row["item_id"]: row for row in rows_of(item_files(str(out)))}
     assert sorted(items) == [10, 11, 12, 13, 14, 99]
     assert [items[i]["artist_id"] for i in (10, 11, 12, 14)] == [[5, 7], [5], [], [6]]
     assert [items[i]["album_id"] for i in (10, 11, 12, 14)] == [[1], [1], [2], []]
-    # The most frequent length; null for items without listens or without lengths.
-    assert [items[i]["item_length"] for i in (10, 11, 12, 13, 99)] == [200, 185, 60, None, None]
+    # The lengths of names.parquet alone, whatever the events say.
+    assert [items[i]["item_length"] for i in (10, 11, 13, 14, 99)] == [201, None, 95, None, None]
     assert [items[i]["title"] for i in (10, 11, 13)] == ["Tides — Vela", None, "Ash"]
     assert items[13]["embedding"] == pytest.approx([0.6, 0.8])
     assert items[99]["embedding"] == [0, 0]
@@ -294,6 +295,13 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         ("embeddings", pa.concat_tables([vectors(EMBEDDINGS)] * 2), "'item_id', row 5: 10 "),
         ("artist_item_mapping", mapping("artist", [(1, 10)]), "column 'artist_id' is missing"),
         ("names", pa.table({"item_id": [10], "title": [3]}), "'title' is of type int64, where text"),
+        (
+            "names",
+            pa.table(
+                {"item_id": [10, 11], "title": ["x", "y"], "track_length_seconds": [60.0, float("inf")]}
+            ),
+            "'track_length_seconds', row 1: inf is not a number",
+        ),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(

@@ -103,7 +103,12 @@ def test_the_layout_is_yambdas(directory: Path) -> None:
             "embed": pa.list_(pa.float64()),
             "normalized_embed": pa.list_(pa.float64()),
         },
-        "names.parquet": {"item_id": pa.uint32(), "title": pa.string(), "artist": pa.string()},
+        "names.parquet": {
+            "item_id": pa.uint32(),
+            "title": pa.string(),
+            "artist": pa.string(),
+            "track_length_seconds": pa.uint32(),
+        },
         "oracle/queries.parquet": {
             "user_id": pa.int64(),
             "seed_timestamp": pa.int64(),
@@ -179,6 +184,12 @@ def test_names_are_given_to_every_track_and_artists_names_differ(directory: Path
     names = pq.read_table(directory / "names.parquet").to_pandas()
     assert len(names) == SMALL.tracks
     assert (names.title.str.len() > 0).all()
+    # Every track has its length there, heard or not, and it is that of its listens.
+    assert (names.track_length_seconds > 0).all()
+    listens = pq.read_table(directory / "listens.parquet").to_pandas()
+    lengths = names.set_index("item_id").track_length_seconds
+    assert (lengths[listens.item_id].to_numpy() == listens.track_length_seconds.to_numpy()).all()
+    assert set(names.item_id) - set(listens.item_id)
     many = artist_names(np.random.default_rng(1), 20_000)
     assert len(set(many)) == len(many) == 20_000
 
