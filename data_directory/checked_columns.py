@@ -191,8 +191,17 @@ def integers(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.n
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise refuse(path, name, first_row + row, "null", "is no value here; drop or repair the row.")
+    return whole_numbers(column, path, name).to_numpy(zero_copy_only=False)
+
+
+def whole_numbers(column: pa.Array, path: str, name: str) -> pa.Array:
+    """Returns a column of integers as int64[n]; nulls stay null.
+
+    Raises:
+      UserError: a value is beyond int64.
+    """
     try:
-        return column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return column.cast(pa.int64())
     except pa.ArrowInvalid as error:
         raise UserError(
             f"{path}: column '{name}' has a value beyond int64 ({error}). Map the values to int64."
@@ -247,8 +256,9 @@ def check_quantity(
     Raises:
       UserError: a value is not; the error names the first one and its row.
     """
+    numbers = column.cast(pa.float64(), safe=False)
     # A comparison with NaN is false, and one with null is null.
-    right = pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, largest))
+    right = pc.and_(pc.greater_equal(numbers, 0), pc.less_equal(numbers, largest))
     if not pc.all(right, min_count=0).as_py():
         at = pc.index(right, False).as_py()
         raise refuse(path, name, first_row + at, column[at].as_py(), quantity_remedy(largest))

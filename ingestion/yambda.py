@@ -247,7 +247,8 @@ def _convert(
         values = column(name)
         if values is None:
             return pa.nulls(rows, pa.float64())
-        values = values.cast(pa.float64())
+        # A safe cast fails for whole numbers beyond 2^53, which the check names.
+        values = values.cast(pa.float64(), safe=False)
         checked_columns.check_quantity(values, path, name, largest, row)
         return values
 
@@ -257,7 +258,9 @@ def _convert(
     writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
     organic = column("is_organic")
     if organic is not None and not pa.types.is_boolean(organic.type):
-        strange = pc.invert(pc.is_in(organic.cast(pa.int64()), value_set=pa.array([0, 1, None], pa.int64())))
+        strange = pc.invert(
+            pc.is_in(organic.cast(pa.int64(), safe=False), value_set=pa.array([0, 1, None], pa.int64()))
+        )
         if pc.any(strange).as_py():
             at = int(np.argmax(strange.to_numpy(zero_copy_only=False)))
             raise checked_columns.refuse(path, "is_organic", row + at, organic[at], "is neither 0 nor 1.")

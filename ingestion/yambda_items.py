@@ -125,11 +125,14 @@ class _Names:
             title = pc.coalesce(both, title)
         self._columns = {"title": title}
         if "release_timestamp" in kinds:
-            self._columns["release_timestamp"] = table["release_timestamp"].cast(pa.int64())
+            released = table["release_timestamp"].combine_chunks()
+            self._columns["release_timestamp"] = checked_columns.whole_numbers(
+                released, path, "release_timestamp"
+            )
         if _LENGTH in kinds:
             largest = checked_columns.LARGEST["item_length"]
             checked_columns.check_quantity(table[_LENGTH], path, _LENGTH, largest)
-            length = table[_LENGTH].cast(pa.float32())
+            length = table[_LENGTH].cast(pa.float32(), safe=False)
             zero = pc.fill_null(pc.equal(length, 0), False)
             writer.repaired["item_length_zero_to_unknown"] += pc.sum(zero).as_py() or 0
             self._columns["item_length"] = pc.if_else(zero, pa.scalar(None, pa.float32()), length)

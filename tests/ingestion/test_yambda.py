@@ -265,6 +265,21 @@ SIGNED = {"uid": pa.int64(), "item_id": pa.int64(), "timestamp": pa.int64()}
         ),
         (
             "multi_event",
+            log(changed(6, 4, 2**60), played_ratio_pct=pa.int64()),
+            "'played_ratio_pct', row 6: 1.15.*e.18 is not a number from 0 to",
+        ),
+        (
+            "multi_event",
+            log(changed(6, 3, 2**63), is_organic=pa.uint64()),
+            "'is_organic', row 6: 9223372036854775808 is neither 0 nor 1",
+        ),
+        (
+            "names",
+            pa.table({"item_id": [10], "title": ["x"], "release_timestamp": pa.array([2**63], pa.uint64())}),
+            "'release_timestamp' has a value beyond int64",
+        ),
+        (
+            "multi_event",
             log(changed(1, 5, float("nan")), track_length_seconds=pa.float64()),
             "'track_length_seconds', row 1: nan is not a number",
         ),
