@@ -1,7 +1,7 @@
 """Description of a data directory, for `two-tower ingest --describe DIR`.
 
-The events are read once, and once more for every 16 million label events to count repeats. Memory grows with
-users and items, not with events.
+The directory is verified first. The events are read once, and once more for every 16 million label events to
+count repeats. Memory grows with users and items, not with events.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from two_tower.data_directory.event_summary import EventSummary
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import SPLIT_NAMES, Manifest, event_files, item_files, user_files
 from two_tower.data_directory.repeats import repeat_share
+from two_tower.data_directory.verification import verify
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -98,9 +99,10 @@ def describe(directory: str, tell: Callable[[str], None] = lambda line: None) ->
       tell: receives lines about the progress.
 
     Raises:
-      UserError: `directory` is not a data directory, or a file of it is missing or damaged.
+      UserError: `directory` is no data directory, or differs from its manifest or the format; see `verify`.
     """
-    manifest = Manifest.load(directory)
+    tell("Comparing the directory with its manifest")
+    manifest = verify(directory)
     files = event_files(directory)
     summary = EventSummary(manifest)
     for done, path in enumerate(files):

@@ -76,7 +76,9 @@ class EventTotals:
     def no_label_event(self) -> UserError:
         """Returns the error for a data set without a label event."""
         shown = sorted(self._other_types)[:_SHOWN_TYPES]
-        others = f"its types are {', '.join(map(repr, shown))}" if shown else "no event has a type"
+        others = (
+            f"its types are {', '.join(f'{one!r:.60}' for one in shown)}" if shown else "no event has a type"
+        )
         return UserError(
             f"The data set '{self._properties.dataset}' has no event of type "
             f"'{self._properties.label_event}', the label event; {others}"

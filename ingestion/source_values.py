@@ -44,8 +44,18 @@ class Place:
         """Raises the error for the first value that `wrong` marks (booleans; null counts as false)."""
         at = np.flatnonzero(pc.fill_null(wrong, False).to_numpy(zero_copy_only=False))
         if len(at):
-            value = values[int(at[0])].as_py()
-            raise self.error(int(at[0]), "null" if value is None else f"{value!r:.60}", remedy)
+            raise self.error(int(at[0]), shown(values, int(at[0])), remedy)
+
+
+def shown(values: pa.Array, row: int) -> str:
+    """Returns one value as errors show it, at most 60 characters."""
+    try:
+        value = values[row].as_py()
+    except (OverflowError, ValueError):
+        # A time or date that Python has no type for, such as the year 10,000.
+        ticks = pa.int32() if pa.types.is_date32(values.type) else pa.int64()
+        value = values.slice(row, 1).cast(ticks)[0].as_py()
+    return "null" if value is None else f"{value!r:.60}"
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -353,7 +363,7 @@ def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = Tru
         elif "looks like" in remedy and unit is None:
             unit = next(name for name in ("ms", "us", "ns") if f"{UNITS[name]:,}." in remedy)
             remedy = f"{remedy[:-1]}, or set 'timestamp_unit: {unit}' in the column map."
-        raise place.error(int(at[0]), values[int(at[0])].as_py(), remedy)
+        raise place.error(int(at[0]), shown(values, int(at[0])), remedy)
     return found
 
 
@@ -436,4 +446,4 @@ def _cast(converted: pa.Array, kind: pa.DataType, values: pa.Array, place: Place
                 first = middle
             except pa.ArrowInvalid:
                 end = middle
-        raise place.error(first, f"{values[first].as_py()!r:.60}", remedy) from None
+        raise place.error(first, shown(values, first), remedy) from None

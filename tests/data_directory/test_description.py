@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data_directories import (
@@ -11,6 +12,7 @@ from tests.data_directories import (
     TEN_DAYS_ITEMS,
     write_columns,
 )
+from two_tower.base.errors import UserError
 from two_tower.data_directory.column_values import Column
 from two_tower.data_directory.description import Distribution, describe
 from two_tower.data_directory.description_text import render
@@ -111,4 +113,13 @@ def test_the_command_describes_and_says_what_is_no_directory(
     assert "is not a data directory" in capsys.readouterr().err
     (tmp_path / "data" / "events" / "part-00000.parquet").unlink()
     assert main(["ingest", "--describe", out]) == 2
-    assert "part-00000.parquet: there is no such file" in capsys.readouterr().err
+    assert "part-00000.parquet: the manifest lists it and it is missing" in capsys.readouterr().err
+
+
+def test_a_directory_that_was_edited_is_refused_and_not_described(tmp_path: pathlib.Path) -> None:
+    data = pathlib.Path(write_columns(str(tmp_path / "data"), TEN_DAYS, TEN_DAYS_ITEMS))
+    part = data / "events" / "part-00000.parquet"
+    events = pq.read_table(part)
+    pq.write_table(events.set_column(0, "user_id", pa.nulls(events.num_rows)), part)
+    with pytest.raises(UserError, match=f"{part}: its content differs from the manifest"):
+        describe(str(data))
