@@ -32,9 +32,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from two_tower.base import storage
+    from two_tower.base import staged_folder, storage
     from two_tower.serving.query import recommend, render
 
+    if options.data:
+        staged_folder.recover(options.data)
     if options.data and not storage.is_directory(options.data):
         raise UserError(f"--data {options.data}: there is no such directory.")
     history = None if options.history is None else _ids("--history", options.history)

@@ -1,4 +1,4 @@
-"""What explains a refusal: the slice that lost most, and labels that were found before."""
+"""Explanation of a refusal: the slice that lost most, and labels that were found before."""
 
 from __future__ import annotations
 
