@@ -81,16 +81,17 @@ def point(root: str, name: str, pointer: Pointer) -> None:
     Raises:
       UserError: the old file is damaged.
     """
-    old, before = _read(root, name)
-    moves = old.moves + (old.uri != pointer.uri) if old else 1
-    # The same run may write twice: its step is retried, or it runs again without a cache.
-    kept = before if old is not None and old.run == pointer.run else old
-    content = {
-        **dataclasses.asdict(dataclasses.replace(pointer, moves=moves)),
-        "before": None if kept is None else dataclasses.asdict(kept),
-    }
     storage.make_directories(root)
-    storage.write_whole(_path(root, name), json.dumps(content, indent=2, sort_keys=True) + "\n")
+    with storage.locked(storage.join(root, f".{name}.lock")):
+        old, before = _read(root, name)
+        moves = old.moves + (old.uri != pointer.uri) if old else 1
+        # The same run may write twice: its step is retried, or it runs again without a cache.
+        kept = before if old is not None and old.run == pointer.run else old
+        content = {
+            **dataclasses.asdict(dataclasses.replace(pointer, moves=moves)),
+            "before": None if kept is None else dataclasses.asdict(kept),
+        }
+        storage.write_whole(_path(root, name), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _path(root: str, name: str) -> str:

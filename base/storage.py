@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import shutil
@@ -248,6 +249,17 @@ def rename(source: str, target: str) -> None:
         return
     with _remote(source) as (filesystem, name), _remote(target) as (_, new_name):
         filesystem.mv(name, new_name, recursive=True)
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Waits for the lock of a local file, which is created, and holds it; an object store has no locks."""
+    if not is_local(path):
+        yield
+        return
+    with open(_on_disk(path), "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def links(folder: str) -> list[str]:

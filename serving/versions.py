@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -232,15 +231,11 @@ def _checked_digest(incoming: str, expected: str) -> str:
 @contextlib.contextmanager
 def _alone(push_directory: str) -> Iterator[None]:
     """Locks a directory against other pushes; an object store has no locks."""
-    if not storage.is_local(push_directory):
-        yield
-        return
     for name in (_LOCK, push_record.FOLDER):
-        if os.path.islink(os.path.join(push_directory, name)):
+        if storage.is_local(push_directory) and os.path.islink(os.path.join(push_directory, name)):
             raise UserError(
                 f"{push_directory}/{name} is a symbolic link. A push would write where it points to. "
                 "Remove it."
             )
-    with open(os.path.join(push_directory, _LOCK), "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with storage.locked(storage.join(push_directory, _LOCK)):
         yield

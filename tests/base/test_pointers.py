@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_a_pointer_that_came_back_is_told_from_one_that_stayed(tmp_path: Path) -
     back = point(root, "A", run="a")
     assert back != first
     assert pointers.latest_of_others(root, BLESSED, "b") == back
+
+
+def test_two_that_point_at_once_lose_no_move(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: point(str(tmp_path), f"model {number}", run=str(number)), range(40)))
+    found = pointers.from_text(pointers.latest(str(tmp_path), BLESSED))
+    assert found is not None and found.moves == 40
 
 
 def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
