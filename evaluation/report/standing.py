@@ -54,13 +54,14 @@ def standing(evaluation: Mapping[str, Any]) -> list[str]:
         return []
     lift = ((evaluation.get("changes") or {}).get(best) or {}).get(judged) or {}
     change = recall - evaluation["baselines"][best][judged]
-    sentences = [f"{judged.capitalize()} is {number(recall, 4)}, {_beside(best, change, lift)}."]
+    beside = _beside(best, change, lift)
+    sentences = [f"{judged.capitalize()} is {number(recall, 4)}, {beside}."]
     slices = evaluation.get("slices") or {}
     discovery = slices.get(DISCOVERY) or {}
     of_discovery = discovery.get("lift") or {}
     if of_discovery.get("change") is not None and (slices.get(REPEAT) or {}).get("labels"):
         of_model = discovery["metrics"][MODEL][judged]
-        beside = _beside(of_discovery["baseline"], of_discovery["change"], of_discovery)
+        beside = _beside(of_discovery["baseline"], of_discovery["change"], of_discovery, " there")
         sentences.append(f"On labels that their user had not played, it is {number(of_model, 4)}, {beside}.")
     behind = [
         f"{name} ({label(one['lift']['baseline'])} by {number(-one['lift']['change'], 4)}"
@@ -77,11 +78,11 @@ def standing(evaluation: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _beside(baseline: str, change: float, lift: Mapping[str, Any]) -> str:
+def _beside(baseline: str, change: float, lift: Mapping[str, Any], there: str = "") -> str:
     sign = -1 if change < 0 else 1
     side = "below" if change < 0 else "above"
     bounds = _bounds(lift, sign)
-    found = f"{number(abs(change), 4)} {side} {label(baseline)}, the best baseline there"
+    found = f"{number(abs(change), 4)} {side} {label(baseline)}, the best baseline{there}"
     return f"{found} ({bounds})" if bounds else found
 
 
