@@ -120,8 +120,8 @@ class UserSample:
     def intervals(self, values: Mapping[str, npt.ArrayLike]) -> dict[str, list[float] | None]:
         """Computes the interval of each mean by name: `[low, high]`, as in evaluation.json.
 
-        The values are shares. Where all users have 0, or all have 1, the next one may differ: the bound on
-        that side is the binomial one (Clopper and Pearson, 1934).
+        The values are shares, and so are the bounds. Where all users have 0, or all have 1, the next one may
+        differ: the bound on that side is the binomial one (Clopper and Pearson, 1934).
 
         Args:
             values: by name [Q], see `estimates`.
@@ -130,7 +130,7 @@ class UserSample:
             None where fewer than MIN_USERS users have a value.
         """
         found = self.estimates(self._columns(values))
-        bounds = found.bounds()
+        bounds = np.clip(found.bounds(), 0.0, 1.0)
         at_an_end = (found.error == 0) & np.isin(found.value, [0.0, 1.0]) & (found.users >= MIN_USERS)
         reach = 1.0 - ((1.0 - LEVEL) / 2.0) ** (1.0 / found.users[at_an_end])
         value = found.value[at_an_end]

@@ -124,7 +124,7 @@ def judge(
                 outcomes.append(threshold.judged(measured, config))
     notes = [
         *(
-            f"{' and '.join(names)} {'does' if len(names) == 1 else 'do'} not apply: {reason}"
+            f"{_listed(names)} {'does' if len(names) == 1 else 'do'} not apply: {reason}"
             for reason, names in inapplicable.items()
         ),
         *_notes_of_noise(evidence),
@@ -132,6 +132,11 @@ def judge(
     ]
     refused = [outcome.name for outcome in outcomes if not outcome.ok]
     return Judgement(tuple(outcomes), tuple(notes), _explained(refused, evidence) if refused else None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Joins names, as in "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _notes_of_noise(evidence: Evidence) -> list[str]:

@@ -25,7 +25,7 @@ def interval(users: np.ndarray, values: np.ndarray) -> list[float]:
 
 @pytest.mark.parametrize("users", [10, 25, 2_500])
 def test_with_one_query_a_user_the_interval_is_students(users: int) -> None:
-    values = np.random.default_rng(1).normal(5.0, 2.0, users)
+    values = np.random.default_rng(1).normal(0.5, 0.1, users)
     low, high = interval(np.arange(users), values)
     reach = stats.t.ppf(0.975, users - 1) * values.std(ddof=1) / np.sqrt(users)
     np.testing.assert_allclose([low, high], [values.mean() - reach, values.mean() + reach])
@@ -38,9 +38,9 @@ def test_the_noise_of_users_with_several_queries_by_hand() -> None:
     without = np.array([(15 - one) / 19 for one in answered[:10]] + [5 / 10])
     error = np.sqrt(10 / 11 * ((without - without.mean()) ** 2).sum())
     freedom = 20**2 / (10 * 1 + 10**2) - 1
-    low, high = interval(users, answered)
     reach = stats.t.ppf(0.975, freedom) * error
-    np.testing.assert_allclose([low, high], [0.75 - reach, 0.75 + reach])
+    bounds = UserSample(users).estimates(answered).bounds()
+    np.testing.assert_allclose(bounds[:, 0], [0.75 - reach, 0.75 + reach])
 
 
 @pytest.mark.parametrize("users", [10, 20, 60])
@@ -70,6 +70,16 @@ def test_users_who_are_all_alike_do_not_show_that_the_next_one_is() -> None:
     assert interval(np.arange(10), np.ones(10)) == pytest.approx([bound, 1.0])
     assert interval(np.arange(10), np.zeros(10)) == pytest.approx([0.0, 1 - bound])
     assert interval(np.arange(10), np.full(10, 0.5)) == [0.5, 0.5]
+
+
+def test_the_bounds_of_a_share_are_shares() -> None:
+    nearly_all = np.r_[np.ones(29), 0.0]
+    low, high = interval(np.arange(30), nearly_all)
+    assert low < 29 / 30 < high == 1.0
+    assert interval(np.arange(30), 1 - nearly_all) == pytest.approx([0.0, 1 - low])
+    # A change is none.
+    change = UserSample(np.arange(30)).changes({"x": nearly_all}, {"x": np.zeros(30)})["x"]
+    assert change["high"] is not None and change["high"] > 1
 
 
 def test_users_are_the_sample_and_not_their_queries() -> None:
