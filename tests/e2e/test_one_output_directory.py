@@ -53,11 +53,14 @@ def test_the_report_says_what_a_program_needs_to_know(first: Run) -> None:
     for values in report["baselines"].values():
         assert 0 < values["recall@100"] < 1
     assert [threshold["name"] for threshold in report["thresholds"]] == [
-        "min_recall", "min_ann_recall", "min_lift_over_best_baseline", "index_parity"
+        "min_recall", "min_ann_recall", "worst_ann_recall", "min_lift_over_best_baseline",
+        "min_discovery_lift", "test_users", "catalog_items", "index_parity",
     ]  # fmt: skip
     for threshold in report["thresholds"]:
         # With a confidence interval over users, the lower bound must reach the limit.
-        judged = threshold["value"] if threshold["low"] is None else threshold["low"]
+        # Of a part of what is judged as a whole, the upper bound counts.
+        bound = threshold["high" if threshold["name"] == "worst_ann_recall" else "low"]
+        judged = threshold["value"] if bound is None else bound
         assert threshold["ok"] == (judged >= threshold["limit"])
     for component in report["components"]:
         assert component["seconds"] >= 0
