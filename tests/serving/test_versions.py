@@ -19,7 +19,7 @@ from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of, identity_of
 from two_tower.serving.push_record import PushRecord
 from two_tower.serving.rollback import roll_back
-from two_tower.serving.versions import files_of, versions
+from two_tower.serving.versions import files_of, find_model, versions
 
 
 def publish(model_path: str, pushed: str, check: Any = None) -> str:
@@ -256,6 +256,55 @@ def test_a_rollback_knows_the_models_by_their_records(
     with pytest.raises(BaseException, match="was read as a whole"):
         roll_back(str(tmp_path / "pushed"))  # only the new copy is
     assert versions(str(tmp_path / "pushed")) == [1, 2]
+
+
+def test_a_model_is_found_from_whatever_names_it(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    for weights in "ab":
+        publish(model(tmp_path / weights, weights), str(root / "pushed"))
+    newest = str(root / "pushed" / "2")
+    for name in (newest, str(root / "pushed"), str(root)):
+        assert find_model(name) == newest
+    served = model(tmp_path / "artifact" / "Format-Serving")
+    assert find_model(str(tmp_path / "artifact")) == served
+    assert find_model(str(root / "pushed" / "1")) == str(root / "pushed" / "1")
+    for nothing in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=f"{nothing} holds no served model. .* `two-tower report`"):
+            find_model(str(nothing))
+
+
+def test_a_version_is_removed_with_its_record_unless_it_is_in_service(tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    for weights in "abc":
+        publish(model(tmp_path / weights, weights), str(pushed))
+    versions_module.remove_version(str(pushed), 2)
+    assert shown(pushed) == ["1", "3"]
+    assert [Path(push_record.path_of(str(pushed), version)).exists() for version in (1, 2, 3)] == [
+        True, False, True
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=f"{pushed}: version 3 is in service, and stays"):
+        versions_module.remove_version(str(pushed), 3)
+    assert shown(pushed) == ["1", "3"]
+    # A number is never given again.
+    assert publish(model(tmp_path / "d", "d"), str(pushed)) == str(pushed / "4")
+
+
+def test_an_objection_keeps_a_model_from_being_published(tmp_path: Path) -> None:
+    pushed, asked = tmp_path / "pushed", list[str]()
+
+    def objection(newest: str) -> str:
+        asked.append(newest)
+        return "not now" if newest else ""
+
+    for weights in "ab":
+        given = (model(tmp_path / weights, weights), str(pushed), PushRecord(RECORD), objection)
+        if weights == "a":
+            versions_module.publish(*given, check=lambda path, record: None)
+            continue
+        with pytest.raises(versions_module.NotPublished, match="not now") as raised:
+            versions_module.publish(*given, check=lambda path, record: None)
+        assert raised.value.newest == str(pushed / "1")
+    assert asked == ["", str(pushed / "1")] and shown(pushed) == ["1"]
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
