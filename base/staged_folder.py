@@ -9,22 +9,16 @@ apart.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import errno
-import fcntl
 import os
 import shutil
-import socket
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
-from two_tower.base import storage
+from two_tower.base import process_lock, storage
 from two_tower.base.errors import UserError
 
 _LOCK, _STAGED, _OLD = ".lock", ".partial", ".partial.old"
-# Network file systems may have no locks.
-_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 # A replacement takes two renames. A reader that comes between them waits this long, in steps.
 _WAIT_SECONDS, _STEP_SECONDS = 2.0, 0.05
 
@@ -48,21 +42,15 @@ def alone(place: str) -> Iterator[None]:
       UserError: another process writes the folder.
       OSError: the parent cannot be created or written.
     """
-    created = _make_parents(os.path.dirname(place))
-    try:
-        with _locked(place):
-            try:
-                _restore(place)
-                # A killed process leaves what it staged.
-                shutil.rmtree(staged(place), ignore_errors=True)
-                yield
-            finally:
-                _restore(place)
-                shutil.rmtree(staged(place), ignore_errors=True)
-    finally:
-        for folder in reversed(created):
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
+    with storage.made_folder(os.path.dirname(place)), _locked(place):
+        try:
+            _restore(place)
+            # A killed process leaves what it staged.
+            shutil.rmtree(staged(place), ignore_errors=True)
+            yield
+        finally:
+            _restore(place)
+            shutil.rmtree(staged(place), ignore_errors=True)
 
 
 def replace(place: str) -> None:
@@ -115,17 +103,6 @@ def _beside(place: str, suffix: str) -> str:
     return os.path.join(os.path.dirname(place), f".{os.path.basename(place)}{suffix}")
 
 
-def _make_parents(folder: str) -> list[str]:
-    """Creates a folder with its parents and returns those that were missing, outermost first."""
-    missing: list[str] = []
-    parent = folder
-    while not os.path.isdir(parent) and parent != os.path.dirname(parent):
-        missing.insert(0, parent)
-        parent = os.path.dirname(parent)
-    os.makedirs(folder, exist_ok=True)
-    return missing
-
-
 def _restore(place: str) -> None:
     old = _beside(place, _OLD)
     if os.path.isdir(old) and not os.path.exists(place):
@@ -133,46 +110,6 @@ def _restore(place: str) -> None:
         storage.sync_folder(os.path.dirname(place))
 
 
-@contextlib.contextmanager
-def _locked(place: str) -> Iterator[None]:
-    path = _beside(place, _LOCK)
-    lock = _take(path, place)
-    try:
-        yield
-    finally:
-        # The name goes while the lock is held, so that nobody else's file is removed.
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(path)
-        os.close(lock)
-
-
-def _take(path: str, place: str) -> int:
-    """Locks a file that holds the name of its process, and returns its descriptor."""
-    while True:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 1_000, 0).decode("utf-8", "replace").strip() or "another process"
-            os.close(lock)
-            raise UserError(
-                f"{place}: {holder} is writing it. Wait until that has ended, or name another place."
-            ) from None
-        except OSError as error:
-            if error.errno in _WITHOUT_LOCKS:
-                return lock
-            os.close(lock)
-            raise
-        # The last holder may have removed the file between our opening and our lock.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(path)):
-                break
-        os.close(lock)
-    program = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:2]])
-    began = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
-    name = f"process {os.getpid()} on {socket.gethostname()} ({program}, since {began})"
-    # On a full disk the lock holds without a name.
-    with contextlib.suppress(OSError):
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, name.encode(), 0)
-    return lock
+def _locked(place: str) -> AbstractContextManager[bool]:
+    remedy = "Wait until that has ended, or name another place."
+    return process_lock.held(_beside(place, _LOCK), place, remedy)

@@ -143,7 +143,7 @@ def test_content_that_a_reader_may_not_restore_is_named(
     def refuse(*_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(staged_folder, "_take", refuse)
+    monkeypatch.setattr(staged_folder.process_lock, "_take", refuse)
     with pytest.raises(
         UserError, match=rf"{tmp_path}/data: .* was killed, and {tmp_path}/\.data\.partial\.old"
     ):
