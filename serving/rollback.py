@@ -8,7 +8,7 @@ import os
 from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
 from two_tower.serving import push_record
-from two_tower.serving.provenance import TOWERS
+from two_tower.serving.service import point, unsettled
 from two_tower.serving.versions import publish, version_before, versions
 
 
@@ -41,23 +41,24 @@ def roll_back(push_directory: str) -> Rollback:
             f"{push_directory} is no directory of published models. Pass the --output of a run whose model "
             "was pushed, or the directory that servers watch with --push."
         )
+    if (killed := unsettled(push_directory)) and killed.record.copy_of is not None:
+        # A rollback was killed behind its publication: this one ends it, and goes no further back.
+        point(push_directory, killed.record)
+        left = versions(push_directory)[-2]
+        return Rollback(left, killed.record.copy_of, killed.path, killed.record.canary is not None)
     again = version_before(push_directory)
     left = versions(push_directory)[-1]
     version = storage.join(push_directory, str(again))
     earlier = push_record.read(push_directory, again)
     # A version of an earlier release is known by its own place.
     model = earlier.model or storage.absolute(version)
+    # It is the anchor too: a better measured model that was taken out of service is none.
     record = dataclasses.replace(earlier, model=model, anchor=model, copy_of=again)
     path = publish(version, push_directory, record)
-    _point(os.path.dirname(storage.absolute(push_directory)), record)
+    if (
+        pointers.latest(os.path.dirname(storage.absolute(push_directory)), pointers.BLESSED)
+        != pointers.NOTHING
+    ):
+        # The next run is compared with the model in service, not with the one left.
+        point(push_directory, record)
     return Rollback(left, again, path, record.canary is not None)
-
-
-def _point(root: str, record: push_record.PushRecord) -> None:
-    """Names the model as that in service, so that the next run is compared with it, not with the one left.
-
-    It is the anchor too: a better measured model that was taken out of service is none.
-    """
-    if pointers.latest(root, pointers.BLESSED) != pointers.NOTHING:
-        properties = {TOWERS: record.towers, pointers.ANCHOR: record.anchor}
-        pointers.point(root, pointers.BLESSED, pointers.Pointer(record.model, properties))

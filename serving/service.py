@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 
-from two_tower.base import storage
+from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
 from two_tower.serving import push_record
+from two_tower.serving.provenance import TOWERS
 from two_tower.serving.push_record import PushRecord
 from two_tower.serving.versions import version_before, versions
 
@@ -40,6 +42,30 @@ def in_service(push_directory: str) -> Service | None:
     newest = published[-1]
     path = storage.join(push_directory, str(newest))
     return Service(path, newest, _record_of(push_directory, newest), before)
+
+
+def unsettled(push_directory: str) -> Service | None:
+    """Returns the version in service, if the pointer beside its directory names another model.
+
+    A kill came between the publication and its pointer then. Without a pointer the result is None: its owner
+    may have removed it, for a run without a comparison.
+
+    Raises:
+        UserError: the pointer's file is damaged.
+    """
+    root = os.path.dirname(storage.absolute(push_directory))
+    pointer = pointers.from_text(pointers.latest(root, pointers.BLESSED))
+    service = in_service(push_directory) if pointer is not None else None
+    if pointer is None or service is None or service.record.model in ("", pointer.uri):
+        return None
+    return service
+
+
+def point(push_directory: str, record: PushRecord) -> None:
+    """Names a version's model as the one that the next run is compared with."""
+    root = os.path.dirname(storage.absolute(push_directory))
+    properties = {TOWERS: record.towers, pointers.ANCHOR: record.anchor}
+    pointers.point(root, pointers.BLESSED, pointers.Pointer(record.model, properties))
 
 
 def versions_of(push_directory: str) -> dict[str, list[int]]:

@@ -126,9 +126,7 @@ def publish(
         newest = newest_version(push_directory) or ""
         if objection and (reason := objection(newest)):
             raise NotPublished(reason, newest)
-        for name in storage.list_names(push_directory):
-            if name.startswith(_INCOMING):  # left by a killed push
-                storage.remove_tree(storage.join(push_directory, name))
+        _remove_what_is_left(push_directory)
         version = _next_number(push_directory)
         incoming = storage.join(push_directory, f"{_INCOMING}{version}")
         destination = storage.join(push_directory, str(version))
@@ -148,6 +146,18 @@ def publish(
     return destination
 
 
+def _remove_what_is_left(push_directory: str) -> None:
+    """Removes what a killed push or cleaning left; nothing else writes the directory now."""
+    for name in storage.list_names(push_directory):
+        if name.startswith(_INCOMING):
+            storage.remove_tree(storage.join(push_directory, name))
+    there = {f"{version}.json" for version in versions(push_directory)}
+    records = storage.join(push_directory, push_record.FOLDER)
+    for name in storage.list_names(records):
+        if name not in there:
+            storage.remove_file(storage.join(records, name))
+
+
 def remove_version(push_directory: str, version: int) -> None:
     """Removes a version that is not in service, with its record.
 
@@ -155,6 +165,7 @@ def remove_version(push_directory: str, version: int) -> None:
         UserError: servers load this version.
     """
     with _alone(push_directory):
+        _remove_what_is_left(push_directory)
         if version >= max(versions(push_directory)):
             raise UserError(f"{push_directory}: version {version} is in service, and stays.")
         # A server that is about to read a version sees all of it or none.

@@ -245,6 +245,38 @@ def test_after_a_rollback_the_next_model_is_compared_with_the_one_in_service(
     assert files_of(str(tmp_path / "gone"), root) == str(tmp_path / "gone" / "Format-Serving")
 
 
+def test_a_rollback_that_was_killed_behind_its_publication_goes_no_further_back(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, pushed = str(tmp_path), str(tmp_path / "pushed")
+    for weights in "abc":
+        record = PushRecord(RECORD, model=model(tmp_path / weights, weights), towers=f"towers {weights}")
+        versions_module.publish(record.model, pushed, record)
+        pointers.point(root, pointers.BLESSED, Pointer(record.model, {"anchor": record.model}))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pointers, "point", die)
+        roll_back(pushed)
+    assert versions(pushed) == [1, 2, 3, 4]
+    done = roll_back(pushed)
+    assert (done.left, done.again, done.path, done.was_asked) == (3, 2, f"{pushed}/4", True)
+    pointer = pointers.from_text(pointers.latest(root, pointers.BLESSED))
+    assert pointer is not None and pointer.uri == str(tmp_path / "b")
+    assert roll_back(pushed).again == 1
+
+
+def test_records_of_versions_that_do_not_exist_go_with_the_next_push(tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    publish(model(tmp_path / "a"), str(pushed))
+    for name in ("7.json", "1.json.0123.incoming"):
+        (pushed / push_record.FOLDER / name).write_text("{")
+    publish(model(tmp_path / "b", "v"), str(pushed))
+    assert sorted(path.name for path in (pushed / push_record.FOLDER).iterdir()) == ["1.json", "2.json"]
+
+
 def test_a_rollback_knows_the_models_by_their_records(
     tmp_path: Path, never_loaded: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
