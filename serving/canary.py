@@ -11,12 +11,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from two_tower.base import storage
 
 # File in the blessing's directory; Pusher receives the blessing alone.
 FILE_NAME = "canary.json"
@@ -60,7 +61,7 @@ def check(model_path: str, record: Mapping[str, Any] | None) -> None:
     Raises:
         CanaryFailed: the model does not load or answers differently.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with storage.scratch_folder() as scratch:
         record_file = os.path.join(scratch, FILE_NAME)
         with open(record_file, "w", encoding="utf-8") as file:
             json.dump(record, file)

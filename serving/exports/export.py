@@ -11,14 +11,12 @@ import contextlib
 import difflib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from two_tower.base import console, storage
+from two_tower.base import console, staged_folder, storage
 from two_tower.base.errors import UserError
 from two_tower.schema.features import REPEAT_SCORE
 from two_tower.serving.exports import faiss_index, parquet, vertex
@@ -242,20 +240,15 @@ def _new_directory(output: str) -> Iterator[str]:
     """Yields a local directory that becomes `output` if the block succeeds, and is removed if it fails."""
     output = storage.absolute(output)
     if not storage.is_local(output):
-        with tempfile.TemporaryDirectory(prefix="two-tower-export-") as directory:
+        with storage.scratch_folder() as directory:
             yield directory
             _upload(directory, output)
         return
-    parent = os.path.dirname(output)
-    os.makedirs(parent, exist_ok=True)
-    directory = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
-    try:
-        os.chmod(directory, 0o755)  # mkdtemp's permissions are for one user alone
+    with staged_folder.alone(output):
+        directory = staged_folder.staged(output)
+        os.mkdir(directory)
         yield directory
-        os.rename(directory, output)
-    except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
+        staged_folder.replace(output)
 
 
 def _upload(directory: str, output: str) -> None:
