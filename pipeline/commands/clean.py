@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from two_tower.pipeline.commands.command import Command
 
@@ -24,15 +25,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from two_tower.pipeline.runs import cleaning
+    from two_tower.pipeline.runs import cleaning, ownership
 
-    plan = cleaning.plan(options.output, options.keep)
-    for folder in plan.folders:
-        print(folder)
-    for version in plan.versions:
-        print(f"{options.output}/pushed/{version}")
-    if not options.dry_run:
-        cleaning.clean(plan)
+    with contextlib.nullcontext() if options.dry_run else ownership.owned(options.output):
+        plan = cleaning.plan(options.output, options.keep)
+        for folder in plan.folders:
+            print(folder)
+        for version in plan.versions:
+            print(f"{options.output}/pushed/{version}")
+        if not options.dry_run:
+            cleaning.clean(plan)
     done = "would be removed" if options.dry_run else "are removed"
     print(
         f"{len(plan.folders)} folders and {len(plan.versions)} versions {done}, {plan.bytes / 1e6:,.1f} MB. "

@@ -10,7 +10,7 @@ from typing import Any
 from two_tower.base import json_text, staged_folder
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.messages import tell
-from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline
+from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline, working_in
 from two_tower.pipeline.commands.settings_options import add_settings, config_of, listed_settings
 
 
@@ -31,10 +31,11 @@ def _run(options: argparse.Namespace) -> int:
     source, data, output = (os.path.join(options.output, name) for name in ("yambda", "data", "output"))
     label_event = _prepare(source, data)
     tell(f"3/3  Training a recommender: two-tower run --data {data} --output {output}")
-    status = run_pipeline(data, output, config)
-    if status:
-        return status
-    report = collect_with_page(output)
+    with working_in(output):
+        status = run_pipeline(data, output, config)
+        if status:
+            return status
+        report = collect_with_page(output)
     print()
     print(render(report))
     user = _some_listener(data, label_event)

@@ -27,20 +27,19 @@ def run_pipeline(
 
     Args:
       data: a data directory, a path or URL.
-      output: --output of runs; without one, `work` keeps its own log.
+      output: --output of runs, of which the caller holds `working_in`; without one, `work` keeps its own
+        log.
       config: the settings.
       work: replaces the whole run.
 
     Raises:
       UserError: the input is wrong; the message ends with the place of the log.
     """
-    from two_tower.pipeline.runs.report import newest_log
+    from two_tower.pipeline.runs.report import logs_of, newest_log
 
-    if output:
-        check_output(output)
     with loading_tfx():
         from two_tower.pipeline.local_runner import ComponentFailed, run_local
-    log_before = newest_log(output) if output else None
+    logs_before = logs_of(output) if output else set()
     try:
         if work:
             work()
@@ -49,14 +48,24 @@ def run_pipeline(
     except (KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        log = newest_log(output) if output else None
-        where = f"\nThe log is {log}." if log and log != log_before else ""
+        log = newest_log(output, logs_before) if output else None
+        where = f"\nThe log is {log}." if log else ""
         if isinstance(error, UserError):
             raise UserError(f"{error}{where}") from error
         named = str(error) if isinstance(error, ComponentFailed) else f"{type(error).__name__}: {error}"
         print(f"two-tower: the run failed. {' '.join(named.split())}{where}", file=sys.stderr)
         return exit_status.FAILURE
     return 0
+
+
+@contextlib.contextmanager
+def working_in(output: str) -> Iterator[None]:
+    """Keeps other commands out of --output for a `with` block, see `ownership.owned`."""
+    from two_tower.pipeline.runs.ownership import owned
+
+    check_output(output)
+    with owned(output):
+        yield
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from two_tower.pipeline.commands.pipeline_run import (
     run_pipeline,
     show_report,
     status_of,
+    working_in,
 )
 
 
@@ -50,8 +51,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.output:
         check_output(options.output)
     reindexing = Reindexing(options.model, options.items, options.output, options.overrides)
-    status = run_pipeline("", reindexing.output, reindexing.config, reindexing.run)
-    return status or status_of(show_report(reindexing.output), options)
+    with working_in(reindexing.output):
+        status = run_pipeline("", reindexing.output, reindexing.config, reindexing.run)
+        return status or status_of(show_report(reindexing.output), options)
 
 
 COMMAND = Command(

@@ -35,6 +35,10 @@ def _run(options: argparse.Namespace) -> int:
         f"Version {done.left} was in service. Version {done.again} is in service again, as {done.path}. "
         f"{asked}"
     )
+    from two_tower.pipeline.runs.ownership import worker
+
+    if other := worker(os.path.dirname(os.path.abspath(directory))):
+        print(f"Beside this, {other} works in the output directory. It may push its model after this.")
     return 0
 
 

@@ -6,7 +6,13 @@ import argparse
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
-from two_tower.pipeline.commands.pipeline_run import add_fail_on_refusal, run_pipeline, show_report, status_of
+from two_tower.pipeline.commands.pipeline_run import (
+    add_fail_on_refusal,
+    run_pipeline,
+    show_report,
+    status_of,
+    working_in,
+)
 from two_tower.pipeline.commands.settings_options import (
     add_settings,
     config_suited_to,
@@ -37,8 +43,10 @@ def _run(options: argparse.Namespace) -> int:
         raise UserError(f"run needs a directory in --{missing}, or as {missing} in the --config file.")
     if options.no_examples:
         options.overrides = [*options.overrides, "evaluation.examples=0"]
-    status = run_pipeline(data, output, config_suited_to(data, options))
-    return status or status_of(show_report(output, not options.no_examples), options)
+    config = config_suited_to(data, options)
+    with working_in(output):
+        status = run_pipeline(data, output, config)
+        return status or status_of(show_report(output, not options.no_examples), options)
 
 
 COMMAND = Command(

@@ -7,7 +7,7 @@ import os
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
-from two_tower.pipeline.commands.pipeline_run import check_output, run_pipeline
+from two_tower.pipeline.commands.pipeline_run import run_pipeline, working_in
 from two_tower.pipeline.commands.settings_options import (
     add_settings,
     config_of,
@@ -66,8 +66,6 @@ def _run(options: argparse.Namespace) -> int:
     given = SearchSpace.read(options.space) if options.space else None
     preset = preset_suited_to(data, options)
     base = config_of(options, preset)
-    check_output(output)
-
     from two_tower.base import storage
     from two_tower.data_directory.manifest import Manifest
     from two_tower.pipeline.tuning import tune as tuning
@@ -82,7 +80,8 @@ def _run(options: argparse.Namespace) -> int:
         base,
         given or default_space(base),
     )
-    with tuning.opened(search) as study:
+    with working_in(output):
+        study = tuning.opened(search)
         try:
             if len(tuning_report.ended_trials(study)) < options.trials:
                 status = run_pipeline(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
-from two_tower.pipeline.commands.pipeline_run import run_pipeline
+from two_tower.pipeline.commands.pipeline_run import run_pipeline, working_in
 from two_tower.pipeline.commands.settings_options import (
     add_settings,
     config_of,
@@ -63,7 +64,8 @@ def _check_data(options: argparse.Namespace, data: str, output: str | None) -> i
 
         found.extend(validate_data(data, output, config))
 
-    status = run_pipeline(data, output, config, validate)
+    with working_in(output) if output else contextlib.nullcontext():
+        status = run_pipeline(data, output, config, validate)
     if status:
         return status
     beside = f" --output {output or 'DIR'}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from two_tower.base.errors import UserError
 from two_tower.components import job_folder
 from two_tower.pipeline.runs.job_runs import run_folders
 from two_tower.pipeline.runs.stored_runs import (
+    ARTIFACTS,
+    COMPLETE,
     EVALUATOR,
     INDEXER,
     METADATA,
@@ -25,6 +28,7 @@ from two_tower.pipeline.runs.stored_runs import (
     all_runs,
     mark_deleted,
     open_store,
+    status,
 )
 from two_tower.serving import push_record
 from two_tower.serving.provenance import SERVED_FORM, TOWERS, identity_of
@@ -170,8 +174,12 @@ def _folders(output: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> Iter
                     if name.rpartition("_")[0] in steps or name in steps or name == ".checkpoints":
                         yield storage.join(folder, name)
         return
-    root = os.path.join(output, "artifacts")
+    root = os.path.join(output, ARTIFACTS)
     newest_execution = _newest_execution(output)
+    # Checkpoints of a killed training serve its repetition, until a later run is complete.
+    whole = [nodes for name, nodes in runs if not name.startswith(PARTIAL_RUN)]
+    if whole and status(whole[0]) == COMPLETE:
+        yield from glob.glob(os.path.join(glob.escape(root), "*", ".checkpoints", "*"))
     for component in storage.list_names(root):
         for key in storage.list_names(os.path.join(root, component)):
             for execution in storage.list_names(os.path.join(root, component, key)):

@@ -5,8 +5,10 @@ The module reads ML Metadata without TFX, whose import takes half a minute.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,11 @@ ERROR = "error"
 # Prefix of the name of a run that stops early on purpose, such as `two-tower validate`. Reports cover whole
 # runs.
 PARTIAL_RUN = "partial "
+# Status of a run whose components all ended well, see `status`.
+COMPLETE = "complete"
 METADATA = "metadata.sqlite"
+# Folder of the artifacts, <component>/<output>/<number of the execution>.
+ARTIFACTS = "artifacts"
 EVALUATOR = "RetrievalEvaluator"
 # Parameter of ComparableStatistics since there are pointers; each run has this component but a re-indexing.
 _PARAMETER_OF_POINTERS = "latest_approved"
@@ -57,6 +63,7 @@ def open_store(output: str) -> tuple[Any, list[Any]]:
     from ml_metadata.proto import metadata_store_pb2 as pb
 
     path = os.path.join(output, METADATA)
+    _undo_what_was_killed(path)
     connection = pb.ConnectionConfig()
     connection.sqlite.filename_uri = path
     connection.sqlite.connection_mode = pb.SqliteMetadataSourceConfig.READONLY
@@ -68,6 +75,22 @@ def open_store(output: str) -> tuple[Any, list[Any]]:
             f"{path} cannot be read as a metadata store ({error}). Name another output directory."
         ) from error
     return store, sorted(runs, key=lambda context: -context.id)
+
+
+def _undo_what_was_killed(path: str) -> None:
+    """Makes SQLite undo a write that a kill ended; a read-only connection could not, and would fail."""
+    if os.path.exists(f"{path}-journal"):
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+
+
+def _writable_store(output: str) -> Any:
+    from ml_metadata.metadata_store import MetadataStore
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    connection = pb.ConnectionConfig()
+    connection.sqlite.filename_uri = os.path.join(output, METADATA)
+    return MetadataStore(connection)
 
 
 def latest_run(output: str, partial: bool = False) -> dict[str, dict[str, Any]]:
@@ -103,12 +126,9 @@ def all_runs(output: str) -> list[tuple[str, dict[str, dict[str, Any]]]]:
 
 def mark_deleted(output: str, folders: Iterable[str]) -> None:
     """Marks the artifacts in folders as deleted in the metadata store; caching then ignores them."""
-    from ml_metadata.metadata_store import MetadataStore
     from ml_metadata.proto import metadata_store_pb2 as pb
 
-    connection = pb.ConnectionConfig()
-    connection.sqlite.filename_uri = os.path.join(output, METADATA)
-    store = MetadataStore(connection)
+    store = _writable_store(output)
     gone = set(folders)  # without links, as `cleaning` names them
     artifacts = []
     for artifact in store.get_artifacts():
@@ -118,6 +138,34 @@ def mark_deleted(output: str, folders: Iterable[str]) -> None:
     for artifact in artifacts:
         artifact.state = pb.Artifact.DELETED
     store.put_artifacts(artifacts)
+
+
+def running(output: str) -> dict[int, str]:
+    """Returns the executions that have begun and not ended, as the component's name by number."""
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    store, _ = open_store(output)
+    begun = (pb.Execution.NEW, pb.Execution.RUNNING)
+    found: dict[int, str] = {}
+    for execution in store.get_executions():
+        if execution.last_known_state in begun:
+            for context in store.get_contexts_by_execution(execution.id):
+                if context.type == "node":
+                    found[execution.id] = context.name.partition(".")[2]
+    return found
+
+
+def cancel(output: str, executions: Iterable[int]) -> None:
+    """Marks executions that a kill ended as canceled in the metadata store."""
+    from ml_metadata.proto import metadata_store_pb2 as pb
+
+    if not (numbers := list(executions)):
+        return
+    store = _writable_store(output)
+    killed = store.get_executions_by_id(numbers)
+    for execution in killed:
+        execution.last_known_state = pb.Execution.CANCELED
+    store.put_executions(killed)
 
 
 def latest_outputs(
@@ -252,7 +300,7 @@ def status(nodes: Mapping[str, Mapping[str, Any]]) -> str:
     states = {node["state"] for node in nodes.values()}
     if "FAILED" in states:
         return "failed"
-    return "complete" if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
+    return COMPLETE if PUSHER in nodes and states <= {"COMPLETE", "CACHED"} else "unfinished"
 
 
 def _runs(output: str, partial: bool | None) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:

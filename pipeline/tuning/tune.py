@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import glob
 import json
 import math
@@ -12,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,50 +44,43 @@ _FIRST_PRUNED_EPOCH = 2
 _TRIALS_BEFORE_PRUNING = 5
 
 
-@contextlib.contextmanager
-def opened(search: Search) -> Iterator[optuna.Study]:
-    """Opens the study of `search.folder` for one process at a time; creates a missing study.
+def opened(search: Search) -> optuna.Study:
+    """Opens the study of `search.folder`; creates a missing study. The caller owns the output directory.
 
     Trials of a killed search are marked as interrupted, and its checkpoints are removed.
 
     Raises:
-      UserError: another process has the study open, its trials had other data, settings or another space, or
-        it cannot be read.
+      UserError: its trials had other data, settings or another space, or it cannot be read.
     """
     os.makedirs(search.folder, exist_ok=True)
-    with _held(search.folder):
-        # The round trip through JSON turns tuples into lists.
-        identity = json.loads(json.dumps(search.identity()))
+    _mend(search.folder)
+    # The round trip through JSON turns tuples into lists.
+    identity = json.loads(json.dumps(search.identity()))
+    study = _load(search.folder)
+    known = study.user_attrs.get(_IDENTITY)
+    if known != identity:
+        if known is not None and ended_trials(study):
+            raise UserError(_what_differs(search, known, identity))
+        # No trial has ended, so nothing is lost.
+        os.remove(os.path.join(search.folder, _JOURNAL))
         study = _load(search.folder)
-        known = study.user_attrs.get(_IDENTITY)
-        if known != identity:
-            if known is not None and ended_trials(study):
-                raise UserError(_what_differs(search, known, identity))
-            # No trial has ended, so nothing is lost.
-            os.remove(os.path.join(search.folder, _JOURNAL))
-            study = _load(search.folder)
-            study.set_user_attr(_IDENTITY, identity)
-        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(left.number, state=TrialState.FAIL)
-        for folder in Path(search.folder).glob(f"{_CHECKPOINTS}*"):
-            shutil.rmtree(folder, ignore_errors=True)
-        yield study
+        study.set_user_attr(_IDENTITY, identity)
+    for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(left.number, state=TrialState.FAIL)
+    for folder in Path(search.folder).glob(f"{_CHECKPOINTS}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    return study
 
 
-@contextlib.contextmanager
-def _held(folder: str) -> Iterator[None]:
-    """Locks the folder for this process; the system releases the lock when the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another `two-tower tune` works in this folder. Wait for its end."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+def _mend(folder: str) -> None:
+    """Removes a lock and a half-written last line, which a kill or a full disk left in the journal."""
+    for lock in Path(folder).glob(f"{_JOURNAL}.lock*"):
+        lock.unlink()
+    journal = Path(folder, _JOURNAL)
+    if journal.is_file():
+        content = journal.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def _load(folder: str) -> optuna.Study:

@@ -72,6 +72,21 @@ def test_what_is_in_service_or_compared_with_stays_and_so_does_the_newest(output
     assert found.folders == () and found.versions == (1,)
 
 
+def test_checkpoints_of_a_killed_training_go_once_a_later_run_is_complete(tmp_path: Path) -> None:
+    store, number = Store(tmp_path), 0
+    for name, ended in (("2026-01-01T00:00:00", "CANCELED"), ("2026-01-02T00:00:00", "COMPLETE")):
+        store.begin(name)
+        for component, state in (("Trainer", ended), ("Pusher", "COMPLETE")):
+            number += 1
+            folder = filled(tmp_path / "artifacts" / component / "made" / str(number))
+            store.execution(component, state, {"made": store.artifact(f"{component}Output", folder)})
+        checkpoint = tmp_path / "artifacts" / "Trainer" / ".checkpoints" / "0123456789abcdef"
+        if ended == "CANCELED":
+            filled(checkpoint)
+            assert str(checkpoint) not in plan(str(tmp_path), keep=2).folders
+    assert plan(str(tmp_path), keep=2).folders == (str(checkpoint),)
+
+
 def test_the_rest_goes_and_the_store_knows_it(output: Path) -> None:
     (output / "latest_blessed.json").unlink()
     (output / "latest_approved.json").unlink()
