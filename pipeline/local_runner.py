@@ -21,8 +21,9 @@ from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
 from two_tower.pipeline.checks.settings_for_data import check_settings, check_verdict
 from two_tower.pipeline.peak_memory import PeakMemory
+from two_tower.pipeline.runs.ownership import owned
 from two_tower.pipeline.runs.page import collect_with_page
-from two_tower.pipeline.runs.report import newest_log, render
+from two_tower.pipeline.runs.report import log_name, logs_of, newest_log, render
 from two_tower.pipeline.runs.stored_runs import (
     ERROR,
     PARTIAL_RUN,
@@ -68,9 +69,10 @@ class ComponentFailed(Exception):
 class LocalRunner(local_dag_runner.LocalDagRunner):
     """LocalDagRunner of TFX that shows the current component and can run a part of the DAG."""
 
-    def __init__(self, progress: console.Progress, until: tuple[str, ...] = ()) -> None:
+    def __init__(self, progress: console.Progress, until: tuple[str, ...], name: str) -> None:
         """Limits the run to the components `until` and their upstream nodes; empty: all."""
         super().__init__()
+        self._name = name
         self._progress = progress
         self._until = until
         self.launched = False
@@ -80,7 +82,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
     ) -> None:
         """Launches the nodes in topological order. Raises ComponentFailed, or a component's UserError."""
         self.launched = True
-        run = (PARTIAL_RUN if self._until else "") + datetime.datetime.now().isoformat()
+        run = (PARTIAL_RUN if self._until else "") + self._name
         runtime_parameter_utils.substitute_runtime_parameter(pipeline, {"pipeline-run-id": run})
         deployment = runner_utils.extract_local_deployment_config(pipeline)
         connection = deployment.metadata_connection_config
@@ -216,11 +218,12 @@ def launch(
       draw: builds the DAG for the metadata store in `output`.
       until: see `run_local`.
     """
-    log = Path(output, "logs", f"{datetime.datetime.now():%Y%m%d-%H%M%S}.log")
+    began = datetime.datetime.now()
+    log = Path(output, "logs", log_name(began))
     log.parent.mkdir(parents=True, exist_ok=True)
     with console.quiet(str(log)) as progress:
         store = metadata.sqlite_metadata_connection_config(os.path.join(output, "metadata.sqlite"))
-        runner = LocalRunner(progress, until)
+        runner = LocalRunner(progress, until, began.isoformat())
         runner.run(draw(store))
     if not runner.launched:
         log.unlink()
@@ -235,21 +238,22 @@ def main() -> None:
             f"Set {CONFIG_VARIABLE} to a YAML file with the keys data and output. The file may also have "
             "preset and any setting, such as trainer: {learning_rate: 0.001}."
         )
-    run_file, log_before = None, None
+    run_file, logs_before = None, set[str]()
     try:
         run_file = read_run_file(path)
         if run_file.data is None or run_file.output is None:
             missing = "data" if run_file.data is None else "output"
             raise UserError(f"{path}: the key {missing} is missing. A run needs data and output: add it.")
-        log_before = newest_log(run_file.output)
+        logs_before = logs_of(run_file.output)
         load(None, path)  # checks the settings before the data is read
         manifest = Manifest.load(run_file.data)
         config = load(None, path, fallback=suited_preset(manifest))
-        if run_local(run_file.data, run_file.output, config):
-            print(f"\n{render(collect_with_page(run_file.output))}", end="")
+        with owned(run_file.output):
+            if run_local(run_file.data, run_file.output, config):
+                print(f"\n{render(collect_with_page(run_file.output))}", end="")
     except (UserError, ComponentFailed) as error:
-        log = newest_log(run_file.output) if run_file and run_file.output else None
-        sys.exit(str(error) if log == log_before else f"{error}\nThe log is {log}.")
+        log = newest_log(run_file.output, logs_before) if run_file and run_file.output else None
+        sys.exit(f"{error}\nThe log is {log}." if log else str(error))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import glob
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +34,7 @@ from two_tower.pipeline.runs.stored_runs import (
     EVALUATOR,
     INDEXER,
     METADATA,
+    PARTIAL_RUN,
     PLACER,
     PUSHER,
     TRAINER,
@@ -87,7 +90,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
       `pushed_model` is the place of this run's pushed model, or None; `not_pushed_because` is the reason for
       a blessed model that was not pushed (components/pusher/executor.py). `in_service` is the newest pushed
       model; `service` says what it is, since when, and what a rollback would bring back. `artifacts` are
-      URIs by component and output; `settings` come from `settings_of`; `log` is the newest log file.
+      URIs by component and output; `settings` come from `settings_of`; `log` is the run's log file.
 
     Raises:
       UserError: there is no run in `output`.
@@ -108,9 +111,10 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
     evaluation = evaluation_at(artifacts.get(EVALUATOR, {}).get("evaluation", []))
     (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
     properties = pushed["properties"] if pushed else {}
+    run = next(iter(nodes.values()))["run"]
     return {
         "output": output,
-        "run": next(iter(nodes.values()))["run"],
+        "run": run,
         "status": status(nodes),
         **{key: evaluation.get(key) for key in _EVALUATION_KEYS},
         "components": components,
@@ -121,7 +125,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         **_service(output),
         "artifacts": artifacts,
         "settings": settings_of(nodes),
-        "log": newest_log(output),
+        "log": _log_of(output, run),
     }
 
 
@@ -152,10 +156,29 @@ def _service(output: str) -> dict[str, Any]:
     return {"in_service": service.path, "service": described}
 
 
-def newest_log(output: str) -> str | None:
-    """Returns the newest log file of the runs in `output`; None without one."""
-    logs = glob.glob(os.path.join(glob.escape(output), "logs", "*.log"))
-    return max(logs, key=os.path.getmtime, default=None)
+def log_name(began: datetime.datetime) -> str:
+    """Returns the name of the log of a run, by its beginning, which is the run's name too."""
+    return f"{began:%Y%m%d-%H%M%S-%f}.log"
+
+
+def logs_of(output: str) -> set[str]:
+    """Returns the log files in `output`."""
+    return set(glob.glob(os.path.join(glob.escape(output), "logs", "*.log")))
+
+
+def newest_log(output: str, but: Collection[str] = ()) -> str | None:
+    """Returns the newest log file of the runs in `output`, `but` some; None without one."""
+    return max(logs_of(output) - set(but), key=os.path.getmtime, default=None)
+
+
+def _log_of(output: str, run: str) -> str | None:
+    """Returns the log of a run by name, or the newest: earlier releases name logs otherwise."""
+    with contextlib.suppress(ValueError):
+        began = datetime.datetime.fromisoformat(run.removeprefix(PARTIAL_RUN))
+        path = os.path.join(output, "logs", log_name(began))
+        if os.path.isfile(path):
+            return path
+    return newest_log(output)
 
 
 def evaluation_at(uris: list[str]) -> dict[str, Any]:

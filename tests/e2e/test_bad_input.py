@@ -130,4 +130,4 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
         errors[seconds] = str(end.value.code)
     assert "split.holdout_seconds takes a value from 1" in errors[-1]
     assert "The log is" not in errors[-1]
-    assert re.search(r"train split.*The log is .*logs/2\d+-\d+\.log\.$", errors[FIRST_LISTENS], re.DOTALL)
+    assert re.search(r"train split.*The log is .*logs/2[\d-]+\.log\.$", errors[FIRST_LISTENS], re.DOTALL)
