@@ -12,12 +12,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
 import io
 import os
 import shutil
-import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
@@ -29,8 +26,6 @@ if TYPE_CHECKING:
 
 _LOCAL = "file://"
 _BUFFER = 1 << 20
-# Beginning of the names of temporary folders, and the age in seconds by which one has its lock.
-_SCRATCH, _NEW_SECONDS = "two-tower-scratch-", 60
 
 
 def is_local(path: str) -> bool:
@@ -371,63 +366,6 @@ def made_folder(folder: str) -> Iterator[None]:
         for made in missing:
             with contextlib.suppress(OSError):
                 os.rmdir(made)
-
-
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
-    """Yields a temporary folder of this machine, which is removed after the `with` block.
-
-    A kill leaves the folder to the next call: its lock is free then.
-
-    Raises:
-      UserError: there is no place for temporary files.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            _remove_scratch_of_the_killed(tempfile.gettempdir())
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH))
-            held = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, held)
-            with contextlib.suppress(OSError):  # Network file systems may have no locks.
-                fcntl.flock(held, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"There is no place for temporary files: {error}. Set TMPDIR to a folder that has space."
-            ) from error
-        yield folder
-
-
-@contextlib.contextmanager
-def scratch_of_process() -> Iterator[None]:
-    """Gives this process and its children a `scratch_folder` for all temporary files of a `with` block.
-
-    Libraries leave files in the system's folder when their process is killed.
-    """
-    before, in_environment = tempfile.tempdir, os.environ.get("TMPDIR")
-    with scratch_folder() as folder:
-        tempfile.tempdir = os.environ["TMPDIR"] = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = before
-            if in_environment is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = in_environment
-
-
-def _remove_scratch_of_the_killed(parent: str) -> None:
-    for folder in glob.glob(os.path.join(glob.escape(parent), f"{_SCRATCH}*")):
-        with contextlib.suppress(OSError):  # it is another user's, or just gone
-            # A new folder is not locked yet.
-            if time.time() - os.lstat(folder).st_mtime < _NEW_SECONDS:
-                continue
-            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
-            finally:
-                os.close(opened)
 
 
 def filesystem_of(url: str) -> tuple[AbstractFileSystem, str]:

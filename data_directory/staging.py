@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shutil
 
-from two_tower.base import staged_folder, storage
+from two_tower.base import staged_folder, storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import (
     COLUMNS,
@@ -66,7 +66,7 @@ class Staging:
             self.path = staged_folder.staged(self._out)
             os.mkdir(self.path)
         else:
-            self.path = self._held.enter_context(storage.scratch_folder())
+            self.path = self._held.enter_context(temporary.folder())
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Puts the staged files into their place and returns the manifest as it is stored.

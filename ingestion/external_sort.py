@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from two_tower.base import storage
+from two_tower.base import storage, temporary
 
 # Rows sorted in memory at a time: about 0.5 GB with the columns of events.
 _PARTITION_ROWS = 4_000_000
@@ -100,7 +100,7 @@ def _partition_and_sort(
     hash.
     """
     count = int(min(_MAX_PARTITIONS, rows // _PARTITION_ROWS + 1))
-    with storage.scratch_folder() as folder:
+    with temporary.folder() as folder:
         for path, rows_of_part, users in _write_partitions(batches, folder, count, depth):
             stream = _read_partition(path)
             if rows_of_part > 2 * _PARTITION_ROWS and users > 1 and depth < _MAX_DEPTH:

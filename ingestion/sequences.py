@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from two_tower.base import storage
+from two_tower.base import storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.writer import Span
@@ -53,7 +53,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
     name = name or os.path.basename(source).split(".")[0]
     if widths == {2}:
         return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
-    with storage.scratch_folder() as scratch:
+    with temporary.folder() as scratch:
         events = os.path.join(scratch, "events.txt")
         with storage.writing(scratch, storage.OTHER_SCRATCH), open(events, "w", encoding="ascii") as file:
             for _, _, (user, *items) in _lines(source):

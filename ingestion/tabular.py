@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from two_tower.base import storage
+from two_tower.base import storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
@@ -59,7 +59,7 @@ def ingest_mapped(
     """Writes the data directory `out`, like `ingest`, from a column map that was read or built by another
     reader.
     """
-    with storage.scratch_folder() as scratch:
+    with temporary.folder() as scratch:
         return _ingest(mapping, open_tables(source, mapping, scratch), out, name, span)
 
 

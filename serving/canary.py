@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from two_tower.base import storage
+from two_tower.base import temporary
 
 # File in the blessing's directory; Pusher receives the blessing alone.
 FILE_NAME = "canary.json"
@@ -61,7 +61,7 @@ def check(model_path: str, record: Mapping[str, Any] | None) -> None:
     Raises:
         CanaryFailed: the model does not load or answers differently.
     """
-    with storage.scratch_folder() as scratch:
+    with temporary.folder() as scratch:
         record_file = os.path.join(scratch, FILE_NAME)
         with open(record_file, "w", encoding="utf-8") as file:
             json.dump(record, file)

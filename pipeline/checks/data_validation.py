@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from two_tower.base import storage
+from two_tower.base import temporary
 from two_tower.base.errors import UserError
 from two_tower.components.anomaly_gate import verdict
 from two_tower.pipeline.local_runner import run_local
@@ -45,7 +45,7 @@ def _place(output: str | None) -> Iterator[str]:
     if output is not None:
         yield output
         return
-    with storage.scratch_folder() as place:
+    with temporary.folder() as place:
         try:
             yield place
         except UserError:

@@ -10,7 +10,7 @@ import glob
 import os
 from collections.abc import Iterator
 
-from two_tower.base import process_lock, storage
+from two_tower.base import process_lock, storage, temporary
 from two_tower.pipeline.runs.stored_runs import ARTIFACTS, METADATA, cancel, running
 from two_tower.serving.service import point, unsettled
 from two_tower.serving.versions import PUSHED
@@ -46,7 +46,7 @@ def owned(output: str) -> Iterator[None]:
                 _remove_what_is_left(output)
         except OSError as error:
             raise storage.cannot_write(output, error, "Name another --output.") from error
-        stack.enter_context(storage.scratch_of_process())
+        stack.enter_context(temporary.of_process())
         yield
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from two_tower.base import console, staged_folder, storage
+from two_tower.base import console, staged_folder, storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.schema.features import REPEAT_SCORE
 from two_tower.serving.exports import faiss_index, parquet, vertex
@@ -240,7 +240,7 @@ def _new_directory(output: str) -> Iterator[str]:
     """Yields a local directory that becomes `output` if the block succeeds, and is removed if it fails."""
     output = storage.absolute(output)
     if not storage.is_local(output):
-        with storage.scratch_folder() as directory:
+        with temporary.folder() as directory:
             yield directory
             _upload(directory, output)
         return

@@ -16,7 +16,7 @@ import pytest
 from tests.data_directories import PROPERTIES, events, items
 from tests.published_models import RECORD, model
 from tests.stored_runs import Store
-from two_tower.base import pointers, process_lock, storage
+from two_tower.base import pointers, process_lock, storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
 from two_tower.data_directory.writer import DataDirectoryWriter
@@ -183,9 +183,9 @@ def test_temporary_files_of_a_killed_process_go_with_the_next(
     assert len(list(left.iterdir())) == 2
     old = time.time() - 3_600
     os.utime(left, (old, old))
-    with storage.scratch_folder() as first:
+    with temporary.folder() as first:
         os.utime(first, (old, old))
-        with storage.scratch_folder() as second:
+        with temporary.folder() as second:
             # What a living process holds stays, however old.
             assert sorted((tmp_path / "temporary").iterdir()) == sorted([Path(first), Path(second)])
     assert not list((tmp_path / "temporary").iterdir())
