@@ -128,8 +128,9 @@ def quiet(log_path: str) -> Iterator[Progress]:
         try:
             yield progress
         except BaseException:
-            # Descriptor 2 is redirected; sys.stderr may be another one.
-            os.write(2, traceback.format_exc().encode())
+            # Descriptor 2 is redirected; sys.stderr may be another one. A full disk must not hide the error.
+            with contextlib.suppress(OSError):
+                os.write(2, traceback.format_exc().encode())
             raise
         finally:
             logger.removeHandler(handler)
@@ -166,8 +167,7 @@ def hushed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _redirected(log: IO[bytes]) -> Iterator[TextIO]:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     saved = os.dup(1), os.dup(2)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
@@ -176,8 +176,13 @@ def _redirected(log: IO[bytes]) -> Iterator[TextIO]:
         with os.fdopen(os.dup(saved[0]), "w", encoding=encoding, errors="replace", buffering=1) as stream:
             yield stream
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the log's disk is full
+            _flush()
         for descriptor, original in enumerate(saved, start=1):
             os.dup2(original, descriptor)
             os.close(original)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

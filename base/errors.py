@@ -15,3 +15,10 @@ def root_cause(error: BaseException) -> BaseException:
     while cause := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(cause)
     return next((one for one in chain if isinstance(one, UserError)), chain[-1])
+
+
+def in_words(error: BaseException) -> str:
+    """Returns the text of an error; some of Python's own have none."""
+    if isinstance(error, MemoryError):
+        return "memory ran out."
+    return str(error) or type(error).__name__

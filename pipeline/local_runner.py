@@ -7,6 +7,7 @@ TWO_TOWER_CONFIG names the YAML file of the settings.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from two_tower.base import console, foreign_output, pointers, storage
-from two_tower.base.errors import UserError, root_cause
+from two_tower.base.errors import UserError, in_words, root_cause
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
@@ -62,7 +63,7 @@ class ComponentFailed(Exception):
     """Failure of a component, which stops the run; `component` is its id, and the cause is chained."""
 
     def __init__(self, component: str, cause: BaseException) -> None:
-        super().__init__(f"{component} failed: {cause}")
+        super().__init__(f"{component} failed: {in_words(cause)}")
         self.component = component
 
 
@@ -104,7 +105,9 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             except Exception as error:
                 self._progress.fail(name, error)
                 root = root_cause(error)
-                _record_error(store, run, name, root)
+                # A full disk takes no record; the cause must be told all the same.
+                with contextlib.suppress(Exception):
+                    _record_error(store, run, name, root)
                 if isinstance(root, UserError):
                     raise root from error
                 raise ComponentFailed(name, root) from error
@@ -152,7 +155,7 @@ def _record_error(store: metadata.Metadata, run: str, node: str, error: BaseExce
             for context in contexts
         )
         for execution in (of_run[key] for key in of_run.keys() & of_node.keys()):
-            execution.custom_properties[ERROR].string_value = str(error)
+            execution.custom_properties[ERROR].string_value = in_words(error)
             handle.store.put_executions([execution])
 
 

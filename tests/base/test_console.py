@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,3 +55,21 @@ def test_a_failed_run_leaves_its_trace_in_the_log_and_the_output_as_it_was(
     assert "after" in shown
     assert "ZeroDivisionError" in log.read_text()
     assert "ZeroDivisionError" not in shown
+
+
+def test_a_full_disk_hides_no_error() -> None:
+    program = """
+from two_tower.base import console
+from two_tower.base.errors import UserError
+try:
+    with console.quiet("/dev/full"):
+        print("chatter")
+        raise UserError("the cause")
+except UserError as error:
+    print(f"told: {error}")
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment
+    )
+    assert "told: the cause\n" in done.stdout, done.stderr
