@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from two_tower.base.settings import to_plain
 from two_tower.pipeline.runs.history import history
 from two_tower.pipeline.runs.history import render as render_history
 from two_tower.pipeline.runs.page import changed_settings, collect_with_page
-from two_tower.pipeline.runs.report import collect, render, settings_of
+from two_tower.pipeline.runs.report import collect, newest_log, render, settings_of
 from two_tower.pipeline.runs.stored_runs import pointers_of_earlier_release
 from two_tower.pipeline.settings.presets import PRESETS
 from two_tower.serving import push_record
@@ -51,6 +52,23 @@ EVALUATION: dict[str, Any] = {
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
+
+
+def test_a_run_has_its_own_log_whatever_the_clock_says(tmp_path: Path, store: Store) -> None:
+    """Gives the older log the later time, as a clock that was moved back does."""
+    store.begin("2026-01-01T00:00:00.000007")
+    store.execution("Trainer", "RUNNING")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    ours, other = logs / "20260101-000000-000007.log", logs / "20260102-000000-000000-tune.log"
+    for path in (ours, other):
+        path.touch()
+    os.utime(ours, (1, 1))
+    assert collect(str(tmp_path))["log"] == str(ours)
+    assert newest_log(str(tmp_path), {str(other)}) == str(ours)
+    # Earlier releases named logs otherwise.
+    ours.unlink()
+    assert collect(str(tmp_path))["log"] == str(other)
 
 
 def _evaluation(output: Path, evaluation: dict[str, Any]) -> Path:

@@ -19,7 +19,7 @@ from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of, identity_of
 from two_tower.serving.push_record import PushRecord
 from two_tower.serving.rollback import roll_back
-from two_tower.serving.versions import files_of, find_model, versions
+from two_tower.serving.versions import files_of, find_model, newest_version, remove_version, versions
 
 
 def publish(model_path: str, pushed: str, check: Any = None) -> str:
@@ -199,6 +199,31 @@ def test_pushes_at_once_wait_for_each_other(tmp_path: Path) -> None:
     assert sorted(paths) == [str(pushed / str(version)) for version in range(1, 7)]
     for source, path in zip(sources, paths, strict=True):
         assert digest_of(path) == digest_of(source)
+
+
+def test_a_reader_finds_whole_versions_alone_while_others_push_roll_back_and_clean(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = str(tmp_path / "pushed")
+    sources = [model(tmp_path / weights, weights * 50_000) for weights in "abcdef"]
+    whole = {digest_of(source) for source in sources}
+    publish(sources[0], pushed)
+
+    def write() -> None:
+        for source in sources[1:]:
+            publish(source, pushed)
+            roll_back(pushed)
+            remove_version(pushed, versions(pushed)[0])
+
+    seen = 0
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done() or not seen:
+            newest = newest_version(pushed)
+            assert newest is not None and digest_of(newest) in whole
+            seen += 1
+        writing.result()
+    assert versions(pushed)[-1] == 11
 
 
 def test_rolling_back_publishes_the_model_from_before_under_a_higher_number(
