@@ -64,7 +64,9 @@ def working_in(output: str) -> Iterator[None]:
     from two_tower.pipeline.runs.ownership import owned
 
     check_output(output)
-    with owned(output):
+    with owned(output) as killed:
+        if killed:
+            tell(f"A run here was killed in {', '.join(killed)}. What it left half-written is removed.")
         yield
 
 

@@ -21,7 +21,7 @@ _SYSTEM = ".system"
 
 
 @contextlib.contextmanager
-def owned(output: str) -> Iterator[None]:
+def owned(output: str) -> Iterator[list[str]]:
     """Holds the lock of an output directory for a `with` block, and first removes what killed runs left.
 
     A missing directory is created, and removed if it stays empty. A job's root in an object store has no
@@ -30,11 +30,14 @@ def owned(output: str) -> Iterator[None]:
     Args:
       output: the --output of runs, or a job's root; a path or URL.
 
+    Yields:
+      Names of the components in which runs were killed, since the last command.
+
     Raises:
       UserError: another process works there, or the directory cannot be written.
     """
     if not storage.is_local(output):
-        yield
+        yield []
         return
     output = storage.absolute(output)
     remedy = "Wait until that has ended, or name another --output."
@@ -42,12 +45,11 @@ def owned(output: str) -> Iterator[None]:
         try:
             stack.enter_context(storage.made_folder(output))
             lock = process_lock.held(os.path.join(output, LOCK), output, remedy)
-            if stack.enter_context(lock):
-                _remove_what_is_left(output)
+            killed = _remove_what_is_left(output) if stack.enter_context(lock) else []
         except OSError as error:
             raise storage.cannot_write(output, error, "Name another --output.") from error
         stack.enter_context(temporary.of_process())
-        yield
+        yield killed
 
 
 def worker(output: str) -> str:
@@ -57,15 +59,18 @@ def worker(output: str) -> str:
     return process_lock.holder(os.path.join(storage.absolute(output), LOCK))
 
 
-def _remove_what_is_left(output: str) -> None:
-    """Removes outputs and temporary files of executions that a kill ended; nothing runs here now."""
+def _remove_what_is_left(output: str) -> list[str]:
+    """Removes outputs and temporary files of executions that a kill ended, and returns their components.
+
+    Nothing runs here now.
+    """
     if not os.path.isfile(os.path.join(output, METADATA)):
-        return
+        return []
     for path in glob.glob(os.path.join(glob.escape(output), "*.incoming")):
         storage.remove_file(path)
     push_directory = os.path.join(output, PUSHED)
-    if killed := unsettled(push_directory):
-        point(push_directory, killed.record)
+    if behind := unsettled(push_directory):
+        point(push_directory, behind.record)
     root = os.path.join(output, ARTIFACTS)
     executions = running(output)
     for execution, node in executions.items():
@@ -76,3 +81,4 @@ def _remove_what_is_left(output: str) -> None:
         storage.remove_tree(folder)
     # The folders go first: a kill here leaves the rest to the next command.
     cancel(output, executions)
+    return sorted(set(executions.values()))

@@ -94,12 +94,19 @@ def files(output: Path) -> list[str]:
     )
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next_command(killed: Path) -> None:
+def test_what_a_killed_run_left_is_removed_by_the_next_command(
+    killed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert running(str(killed)) == {2: "Trainer"}
-    with owned(str(killed)):
+    with pipeline_run.working_in(str(killed)):
+        assert capsys.readouterr().out == (
+            "A run here was killed in Trainer. What it left half-written is removed.\n"
+        )
         # The killed training goes on from its checkpoints.
         assert files(killed) == ["Trainer/.checkpoints/0123456789abcdef", "Transform/graph/1"]
         assert running(str(killed)) == {}
+    with pipeline_run.working_in(str(killed)):
+        assert capsys.readouterr().out == ""
     assert not list(killed.glob("*.incoming")) and not list(killed.glob("artifacts/*/.system"))
     assert [run["status"] for run in history(str(killed))] == ["unfinished"]
 
