@@ -83,6 +83,9 @@ def point(root: str, name: str, pointer: Pointer) -> None:
     """
     storage.make_directories(root)
     with storage.locked(storage.join(root, f".{name}.lock")):
+        for left in storage.list_names(root):
+            if left.startswith(f"{name}.json.") and left.endswith(".incoming"):  # by a killed process
+                storage.remove_file(storage.join(root, left))
         old, before = _read(root, name)
         moves = old.moves + (old.uri != pointer.uri) if old else 1
         # The same run may write twice: its step is retried, or it runs again without a cache.

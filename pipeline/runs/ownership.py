@@ -66,8 +66,6 @@ def _remove_what_is_left(output: str) -> list[str]:
     """
     if not os.path.isfile(os.path.join(output, METADATA)):
         return []
-    for path in glob.glob(os.path.join(glob.escape(output), "*.incoming")):
-        storage.remove_file(path)
     push_directory = os.path.join(output, PUSHED)
     if behind := unsettled(push_directory):
         point(push_directory, behind.record)

@@ -65,8 +65,7 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         page = render(Materials.read(directory, run, curves), examples)
         # Without examples the evaluator's own page is replaced too.
         for place in {target} if examples else {target, own}:
-            with storage.open_file(place, "w") as file:
-                file.write(page)
+            storage.write_whole(place, page)  # a kill leaves the old page
     except (OSError, ValueError) as error:
         if path or not examples:
             raise UserError(

@@ -81,3 +81,12 @@ def test_a_damaged_pointer_is_named(tmp_path: Path) -> None:
 def test_pointers_live_in_object_stores_too() -> None:
     text = point("memory://pointers/root", "gs://b/model")
     assert pointers.latest("memory://pointers/root", BLESSED) == text
+
+
+def test_what_a_killed_process_left_of_a_pointer_goes_with_the_next_move(tmp_path: Path) -> None:
+    point(str(tmp_path), "old")
+    left, other = tmp_path / f"{BLESSED}.json.0123.incoming", tmp_path / "mine.incoming"
+    left.touch()
+    other.touch()
+    point(str(tmp_path), "new")
+    assert not left.exists() and other.exists()

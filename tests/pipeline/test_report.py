@@ -340,6 +340,21 @@ def test_a_report_draws_the_page_with_times_and_settings(store: Store, tmp_path:
         collect_with_page(str(tmp_path), path=str(tmp_path / "no such folder" / "mine.html"))
 
 
+def test_a_page_that_cannot_be_written_whole_leaves_the_old_one(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
+    page = Path(collect_with_page(str(tmp_path))["page"])
+    before = page.read_text()
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert collect_with_page(str(tmp_path))["page"] is None
+    assert page.read_text() == before and os.listdir(page.parent).count("report.html") == 1
+
+
 def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_path: Path) -> None:
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     folder = tmp_path / "artifacts/RetrievalEvaluator/evaluation/7"
