@@ -16,22 +16,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import resource
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from two_tower.base import pointers
+from benchmarks.fault_cases import Case, cases, check_nothing_is_left, check_pointer, run_arguments
 from two_tower.data_directory.manifest import DAY
 from two_tower.pipeline.commands.main import main as two_tower
 from two_tower.pipeline.runs.history import history
@@ -44,12 +42,6 @@ from two_tower.serving.versions import PUSHED, versions
 
 _WORLD = ("--users", "200", "--tracks", "2000", "--days", "20")
 _FIRST_DAYS = 18
-# A model of so little data is behind the baselines; the gate's work is not what is tried here.
-_SETTINGS = (
-    *("--preset", "smoke", "--set", "trainer.epochs=1", "--set", "gate.slices="),
-    *("--set", "gate.min_lift_over_best_baseline=-0.9", "--set", "gate.min_discovery_lift=-0.9"),
-    *("--set", "gate.min_change_against_blessed=-0.9"),
-)
 # Changes of files, as Python's audit events name them.
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate"}
 
@@ -74,25 +66,6 @@ class Ended:
     shown: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """Command whose files are watched.
-
-    Attributes:
-        name: its name in the table.
-        arguments: its words.
-        state: returns what must be equal after a repetition, from the folder of the prepared state.
-        whole: raises AssertionError if something half-written is taken for whole, right after a kill.
-        refuses_again: returns whether the killed command had done all, so that a repetition is refused.
-    """
-
-    name: str
-    arguments: Sequence[str]
-    state: Callable[[], object]
-    whole: Callable[[], None] = lambda: None
-    refuses_again: Callable[[], bool] = lambda: False
-
-
 def main() -> int:
     """Prepares two runs, kills, and prints the table."""
     parser = argparse.ArgumentParser(
@@ -115,7 +88,7 @@ def main() -> int:
     _prepare(work)
     wanted = set(filter(None, options.only.split(",")))
     tried: dict[str, Callable[[], Row]] = {
-        case.name: partial(_kill_case, work, case, options.moments) for case in _cases(work)
+        case.name: partial(_kill_case, work, case, options.moments) for case in cases(work)
     }
     tried |= {
         "full disk": partial(_limit_run, work, "full disk", resource.RLIMIT_FSIZE, 0, components),
@@ -140,25 +113,32 @@ def _load_what_is_slow() -> None:
 
 def _call(arguments: Sequence[str], kill: Kill | None = None) -> Ended:
     """Runs `two-tower` in a fork, with its children in a group that dies with it."""
-    with tempfile.TemporaryFile() as shown:
-        process = os.fork()
-        if process == 0:
-            os.setpgid(0, 0)
-            os.dup2(shown.fileno(), 1)
-            os.dup2(shown.fileno(), 2)
-            status = 1
-            try:
-                if kill:
-                    kill()
-                status = two_tower(arguments)
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
-        _, ended = os.waitpid(process, 0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process, signal.SIGKILL)
-        shown.seek(0)
-        return Ended(os.waitstatus_to_exitcode(ended), shown.read().decode("utf-8", "replace"))
+    reader, writer = os.pipe()  # a limit of files' sizes would end what a file is shown
+    process = os.fork()
+    if process == 0:
+        os.setpgid(0, 0)
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        sys.stdout, sys.stderr = (os.fdopen(one, "w", buffering=1) for one in (1, 2))
+        status = 1
+        try:
+            if kill:
+                kill()
+            status = two_tower(arguments)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+    os.close(writer)
+    shown: list[bytes] = []
+    listener = threading.Thread(target=lambda: shown.extend(iter(partial(os.read, reader, 1 << 16), b"")))
+    listener.start()
+    _, ended = os.waitpid(process, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    listener.join()
+    os.close(reader)
+    return Ended(os.waitstatus_to_exitcode(ended), b"".join(shown).decode("utf-8", "replace"))
 
 
 def _prepare(work: Path) -> None:
@@ -171,7 +151,7 @@ def _prepare(work: Path) -> None:
         _done(_call(["ingest", "yambda", str(source), str(whole)]))
     _write_part(whole, data)
     for data_directory, kept in ((data, "one"), (whole, "two")):
-        print(_done(_call(_run(data_directory, work / "output"))), flush=True)
+        print(_done(_call(run_arguments(data_directory, work / "output"))), flush=True)
         shutil.copytree(work / "output", work / kept)
 
 
@@ -180,10 +160,6 @@ def _write_part(whole: Path, out: Path) -> None:
 
     if not out.exists():
         write_part(whole, out, _FIRST_DAYS * DAY)
-
-
-def _run(data: Path, output: Path) -> list[str]:
-    return ["run", "--data", str(data), "--output", str(output), *_SETTINGS]
 
 
 def _done(ended: Ended) -> str:
@@ -248,7 +224,7 @@ def _kill_run(work: Path, given_shares: Sequence[float], components: set[str]) -
         shares = [str(share) for share in given_shares if share * seconds > 0.5]
         for moment in ("before", *shares, "unrecorded", "recorded"):
             began = time.monotonic()
-            ended = _call(_run(work / "whole", output), _in_component(name, moment, seconds))
+            ended = _call(run_arguments(work / "whole", output), _in_component(name, moment, seconds))
             row.moments += 1
             where = f"{name} {moment}"
             if ended.status != -signal.SIGKILL:
@@ -272,7 +248,7 @@ def _undisturbed(work: Path, components: set[str]) -> tuple[dict[str, Any], dict
 def _check_end(work: Path, row: Row, expected: dict[str, Any], kept: str) -> None:
     """Runs without a fault, and compares the end with that of an undisturbed run."""
     output = work / "output"
-    ended = _call(_run(work / "whole", output))
+    ended = _call(run_arguments(work / "whole", output))
     with _noting(row, "the end"):
         assert ended.status == 0, ended.shown
         report = collect(str(output))
@@ -280,9 +256,9 @@ def _check_end(work: Path, row: Row, expected: dict[str, Any], kept: str) -> Non
             assert _rounded(report[key]) == _rounded(expected[key]), f"{key} differs"
         assert versions(str(output / PUSHED)) == [1, 2], versions(str(output / PUSHED))
         assert digest_of(str(output / PUSHED / "1")) == kept
-        _check_pointer(output)
+        check_pointer(output)
         assert not running(str(output)), "executions without an end"
-        _check_nothing_is_left(output)
+        check_nothing_is_left(output)
 
 
 def _check_killed_run(output: Path, kept: str, is_pushed: bool) -> None:
@@ -302,31 +278,6 @@ def _check_killed_run(output: Path, kept: str, is_pushed: bool) -> None:
     assert (report["pushed_model"] is not None) == (versions(pushed) == [1, 2]), report["pushed_model"]
     names = [one["name"] for one in report["components"]]
     assert len(names) == len(set(names))
-
-
-def _check_pointer(output: Path) -> None:
-    pushed = str(output / PUSHED)
-    recorded = push_record.read(pushed, versions(pushed)[-1])
-    pointer = pointers.from_text(pointers.latest(str(output), pointers.BLESSED))
-    assert pointer is not None and pointer.uri == recorded.model, "the pointer names another model"
-
-
-def _check_nothing_is_left(output: Path) -> None:
-    """Checks for folders and files that belong to nothing."""
-    from two_tower.pipeline.runs.stored_runs import open_store
-
-    store, _ = open_store(str(output))
-    known = {Path(one.uri) for one in store.get_artifacts()}
-    left = [
-        path
-        for path in (output / "artifacts").glob("*/*/*")
-        if not path.parts[-2].startswith(".") and path not in known and path / "value" not in known
-    ]
-    left += [path for path in output.glob("artifacts/*/.system/*/*") if any(path.rglob("*"))]
-    left += list(output.glob("artifacts/*/.checkpoints/*"))
-    left += [*output.glob("*.incoming"), *output.glob(".lock"), *output.glob(f"{PUSHED}/.incoming-*")]
-    left += [*output.glob(f"{PUSHED}/.recorded/*.incoming")]
-    assert not left, f"left: {left[:5]}"
 
 
 def _rounded(value: Any) -> Any:
@@ -379,7 +330,7 @@ def _limit_run(work: Path, fault: str, kind: int, room: int, components: set[str
     _restore(work, "one")
     kept = digest_of(str(output / PUSHED / "1"))
     for name in took:
-        ended = _call(_run(work / "whole", output), _limited(name, kind, room))
+        ended = _call(run_arguments(work / "whole", output), _limited(name, kind, room))
         row.moments += 1
         said = [line for line in ended.shown.splitlines() if line.strip()][-2:]
         print(f"run, {fault} in {name}: status {ended.status}: {' / '.join(said)}", flush=True)
@@ -464,69 +415,6 @@ def _clear(work: Path) -> None:
     for name in ("made", "job.json"):
         path = work / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _digest(path: Path) -> str:
-    if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return digest_of(str(path)) if path.is_dir() else ""
-
-
-def _cases(work: Path) -> Iterator[Case]:
-    output, pushed, made = work / "output", work / "output" / PUSHED, work / "made"
-
-    def service() -> object:
-        _check_nothing_is_left(output)
-        _check_pointer(output)
-        return [(one, _digest(pushed / str(one))) for one in versions(str(pushed))]
-
-    def served() -> None:
-        for one in versions(str(pushed)):
-            recorded = push_record.read(str(pushed), one)
-            assert recorded.digest == _digest(pushed / str(one)), f"version {one} is not whole"
-
-    def exported() -> object:
-        left = [path.name for path in work.glob(".made*")]
-        assert not left, f"left: {left}"
-        return sorted(path.name for path in made.iterdir())
-
-    def absent_or_whole() -> None:
-        assert not made.exists() or (made / "export.json").is_file(), "half an export is visible"
-
-    def artifacts() -> object:
-        return service(), sorted(str(path) for path in (output / "artifacts").glob("*/*/*"))
-
-    def job() -> object:
-        return sorted(json.loads((work / "job.json").read_text()))
-
-    def job_is_whole() -> None:
-        if (work / "job.json").exists():
-            job()
-
-    def page() -> object:
-        return (made.read_text().rstrip().endswith("</html>"), collect(str(output))["verdict"])
-
-    def page_is_whole() -> None:
-        assert not made.exists() or made.read_text().rstrip().endswith("</html>"), "half a page is visible"
-
-    def trials() -> object:
-        lines = (output / "tune" / "trials.md").read_text().splitlines()
-        ended = [line for line in lines if line.startswith("|")]
-        return len(ended), (output / "tune" / "best.yaml").read_text()
-
-    yield Case("rollback", ["rollback", "--output", str(output)], service, served)
-    for home in ("faiss", "vertex", "parquet"):
-        arguments = ["export", "--model", str(output), "--to", home, "--output", str(made)]
-        yield Case(f"export {home}", arguments, exported, absent_or_whole, made.exists)
-    yield Case("clean", ["clean", "--output", str(output), "--keep", "1"], artifacts, served)
-    yield Case("report", ["report", "--output", str(output), "--html", str(made)], page, page_is_whole)
-    yield Case("gate", ["gate", "--model", str(output)], service)
-    compiled = ["compile", "--target", "vertex", "--image", "image:1", "-o", str(work / "job.json")]
-    yield Case("compile", compiled, job, job_is_whole)
-    items = ["reindex", "--model", str(output), "--items", str(work / "data")]
-    yield Case("reindex", [*items, "--set", "gate.min_change_against_blessed=-0.9"], service, served)
-    tune = ["tune", "--data", str(work / "whole"), "--output", str(output), "--trials", "2"]
-    yield Case("tune", [*tune, *_SETTINGS], trials, served)
 
 
 if __name__ == "__main__":
