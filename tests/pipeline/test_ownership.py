@@ -195,3 +195,18 @@ def test_temporary_files_of_a_killed_process_go_with_the_next(
             # What a living process holds stays, however old.
             assert sorted((tmp_path / "temporary").iterdir()) == sorted([Path(first), Path(second)])
     assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_rollback_works_beside_a_run_and_says_so(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for weights in "ab":
+        versions.publish(model(tmp_path / weights, weights), str(tmp_path / "pushed"), PushRecord(RECORD))
+    command = ["rollback", "--output", str(tmp_path)]
+    with owned(str(tmp_path)):
+        assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"Beside this, process {os.getpid()} on " in said and "may push its model after this." in said
+    assert versions.versions(str(tmp_path / "pushed")) == [1, 2, 3]
+    versions.publish(model(tmp_path / "c", "c"), str(tmp_path / "pushed"), PushRecord(RECORD))
+    assert main(command) == 0 and "Beside this" not in capsys.readouterr().out
