@@ -18,7 +18,10 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def in_words(error: BaseException) -> str:
-    """Returns the text of an error; some of Python's own have none."""
+    """Returns the text of an error, with a remedy where the machine lacks room; some errors have no text."""
     if isinstance(error, MemoryError):
-        return "memory ran out."
-    return str(error) or type(error).__name__
+        return "memory ran out. Give the process more, and run it again: it continues there."
+    text = str(error) or type(error).__name__
+    if "No space left on device" in text:
+        text += ". The disk is full. Free space, and run it again: it continues there."
+    return text

@@ -66,7 +66,8 @@ def working_in(output: str) -> Iterator[None]:
     check_output(output)
     with owned(output) as killed:
         if killed:
-            tell(f"A run here was killed in {', '.join(killed)}. What it left half-written is removed.")
+            where = ", ".join(killed)
+            tell(f"A run here was killed or found no room in {where}. What it left half-written is removed.")
         yield
 
 

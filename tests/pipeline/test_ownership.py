@@ -99,7 +99,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next_command(
     assert running(str(killed)) == {2: "Trainer"}
     with pipeline_run.working_in(str(killed)):
         assert capsys.readouterr().out == (
-            "A run here was killed in Trainer. What it left half-written is removed.\n"
+            "A run here was killed or found no room in Trainer. What it left half-written is removed.\n"
         )
         # The killed training goes on from its checkpoints.
         assert files(killed) == ["Trainer/.checkpoints/0123456789abcdef", "Transform/graph/1"]
