@@ -6,15 +6,19 @@ import json
 from typing import Any
 
 
-def parse(text: str) -> Any:
+def parse(text: str, allow_nan: bool = False) -> Any:
     """Parses JSON as the standard has it, which `json.loads` alone does not hold to.
+
+    Args:
+      text: the JSON.
+      allow_nan: takes NaN and Infinity, as Python writes them.
 
     Raises:
       ValueError: the text is no JSON; it is nested too deeply for Python; it holds NaN, Infinity, a number
         beyond double precision, or half of a surrogate pair.
     """
     try:
-        content = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        content = json.loads(text, parse_constant=float if allow_nan else _refuse, parse_float=_finite)
     except RecursionError:
         raise ValueError("values are nested too deeply") from None
     if "\\ud" in text or "\\uD" in text:

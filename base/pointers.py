@@ -104,6 +104,7 @@ def _path(root: str, name: str) -> str:
 def _read(root: str, name: str) -> tuple[Pointer | None, Pointer | None]:
     """Returns the newest pointer, and the newest that another run wrote."""
     path = _path(root, name)
+    storage.check_link(path)
     if not storage.exists(path):
         return None, None
     try:
@@ -111,7 +112,7 @@ def _read(root: str, name: str) -> tuple[Pointer | None, Pointer | None]:
             content = dict(json_text.parse(file.read()))
         before = content.pop("before", None)
         return _checked(content), None if before is None else _checked(before)
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). It names the artifact that the next run is compared with. Restore "
             "it, or remove it and begin without a comparison."

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 
 VERTEX, KUBEFLOW = "vertex", "kubeflow"
@@ -61,10 +61,10 @@ def read_records(folder: str) -> dict[str, dict[str, Any]]:
             path = storage.join(place, name)
             try:
                 with storage.open_file(path, "r") as file:
-                    record = dict(json.loads(file.read()))
+                    record = dict(json_text.parse(file.read(), allow_nan=True))
                 if lacking := sorted(_KEYS - record.keys()):
                     raise ValueError(f"it lacks {', '.join(lacking)}")
-            except (ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError) as error:
                 raise UserError(
                     f"{path}: the record of a step is damaged ({error}). Remove it; the step then counts as "
                     "cached."

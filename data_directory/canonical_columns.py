@@ -22,6 +22,8 @@ def canonical(table: str, rows: pa.Table, first_row: int) -> pa.Table:
       UserError: a required column is missing, cannot be cast, or holds a forbidden value.
     """
     known = _known_columns(table, rows)
+    for name in rows.column_names:
+        checked_columns.check_text(rows[name], f"The {table}", name, first_row)
     columns = []
     for name in known:
         kind = COLUMNS[table][name]

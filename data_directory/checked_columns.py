@@ -30,6 +30,11 @@ def _holds_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
+def has_text(kind: pa.DataType) -> bool:
+    """Tells a column of texts, or of lists of texts."""
+    return _holds_text(kind.value_type if _is_list(kind) else kind)
+
+
 def _is_number(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
@@ -153,7 +158,7 @@ def read_batches(
     """Yields a Parquet file as (number of the first row, batch of at most `rows` rows).
 
     Raises:
-      UserError: the file ends early or is damaged.
+      UserError: the file ends early or is damaged, or a text is not UTF-8.
     """
     first_row = 0
     with opened_parquet(path) as file:
@@ -167,6 +172,8 @@ def read_batches(
         try:
             for group in groups:
                 for batch in file.iter_batches(batch_size=rows, row_groups=group, columns=columns):
+                    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                        check_text(column, path, name, first_row)
                     yield first_row, batch
                     first_row += batch.num_rows
         except pa.ArrowNotImplementedError as error:
@@ -175,6 +182,24 @@ def read_batches(
             ) from error
         except (pa.ArrowException, OSError) as error:
             raise _damaged(path, error) from error
+
+
+def check_text(column: pa.Array | pa.ChunkedArray, path: str, name: str, first_row: int = 0) -> None:
+    """Raises UserError if a text of a column, or of its lists, is not UTF-8, which Parquet does not check."""
+    if not has_text(column.type):
+        return
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        for row, value in enumerate(column):
+            try:
+                value.as_py()
+            except UnicodeDecodeError as fault:
+                byte = fault.object[fault.start]
+                raise refuse(
+                    path, name, first_row + row, f"byte {byte:#04x}", "is not UTF-8. Write the text as UTF-8."
+                ) from error
+        raise _damaged(path, error) from error
 
 
 def refuse(path: str, column: str, row: int, value: object, remedy: str) -> UserError:

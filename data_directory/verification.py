@@ -254,6 +254,11 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
             if column in schema.names:
                 for first_row, batch in checked_columns.read_batches(path, [column]):
                     checked_columns.check_quantity(batch[column], path, column, largest, first_row)
+        texts = [name for name in schema.names if checked_columns.has_text(schema.field(name).type)]
+        if table == "events":
+            texts = [name for name in texts if name not in ("event_type", "split")]  # read for their values
+        for _ in checked_columns.read_batches(path, texts) if texts else ():
+            pass  # reading checks that a text is UTF-8
         if table != "events":
             seen += ids_in_file(path, REQUIRED[table][0])
         elif "split" in schema.names:

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -71,12 +71,39 @@ class QueryResults:
                 def named(prefix: str) -> dict[str, npt.NDArray[Any]]:
                     return {n.removeprefix(prefix): content[n] for n in content.files if n.startswith(prefix)}
 
-                user = content["user"]
-                counts = np.bincount(content["label_query"], minlength=len(user))
-                labels = LabelSets(content["label_item"], np.concatenate([[0], np.cumsum(counts)]))
-                return cls(user, labels, named(_RANK), named(_SLICE))
+                user, query, item = (content[name] for name in ("user", "label_query", "label_item"))
+                ranks, slices = named(_RANK), named(_SLICE)
+                _check_columns(user, query, item, ranks, slices)
+                counts = np.bincount(query, minlength=len(user))
+                labels = LabelSets(item, np.concatenate([[0], np.cumsum(counts)]))
+                return cls(user, labels, ranks, slices)
         except (EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"not the results of queries: {error}") from error
+
+
+def _check_columns(
+    user: npt.NDArray[Any],
+    query: npt.NDArray[Any],
+    item: npt.NDArray[Any],
+    ranks: Mapping[str, npt.NDArray[Any]],
+    slices: Mapping[str, npt.NDArray[Any]],
+) -> None:
+    """Raises ValueError for columns of other types or sizes, and for labels out of order."""
+    kinds = {"user": (user, "iu"), "label_query": (query, "iu"), "label_item": (item, "iu")}
+    kinds |= {_RANK + who: (of, "f") for who, of in ranks.items()}
+    kinds |= {_SLICE + name: (of, "b") for name, of in slices.items()}
+    for name, (column, kind) in kinds.items():
+        if column.ndim != 1 or column.dtype.kind not in kind:
+            raise ValueError(f"{name} has the type {column.dtype} and the shape {list(column.shape)}")
+        if name != "user" and len(column) != len(query):
+            raise ValueError(f"{name} has {len(column)} values for {len(query)} labels")
+    if not len(user) or not len(query):
+        raise ValueError("there is no query")
+    if query.min() < 0 or query.max() >= len(user) or (np.diff(query) < 0).any():
+        raise ValueError(f"labels are not those of {len(user)} queries in their order")
+    for who, of in ranks.items():
+        if not (of >= 1).all():
+            raise ValueError(f"{_RANK + who} holds a value below 1, or none")
 
 
 def pseudonyms(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int32]:

@@ -207,7 +207,8 @@ def read_rating_table(
     kinds = {user: "integer", item: "integer", rating: "number", time: "integer"}
     checked_columns.check_kinds(checked_columns.open_parquet(path), path, kinds)
     for row, batch in checked_columns.read_batches(path, list(columns)):
-        values = batch[rating].cast(pa.float64())
+        # A safe cast fails for whole numbers beyond 2^53, which the check names.
+        values = batch[rating].cast(pa.float64(), safe=False)
         within = pc.and_(pc.greater_equal(values, lowest), pc.less_equal(values, best))
         wrong = pc.invert(pc.fill_null(within, False)).to_numpy(zero_copy_only=False)
         if wrong.any():

@@ -172,11 +172,7 @@ def _ratings(source: str, release: _Release) -> tuple[str, Callable[[], Iterator
     if source_files.is_there(path):
         lines = {"u.data": _LINES_100K, "ratings.dat": _LINES_DAT}.get(release.ratings) or _csv_lines(path)
         return path, lambda: film_ratings.read_ratings(path, lines), film_ratings.estimated_rows(path)
-    tables = [
-        file
-        for file in storage.list_files(source)
-        if file.startswith("ratings") and file.endswith(".parquet") and "/" not in file
-    ]
+    tables = source_files.matching(source, re.compile(r"ratings[^/]*\.parquet").fullmatch)
     if len(tables) != 1:
         several = f"several Parquet files could replace it ({', '.join(tables)}): keep one"
         raise UserError(
@@ -247,7 +243,7 @@ def _films_100k(source: str) -> Iterator[Film]:
         if len(flags) != len(genres) or set(flags) - {"0", "1"}:
             raise UserError(
                 f"{path}:{number}: {line[:200]!r} does not have the form movie id|title|release date|video "
-                f"release date|URL|... with {len(genres)} flags of 0 or 1 at its end, one per genre."
+                f"release date|URL|... with {len(genres)} flags of 0 or 1 at its end, one each for u.genre."
             )
         flagged = [genre for genre, flag in zip(genres, flags, strict=True) if flag == "1"]
         yield Film(

@@ -10,6 +10,7 @@ import gzip
 import itertools
 import os
 import re
+import zlib
 from collections.abc import Iterator
 
 from two_tower.base import storage, temporary
@@ -35,7 +36,8 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
       name: name of the data set; default: the file's name up to its first dot.
 
     Raises:
-      UserError: the file is missing or cut off, or a line has neither form.
+      UserError: the file is missing or cut off, a line has neither form, or a user has two lines of the
+        second form.
     """
     if span is not None:
         raise UserError(f"{source}: the events have no times, so no dated span: ingest it without --span.")
@@ -55,8 +57,14 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
         return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
     with temporary.folder() as scratch:
         events = os.path.join(scratch, "events.txt")
+        line_of: dict[str, int] = {}
         with storage.writing(scratch, storage.OTHER_SCRATCH), open(events, "w", encoding="ascii") as file:
-            for _, _, (user, *items) in _lines(source):
+            for number, _, (user, *items) in _lines(source):
+                if line_of.setdefault(user, number) != number:
+                    raise UserError(
+                        f"{source}:{number}: user {user} has line {line_of[user]} too. Where a line is a "
+                        "user, each user has one. Where lines are events, correct those of three numbers."
+                    )
                 file.writelines(f"{user} {item}\n" for item in items)
         return tabular.ingest_mapped(_events(source, " "), events, out, name)
 
@@ -95,5 +103,5 @@ def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:
                 if form is None:
                     raise UserError(f"{path}:{number}: {text[:200]!r} does not have the form {_FORM}.")
                 yield number, form[1], text.split(form[1])
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read to its end ({error}). Fetch it again.") from error

@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+
+
+def matching(folder: str, is_wanted: Callable[[str], object]) -> list[str]:
+    """Lists the files in and below a folder whose relative path is wanted, sorted.
+
+    Raises:
+      UserError: a folder has a wanted name with an ending, as Spark writes tables; or a link to nothing.
+    """
+    files = storage.list_files(folder)
+    folders = {file[:place] for file in files for place in range(len(file)) if file[place] == "/"}
+    folders |= {
+        name for name in storage.list_names(folder) if storage.is_directory(storage.join(folder, name))
+    }
+    for name in sorted(folders):
+        if "." in name.rpartition("/")[2][1:] and is_wanted(name):
+            raise _is_folder(storage.join(folder, name))
+    return [file for file in files if is_wanted(file)]
 
 
 def is_there(path: str) -> bool:
@@ -15,6 +34,10 @@ def is_there(path: str) -> bool:
     if storage.is_file(path):
         return True
     if storage.is_directory(path):
-        raise UserError(f"{path} is a folder, and the reader needs one file: join its parts, or remove it.")
+        raise _is_folder(path)
     storage.check_link(path)
     return False
+
+
+def _is_folder(path: str) -> UserError:
+    return UserError(f"{path} is a folder, and the reader needs one file: join its parts, or remove it.")

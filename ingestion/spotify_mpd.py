@@ -11,7 +11,6 @@ Source: Chen et al., "RecSys Challenge 2018: Automatic Music Playlist Continuati
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,10 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
+from two_tower.ingestion import source_files
 
 _SLICE = re.compile(r"mpd\.slice\.(\d+)-(\d+)\.json")
 _EVENT_TYPE = "added"
@@ -105,7 +105,9 @@ def _slices(source: str) -> list[str]:
     for folder in (source, storage.join(source, "data")):
         found = {
             file: tuple(map(int, match.groups()))
-            for file in (storage.list_files(folder) if storage.is_directory(folder) else [])
+            for file in (
+                source_files.matching(folder, _SLICE.fullmatch) if storage.is_directory(folder) else []
+            )
             if (match := _SLICE.fullmatch(file))
         }
         if found:
@@ -124,13 +126,13 @@ def _read_slice(path: str) -> list[dict[str, Any]]:
     """
     try:
         with storage.open_file(path) as file:
-            content = json.loads(file.read().decode("utf-8"))
+            content = json_text.parse(file.read().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8, so the file is "
             "not JSON. Fetch it again."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: the file is no complete JSON ({error}). Fetch it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error

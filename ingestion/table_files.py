@@ -14,6 +14,7 @@ import difflib
 import gzip
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ import pyarrow.csv
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.ingestion import source_files
 from two_tower.ingestion.column_map import TextFormat
 
 # Bytes of a CSV file that are parsed at a time; a longer row is refused.
@@ -118,7 +120,7 @@ def find_files(source: str, pattern: str) -> list[str]:
         storage.check_link(path)
         raise UserError(f"{path}: there is no such file.")
     form = re.compile(_expression(rest))
-    found = [file for file in storage.list_files(folder) if form.fullmatch(file)]
+    found = source_files.matching(folder, form.fullmatch)
     if not found:
         raise UserError(f"{storage.join(folder, rest)}: no file matches this pattern.")
     return [storage.join(folder, file) for file in found]
@@ -280,7 +282,7 @@ def _csv_errors(file: TableFile) -> Iterator[None]:
                 f"{file.path}: a row has more than {_BLOCK_BYTES:,} bytes: close every quote."
             ) from error
         raise UserError(f"{file.path}: not readable as CSV ({message.splitlines()[0]}).") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{file.path}: cannot be read to its end ({error}). Fetch or write it again."
         ) from error

@@ -76,7 +76,7 @@ def lines_of(
       fallback: encoding for lines that are not in `encoding`: "latin-1" decodes every byte.
 
     Raises:
-      UserError: a line is not in `encoding`, and there is no fallback.
+      UserError: a line is not in `encoding`, and there is no fallback; or it holds a carriage return.
     """
     lines = block.split(b"\n")
     if not lines[-1]:
@@ -91,7 +91,13 @@ def lines_of(
                     f"{encoding.upper()}; convert the file, for example with `iconv -f latin1 -t {encoding}`."
                 ) from error
             text = line.decode(fallback)
-        yield number + index, text.removesuffix("\r")
+        text = text.removesuffix("\r")
+        if "\r" in text:
+            raise UserError(
+                f"{path}:{number + index}: a carriage return stands within the line. Lines end with a line "
+                "feed: convert the file, for example with `tr '\\r' '\\n'`."
+            )
+        yield number + index, text
 
 
 def read_lines(path: str, encoding: str = "utf-8", fallback: str | None = None) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,8 @@ from two_tower.schema import features
 from two_tower.schema.request_inputs import MOST_VALUES, PER_EVENT, RequestInput
 
 Request = Mapping[str, Any]
+# Largest magnitude that a served type holds.
+_LARGEST = {"int32": 2**31 - 1, "int64": 2**63 - 1, "float32": (2 - 2**-23) * 2.0**127}
 
 
 def complaints(request: Request, inputs: Mapping[str, RequestInput]) -> Iterator[str]:
@@ -104,6 +106,8 @@ def _of_value(one: RequestInput, value: Any) -> str:
         return f"is {shown(value)}, where a {one.value_words} is expected"
     if one.is_special(value):
         return ""
+    if abs(value) > _LARGEST[one.dtype] and abs(value) != math.inf:
+        return f"is {shown(value)}, which is beyond {one.dtype}"
     if not math.isfinite(value):
         return f"is {value}, which is not a finite number"
     least = -math.inf if one.least is None else one.least

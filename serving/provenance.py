@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 
@@ -89,15 +89,75 @@ def read(model_path: str) -> dict[str, Any] | None:
         UserError: the file is damaged.
     """
     path = storage.join(model_path, PROVENANCE)
+    storage.check_link(path)
     if not storage.exists(path):
         return None
     try:
         with storage.open_file(path, "r") as file:
-            return dict(json.loads(file.read()))
-    except (ValueError, TypeError) as error:
+            return dict(json_text.parse(file.read(), allow_nan=True))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). It records what the model was trained on. Restore the file, or "
             "remove the model's whole directory: a model that is gone is not compared with."
+        ) from error
+
+
+# Key that a query needs → its type.
+_NEEDED = {
+    "data": str,
+    "label_event": str,
+    "repeats_recommendable": bool,
+    "train_newest_timestamp": int,
+    "history_length": int,
+    "max_k": int,
+}
+
+
+def read_whole(model_path: str) -> dict[str, Any]:
+    """Reads the `provenance.json` of a model that is to be asked.
+
+    Raises:
+        UserError: the file is missing or damaged, or a key is missing or of another type.
+    """
+    path = storage.join(model_path, PROVENANCE)
+    content = read(model_path)
+    if content is None:
+        raise UserError(
+            f"{path} cannot be read: there is no such file. The directory is no model of this pipeline, or "
+            "an incomplete copy: copy the whole directory."
+        )
+    for key, kind in _NEEDED.items():
+        value = content.get(key)
+        if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+            raise UserError(
+                f"{path}: key '{key}' is {value!r:.60}, and needs a value of type {kind.__name__}. Copy the "
+                "whole directory of the model again."
+            )
+    if not isinstance(content.get("index", {}), dict):
+        raise UserError(
+            f"{path}: key 'index' is {content['index']!r:.60}, and needs an object. Copy it again."
+        )
+    return content
+
+
+def load_model(model_path: str) -> Any:
+    """Loads a SavedModel.
+
+    Raises:
+        UserError: TensorFlow cannot load it.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+    import scann  # noqa: F401  (registers the model's operations)
+    import tensorflow as tf
+
+    try:
+        return tf.saved_model.load(model_path)
+    except Exception as error:
+        # TensorFlow raises a dozen kinds of errors for broken files.
+        raise UserError(
+            f"{model_path}: the model does not load ({' '.join(str(error).split())[:300]}). Copy the whole "
+            "directory again."
         ) from error
 
 
@@ -171,7 +231,7 @@ def identity_of(model_path: str) -> str:
 def _without_times(content: bytes) -> bytes:
     """Returns the content of provenance.json without the index's tuning, whose times are measured anew."""
     try:
-        recorded = dict(json.loads(content))
+        recorded = dict(json_text.parse(content.decode(), allow_nan=True))
     except (ValueError, TypeError):
         return content
     if isinstance(recorded.get("index"), dict):

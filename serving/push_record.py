@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 
 # Folder within the push directory. Servers ignore all names but numbers.
@@ -60,19 +60,31 @@ def read(push_directory: str, version: int) -> PushRecord:
         UserError: the file is damaged.
     """
     path = path_of(push_directory, version)
+    storage.check_link(path)
     if not storage.exists(path):
         return PushRecord()
     try:
         with storage.open_file(path, "r") as file:
-            content = json.loads(file.read())
+            # Recorded inputs may hold NaN, an absent number.
+            content = json_text.parse(file.read(), allow_nan=True)
         if content is None or "signature" in content:
             return PushRecord(canary=content)
-        return PushRecord(**content)
-    except (ValueError, TypeError) as error:
+        return _checked(PushRecord(**content))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). It records what version {version} was published from. Remove it: "
             "the version stays, and a rollback to it checks only that it loads."
         ) from error
+
+
+def _checked(record: PushRecord) -> PushRecord:
+    """Returns a record; raises TypeError for a value of another type."""
+    for field in dataclasses.fields(PushRecord):
+        value, default = getattr(record, field.name), field.default
+        kind = {"canary": dict, "copy_of": int}.get(field.name, str)
+        if not (isinstance(value, kind) or (value is None and default is None)) or isinstance(value, bool):
+            raise TypeError(f"{field.name} is {value!r:.60}")
+    return record
 
 
 def write(push_directory: str, version: int, record: PushRecord) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.schema import features
+from two_tower.serving.provenance import load_model, read_whole
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.versions import find_model
 
@@ -113,7 +113,7 @@ def recommend(
         allow list for a model that takes none.
     """
     path = find_model(model_dir)
-    provenance = _provenance(path)
+    provenance = read_whole(path)
     _check(k, provenance["max_k"], [*(history or []), *([] if user is None else [user]), *exclude, *allow])
     data = data or provenance["data"]
     notes: list[str] = []
@@ -226,18 +226,6 @@ def _table(title: str) -> Table:
 def _on_one_line(title: str | None) -> str:
     """Replaces control characters, which could move a terminal's cursor or change its colours."""
     return "".join(letter if letter.isprintable() else " " for letter in title or "")
-
-
-def _provenance(path: str) -> dict[str, Any]:
-    file_path = storage.join(path, "assets.extra", "provenance.json")
-    try:
-        with storage.open_file(file_path, "r") as file:
-            return dict(json.load(file))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file_path} cannot be read ({error}). The directory is no model of this pipeline, or an "
-            "incomplete copy: copy the whole directory."
-        ) from error
 
 
 def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
@@ -368,13 +356,8 @@ def _ask(
     columns: Mapping[str, Any],
 ) -> tuple[list[int], list[float], list[int]]:
     """Asks the model: item ids and scores without padding, and unknown items of the history."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     with terminal.hushed():
-        import scann  # noqa: F401  (registers the model's operations)
-        import tensorflow as tf
-
-        model = tf.saved_model.load(path)
+        model = load_model(path)
         recent = slice(-history_length, None)
         serve = model.signatures["serving_default"]
         if allow and features.ALLOW_ITEM_ID not in serve.structured_input_signature[1]:

@@ -33,7 +33,7 @@ def roll_back(push_directory: str) -> Rollback:
     """Publishes the model that preceded the one in service again, under a higher number.
 
     Raises:
-        UserError: the directory does not exist, or no earlier model does.
+        UserError: the directory does not exist, no earlier model does, or a record or pointer is damaged.
         CanaryFailed: the earlier model does not load or answers differently. Nothing has changed.
     """
     if not storage.is_directory(push_directory):
@@ -41,6 +41,8 @@ def roll_back(push_directory: str) -> Rollback:
             f"{push_directory} is no directory of published models. Pass the --output of a run whose model "
             "was pushed, or the directory that servers watch with --push."
         )
+    root = os.path.dirname(storage.absolute(push_directory))
+    pointers.latest(root, pointers.BLESSED)  # a damaged pointer stops before anything is published
     if (killed := unsettled(push_directory)) and killed.record.copy_of is not None:
         # A rollback was killed behind its publication: this one ends it, and goes no further back.
         point(push_directory, killed.record)
@@ -55,10 +57,7 @@ def roll_back(push_directory: str) -> Rollback:
     # It is the anchor too: a better measured model that was taken out of service is none.
     record = dataclasses.replace(earlier, model=model, anchor=model, copy_of=again)
     path = publish(version, push_directory, record)
-    if (
-        pointers.latest(os.path.dirname(storage.absolute(push_directory)), pointers.BLESSED)
-        != pointers.NOTHING
-    ):
+    if pointers.latest(root, pointers.BLESSED) != pointers.NOTHING:
         # The next run is compared with the model in service, not with the one left.
         point(push_directory, record)
     return Rollback(left, again, path, record.canary is not None)

@@ -23,6 +23,8 @@ Bools = NDArray[np.bool_]
 
 # Limits of parameters that names and types do not imply.
 _POSITIVE = ("taste_concentration", "listens_per_user", "trend_fade_days")
+# More users, days or tracks are beyond any machine's memory.
+_LARGEST = 10**8
 _AT_LEAST = {"days": 2, "session_listens": 1, "tracks_per_artist": 1, "tracks_per_album": 1}
 
 
@@ -103,7 +105,8 @@ class SimulationParameters:
             elif field.name.endswith("_share"):
                 wrong = "" if _is_number(value) and 0 <= value < 1 else "at least 0 and below 1"
             elif field.type == "int":
-                wrong = "" if _is_whole(value) and value >= 1 else "a whole number of at least 1"
+                fits = _is_whole(value) and 1 <= value <= _LARGEST
+                wrong = "" if fits else f"a whole number of at least 1 and at most {_LARGEST:,}"
             elif field.name in _POSITIVE:
                 wrong = "" if _is_number(value) and 0 < value < np.inf else "above 0"
             else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
+from two_tower.evaluation import stored_evaluation
 from two_tower.evaluation.query_results import FILE_NAME, QueryResults
 from two_tower.evaluation.report.examples import EXAMPLES_FILE
 from two_tower.evaluation.report.item_map import MAP_FILE
@@ -51,10 +51,9 @@ class Materials:
             curves: a directory with training_curves.json, if it is not beside the evaluation.
 
         Raises:
-            OSError, ValueError: evaluation.json cannot be read. Other files that cannot be read are left out.
+            UserError: evaluation.json cannot be read. Other files that cannot be read are left out.
         """
-        with storage.open_file(storage.join(directory, EVALUATION_FILE), "r") as file:
-            evaluation = json.load(file)
+        evaluation = stored_evaluation.read(directory)
         found = _json(directory, CURVES_FILE) or (_json(curves, CURVES_FILE) if curves else None)
         return cls(
             evaluation=evaluation,
@@ -69,7 +68,7 @@ class Materials:
 def _json(directory: str, name: str) -> Any:
     try:
         with storage.open_file(storage.join(directory, name), "r") as file:
-            return json.load(file)
+            return json_text.parse(file.read())
     except (OSError, ValueError):
         return None
 

@@ -134,7 +134,10 @@ def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
+            content = json.loads(line, object_pairs_hook=_object)
+        except RecursionError:
+            complaints.append(f"line {number}: values are nested too deeply; each line is one request")
+            continue
         except ValueError as error:
             complaints.append(f"line {number}: not JSON ({error}); each line is one request")
             continue
@@ -148,6 +151,16 @@ def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
                 yield where, row
             else:
                 complaints.append(f"{where}: {shown(row)}, where an object with named fields is expected")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Builds a JSON object; raises ValueError for a name twice, of which Python would keep the last."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the field {name} is given twice")
+        found[name] = value
+    return found
 
 
 def _skew(requests: Sequence[Request], output: str, limit: float) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from two_tower.base import storage
+from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.base.settings import from_plain, known_part, to_plain
+from two_tower.evaluation import stored_evaluation
 from two_tower.evaluation.gate import judge
 from two_tower.evaluation.query_results import FILE_NAME as QUERIES
 from two_tower.evaluation.query_results import QueryResults
@@ -98,17 +99,16 @@ def read(path: str) -> tuple[dict[str, Any], QueryResults]:
       UserError: one of them is missing or cannot be read.
     """
     place = storage.join(path, EVALUATION)
-    try:
-        with storage.open_file(place, "r") as file:
-            evaluation = json.load(file)
-    except (OSError, ValueError) as error:
+    evaluation = stored_evaluation.read(path)
+    lacking = [name for name in _NEEDED if name not in evaluation]
+    lacking += [
+        name
+        for name in _NEEDED
+        if name != "blessed_model" and name not in lacking and evaluation[name] is None
+    ]
+    if lacking:
         raise UserError(
-            f"{place}: the evaluation cannot be read ({error}). Run the pipeline again."
-        ) from error
-    lacking = [name for name in _NEEDED if not isinstance(evaluation, dict) or name not in evaluation]
-    if lacking or "test" not in evaluation["metrics"]:
-        raise UserError(
-            f"{place} lacks {', '.join(lacking) or 'metrics of test'}: it is of an older version, or was "
+            f"{place} lacks {', '.join(lacking)}: it is of an older version, or was "
             "edited. Run the pipeline again, which evaluates the same model again."
         )
     place = storage.join(path, QUERIES)
@@ -178,7 +178,7 @@ def _digest_in(path: str) -> str | None:
     """Returns the digest of an evaluation's model; None if unreadable, as after a killed run."""
     try:
         with open(os.path.join(path, EVALUATION), encoding="utf-8") as file:
-            found = json.load(file)["model"]["digest"]
+            found = json_text.parse(file.read())["model"]["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return str(found)

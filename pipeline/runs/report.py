@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import glob
 import io
-import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from two_tower.base import storage
 from two_tower.base.durations import milliseconds
-from two_tower.base.errors import UserError
+from two_tower.evaluation import stored_evaluation
 from two_tower.evaluation.report.glossary import definitions, question
 from two_tower.evaluation.report.standing import on_call, standing
 from two_tower.pipeline.runs.job_runs import run_folders
@@ -183,19 +182,7 @@ def _log_of(output: str, run: str) -> str | None:
 
 def evaluation_at(uris: list[str]) -> dict[str, Any]:
     """Returns evaluation.json of the first URI; {} without URIs; raises UserError if unreadable."""
-    if not uris:
-        return {}
-    path = storage.join(uris[0], "evaluation.json")
-    try:
-        with storage.open_file(path, "r") as file:
-            evaluation = dict(json.load(file))
-        if "test" not in evaluation.get("metrics", {}):
-            raise ValueError("it holds no metrics of test")
-        return evaluation
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: the run's evaluation cannot be read ({error}). Run the pipeline again."
-        ) from error
+    return stored_evaluation.read(uris[0]) if uris else {}
 
 
 def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

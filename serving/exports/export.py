@@ -21,6 +21,7 @@ from two_tower.base.errors import UserError
 from two_tower.schema.features import REPEAT_SCORE
 from two_tower.serving.exports import faiss_index, parquet, vertex
 from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search
+from two_tower.serving.provenance import digest_of, load_model, read_whole
 from two_tower.serving.versions import find_model
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
@@ -109,16 +110,10 @@ def check_options(home: str, index: str | None, recall: float | None, k: int | N
 
 def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, Queries]:
     """Reads a served model's item embeddings and queries; see `export`."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    import scann  # noqa: F401  (registers the model's operations)
+    provenance = read_whole(path)
+    loaded = load_model(path)
     import tensorflow as tf
 
-    from two_tower.serving.provenance import digest_of
-
-    with open(os.path.join(path, "assets.extra", "provenance.json"), encoding="utf-8") as file:
-        provenance = json.load(file)
-    loaded = tf.saved_model.load(path)
     item_id = loaded.catalog()["item_id"].numpy()
     embedding = np.zeros([0, 1], np.float32)
     if len(item_id):

@@ -104,7 +104,6 @@ def test_csv_fields_hold_commas_quotes_and_line_ends(path: pathlib.Path) -> None
     [
         ('id,title\n1,a\n2,"open\n3,b\n', 3),
         ('id,title\n1,"a"b\n2,c\n', 2),
-        ("id,title\n1,a\rb\n", 2),
     ],
 )
 def test_quotes_that_do_not_pair_up_are_named(path: pathlib.Path, content: str, line: int) -> None:

@@ -65,6 +65,17 @@ def test_rows_and_whole_bodies_are_taken(tmp_path: Path) -> None:
         # In windows, for training; no part of a request.
         ({"label_step": [1]}, "line 2: there is no field label_step"),
         ({"k": 0}, "line 2: k is 0, where values from 1 are expected"),
+        ({"k": 2**31}, "line 2: k is 2147483648, which is beyond int32"),
+        ({"user_id": 2**63}, "line 2: user_id is 9223372036854775808, which is beyond int64"),
+        (
+            {"exclude_item_id": [10**400]},
+            "exclude_item_id[0] is 1000000000000000000000000000000000000..., which",
+        ),
+        ({"history_play_ratio": [0.5, 10**400, 1, 1]}, "history_play_ratio[1] is 10000"),
+        (
+            {"history_play_ratio": [0.5, 1e39, 1, 1]},
+            "history_play_ratio[1] is 1e+39, which is beyond float32",
+        ),
     ],
 )
 def test_what_no_model_takes_is_named_by_line_field_and_value(
@@ -88,6 +99,20 @@ def test_a_missing_field_a_line_that_is_no_json_and_a_row_in_a_body_are_named(tm
         "  line 2, instance 3: 7, where an object with named fields is expected",
         "  line 3: [1], where an object with named fields is expected",
     }
+
+
+def test_a_field_that_is_given_twice_and_values_nested_without_end_are_named(tmp_path: Path) -> None:
+    twice = json.dumps(GOOD)[:-1] + ', "k": 5}'
+    inner = json.dumps({"instances": [GOOD]})[:-3] + ', "k": 5}]}'
+    path = written(tmp_path, twice, inner, "[" * 100_000, '{"a":' * 100_000)
+    with pytest.raises(UserError) as refused:
+        validate_requests(path, None, 0.3)
+    assert str(refused.value).splitlines()[1:] == [
+        "  line 1: not JSON (the field k is given twice); each line is one request",
+        "  line 2: not JSON (the field k is given twice); each line is one request",
+        "  line 3: values are nested too deeply; each line is one request",
+        "  line 4: values are nested too deeply; each line is one request",
+    ]
 
 
 def test_many_complaints_are_counted(tmp_path: Path) -> None:

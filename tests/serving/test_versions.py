@@ -13,12 +13,13 @@ from tests.published_models import RECORD, model
 from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
-from two_tower.serving import push_record
+from two_tower.serving import provenance, push_record
 from two_tower.serving import versions as versions_module
 from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of, identity_of
 from two_tower.serving.push_record import PushRecord
 from two_tower.serving.rollback import roll_back
+from two_tower.serving.service import in_service
 from two_tower.serving.versions import files_of, find_model, newest_version, remove_version, versions
 
 
@@ -369,6 +370,87 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     Path(push_record.path_of(str(tmp_path / "pushed"), 1)).write_text('{"digest": ')
     with pytest.raises(UserError, match=r"\.recorded/1\.json is damaged"):
         push_record.read(str(tmp_path / "pushed"), 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "7",
+        "[" * 100_000,
+        '{"canary":' * 100_000,
+        '{"canary": "text"}',
+        '{"model": 7}',
+        '{"copy_of": "1"}',
+        '{"copy_of": true}',
+        '{"more": 1}',
+        None,
+    ],
+)
+def test_a_record_of_any_other_content_is_named_and_reports_go_on(
+    content: str | None, tmp_path: Path
+) -> None:
+    pushed = str(tmp_path / "pushed")
+    for name in "ab":
+        publish(model(tmp_path / name, weights=name), pushed)
+    path = Path(push_record.path_of(pushed, 1))
+    path.unlink()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match=rf"{path} is damaged"):
+        roll_back(pushed)
+    assert versions(pushed) == [1, 2]
+    found = in_service(pushed)
+    assert found is not None and found.version == 2
+
+
+@pytest.mark.parametrize(
+    "name", [".recorded/1.json", "../latest_blessed.json", "1/assets.extra/provenance.json"]
+)
+def test_a_link_to_nothing_is_no_missing_file(name: str, tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    for weights in "ab":
+        folder = Path(model(tmp_path / weights, weights=weights))
+        (folder / "assets.extra").mkdir()
+        (folder / "assets.extra" / "provenance.json").write_text("{}")
+        publish(str(folder), str(pushed))
+    path = pushed / name
+    path.unlink(missing_ok=True)
+    path.symlink_to("nowhere")
+    with pytest.raises((UserError, CanaryFailed), match=r"a (symbolic )?link"):
+        roll_back(str(pushed))
+    assert versions(str(pushed)) == [1, 2]
+    if name.startswith("1/"):
+        with pytest.raises(UserError, match="a link to nowhere"):
+            provenance.read(str(pushed / "1"))
+
+
+def test_a_damaged_pointer_stops_a_rollback_before_it_publishes(tmp_path: Path) -> None:
+    """Keeps the version in service: afterwards, a second rollback would go one model too far."""
+    pushed = tmp_path / "pushed"
+    for weights in "ab":
+        publish(model(tmp_path / weights, weights=weights), str(pushed))
+    (tmp_path / "latest_blessed.json").write_text("{")
+    with pytest.raises(UserError, match=r"latest_blessed\.json is damaged"):
+        roll_back(str(pushed))
+    assert versions(str(pushed)) == [1, 2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, "{}", '{"data": 7}', "\udcff"])
+def test_a_model_that_is_asked_has_a_whole_provenance(content: str, tmp_path: Path) -> None:
+    folder = Path(model(tmp_path / "a"))
+    (folder / "assets.extra").mkdir()
+    path = folder / "assets.extra" / "provenance.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"{path}( is damaged|: key 'data' is)"):
+        provenance.read_whole(str(folder))
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path} cannot be read"):
+        provenance.read_whole(str(folder))
+    assert identity_of(str(folder))
 
 
 def test_there_may_be_nothing_to_go_back_to(tmp_path: Path) -> None:

@@ -481,3 +481,9 @@ def test_no_oracle_looks_ahead(small: Simulated) -> None:
 def test_ranks_count_from_zero_and_ties_go_to_the_lower_track() -> None:
     probabilities = np.array([[0.1, 0.4, 0.1, 0.4]] * 4, np.float32)
     assert rank_of(probabilities, np.arange(4)).tolist() == [2, 0, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["users", "days", "tracks"])
+def test_a_size_beyond_any_memory_is_named(name: str) -> None:
+    with pytest.raises(UserError, match=rf"simulator's {name} is 10+; it must be .* at most 100,000,000"):
+        SimulationParameters(**{name: 10**30})
