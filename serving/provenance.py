@@ -128,7 +128,7 @@ def read_whole(model_path: str) -> dict[str, Any]:
         )
     for key, kind in _NEEDED.items():
         value = content.get(key)
-        if type(value) is not kind or (kind is int and not 0 <= value < 2**63):
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
             raise UserError(
                 f"{path}: key '{key}' is {value!r:.60}, and needs a value of type {kind.__name__}. Copy the "
                 "whole directory of the model again."

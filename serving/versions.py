@@ -132,7 +132,7 @@ def publish(
         destination = storage.join(push_directory, str(version))
         try:
             _copy(model_path, incoming)
-            digest = _checked_digest(incoming, record.digest or digest_of(model_path))
+            digest = _checked_digest(incoming, record.digest or digest_of(model_path), model_path)
             (check or canary.check)(incoming, record.canary)
             storage.sync_tree(incoming)
             complete = dataclasses.replace(
@@ -228,13 +228,13 @@ def _copy(model_path: str, target_path: str) -> None:
         storage.copy_file(storage.join(model_path, name), target)
 
 
-def _checked_digest(incoming: str, expected: str) -> str:
+def _checked_digest(incoming: str, expected: str, model_path: str) -> str:
     found = digest_of(incoming)
     if found != expected:
         raise CanaryFailed(
-            "Nothing was published, and the model in service stays. The copy's files have the digest "
-            f"{found}, and the evaluated ones had {expected}. The model was changed since, or the copy is "
-            "damaged. Run the evaluation again."
+            "Nothing was published, and the model in service stays. The copy of "
+            f"{model_path} has the digest {found}, and the evaluated files had {expected}. The model was "
+            "changed since, or the copy is damaged. Run the evaluation again."
         )
     return found
 

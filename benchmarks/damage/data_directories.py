@@ -20,7 +20,7 @@ from benchmarks.damage.trial import Loss, Trial
 from two_tower.data_directory.manifest import DatasetProperties, Manifest, digest_of_file
 from two_tower.data_directory.writer import DataDirectoryWriter
 
-EVENTS = {
+EVENTS: dict[str, list[Any]] = {
     "user_id": [1, 1, 1, 2, 2, 3],
     "item_id": [10, 11, 12, 10, 11, 12],
     "timestamp": [100, 200, 86_500, 50, 90_000, 170_000],
@@ -28,14 +28,14 @@ EVENTS = {
     "play_ratio": [0.5, 1.0, 0.25, 0.75, 1.5, 0.1],
     "is_organic": [True, False, True, True, False, True],
 }
-ITEMS = {
+ITEMS: dict[str, list[Any]] = {
     "item_id": [10, 11, 12],
     "title": ["Vertigo", "Rope", "Psycho"],
     "tags": [["a"], ["a", "b"], ["b"]],
     "item_length": [100.0, 200.0, 300.0],
     "available": [True, True, True],
 }
-USERS = {"user_id": [1, 2, 3], "age": [20, 30, 40]}
+USERS: dict[str, list[Any]] = {"user_id": [1, 2, 3], "age": [20, 30, 40]}
 _TABLES: dict[str, dict[str, list[Any]]] = {"events": EVENTS, "items": ITEMS, "users": USERS}
 
 
@@ -86,7 +86,9 @@ def _of_manifests(draw: random.Random) -> Iterator[Trial]:
 
             yield _trial(command, "manifest", kind, name, change, ("manifest.json", "{}/data is not"))
     keys = [field.name for field in dataclasses.fields(Manifest)]
-    inner = [("counts", name) for name in ("events", "label_events", "users", "items", "user_rows")]
+    inner: list[tuple[Any, ...]] = [
+        ("counts", name) for name in ("events", "label_events", "users", "items", "user_rows")
+    ]
     inner += [("files", 0, name) for name in ("path", "rows", "bytes", "digest")]
     inner += [("columns", "events", "item_id"), ("columns", "items"), ("time_range", 1)]
     for place in [*((key,) for key in keys), *inner]:
@@ -96,11 +98,11 @@ def _of_manifests(draw: random.Random) -> Iterator[Trial]:
             command = draw.choice(("ingest --describe", "run"))
             key = ".".join(map(str, place))
 
-            def change(data: Path, place: tuple[Any, ...] = place, value: Any = value) -> None:
+            def edit(data: Path, place: tuple[Any, ...] = place, value: Any = value) -> None:
                 kinds.edit_json(data / "manifest.json", lambda content: _put(content, place, value))
 
             kind = kinds.COLUMNS if value is KeyError else kinds.VALUES
-            trial = _trial(command, "manifest", kind, f"{key}: {name}", change, ("manifest.json", *_SHOWN))
+            trial = _trial(command, "manifest", kind, f"{key}: {name}", edit, ("manifest.json", *_SHOWN))
             if (place, value) in ((("has_timestamps",), True), (("has_splits",), False)):
                 continue  # the right value
             if unsaid or (place == ("dataset",) and isinstance(value, str)):
@@ -209,14 +211,16 @@ def _of_columns(table: str, columns: dict[str, list[Any]], draw: random.Random) 
     ]
     for how, changed in rows:
 
-        def change(data: Path, changed: dict[str, list[Any]] = changed) -> None:
+        def rewrite(data: Path, changed: dict[str, list[Any]] = changed) -> None:
             path = next((data / table).iterdir())
             schema = pq.read_schema(path)
             ordered = pa.table({name: changed[name] for name in schema.names})
             pq.write_table(ordered.cast(schema.remove_metadata()), path)
             _sign_file(data, path)
 
-        yield _trial("ingest --describe", f"{table}/", kinds.ROWS, f"{table}/: {how}", change, (table, "key"))
+        yield _trial(
+            "ingest --describe", f"{table}/", kinds.ROWS, f"{table}/: {how}", rewrite, (table, "key")
+        )
 
 
 def _nothing_missing(folder: Path, text: str) -> None:

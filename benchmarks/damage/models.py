@@ -142,14 +142,17 @@ def _of_compiled_jobs() -> Iterator[Trial]:
         ("YAML for vertex", ["--image", image, "-o", "job.yaml"], ".json"),
         ("JSON for kubeflow", ["--image", image, "--target", "kubeflow", "-o", "job.json"], ".yaml"),
         ("a file in a folder that is missing", ["--image", image, "-o", "{}/no/job.json"], "job.json"),
-        ("a folder in the file's place", ["--image", image, "-o", "{}"], "-o"),
-        ("data on this machine", ["--image", image, "--data", "{}/data"], "data"),
+        ("a folder in the file's place", ["--image", image, "-o", "{}"], ".json"),
         ("a root on this machine", ["--image", image, "--root", "/tmp/x"], "root"),
         ("an unknown scheme", ["--image", image, "--data", "nope://x/y", "--root", "nope://x/z"], "nope"),
         ("a wrong setting", ["--image", image, "--set", "trainer.epochs=x"], "trainer.epochs"),
         ("an unknown preset", ["--image", image, "--preset", "x"], "preset"),
         ("a missing config file", ["--image", image, "--config", "nowhere.yaml"], "nowhere.yaml"),
-        ("another runner of Beam", ["--image", image, "--set", "beam_args=--runner=FlinkRunner"], "beam"),
+        (
+            "an unknown runner of Beam",
+            ["--image", image, "--set", "beam_args=--runner=NothingRunner"],
+            "beam",
+        ),
         ("a resource that is none", ["--image", image, "--set", "resources.memory=lots"], "resources.memory"),
     ):
 

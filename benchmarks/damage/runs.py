@@ -318,10 +318,11 @@ def _of_records(run: Run, draw: random.Random) -> Iterator[Trial]:
 
             named = {"pointer": "latest_blessed.json", "provenance": "provenance.json"}.get(form, ".recorded")
             # A version without a record has one of an earlier release; a report needs none.
-            optional = command == "report" or name == "missing"
-            yield trial_of(
-                run, command, form, kind, name, change, (named, "canary"), goes_on if optional else None
-            )
+            optional = command == "report" or name in ("missing", "null in its place", "an empty object")
+            is_told = command == "rollback" and form == "push record"
+            kept = told("no recorded queries") if is_told else goes_on
+            parts = (named, "canary", "The copy of {}/out/pushed/")
+            yield trial_of(run, command, form, kind, name, change, parts, kept if optional else None)
     for key in ("canary", "digest", "identity", "model", "towers", "anchor", "published", "copy_of"):
         for name, value in [("left out", KeyError), *kinds.strange_values(draw, 3)]:
 
@@ -348,7 +349,7 @@ def _of_push_directories(run: Run) -> Iterator[Trial]:
 
     changes: tuple[tuple[str, Callable[[Path], Any], bool], ...] = (
         ("one version alone", lambda out: shutil.rmtree(versions(out)[0]), False),
-        ("no version", lambda out: [shutil.rmtree(path) for path in versions(out)], False),
+        ("no version", lambda out: _all_gone(versions(out)), False),
         ("pushed/ missing", lambda out: shutil.rmtree(out / "pushed"), False),
         ("a file in the place of pushed/", lambda out: _file_for(out / "pushed"), False),
         ("an empty version before", lambda out: _emptied(versions(out)[0]), False),
@@ -364,7 +365,7 @@ def _of_push_directories(run: Run) -> Iterator[Trial]:
         ("a link in the place of the records", lambda out: _linked(out / "pushed" / ".recorded"), False),
         (
             "names as 007 and ²",
-            lambda out: [(out / "pushed" / name).mkdir() for name in ("007", "²", "-3")],
+            _strange_names,
             True,
         ),
         ("a file named 9", lambda out: (out / "pushed" / "9").touch(), True),
@@ -377,6 +378,16 @@ def _of_push_directories(run: Run) -> Iterator[Trial]:
             named = ("pushed", "canary", "symbolic link")
             kept = goes_on if may_pass else None
             yield trial_of(run, command, "pushed/", kinds.PLACE, name, change, named, kept)
+
+
+def _all_gone(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
+def _strange_names(out: Path) -> None:
+    for name in ("007", "²", "-3"):
+        (out / "pushed" / name).mkdir()
 
 
 def _file_for(path: Path) -> None:

@@ -61,6 +61,21 @@ def trials(seed: int) -> Iterator[Trial]:
     yield from _arguments()
 
 
+def _damaged(damage: Callable[[Path, random.Random], None], seed: float) -> Callable[[Path], None]:
+    return lambda path: damage(path, random.Random(seed))
+
+
+def _written(text: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_text(text)
+
+    return write
+
+
+def _as_given(words: list[str]) -> Callable[[Path], list[str]]:
+    return lambda folder: [*words]
+
+
 def _kept(folder: Path, text: str) -> None:
     """Accepts that whoever edits a file of settings asks for what it says."""
 
@@ -101,7 +116,7 @@ def _billion() -> str:
 def _column_maps(draw: random.Random) -> Iterator[Trial]:
     (source,) = (one for one in sources() if one.name == "table, parquet")
     content = yaml.safe_load(source.column_map)
-    places = [(key,) for key in content]
+    places: list[tuple[str, ...]] = [(key,) for key in content]
     places += [(table, key) for table in ("events", "items", "users", "embeddings") for key in content[table]]
 
     def trial(kind: str, name: str, change: Callable[[Path], None], kept: Any, named: Sequence[str]) -> Trial:
@@ -120,12 +135,12 @@ def _column_maps(draw: random.Random) -> Iterator[Trial]:
         yield trial(
             kind,
             name,
-            lambda path, damage=damage, seed=seed: damage(path, random.Random(seed)),
+            _damaged(damage, seed),
             (lambda folder, text: source.check_kept(folder)) if harmless else None,
             (),
         )
     for name, kind, text in _yaml_edits(source.column_map):
-        yield trial(kind, name, lambda path, text=text: path.write_text(text), None, ())
+        yield trial(kind, name, _written(text), None, ())
     for place in places:
         for name, value in [("left out", KeyError), *kinds.strange_values(draw, 5)]:
             changed = _changed(content, place, value)
@@ -136,7 +151,7 @@ def _column_maps(draw: random.Random) -> Iterator[Trial]:
             yield trial(
                 kind,
                 f"{'.'.join(place)}: {name}",
-                lambda path, text=text: path.write_text(text),
+                _written(text),
                 _kept_events(source),
                 named,
             )
@@ -244,7 +259,7 @@ def _config_files(draw: random.Random) -> Iterator[Trial]:
                 form,
                 kind,
                 name,
-                lambda path, damage=damage, seed=seed: damage(path, random.Random(seed)),
+                _damaged(damage, seed),
                 may_pass,
                 "run.",
             )
@@ -254,7 +269,7 @@ def _config_files(draw: random.Random) -> Iterator[Trial]:
             "config file, YAML",
             kind,
             name,
-            lambda path, text=text: path.write_text(text),
+            _written(text),
             may_pass,
             "run.yaml",
         )
@@ -267,7 +282,7 @@ def _config_files(draw: random.Random) -> Iterator[Trial]:
                 "config file, YAML",
                 kinds.VALUES,
                 f"{'.'.join(place)}: {name}",
-                lambda path, text=yaml.safe_dump(changed): path.write_text(text),
+                _written(yaml.safe_dump(changed)),
                 place[0] == "features",
                 ".".join(place),
             )
@@ -492,6 +507,4 @@ def _arguments() -> Iterator[Trial]:
     )
     for name, arguments, named in given:
         command = arguments[0] if len(arguments) > 0 and arguments[0] != "ingst" else "two-tower"
-        yield Trial(
-            command, "arguments", kinds.VALUES, name, lambda folder, words=arguments: [*words], (named,)
-        )
+        yield Trial(command, "arguments", kinds.VALUES, name, _as_given(arguments), (named,))

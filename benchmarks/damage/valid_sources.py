@@ -200,8 +200,8 @@ def _films(name: str, encoding: str = "utf-8") -> Part:
 
 
 def _movielens() -> list[Source]:
-    flags = {f"flag {place}": [int(place == one) for one in (1, 2, 1, 2)] for place in range(3)}
-    genres = {"genre": ["unknown", "Crime", "Drama"], "place": [0, 1, 2]}
+    flags: Columns = {f"flag {place}": [int(place == one) for one in (1, 2, 1, 2)] for place in range(3)}
+    genres: Columns = {"genre": ["unknown", "Crime", "Drama"], "place": [0, 1, 2]}
     items: Columns = {
         "movieId": [10, 11, 12, 13],
         "title": _FILMS["title"],
@@ -223,14 +223,13 @@ def _movielens() -> list[Source]:
     named = {header.get(name, name): values for name, values in _RATINGS.items()}
     of_named = {header.get(name, name): target for name, target in _OF_RATINGS.items()}
     films = Part("movies.csv", "csv", _FILMS, _OF_FILMS)
-    latin = {"header": False, "encoding": "latin-1"}
     return [
         Source(
             "movielens, 100k",
             "movielens",
             (
                 _ratings("u.data", "\t"),
-                Part("u.item", "lines", items, _OF_FILMS, "|", **latin),
+                Part("u.item", "lines", items, _OF_FILMS, "|", False, "latin-1"),
                 Part("u.genre", "lines", genres, {}, "|", header=False),
                 Part("u.user", "lines", {**users, **work}, of_users, "|", header=False),
             ),
