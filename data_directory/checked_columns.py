@@ -102,6 +102,23 @@ def open_dataset(paths: Sequence[str]) -> pads.Dataset:
     return pads.dataset([name for _, name in found], format="parquet", filesystem=found[0][0])
 
 
+def rows_where(paths: Sequence[str], columns: Sequence[str], where: pc.Expression) -> pa.Table:
+    """Reads the rows of Parquet files that fulfil an expression.
+
+    Raises:
+      UserError: a file is damaged, or a text of these rows is not UTF-8.
+    """
+    tables = []
+    for path in paths:
+        try:
+            tables.append(open_dataset([path]).to_table(columns=list(columns), filter=where))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+        for name in columns:
+            check_text(tables[-1][name], path, name)
+    return pa.concat_tables(tables)
+
+
 def _damaged(path: str, error: Exception) -> UserError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if _PYTHON_TYPE in reason:

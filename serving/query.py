@@ -233,14 +233,15 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from two_tower.data_directory.checked_columns import open_dataset
+    from two_tower.data_directory.checked_columns import open_dataset, rows_where
     from two_tower.data_directory.manifest import event_files
 
-    events = open_dataset(event_files(data))
+    files = event_files(data)
+    events = open_dataset(files)
     time = "timestamp" if "timestamp" in events.schema.names else "order"
     names = ("item_id", time, "event_type", "play_ratio", "is_organic")
-    table = events.to_table(
-        columns=[name for name in names if name in events.schema.names], filter=pads.field("user_id") == user
+    table = rows_where(
+        files, [name for name in names if name in events.schema.names], pads.field("user_id") == user
     )
     label_event = provenance["label_event"]
     has_types = "event_type" in table.column_names
@@ -281,7 +282,7 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
     import pyarrow as pa
     import pyarrow.dataset as pads
 
-    from two_tower.data_directory.checked_columns import open_dataset
+    from two_tower.data_directory.checked_columns import open_dataset, rows_where
     from two_tower.data_directory.manifest import user_files
 
     if not specs:
@@ -296,7 +297,7 @@ def _columns_of(data: str, user: int, specs: Sequence[FeatureSpec], notes: list[
     missing = [spec.column for spec in specs if spec.column not in names]
     if missing:
         notes.append(f"users/ of {data} lacks the model's columns {', '.join(missing)}.")
-    row = users.to_table(columns=names, filter=pads.field("user_id") == user).slice(0, 1)
+    row = rows_where(files, names, pads.field("user_id") == user).slice(0, 1)
     if not len(row):
         notes.append(f"User {user} has no row in users/ of {data}.")
         return nobody
@@ -335,13 +336,13 @@ def _or_unknown(table: pa.Table, column: str) -> list[Any]:
 def _titles(data: str, item_ids: set[int]) -> dict[int, str]:
     import pyarrow.dataset as pads
 
-    from two_tower.data_directory.checked_columns import open_dataset
+    from two_tower.data_directory.checked_columns import open_dataset, rows_where
     from two_tower.data_directory.manifest import item_files
 
-    items = open_dataset(item_files(data))
-    if "title" not in items.schema.names:
+    files = item_files(data)
+    if "title" not in open_dataset(files).schema.names:
         return {}
-    found = items.to_table(columns=["item_id", "title"], filter=pads.field("item_id").isin(sorted(item_ids)))
+    found = rows_where(files, ["item_id", "title"], pads.field("item_id").isin(sorted(item_ids)))
     return {row["item_id"]: row["title"] for row in found.to_pylist() if row["title"] is not None}
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,7 +85,9 @@ class Part:
             return _tracks(text)
         lines = [line for line in text.replace("\0", "").splitlines() if line.strip()]
         if self.between == "users":
-            pairs = [(user, item) for user, *items in map(str.split, lines) for item in items]
+            pairs = [
+                (user, item) for user, *items in (re.split("[ \t,]", one) for one in lines) for item in items
+            ]
             return {"user": [user for user, _ in pairs], "item": [item for _, item in pairs]}
         if len(self.between) == 1 and self.header:
             try:

@@ -118,6 +118,17 @@ def test_a_users_history_is_in_order_and_ends_with_the_last_listen(
     assert "Ninety-nine" in text
 
 
+@pytest.mark.parametrize("table", ["events/part-1.parquet", "items.parquet"])
+def test_a_file_with_damaged_pages_is_named(
+    table: str, tmp_path: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    """Keeps the footer whole, whose check alone would not notice."""
+    path = data / table
+    path.write_bytes(b"PK\x03\x04" + path.read_bytes())
+    with pytest.raises(UserError, match=str(path)):
+        query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
+
+
 def test_an_event_that_two_spans_hold_counts_once(
     tmp_path: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
