@@ -97,9 +97,7 @@ def _check_columns(
             raise ValueError(f"{name} has the type {column.dtype} and the shape {list(column.shape)}")
         if name != "user" and len(column) != len(query):
             raise ValueError(f"{name} has {len(column)} values for {len(query)} labels")
-    if not len(user) or not len(query):
-        raise ValueError("there is no query")
-    if query.min() < 0 or query.max() >= len(user) or (np.diff(query) < 0).any():
+    if ((query < 0) | (query >= len(user))).any() or (np.diff(query) < 0).any():
         raise ValueError(f"labels are not those of {len(user)} queries in their order")
     for who, of in ranks.items():
         if not (of >= 1).all():

@@ -153,7 +153,8 @@ def write(directory: Path, evaluation: dict[str, Any], results: QueryResults | N
 
 
 def _means(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: float(np.nanmean(of_query)) for name, of_query in values.items()}
+    known = {name: of_query[~np.isnan(of_query)] for name, of_query in values.items()}
+    return {name: float(of_query.mean()) if len(of_query) else None for name, of_query in known.items()}
 
 
 def _slice(results: QueryResults, sample: UserSample, name: str, family: str) -> dict[str, Any]:

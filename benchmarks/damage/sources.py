@@ -86,7 +86,9 @@ class Part:
         lines = [line for line in text.replace("\0", "").splitlines() if line.strip()]
         if self.between == "users":
             pairs = [
-                (user, item) for user, *items in (re.split("[ \t,]", one) for one in lines) for item in items
+                (user, item)
+                for user, *items in (re.split("[ \t,]+", one.strip()) for one in lines)
+                for item in items
             ]
             return {"user": [user for user, _ in pairs], "item": [item for _, item in pairs]}
         if len(self.between) == 1 and self.header:

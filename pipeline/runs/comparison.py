@@ -141,7 +141,8 @@ def _results(directory: str) -> QueryResults | None:
 
     try:
         with storage.open_file(storage.join(directory, FILE_NAME), "rb") as file:
-            return QueryResults.read(file)
+            results = QueryResults.read(file)
+        return results if len(results.user) else None
     except (OSError, ValueError):
         return None
 

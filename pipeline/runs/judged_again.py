@@ -119,7 +119,11 @@ def read(path: str) -> tuple[dict[str, Any], QueryResults]:
         )
     try:
         with storage.open_file(place) as file:
-            return evaluation, QueryResults.read(file)
+            results = QueryResults.read(file)
+        count = (evaluation.get("queries") or {}).get("test")
+        if count not in (None, len(results.user)):
+            raise ValueError(f"{len(results.user)} queries, and {EVALUATION} has {count}")
+        return evaluation, results
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{place}: the results of the queries cannot be read ({error}). Run the pipeline again."

@@ -72,7 +72,7 @@ def test_what_is_no_evaluation_is_named(content: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("user", lambda values: values[:0], "there is no query"),
+        ("user", lambda values: values[:0], "labels are not those of 0 queries"),
         ("user", lambda values: values[:5], "labels are not those of 5 queries"),
         ("user", lambda values: values.astype(str), "user has the type <U"),
         ("label_query", lambda values: -1 - values, "labels are not those of 600 queries"),

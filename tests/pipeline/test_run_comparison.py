@@ -11,8 +11,10 @@ import pytest
 
 from tests.synthetic_evaluation import evaluation_and_results, write
 from two_tower.base.errors import UserError
+from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.pipeline.runs.comparison import compare, render
+from two_tower.pipeline.runs.judged_again import judge_again
 
 Evaluated = tuple[dict[str, Any], QueryResults]
 
@@ -85,7 +87,7 @@ def test_a_place_without_a_run_is_named(tmp_path: Path, before: Evaluated) -> No
         compare(there, str(tmp_path / "nowhere"))
     for broken in ("{", "[]", "{}", '{"metrics": 3}'):
         (tmp_path / "0" / "evaluation.json").write_text(broken)
-        with pytest.raises(UserError, match=r"evaluation\.json: the run's evaluation cannot be read"):
+        with pytest.raises(UserError, match=r"evaluation\.json: the evaluation cannot be read"):
             compare(there, there)
 
 
@@ -110,6 +112,16 @@ def test_results_that_were_cut_off_are_none(tmp_path: Path, before: Evaluated, s
     (tmp_path / "1" / "queries.npz").write_bytes(whole[:size])
     found = compare(a, b)
     assert found["how"] == "values" and any(b in note for note in found["notes"])
+
+
+def test_results_without_a_query_are_none(tmp_path: Path, before: Evaluated) -> None:
+    nothing = QueryResults(
+        np.zeros(0, np.int32), LabelSets.of_one(np.zeros(0, np.int64)), {"model": np.zeros(0, np.float32)}, {}
+    )
+    a, b = directories(tmp_path, before, (before[0], nothing))
+    assert compare(a, b)["how"] == "values"
+    with pytest.raises(UserError, match=r"queries\.npz: .* 0 queries, and evaluation\.json has 600"):
+        judge_again(b)
 
 
 def test_other_splits_are_told_by_their_times(tmp_path: Path, before: Evaluated) -> None:
