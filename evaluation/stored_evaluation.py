@@ -130,16 +130,20 @@ _EVALUATION = _object(
 )
 
 
-def fault_of(evaluation: Any) -> str:
+def _fault_of(evaluation: Any, for_report: bool) -> str:
     """Returns the first fault of the content of evaluation.json, with its key; "" for none."""
     fault = _EVALUATION(evaluation)
-    if not fault and evaluation.get("verdict") is not None:
+    if not fault and for_report and evaluation.get("verdict") is not None:
         fault = _object(_OF_A_VERDICT)(evaluation)
     return f"key '{fault[1:].replace(' ', chr(39) + ' ', 1)}" if fault.startswith(".") else fault.strip()
 
 
-def read(directory: str) -> dict[str, Any]:
+def read(directory: str, for_report: bool = False) -> dict[str, Any]:
     """Reads the evaluation.json of an evaluation's directory.
+
+    Args:
+        directory: the directory, a path or URL.
+        for_report: holds it to all that a report of a verdict shows.
 
     Raises:
         UserError: the file is missing or no JSON; a key is missing, or its value of another type.
@@ -148,7 +152,7 @@ def read(directory: str) -> dict[str, Any]:
     try:
         with storage.open_file(path, "r") as file:
             content = json_text.parse(file.read())
-        if fault := fault_of(content):
+        if fault := _fault_of(content, for_report):
             raise ValueError(fault)
     except (OSError, ValueError) as error:
         raise UserError(

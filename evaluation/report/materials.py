@@ -53,7 +53,7 @@ class Materials:
         Raises:
             UserError: evaluation.json cannot be read. Other files that cannot be read are left out.
         """
-        evaluation = stored_evaluation.read(directory)
+        evaluation = stored_evaluation.read(directory, for_report=True)
         found = _json(directory, CURVES_FILE) or (_json(curves, CURVES_FILE) if curves else None)
         return cls(
             evaluation=evaluation,

@@ -182,7 +182,7 @@ def _log_of(output: str, run: str) -> str | None:
 
 def evaluation_at(uris: list[str]) -> dict[str, Any]:
     """Returns evaluation.json of the first URI; {} without URIs; raises UserError if unreadable."""
-    return stored_evaluation.read(uris[0]) if uris else {}
+    return stored_evaluation.read(uris[0], for_report=True) if uris else {}
 
 
 def _warm_start(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -418,10 +418,11 @@ def test_what_cannot_be_judged_again_is_told(good: QueryResults, tmp_path: Path)
         judge_again(str(path), overrides=["trainer.epochs=4"])
     written = (path / "evaluation.json").read_text()
     for wrong, message in (
-        ("{}", "lacks metrics, baselines, ann, slices, blessed_model, cutoff"),
-        ("[1]", "lacks metrics, baselines, ann"),
-        ("null", "lacks metrics, baselines, ann"),
-        (json.dumps({**json.loads(written), "metrics": {}}), "lacks metrics of test"),
+        ('{"metrics": {"test": {}}}', "lacks baselines, ann, slices, blessed_model, cutoff"),
+        ("{}", "key 'metrics' is missing"),
+        ("[1]", r"is \[1\], and needs an object"),
+        ("null", "is None, and needs an object"),
+        (json.dumps({**json.loads(written), "metrics": {}}), "key 'metrics.test' is missing"),
         ("{", "cannot be read"),
     ):
         (path / "evaluation.json").write_text(wrong)

@@ -58,7 +58,7 @@ def test_a_key_of_another_type_is_named(
         part = part[step]
     part[last] = value
     with pytest.raises(UserError) as refused:
-        stored_evaluation.read(str(write(tmp_path, damaged, None)))
+        stored_evaluation.read(str(write(tmp_path, damaged, None)), for_report=True)
     assert str(refused.value).startswith(f"{tmp_path}/evaluation.json: the evaluation cannot be read ({told}")
 
 

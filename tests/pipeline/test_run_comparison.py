@@ -120,7 +120,7 @@ def test_results_without_a_query_are_none(tmp_path: Path, before: Evaluated) -> 
     )
     a, b = directories(tmp_path, before, (before[0], nothing))
     assert compare(a, b)["how"] == "values"
-    with pytest.raises(UserError, match=r"queries\.npz: .* 0 queries, and evaluation\.json has 600"):
+    with pytest.raises(UserError, match=r"queries\.npz: .*0 queries, and evaluation\.json has 600"):
         judge_again(b)
 
 
