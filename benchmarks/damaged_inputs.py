@@ -38,6 +38,8 @@ from benchmarks.damage import data_directories, kinds, models, readers, runs, se
 
 _SHOWN = 1_500
 _MEMORY = "/dev/shm"
+# Format of the trials of wrong arguments, which share a row.
+_ARGUMENTS = "arguments"
 
 
 def main() -> None:
@@ -109,17 +111,17 @@ def _table(answers: list[trial.Answer]) -> str:
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
     for answer in answers:
         one = answer.trial
-        row = (one.command, one.form)
+        row = ("all commands", one.form) if one.form == _ARGUMENTS else (f"`{one.command}`", one.form)
         counts.setdefault(row, collections.Counter())[one.kind] += 1
         faults[row] += answer.answer not in (trial.ANSWERED, trial.READ)
     lines = [
         f"| command | format | {' | '.join(kinds.GROUPS)} | all | faults |",
         "|---|---|" + "---:|" * (len(kinds.GROUPS) + 2),
     ]
-    for row in sorted(counts, key=lambda row: (row[1] == "arguments", row[0], row[1])):
+    for row in sorted(counts, key=lambda row: (row[1] == _ARGUMENTS, row)):
         cells = [str(counts[row][kind] or "") for kind in kinds.GROUPS]
         lines.append(
-            f"| `{row[0]}` | {row[1]} | {' | '.join(cells)} | {sum(counts[row].values())} | {faults[row]} |"
+            f"| {row[0]} | {row[1]} | {' | '.join(cells)} | {sum(counts[row].values())} | {faults[row]} |"
         )
     sums = [str(sum(of_row[kind] for of_row in counts.values())) for kind in kinds.GROUPS]
     lines.append(f"| all | | {' | '.join(sums)} | {len(answers):,} | {sum(faults.values())} |")
