@@ -11,6 +11,7 @@ Source: Chen et al., "RecSys Challenge 2018: Automatic Music Playlist Continuati
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from two_tower.base import json_text, storage
+from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
@@ -126,13 +127,13 @@ def _read_slice(path: str) -> list[dict[str, Any]]:
     """
     try:
         with storage.open_file(path) as file:
-            content = json_text.parse(file.read().decode("utf-8"))
+            content = json.loads(file.read().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8, so the file is "
             "not JSON. Fetch it again."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: the file is no complete JSON ({error}). Fetch it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error

@@ -184,11 +184,3 @@ def test_a_folder_among_the_files_of_a_pattern_is_no_missing_file(
         FORMATS[reader](str(tmp_path), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     shutil.rmtree(path)
-
-
-def test_half_of_a_surrogate_pair_in_a_slice_is_named(tmp_path: pathlib.Path) -> None:
-    slices(tmp_path)
-    path = tmp_path / "mpd.slice.1-1.json"
-    path.write_text(path.read_text().replace('"T"', '"\\ud800"'))
-    with pytest.raises(UserError, match=rf"{path}: the file is no complete JSON .*surrogate"):
-        FORMATS["spotify-mpd"](str(tmp_path), str(tmp_path / "out"))
