@@ -75,7 +75,6 @@ def _figures(value: Any) -> str:
     return next((f".{name}{one}" for name, v in value.items() if "@" in name and (one := _NUMBER(v))), "")
 
 
-_ANY: _Check = lambda value: ""  # noqa: E731
 _NUMBER = _optional(_plain(_is_number, "a number"))
 _COUNT = _plain(lambda value: _is_number(value) and value >= 0, "a number of 0 or more")
 _TEXT = _plain(lambda value: isinstance(value, str), "a text")

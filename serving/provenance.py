@@ -140,27 +140,6 @@ def read_whole(model_path: str) -> dict[str, Any]:
     return content
 
 
-def load_model(model_path: str) -> Any:
-    """Loads a SavedModel.
-
-    Raises:
-        UserError: TensorFlow cannot load it.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-    import scann  # noqa: F401  (registers the model's operations)
-    import tensorflow as tf
-
-    try:
-        return tf.saved_model.load(model_path)
-    except Exception as error:
-        # TensorFlow raises a dozen kinds of errors for broken files.
-        raise UserError(
-            f"{model_path}: the model does not load ({' '.join(str(error).split())[:300]}). Copy the whole "
-            "directory again."
-        ) from error
-
-
 def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[str, Any] | None) -> bool:
     """Tells if publishing a model would undo a re-indexing.
 

@@ -17,7 +17,8 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.schema import features
-from two_tower.serving.provenance import load_model, read_whole
+from two_tower.serving.loaded_model import load_model
+from two_tower.serving.provenance import read_whole
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.versions import find_model
 

@@ -16,7 +16,6 @@ from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
 from two_tower.base.settings import DEFAULT_SEED, with_values
 from two_tower.schema import features
 from two_tower.trainer.loop.training import _label_counts, train
-from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
@@ -130,16 +129,7 @@ def two_replicas_train_as_one(world: Transformed, folder: Path) -> None:
 
 def training(world: Transformed, config: TrainerConfig, folder: Path, model_dir: str | None) -> None:
     """Trains, and leaves the state for a warm start in "state" and TensorBoard's logs in "logs"."""
-    data = TrainingData(
-        world.files["train"],
-        world.files["eval"],
-        world.graph,
-        world.catalog_files,
-        world.catalog_graph,
-        HISTORY_LENGTH,
-        True,
-        world.resolved,
-    )
+    data = world.training_data()
     train(data, config, model_dir, str(folder / "logs"), state_dir=str(folder / "state"))
 
 

@@ -27,6 +27,7 @@ from two_tower.trainer.settings import TrainerConfig
 if TYPE_CHECKING:
     from two_tower.serving.index import ScannSettings
     from two_tower.serving.retrieval_model import RetrievalModel
+    from two_tower.trainer.loop.training_data import TrainingData
     from two_tower.trainer.loop.two_tower_model import TwoTowerModel
     from two_tower.trainer.model.catalog_table import CatalogTable
     from two_tower.trainer.model.signatures import Towers
@@ -247,6 +248,21 @@ class Transformed:
         spec = tft.TFTransformOutput(self.graph).transformed_feature_spec()
         serialized = list(tf.data.TFRecordDataset(self.files[split], "GZIP"))
         return dict(tf.io.parse_example(tf.stack(serialized), spec))
+
+    def training_data(self, history_length: int = HISTORY_LENGTH, repeats: bool = True) -> TrainingData:
+        """Returns what a training reads."""
+        from two_tower.trainer.loop.training_data import TrainingData
+
+        return TrainingData(
+            self.files["train"],
+            self.files["eval"],
+            self.graph,
+            self.catalog_files,
+            self.catalog_graph,
+            history_length,
+            repeats,
+            self.resolved,
+        )
 
 
 def small_world(out: Path, repeats: bool = True) -> Transformed:

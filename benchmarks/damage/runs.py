@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -92,12 +93,8 @@ def canary_here() -> Iterator[None]:
             status = canary._main(*words[-2:])
         return types.SimpleNamespace(returncode=status, stdout=page.getvalue(), stderr="")
 
-    fresh = canary.subprocess
-    canary.subprocess = types.SimpleNamespace(run=run)  # type: ignore[assignment]
-    try:
+    with mock.patch.object(canary, "subprocess", types.SimpleNamespace(run=run)):
         yield
-    finally:
-        canary.subprocess = fresh
 
 
 def trials(seed: int, output: Path, data: Path) -> Iterator[Trial]:

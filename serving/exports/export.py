@@ -21,7 +21,8 @@ from two_tower.base.errors import UserError
 from two_tower.schema.features import REPEAT_SCORE
 from two_tower.serving.exports import faiss_index, parquet, vertex
 from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search
-from two_tower.serving.provenance import digest_of, load_model, read_whole
+from two_tower.serving.loaded_model import load_model
+from two_tower.serving.provenance import digest_of, read_whole
 from two_tower.serving.versions import find_model
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")

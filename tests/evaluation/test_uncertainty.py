@@ -23,6 +23,13 @@ def interval(users: np.ndarray, values: np.ndarray) -> list[float]:
     return found
 
 
+def numbers(change: dict[str, float | None]) -> tuple[float, ...]:
+    """Returns a change and its bounds, which must be known."""
+    known = [change[name] for name in ("change", "low", "high")]
+    assert None not in known
+    return tuple(value for value in known if value is not None)
+
+
 @pytest.mark.parametrize("users", [10, 25, 2_500])
 def test_with_one_query_a_user_the_interval_is_students(users: int) -> None:
     values = np.random.default_rng(1).normal(0.5, 0.1, users)
@@ -95,17 +102,18 @@ def test_a_paired_change_is_surer_than_two_intervals_apart() -> None:
     users, before = listeners(5, users=300)
     after = np.where(np.random.default_rng(0).random(len(before)) < 0.02, 1.0, before)
     sample = UserSample(users)
-    change = sample.changes({"hit": after, "new": after}, {"hit": before})
-    assert set(change) == {"hit"}
-    assert change["hit"]["change"] == pytest.approx((after - before).mean())
-    assert 0 < change["hit"]["low"] < change["hit"]["change"] < change["hit"]["high"]  # type: ignore[operator]
-    low, high = interval(users, after)
-    assert change["hit"]["high"] - change["hit"]["low"] < (high - low) / 3  # type: ignore[operator]
+    found = sample.changes({"hit": after, "new": after}, {"hit": before})
+    assert set(found) == {"hit"}
+    change, low, high = numbers(found["hit"])
+    assert change == pytest.approx((after - before).mean())
+    assert 0 < low < change < high
+    own_low, own_high = interval(users, after)
+    assert high - low < (own_high - own_low) / 3
     # The same answers by other users.
     apart = UserSample(users + 1).estimates(after).minus(sample.estimates(before))
-    wide = changes_of(["hit"], apart)["hit"]
-    assert wide["change"] == pytest.approx(change["hit"]["change"])
-    assert wide["high"] - wide["low"] > (high - low)  # type: ignore[operator]
+    same_change, wide_low, wide_high = numbers(changes_of(["hit"], apart)["hit"])
+    assert same_change == pytest.approx(change)
+    assert wide_high - wide_low > own_high - own_low
 
 
 def test_means_of_other_users_differ_as_welch_has_it() -> None:

@@ -246,7 +246,7 @@ def meaningless_pairs() -> Iterator[tuple[str, str, str, Any]]:
             if other == "trainer.parts":
                 yield name, value_text(OTHERS[name]), other, "user_id,shared_tables"
             else:
-                for choice in set(pipeline_config.types()[other].setting.choices) - set(allowed):
+                for choice in sorted(set(pipeline_config.types()[other].setting.choices) - set(allowed)):
                     yield name, value_text(OTHERS[name]), other, choice
                     yield name, value_text(one.default), other, choice
 

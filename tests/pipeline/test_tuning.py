@@ -17,7 +17,7 @@ import optuna
 import pytest
 import yaml
 
-from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from tests.small_world import CONFIG, Transformed
 from two_tower.base import console
 from two_tower.base.errors import UserError
 from two_tower.base.settings import with_values
@@ -465,18 +465,7 @@ def test_a_trials_process_tells_why_it_failed(
 def test_a_trial_trains_in_its_process_and_the_study_has_its_recall(
     small_world: Transformed, tmp_path: Path
 ) -> None:
-    from two_tower.trainer.loop.training_data import TrainingData
-
-    data = TrainingData(
-        small_world.files["train"],
-        small_world.files["eval"],
-        small_world.graph,
-        small_world.catalog_files,
-        small_world.catalog_graph,
-        HISTORY_LENGTH,
-        True,
-        small_world.resolved,
-    )
+    data = small_world.training_data()
     small = dataclasses.replace(SMALL, trainer=dataclasses.replace(CONFIG, epochs=2))
     space = SearchSpace.from_plain({"trainer.learning_rate": {"low": 0.001, "high": 0.1}})
     search = search_in(tmp_path, base=small, space=space)

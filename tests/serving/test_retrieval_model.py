@@ -28,7 +28,7 @@ from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
 from two_tower.schema.request_inputs import MOST_VALUES, REQUEST_INPUTS, SERVED_SIGNATURES
 from two_tower.serving.index import AH, ScannSettings
-from two_tower.serving.provenance import load_model
+from two_tower.serving.loaded_model import load_model
 from two_tower.serving.request_tensors import request_tensors
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.trainer.model.windows import Positions, windows_of

@@ -8,10 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.pipeline.test_meaningless_settings import OTHERS
-from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from tests.small_world import CONFIG, Transformed
 from two_tower.base.settings import values_of, with_values
 from two_tower.trainer.loop import training
-from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.model.randomness import drawing
 from two_tower.trainer.settings import TrainerConfig
 
@@ -46,16 +45,7 @@ ELSEWHERE = {"distribution", "warm_start", "epochs", "patience", "frequency.hash
 
 def losses_of(world: Transformed, changes: dict[str, Any]) -> list[float]:
     """Returns the losses of six steps, without a graph, whose tracing would take most of the time."""
-    data = TrainingData(
-        world.files["train"],
-        world.files["eval"],
-        world.graph,
-        world.catalog_files,
-        world.catalog_graph,
-        HISTORY_LENGTH,
-        True,
-        world.resolved,
-    )
+    data = world.training_data()
     inputs = training._Inputs.read(data, with_values(CONFIG, {**BASE, **changes}))
     model = inputs.model(inputs.initial_embeddings())
     optimizer = inputs.optimizer()

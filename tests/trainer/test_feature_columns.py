@@ -25,7 +25,6 @@ from two_tower.serving.index import ExactIndex
 from two_tower.serving.retrieval_model import RetrievalModel
 from two_tower.trainer.loop import training
 from two_tower.trainer.loop.training import train
-from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.model.catalog_table import OUT_OF_VOCABULARY, CatalogArrays, CatalogTable
 from two_tower.trainer.model.signatures import Towers
@@ -504,16 +503,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
 
 def recalls(world: Transformed, resolved: ResolvedFeatures, out: Path) -> tuple[float, float]:
     """Computes Recall@12 after jingles, of items of train and of cold items; a class has 12 of 181 items."""
-    data = TrainingData(
-        world.files["train"],
-        world.files["eval"],
-        world.graph,
-        world.catalog_files,
-        world.catalog_graph,
-        1,
-        True,
-        resolved,
-    )
+    data = dataclasses.replace(world.training_data(history_length=1), resolved=resolved)
     config = TrainerConfig(
         embedding_dim=16,
         query_hidden_units=(32,),

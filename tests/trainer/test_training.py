@@ -40,7 +40,6 @@ from two_tower.schema import features
 from two_tower.trainer.loop import training, validation_recall
 from two_tower.trainer.loop.precision import computing_in, policy_of, scaled_for
 from two_tower.trainer.loop.training import train
-from two_tower.trainer.loop.training_data import TrainingData
 from two_tower.trainer.loop.training_loop import CURVES_FILE
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loop.validation_recall import ValidationRecall
@@ -84,19 +83,6 @@ def checkerboard(tmp_path_factory: pytest.TempPathFactory) -> Transformed:
     return Transformed.of(tmp_path_factory.mktemp("checkerboard"), log, cutter, catalog_of_ids(ITEMS))
 
 
-def data_of(world: Transformed, repeats: bool = True, history_length: int = 8) -> TrainingData:
-    return TrainingData(
-        world.files["train"],
-        world.files["eval"],
-        world.graph,
-        world.catalog_files,
-        world.catalog_graph,
-        history_length,
-        repeats,
-        world.resolved,
-    )
-
-
 @pytest.fixture(scope="module")
 def learnt(
     checkerboard: Transformed, tmp_path_factory: pytest.TempPathFactory
@@ -104,7 +90,7 @@ def learnt(
     """A training on the checkerboard: what it left, and what it says of itself."""
     place = tmp_path_factory.mktemp("learnt")
     model, logs, state = (str(place / name) for name in ("model", "logs", "state"))
-    return place, train(data_of(checkerboard), LEARNING, model, logs, cutoff=10, state_dir=state)
+    return place, train(checkerboard.training_data(8), LEARNING, model, logs, cutoff=10, state_dir=state)
 
 
 def test_a_checkerboard_is_learnt_and_saved(
@@ -139,7 +125,7 @@ def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_en
     place, before = learnt
     config = dataclasses.replace(LEARNING, learning_rate=LEARNING.learning_rate / 10, epochs=1)
     result = train(
-        data_of(checkerboard), config, None, str(tmp_path / "logs"), warm_start=str(place / "state")
+        checkerboard.training_data(8), config, None, str(tmp_path / "logs"), warm_start=str(place / "state")
     )
     first_epoch = json.loads((place / "logs" / CURVES_FILE).read_text())["epochs"][0]
     assert result["val_recall@10"] > first_epoch["val_recall@10"] + 0.05
@@ -166,13 +152,13 @@ def test_a_warm_start_goes_by_what_is_asked_for_and_not_by_what_the_data_settles
     monkeypatch.setattr(training, "carry_over", carried_over)
     monkeypatch.setattr(training, "save_state", saved)
     config = dataclasses.replace(LEARNING, windows_per_step=0, epochs=1)
-    train(data_of(checkerboard), config, None, str(tmp_path), warm_start="before", state_dir="now")
+    train(checkerboard.training_data(8), config, None, str(tmp_path), warm_start="before", state_dir="now")
     assert asked == [config, config]
 
 
 def test_nothing_is_learnt_at_a_learning_rate_of_zero(checkerboard: Transformed, tmp_path: Path) -> None:
     config = dataclasses.replace(LEARNING, learning_rate=0.0, epochs=1)
-    result = train(data_of(checkerboard), config, None, str(tmp_path))
+    result = train(checkerboard.training_data(8), config, None, str(tmp_path))
     assert result["val_recall@10"] < 3 * CHANCE
 
 
@@ -180,7 +166,7 @@ def test_half_precision_learns_the_checkerboard_too_and_serves_full_precision(
     checkerboard: Transformed, learnt: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     result = train(
-        data_of(checkerboard),
+        checkerboard.training_data(8),
         LEARNING,
         str(tmp_path / "model"),
         str(tmp_path / "logs"),
@@ -249,7 +235,7 @@ def test_a_loss_that_is_not_a_number_stops_training_with_the_setting_to_change(
 ) -> None:
     config = dataclasses.replace(LEARNING, learning_rate=1e30)
     with pytest.raises(UserError, match=r"the loss is .*trainer\.learning_rate"):
-        train(data_of(checkerboard), config, str(tmp_path / "model"), str(tmp_path / "logs"))
+        train(checkerboard.training_data(8), config, str(tmp_path / "model"), str(tmp_path / "logs"))
     assert not (tmp_path / "model").exists()
 
 
@@ -409,7 +395,7 @@ def test_a_setting_of_the_loss_changes_it(
 
 
 def test_a_small_catalogs_softmax_is_full_where_settings_leave_it_open(small_world: Transformed) -> None:
-    inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, softmax="auto"))
+    inputs = training._Inputs.read(small_world.training_data(8), dataclasses.replace(CONFIG, softmax="auto"))
     batch = small_world.batch("train")
     model = inputs.model()
     candidates = model._sampler.candidates(tf.constant([1, 2]), tf.constant([0, 1]))
@@ -422,9 +408,9 @@ def test_the_labels_of_a_step_count_where_the_softmax_is_left_open(
 ) -> None:
     def settled(**settings: Any) -> str:
         config = dataclasses.replace(CONFIG, softmax="auto", **settings)
-        return training._Inputs.read(data_of(small_world), config).config.softmax
+        return training._Inputs.read(small_world.training_data(8), config).config.softmax
 
-    items = training._Inputs.read(data_of(small_world), CONFIG).table.size
+    items = training._Inputs.read(small_world.training_data(8), CONFIG).table.size
     monkeypatch.setattr(resolved_settings, "_MOST_SCORES", 10 * items)
     assert settled(windows_per_step=50, positions_per_step=10) == "full"
     assert settled(windows_per_step=50, positions_per_step=11) == "sampled"
@@ -441,15 +427,15 @@ def test_items_begin_at_factors_of_co_occurrence_if_that_is_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = dataclasses.replace(LEARNING, learning_rate=0.002, epochs=1, item_initial="co_occurrence")
-    inputs = training._Inputs.read(data_of(checkerboard), config)
+    inputs = training._Inputs.read(checkerboard.training_data(8), config)
     first = inputs.initial_embeddings()
     assert first is not None and first[1:].any(axis=1).all()
     np.testing.assert_array_equal(inputs.model(first)._items.item.numpy(), first)
     at_random = dataclasses.replace(config, item_initial="random")
-    assert training._Inputs.read(data_of(checkerboard), at_random).initial_embeddings() is None
+    assert training._Inputs.read(checkerboard.training_data(8), at_random).initial_embeddings() is None
 
     def recall(config: TrainerConfig) -> float:
-        return train(data_of(checkerboard), config, None, str(tmp_path), cutoff=10)["val_recall@10"]
+        return train(checkerboard.training_data(8), config, None, str(tmp_path), cutoff=10)["val_recall@10"]
 
     assert recall(config) > 2 * recall(at_random)
 
@@ -459,14 +445,16 @@ def test_items_begin_at_factors_of_co_occurrence_if_that_is_asked_for(
     monkeypatch.setattr(training, "co_occurrence_embeddings", not_needed)
     place, before = learnt
     state = str(place / "state")
-    goes_on = train(data_of(checkerboard), config, None, str(tmp_path), cutoff=10, warm_start=state)
+    goes_on = train(checkerboard.training_data(8), config, None, str(tmp_path), cutoff=10, warm_start=state)
     assert goes_on["val_recall@10"] > 0.9 * before["val_recall@10"]
 
 
 def test_the_windows_of_a_step_follow_from_the_data_where_settings_leave_them_open(
     small_world: Transformed,
 ) -> None:
-    inputs = training._Inputs.read(data_of(small_world), dataclasses.replace(CONFIG, windows_per_step=0))
+    inputs = training._Inputs.read(
+        small_world.training_data(8), dataclasses.replace(CONFIG, windows_per_step=0)
+    )
     assert inputs.windows == len(small_world.batch("train")[features.USER])
     batch = next(iter(inputs.epoch(0, 0, tf.distribute.InputContext())))
     assert len(batch[features.USER]) == inputs.config.windows_per_step == 8 < inputs.windows
@@ -586,7 +574,7 @@ def stub(candidates: np.ndarray, query: np.ndarray) -> Any:
 def test_validation_ranks_labels_among_the_whole_catalog(small_world: Transformed, repeats: bool) -> None:
     batches = tf.data.Dataset.from_tensors(small_world.batch("eval"))
     table = small(small_world).table
-    validation = ValidationRecall(batches, table, data_of(small_world, repeats, HISTORY_LENGTH), seed=1)
+    validation = ValidationRecall(batches, table, small_world.training_data(repeats=repeats), seed=1)
     order = np.random.default_rng(2).permutation(70)  # item i is recommended at place order[i]
     validation.model = stub(-order[:, None].astype(float), np.ones(1))
     raw, queries = small_world.raw["eval"], all_queries(small_world.raw["eval"])
@@ -612,7 +600,7 @@ def test_validation_asks_for_now_as_serving_does(small_world: Transformed) -> No
     built, ranks = small(small_world), []
     for age in (batch[features.EXAMPLE_AGE], older):
         batches = tf.data.Dataset.from_tensors(batch | {features.EXAMPLE_AGE: age})
-        validation = ValidationRecall(batches, built.table, data_of(small_world), seed=1)
+        validation = ValidationRecall(batches, built.table, small_world.training_data(8), seed=1)
         validation.model = built.model
         ranks.append(validation.ranks().tolist())
     assert ranks[0] == ranks[1]
@@ -633,7 +621,7 @@ def test_validation_recall_of_sets_of_labels_is_what_a_plain_loop_says(
     monkeypatch.setattr(validation_recall, "_SCORES_AT_ONCE", at_once)  # 150: two queries
     monkeypatch.setattr(validation_recall, "_LEAST_COLD_QUERIES", 1)
     batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
-    data = data_of(frozen_world, history_length=HISTORY_LENGTH)
+    data = frozen_world.training_data()
     validation = ValidationRecall(batches, small(frozen_world).table, data, seed=1, cutoff=cutoff)
     # Ten items share each score: the label ranks last among equals.
     scores = np.random.default_rng(3).permutation(70) // 10
@@ -680,7 +668,7 @@ def test_a_frozen_query_is_the_window_read_at_its_last_listen_at_the_split_s_sta
     queries = all_queries(raw)
     assert (queries.position == raw.lengths[queries.window] - 1).all()
     assert set(queries.request_timestamp.tolist()) == {SPLIT.eval[0]}
-    data = data_of(frozen_world, history_length=HISTORY_LENGTH)
+    data = frozen_world.training_data()
     batches = tf.data.Dataset.from_tensors(frozen_world.batch("eval"))
     validation = ValidationRecall(batches, built.table, data, seed=1)
     ((windows, at),) = validation._seen
@@ -710,7 +698,7 @@ def test_validation_recall_is_the_evaluator_s_where_items_are_not_recommended_tw
     summary = summarize(recommended, queries.labels, queries.user_id, [10, 20], 70)
 
     batches = tf.data.Dataset.from_tensors(transformed)
-    data = data_of(small_world, repeats=False, history_length=HISTORY_LENGTH)
+    data = small_world.training_data(repeats=False)
     validation = ValidationRecall(batches, built.table, data, seed=1, cutoff=20)
     validation.model = built.model
     logs: dict[str, float] = {}
@@ -724,7 +712,7 @@ def test_embeddings_that_are_all_the_same_or_no_numbers_recall_nothing(
     small_world: Transformed, value: float
 ) -> None:
     batches = tf.data.Dataset.from_tensors(small_world.batch("eval"))
-    validation = ValidationRecall(batches, small(small_world).table, data_of(small_world), seed=1)
+    validation = ValidationRecall(batches, small(small_world).table, small_world.training_data(8), seed=1)
     validation.model = stub(np.full([70, 1], value), np.ones(1))
     logs: dict[str, float] = {}
     validation.on_epoch_end(0, logs)

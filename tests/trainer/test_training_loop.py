@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.small_world import CONFIG, HISTORY_LENGTH, Transformed
+from tests.small_world import CONFIG, Transformed
 from two_tower.base.errors import UserError
 from two_tower.schema import features
 from two_tower.trainer.loop import training_loop
 from two_tower.trainer.loop.checkpoints import Checkpoints, Progress, UnusableCheckpointError
 from two_tower.trainer.loop.optimizer import optimizer_of
 from two_tower.trainer.loop.training import train
-from two_tower.trainer.loop.training_data import TrainingData, count_windows, window_batches, windows_for
+from two_tower.trainer.loop.training_data import count_windows, window_batches, windows_for
 from two_tower.trainer.loop.training_loop import CURVES_FILE, Handover, TrainingLoop, speed_of
 from two_tower.trainer.model.randomness import uniform
 from two_tower.trainer.settings import Frequency, Negatives, Schedule, TrainerConfig
@@ -252,19 +252,6 @@ def test_a_loss_that_is_no_number_ends_it_at_the_step(tmp_path: Path) -> None:
 # Whole trainings on windows.
 
 
-def data_of(world: Transformed) -> TrainingData:
-    return TrainingData(
-        world.files["train"],
-        world.files["eval"],
-        world.graph,
-        world.catalog_files,
-        world.catalog_graph,
-        HISTORY_LENGTH,
-        True,
-        world.resolved,
-    )
-
-
 def test_an_epoch_s_order_follows_from_its_seed_and_what_is_skipped_is_its_beginning(
     small_world: Transformed,
 ) -> None:
@@ -334,9 +321,11 @@ def test_a_training_killed_in_mid_epoch_goes_on_to_the_same_weights_bit_by_bit(
     monkeypatch.setattr(training_loop, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     monkeypatch.setattr(Checkpoints, "restore_best", keep_weights)
     monkeypatch.setattr(Checkpoints, "save", keep_what_a_kill_would_leave)
-    whole = train(data_of(small_world), config, None, str(tmp_path / "whole"))
+    whole = train(small_world.training_data(), config, None, str(tmp_path / "whole"))
     monkeypatch.setattr(Checkpoints, "save", save)
-    again = train(data_of(small_world), config, None, str(tmp_path / "again"), checkpoint_dir=str(killed))
+    again = train(
+        small_world.training_data(), config, None, str(tmp_path / "again"), checkpoint_dir=str(killed)
+    )
     assert all((a == b).all() for a, b in zip(*ended, strict=True))
     curves = [(tmp_path / name / CURVES_FILE).read_text() for name in ("whole", "again")]
     assert curves[0] == curves[1]
@@ -366,7 +355,7 @@ def test_where_a_checkpoint_cannot_be_used_training_begins_anew(
 
     def train_with(seed: int) -> None:
         logs = str(tmp_path / "logs")
-        train(data_of(small_world), CONFIG, None, logs, seed=seed, checkpoint_dir=str(place))
+        train(small_world.training_data(), CONFIG, None, logs, seed=seed, checkpoint_dir=str(place))
 
     place = tmp_path / "checkpoints"
     monkeypatch.setattr(TrainingLoop, "run", run)
