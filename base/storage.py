@@ -116,16 +116,19 @@ def check_link(path: str) -> None:
         raise UserError(f"{path}: a link to {target}, which does not exist. Restore it or remove the link.")
 
 
-def list_files(folder: str) -> list[str]:
+def list_files(folder: str, follow_links: bool = False) -> list[str]:
     """Lists all files in and below a folder as sorted relative paths with "/"; [] if there are none.
 
+    Args:
+      follow_links: lists the files below links to folders as well.
+
     Raises:
-      UserError: a folder cannot be read, or a link leads nowhere.
+      UserError: a folder cannot be read; a link leads nowhere or, if it is followed, to files listed already.
     """
-    return sorted(list_sizes(folder))
+    return sorted(list_sizes(folder, follow_links))
 
 
-def list_sizes(folder: str) -> dict[str, int]:
+def list_sizes(folder: str, follow_links: bool = False) -> dict[str, int]:
     """Returns the files of `list_files` with their sizes in bytes; a remote folder needs one listing.
 
     Raises:
@@ -135,8 +138,11 @@ def list_sizes(folder: str) -> dict[str, int]:
         root = _on_disk(folder)
         if not os.path.isdir(root):
             return {}
-        sizes = {}
-        for parent, _, names in os.walk(root, onerror=_refuse_folder):
+        sizes: dict[str, int] = {}
+        walked: dict[str, str] = {}
+        for parent, _, names in os.walk(root, onerror=_refuse_folder, followlinks=follow_links):
+            if (first := walked.setdefault(os.path.realpath(parent), parent)) != parent:
+                raise UserError(f"{parent}: a link to {first}, whose files are there twice. Remove the link.")
             for path in (os.path.join(parent, name) for name in names):
                 check_link(path)
                 sizes[os.path.relpath(path, root).replace(os.sep, "/")] = os.path.getsize(path)

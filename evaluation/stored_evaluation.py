@@ -68,6 +68,10 @@ def _object(needed: tuple[str, ...] = (), **keys: _Check) -> _Check:
     return fault
 
 
+def _all_of(*checks: _Check) -> _Check:
+    return lambda value: next((one for check in checks if (one := check(value))), "")
+
+
 def _figures(value: Any) -> str:
     """Checks metrics by name; other names, such as a baseline's settings, may hold anything."""
     if not isinstance(value, Mapping):
@@ -96,6 +100,10 @@ _SLICE = _object(
 _THRESHOLD = _object(
     ("name", "ok"), name=_TEXT, ok=_FLAG, note=_TEXT, low=_NUMBER, high=_NUMBER, direction=_TEXT
 )
+_OF_HISTORY = _all_of(_figures, _object(("queries",), queries=_COUNT, intervals=_each(_BOUNDS)))
+_RELEASED = _object(
+    ("eligible", "reason", "metrics"), eligible=_FLAG, reason=_TEXT, uri=_TEXT, digest=_TEXT, metrics=_figures
+)
 _EVALUATION = _object(
     ("metrics",),
     verdict=_plain(lambda value: value in ("blessed", "refused"), "'blessed' or 'refused'"),
@@ -122,9 +130,9 @@ _EVALUATION = _object(
     intervals=_each(_each(_BOUNDS)),
     changes=_each(_each(_optional(_object(change=_NUMBER, low=_NUMBER, high=_NUMBER)))),
     slices=_each(_SLICE),
-    ann=_figures,
-    blessed_model=_object(metrics=_figures, reason=_TEXT),
-    anchor=_object(metrics=_figures, reason=_TEXT),
+    ann=_all_of(_figures, _object(by_history=_each(_OF_HISTORY), parity=_object())),
+    blessed_model=_RELEASED,
+    anchor=_RELEASED,
     oracle=_object(("queries",), queries=_COUNT),
 )
 

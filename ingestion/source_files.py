@@ -9,20 +9,22 @@ from two_tower.base.errors import UserError
 
 
 def matching(folder: str, is_wanted: Callable[[str], object]) -> list[str]:
-    """Lists the files in and below a folder whose relative path is wanted, sorted.
+    """Lists the files in and below a folder whose relative path is wanted, sorted; links are followed.
 
     Raises:
-      UserError: a folder has a wanted name with an ending, as Spark writes tables; or a link to nothing.
+      UserError: a folder has a wanted name, as Spark writes tables, and no wanted files; or a link leads
+        nowhere, or to files that are listed already.
     """
-    files = storage.list_files(folder)
-    folders = {file[:place] for file in files for place in range(len(file)) if file[place] == "/"}
-    folders |= {
-        name for name in storage.list_names(folder) if storage.is_directory(storage.join(folder, name))
-    }
-    for name in sorted(folders):
-        if "." in name.rpartition("/")[2][1:] and is_wanted(name):
+    files = storage.list_files(folder, follow_links=True)
+    wanted = [file for file in files if is_wanted(file)]
+    holding = {file[:place] for file in files for place in range(len(file)) if file[place] == "/"}
+    empty = {name for name in storage.list_names(folder) if storage.is_directory(storage.join(folder, name))}
+    for name in sorted(holding | empty):
+        is_read = any(file.startswith(name + "/") for file in wanted)
+        looks_like_a_file = name in holding or "." in name[1:]
+        if not is_read and looks_like_a_file and is_wanted(name):
             raise _is_folder(storage.join(folder, name))
-    return [file for file in files if is_wanted(file)]
+    return wanted
 
 
 def is_there(path: str) -> bool:

@@ -57,12 +57,22 @@ class ModelIdentity:
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any], digest: str) -> ModelIdentity:
-        """Builds the identity from a model's `provenance.json`."""
+        """Builds the identity from a model's `provenance.json`.
+
+        Raises:
+            UserError: a key is missing.
+        """
+        needed = ("dataset", "data_digest", "train_newest_timestamp")
+        if lacking := [key for key in needed if key not in provenance]:
+            raise UserError(
+                f"A model's provenance.json lacks the key '{lacking[0]}' (its keys: {sorted(provenance)}). "
+                "The copy is incomplete, or of another program: copy the model's whole directory again."
+            )
         return cls(
             digest,
             provenance["dataset"],
             provenance["data_digest"],
-            int(provenance["train_newest_timestamp"]),
+            provenance["train_newest_timestamp"],
             # The first releases knew this protocol alone and did not record it.
             provenance.get("protocol", "next_event"),
             provenance.get("split_digest", ""),
@@ -82,6 +92,17 @@ def recorded(facts: DataFacts) -> dict[str, Any]:
     return {**dataclasses.asdict(facts), "train_newest_timestamp": max(facts.train_end - 1, 0)}
 
 
+# Key that models are compared by → its type.
+_COMPARED = {
+    "dataset": str,
+    "data_digest": str,
+    "train_newest_timestamp": int,
+    "protocol": str,
+    "split_digest": str,
+    "max_k": int,
+}
+
+
 def read(model_path: str) -> dict[str, Any] | None:
     """Reads the `provenance.json` of a served model; None if the files are gone.
 
@@ -94,7 +115,11 @@ def read(model_path: str) -> dict[str, Any] | None:
         return None
     try:
         with storage.open_file(path, "r") as file:
-            return dict(json_text.parse(file.read(), allow_nan=True))
+            content = dict(json_text.parse(file.read(), allow_nan=True))
+        for key in content.keys() & _COMPARED.keys():
+            if type(content[key]) is not _COMPARED[key]:
+                raise ValueError(f"key '{key}' is {content[key]!r:.60}")
+        return content
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error}). It records what the model was trained on. Restore the file, or "
@@ -155,7 +180,7 @@ def takes_items_back(candidate: Mapping[str, Any] | None, in_service: Mapping[st
     return (
         ITEMS in in_service
         and ITEMS not in candidate
-        and candidate["data_digest"] == in_service["data_digest"]
+        and candidate.get("data_digest") == in_service.get("data_digest")
     )
 
 
@@ -170,7 +195,7 @@ def is_of_older_data(candidate: Mapping[str, Any] | None, in_service: Mapping[st
     """
     if candidate is None or in_service is None or candidate.get("dataset") != in_service.get("dataset"):
         return False
-    ends = [int(one.get("train_newest_timestamp", 0)) for one in (candidate, in_service)]
+    ends = [one.get("train_newest_timestamp", 0) for one in (candidate, in_service)]
     return 0 < ends[0] < ends[1]
 
 

@@ -77,14 +77,14 @@ def _why_not(model_path: str, newest: str) -> str:
     """Returns the reason not to publish a blessed model, or ""; `newest` is a path or ""."""
     if not newest:
         return ""
-    if _is_in_service(model_path, newest):
-        return f"not pushed again: the same model is in service already, in {newest}."
-    candidate = provenance.read(model_path)
     try:
         in_service = provenance.read(newest)
-    except UserError:
+        if _is_in_service(model_path, newest):
+            return f"not pushed again: the same model is in service already, in {newest}."
+    except (UserError, OSError):
         # What is damaged is no reason to keep it in service.
         return ""
+    candidate = provenance.read(model_path)
     if provenance.takes_items_back(candidate, in_service):
         return (
             f"not pushed: {newest} is in service with the same data and newer items (`two-tower reindex`). "

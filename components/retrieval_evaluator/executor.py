@@ -88,7 +88,8 @@ def _bless(blessing: types.Artifact, task: EvaluationTask, evaluated: Evaluated)
     with fileio.open(os.path.join(blessing.uri, canary.FILE_NAME), "w") as file:
         file.write(json.dumps(evaluated.canary, allow_nan=False) + "\n")
     blessing.set_string_custom_property(EVALUATED_DIGEST, task.model.digest)
-    blessing.set_string_custom_property(pointers.ANCHOR, next_anchor(task, evaluated.evaluation))
+    anchor = next_anchor(evaluated.evaluation, task.model.uri, task.anchor.uri if task.anchor else None)
+    blessing.set_string_custom_property(pointers.ANCHOR, anchor)
     blessing.set_string_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, task.model.uri)
     if task.blessed is not None:
         key = constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY

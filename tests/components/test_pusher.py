@@ -138,15 +138,23 @@ def test_older_data_does_not_replace_newer(tmp_path: Path, never_loaded: list[tu
     assert versions(str(pushed)) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"train_newest_timestamp": null}', '{"dataset": 7}', "link to nothing"]
+)
 def test_a_damaged_version_in_service_is_replaced(
-    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+    content: str, tmp_path: Path, never_loaded: list[tuple[str, Any]]
 ) -> None:
     pushed = tmp_path / "pushed"
     for name in "ab":
         model(tmp_path / name / "Format-Serving", name)
-        provenance_of(tmp_path / name)
+        provenance_of(tmp_path / name, dataset="ours", train_newest_timestamp=100)
     push(tmp_path / "a", True, pushed)
-    (pushed / "1" / "assets.extra" / "provenance.json").write_text("{")
+    damaged = pushed / "1" / "assets.extra" / "provenance.json"
+    damaged.unlink()
+    if content == "link to nothing":
+        damaged.symlink_to("nowhere")
+    else:
+        damaged.write_text(content)
     assert push(tmp_path / "b", True, pushed).get_int_custom_property("pushed") == 1
 
 

@@ -117,7 +117,8 @@ def evaluate(
     verdict = "BLESSED" if found["verdict"] == "blessed" else "NOT_BLESSED"
     # Pusher is given what it checks a copy by.
     assert blessing.get_string_custom_property("evaluated_digest") == digest_of(f"{model.uri}/Format-Serving")
-    assert blessing.get_string_custom_property(ANCHOR)
+    found["next_anchor"] = blessing.get_string_custom_property(ANCHOR)
+    assert found["next_anchor"]
     # The canary holds the queries that Pusher repeats on its copy.
     assert sorted(path.name for path in (out / "blessing").iterdir()) == sorted([verdict, canary.FILE_NAME])
     return found, (out / "evaluation" / "report.md").read_text()
@@ -393,6 +394,23 @@ def test_the_latest_blessed_model_is_compared_with_or_named_and_ignored(
         assert "min_change_against_blessed" not in names
         assert reason in evaluation["blessed_model"]["reason"]
         assert reason in report
+
+
+def test_the_anchor_that_the_pointer_names_is_asked_and_passed_on(
+    windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    blessed, anchor = (artifact(standard_artifacts.Model, tmp_path / name) for name in ("blessed", "anchor"))
+    for copy in (blessed, anchor):
+        shutil.copytree(model.uri, copy.uri, dirs_exist_ok=True)
+        record(copy, {"data_digest": "sha256:yesterday"})
+    pointer = Pointer(blessed.uri, {ANCHOR: anchor.uri}).to_text()
+    evaluation, report = evaluate(tmp_path, windows, model, LENIENT, latest_blessed=pointer)
+    assert evaluation["anchor"]["uri"] == anchor.uri and evaluation["anchor"]["eligible"]
+    assert evaluation["anchor"]["metrics"] == pytest.approx(evaluation["metrics"]["test"])
+    (told,) = (one for one in evaluation["thresholds"] if one["name"] == "min_change_against_anchor")
+    assert told["value"] == 0 and anchor.uri in told["note"] and anchor.uri in report
+    # As good as the anchor: the new model takes its place.
+    assert evaluation["next_anchor"] == model.uri
 
 
 @pytest.mark.parametrize("lost", ["saved_model.pb", "variables/variables.index"])

@@ -12,6 +12,7 @@ import pytest
 
 from tests.judged_queries import CUTOFF, Asked, evaluation_of
 from two_tower.base.errors import UserError
+from two_tower.evaluation.evaluate_model import next_anchor
 from two_tower.evaluation.gate import judge as gate
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
 from two_tower.evaluation.gate.slice_changes import recall_by_query, slice_changes
@@ -302,24 +303,66 @@ def test_ten_users_suffice_for_a_verdict() -> None:
 
 def test_small_losses_of_many_releases_are_held_against_the_best_of_them() -> None:
     """Releases models that are each a little worse: less than the limit, or less than the noise shows."""
+    lenient = dataclasses.replace(LIMITS, min_recall=0, min_lift_over_best_baseline=-1)
+    lenient = dataclasses.replace(lenient, min_change_against_blessed=-0.005, min_slice_change=-1)
     for users, step, own in ((2_000, 0.01, 0.05), (30, 0.15, 0.9)):
-        asked, best = Asked(seed=9, users=users), None
-        before, verdicts = None, []
+        asked = Asked(seed=9, users=users)
+        released: dict[str, Any] = {}
+        in_service, anchor, verdicts = "", "", []
         for release in range(12):
-            now = asked.ranks(-step * release, own=own)
-            others: dict[str, Any] = {"blessed_model": before} if before is not None else {}
-            others |= {"anchor_model": best} if release > 1 and best is not None else {}
-            lenient = dataclasses.replace(LIMITS, min_recall=0, min_lift_over_best_baseline=-1)
-            lenient = dataclasses.replace(lenient, min_change_against_blessed=-0.005, min_slice_change=-1)
-            judgement = judged(asked.results(now, **others), lenient)
+            uri, now = f"release {release}", asked.ranks(-step * release, own=own)
+            others = {"blessed_model": released[in_service]} if in_service else {}
+            others |= {"anchor_model": released[anchor]} if anchor != in_service else {}
+            results = asked.results(now, **others)
+            evaluation = evaluation_of(results)
+            evaluation["blessed_model"]["uri"] = in_service
+            if evaluation["anchor"]:
+                evaluation["anchor"]["uri"] = anchor
+            judgement = judge(evaluation, lenient, results)
             verdicts.append(missed(judgement))
-            before, best = now, now if best is None else best
+            anchor, in_service = next_anchor(evaluation, uri, anchor if anchor != in_service else None), uri
+            released[uri] = now
         refused = [release for release, one in enumerate(verdicts) if "min_change_against_anchor" in one]
         # Nearly each passes beside the one before.
         assert sum("min_change_against_blessed" in one for one in verdicts) <= 1
         assert refused and refused[-1] == 11
         lost = next(t for t in judgement.thresholds if t.name == "min_change_against_anchor")
-        assert "best released model: runs/0" in lost.note and lost.high is not None and lost.high < 0
+        assert f"best released model: {anchor}" in lost.note and lost.high is not None and lost.high < 0
+        assert anchor in ("release 0", "release 1", "release 2")
+
+
+@pytest.mark.parametrize(
+    ("anchor", "in_service", "unchanged", "expected"),
+    [
+        (None, None, False, "new"),
+        (None, 0.4, False, "new"),
+        (None, 0.5, False, "new"),
+        (None, 0.6, False, "in service"),
+        (0.6, 0.4, False, "anchor"),
+        (0.5, 0.4, False, "new"),
+        (0.4, 0.6, False, "new"),
+        ("other data", 0.6, False, "in service"),
+        ("other data", 0.4, False, "new"),
+        ("other data", "other data", False, "new"),
+        ("other data", "other data", True, "anchor"),
+        (None, "other data", True, "new"),
+    ],
+)
+def test_the_anchor_is_the_best_released_model(
+    anchor: float | str | None, in_service: float | str | None, unchanged: bool, expected: str
+) -> None:
+    def compared(uri: str, recall: float | str | None) -> dict[str, Any] | None:
+        metrics = {f"recall@{CUTOFF}": recall, "recall@1": 0.0}
+        return recall and {"uri": uri, "eligible": isinstance(recall, float), "metrics": metrics}
+
+    evaluation = {
+        "cutoff": CUTOFF,
+        "unchanged": unchanged,
+        "metrics": {"test": {f"recall@{CUTOFF}": 0.5, "recall@1": 0.9}},
+        "anchor": compared("anchor", anchor),
+        "blessed_model": compared("in service", in_service),
+    }
+    assert next_anchor(evaluation, "new", "anchor" if anchor else None) == expected
 
 
 def lifted(asked: Asked, repeats: float, discoveries: float) -> QueryResults:

@@ -55,3 +55,12 @@ def test_the_popularity_of_a_history_is_that_of_the_events_that_its_query_sees()
     again = TrainCounts.of(windows)
     assert again.items.tolist() == again.played_items.tolist() == [10, 11, 12, 13, 99]
     assert again.plays.tolist() == [2, 1, 1, 1, 1] and again.users.tolist() == [0]
+
+
+def test_an_item_that_train_holds_as_context_alone_is_known_and_has_no_plays() -> None:
+    kinds = np.array([b"listen", b"like", b"listen"])
+    log = events_of(np.zeros(3, int), np.array([10, 55, 11]), 1 + np.arange(3), kinds, play_ratio=1.0)
+    cutter = WindowCutter(TimeSplit(9, (9, 9), (9, 9)), True, history_length=9, positions=9)
+    train = TrainCounts.of(to_windows(cutter.cut(log)[0]["train"]))
+    assert train.knows_items(np.array([10, 55, 11, 12])).tolist() == [True, True, True, False]
+    assert train.plays_of(np.array([10, 55, 11, 12])).tolist() == [1, 0, 1, 0]

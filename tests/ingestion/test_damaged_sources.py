@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -17,7 +18,7 @@ from tests.logs_with_a_future import write_log
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import Manifest, digest_of_file
 from two_tower.data_directory.verification import verify
-from two_tower.ingestion import FORMATS
+from two_tower.ingestion import FORMATS, table_files
 
 MAP = """
 dataset: d
@@ -184,3 +185,31 @@ def test_a_folder_among_the_files_of_a_pattern_is_no_missing_file(
         FORMATS[reader](str(tmp_path), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     shutil.rmtree(path)
+
+
+@pytest.mark.parametrize("pattern", ["*", "events/part-*", "events/*", "*/2024"])
+def test_a_folder_that_a_pattern_names_is_not_passed_over(pattern: str, tmp_path: pathlib.Path) -> None:
+    files = {"events/part-a": "", "events/part-b/p": "", "events/2024/p": "", "2025/2024": "", "top": ""}
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("u,i,t\n1,2,3\n")
+    with pytest.raises(UserError, match=r"/(2025|events|part-b|2024) is a folder, and the reader needs one file"):
+        table_files.find_files(str(tmp_path), pattern)
+    below = table_files.find_files(str(tmp_path), "**/*")
+    assert [os.path.relpath(path, tmp_path) for path in below] == sorted(files)
+
+
+def test_files_below_linked_folders_are_read(tmp_path: pathlib.Path) -> None:
+    for name in ("source/events/2024/p.csv", "elsewhere/p.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("u,i,t\n1,2,3\n")
+    (tmp_path / "source" / "events" / "2025").symlink_to(tmp_path / "elsewhere")
+    source = str(tmp_path / "source")
+    found = [os.path.relpath(path, source) for path in table_files.find_files(source, "events/*/p.csv")]
+    assert found == ["events/2024/p.csv", "events/2025/p.csv"]
+    # A circle, and files that would be read twice.
+    for link, target in (("elsewhere/back", "../source"), ("source/events/again", "2024")):
+        (tmp_path / link).symlink_to(target)
+        with pytest.raises(UserError, match=r"a link to .*, whose files are there twice"):
+            table_files.find_files(source, "events/*/p.csv")
+        (tmp_path / link).unlink()
