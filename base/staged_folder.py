@@ -2,8 +2,8 @@
 
 Beside a folder `data` lie, while a process writes it, `.data.lock` with the process's name, and
 `.data.partial` with the new content. Between the two renames of `replace` the old content is in
-`.data.partial.old`. An object store has no locks: two processes that write one place there are not kept
-apart.
+`.data.partial.old`; it is `.data.partial.leaving` while it is deleted. An object store has no locks: two
+processes that write one place there are not kept apart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from two_tower.base import process_lock, storage
 from two_tower.base.errors import UserError
 
-_LOCK, _STAGED, _OLD = ".lock", ".partial", ".partial.old"
+_LOCK, _STAGED, _OLD, _LEAVING = ".lock", ".partial", ".partial.old", ".partial.leaving"
 # A replacement takes two renames. A reader that comes between them waits this long, in steps.
 _WAIT_SECONDS, _STEP_SECONDS = 2.0, 0.05
 
@@ -44,13 +44,11 @@ def alone(place: str) -> Iterator[None]:
     """
     with storage.made_folder(os.path.dirname(place)), _locked(place):
         try:
-            _restore(place)
-            # A killed process leaves what it staged.
-            shutil.rmtree(staged(place), ignore_errors=True)
+            # A killed process leaves what it staged, and what it replaced.
+            _clear(place)
             yield
         finally:
-            _restore(place)
-            shutil.rmtree(staged(place), ignore_errors=True)
+            _clear(place)
 
 
 def replace(place: str) -> None:
@@ -63,12 +61,12 @@ def replace(place: str) -> None:
     """
     new, old = staged(place), _beside(place, _OLD)
     storage.sync_tree(new)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove_old(place)
     if os.path.exists(place):
         os.rename(place, old)
     os.rename(new, place)
     storage.sync_folder(os.path.dirname(place))
-    shutil.rmtree(old, ignore_errors=True)
+    _remove_old(place)
 
 
 def recover(place: str) -> None:
@@ -108,6 +106,22 @@ def _restore(place: str) -> None:
     if os.path.isdir(old) and not os.path.exists(place):
         os.rename(old, place)
         storage.sync_folder(os.path.dirname(place))
+
+
+def _remove_old(place: str) -> None:
+    """Removes the old content, which is renamed first: a reader must not restore half of it."""
+    old, leaving = _beside(place, _OLD), _beside(place, _LEAVING)
+    shutil.rmtree(leaving, ignore_errors=True)
+    if os.path.isdir(old):
+        os.rename(old, leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _clear(place: str) -> None:
+    """Leaves nothing but the folder itself, with its old content if it has no new one."""
+    _restore(place)
+    _remove_old(place)
+    shutil.rmtree(staged(place), ignore_errors=True)
 
 
 def _locked(place: str) -> AbstractContextManager[bool]:

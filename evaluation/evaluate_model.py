@@ -180,7 +180,7 @@ def _assembled(
     return {
         **_facts(task),
         "model": {"uri": task.model.uri, "digest": digest, "index": index},
-        "catalog": {"items": len(answers.item_id)},
+        "catalog": {"items": len(answers.item_id), "choice": answers.facts["choice"]},
         "latency": answers.facts["latency"],
         "size": answers.facts["size"],
         **figures,

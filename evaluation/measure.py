@@ -78,7 +78,8 @@ class Answers:
         item_id: int64 [items], the catalog in the index's order.
         embeddings: float32 [items, D], the candidate tower's embeddings of the catalog.
         without_history: answers to some of the queries, asked again without a history.
-        facts: `latency`, `size` and `parity`, as in evaluation.json, and `canary`, see `canary.recorded`.
+        facts: `latency`, `size`, `parity` and `choice` (`catalog.choice`), as in evaluation.json, and
+            `canary`, see `canary.recorded`.
     """
 
     served: Ints
@@ -169,13 +170,14 @@ def _main(request_file: str, answer_file: str) -> None:
     if not request["served_alone"]:
         item_id, embeddings = model.catalog()
         embedded_queries, own_scores = model.embedded_queries(item_id)
+        excluded = model.excluded_rows(item_id)
         facts = {
             "latency": model.latency(batch_seconds),
             "size": _size(request["model_path"]),
             "parity": model.parity(item_id, embeddings, embedded_queries, own_scores, served, scores),
             "canary": model.canary(served, scores),
+            "choice": _choice(len(item_id), excluded),
         }
-        excluded = model.excluded_rows(item_id)
         rows = top_rows(embedded_queries, embeddings, request["k"], excluded, own_scores)
         exact = _ids_at(rows, item_id)
         found |= {"exact": exact, "item_id": item_id, "embeddings": embeddings, "facts": json.dumps(facts)}
@@ -186,6 +188,20 @@ def _main(request_file: str, answer_file: str) -> None:
 
 
 _NOTHING = np.empty([0, 0], np.int64)
+
+
+def _choice(items: int, excluded: Ints | None) -> int:
+    """Counts the items that half of the queries can be recommended at most: the median, rounded down.
+
+    Args:
+      items: size of the catalog.
+      excluded: [Q, E], see `_Served.excluded_rows`.
+    """
+    if excluded is None or not excluded.size:
+        return items
+    ordered = np.sort(excluded, axis=1)
+    is_first = np.diff(ordered, axis=1, prepend=PADDING) > 0
+    return int(np.median(items - is_first.sum(axis=1)))
 
 
 def _ids_at(rows: Ints, item_id: Ints) -> Ints:

@@ -121,7 +121,7 @@ _EVALUATION = _object(
     model=_object(index=_object(kind=_TEXT, tuning=_object())),
     gate=_object(),
     bootstrap=_object(resamples=_COUNT, seed=_COUNT),
-    catalog=_object(("items",), items=_COUNT),
+    catalog=_object(("items",), items=_COUNT, choice=_COUNT),
     latency=_each(_optional(_each(_NUMBER))),
     size=_each(_NUMBER),
     queries=_object(("test",), test=_COUNT, users=_COUNT, available=_COUNT, dropped_repeats=_COUNT),

@@ -9,7 +9,9 @@ from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
 from two_tower.serving import push_record
 from two_tower.serving.service import point, unsettled
-from two_tower.serving.versions import publish, version_before, versions
+from two_tower.serving.versions import NotPublished, publish, version_before, versions
+
+_MEANWHILE = "another version was published meanwhile"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,8 @@ def roll_back(push_directory: str) -> Rollback:
     """Publishes the model that preceded the one in service again, under a higher number.
 
     Raises:
-        UserError: the directory does not exist, no earlier model does, or a record or pointer is damaged.
+        UserError: the directory does not exist, no earlier model does, a record or pointer is damaged, or
+            another model was published meanwhile.
         CanaryFailed: the earlier model does not load or answers differently. Nothing has changed.
     """
     if not storage.is_directory(push_directory):
@@ -56,7 +59,14 @@ def roll_back(push_directory: str) -> Rollback:
     model = earlier.model or storage.absolute(version)
     # It is the anchor too: a better measured model that was taken out of service is none.
     record = dataclasses.replace(earlier, model=model, anchor=model, copy_of=again)
-    path = publish(version, push_directory, record)
+    in_service = storage.join(storage.absolute(push_directory), str(left))
+    try:
+        path = publish(version, push_directory, record, lambda newest: _MEANWHILE * (newest != in_service))
+    except NotPublished as other:
+        raise UserError(
+            f"{other.newest} was published while the rollback waited. Nothing was rolled back. Look at what "
+            "is in service now (`two-tower report`), and roll back again if need be."
+        ) from other
     if pointers.latest(root, pointers.BLESSED) != pointers.NOTHING:
         # The next run is compared with the model in service, not with the one left.
         point(push_directory, record)

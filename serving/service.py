@@ -11,7 +11,7 @@ from two_tower.base.errors import UserError
 from two_tower.serving import push_record
 from two_tower.serving.provenance import TOWERS
 from two_tower.serving.push_record import PushRecord
-from two_tower.serving.versions import version_before, versions
+from two_tower.serving.versions import NothingBefore, version_before, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Service:
         version: its number.
         record: its record, empty for versions of earlier releases and for a damaged one.
         before: number of the version that `two-tower rollback` would publish again; None without one.
+        fault: reason why `before` cannot be told; "" if it can.
     """
 
     path: str
     version: int
     record: PushRecord
     before: int | None
+    fault: str = ""
 
 
 def in_service(push_directory: str) -> Service | None:
@@ -36,12 +38,15 @@ def in_service(push_directory: str) -> Service | None:
     published = versions(push_directory)
     if not published:
         return None
-    before = None
-    with contextlib.suppress(UserError):
-        before = version_before(push_directory)
+    before, fault = None, ""
+    try:
+        with contextlib.suppress(NothingBefore):
+            before = version_before(push_directory)
+    except UserError as error:
+        fault = str(error)
     newest = published[-1]
     path = storage.join(push_directory, str(newest))
-    return Service(path, newest, _record_of(push_directory, newest), before)
+    return Service(path, newest, _record_of(push_directory, newest), before, fault)
 
 
 def unsettled(push_directory: str) -> Service | None:

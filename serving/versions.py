@@ -35,6 +35,10 @@ class NotPublished(Exception):
         self.newest = newest
 
 
+class NothingBefore(UserError):
+    """Error of a rollback that has no earlier model."""
+
+
 def versions(push_directory: str) -> list[int]:
     """Lists the published versions, ascending: folders named by numbers as `publish` writes them."""
     return sorted(
@@ -118,7 +122,7 @@ def publish(
     Raises:
         NotPublished: there is an objection.
         CanaryFailed: the copy was removed, and nothing has changed for servers.
-        UserError: the push directory holds a link that is in the way.
+        UserError: the push directory holds a link that is in the way, or the highest number of all.
     """
     push_directory = storage.absolute(push_directory)
     storage.make_directories(push_directory)
@@ -132,7 +136,7 @@ def publish(
         destination = storage.join(push_directory, str(version))
         try:
             _copy(model_path, incoming)
-            digest = _checked_digest(incoming, record.digest or digest_of(model_path), model_path)
+            digest = _checked_digest(incoming, record, model_path)
             (check or canary.check)(incoming, record.canary)
             storage.sync_tree(incoming)
             complete = dataclasses.replace(
@@ -182,18 +186,19 @@ def version_before(push_directory: str) -> int:
     rollbacks go two models back.
 
     Raises:
-        UserError: no such version exists.
+        NothingBefore: no such version exists.
+        UserError: a record is damaged.
     """
     published = versions(push_directory)
     if not published:
-        raise UserError(f"{push_directory} holds no published version, so there is nothing to roll back.")
+        raise NothingBefore(f"{push_directory} holds no published version, so there is nothing to roll back.")
     newest = _identity(push_directory, published[-1]) if len(published) > 1 else ""
     first = next(
         (version for version in published[:-1] if _identity(push_directory, version) == newest), published[-1]
     )
     before = [version for version in published if version < first]
     if not before:
-        raise UserError(
+        raise NothingBefore(
             f"{push_directory}: version {published[-1]} is in service, and no earlier model exists to "
             "publish again."
         )
@@ -212,8 +217,19 @@ def _number(name: str) -> int | None:
 
 
 def _next_number(push_directory: str) -> int:
-    """Returns the number above all that servers may read, folders such as `007` and files among them."""
-    return max((_number(name) or 0 for name in storage.list_names(push_directory)), default=0) + 1
+    """Returns the number above all that servers may read, folders such as `007` and files among them.
+
+    Raises:
+        UserError: servers read no higher number.
+    """
+    numbers = {name: _number(name) or 0 for name in storage.list_names(push_directory)}
+    highest = max(numbers, key=lambda name: numbers[name], default="")
+    if numbers.get(highest) == _GREATEST:
+        raise UserError(
+            f"{push_directory}/{highest}: servers read no number above this one, so nothing can be "
+            "published. Remove it, or rename it to a lower number."
+        )
+    return numbers.get(highest, 0) + 1
 
 
 def _copy(model_path: str, target_path: str) -> None:
@@ -228,13 +244,18 @@ def _copy(model_path: str, target_path: str) -> None:
         storage.copy_file(storage.join(model_path, name), target)
 
 
-def _checked_digest(incoming: str, expected: str, model_path: str) -> str:
-    found = digest_of(incoming)
+def _checked_digest(incoming: str, record: PushRecord, model_path: str) -> str:
+    expected, found = record.digest or digest_of(model_path), digest_of(incoming)
     if found != expected:
+        remedy = (
+            "Run the evaluation again."
+            if record.copy_of is None
+            else f"Remove {model_path}, and roll back again, to the model before it."
+        )
         raise CanaryFailed(
             "Nothing was published, and the model in service stays. The copy of "
             f"{model_path} has the digest {found}, and the evaluated files had {expected}. The model was "
-            "changed since, or the copy is damaged. Run the evaluation again."
+            f"changed since, or the copy is damaged. {remedy}"
         )
     return found
 

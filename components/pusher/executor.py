@@ -6,8 +6,10 @@ did in the evaluation. The same model is not pushed twice. Newer items or data a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from tfx import types
@@ -20,7 +22,7 @@ from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
 from two_tower.serving import canary, provenance, push_record
 from two_tower.serving.push_record import PushRecord
-from two_tower.serving.versions import PUSHED, NotPublished, publish
+from two_tower.serving.versions import PUSHED, NotPublished, publish, version_before
 
 # Custom property of `pushed_model` for a blessed model: "not pushed: ..." and the reason.
 NOT_PUSHED = "not_pushed_because"
@@ -94,10 +96,20 @@ def _why_not(model_path: str, newest: str) -> str:
     if provenance.is_of_older_data(candidate, in_service):
         return (
             f"not pushed: {newest} is in service, and its training data ends later than this model's. Train "
-            "on newer data. To serve older data on purpose, run `two-tower rollback` first, then this run "
-            "again."
+            f"on newer data. To serve older data on purpose, {_way_to_older_data(candidate, newest)}."
         )
     return ""
+
+
+def _way_to_older_data(candidate: Mapping[str, Any] | None, newest: str) -> str:
+    """Says what to do before a model is pushed over one of newer data."""
+    push_directory = os.path.dirname(newest)
+    # Without an earlier version, or with a damaged one, a rollback does not help.
+    with contextlib.suppress(UserError):
+        before = storage.join(push_directory, str(version_before(push_directory)))
+        if not provenance.is_of_older_data(candidate, provenance.read(before)):
+            return "run `two-tower rollback` first, then this run again"
+    return "run with another output directory, which has its own pushed/"
 
 
 def _is_in_service(model_path: str, newest: str) -> bool:

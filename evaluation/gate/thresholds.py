@@ -232,7 +232,11 @@ def _latency(evidence: Evidence) -> Iterable[Measured]:
 
 
 def _catalog_items(evidence: Evidence) -> Iterable[Measured]:
-    if items := (evidence.evaluation.get("catalog") or {}).get("items"):
+    catalog = evidence.evaluation.get("catalog") or {}
+    items, choice = catalog.get("items"), catalog.get("choice")
+    if items and choice is not None and choice < items:
+        yield Measured(float(choice), note=f"median over queries; their users had the others of {items:,}")
+    elif items:
         yield Measured(float(items))
 
 
@@ -344,11 +348,11 @@ THRESHOLDS = (
     Threshold(
         name="catalog_items",
         unit=Unit.COUNT,
-        meaning="number of items that the model can recommend",
+        meaning="number of items that the model can recommend to a query, without those its user had",
         measure=_catalog_items,
         limit=lambda config: float(config.cutoff + 1),
         limit_text="`gate.cutoff` + 1",
-        failure="the judged list holds the whole catalog, so that any model finds all: lower gate.cutoff",
+        failure="the judged list holds all items there are, so that any model finds all: lower gate.cutoff",
     ),
     Threshold(
         name="index_parity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,9 +37,11 @@ def _service_line(service: Mapping[str, Any], output: str) -> str:
         line += f", a rollback to version {service['copy_of']}"
     if service["published"]:
         line += f", since {service['published'].replace('T', ' ').replace('+00:00', ' UTC')}"
+    if service.get("fault"):
+        return f"{line}. A rollback is not possible as it is: {service['fault']}"
     if service["before"] is None:
         return f"{line}. There is no earlier model to go back to."
-    back = f"`two-tower rollback --output {output}` brings back version {service['before']}"
+    back = f"`two-tower rollback --output {shlex.quote(output)}` brings back version {service['before']}"
     return f"{line}. {back}."
 
 

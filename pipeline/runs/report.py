@@ -108,8 +108,6 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
     ]
     artifacts = uris_of(nodes)
     evaluation = evaluation_at(artifacts.get(EVALUATOR, {}).get("evaluation", []))
-    (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
-    properties = pushed["properties"] if pushed else {}
     run = next(iter(nodes.values()))["run"]
     return {
         "output": output,
@@ -120,7 +118,7 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
         "warm_start": _warm_start(nodes),
         "reindexed": _reindexed(nodes),
         "pushed_model": _pushed_to(output, nodes),
-        "not_pushed_because": properties.get("not_pushed_because"),
+        "not_pushed_because": _pushed_properties(nodes).get("not_pushed_because"),
         **_service(output),
         "artifacts": artifacts,
         "settings": settings_of(nodes),
@@ -130,15 +128,20 @@ def collect(output: str, partial: bool = False) -> dict[str, Any]:
 
 def _pushed_to(output: str, nodes: Mapping[str, Any]) -> str | None:
     """Returns where this run's model was pushed to, though the push was killed right behind its last step."""
-    (pushed,) = nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [None])[:1] or [None]
-    properties = pushed["properties"] if pushed else {}
-    if properties:
+    if properties := _pushed_properties(nodes):
         return str(properties["pushed_destination"]) if properties.get("pushed") == 1 else None
     push_directory = storage.join(output, PUSHED)
     published = versions_of(push_directory)
     models = [model["uri"] for model in nodes.get(INDEXER, {}).get("outputs", {}).get("model", [])]
     found = [version for model in models for version in published.get(model, [])]
     return storage.join(push_directory, str(min(found))) if found else None
+
+
+def _pushed_properties(nodes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the properties of Pusher's result; {} before there is one."""
+    for pushed in nodes.get(PUSHER, {}).get("outputs", {}).get("pushed_model", [])[:1]:
+        return dict(pushed["properties"])
+    return {}
 
 
 def _service(output: str) -> dict[str, Any]:
@@ -151,6 +154,7 @@ def _service(output: str) -> dict[str, Any]:
         "copy_of": service.record.copy_of,
         "published": service.record.published or None,
         "before": service.before,
+        "fault": service.fault,
     }
     return {"in_service": service.path, "service": described}
 

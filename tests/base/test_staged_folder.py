@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,30 @@ def test_a_kill_behind_the_renames_leaves_the_new_content(tmp_path: Path) -> Non
     killed(replaced)
     staged_folder.recover(str(place))
     assert (place / "file").read_text() == "new"
+    write(place, "newer")
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_what_a_kill_left_half_deleted_does_not_come_back(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    write(place, "old")
+    rmtree = shutil.rmtree
+
+    def replaced() -> None:
+        def removes_half(path: str, ignore_errors: bool) -> None:
+            if os.path.isfile(os.path.join(path, "file")):
+                os.remove(os.path.join(path, "file"))
+                os._exit(9)
+            rmtree(path, ignore_errors)
+
+        shutil.rmtree = removes_half  # type: ignore[assignment]
+        write(place, "new")
+
+    killed(replaced)
+    assert (place / "file").read_text() == "new"
+    rmtree(place)
+    staged_folder.recover(str(place))
+    assert not place.exists()
     write(place, "newer")
     assert os.listdir(tmp_path) == ["data"]
 

@@ -19,6 +19,7 @@ from two_tower.components.pusher.executor import Executor
 from two_tower.serving import canary
 from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of
+from two_tower.serving.rollback import roll_back
 from two_tower.serving.versions import versions
 
 
@@ -128,7 +129,8 @@ def test_older_data_does_not_replace_newer(tmp_path: Path, never_loaded: list[tu
     push(served("tuesday", dataset="ours", train_newest_timestamp=200), True, pushed)
     older = push(served("monday", dataset="ours", train_newest_timestamp=100), True, pushed)
     assert older.get_int_custom_property("pushed") == 0 and versions(str(pushed)) == [1]
-    assert "training data ends later" in older.get_string_custom_property("not_pushed_because")
+    told = older.get_string_custom_property("not_pushed_because")
+    assert "training data ends later" in told and "run with another output directory" in told
     in_service = pointers.from_text(pointers.latest(str(tmp_path), pointers.BLESSED))
     assert in_service is not None and in_service.uri == str(tmp_path / "tuesday")
     # As old, of another data set, or without times: none is older.
@@ -136,6 +138,22 @@ def test_older_data_does_not_replace_newer(tmp_path: Path, never_loaded: list[tu
     push(served("other", dataset="theirs", train_newest_timestamp=100), True, pushed)
     push(served("timeless", dataset="theirs", train_newest_timestamp=0), True, pushed)
     assert versions(str(pushed)) == [1, 2, 3, 4]
+
+
+def test_older_data_is_served_after_a_rollback_where_an_earlier_version_is_as_old(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = tmp_path / "pushed"
+    models = {}
+    for day, end in {"monday": 100, "wednesday": 300, "tuesday": 200}.items():
+        model(tmp_path / day / "Format-Serving", day)
+        models[day] = provenance_of(tmp_path / day, dataset="ours", train_newest_timestamp=end)
+    push(models["monday"], True, pushed)
+    push(models["wednesday"], True, pushed)
+    told = push(models["tuesday"], True, pushed).get_string_custom_property("not_pushed_because")
+    assert "run `two-tower rollback` first, then this run again" in told
+    roll_back(str(pushed))
+    assert push(models["tuesday"], True, pushed).get_int_custom_property("pushed") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from two_tower.evaluation import measure
 from two_tower.evaluation.gate.evidence import best_baseline
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
 from two_tower.evaluation.metric_table import summarize
@@ -156,11 +157,28 @@ def test_the_judged_cutoff_is_a_setting() -> None:
     assert "first 20 that the served index returns" in report
 
 
-@pytest.mark.parametrize(("items", "expected"), [(3, ["catalog_items"]), (100, ["catalog_items"]), (101, [])])
-def test_a_list_that_holds_the_whole_catalog_judges_nothing(items: int, expected: list[str]) -> None:
-    measured = {**evaluation(), "catalog": {"items": items}}
+@pytest.mark.parametrize(
+    ("catalog", "expected"),
+    [
+        ({"items": 3}, ["catalog_items"]),
+        ({"items": 100}, ["catalog_items"]),
+        ({"items": 101}, []),
+        ({"items": 101, "choice": 101}, []),
+        # Items that their users had are not recommended again.
+        ({"items": 150, "choice": 100}, ["catalog_items"]),
+        ({"items": 150, "choice": 101}, []),
+    ],
+)
+def test_a_list_that_holds_all_items_judges_nothing(catalog: dict[str, int], expected: list[str]) -> None:
+    measured = {**evaluation(), "catalog": catalog}
     assert failing(measured) == expected
     assert ("any model finds all: lower gate.cutoff" in render(judged(measured))) is bool(expected)
+
+
+def test_the_choice_of_half_of_the_queries_is_what_their_users_did_not_have() -> None:
+    had = np.array([[3, 3, 5, -1], [-1, -1, -1, -1], [0, 1, 2, 3], [4, -1, 4, 4]])
+    assert measure._choice(10, had) == 8  # of 8, 10, 6, 9: the median is 8.5
+    assert measure._choice(10, None) == measure._choice(10, had[:0]) == 10
 
 
 @pytest.mark.parametrize(("users", "expected"), [(2, ["test_users"]), (9, ["test_users"]), (10, [])])

@@ -351,16 +351,17 @@ def test_small_losses_of_many_releases_are_held_against_the_best_of_them() -> No
 def test_the_anchor_is_the_best_released_model(
     anchor: float | str | None, in_service: float | str | None, unchanged: bool, expected: str
 ) -> None:
-    def compared(uri: str, recall: float | str | None) -> dict[str, Any] | None:
+    def released(uri: str, recall: float | str | None) -> dict[str, Any] | None:
         metrics = {f"recall@{CUTOFF}": recall, "recall@1": 0.0}
-        return recall and {"uri": uri, "eligible": isinstance(recall, float), "metrics": metrics}
+        compared = {"uri": uri, "eligible": isinstance(recall, float), "metrics": metrics}
+        return compared if recall is not None else None
 
     evaluation = {
         "cutoff": CUTOFF,
         "unchanged": unchanged,
         "metrics": {"test": {f"recall@{CUTOFF}": 0.5, "recall@1": 0.9}},
-        "anchor": compared("anchor", anchor),
-        "blessed_model": compared("in service", in_service),
+        "anchor": released("anchor", anchor),
+        "blessed_model": released("in service", in_service),
     }
     assert next_anchor(evaluation, "new", "anchor" if anchor else None) == expected
 

@@ -193,7 +193,9 @@ def test_a_folder_that_a_pattern_names_is_not_passed_over(pattern: str, tmp_path
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("u,i,t\n1,2,3\n")
-    with pytest.raises(UserError, match=r"/(2025|events|part-b|2024) is a folder, and the reader needs one file"):
+    with pytest.raises(
+        UserError, match=r"/(2025|events|part-b|2024) is a folder, and the reader needs one file"
+    ):
         table_files.find_files(str(tmp_path), pattern)
     below = table_files.find_files(str(tmp_path), "**/*")
     assert [os.path.relpath(path, tmp_path) for path in below] == sorted(files)

@@ -13,7 +13,7 @@ from tests.published_models import RECORD, model
 from two_tower.base import pointers, storage
 from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
-from two_tower.serving import provenance, push_record
+from two_tower.serving import provenance, push_record, rollback
 from two_tower.serving import versions as versions_module
 from two_tower.serving.canary import CanaryFailed
 from two_tower.serving.provenance import digest_of, identity_of
@@ -121,7 +121,9 @@ def test_a_link_among_a_push_is_neither_followed_nor_copied(tmp_path: Path) -> N
     assert (elsewhere / "kept.txt").read_text() == "not ours" and versions(str(pushed)) == [1]
 
 
-def test_the_copy_must_hold_every_byte_that_was_evaluated(tmp_path: Path) -> None:
+def test_the_copy_must_hold_every_byte_that_was_evaluated(
+    tmp_path: Path, never_loaded: list[tuple[str, Any]]
+) -> None:
     pushed, source = tmp_path / "pushed", model(tmp_path / "a")
     evaluated = PushRecord(RECORD, digest=digest_of(source))
     path = Path(versions_module.publish(source, str(pushed), evaluated, check=lambda path, record: None))
@@ -135,9 +137,48 @@ def test_the_copy_must_hold_every_byte_that_was_evaluated(tmp_path: Path) -> Non
     # A version that was damaged in its place is not published again.
     publish(model(tmp_path / "b", "v"), str(pushed))
     (path / "variables" / "variables.data").write_text("W")
-    with pytest.raises(CanaryFailed, match=rf"The copy of {path} has the digest"):
+    publish(model(tmp_path / "c", "c"), str(pushed))
+    assert roll_back(str(pushed)).again == 2
+    with pytest.raises(CanaryFailed, match=rf"The copy of {path} has the digest .*Remove {path}, and roll"):
         roll_back(str(pushed))
-    assert versions(str(pushed)) == [1, 2]
+    assert versions(str(pushed)) == [1, 2, 3, 4]
+    # The remedy leads to the model before the damaged one.
+    publish(model(tmp_path / "d", "d"), str(pushed))
+    (pushed / "4" / "variables" / "variables.data").write_text("W")
+    with pytest.raises(CanaryFailed, match=rf"Remove {pushed / '4'}, and roll back again"):
+        roll_back(str(pushed))
+    shutil.rmtree(pushed / "4")
+    assert roll_back(str(pushed)).again == 3
+
+
+def test_a_rollback_does_not_displace_what_was_published_while_it_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, never_loaded: list[tuple[str, Any]]
+) -> None:
+    pushed = tmp_path / "pushed"
+    for weights in "ab":
+        publish(model(tmp_path / weights, weights), str(pushed))
+    read = push_record.read
+
+    def reads_while_another_is_published(directory: str, version: int) -> PushRecord:
+        monkeypatch.setattr(push_record, "read", read)
+        publish(model(tmp_path / "c", "c"), str(pushed))
+        return read(directory, version)
+
+    before = rollback.version_before(str(pushed))
+    monkeypatch.setattr(rollback, "version_before", lambda directory: before)
+    monkeypatch.setattr(push_record, "read", reads_while_another_is_published)
+    with pytest.raises(UserError, match=rf"{pushed / '3'} was published while the rollback waited"):
+        roll_back(str(pushed))
+    assert versions(str(pushed)) == [1, 2, 3]
+
+
+def test_a_number_that_leaves_no_higher_one_is_named(tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed"
+    (pushed / str(2**63 - 1)).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{2**63 - 1}: servers read no number above this one"):
+        publish(model(tmp_path / "a"), str(pushed))
+    (pushed / str(2**63 - 1)).rename(pushed / str(2**63 - 2))
+    assert publish(str(tmp_path / "a"), str(pushed)) == str(pushed / str(2**63 - 1))
 
 
 def test_a_push_that_was_killed_is_not_seen_and_does_not_hinder_the_next(
@@ -311,7 +352,7 @@ def test_a_rollback_knows_the_models_by_their_records(
     monkeypatch.setattr(
         versions_module, "identity_of", lambda path: pytest.fail(f"{path} was read as a whole")
     )
-    with pytest.raises(BaseException, match="was read as a whole"):
+    with pytest.raises(BaseException, match=r"\.incoming-3 was read as a whole"):
         roll_back(str(tmp_path / "pushed"))  # only the new copy is
     assert versions(str(tmp_path / "pushed")) == [1, 2]
 
@@ -405,6 +446,8 @@ def test_a_record_of_any_other_content_is_named_and_reports_go_on(
     assert versions(pushed) == [1, 2]
     found = in_service(pushed)
     assert found is not None and found.version == 2
+    # It is not told that there is no earlier model.
+    assert found.before is None and f"{path} is damaged" in found.fault
 
 
 @pytest.mark.parametrize(
