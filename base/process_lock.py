@@ -9,10 +9,13 @@ import fcntl
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 
 from two_tower.base.errors import UserError
 
+# Longer than `holder` holds the lock to look.
+_PROBE_SECONDS = 0.2
 # Network file systems may have no locks.
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -62,6 +65,7 @@ def holder(path: str) -> str:
 
 def _take(path: str, place: str, remedy: str) -> tuple[int, bool]:
     """Locks a file and writes the name of this process to it; returns its descriptor."""
+    deadline = time.monotonic() + _PROBE_SECONDS
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -69,6 +73,9 @@ def _take(path: str, place: str, remedy: str) -> tuple[int, bool]:
         except BlockingIOError:
             other = _named(lock)
             os.close(lock)
+            if time.monotonic() < deadline:
+                time.sleep(_PROBE_SECONDS / 10)
+                continue
             raise UserError(f"{place}: {other} is writing it. {remedy}") from None
         except OSError as error:
             if error.errno in _WITHOUT_LOCKS:

@@ -11,21 +11,34 @@ from benchmarks.damage import kinds
 from benchmarks.damage.runs import Run, goes_on, put, told, trial_of, words_of
 from benchmarks.damage.trial import Trial
 
+# Keys of provenance.json that a query needs.
+_KEYS = (
+    "data",
+    "label_event",
+    "repeats_recommendable",
+    "train_newest_timestamp",
+    "history_length",
+    "max_k",
+)
+
 
 def trials(seed: int, output: Path, data: Path) -> Iterator[Trial]:
     """Yields the trials of `query`, `export` and `compile`."""
     run = Run(output, data)
-    yield from _of_models(run, random.Random(f"{seed} models"))
+    draw = random.Random(f"{seed} models")
+    yield from _of_models(run, draw)
+    yield from _of_data(run, draw)
+    yield from _of_queries(run)
     yield from _of_exports(run)
     yield from _of_compiled_jobs()
 
 
-def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
-    def newest(out: Path) -> Path:
-        return max(
-            (path for path in (out / "pushed").iterdir() if path.name.isdigit()), key=lambda path: path.name
-        )
+def _newest(out: Path) -> Path:
+    versions = (path for path in (out / "pushed").iterdir() if path.name.isdigit())
+    return max(versions, key=lambda path: path.name)
 
+
+def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
     parts = {"saved_model.pb": "saved_model.pb", "provenance.json": "assets.extra/provenance.json"}
     for command in ("query", "export"):
         for file, place in parts.items():
@@ -33,25 +46,17 @@ def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
                 seed = draw.random()
 
                 def change(out: Path, place: str = place, damage: Any = damage, seed: float = seed) -> None:
-                    damage(newest(out) / place, random.Random(seed))
+                    damage(_newest(out) / place, random.Random(seed))
 
                 yield trial_of(
                     run, command, file, kind, name, change, (file, "served model", "does not load")
                 )
-        keys = (
-            "data",
-            "label_event",
-            "repeats_recommendable",
-            "train_newest_timestamp",
-            "history_length",
-            "max_k",
-        )
-        for key in keys if command == "query" else ("index", "dataset"):
+        for key in _KEYS if command == "query" else ("index", "dataset"):
             for name, value in [("left out", KeyError), *kinds.strange_values(draw, 2)]:
 
                 def edit(out: Path, key: str = key, value: Any = value) -> None:
                     kinds.edit_json(
-                        newest(out) / "assets.extra/provenance.json",
+                        _newest(out) / "assets.extra/provenance.json",
                         lambda content: put(content, (key,), value),
                     )
 
@@ -69,10 +74,13 @@ def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
         for name, how in (("missing", None), ("cut off", 10)):
 
             def cut(out: Path, how: int | None = how) -> None:
-                for path in (newest(out) / "variables").iterdir():
+                for path in (_newest(out) / "variables").iterdir():
                     path.unlink() if how is None else path.write_bytes(path.read_bytes()[:how])
 
             yield trial_of(run, command, "variables/", kinds.CUT, name, cut, ("pushed", "variables"))
+
+
+def _of_data(run: Run, draw: random.Random) -> Iterator[Trial]:
     for table in ("events", "items"):
         for name, kind, damage in kinds.OF_FILES:
             seed = draw.random()
@@ -82,6 +90,9 @@ def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
 
             kept = told("itle") if table == "items" else None
             yield trial_of(run, "query", "data directory", kind, f"{table}/: {name}", broken, (table,), kept)
+
+
+def _of_queries(run: Run) -> Iterator[Trial]:
     for name, more in (
         ("k of 0", ["-k", "0"]),
         ("k of 2^31", ["-k", str(2**31)]),

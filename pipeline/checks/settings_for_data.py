@@ -56,8 +56,8 @@ def check_index(data: str, config: IndexConfig, items: int) -> None:
     if not needs_queries(items):
         raise UserError(
             f"index.latency_budget_ms is {config.latency_budget_ms:g}, and {data} has {items:,} items. Below "
-            f"{EXACT_BELOW:,} search is exact, and no index is tuned to a time. Leave out "
-            "index.latency_budget_ms; gate.max_latency_p95 limits the time of requests."
+            f"{EXACT_BELOW:,} search is exact, and no index is tuned to a time. Set "
+            "index.latency_budget_ms=0; gate.max_latency_p95 limits the time of requests."
         )
 
 

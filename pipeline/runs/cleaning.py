@@ -32,7 +32,7 @@ from two_tower.pipeline.runs.stored_runs import (
 )
 from two_tower.serving import push_record
 from two_tower.serving.provenance import SERVED_FORM, TOWERS, identity_of
-from two_tower.serving.versions import PUSHED, remove_version, versions
+from two_tower.serving.versions import PUSHED, files_of, remove_version, versions
 
 _ALWAYS_KEPT = (EVALUATOR, "InteractionSchema", "CatalogSchema")
 
@@ -77,7 +77,19 @@ def plan(output: str, keep: int) -> Cleaning:
             "copied, and nothing in it can be told to be needed. Clean the original."
         )
     pushed = versions(storage.join(output, PUSHED))
-    gone_versions = tuple(pushed[:-keep])
+    compared = {
+        uri
+        for pointer in _pointers(output)
+        for uri in (pointer.uri, pointer.properties.get(pointers.ANCHOR))
+        if uri
+    }
+    # A version stands in for a model whose artifact is gone.
+    needed_versions = {files_of(uri, output) for uri in compared}
+    gone_versions = tuple(
+        version
+        for version in pushed[:-keep]
+        if storage.join(output, PUSHED, str(version)) not in needed_versions
+    )
     kept = _kept_runs(output, runs, keep, pushed)
     needed = {
         _real(uri)
@@ -85,9 +97,8 @@ def plan(output: str, keep: int) -> Cleaning:
         for node, uri in _uris(nodes)
         if name in kept or node in _ALWAYS_KEPT
     }
-    for pointer in _pointers(output):
-        uris = (pointer.uri, pointer.properties.get(TOWERS), pointer.properties.get(pointers.ANCHOR))
-        needed |= {_real(uri) for uri in uris if uri}
+    towers = {pointer.properties.get(TOWERS) for pointer in _pointers(output)}
+    needed |= {_real(uri) for uri in {*compared, *towers} if uri}
     folders = tuple(folder for folder in _folders(output, runs) if not _holds(folder, needed))
     removed = [*folders, *(storage.join(output, PUSHED, str(version)) for version in gone_versions)]
     size = sum(sum(storage.list_sizes(place).values()) for place in removed)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,13 @@ def test_a_link_in_the_lock_s_place_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"\.lock"), process_lock.held(str(tmp_path / ".lock"), "p", "Wait."):
         pass
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_who_looks_for_the_holder_keeps_nobody_out(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.touch()
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [looking]).start()
+    with process_lock.held(str(path), str(tmp_path), "Wait.") as is_locked:
+        assert is_locked

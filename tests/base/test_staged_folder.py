@@ -181,7 +181,7 @@ def test_a_reader_waits_for_a_replacement_that_is_under_way(
     """Makes the second rename happen while the reader sleeps; without it the reader says who writes."""
     place = tmp_path / "data"
     (tmp_path / ".data.partial.old").mkdir()
-    monkeypatch.setattr(staged_folder.time, "sleep", lambda seconds: place.mkdir())
+    monkeypatch.setattr(staged_folder.time, "sleep", lambda seconds: place.mkdir(exist_ok=True))
     with staged_folder._locked(str(place)):
         staged_folder.recover(str(place))
         place.rmdir()

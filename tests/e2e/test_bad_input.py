@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -131,3 +132,18 @@ def test_the_tfx_command_line_is_told_the_log_of_its_own_run_alone(
     assert "split.holdout_seconds takes a value from 1" in errors[-1]
     assert "The log is" not in errors[-1]
     assert re.search(r"train split.*The log is .*logs/2[\d-]+\.log\.$", errors[FIRST_LISTENS], re.DOTALL)
+
+
+def test_the_tfx_command_line_waits_for_no_other_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from two_tower.pipeline import local_runner
+    from two_tower.pipeline.runs.ownership import owned
+
+    world = small_data(tmp_path)
+    (tmp_path / "run.yaml").write_text(f"data: {world.data}\noutput: {world.output}\n")
+    monkeypatch.setenv(local_runner.CONFIG_VARIABLE, str(tmp_path / "run.yaml"))
+    monkeypatch.setattr(local_runner, "run_local", lambda *_: pytest.fail("a second command begins its work"))
+    with owned(str(world.output)), pytest.raises(SystemExit) as end:
+        local_runner.main()
+    assert f"process {os.getpid()} on " in str(end.value.code)

@@ -14,6 +14,8 @@ from two_tower.base.errors import UserError
 from two_tower.components.job_folder import CLEANED
 from two_tower.pipeline.runs.cleaning import clean, plan
 from two_tower.pipeline.runs.stored_runs import open_store
+from two_tower.serving import push_record
+from two_tower.serving.push_record import PushRecord
 from two_tower.serving.versions import versions
 
 
@@ -113,6 +115,15 @@ def test_the_best_released_model_stays(output: Path) -> None:
     pointers.point(str(output), pointers.BLESSED, newest)
     clean(plan(str(output), keep=1))
     assert [run for run, model in of_run.items() if model.exists()] == [3, 4]
+
+
+def test_a_version_that_stands_in_for_a_model_without_artifact_stays(output: Path) -> None:
+    pushed, gone = output / "pushed", [str(output / name) for name in ("best", "last")]
+    for version, uri in ((1, gone[0]), (3, gone[1]), (4, ""), (5, "")):
+        shutil.copytree(pushed / "2", pushed / str(version), dirs_exist_ok=True)
+        push_record.write(str(pushed), version, PushRecord(model=uri))
+    pointers.point(str(output), pointers.BLESSED, pointers.Pointer(gone[1], {pointers.ANCHOR: gone[0]}))
+    assert plan(str(output), keep=1).versions == (2, 4)
 
 
 @pytest.mark.parametrize("form", ["relative", "link", "file", "slash"])

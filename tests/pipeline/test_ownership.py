@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from two_tower.base import pointers, process_lock, storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.pipeline.commands import exit_status, pipeline_run
+from two_tower.pipeline import reindexing
+from two_tower.pipeline.commands import demo, exit_status, pipeline_run
 from two_tower.pipeline.commands.main import main
 from two_tower.pipeline.runs.history import history
 from two_tower.pipeline.runs.ownership import owned, worker
 from two_tower.pipeline.runs.stored_runs import open_store, running
+from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving import versions
 from two_tower.serving.push_record import PushRecord
 
@@ -41,6 +44,9 @@ def test_commands_that_write_are_refused_while_one_works(
         pytest.fail("a second command begins its work")
 
     monkeypatch.setattr(pipeline_run, "loading_tfx", begins)
+    monkeypatch.setattr(demo, "_prepare", lambda source, data: "listen")
+    of_model = types.SimpleNamespace(output=output, config=PipelineConfig(), run=begins)
+    monkeypatch.setattr(reindexing, "Reindexing", lambda *_: of_model)
     place = ["--data", data, "--output", output]
     with owned(output):
         assert worker(output).startswith(f"process {os.getpid()} on ")
@@ -49,6 +55,8 @@ def test_commands_that_write_are_refused_while_one_works(
             ["validate", *place, "--preset", "small"],
             ["tune", *place, "--preset", "small", "--set", "trainer.softmax=sampled"],
             ["clean", "--output", output, "--keep", "1"],
+            ["reindex", "--model", output, "--items", data],
+            ["demo", "--output", str(tmp_path)],
         ):
             assert main(arguments) == exit_status.USER_ERROR
             said = capsys.readouterr().err

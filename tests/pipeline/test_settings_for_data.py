@@ -86,5 +86,5 @@ def test_a_latency_budget_is_for_an_index_that_is_tuned() -> None:
     budget = IndexConfig(latency_budget_ms=3)
     check_index("items", budget, index_tuning.EXACT_BELOW)
     check_index("items", IndexConfig(), 5)
-    with pytest.raises(UserError, match=r"Leave out index\.latency_budget_ms; gate\.max_latency_p95"):
+    with pytest.raises(UserError, match=r"Set index\.latency_budget_ms=0; gate\.max_latency_p95"):
         check_index("items", budget, index_tuning.EXACT_BELOW - 1)
