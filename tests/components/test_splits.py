@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,10 @@ from tests.listening_logs import SPLIT
 from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.components.interaction_example_gen.splits import (
+    BY_TIME,
     FrozenSplit,
+    LeaveOneOut,
+    SplitColumn,
     TimeSplit,
     check_not_empty,
     event_split,
@@ -67,3 +71,51 @@ def test_a_test_split_of_strangers_alone_is_an_error_before_anything_is_trained(
     check_not_empty(counts | {"test_users_unknown_to_train": 3}, SPLIT)
     with pytest.raises(UserError, match="no user that train knows: none of its 4 users"):
         check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)
+
+
+def manifest_of(has_timestamps: bool = True, has_splits: bool = False, **spans: tuple[int, int]) -> Any:
+    """Returns a manifest whose spans have these newest times and numbers of label events."""
+    counts = {name[1:]: {"last": last, "label_events": labels} for name, (last, labels) in spans.items()}
+    return SimpleNamespace(
+        has_timestamps=has_timestamps,
+        has_splits=has_splits,
+        spans=[int(name) for name in counts],
+        span_counts=counts,
+        time_range=(0, 90_000_000),
+    )
+
+
+def test_each_protocol_gives_its_split() -> None:
+    config = SplitConfig("next_event", holdout_seconds=DAY, gap_seconds=7)
+    times = TimeSplit.before(90_000_000, config)
+    assert event_split("data", manifest_of(), config) == times
+    frozen = dataclasses.replace(config, protocol="frozen")
+    assert event_split("data", manifest_of(), frozen) == FrozenSplit(times, 7)
+    assert isinstance(event_split("data", manifest_of(), SplitConfig("leave_one_out")), LeaveOneOut)
+    for has_timestamps in (True, False):
+        manifest = manifest_of(has_timestamps, has_splits=True)
+        assert isinstance(event_split("data", manifest, SplitConfig("split_column")), SplitColumn)
+
+
+@pytest.mark.parametrize("protocol", BY_TIME)
+def test_a_split_by_time_needs_times_and_names_what_does_not(protocol: str) -> None:
+    told = rf"^split\.protocol is {protocol}, .* the events of my/data have no times: choose "
+    for has_splits, choice in ((False, "leave_one_out"), (True, "leave_one_out or split_column")):
+        with pytest.raises(UserError, match=rf"{told}{choice}\.$"):
+            event_split("my/data", manifest_of(False, has_splits), SplitConfig(protocol))
+    event_split("my/data", manifest_of(False), SplitConfig("leave_one_out"))
+
+
+def test_a_split_by_column_needs_the_column() -> None:
+    with pytest.raises(UserError, match=r"^split\.protocol is split_column, and the events of my/data have"):
+        event_split("my/data", manifest_of(), SplitConfig("split_column"))
+
+
+def test_the_newest_label_of_the_spans_that_are_read_ends_the_test_period() -> None:
+    manifest = manifest_of(_7=(50_000_000, 3), _8=(60_000_000, 2), _9=(70_000_000, 0))
+    for spans, newest in ((0, 90_000_000), (1, 90_000_000), (2, 60_000_000), (3, 60_000_000)):
+        split = event_split("data", manifest, SplitConfig(), spans)
+        assert isinstance(split, TimeSplit) and split.test[1] == newest + 1, spans
+    older = manifest_of(_7=(50_000_000, 3), _8=(40_000_000, 1))
+    found = event_split("data", older, SplitConfig(), 2)
+    assert isinstance(found, TimeSplit) and found.test[1] == 50_000_001
