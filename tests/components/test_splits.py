@@ -119,3 +119,13 @@ def test_the_newest_label_of_the_spans_that_are_read_ends_the_test_period() -> N
     older = manifest_of(_7=(50_000_000, 3), _8=(40_000_000, 1))
     found = event_split("data", older, SplitConfig(), 2)
     assert isinstance(found, TimeSplit) and found.test[1] == 50_000_001
+
+
+def test_an_empty_split_says_where_its_labels_would_have_to_be() -> None:
+    times = TimeSplit(1_000, (2_000, 3_000), (4_000, 5_000))
+    frozen = FrozenSplit(times, 7)
+    assert frozen.where("train") == times.where("train") and "before 1,000" in times.where("train")
+    for split, period in (("eval", "from 2000 to 3000"), ("test", "from 4000 to 5000")):
+        assert f"before 1000 (seconds) has a label {period}. A label has a play" in frozen.where(split)
+        assert times.where(split) != frozen.where(split)
+    assert LeaveOneOut().where("test").startswith("no user has three label events or more. ")

@@ -278,9 +278,20 @@ def test_a_limit_of_a_single_slice(good: QueryResults) -> None:
 def test_a_slice_that_there_cannot_be_is_told_before_a_run() -> None:
     limits = ("cold=0.1", "popularity_3=0.1", "new_users=0", "user_gender=f=0.2", "history_2_5=0.1")
     gate.check_slice_names(dataclasses.replace(LIMITS, slices=limits), ["user_gender"])
-    for wrong in ("gold=0.1", "user_age=f=0.2"):
-        with pytest.raises(UserError, match=r"slice .* which no evaluation has. Take one of head, .*gender"):
-            gate.check_slice_names(dataclasses.replace(LIMITS, slices=(wrong,)), ["user_gender"])
+    # A column's value may hold the sign.
+    gate.check_slice_names(dataclasses.replace(LIMITS, slices=("tag=a=b=0.2",)), ["tag"])
+    named = "head, middle, tail, cold, trending, heard, new_users, repeat, popularity_1, activity_1, ..."
+    for columns, told in (
+        ([], named),
+        (["user_gender", "tag"], f"{named} or of a configured column (user_gender, tag)"),
+    ):
+        for wrong in ("gold", "user_age=f"):
+            with pytest.raises(UserError) as refused:
+                gate.check_slice_names(dataclasses.replace(LIMITS, slices=(f"{wrong}=0.1",)), columns)
+            assert str(refused.value) == (
+                f"gate.slices limits the slice {wrong!r}, which no evaluation has. Take one of {told}. "
+                "report.md lists all slices of an evaluation."
+            )
 
 
 @pytest.mark.parametrize("users", [1, 2, 9])

@@ -178,6 +178,10 @@ def test_values_of_a_column_are_slices_the_most_frequent_alone() -> None:
         "genre=jazz": [0, 4], "genre=pop": [0, 1],
     }  # fmt: skip
     assert {one.family for one in found} == {"feature:genre"}
+    assert {one.labels.dtype for one in found} == {np.dtype(bool)}
+    # Of equally frequent values the first by name are taken.
+    even = FeatureValues("letter", np.arange(40), np.array([chr(65 + one % 20) for one in range(40)]))
+    assert [one.name for one in feature_slices(even, 40, 3)] == ["letter=A", "letter=B", "letter=C"]
     assert feature_slices(values, labels=6, most=0) == []
 
 

@@ -40,7 +40,10 @@ def check(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([*SPLIT, "index.latency_budget_ms=3"], r"latency_budget_ms is 3, and .* has 2 items\. Below [0-9,]+ search is exact"),
+        (
+            [*SPLIT, "index.latency_budget_ms=3"],
+            r"latency_budget_ms is 3, and .* has 2 items\. Below [0-9,]+ search is exact",
+        ),
         ([*SPLIT, "windows.spans=2"], "windows.spans is 2, and the events have no spans"),
         (["split.protocol=split_column"], "have no column 'split'"),
         (["split.holdout_seconds=90", "split.gap_seconds=0"], "train split is empty: .* lower split.holdout"),
