@@ -36,6 +36,7 @@ def test_test_ends_with_the_event_that_is_named_as_the_last() -> None:
         return TimeSplit.before(newest, SplitConfig(holdout_seconds=DAY, last_timestamp=last))
 
     assert before(2_000_000, 1_500_000).test == (1_500_001 - DAY, 1_500_001)
+    assert before(1_500_000, 0).test == (1 - DAY, 1)
     assert before(1_500_000, 1_500_000) == before(1_500_000, -1) == before(2_000_000, 1_500_000)
 
 
@@ -71,6 +72,9 @@ def test_a_test_split_of_strangers_alone_is_an_error_before_anything_is_trained(
     check_not_empty(counts | {"test_users_unknown_to_train": 3}, SPLIT)
     with pytest.raises(UserError, match="no user that train knows: none of its 4 users"):
         check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)
+    # A frozen split has no strangers among its users.
+    check_not_empty(counts | {"test_users_unknown_to_train": 4}, FrozenSplit(SPLIT, 7))
+    check_not_empty({**counts, "test_users": 0} | {"test_users_unknown_to_train": 0}, SPLIT)
 
 
 def manifest_of(has_timestamps: bool = True, has_splits: bool = False, **spans: tuple[int, int]) -> Any:
@@ -124,7 +128,17 @@ def test_the_newest_label_of_the_spans_that_are_read_ends_the_test_period() -> N
 def test_an_empty_split_says_where_its_labels_would_have_to_be() -> None:
     times = TimeSplit(1_000, (2_000, 3_000), (4_000, 5_000))
     frozen = FrozenSplit(times, 7)
-    assert frozen.where("train") == times.where("train") and "before 1,000" in times.where("train")
+    told = (
+        ("train", "before 1,000", "Eval and test may leave train too little time: lower"),
+        ("eval", "from 2,000 to 3,000", "Change"),
+        ("test", "from 4,000 to 5,000", "Change"),
+    )
+    for split, period, what in told:
+        assert times.where(split) == (
+            f"no user has a label event {period} (seconds of the data's clock) after an earlier one. {what} "
+            "split.holdout_seconds, change split.gap_seconds or split.last_timestamp, or bring more data"
+        )
+    assert frozen.where("train") == times.where("train")
     for split, period in (("eval", "from 2000 to 3000"), ("test", "from 4000 to 5000")):
         assert f"before 1000 (seconds) has a label {period}. A label has a play" in frozen.where(split)
         assert times.where(split) != frozen.where(split)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,13 @@ from two_tower.trainer.loss.labelled_positions import draw_labels, draw_position
 from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.loss.resolved_settings import softmax_for
 from two_tower.trainer.loss.sampling import (
+    Candidates,
+    InBatch,
     NegativesMemory,
     draw_uniformly,
     had_by_then,
     in_batch,
+    less_had,
     log_sampling_probability,
     mixed,
     per_draw,
@@ -296,7 +300,23 @@ def test_q_is_the_share_of_train_labels() -> None:
     log_q = log_sampling_probability(CATALOG, {2: 3_999_998, 8: 1, 77: 1})  # 77 is not in the catalog
     assert np.exp(log_q[[0, 2]].astype(np.float64)) == pytest.approx([3_999_998 / 4e6, 1 / 4e6], rel=1e-5)
     # An item without labels is rarer than any label, and finite, like unknown items.
-    assert np.isfinite(log_q).all() and (log_q[[1, 3]] < log_q[2]).all()
+    assert np.isfinite(log_q).all() and log_q[[1, 3]] == pytest.approx([math.log(0.5 / 4e6)] * 2)
+    assert log_q.shape == (4,) and log_q.dtype == np.float32
+    # Neighbouring ids beyond 2^53, which are one number to a float.
+    large = dataclasses.replace(CATALOG, item_id=np.array([2, 2**53, 2**53 + 1]))
+    log_q = log_sampling_probability(large, {2: 1, 2**53: 2, 2**53 + 1: 5})
+    assert np.exp(log_q[:3]) == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+
+
+def test_what_a_user_had_is_no_negative() -> None:
+    label_rows, window = tf.constant([4, 9, 7]), tf.constant([0, 1, 2])
+    had = tf.constant([[False, True, False], [False, False, False], [True, True, False]])
+    one = in_batch(label_rows, window, tf.constant([0.1, 0.2, 0.3]))
+    less = less_had(one, had)
+    assert isinstance(less, InBatch) and less.rows is one.rows and less.log_q is one.log_q
+    assert less.is_negative.numpy().astype(int).tolist() == [[0, 0, 1], [1, 0, 1], [0, 0, 0]]
+    every = less_had(whole_catalog(label_rows, 10), had)
+    assert isinstance(every, Candidates) and every.had is had
 
 
 LABEL_STEP = tf.constant([[1, 2, 0, 0], [0, 1, 1, 0]], tf.int64)
