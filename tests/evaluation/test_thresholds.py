@@ -86,6 +86,7 @@ CASES: list[tuple[Any, float, float, Any, bool, str]] = [
     (lower_bound_reaches, 0.2, 0.2, None, True, ""),
     (lower_bound_reaches, 0.19, 0.2, None, False, ""),
     (upper_bound_reaches, 0.2, 0.2, (0.1, 0.19), True, ""),
+    (upper_bound_reaches, 0.2, 0.2, (0.1, 0.3), True, ""),
     (upper_bound_reaches, 0.1, 0.2, (0.0, 0.2), True, "no more than noise below the limit"),
     (upper_bound_reaches, 0.1, 0.2, (0.0, 0.19), False, ""),
     (upper_bound_reaches, 0.1, 0.2, (NAN, NAN), False, ""),

@@ -29,9 +29,14 @@ def test_plays_are_counted_by_item_whatever_the_shape() -> None:
     np.testing.assert_allclose(train.popularity(asked), [[0.2, 0.6], [0.2, 0.0], [0.0, 0.0]])
 
 
+def test_the_only_label_event_is_all_of_them() -> None:
+    assert counts([1], [7]).popularity(np.array([7, 8])).tolist() == [1, 0]
+
+
 def test_without_label_events_nothing_is_popular() -> None:
     train = counts([], [], known=[4])
     assert train.plays_of(np.array([[4, 5]])).tolist() == [[0, 0]]
+    assert train.plays_of(np.array([4])).dtype == np.int64
     assert train.popularity(np.array([4])).tolist() == [0]
 
 
