@@ -188,6 +188,28 @@ def test_a_verdict_needs_users(users: int, expected: list[str]) -> None:
     assert ("a verdict needs the queries of 10 users" in render(judged(measured))) is bool(expected)
 
 
+def test_discoveries_of_a_stored_evaluation_are_judged_by_its_counts() -> None:
+    """Judges without the single queries; a baseline that is missing is not passed over."""
+
+    def measured(users: dict[str, int], **baselines: float) -> dict[str, Any]:
+        of = {name: {"recall@100": value} for name, value in {"model": 0.4, **baselines}.items()}
+        discovery = {"labels": 90, "queries": 90, "family": "repeat", "metrics": of, **users}
+        return {
+            **evaluation(),
+            "slices": {"repeat": {**discovery, "labels": 60}, "discovery": discovery},
+        }
+
+    names = list(evaluation()["baselines"])
+    whole = dict.fromkeys(names, 0.3)
+    assert failing(measured({"users": 10}, **whole)) == []
+    assert failing(measured({"users": 10}, **{**whole, names[0]: 0.45})) == ["min_discovery_lift"]
+    # Earlier evaluations do not count a slice's users.
+    assert failing(measured({}, **{**whole, names[0]: 0.45})) == ["min_discovery_lift"]
+    assert failing(measured({"users": 9}, **{**whole, names[0]: 0.45})) == []
+    lacking = {name: value for name, value in whole.items() if name != names[0]}
+    assert failing(measured({"users": 10}, **lacking)) == ["min_discovery_lift"]
+
+
 def of_history(value: float, low: float | None, high: float | None, queries: int = 200) -> dict[str, Any]:
     bounds = None if low is None else [low, high]
     return {"queries": queries, "recall@100": value, "intervals": {"recall@100": bounds}}

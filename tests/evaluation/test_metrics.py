@@ -160,6 +160,18 @@ def test_ann_recall_is_a_share_of_sets() -> None:
     np.testing.assert_array_equal(ann_recall(np.full_like(exact, -1), exact), [0, 0, 0, np.nan])
 
 
+def test_ann_recall_knows_item_0_and_lists_of_one_item_and_warns_of_nothing() -> None:
+    with np.errstate(all="raise"):
+        exact = np.array([[0, 5], [0, -1], [-1, -1]])
+        np.testing.assert_array_equal(ann_recall(np.array([[0, 7], [9, 0], [0, 1]]), exact), [0.5, 1, np.nan])
+
+
+@pytest.mark.parametrize("served", [1, 3])
+def test_ann_recall_needs_as_many_lists_of_each(served: int) -> None:
+    with pytest.raises(ValueError, match=rf"numbers of queries: {{'served': {served}, 'exact': 2}}"):
+        ann_recall(np.zeros([served, 2], np.int64), np.zeros([2, 2], np.int64))
+
+
 def test_ann_recall_does_not_mix_queries_up() -> None:
     assert ann_recall(np.array([[1, 2], [3, 4]]), np.array([[3, 4], [1, 2]])).tolist() == [0, 0]
 

@@ -242,6 +242,11 @@ def test_slices_of_a_log() -> None:
         *(f"activity_{group}" for group in range(1, 5)), "new_users", "history_1", "history_2_5",
         "repeat", "discovery", "organic", "recommended", "heard",
     ]  # fmt: skip
+    families = {one.name: one.family for one in slices}
+    assert families["new_users"] == "new_users" and families["activity_2"] == "activity"
+    position = queries.position[queries.labels.query]
+    assert found["history_1"].tolist() == (position == 0).tolist()
+    assert found["history_2_5"].tolist() == (position > 0).tolist()  # of 5 events that a query sees
     # Families that divide all labels.
     for family in ("activity new_users", "history_length", "repeat", "organic"):
         parts = [one.labels for one in slices if one.family in family.split()]

@@ -6,7 +6,7 @@ from scipy import stats
 
 from two_tower.evaluation import uncertainty
 from two_tower.evaluation.settings import MIN_USERS
-from two_tower.evaluation.uncertainty import UserSample, changes_of
+from two_tower.evaluation.uncertainty import Estimates, UserSample, changes_of
 
 
 def listeners(seed: int, users: int = 60, queries: int = 8, spread: float = 0.2) -> tuple[np.ndarray, ...]:
@@ -164,6 +164,17 @@ def test_memory_is_bounded_and_the_blocks_change_nothing(monkeypatch: pytest.Mon
     assert {len(weights) for _, weights in sample._weights(100, 2)} == {7, 2}
     np.testing.assert_allclose(sample.resampled_means(answered, 100, seed=2), whole)
     assert not np.allclose(sample.resampled_means(answered, 100, seed=3), whole)
+
+
+def test_a_difference_of_what_has_no_spread_or_no_freedom_warns_of_nothing() -> None:
+    def one(error: float, freedom: float) -> Estimates:
+        return Estimates(*(np.array([part]) for part in (0.5, error, freedom, 12)))
+
+    with np.errstate(all="raise"):
+        same = one(0.0, 11.0).minus(one(0.0, 7.0))
+        assert (same.value[0], same.error[0], same.freedom[0], same.users[0]) == (0, 0, 7, 12)
+        assert one(0.1, 0.0).minus(one(0.1, 9.0)).freedom[0] == 0
+        assert np.isnan(one(np.nan, 5.0).minus(one(0.1, 9.0)).error[0])
 
 
 def test_too_little_to_say_is_said() -> None:

@@ -271,6 +271,13 @@ def test_with_a_horizon_of_one_the_label_is_the_next() -> None:
 def test_the_memory_holds_the_newest_labels_and_no_more() -> None:
     memory = NegativesMemory(5)
     assert memory.rows.numpy().tolist() == [-1] * 5
+    # No optimizer moves it, and each replica has the labels of all: nothing is summed over them.
+    assert (memory.name, memory.rows.name) == (
+        "negatives_memory",
+        "rows:0",
+    ) and not memory.trainable_variables
+    assert memory.rows.synchronization == tf.VariableSynchronization.ON_READ
+    assert memory.rows.aggregation == tf.VariableAggregation.ONLY_FIRST_REPLICA
     memory.push(tf.constant([1, 2, 3]))
     assert memory.rows.numpy().tolist() == [1, 2, 3, -1, -1]
     memory.push(tf.constant([4, 5, 6]))
