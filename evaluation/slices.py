@@ -265,26 +265,17 @@ def trends_from(train_end: int, test_from: int, test_to: int) -> int | None:
     return train_end - TREND_TEST_PERIODS * (test_to - test_from) if train_end else None
 
 
-def event_slices(queries: Queries, windows: Windows) -> list[Slice]:
-    """Slices labels by their events, where labels are events and not sets.
+def organic_slices(queries: Queries, windows: Windows) -> list[Slice]:
+    """Slices labels by whether their user came upon the item without or by a recommender, where it is known.
 
-    - `event_<type>`: by the event's type, where labels have several.
-    - `organic` and `recommended`: the user came upon the item without or by a recommender, where known.
+    The slices are `organic` and `recommended`. Labels that are sets have none.
     """
     if not len(queries) or (queries.label_event < 0).any():
         return []
-    event_type = windows.event_type[queries.label_event]
-    types = np.unique(event_type)
-    slices = [
-        Slice(f"event_{name.decode()}", event_type == name, "event_type") for name in types if len(types) > 1
-    ]
     is_organic = windows.is_organic[queries.label_event]
-    if (is_organic >= 0).any():
-        slices += [
-            Slice("organic", is_organic == 1, "organic"),
-            Slice("recommended", is_organic == 0, "organic"),
-        ]
-    return slices
+    if (is_organic < 0).all():
+        return []
+    return [Slice("organic", is_organic == 1, "organic"), Slice("recommended", is_organic == 0, "organic")]
 
 
 def feature_slices(values: FeatureValues, labels: int, most: int) -> list[Slice]:
@@ -336,8 +327,6 @@ def meaning(name: str) -> str | None:
     if kind == "history":
         events = "one event" if rest == "1" else f"{rest.replace('_', ' to ')} events"
         return f"queries that see {events.replace('over to', 'more than')}"
-    if kind == "event":
-        return f"labels that are events of type {rest}"
     column, equals, value = name.partition("=")
     return f"labels whose {column.replace('_', ' ', 1)} is {value}" if equals else None
 
@@ -372,7 +361,7 @@ def all_slices(
         *user_slices(queries, train),
         *history_slices(queries, history_length),
         *repeat_slices(queries, windows, train, evaluation),
-        *event_slices(queries, windows),
+        *organic_slices(queries, windows),
         *play_ratio_slices(queries, windows),
         *(one for values in columns for one in feature_slices(values, len(labels.item_id), most_values)),
     ]

@@ -15,6 +15,7 @@ from tests.listening_logs import events_of, to_windows
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.data_directory.feature_columns import FeatureSpec
+from two_tower.evaluation import slices as slices_module
 from two_tower.evaluation.feature_values import FeatureValues, of_items, of_users
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metric_table import summarize
@@ -232,7 +233,8 @@ def test_slices_of_a_log() -> None:
     time = np.sort(draw.integers(0, 400, size))
     item = draw.zipf(1.5, size) % 40 + 100 * (time >= 330) * (draw.random(size) < 0.3)
     ratio = draw.choice([-1.0, 0.2, 0.5, 1.1], size)
-    log = events_of(draw.integers(0, 9, size), item, time, b"listen", ratio, draw.choice([0, 1], size))
+    kind = draw.choice([b"listen", b"listen", b"listen", b"like"], size)
+    log = events_of(draw.integers(0, 9, size), item, time, kind, ratio, draw.choice([0, 1], size))
     cut = {n: to_windows(b) for n, b in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
     train, queries = TrainCounts.of(cut["train"]), all_queries(cut["test"])
     slices = all_slices(queries, cut["test"], train, cut["eval"], history_length=5, recent_from=200)
@@ -253,7 +255,11 @@ def test_slices_of_a_log() -> None:
         assert (np.sum(parts, axis=0) == 1).all(), family
     deciles = [found[f"popularity_{group}"] for group in range(1, 11)]
     assert (np.sum(deciles, axis=0) == np.isin(queries.label_item_id, train.played_items)).all()
-    before = list(zip(log.user_id.tolist(), item.tolist(), time.tolist(), strict=True))
+    # Only plays count: a like is no repeat.
+    played = kind == b"listen"
+    before = list(
+        zip(log.user_id[played].tolist(), item[played].tolist(), time[played].tolist(), strict=True)
+    )
     assert found["repeat"].tolist() == [
         any(u == user and i == one and t < at for u, i, t in before)
         for user, one, at in zip(queries.user_id, queries.label_item_id, queries.label_timestamp, strict=True)
@@ -270,6 +276,33 @@ def test_slices_of_a_log() -> None:
     by_item = dict(zip(queries.label_item_id, found["trending"], strict=True))
     again = item_slices(shuffled.labels, train, 200)[4].labels
     assert again.tolist() == [by_item[one] for one in shuffled.label_item_id]
+
+
+def test_the_first_value_of_each_key() -> None:
+    keys, values = np.array([5, 3, 5, 3]), np.array([10, 20, 30, 40])
+    none = np.iinfo(np.int64).max
+    assert slices_module._first(keys, values, np.array([3, 5, 4, 9, 0])).tolist() == [
+        20,
+        10,
+        none,
+        none,
+        none,
+    ]
+    for alone in (keys[:0], keys[:1]):
+        found = slices_module._first(alone, values[: len(alone)], np.array([5, 7]))
+        assert found.tolist() == [10 if len(alone) else none, none] and found.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("known", "names"), [(-1, []), (0, ["organic", "recommended"]), (1, ["organic", "recommended"])]
+)
+def test_what_a_recommender_brought_is_a_slice_where_it_is_known(known: int, names: list[str]) -> None:
+    time = np.sort(np.random.default_rng(6).integers(0, 400, 200))
+    log = events_of(np.arange(200) % 5, np.arange(200) % 11, time, b"listen", 1.0, known)
+    test = to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])
+    found = organic_slices(all_queries(test), test)
+    assert [one.name for one in found] == names and {one.family for one in found} <= {"organic"}
+    assert [bool(one.labels.all()) for one in found] == ([known == 1, known == 0] if names else [])
 
 
 def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
@@ -297,7 +330,7 @@ def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
         ("organic", "labels that their user came upon without a recommender"),
         ("recommended", "labels that their user came upon by a recommender"),
         ("new_users", "queries of users whom train does not know"),
-        ("event_wish", "labels that are events of type wish"),
+        ("event_wish", None),
         ("genre={new}_wave", "labels whose genre is {new}_wave"),
         ("user_home_country=a=b", "labels whose user home_country is a=b"),
         ("head", None),
