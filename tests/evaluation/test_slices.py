@@ -27,6 +27,7 @@ from two_tower.evaluation.slices import (
     feature_slices,
     item_slices,
     meaning,
+    organic_slices,
     play_ratio_slices,
     popularity_slices,
     quantile_groups,
