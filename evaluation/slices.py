@@ -124,7 +124,7 @@ def quantile_groups(counts: npt.NDArray[np.integer], groups: int) -> Ints:
     A value's group is that of the middle of its equals in the order of all.
     """
     ordered = np.sort(counts)
-    below = np.searchsorted(ordered, counts, side="left")
+    below = np.searchsorted(ordered, counts)
     middle = (below + np.searchsorted(ordered, counts, side="right") - 1) / 2
     return np.asarray(middle * groups // max(len(counts), 1) + 1, np.int64)
 

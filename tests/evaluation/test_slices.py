@@ -88,6 +88,7 @@ def test_a_slice_of_queries_is_all_their_labels() -> None:
     chosen = np.array([True, False, True])
     part = Slice.of_queries("some", chosen, ASKED)
     assert part.labels.tolist() == [True, True, True, False, False, True]
+    assert Slice.of_queries("some", [1, 0, 1], ASKED).labels.dtype == bool
     expected = summarize(RECOMMENDED[chosen], ASKED.take(chosen), np.array([1, 2]), (1, 4), 10)
     for name, value in part.metrics(label_ranks(RECOMMENDED, ASKED), ASKED, (1, 4)).items():
         assert value == pytest.approx(expected[name])
@@ -126,14 +127,18 @@ def test_the_slice_of_everything_is_the_summary(
 
 
 def test_popularity_is_cut_at_shares_of_trains_events() -> None:
-    """Gives item 1 five of 10 events, the head; item 2 up to .8; items 3 and 4 the rest.
+    """Gives item 4 five of 10 events, the head; item 1 up to .8; items 2 and 3 the rest.
 
     Item 5 is in train, but never a label event there; item 6 is not in train.
     """
-    events = listens({1: [0] * 5, 2: [0] * 3, 3: [0], 4: [0]})
-    labels = sets([1, 2, 3, 4, 5, 6], [6, 1])
+    events = listens({1: [0] * 3, 2: [0], 3: [0], 4: [0] * 5})
+    labels = sets([1, 2, 3, 4, 5, 6], [6, 4])
     found = in_slices(item_slices(labels, train_of(events, 1, 2, 3, 4, 5)), labels)
-    assert found == {"head": [1, 1], "middle": [2], "tail": [3, 4, 5], "cold": [6, 6]}
+    assert found == {"head": [4, 4], "middle": [1], "tail": [2, 3, 5], "cold": [6, 6]}
+    # One event is all of them.
+    labels = sets([7, 8])
+    found = in_slices(item_slices(labels, train_of(listens({7: [0]}), 7, 8)), labels)
+    assert found == {"head": [7], "middle": [], "tail": [8], "cold": []}
 
 
 def test_trending_is_what_has_grown_since_with_enough_events() -> None:
@@ -161,6 +166,8 @@ def test_groups_are_of_equal_size_and_equals_stay_together() -> None:
     # Three of four are equal: the middle one of them is in the second quarter.
     assert quantile_groups(np.array([1, 1, 1, 8]), 4).tolist() == [2, 2, 2, 4]
     assert quantile_groups(np.empty(0, np.int64), 4).tolist() == []
+    assert quantile_groups(np.array([7]), 4).tolist() == [1]
+    assert quantile_groups(np.array([1, 2, 3]), 2).dtype == np.int64
 
 
 def test_the_least_and_the_most_popular_tenth_of_the_items() -> None:
@@ -238,15 +245,31 @@ def test_slices_of_a_log() -> None:
     log = events_of(draw.integers(0, 9, size), item, time, kind, ratio, draw.choice([0, 1], size))
     cut = {n: to_windows(b) for n, b in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
     train, queries = TrainCounts.of(cut["train"]), all_queries(cut["test"])
-    slices = all_slices(queries, cut["test"], train, cut["eval"], history_length=5, recent_from=200)
+    letters = np.array([chr(65 + one % 20) for one in range(len(queries.label_item_id))])
+    letter = FeatureValues("letter", np.arange(len(letters)), letters)
+    slices = all_slices(
+        queries, cut["test"], train, cut["eval"], history_length=5, recent_from=200, columns=[letter]
+    )
     found = {one.name: one.labels for one in slices}
     assert len(found) == len(slices) and list(found) == [
         *BANDS, "trending", *(f"popularity_{group}" for group in range(1, 11)),
         *(f"activity_{group}" for group in range(1, 5)), "new_users", "history_1", "history_2_5",
         "repeat", "discovery", "organic", "recommended", "heard",
+        *(f"letter={chr(65 + one)}" for one in range(10)),
     ]  # fmt: skip
-    families = {one.name: one.family for one in slices}
-    assert families["new_users"] == "new_users" and families["activity_2"] == "activity"
+    assert found["letter=B"].tolist() == (letters == "B").tolist()
+    families = {one.name.partition("=")[0]: one.family for one in slices}
+    numbered = {
+        **{f"popularity_{group}": "popularity" for group in range(1, 11)},
+        **{f"activity_{group}": "activity" for group in range(1, 5)},
+    }
+    assert families == {
+        "head": "popularity", "middle": "popularity", "tail": "popularity", "cold": "cold",
+        "trending": "trend", **numbered, "new_users": "new_users", "history_1": "history_length", "history_2_5": "history_length",
+        "repeat": "repeat", "discovery": "repeat", "organic": "organic", "recommended": "organic",
+        "heard": "play_ratio", "letter": "feature:letter",
+    }  # fmt: skip
+    assert Slice.of_queries("a", np.array([0, 1]), sets([1], [2])).family == ""
     position = queries.position[queries.labels.query]
     assert found["history_1"].tolist() == (position == 0).tolist()
     assert found["history_2_5"].tolist() == (position > 0).tolist()  # of 5 events that a query sees
@@ -310,6 +333,14 @@ def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
     size = 200
     time = np.sort(np.random.default_rng(6).integers(0, 400, size))
     log = events_of(np.arange(size) % 5, np.arange(size) % 11, time, b"listen", play_ratio=-1.0)
+    nothing = all_queries(to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])).take(
+        np.zeros(0, int)
+    )
+    assert play_ratio_slices(nothing, to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])) == []
+    unheard = dataclasses.replace(log, play_ratio=np.zeros(size, np.float32))
+    test = to_windows(WindowCutter(SPLIT, True, 5, 7).cut(unheard)[0]["test"])
+    (heard,) = play_ratio_slices(all_queries(test), test)
+    assert not heard.labels.any()
     for split in (SPLIT, FrozenSplit(SPLIT, 10)):
         test = to_windows(WindowCutter(split, True, 5, 7).cut(log)[0]["test"])
         queries = all_queries(test)
