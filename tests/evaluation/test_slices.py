@@ -265,7 +265,8 @@ def test_slices_of_a_log() -> None:
     }
     assert families == {
         "head": "popularity", "middle": "popularity", "tail": "popularity", "cold": "cold",
-        "trending": "trend", **numbered, "new_users": "new_users", "history_1": "history_length", "history_2_5": "history_length",
+        "trending": "trend", **numbered, "new_users": "new_users",
+        "history_1": "history_length", "history_2_5": "history_length",
         "repeat": "repeat", "discovery": "repeat", "organic": "organic", "recommended": "organic",
         "heard": "play_ratio", "letter": "feature:letter",
     }  # fmt: skip
