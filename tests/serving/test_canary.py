@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,61 @@ def test_what_keeps_a_model_from_being_published(
     fewer = {name: value for name, value in record["inputs"].items() if name != "k"}
     assert "the evaluation recorded history_event_type, user_id." in said(path, {**record, "inputs": fewer})
     assert said(str(broken), record).startswith("The model does not load")
+
+
+def test_the_queries_are_asked_in_a_process_that_has_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], dict[str, Any], Any]] = []
+
+    def answers(command: list[str], **how: Any) -> Any:
+        asked.append((command, how, json.loads(Path(command[-1]).read_bytes().decode("utf-8"))))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", answers)
+    monkeypatch.setenv("SOME_VARIABLE", "kept")
+    monkeypatch.chdir(tmp_path)
+    canary.check("models/1", {**RECORD, "signature": "é"})
+    ((command, how, record),) = asked
+    assert command[:-1] == [sys.executable, "-m", "two_tower.serving.canary", "models/1"]
+    assert record == {**RECORD, "signature": "é"}
+    assert (how["env"]["TF_USE_LEGACY_KERAS"], how["env"]["SOME_VARIABLE"]) == ("1", "kept")
+    assert how["capture_output"] and how["text"]
+    # The record does not stay, and nothing is written where the caller stands.
+    assert not Path(command[-1]).exists() and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "reason"),
+    [
+        ("", "Traceback\nIt broke.\n", "It broke."),
+        (" \n", "", "The process ended with status -9."),
+        ("one\ntwo\n", "three\n", "two"),
+    ],
+)
+def test_the_last_line_of_the_process_is_the_reason(
+    stdout: str, stderr: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], -9, stdout, stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: ended)
+    with pytest.raises(CanaryFailed) as failed:
+        canary.check("models/1", RECORD)
+    assert str(failed.value) == (
+        "Nothing was published, and the model in service stays. A fresh process loaded the copy models/1, "
+        f"and it is not the evaluated model. {reason}"
+    )
+
+
+def test_a_record_holds_the_first_items_and_no_number_that_json_lacks() -> None:
+    items = np.arange(24).reshape(2, 12)
+    scores = np.where(items == 3, np.inf, items / 2).astype(np.float32)
+    inputs = {"user_id": np.array([5, 6]), "types": np.array([["a", b"b"]], object), "k": np.array(3)}
+    record = recorded(inputs, items, scores)
+    assert record["signature"] == "serving_default"
+    assert record["inputs"] == {"user_id": [5, 6], "types": [["a", "b"]], "k": 3}
+    assert record["item_id"] == [list(range(10)), list(range(12, 22))]
+    assert record["score"][0] == [0.0, 0.5, 1.0, None, *(one / 2 for one in range(4, 10))]
+    json.dumps(record, allow_nan=False)
 
 
 def test_a_model_that_failed_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
