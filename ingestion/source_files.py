@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
@@ -17,14 +17,17 @@ def matching(folder: str, is_wanted: Callable[[str], object]) -> list[str]:
     """
     files = storage.list_files(folder, follow_links=True)
     wanted = [file for file in files if is_wanted(file)]
-    holding = {file[:place] for file in files for place in range(len(file)) if file[place] == "/"}
+    holding, read = _folders_of(files), _folders_of(wanted)
     empty = {name for name in storage.list_names(folder) if storage.is_directory(storage.join(folder, name))}
     for name in sorted(holding | empty):
-        is_read = any(file.startswith(name + "/") for file in wanted)
         looks_like_a_file = name in holding or "." in name[1:]
-        if not is_read and looks_like_a_file and is_wanted(name):
+        if name not in read and looks_like_a_file and is_wanted(name):
             raise _is_folder(storage.join(folder, name))
     return wanted
+
+
+def _folders_of(files: Iterable[str]) -> set[str]:
+    return {file[:place] for file in files for place in range(len(file)) if file[place] == "/"}
 
 
 def is_there(path: str) -> bool:

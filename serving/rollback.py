@@ -51,8 +51,9 @@ def roll_back(push_directory: str) -> Rollback:
         point(push_directory, killed.record)
         left = versions(push_directory)[-2]
         return Rollback(left, killed.record.copy_of, killed.path, killed.record.canary is not None)
+    # Read first: what is published from here on is an objection.
+    left = max(versions(push_directory), default=0)
     again = version_before(push_directory)
-    left = versions(push_directory)[-1]
     version = storage.join(push_directory, str(again))
     earlier = push_record.read(push_directory, again)
     # A version of an earlier release is known by its own place.

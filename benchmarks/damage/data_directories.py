@@ -124,13 +124,7 @@ def _described(prepare: Callable[[Path], list[str]]) -> Callable[[Path], list[st
 
 def _put(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> None:
     """Puts a value at a place of a manifest, or removes the key, and signs the manifest."""
-    part: Any = content
-    for step in place[:-1]:
-        part = part[step]
-    if value is KeyError:
-        del part[place[-1]]
-    else:
-        part[place[-1]] = value
+    kinds.put(content, place, value)
     sign(content)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,16 @@ STRANGE: tuple[tuple[str, Any], ...] = (
 def strange_values(draw: random.Random, count: int) -> Iterator[tuple[str, Any]]:
     """Yields `count` of the strange values in a random order."""
     yield from draw.sample(STRANGE, count)
+
+
+def put(content: Any, place: Sequence[Any], value: Any) -> None:
+    """Puts a value at a place of nested content, or removes it for KeyError."""
+    for step in place[:-1]:
+        content = content[step]
+    if value is not KeyError:
+        content[place[-1]] = value
+    elif isinstance(content, list) or place[-1] in content:
+        del content[place[-1]]
 
 
 def edit_json(path: Path, change: Callable[[Any], Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.damage import kinds
-from benchmarks.damage.runs import Run, goes_on, put, told, trial_of, words_of
+from benchmarks.damage.runs import Run, goes_on, told, trial_of, words_of
 from benchmarks.damage.trial import Trial
 
 # Keys of provenance.json that a query needs.
@@ -57,7 +57,7 @@ def _of_models(run: Run, draw: random.Random) -> Iterator[Trial]:
                 def edit(out: Path, key: str = key, value: Any = value) -> None:
                     kinds.edit_json(
                         _newest(out) / "assets.extra/provenance.json",
-                        lambda content: put(content, (key,), value),
+                        lambda content: kinds.put(content, (key,), value),
                     )
 
                 kind = kinds.COLUMNS if value is KeyError else kinds.VALUES

@@ -254,15 +254,9 @@ def _of_playlists(source: Source, part: Part, draw: random.Random) -> Iterator[T
             def prepare(folder: Path, place: tuple[Any, ...] = place, value: Any = value) -> list[str]:
                 arguments = source.write(folder)
 
-                def change(content: Any) -> None:
-                    for part_of in place[:-1]:
-                        content = content[part_of]
-                    if value is KeyError:
-                        del content[place[-1]]
-                    else:
-                        content[place[-1]] = value
-
-                kinds.edit_json(folder / "source" / part.name, change)
+                kinds.edit_json(
+                    folder / "source" / part.name, lambda content: kinds.put(content, place, value)
+                )
                 return arguments
 
             key = str(place[-1])

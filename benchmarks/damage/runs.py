@@ -196,22 +196,11 @@ def _of_evaluations(run: Run, draw: random.Random) -> Iterator[Trial]:
             kind = kinds.COLUMNS if value is KeyError else kinds.VALUES
 
             def edit(out: Path, place: tuple[str, ...] = place, value: Any = value) -> None:
-                kinds.edit_json(_evaluation(out), lambda content: put(content, place, value))
+                kinds.edit_json(_evaluation(out), lambda content: kinds.put(content, place, value))
 
             shown = f"{'.'.join(place)}: {name}"
             # What a command does not read it does not miss.
             yield trial_of(run, command, "evaluation.json", kind, shown, edit, named, goes_on)
-
-
-def put(content: Any, place: tuple[str, ...], value: Any) -> None:
-    """Puts a value at a place of nested content, or removes the key for KeyError."""
-    part = content
-    for step in place[:-1]:
-        part = part[step]
-    if value is KeyError:
-        part.pop(place[-1], None)
-    else:
-        part[place[-1]] = value
 
 
 def _of_query_results(run: Run, draw: random.Random) -> Iterator[Trial]:
@@ -324,7 +313,7 @@ def _of_records(run: Run, draw: random.Random) -> Iterator[Trial]:
         for name, value in [("left out", KeyError), *kinds.strange_values(draw, 3)]:
 
             def edit(out: Path, key: str = key, value: Any = value) -> None:
-                kinds.edit_json(record(out), lambda content: put(content, (key,), value))
+                kinds.edit_json(record(out), lambda content: kinds.put(content, (key,), value))
 
             kind = kinds.COLUMNS if value is KeyError else kinds.VALUES
             for command in ("rollback", "report"):

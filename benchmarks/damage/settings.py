@@ -188,13 +188,7 @@ def _kept_events(source: Source) -> Callable[[Path, str], None]:
 
 def _changed(content: Any, place: Sequence[str], value: Any) -> Any:
     changed = copy.deepcopy(content)
-    part = changed
-    for step in place[:-1]:
-        part = part[step]
-    if value is KeyError:
-        del part[place[-1]]
-    else:
-        part[place[-1]] = value
+    kinds.put(changed, place, value)
     return changed
 
 
