@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from two_tower.evaluation import metrics
 from two_tower.evaluation.metric_table import (
     METRICS,
     WITH_INTERVALS,
@@ -50,3 +53,29 @@ def test_the_mean_of_single_queries_is_the_reported_value() -> None:
         assert of_all[name] == pytest.approx(values.mean()), name
     # Metrics of lists that need train's popularity are left out without it.
     assert "coverage@5" in of_all and "novelty@5" not in of_all
+
+
+def test_values_have_a_row_for_each_query_and_none_where_nothing_is_asked() -> None:
+    labels = LabelSets(np.array([1, 2, 3]), np.array([0, 1, 2, 3]))
+    ranks = label_ranks(np.array([[1, 9], [9, 2], [9, 9]]), labels)
+    assert ranks.tolist() == [1, 2, np.inf] and ranks.dtype == np.float64
+    of_queries = values_by_query(ranks, labels, (1, 2), np.array([True, True, False]))
+    for values in of_queries.values():
+        assert len(values) == 3 and np.isnan(values[2]) and np.isfinite(values[:2]).all()
+
+
+def test_ranks_of_many_labels_are_found_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(1)
+    recommended = random.permuted(np.tile(np.arange(20), (7, 1)), axis=1)[:, :5]
+    labels = LabelSets(random.integers(0, 20, 14), np.arange(0, 15, 2))
+    at_once = label_ranks(recommended, labels)
+    monkeypatch.setattr(metrics, "_LABELS_AT_ONCE", 3)
+    looked_at = []
+
+    class Watched(np.ndarray):  # type: ignore[type-arg]
+        def __getitem__(self, rows: Any) -> Any:
+            looked_at.append(len(rows))
+            return np.asarray(self)[rows]
+
+    assert label_ranks(recommended.view(Watched), labels).tolist() == at_once.tolist()
+    assert looked_at == [3, 3, 3, 3, 2]

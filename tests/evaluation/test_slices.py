@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +21,20 @@ from two_tower.evaluation.feature_values import FeatureValues, of_items, of_user
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.metrics import hits_of, label_ranks, ranks_of
-from two_tower.evaluation.queries import LabelSets, all_queries
+from two_tower.evaluation.queries import LabelSets, Queries, all_queries
 from two_tower.evaluation.slices import (
     Slice,
     all_slices,
     feature_slices,
+    history_lengths,
+    history_slices,
     item_slices,
     meaning,
     organic_slices,
     play_ratio_slices,
     popularity_slices,
     quantile_groups,
+    repeat_slices,
     trends_from,
 )
 from two_tower.evaluation.train_counts import TrainCounts
@@ -167,6 +171,8 @@ def test_groups_are_of_equal_size_and_equals_stay_together() -> None:
     assert quantile_groups(np.array([1, 1, 1, 8]), 4).tolist() == [2, 2, 2, 4]
     assert quantile_groups(np.empty(0, np.int64), 4).tolist() == []
     assert quantile_groups(np.array([7]), 4).tolist() == [1]
+    assert quantile_groups(np.array([1, 2, 3]), 2).tolist() == [1, 1, 2]
+    assert quantile_groups(np.array([4, 4, 4]), 5).tolist() == [2, 2, 2]  # whose middle is at 5/3 + 1
     assert quantile_groups(np.array([1, 2, 3]), 2).dtype == np.int64
 
 
@@ -301,6 +307,66 @@ def test_slices_of_a_log() -> None:
     by_item = dict(zip(queries.label_item_id, found["trending"], strict=True))
     again = item_slices(shuffled.labels, train, 200)[4].labels
     assert again.tolist() == [by_item[one] for one in shuffled.label_item_id]
+
+
+@dataclasses.dataclass(frozen=True)
+class _At:
+    """Queries at positions of their windows, with one label each."""
+
+    position: np.ndarray
+
+    @property
+    def labels(self) -> LabelSets:
+        return sets(*([number] for number in range(len(self.position))))
+
+
+@pytest.mark.parametrize(
+    ("history_length", "names"),
+    [
+        (1, ["history_1"]),
+        (2, ["history_1", "history_2_5"]),
+        (5, ["history_1", "history_2_5"]),
+        (6, ["history_1", "history_2_5", "history_6_20"]),
+        (200, ["history_1", "history_2_5", "history_6_20", "history_21_50", "history_51_200"]),
+        (
+            201,
+            [
+                "history_1",
+                "history_2_5",
+                "history_6_20",
+                "history_21_50",
+                "history_51_200",
+                "history_over_200",
+            ],
+        ),
+    ],
+)
+def test_a_history_counts_its_events_up_to_the_longest_one(history_length: int, names: list[str]) -> None:
+    queries = cast(Queries, _At(np.arange(300)))
+    seen = np.minimum(np.arange(1, 301), history_length)
+    assert history_lengths(queries, history_length).tolist() == seen.tolist()
+    slices = history_slices(queries, history_length)
+    assert [one.name for one in slices] == names and {one.family for one in slices} == {"history_length"}
+    bounds = [(1, 1), (2, 5), (6, 20), (21, 50), (51, 200), (201, 300)]
+    for one, (low, high) in zip(slices, bounds, strict=False):
+        assert one.labels.tolist() == ((seen >= low) & (seen <= high)).tolist(), one.name
+    assert (np.sum([one.labels for one in slices], axis=0) == 1).all()
+
+
+@pytest.mark.parametrize("with_times", [True, False])
+def test_the_seed_is_a_repeat_of_itself(with_times: bool) -> None:
+    """Checks that an item is a repeat from its own event on, in windows without times as well."""
+    user, item = np.array([1, 1, 2, 2, 3, 3, 3]), np.array([7, 7, 8, 9, 9, 8, 9])
+    log = events_of(user, item, 335 + 5 * np.arange(7), b"listen", 1.0, 1)
+    cut = {name: to_windows(batch) for name, batch in WindowCutter(SPLIT, True, 5, 7).cut(log)[0].items()}
+    test = cut["test"]
+    if not with_times:
+        test = dataclasses.replace(test, timestamp=np.zeros_like(test.timestamp))
+    queries = all_queries(test)
+    repeat, discovery = repeat_slices(queries, test, train_of(listens({1: [0]}), 1), cut["eval"])
+    assert queries.user_id.tolist() == [1, 2, 3, 3] and queries.label_item_id.tolist() == [7, 9, 8, 9]
+    assert repeat.labels.tolist() == [True, False, False, True]
+    assert discovery.labels.tolist() == [False, True, True, False]
 
 
 def test_the_first_value_of_each_key() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -187,3 +189,15 @@ def test_too_little_to_say_is_said() -> None:
     assert UserSample(np.empty(0, np.int64)).intervals({"x": np.empty(0)}) == {"x": None}
     with pytest.raises(ValueError, match="2 values and 3 queries"):
         few.estimates([1.0, 2.0])
+
+
+def test_a_share_of_nothing_has_no_interval() -> None:
+    sample = UserSample(np.arange(20))
+    part = np.linspace(0, 0.04, 20)
+    assert sample.share(part, np.zeros(20)) is None
+    assert sample.share(part, np.full(20, -0.1)) is None
+    # A whole whose sum is below one is a whole.
+    low, high = sample.share(part, np.full(20, 0.04)) or (math.nan, math.nan)
+    assert low < 0.5 < high
+    few = MIN_USERS - 1
+    assert UserSample(np.arange(few)).share(part[:few], np.full(few, 0.04)) is None
