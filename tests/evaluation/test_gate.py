@@ -206,6 +206,10 @@ def test_discoveries_of_a_stored_evaluation_are_judged_by_its_counts() -> None:
     # Earlier evaluations do not count a slice's users.
     assert failing(measured({}, **{**whole, names[0]: 0.45})) == ["min_discovery_lift"]
     assert failing(measured({"users": 9}, **{**whole, names[0]: 0.45})) == []
+    only_new = measured({"users": 10}, **whole)
+    only_new["slices"]["repeat"]["labels"] = 0
+    reason = "no label is a repeat, so that all of them are discoveries."
+    assert f"min_discovery_lift does not apply: {reason}" in judge(only_new, LIMITS).notes
     lacking = {name: value for name, value in whole.items() if name != names[0]}
     assert failing(measured({"users": 10}, **lacking)) == ["min_discovery_lift"]
 
@@ -225,6 +229,12 @@ def of_history(value: float, low: float | None, high: float | None, queries: int
          "worst slice: history_1, 200 queries; no more than noise below the limit"),
         ({"history_0": of_history(0.99, 0.98, 1), "history_1": of_history(0.22, None, None)}, True,
          "worst slice: history_0, 200 queries; 1 too small to judge"),
+        # An upper bound that reaches the limit is no proof of a loss.
+        ({"history_0": of_history(0.9, 0.8, 0.95), "history_1": of_history(0.93, 0.91, 0.94)}, False,
+         "worst slice: history_1, 200 queries"),
+        # Of two that are surely below, the lower value decides, whatever its upper bound.
+        ({"history_0": of_history(0.9, 0.8, 0.94), "history_1": of_history(0.91, 0.9, 0.92, 7_000)}, False,
+         "worst slice: history_0, 200 queries"),
     ],
 )  # fmt: skip
 def test_the_index_must_serve_histories_of_every_length(
@@ -234,6 +244,8 @@ def test_the_index_must_serve_histories_of_every_length(
     measured["ann"]["by_history"] = by_history
     (worst,) = (one for one in judge(measured, LIMITS).thresholds if one.name == "worst_ann_recall")
     assert (worst.ok, worst.note) == (ok, note)
+    decisive = by_history[note.split(":")[1].split(",")[0].strip()]
+    assert [worst.low, worst.high] == decisive["intervals"]["recall@100"]
     assert failing(measured) == ([] if ok else ["worst_ann_recall"])
 
 
@@ -242,7 +254,41 @@ def test_without_users_enough_in_any_slice_the_index_is_judged_as_a_whole() -> N
     measured["ann"]["by_history"] = {"history_1": of_history(0.22, None, None)}
     judgement = judge(measured, LIMITS)
     assert "worst_ann_recall" not in [one.name for one in judgement.thresholds]
-    assert any(note.startswith("worst_ann_recall does not apply") for note in judgement.notes)
+    reason = "no slice by length of history has 10 users."
+    assert f"worst_ann_recall does not apply: {reason}" in judgement.notes
+
+
+def test_a_loss_since_the_best_released_model_is_told_or_why_it_is_not_measured() -> None:
+    def notes(**changes: Any) -> str:
+        return "\n".join(judge({**evaluation(blessed=0.5), **changes}, LIMITS).notes)
+
+    best = "min_change_against_anchor does not apply: the model in service is the best released model."
+    assert best in notes(anchor=None)
+    assert "apply: No model has been blessed yet." in notes(anchor=None, blessed_model=None)
+    stale = {"eligible": False, "reason": "It has seen the test.", "uri": "runs/0", "metrics": {}}
+    assert "min_change_against_anchor does not apply: It has seen the test." in notes(anchor=stale)
+    anchor = {"eligible": True, "reason": "It is.", "uri": "runs/0", "metrics": {"recall@100": 0.52}}
+    judgement = judge({**evaluation(blessed=0.5), "anchor": anchor}, LIMITS)
+    (change,) = (one for one in judgement.thresholds if one.name == "min_change_against_anchor")
+    assert change.value == pytest.approx(-0.02) and "best released model: runs/0" in change.note
+
+
+@pytest.mark.parametrize(
+    ("catalog", "value", "note"),
+    [
+        (
+            {"items": 1_500, "choice": 1_400},
+            1_400,
+            "median over queries; their users had the others of 1,500",
+        ),
+        ({"items": 1_500, "choice": 1_500}, 1_500, ""),
+        ({"items": 1_500}, 1_500, ""),
+    ],
+)
+def test_what_a_query_can_be_recommended_is_told(catalog: dict[str, int], value: float, note: str) -> None:
+    judgement = judge({**evaluation(), "catalog": catalog}, LIMITS)
+    (items,) = (one for one in judgement.thresholds if one.name == "catalog_items")
+    assert (items.value, items.note) == (value, note)
 
 
 CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event", "sha256:split")

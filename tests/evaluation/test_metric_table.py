@@ -72,7 +72,7 @@ def test_ranks_of_many_labels_are_found_in_blocks(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metrics, "_LABELS_AT_ONCE", 3)
     looked_at = []
 
-    class Watched(np.ndarray):  # type: ignore[type-arg]
+    class Watched(np.ndarray):
         def __getitem__(self, rows: Any) -> Any:
             looked_at.append(len(rows))
             return np.asarray(self)[rows]

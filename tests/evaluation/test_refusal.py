@@ -99,3 +99,32 @@ def test_recall_of_a_slice_is_over_its_own_labels() -> None:
     np.testing.assert_array_equal(recall_by_query(found, "model", 10), [0.5, 0, 1])
     chosen = np.array([False, True, False, False, True])
     np.testing.assert_array_equal(recall_by_query(found, "model", 10, chosen), [0, np.nan, 1])
+
+
+def test_a_slice_of_as_many_users_as_are_asked_for_is_compared_over_its_own_labels() -> None:
+    """Compares queries of two labels, of which the slice holds one; none of its changes varies."""
+    users = 20
+    labels = LabelSets(np.arange(2 * users), np.arange(0, 2 * users + 1, 2))
+    first = np.arange(2 * users) % 2 == 0
+    ranks = {
+        "model": np.where(first, 1, INF).astype(np.float32),
+        "other": np.where(first, INF, 1).astype(np.float32),
+    }
+    found = QueryResults(np.arange(users, dtype=np.int32), labels, ranks, {"first": first, "second": ~first})
+    sample = UserSample(np.arange(users))
+    changes = slice_changes(found, "model", "other", 10, sample, users, 50)
+    assert changes == [
+        SliceChange("first", users, 1.0, 1.0, 1.0),
+        SliceChange("second", users, -1.0, -1.0, -1.0),
+    ]
+    assert slice_changes(found, "model", "other", 10, sample, users + 1, 50) == []
+    assert slice_changes(found, "model", "other", 10, sample, users, 50, 3) == changes
+
+
+def test_an_unvarying_slice_beside_a_varying_one_has_bounds() -> None:
+    ours = np.where(np.arange(40) % 3 == 0, INF, 1)
+    found = results(np.arange(40), ours, np.ones(40), in_slice=np.arange(40))
+    found.slices["alike"] = np.arange(40) % 3 == 1
+    varying, alike = slice_changes(found, "model", "other", 10, UserSample(np.arange(40)), 5, 200)
+    assert varying.low < varying.change < varying.high
+    assert (alike.low, alike.change, alike.high) == (0, 0, 0)
