@@ -20,7 +20,8 @@ from two_tower.components.per_run_settings import with_submitted
 from two_tower.components.pusher.executor import EVALUATED_DIGEST
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation import query_results
-from two_tower.evaluation.evaluate_model import Evaluated, evaluate_model, next_anchor
+from two_tower.evaluation.evaluate_model import Evaluated, evaluate_model
+from two_tower.evaluation.gate.anchor import next_anchor
 from two_tower.evaluation.gate.judge import BLESSED
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.evaluation.task import EvaluationTask, ServedModel

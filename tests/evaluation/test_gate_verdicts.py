@@ -12,8 +12,8 @@ import pytest
 
 from tests.judged_queries import CUTOFF, Asked, evaluation_of
 from two_tower.base.errors import UserError
-from two_tower.evaluation.evaluate_model import next_anchor
 from two_tower.evaluation.gate import judge as gate
+from two_tower.evaluation.gate.anchor import next_anchor
 from two_tower.evaluation.gate.judge import BLESSED, REFUSED, judge
 from two_tower.evaluation.gate.slice_changes import recall_by_query, slice_changes
 from two_tower.evaluation.query_results import QueryResults
