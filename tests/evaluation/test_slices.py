@@ -311,7 +311,7 @@ def test_slices_of_a_log() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _At:
-    """Queries at positions of their windows, with one label each."""
+    """Stand-in for queries: their positions within windows, and one label each."""
 
     position: np.ndarray
 
