@@ -2,7 +2,7 @@
 
 The evaluator records a few of its requests with the model's answers. A fresh process loads the copy and asks
 the recorded queries again. A copy that fails to load or answers differently is not the evaluated model.
-The process runs `python -m two_tower.serving.canary MODEL RECORD`.
+The process is `serving.canary_process`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ FILE_NAME = "canary.json"
 QUERIES, ITEMS = 16, 10
 # Scores that differ by less than this share of the largest score are equal; their items may trade places.
 _TOLERANCE = 1e-3
-_SIGNATURE = "serving_default"
+SIGNATURE = "serving_default"
+_PROCESS = "two_tower.serving.canary_process"
 
 
 class CanaryFailed(RuntimeError):
@@ -44,7 +45,7 @@ def recorded(
         score: [Q, k], the items' scores.
     """
     return {
-        "signature": _SIGNATURE,
+        "signature": SIGNATURE,
         "inputs": {name: _plain(np.asarray(value)) for name, value in inputs.items()},
         "item_id": item_id[:, :ITEMS].tolist(),
         "score": [[float(s) if np.isfinite(s) else None for s in row[:ITEMS]] for row in score],
@@ -66,7 +67,7 @@ def check(model_path: str, record: Mapping[str, Any] | None) -> None:
         with open(record_file, "w", encoding="utf-8") as file:
             json.dump(record, file)
         done = subprocess.run(
-            [sys.executable, "-m", __name__, model_path, record_file],
+            [sys.executable, "-m", _PROCESS, model_path, record_file],
             env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
             capture_output=True,
             text=True,
@@ -123,45 +124,3 @@ def _plain(values: npt.NDArray[Any]) -> Any:
         texts = [v.decode() if isinstance(v, bytes) else str(v) for v in values.ravel()]
         return np.array(texts, object).reshape(values.shape).tolist()
     return values.tolist()
-
-
-def _main(model_path: str, record_file: str) -> int:
-    import tensorflow as tf
-    from scann.scann_ops.py import scann_ops  # noqa: F401  registers ScaNN's ops
-
-    with open(record_file, encoding="utf-8") as file:
-        record = json.load(file)
-    try:
-        model = tf.saved_model.load(model_path)
-    except Exception as error:
-        # TensorFlow raises a dozen kinds of errors for broken files.
-        print(f"The model does not load: {' '.join(str(error).split())[:500]}")
-        return 1
-    signature = model.signatures.get(_SIGNATURE)
-    if signature is None:
-        print(f"The model has no signature {_SIGNATURE}.")
-        return 1
-    if record is None:
-        return 0
-    specs = signature.structured_input_signature[1]
-    if set(specs) != set(record["inputs"]):
-        now, then = (", ".join(sorted(names)) for names in (specs, record["inputs"]))
-        print(f"The model takes the inputs {now}; the evaluation recorded {then}.")
-        return 1
-    inputs = {
-        name: tf.reshape(tf.constant(value, specs[name].dtype), np.shape(value))
-        for name, value in record["inputs"].items()
-    }
-    try:
-        answer = signature(**inputs)
-    except Exception as error:
-        print(f"The model does not answer: {' '.join(str(error).split())[:500]}")
-        return 1
-    if found := difference(record, answer["item_id"].numpy(), answer["score"].numpy()):
-        print(found)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.damage import kinds
 from benchmarks.damage.trial import Loss, Trial
-from two_tower.serving import canary
+from two_tower.serving import canary, canary_process
 
 _EVALUATION = "artifacts/RetrievalEvaluator/evaluation"
 # Artifacts that a report needs; all others are left out of the copies.
@@ -90,7 +90,7 @@ def canary_here() -> Iterator[None]:
         del options
         page = io.StringIO()
         with contextlib.redirect_stdout(page):
-            status = canary._main(*words[-2:])
+            status = canary_process.main(*words[-2:])
         return types.SimpleNamespace(returncode=status, stdout=page.getvalue(), stderr="")
 
     with mock.patch.object(canary, "subprocess", types.SimpleNamespace(run=run)):

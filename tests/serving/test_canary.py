@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from two_tower.serving import canary
+from two_tower.serving import canary, canary_process
 from two_tower.serving.canary import CanaryFailed, difference, recorded
 from two_tower.serving.push_record import PushRecord
 from two_tower.serving.versions import publish, versions
@@ -109,6 +109,8 @@ def test_a_model_that_answers_as_it_did_is_published(
     assert publish(path, str(pushed), PushRecord(record)) == str(pushed / "1")
 
 
+# Slow as well for the tool of `make mutation`, whose forks cannot use TensorFlow.
+@pytest.mark.slow
 def test_what_keeps_a_model_from_being_published(
     served: tuple[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +121,7 @@ def test_what_keeps_a_model_from_being_published(
 
     def said(model: str, record: dict[str, Any] | None) -> str:
         (tmp_path / "record.json").write_text(json.dumps(record))
-        status = canary._main(model, str(tmp_path / "record.json"))
+        status = canary_process.main(model, str(tmp_path / "record.json"))
         shown = capsys.readouterr().out.strip()
         assert status == bool(shown)
         return shown
@@ -147,7 +149,7 @@ def test_the_queries_are_asked_in_a_process_that_has_the_files_alone(
     monkeypatch.chdir(tmp_path)
     canary.check("models/1", {**RECORD, "signature": "é"})
     ((command, how, record),) = asked
-    assert command[:-1] == [sys.executable, "-m", "two_tower.serving.canary", "models/1"]
+    assert command[:-1] == [sys.executable, "-m", "two_tower.serving.canary_process", "models/1"]
     assert record == {**RECORD, "signature": "é"}
     assert (how["env"]["TF_USE_LEGACY_KERAS"], how["env"]["SOME_VARIABLE"]) == ("1", "kept")
     assert how["capture_output"] and how["text"]
