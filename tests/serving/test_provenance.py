@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from two_tower.base.errors import UserError
+from two_tower.data_directory.facts import FROZEN_PROTOCOLS
 from two_tower.serving import provenance
-from two_tower.serving.provenance import digest_of, identity_of, is_of_older_data, takes_items_back
+from two_tower.serving.provenance import (
+    ModelIdentity,
+    digest_of,
+    eligibility,
+    identity_of,
+    is_of_older_data,
+    starting_point,
+    takes_items_back,
+)
 
 RECORDED = {"dataset": "log", "index": {"leaves": 10, "tuning": {"ms": 0.4}}}
 
@@ -71,6 +82,13 @@ def test_an_identity_leaves_out_the_graph_and_the_tunings_times(tmp_path: Path) 
     for content in (b"[1]", b"\xff", b"{"):
         damaged = written(tmp_path / content.hex(), {**FILES, "assets.extra/provenance.json": content})
         assert identity_of(damaged) == hashed([files[0], (files[1][0], content), *files[2:]])
+    # Numbers may be NaN, and the order of keys says nothing.
+    unordered = b'{"z": NaN, "index": {"tuning": 1, "leaves": 10}, "a": 1}'
+    path = written(tmp_path / "unordered", {**FILES, "assets.extra/provenance.json": unordered})
+    ordered = b'{"a": 1, "index": {"leaves": 10}, "z": NaN}'
+    assert identity_of(path) == hashed([files[0], (files[1][0], ordered), *files[2:]])
+    read = provenance.read(path)
+    assert read is not None and math.isnan(read["z"]) and read["a"] == 1
     index = written(tmp_path / "b", {**FILES, "assets.extra/provenance.json": b'{"index": 3}'})
     assert identity_of(index) == hashed([files[0], (files[1][0], b'{"index": 3}'), *files[2:]])
 
@@ -168,3 +186,67 @@ def test_a_key_that_models_are_compared_by_has_its_type(key: str, value: Any, tm
     with pytest.raises(UserError, match=f"provenance.json is damaged .*key '{key}' is "):
         provenance.read(recorded_as(tmp_path, {key: value}))
     assert provenance.read(str(tmp_path / "gone")) is None
+
+
+OURS = ModelIdentity("sha256:new", "log", "sha256:data-2", 2_900, "next_event", "sha256:split")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes", "reason"),
+    [
+        ("next_event", {}, "comes from the same data set and has not seen today's test period."),
+        ("leave_one_out", {}, "was trained on the same split of the same data."),
+        ("next_event", {"dataset": "other"}, "comes from other data: other. This one comes from log."),
+        (
+            "next_event",
+            {"train_newest_timestamp": 3_000},
+            "was trained on today's test period. Its events end",
+        ),
+        ("next_event", {"digest": "sha256:new"}, "is this very model."),
+        (
+            "leave_one_out",
+            {"data_digest": "d"},
+            "was trained on another version of the data. Under leave_one_out",
+        ),
+        (
+            "leave_one_out",
+            {"split_digest": "s"},
+            "was trained with other settings of the split or other spans.",
+        ),
+        (
+            "next_event",
+            {"protocol": "leave_one_out"},
+            "was trained under the protocol leave_one_out, this one",
+        ),
+    ],
+)
+def test_a_reason_names_the_released_model_that_it_is_of(
+    protocol: str, changes: dict[str, Any], reason: str
+) -> None:
+    ours = dataclasses.replace(OURS, protocol=protocol)
+    theirs = dataclasses.replace(ours, **{"digest": "sha256:old", "train_newest_timestamp": 2_000, **changes})
+    for who in ("best released model", "latest blessed model"):
+        told = eligibility(ours, theirs, 3_000, who)[1]
+        assert told.startswith(f"The {who} {reason}"), told
+
+
+def test_training_starts_from_a_model_that_ends_no_later() -> None:
+    known = "The latest blessed model has not seen events after today's train split."
+    assert starting_point(OURS, OURS) == (True, known)
+    later = dataclasses.replace(OURS, train_newest_timestamp=2_901)
+    assert starting_point(OURS, later) == (
+        False,
+        "The latest blessed model was trained on events up to 2901, and today's train split ends at 2900. It "
+        "knows labels of today's eval or test.",
+    )
+    foreign = dataclasses.replace(OURS, dataset="other")
+    assert starting_point(OURS, foreign)[1].startswith("The latest blessed model comes from other data")
+    assert starting_point(OURS, None) == (False, "No model has been blessed yet.")
+
+
+def test_frozen_protocols_are_one_family_and_split_by_time() -> None:
+    frozen, other = sorted(FROZEN_PROTOCOLS)[:2]
+    ours = dataclasses.replace(OURS, protocol=frozen)
+    theirs = dataclasses.replace(ours, protocol=other, digest="sha256:old", data_digest="d", split_digest="s")
+    assert eligibility(ours, theirs, 3_000)[0]
+    assert not eligibility(ours, dataclasses.replace(theirs, protocol="next_event"), 3_000)[0]
