@@ -98,7 +98,15 @@ _SLICE = _object(
     lift=_object(baseline=_TEXT, change=_NUMBER, low=_NUMBER, high=_NUMBER),
 )
 _THRESHOLD = _object(
-    ("name", "ok"), name=_TEXT, ok=_FLAG, note=_TEXT, low=_NUMBER, high=_NUMBER, direction=_TEXT
+    ("name", "ok"),
+    name=_TEXT,
+    ok=_FLAG,
+    value=_NUMBER,
+    limit=_NUMBER,
+    note=_TEXT,
+    low=_NUMBER,
+    high=_NUMBER,
+    direction=_TEXT,
 )
 _OF_HISTORY = _all_of(_figures, _object(("queries",), queries=_COUNT, intervals=_each(_BOUNDS)))
 _RELEASED = _object(

@@ -11,6 +11,7 @@ from typing import Any
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.evaluation import stored_evaluation
 from two_tower.pipeline.runs.report import collect
 from two_tower.pipeline.runs.stored_runs import EVALUATOR, TRAINER
 from two_tower.pipeline.settings import pipeline_config, run_file
@@ -66,7 +67,13 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
         # Without examples the evaluator's own page is replaced too.
         for place in {target} if examples else {target, own}:
             storage.write_whole(place, page)  # a kill leaves the old page
-    except (OSError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{storage.join(directory, stored_evaluation.FILE_NAME)}: a report cannot show this evaluation "
+            f"({type(error).__name__}: {error}). Its key or value is damaged, or of another release. Run the "
+            "pipeline again."
+        ) from error
+    except OSError as error:
         if path or not examples:
             raise UserError(
                 f"{target}: the report cannot be written ({error}). Name another path."

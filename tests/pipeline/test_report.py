@@ -355,6 +355,38 @@ def test_a_page_that_cannot_be_written_whole_leaves_the_old_one(
     assert page.read_text() == before and os.listdir(page.parent).count("report.html") == 1
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "named"),
+    [
+        (("queries", "users"), {}, "key 'queries.users' is {}"),
+        (("split", "test"), [None, 30], "TypeError"),
+        (("thresholds", 0, "value"), "x", r"key 'thresholds\[0\].value' is 'x'"),
+        (("thresholds", 1, "limit"), [], r"key 'thresholds\[1\].limit' is \[\]"),
+    ],
+)
+@pytest.mark.parametrize("examples", [True, False])
+def test_an_evaluation_that_no_page_can_show_is_named(
+    at: tuple[Any, ...], value: Any, named: str, examples: bool, store: Store, tmp_path: Path
+) -> None:
+    damaged = copy.deepcopy(EVALUATION)
+    place: Any = damaged
+    for key in at[:-1]:
+        place = place[key]
+    place[at[-1]] = value
+    _whole_run(store, tmp_path, damaged, pushed=1, pushed_destination="somewhere/1")
+    with pytest.raises(UserError, match=f"evaluation.json: .*{named}"):
+        collect_with_page(str(tmp_path), examples=examples)
+    assert not (tmp_path / "artifacts/RetrievalEvaluator/evaluation/7/report.html").exists()
+
+
+def test_an_evaluation_whose_text_cannot_be_written_again_is_named(store: Store, tmp_path: Path) -> None:
+    damaged = {**EVALUATION, "refusal": {"slice": None, "examples": [{"user": 1}]}, "slices": {
+        "head": {"queries": 3, "metrics": {}}}}  # fmt: skip
+    _whole_run(store, tmp_path, damaged, pushed=1, pushed_destination="somewhere/1")
+    with pytest.raises(UserError, match=r"evaluation.json: .*KeyError: 'labels'.*Run the pipeline again"):
+        collect_with_page(str(tmp_path), examples=False)
+
+
 def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_path: Path) -> None:
     _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
     folder = tmp_path / "artifacts/RetrievalEvaluator/evaluation/7"
