@@ -20,6 +20,8 @@ rm -rf "$work/copy/two_tower" "$work/copy/tests"
 cp -rLp two_tower tests "$work/copy/"
 cp -p pyproject.toml "$work/copy/"
 cd "$work/copy"
+# Tests may be new, and reach other places than before.
+rm -f mutants/mutmut-stats.json
 # A killed run leaves an empty file, which the tool would take for a finished one.
 if [[ -d mutants ]]; then find mutants -name '*.py' -size 0 ! -name __init__.py -delete; fi
 # Survivors are tried again, as tests may be new; and so is what took too long, as the machine may have been busy.
