@@ -1,6 +1,6 @@
 """Process of the canary: it has a model's files alone, and asks them recorded queries.
 
-python -m two_tower.serving.canary_process MODEL RECORD
+Its command is `python -m two_tower.serving.canary_process MODEL RECORD`.
 """
 
 from __future__ import annotations

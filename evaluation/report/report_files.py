@@ -62,13 +62,15 @@ def remove_examples(directory: str) -> None:
     Raises:
         OSError, ValueError: the evaluation cannot be read or written.
     """
-    storage.remove_file(storage.join(directory, EXAMPLES_FILE))
     with storage.open_file(storage.join(directory, EVALUATION_FILE), "r") as file:
         evaluation = json.load(file)
     if (evaluation.get("refusal") or {}).get("examples"):
         evaluation["refusal"]["examples"] = []
+        # A damaged evaluation fails here, before anything is written.
+        text = render_markdown(evaluation)
         _write_json(directory, EVALUATION_FILE, evaluation)
-        _write(directory, MARKDOWN_FILE, render_markdown(evaluation))
+        _write(directory, MARKDOWN_FILE, text)
+    storage.remove_file(storage.join(directory, EXAMPLES_FILE))
 
 
 def _write_json(directory: str, name: str, content: Any) -> None:

@@ -46,10 +46,8 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     uris = report["artifacts"].get(EVALUATOR, {}).get("evaluation", [])
     if not uris or not report["verdict"]:
         return None
-    # Slow imports, which a run without an evaluation does not need.
-    from two_tower.evaluation.report import report_files
-    from two_tower.evaluation.report.html_page import render
-    from two_tower.evaluation.report.materials import REPORT_FILE, Materials
+    # A slow import, which a run without an evaluation does not need.
+    from two_tower.evaluation.report.materials import REPORT_FILE
 
     directory = uris[0]
     curves = next(iter(report["artifacts"].get(TRAINER, {}).get("model_run", [])), "")
@@ -61,25 +59,40 @@ def draw(report: Mapping[str, Any], examples: bool = True, path: str | None = No
     own = storage.join(directory, REPORT_FILE)
     target = path or own
     try:
-        if not examples:
-            report_files.remove_examples(directory)
-        page = render(Materials.read(directory, run, curves), examples)
+        page = _drawn(directory, run, curves, examples)
         # Without examples the evaluator's own page is replaced too.
         for place in {target} if examples else {target, own}:
             storage.write_whole(place, page)  # a kill leaves the old page
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{storage.join(directory, stored_evaluation.FILE_NAME)}: a report cannot show this evaluation "
-            f"({type(error).__name__}: {error}). Its key or value is damaged, or of another release. Run the "
-            "pipeline again."
-        ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         if path or not examples:
             raise UserError(
                 f"{target}: the report cannot be written ({error}). Name another path."
             ) from error
         return None  # a missing or read-only evaluation does not fail the run
     return target if "://" in target else os.path.abspath(target)
+
+
+def _drawn(directory: str, run: Mapping[str, Any], curves: str, examples: bool) -> str:
+    """Draws a page; without examples, those in the evaluation's directory are removed.
+
+    Raises:
+      OSError: a file cannot be read or written.
+      UserError: the evaluation has a key or value that cannot be shown.
+    """
+    from two_tower.evaluation.report import report_files
+    from two_tower.evaluation.report.html_page import render
+    from two_tower.evaluation.report.materials import Materials
+
+    try:
+        if not examples:
+            report_files.remove_examples(directory)
+        return render(Materials.read(directory, run, curves), examples)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{storage.join(directory, stored_evaluation.FILE_NAME)}: a report cannot show this evaluation "
+            f"({type(error).__name__}: {error}). Its key or value is damaged, or of another release. Run the "
+            "pipeline again."
+        ) from error
 
 
 def changed_settings(given: Mapping[str, Any]) -> list[str]:

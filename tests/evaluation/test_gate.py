@@ -19,7 +19,6 @@ from two_tower.evaluation.oracle_comparison import OracleAnswers, matching_rows,
 from two_tower.evaluation.queries import LabelSets, Queries, sample_by_user
 from two_tower.evaluation.report.markdown_report import render
 from two_tower.evaluation.settings import GateConfig
-from two_tower.serving.provenance import ModelIdentity, eligibility, starting_point
 
 LIMITS = GateConfig(
     min_recall=0.1,
@@ -289,103 +288,6 @@ def test_what_a_query_can_be_recommended_is_told(catalog: dict[str, int], value:
     judgement = judge({**evaluation(), "catalog": catalog}, LIMITS)
     (items,) = (one for one in judgement.thresholds if one.name == "catalog_items")
     assert (items.value, items.note) == (value, note)
-
-
-CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event", "sha256:split")
-EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "next_event", "sha256:split")
-
-
-@pytest.mark.parametrize(
-    ("blessed", "eligible", "reason"),
-    [
-        (EARLIER, True, "same data set"),
-        (None, False, "No model has been blessed yet"),
-        (CANDIDATE, False, "this very model"),
-        (dataclasses.replace(EARLIER, dataset="yambda"), False, "other data: yambda"),
-        (dataclasses.replace(EARLIER, train_newest_timestamp=3_000), False, "today's test period"),
-        (dataclasses.replace(EARLIER, train_newest_timestamp=2_999), True, "same data set"),
-    ],
-)
-def test_a_model_is_compared_with_only_if_that_is_fair(
-    blessed: ModelIdentity | None, eligible: bool, reason: str
-) -> None:
-    verdict, why = eligibility(CANDIDATE, blessed, test_start=3_000)
-    assert verdict is eligible
-    assert reason in why
-
-
-@pytest.mark.parametrize("protocol", ["frozen", "leave_one_out", "split_column"])
-def test_a_model_of_another_protocol_may_have_seen_the_labels(protocol: str) -> None:
-    # In whatever order they came.
-    for ours, theirs in ((protocol, "next_event"), ("next_event", protocol)):
-        candidate = dataclasses.replace(CANDIDATE, protocol=ours)
-        verdict, why = eligibility(candidate, dataclasses.replace(EARLIER, protocol=theirs), test_start=3_000)
-        assert not verdict
-        assert ours in why and theirs in why
-
-
-def test_a_frozen_model_is_judged_by_its_times() -> None:
-    candidate, earlier = (dataclasses.replace(model, protocol="frozen") for model in (CANDIDATE, EARLIER))
-    assert eligibility(candidate, earlier, test_start=3_000)[0]
-    assert not eligibility(candidate, earlier, test_start=1_900)[0]
-
-
-@pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
-def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> None:
-    """Takes two days: a user's last event of yesterday is in train today."""
-    candidate, earlier = (
-        dataclasses.replace(model, protocol=protocol, train_newest_timestamp=0)
-        for model in (CANDIDATE, EARLIER)
-    )
-    verdict, why = eligibility(candidate, earlier, test_start=0)
-    assert not verdict and "another version of the data" in why
-    same_data = dataclasses.replace(earlier, data_digest=candidate.data_digest)
-    assert eligibility(candidate, same_data, test_start=0)[0]
-    other_split = dataclasses.replace(same_data, split_digest="sha256:fewer spans")
-    verdict, why = eligibility(candidate, other_split, test_start=0)
-    assert not verdict and "other spans" in why
-    assert not eligibility(candidate, candidate, test_start=0)[0]
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({}, None),
-        # As today's own, which a run that is repeated begins from.
-        ({"train_newest_timestamp": 2_900, "digest": "sha256:new"}, None),
-        # After today's train split, if only by a second, lie the labels of eval.
-        ({"train_newest_timestamp": 2_901}, "up to 2901, and today's train split ends at 2900"),
-        ({"dataset": "yambda"}, "other data: yambda"),
-        ({"protocol": "frozen"}, "under the protocol frozen"),
-    ],
-)
-def test_training_begins_only_from_a_model_that_knows_no_label_of_eval_or_test(
-    changes: dict[str, Any], reason: str | None
-) -> None:
-    today = dataclasses.replace(CANDIDATE, digest="")
-    allowed, why = starting_point(today, dataclasses.replace(EARLIER, **changes))
-    assert allowed is (reason is None)
-    assert reason is None or reason in why
-    assert starting_point(today, None) == (False, "No model has been blessed yet.")
-
-
-def test_without_a_split_in_time_training_begins_only_from_a_model_of_the_same_split() -> None:
-    today, earlier = (
-        dataclasses.replace(model, protocol="leave_one_out", train_newest_timestamp=0)
-        for model in (CANDIDATE, EARLIER)
-    )
-    assert "another version of the data" in starting_point(today, earlier)[1]
-    assert starting_point(today, dataclasses.replace(earlier, data_digest=today.data_digest))[0]
-
-
-def test_an_identity_is_read_from_the_model_s_own_record() -> None:
-    provenance = {"dataset": "yambda", "data_digest": "sha256:d", "train_newest_timestamp": 5, "items": 3}
-    # From before there was a second protocol.
-    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5, "next_event", "")
-    assert ModelIdentity.from_provenance(provenance, "sha256:m") == expected
-    frozen = dataclasses.replace(expected, protocol="frozen", split_digest="sha256:s")
-    named = {"protocol": "frozen", "split_digest": "sha256:s"}
-    assert ModelIdentity.from_provenance({**provenance, **named}, "sha256:m") == frozen
 
 
 def test_oracle_and_model_are_compared_on_the_same_queries() -> None:

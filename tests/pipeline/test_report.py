@@ -383,8 +383,19 @@ def test_an_evaluation_whose_text_cannot_be_written_again_is_named(store: Store,
     damaged = {**EVALUATION, "refusal": {"slice": None, "examples": [{"user": 1}]}, "slices": {
         "head": {"queries": 3, "metrics": {}}}}  # fmt: skip
     _whole_run(store, tmp_path, damaged, pushed=1, pushed_destination="somewhere/1")
+    folder = tmp_path / "artifacts/RetrievalEvaluator/evaluation/7"
+    (folder / "examples.json").write_text("[]")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError, match=r"evaluation.json: .*KeyError: 'labels'.*Run the pipeline again"):
         collect_with_page(str(tmp_path), examples=False)
+    # No half of the removal is done.
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_path_that_no_file_can_have_is_named_and_not_the_evaluation(store: Store, tmp_path: Path) -> None:
+    _whole_run(store, tmp_path, EVALUATION, pushed=1, pushed_destination="somewhere/1")
+    with pytest.raises(UserError, match=r"mine.*: the report cannot be written .*Name another path"):
+        collect_with_page(str(tmp_path), path=str(tmp_path / "mine\0.html"))
 
 
 def test_removed_examples_are_gone_from_page_and_evaluation(store: Store, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_model_that_answers_as_it_did_is_published(
     assert publish(path, str(pushed), PushRecord(record)) == str(pushed / "1")
 
 
-# Slow as well for the tool of `make mutation`, whose forks cannot use TensorFlow.
+# It loads models in this process, which a fork of `make mutation` cannot do.
 @pytest.mark.slow
 def test_what_keeps_a_model_from_being_published(
     served: tuple[str, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.published_models import model
 from two_tower.base.errors import UserError
 from two_tower.data_directory.facts import FROZEN_PROTOCOLS
 from two_tower.serving import provenance
@@ -48,6 +49,37 @@ FILES = {
     "assets/words.txt": b"a\nb",
     "variables/variables.data": b"0" * 100,
 }
+
+
+def test_equal_digests_mean_equal_files(tmp_path: Path) -> None:
+    ours = digest_of(model(tmp_path / "a"))
+    assert digest_of(model(tmp_path / "elsewhere" / "b")) == ours
+    assert digest_of(model(tmp_path / "c", weights="v")) != ours
+    # The same bytes, distributed differently over files and names.
+    assert digest_of(model(tmp_path / "d", weights="", graph="gw")) != ours
+    (tmp_path / "a" / "variables").rename(tmp_path / "a" / "other")
+    assert digest_of(str(tmp_path / "a")) != ours
+
+
+def test_a_model_is_known_by_its_weights_and_not_by_the_bytes_of_its_graph(tmp_path: Path) -> None:
+    # The same training in another run's folder writes another graph: it holds paths.
+    ours = identity_of(model(tmp_path / "a"))
+    assert identity_of(model(tmp_path / "b", graph="of another run")) == ours
+    assert identity_of(model(tmp_path / "c", weights="v")) != ours
+    code = tmp_path / "d" / "assets.extra" / "provenance.json"
+    other = model(tmp_path / "d")
+    code.parent.mkdir()
+    recorded = {"code": "edited", "index": {"leaves": 10, "tuning": {"ms_per_query": 0.4}}}
+    code.write_text(json.dumps(recorded))
+    edited = identity_of(other)
+    assert edited != ours
+    # The index's tuning measures times, which differ from run to run; what it chose counts.
+    recorded["index"] = {"leaves": 10, "tuning": {"ms_per_query": 0.5}}
+    code.write_text(json.dumps(recorded))
+    assert identity_of(other) == edited
+    recorded["index"] = {"leaves": 20, "tuning": {"ms_per_query": 0.5}}
+    code.write_text(json.dumps(recorded))
+    assert identity_of(other) != edited
 
 
 def test_a_digest_is_over_names_sizes_and_bytes_folder_by_folder(
@@ -162,6 +194,20 @@ def test_a_model_that_is_asked_records_each_key_with_its_type(key: str, tmp_path
         provenance.read_whole(lacking)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100_000, "{}", '{"data": 7}', "\udcff"])
+def test_a_model_that_is_asked_has_a_whole_provenance(content: str, tmp_path: Path) -> None:
+    folder = Path(model(tmp_path / "a"))
+    (folder / "assets.extra").mkdir()
+    path = folder / "assets.extra" / "provenance.json"
+    path.write_text(content, errors="surrogateescape")
+    with pytest.raises(UserError, match=rf"{path}( is damaged|: key 'data' is)"):
+        provenance.read_whole(str(folder))
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path} cannot be read"):
+        provenance.read_whole(str(folder))
+    assert identity_of(str(folder))
+
+
 def test_the_greatest_integer_is_none_too_many(tmp_path: Path) -> None:
     for number, value in enumerate((0, 2**63 - 1)):
         content = {**WHOLE, "train_newest_timestamp": value}
@@ -188,7 +234,103 @@ def test_a_key_that_models_are_compared_by_has_its_type(key: str, value: Any, tm
     assert provenance.read(str(tmp_path / "gone")) is None
 
 
-OURS = ModelIdentity("sha256:new", "log", "sha256:data-2", 2_900, "next_event", "sha256:split")
+CANDIDATE = ModelIdentity("sha256:new", "simulated-7", "sha256:data-2", 2_900, "next_event", "sha256:split")
+EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "next_event", "sha256:split")
+
+
+@pytest.mark.parametrize(
+    ("blessed", "eligible", "reason"),
+    [
+        (EARLIER, True, "same data set"),
+        (None, False, "No model has been blessed yet"),
+        (CANDIDATE, False, "this very model"),
+        (dataclasses.replace(EARLIER, dataset="yambda"), False, "other data: yambda"),
+        (dataclasses.replace(EARLIER, train_newest_timestamp=3_000), False, "today's test period"),
+        (dataclasses.replace(EARLIER, train_newest_timestamp=2_999), True, "same data set"),
+    ],
+)
+def test_a_model_is_compared_with_only_if_that_is_fair(
+    blessed: ModelIdentity | None, eligible: bool, reason: str
+) -> None:
+    verdict, why = eligibility(CANDIDATE, blessed, test_start=3_000)
+    assert verdict is eligible
+    assert reason in why
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "leave_one_out", "split_column"])
+def test_a_model_of_another_protocol_may_have_seen_the_labels(protocol: str) -> None:
+    # In whatever order they came.
+    for ours, theirs in ((protocol, "next_event"), ("next_event", protocol)):
+        candidate = dataclasses.replace(CANDIDATE, protocol=ours)
+        verdict, why = eligibility(candidate, dataclasses.replace(EARLIER, protocol=theirs), test_start=3_000)
+        assert not verdict
+        assert ours in why and theirs in why
+
+
+def test_a_frozen_model_is_judged_by_its_times() -> None:
+    candidate, earlier = (dataclasses.replace(model, protocol="frozen") for model in (CANDIDATE, EARLIER))
+    assert eligibility(candidate, earlier, test_start=3_000)[0]
+    assert not eligibility(candidate, earlier, test_start=1_900)[0]
+
+
+@pytest.mark.parametrize("protocol", ["leave_one_out", "split_column"])
+def test_without_a_split_in_time_the_data_must_be_the_same(protocol: str) -> None:
+    """Takes two days: a user's last event of yesterday is in train today."""
+    candidate, earlier = (
+        dataclasses.replace(model, protocol=protocol, train_newest_timestamp=0)
+        for model in (CANDIDATE, EARLIER)
+    )
+    verdict, why = eligibility(candidate, earlier, test_start=0)
+    assert not verdict and "another version of the data" in why
+    same_data = dataclasses.replace(earlier, data_digest=candidate.data_digest)
+    assert eligibility(candidate, same_data, test_start=0)[0]
+    other_split = dataclasses.replace(same_data, split_digest="sha256:fewer spans")
+    verdict, why = eligibility(candidate, other_split, test_start=0)
+    assert not verdict and "other spans" in why
+    assert not eligibility(candidate, candidate, test_start=0)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        # As today's own, which a run that is repeated begins from.
+        ({"train_newest_timestamp": 2_900, "digest": "sha256:new"}, None),
+        # After today's train split, if only by a second, lie the labels of eval.
+        ({"train_newest_timestamp": 2_901}, "up to 2901, and today's train split ends at 2900"),
+        ({"dataset": "yambda"}, "other data: yambda"),
+        ({"protocol": "frozen"}, "under the protocol frozen"),
+    ],
+)
+def test_training_begins_only_from_a_model_that_knows_no_label_of_eval_or_test(
+    changes: dict[str, Any], reason: str | None
+) -> None:
+    today = dataclasses.replace(CANDIDATE, digest="")
+    allowed, why = starting_point(today, dataclasses.replace(EARLIER, **changes))
+    assert allowed is (reason is None)
+    known = "The latest blessed model has not seen events after today's train split."
+    assert why == known if reason is None else reason in why
+    assert why.startswith("The latest blessed model ")
+    assert starting_point(today, None) == (False, "No model has been blessed yet.")
+
+
+def test_without_a_split_in_time_training_begins_only_from_a_model_of_the_same_split() -> None:
+    today, earlier = (
+        dataclasses.replace(model, protocol="leave_one_out", train_newest_timestamp=0)
+        for model in (CANDIDATE, EARLIER)
+    )
+    assert "another version of the data" in starting_point(today, earlier)[1]
+    assert starting_point(today, dataclasses.replace(earlier, data_digest=today.data_digest))[0]
+
+
+def test_an_identity_is_read_from_the_model_s_own_record() -> None:
+    provenance = {"dataset": "yambda", "data_digest": "sha256:d", "train_newest_timestamp": 5, "items": 3}
+    # From before there was a second protocol.
+    expected = ModelIdentity("sha256:m", "yambda", "sha256:d", 5, "next_event", "")
+    assert ModelIdentity.from_provenance(provenance, "sha256:m") == expected
+    frozen = dataclasses.replace(expected, protocol="frozen", split_digest="sha256:s")
+    named = {"protocol": "frozen", "split_digest": "sha256:s"}
+    assert ModelIdentity.from_provenance({**provenance, **named}, "sha256:m") == frozen
 
 
 @pytest.mark.parametrize(
@@ -196,7 +338,11 @@ OURS = ModelIdentity("sha256:new", "log", "sha256:data-2", 2_900, "next_event", 
     [
         ("next_event", {}, "comes from the same data set and has not seen today's test period."),
         ("leave_one_out", {}, "was trained on the same split of the same data."),
-        ("next_event", {"dataset": "other"}, "comes from other data: other. This one comes from log."),
+        (
+            "next_event",
+            {"dataset": "other"},
+            "comes from other data: other. This one comes from simulated-7.",
+        ),
         (
             "next_event",
             {"train_newest_timestamp": 3_000},
@@ -223,30 +369,16 @@ OURS = ModelIdentity("sha256:new", "log", "sha256:data-2", 2_900, "next_event", 
 def test_a_reason_names_the_released_model_that_it_is_of(
     protocol: str, changes: dict[str, Any], reason: str
 ) -> None:
-    ours = dataclasses.replace(OURS, protocol=protocol)
+    ours = dataclasses.replace(CANDIDATE, protocol=protocol)
     theirs = dataclasses.replace(ours, **{"digest": "sha256:old", "train_newest_timestamp": 2_000, **changes})
     for who in ("best released model", "latest blessed model"):
         told = eligibility(ours, theirs, 3_000, who)[1]
         assert told.startswith(f"The {who} {reason}"), told
 
 
-def test_training_starts_from_a_model_that_ends_no_later() -> None:
-    known = "The latest blessed model has not seen events after today's train split."
-    assert starting_point(OURS, OURS) == (True, known)
-    later = dataclasses.replace(OURS, train_newest_timestamp=2_901)
-    assert starting_point(OURS, later) == (
-        False,
-        "The latest blessed model was trained on events up to 2901, and today's train split ends at 2900. It "
-        "knows labels of today's eval or test.",
-    )
-    foreign = dataclasses.replace(OURS, dataset="other")
-    assert starting_point(OURS, foreign)[1].startswith("The latest blessed model comes from other data")
-    assert starting_point(OURS, None) == (False, "No model has been blessed yet.")
-
-
 def test_frozen_protocols_are_one_family_and_split_by_time() -> None:
     frozen, other = sorted(FROZEN_PROTOCOLS)[:2]
-    ours = dataclasses.replace(OURS, protocol=frozen)
+    ours = dataclasses.replace(CANDIDATE, protocol=frozen)
     theirs = dataclasses.replace(ours, protocol=other, digest="sha256:old", data_digest="d", split_digest="s")
     assert eligibility(ours, theirs, 3_000)[0]
     assert not eligibility(ours, dataclasses.replace(theirs, protocol="next_event"), 3_000)[0]
