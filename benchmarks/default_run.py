@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 
 from two_tower.ingestion import FORMATS
 from two_tower.pipeline.runs.report import collect
 from two_tower.pipeline.settings import run_file
 from two_tower.simulator.simulate import SimulationParameters, simulate
 
-_METRICS = ("recall@10", "recall@50", "recall@100", "ndcg@10")
+_METRICS = ("recall@1", "recall@10", "recall@100", "ndcg@10", "ndcg@100")
 
 
 def main() -> None:
@@ -44,20 +45,31 @@ def main() -> None:
     report = collect(run)
 
     print(f"\nVerdict: {report['verdict']}\n")
-    columns = {"two-tower": report["metrics"]["test"], **report["baselines"]}
-    queries = report["queries"]
-    print(f"{queries['test']:,} test queries by {queries['users']:,} users:\n")
+    values = {"model": report["metrics"]["test"], **report["baselines"]}
+    intervals, queries, ann = report["intervals"], report["queries"], report["ann"]
+    print(f"{queries['test']:,} test queries by {queries['users']:,} users, with 95% intervals:\n")
     _table(
-        ["", *_METRICS], [[name, *(f"{values[m]:.4f}" for m in _METRICS)] for name, values in columns.items()]
+        ["", *_METRICS],
+        [
+            [name, *(_with_bounds(of[m], intervals[name].get(m)) for m in _METRICS)]
+            for name, of in values.items()
+        ],
     )
-    print(f"\nANN recall@100: {report['ann']['recall@100']:.4f} ({report['ann']['kind']})\n")
+    for part in ("discovery", "cold"):
+        found = report["slices"][part]
+        recall = found["metrics"]["model"]["recall@100"]
+        bounds = found["intervals"]["model"].get("recall@100")
+        print(f"\nRecall@100 in the slice {part}, {found['labels']:,} labels: {_with_bounds(recall, bounds)}")
+        print(f"The best baseline there: {found.get('lift')}")
+    print(f"\nANN recall@100: {ann['recall@100']:.4f} ({ann['kind']}); by length of history:")
+    print({name: (round(of["recall@100"], 4), of["queries"]) for name, of in ann["by_history"].items()}, "\n")
     oracle = report["oracle"]
     print(f"{oracle['queries']:,} queries with oracle answers:\n")
     names = ("best_baseline", "model", "oracle_observed", "oracle", "share_of_gap_observed", "share_of_gap")
     _table(
         ["", *(name.replace("_", " ") for name in names)],
         [
-            [cutoff, *(f"{oracle[cutoff][n]:.4f}" for n in names)]
+            [cutoff, *(_with_bounds(oracle[cutoff][n], oracle[cutoff]["intervals"].get(n)) for n in names)]
             for cutoff in oracle
             if cutoff.startswith("recall@")
         ],
@@ -74,6 +86,10 @@ def main() -> None:
         + components
         + [["total", f"{total:.1f}", ""]],
     )
+
+
+def _with_bounds(value: float, bounds: Sequence[float] | None) -> str:
+    return f"{value:.4f}" + (f" ({bounds[0]:.4f} to {bounds[1]:.4f})" if bounds else "")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
