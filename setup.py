@@ -60,6 +60,8 @@ setup(
         "jinja2>=3.1",
         "psutil>=5.9",
         "pyyaml>=6",
+        # The hash of text ids outside TensorFlow, which has the same one.
+        "siphash24>=1.9",
         "rich>=13",
         # tensorflow-hub, under TFX, imports pkg_resources, which later versions no longer have.
         "setuptools<81",

@@ -14,7 +14,7 @@ class DataFacts:
 
     Times are in seconds (see `splits.TimeSplit`), and 0 if the protocol does not split by time.
     `split_digest` covers all settings of the split and the spans that are read: equal data and settings give
-    equal splits.
+    equal splits. `user_ids` and `item_ids` are the kinds of ids, see `Manifest`.
     """
 
     data: str
@@ -23,6 +23,8 @@ class DataFacts:
     label_event: str
     repeats_recommendable: bool
     has_timestamps: bool
+    user_ids: str
+    item_ids: str
     protocol: str
     split_digest: str
     train_end: int

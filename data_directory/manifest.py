@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,10 @@ from two_tower.base import json_text, staged_folder, storage
 from two_tower.base.durations import DAY as DAY
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.schema import text_ids
 
-FORMAT_VERSION = 2
+# 3: text ids are numbers of their texts, whatever their order (`schema.text_ids`).
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 ORACLE = "oracle"
 
@@ -106,6 +108,7 @@ class Manifest:
       dataset, label_event, repeats_recommendable: see `DatasetProperties`.
       has_timestamps: events have a `timestamp`; else they have an `order`, and there are no features of time.
       has_splits: events have a column `split`.
+      user_ids, item_ids: `text_ids.INTEGER`, or `text_ids.TEXT` where `original_id` holds the ids' texts.
       time_range: first and last time of a label event, in seconds; (0, 0) without times.
       counts: events, label_events, users (of the events), items and user_rows (rows of the tables).
       has_embedding: width of the items' content embedding; 0 without one.
@@ -121,6 +124,8 @@ class Manifest:
     repeats_recommendable: bool
     has_timestamps: bool
     has_splits: bool
+    user_ids: str
+    item_ids: str
     time_range: tuple[int, int]
     counts: dict[str, int]
     has_embedding: int
@@ -234,6 +239,12 @@ def _check_whole(manifest: Manifest, path: str) -> None:
     for table in ("events", "items"):
         if table not in manifest.columns:
             raise UserError(f"{path}: key 'columns.{table}' is missing. {again}")
+    for table, key in (("users", "user_ids"), ("items", "item_ids")):
+        kind, found = getattr(manifest, key), ids_of(manifest.columns.get(table, {}))
+        if kind != found:
+            raise UserError(
+                f"{path}: key '{key}' is {kind!r}, and the columns of {table}/ say {found!r}. {again}"
+            )
     for span in manifest.spans:
         for count in SPAN_COUNTS:
             if count not in manifest.span_counts.get(str(span), {}):
@@ -347,6 +358,11 @@ def rows_of_file(path: str) -> int:
         return 0
     with checked_columns.opened_parquet(path) as file:
         return int(file.metadata.num_rows)
+
+
+def ids_of(columns: Container[str]) -> str:
+    """Returns the kind of a table's ids by its columns: `text_ids.INTEGER` or `text_ids.TEXT`."""
+    return text_ids.TEXT if text_ids.ORIGINAL_ID in columns else text_ids.INTEGER
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:

@@ -29,11 +29,13 @@ from two_tower.data_directory.manifest import (
     first_difference,
     holds_items_alone,
     ids_in_file,
+    ids_of,
     item_files,
     paths_of,
     rows_of_file,
     sizes_of_files,
 )
+from two_tower.schema import text_ids
 
 _AGAIN = "Run `two-tower ingest` again."
 
@@ -133,6 +135,8 @@ def verify_items(directory: str) -> Manifest:
         repeats_recommendable=False,
         has_timestamps=False,
         has_splits=False,
+        user_ids=text_ids.INTEGER,
+        item_ids=ids_of(columns),
         time_range=(0, 0),
         counts={"items": sum(file.rows for file in files)},
         has_embedding=width,
@@ -261,6 +265,8 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
             pass  # reading checks that a text is UTF-8
         if table != "events":
             seen += ids_in_file(path, REQUIRED[table][0])
+            if text_ids.ORIGINAL_ID in schema.names:
+                _verify_texts_of_ids(path, REQUIRED[table][0])
         elif "split" in schema.names:
             for first_row, batch in checked_columns.read_batches(path, ["split"]):
                 check_splits(batch["split"], path, first_row)
@@ -304,6 +310,21 @@ def _verify_types(file: pq.ParquetFile, path: str, table: str, embedding_width: 
             raise UserError(
                 f"{path}: column '{column}' is of type {schema.field(column).type}, where {kind} is needed."
             )
+
+
+def _verify_texts_of_ids(path: str, key: str) -> None:
+    """Raises UserError for the first id that is not the number of its text."""
+    for first_row, batch in checked_columns.read_batches(path, [key, text_ids.ORIGINAL_ID]):
+        place = (path, text_ids.ORIGINAL_ID)
+        texts = batch[text_ids.ORIGINAL_ID]
+        if texts.null_count:
+            at = int(np.argmax(texts.is_null().to_numpy(zero_copy_only=False)))
+            raise checked_columns.refuse(*place, first_row + at, None, "is no text of an id. " + _AGAIN)
+        wrong = text_ids.numbers_of(texts.to_pylist()) != batch[key].to_numpy()
+        if wrong.any():
+            at = int(np.argmax(wrong))
+            remedy = f"is not the text of {key} {batch[key][at]}. " + _AGAIN
+            raise checked_columns.refuse(*place, first_row + at, texts[at].as_py(), remedy)
 
 
 _CHECKS = {"timestamp": checked_columns.timestamps, "order": checked_columns.ranks}

@@ -31,6 +31,7 @@ from two_tower.data_directory.manifest import (
     files_of,
     first_difference,
     ids_in_file,
+    ids_of,
 )
 from two_tower.data_directory.merged_tables import NewRows, merge
 from two_tower.data_directory.staging import Staging, describe_file
@@ -260,6 +261,8 @@ class DataDirectoryWriter:
             **dataclasses.asdict(self.properties),
             has_timestamps="timestamp" in columns["events"],
             has_splits="split" in columns["events"],
+            user_ids=ids_of(columns.get("users", ())),
+            item_ids=ids_of(columns.get("items", ())),
             time_range=time_range,
             counts={
                 "events": rows["events"],

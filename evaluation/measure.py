@@ -37,8 +37,8 @@ from two_tower.evaluation.queries import (
 )
 from two_tower.schema import features
 from two_tower.schema.request_inputs import PER_EVENT, QUERY_INPUTS
-from two_tower.serving import canary
-from two_tower.serving.request_tensors import request_tensors
+from two_tower.serving import canary, id_texts
+from two_tower.serving.request_tensors import request_tensors, signature_by_number
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def answers(
     exclude: bool,
     users: Sequence[FeatureSpec] = (),
     served_alone: bool = False,
+    data: str = "",
 ) -> Answers:
     """Measures a served model in a fresh process, on some queries of a split.
 
@@ -113,9 +114,11 @@ def answers(
       users: the columns of users/ that the windows carry.
       served_alone: whether to return the served recommendations alone. A comparison with the blessed model
         needs no more.
+      data: the data directory, for texts of users' ids in the canary's queries; "": there is none.
 
     Raises:
-      UserError: the model does not load or answer. The log holds the process's stderr.
+      UserError: the model does not load or answer, or it answers text ids otherwise than their numbers. The
+        log holds the process's stderr.
     """
     request = {
         "model_path": model_path,
@@ -126,6 +129,7 @@ def answers(
         "exclude": exclude,
         "users": [dataclasses.asdict(spec) for spec in users],
         "served_alone": served_alone,
+        "data": data,
     }
     with tempfile.TemporaryDirectory() as scratch:
         request_file, answer_file = os.path.join(scratch, "request.json"), os.path.join(scratch, "answer.npz")
@@ -175,7 +179,7 @@ def _main(request_file: str, answer_file: str) -> None:
             "latency": model.latency(batch_seconds),
             "size": _size(request["model_path"]),
             "parity": model.parity(item_id, embeddings, embedded_queries, own_scores, served, scores),
-            "canary": model.canary(served, scores),
+            "canary": model.canary(served, scores, item_id),
             "choice": _choice(len(item_id), excluded),
         }
         rows = top_rows(embedded_queries, embeddings, request["k"], excluded, own_scores)
@@ -218,7 +222,7 @@ class _Served:
 
         self._request, self._windows, self._queries = request, windows, queries
         self._model = tf.saved_model.load(request["model_path"])
-        self._recommend = self._model.signatures["serving_default"]
+        self._recommend = signature_by_number(self._model, "serving_default")
 
     def recommendations(self) -> tuple[Ints, npt.NDArray[np.float32], list[float]]:
         """Returns ids and scores [Q, k], and the seconds of each full batch but the first."""
@@ -246,24 +250,53 @@ class _Served:
         is_new = np.arange(len(rows)) % 2 == 1
         inputs[features.USER_ID] = np.where(is_new, _NEW_USER - rows, inputs[features.USER_ID])
         inputs.pop(features.EXCLUDE_ITEM_ID)
-        embed = self._model.signatures["query_embedding"]
+        embed = signature_by_number(self._model, "query_embedding")
         embedded = embed(**request_tensors(embed, inputs))["embedding"].numpy()
         served = self._recommend(**request_tensors(self._recommend, inputs))["item_id"].numpy()
         return inputs[features.USER_ID], served, embedded
 
-    def canary(self, served: Ints, scores: npt.NDArray[np.float32]) -> dict[str, Any] | None:
-        """Records a few queries with their answers; None without queries.
+    def canary(self, served: Ints, scores: npt.NDArray[np.float32], item_id: Ints) -> dict[str, Any] | None:
+        """Records a few queries with their answers, in the data's own ids; None without queries.
 
-        Pusher repeats these queries on the copy that it is about to push.
+        Pusher repeats these queries on the copy that it is about to push. Queries of text ids are asked here
+        once more, and must be answered as their numbers were.
+
+        Args:
+          served: [Q, k] the answers by number.
+          scores: [Q, k] their scores.
+          item_id: [items] the catalog, by number.
+
+        Raises:
+          UserError: a query in text ids has another answer.
         """
         size = len(self._queries)
         if not size:
             return None
         rows = np.linspace(0, size - 1, min(size, canary.QUERIES)).astype(np.int64)
-        inputs = request_tensors(self._recommend, self._inputs(rows))
-        return canary.recorded(
-            {name: value.numpy() for name, value in inputs.items()}, served[rows], scores[rows]
-        )
+        signature = self._model.signatures["serving_default"]
+        by_number = self._inputs(rows)
+        texts = id_texts.IdTexts.of_model(self._model, item_id)
+        texts.read_those_of(by_number, self._request["data"])
+        asked = texts.of_request(by_number)
+        inputs = request_tensors(signature, asked)
+        record = {name: value.numpy() for name, value in inputs.items()}
+        if not texts.kinds.has_text:
+            return canary.recorded(record, served[rows], scores[rows])
+        answer = signature(**inputs)
+        items, found = answer["item_id"].numpy(), answer["score"].numpy()
+        expected = texts.of_items(served[rows])
+        # An id without a known text was asked as a new one.
+        known = texts.knows(by_number)
+        if known.any() and (
+            said := canary.difference(
+                canary.recorded({}, expected[known], scores[rows][known]), items[known], found[known]
+            )
+        ):
+            raise UserError(
+                f"The model answers text ids otherwise than their numbers. {said} Build the index again with "
+                "the release that ingested the data."
+            )
+        return canary.recorded(record, items, found)
 
     def embedded_queries(self, item_id: Ints) -> tuple[npt.NDArray[np.float32], OwnScores | None]:
         """Returns embeddings [Q, D], and scores of the history's items; None without a repeat head.
@@ -271,7 +304,7 @@ class _Served:
         Args:
           item_id: [items] the catalog.
         """
-        embed = self._model.signatures["query_embedding"]
+        embed = signature_by_number(self._model, "query_embedding")
         parts = [embed(**request_tensors(embed, self._inputs(rows))) for rows in self._batches()]
         if not parts:
             return np.empty([0, 1], np.float32), None
@@ -283,8 +316,8 @@ class _Served:
 
     def catalog(self) -> tuple[Ints, npt.NDArray[np.float32]]:
         """Returns ids [items] in the index's order, and their candidate embeddings [items, D]."""
-        item_id = self._model.signatures["catalog"]()["item_id"].numpy()
-        embed = self._model.signatures["candidate_embedding"]
+        item_id = signature_by_number(self._model, "catalog")()["item_id"].numpy()
+        embed = signature_by_number(self._model, "candidate_embedding")
         embeddings: Any = None
         for begin in range(0, len(item_id), _ITEMS_PER_BATCH):
             part = embed(item_id=_constant(item_id[begin : begin + _ITEMS_PER_BATCH]))["embedding"].numpy()

@@ -115,6 +115,7 @@ class EvaluationTask:
             exclude=self.exclude,
             users=self.resolved.users,
             served_alone=served_alone,
+            data=self.facts.data,
         )
 
 

@@ -1,7 +1,6 @@
-"""Encoding of source ids: whole numbers stay as they are, text ids are numbered.
+"""Encoding of source ids: whole numbers stay as they are, text ids become the numbers of `schema.text_ids`.
 
-The column `original_id` of items and users keeps the text of each number. The ingest of a later span reads it
-and continues the numbering.
+The column `original_id` of items and users keeps the text of each number.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from two_tower.data_directory.manifest import MANIFEST, Manifest, item_files, us
 from two_tower.ingestion import source_values
 from two_tower.ingestion.mapped_tables import MappedTable, require_one_kind
 from two_tower.ingestion.source_values import Place
+from two_tower.schema import text_ids
 
 # Kinds of columns that cannot be ids, in words.
 _NO_IDS = {
@@ -38,36 +38,42 @@ class PreviousDirectory:
     def has(self, table: str, column: str) -> bool:
         return column in self._columns.get(table, {})
 
-    def pairs(self, table: str, column: str, original: str) -> Iterator[tuple[pa.Array, pa.Array]]:
-        """Yields batches of numbers and their texts; list columns are flattened."""
-        if self.has(table, column) and self.has(table, original):
+    def texts(self, table: str, column: str) -> Iterator[tuple[list[str], Place]]:
+        """Yields batches of a column's texts; list columns are flattened."""
+        if self.has(table, column):
             for path in item_files(self.out) if table == "items" else user_files(self.out):
-                for _, batch in checked_columns.read_batches(path, [column, original]):
-                    ids, texts = batch[column], batch[original]
-                    yield (
-                        (ids.flatten(), texts.flatten()) if source_values.is_list(ids.type) else (ids, texts)
-                    )
+                for row, batch in checked_columns.read_batches(path, [column]):
+                    texts = batch[column]
+                    texts = texts.flatten() if source_values.is_list(texts.type) else texts
+                    yield texts.drop_null().to_pylist(), Place(path, column, row)
 
 
 class IdEncoder:
-    """Encoder of ids: whole numbers stay as they are, texts are numbered by first appearance.
+    """Encoder of ids: whole numbers stay as they are, texts become their numbers.
 
     Memory grows with the number of distinct texts.
     """
 
     def __init__(self, is_text: bool) -> None:
         self.is_text = is_text
-        self._number: dict[str, int] = {}
         self._text: dict[int, str] = {}
-        self._next = 0
+        # Numbers known already: a look-up is twice as fast as a hash.
+        self._number: dict[str, int] = {}
 
-    def continue_with(self, pairs: Iterator[tuple[pa.Array, pa.Array]]) -> None:
-        """Adds the numbers and texts of an existing data directory; numbering continues after them."""
-        for numbers, texts in pairs:
-            for number, text in zip(numbers.to_pylist(), texts.to_pylist(), strict=True):
-                if text is not None:
-                    self._number[text], self._text[number] = number, text
-                    self._next = max(self._next, number + 1)
+    def add(self, texts: list[str], place: Place) -> None:
+        """Adds texts that an existing data directory has, or a file.
+
+        Raises:
+          UserError: two texts have one number.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._number]
+        for text, number in zip(new, text_ids.numbers_of(new).tolist(), strict=True):
+            if (other := self._text.setdefault(number, text)) != text:
+                raise UserError(
+                    f"{place.path}: column '{place.column}': the ids {other!r} and {text!r} have the same "
+                    f"number, {number}. Rename one of them, as by a letter before all ids."
+                )
+            self._number[text] = number
 
     def encode(self, values: pa.Array, place: Place) -> np.ndarray:
         """Encodes ids as int64[n].
@@ -79,16 +85,13 @@ class IdEncoder:
             numbers = source_values.integers(values, place)
             return checked_columns.ids(numbers, place.path, place.column, place.first_row)
         texts = source_values.plain_text(values, place)
-        place.refuse_first(pc.is_null(texts), texts, "is no id; drop or repair the row.")
+        lacking = pc.or_kleene(pc.is_null(texts), pc.equal(texts, ""))
+        place.refuse_first(lacking, texts, "is no id; drop or repair the row.")
         encoded = texts.dictionary_encode()
-        numbers = []
-        for text in encoded.dictionary.to_pylist():
-            number = self._number.setdefault(text, self._next)
-            if number == self._next:
-                self._text[number] = text
-                self._next += 1
-            numbers.append(number)
-        return np.array(numbers, np.int64)[encoded.indices.to_numpy()]
+        distinct = encoded.dictionary.to_pylist()
+        self.add(distinct, place)
+        numbers = np.fromiter(map(self._number.__getitem__, distinct), np.int64, len(distinct))
+        return numbers[encoded.indices.to_numpy()]
 
     def decode(self, ids: np.ndarray) -> pa.Array:
         """Returns the texts of encoded ids, string[n]."""
@@ -108,7 +111,7 @@ def id_encoder(
       UserError: files hold ids of different types, or of a type that ids cannot have.
     """
     table = "users" if column == "user_id" else "items"
-    has_texts = previous is not None and previous.has(table, "original_id")
+    has_texts = previous is not None and previous.has(table, text_ids.ORIGINAL_ID)
     kind = declared
     if kind is None:
         found: list[tuple[str, str | None]] = []
@@ -130,5 +133,6 @@ def id_encoder(
         kind = require_one_kind(names, found, remedy)
     ids = IdEncoder(kind == "text")
     if ids.is_text and previous is not None:
-        ids.continue_with(previous.pairs(table, column, "original_id"))
+        for texts, place in previous.texts(table, text_ids.ORIGINAL_ID):
+            ids.add(texts, place)
     return ids

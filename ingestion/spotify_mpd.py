@@ -24,6 +24,9 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
 from two_tower.ingestion import source_files
+from two_tower.ingestion.source_ids import IdEncoder
+from two_tower.ingestion.source_values import Place
+from two_tower.ingestion.table_rows import SeenIds
 
 _SLICE = re.compile(r"mpd\.slice\.(\d+)-(\d+)\.json")
 _EVENT_TYPE = "added"
@@ -72,8 +75,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
 
     Raises:
       UserError: there are no slices; a slice is not JSON or cut off; a key is missing or has the wrong type;
-        a playlist occurs twice; `span` is given. Events without times belong to no dated span, and numbered
-        ids would restart in each.
+        a playlist occurs twice; `span` is given. Events without times belong to no dated span.
     """
     if span is not None:
         raise UserError(
@@ -95,9 +97,9 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
                 slice_of[pid] = path
             writer.write("users", _users(playlists))
             tracks = [track for playlist in playlists for track in playlist["tracks"]]
-            item = catalog.ids(tracks)
+            item = catalog.ids(tracks, path)
             writer.write("events", _events(playlists, item, writer))
-            writer.write("items", catalog.new_items(tracks, item, writer))
+            writer.write("items", catalog.new_items(tracks, item, path, writer))
     return writer.manifest
 
 
@@ -250,45 +252,44 @@ def _events(
 
 
 class _Catalog:
-    """Catalog of tracks, artists and albums, numbered by first appearance in the order of the slices.
+    """Catalog of tracks, which numbers of their URIs identify, as artists and albums (`schema.text_ids`).
 
     The first appearance of a track also provides its description.
     """
 
     def __init__(self) -> None:
-        self._tracks: dict[str, int] = {}
-        self._artists: dict[str, int] = {}
-        self._albums: dict[str, int] = {}
-        self._written = 0
+        self._encoders = {key: IdEncoder(is_text=True) for key in ("track_uri", "artist_uri", "album_uri")}
+        self._written = SeenIds()
 
-    def ids(self, tracks: Sequence[Mapping[str, Any]]) -> np.ndarray:
-        """Returns the tracks' ids, int64[n]; new tracks get the next numbers."""
-        known = self._tracks
-        return np.array([known.setdefault(track["track_uri"], len(known)) for track in tracks], np.int64)
+    def ids(self, tracks: Sequence[Mapping[str, Any]], path: str) -> np.ndarray:
+        """Returns the tracks' ids, int64[n]; `path` is the slice, for messages."""
+        return self._numbers(tracks, "track_uri", path)
 
     def new_items(
-        self, tracks: Sequence[Mapping[str, Any]], item: np.ndarray, writer: DataDirectoryWriter
+        self, tracks: Sequence[Mapping[str, Any]], item: np.ndarray, path: str, writer: DataDirectoryWriter
     ) -> pa.Table:
         """Returns rows of the tracks that have not been written yet; `item` holds the tracks' ids."""
-        ids, first = np.unique(item, return_index=True)
-        new = ids >= self._written
-        rows = [tracks[at] for at in first[new]]
-        self._written = len(self._tracks)
+        new = np.flatnonzero(self._written.add(item))
+        rows = [tracks[at] for at in new]
         length = np.array([row["duration_ms"] for row in rows], np.float64) / 1000
         titles = [_without_surrogates(f"{row['track_name']} — {row['artist_name']}") for row in rows]
         writer.repaired["item_length_zero_to_unknown"] += int((length == 0).sum())
 
-        def owners(key: str, known: dict[str, int]) -> pa.Array:
-            found = np.array([known.setdefault(row[key], len(known)) for row in rows], np.int64)
-            return pa.ListArray.from_arrays(pa.array(np.arange(len(rows) + 1), pa.int32()), pa.array(found))
+        def owners(key: str) -> pa.Array:
+            numbers = pa.array(self._numbers(rows, key, path), pa.int64())
+            return pa.ListArray.from_arrays(pa.array(np.arange(len(rows) + 1), pa.int32()), numbers)
 
         return pa.table(
             {
-                "item_id": ids[new],
-                "artist_id": owners("artist_uri", self._artists),
-                "album_id": owners("album_uri", self._albums),
+                "item_id": item[new],
+                "original_id": self._encoders["track_uri"].decode(item[new]),
+                "artist_id": owners("artist_uri"),
+                "album_id": owners("album_uri"),
                 "item_length": pa.array(length.astype(np.float32), mask=length == 0),
                 "title": pa.array(titles, pa.string()),
-                "uri": pa.array([_without_surrogates(row["track_uri"]) for row in rows], pa.string()),
             }
         )
+
+    def _numbers(self, tracks: Sequence[Mapping[str, Any]], key: str, path: str) -> np.ndarray:
+        texts = pa.array([_without_surrogates(track[key]) for track in tracks], pa.string())
+        return self._encoders[key].encode(texts, Place(path, key, 0))

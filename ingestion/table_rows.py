@@ -32,7 +32,7 @@ class TableRows:
       table: "items" or "users".
       source: the map's table with its files, if there is one.
       ids: encoder of the item or user ids.
-      previous: data directory whose numbers for artists and albums are continued.
+      previous: data directory whose texts of artists and albums are known already.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class TableRows:
                     any(kind not in ("integer", "list of integer", None) for _, kind in found)
                 )
                 if self._owners[owner].is_text and previous is not None:
-                    self._owners[owner].continue_with(previous.pairs(table, owner, f"original_{owner}"))
+                    for texts, place in previous.texts(table, f"original_{owner}"):
+                        self._owners[owner].add(texts, place)
             if "embedding" in self._meanings:
                 self._width = most_common_width(source, "embedding", source.map.separator)
         self.schema = self.blank(np.zeros(0, np.int64)).schema

@@ -1,8 +1,8 @@
 """Reader of the format "table": any Parquet or CSV files, explained by a column map (`ingestion.column_map`).
 
 Events are streamed; memory grows with users and items. Files that are not sorted by user pass through
-`external_sort`. Text ids are numbered by first appearance; the column `original_id` of items and users keeps
-the text.
+`external_sort`. Text ids become the numbers of `schema.text_ids`; the column `original_id` of items and users
+keeps the text.
 """
 
 from __future__ import annotations

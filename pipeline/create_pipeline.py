@@ -148,6 +148,7 @@ def create_pipeline(
     trainer = _train(examples, transform, catalog_transform, inputs.latest_blessed, config, resolved)
     served = from_towers_on(
         examples,
+        catalog.outputs["examples"],
         trainer.outputs["model"],
         inputs,
         config,
@@ -381,6 +382,7 @@ def executor_digest(component: type[BaseComponent]) -> str:
 
 def from_towers_on(
     interactions: BaseChannel,
+    catalog: BaseChannel,
     towers: BaseChannel,
     inputs: RunInputs,
     config: PipelineConfig,
@@ -392,6 +394,7 @@ def from_towers_on(
 
     Args:
       interactions: the windows.
+      catalog: CatalogExampleGen's Examples of the items.
       towers: a model in Trainer's output format.
       inputs: what the run begins from.
       config: settings of the index, the evaluation and the gate.
@@ -405,6 +408,7 @@ def from_towers_on(
     check_slice_names(config.gate, [spec.name for spec in (*resolved.users, *resolved.items)])
     indexer = ScannIndexer(
         interactions=interactions,
+        catalog=catalog,
         towers=towers,
         index=_json(config.index),
         target_recall=inputs.submitted.get("gate_min_ann_recall", config.gate.min_ann_recall),

@@ -12,7 +12,7 @@ from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.evaluation.queries import all_queries, history_batch, read_windows
 from two_tower.pipeline.runs.lineage import lineage_of
 from two_tower.serving.exports.vectors import Queries
-from two_tower.serving.request_tensors import request_tensors
+from two_tower.serving.request_tensors import request_tensors, signature_by_number
 
 _QUERIES, _SEED, _QUERIES_PER_BATCH = 1_000, 17, 256
 _SPLIT = "eval"
@@ -38,7 +38,7 @@ def eval_queries(loaded: Any, path: str, provenance: dict[str, Any]) -> Queries 
     available = all_queries(windows)
     if not len(available):
         return None
-    embed = loaded.signatures["query_embedding"]
+    embed = signature_by_number(loaded, "query_embedding")
     rows = np.random.default_rng(_SEED).permutation(len(available))[:_QUERIES]
     parts = []
     for begin in range(0, len(rows), _QUERIES_PER_BATCH):

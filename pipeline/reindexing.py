@@ -19,6 +19,7 @@ from two_tower.pipeline.checks.settings_for_data import check_index
 from two_tower.pipeline.runs.lineage import Lineage, StoredArtifact, lineage_of
 from two_tower.pipeline.settings import run_file
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
+from two_tower.schema.request_inputs import IdKinds
 from two_tower.serving.versions import find_model
 from two_tower.trainer.settings import recorded
 
@@ -57,6 +58,7 @@ class Reindexing:
         self.output = os.path.abspath(output or self.lineage.output)
         self._items = storage.absolute(items)
         manifest = verify_items(self._items)
+        check_ids(items, manifest, self.lineage)
         check_features(items, manifest, self.resolved.items)
         check_index(self._items, self.config.index, manifest.counts["items"])
         self._digest = manifest.digest
@@ -108,6 +110,7 @@ class Reindexing:
         )
         served = dag.from_towers_on(
             windows.outputs["result"],
+            catalog.outputs["examples"],
             placer.outputs["model"],
             inputs_here(self._items, self.output, self._digest),
             self.config,
@@ -138,6 +141,22 @@ def check_release(model: str, trainer: str) -> None:
             f"{model}: an earlier release of this program trained the model, with other settings ({error}) "
             "Its towers cannot be built again. Train it with `two-tower run`, and re-index the new model."
         ) from error
+
+
+def check_ids(items: str, manifest: Manifest, lineage: Lineage) -> None:
+    """Raises UserError if the items have ids of another kind than the model's data.
+
+    Args:
+      items: the items' directory, for messages.
+      manifest: manifest of the items.
+      lineage: lineage of the model.
+    """
+    trained = IdKinds.of(lineage.interactions.custom_properties).item_id
+    if manifest.item_ids != trained:
+        raise UserError(
+            f"{items}: the items' ids ({manifest.item_ids}) are not those of the model ({trained}). Ingest "
+            "the items as the model's data was ingested."
+        )
 
 
 def check_features(items: str, manifest: Manifest, specs: Sequence[FeatureSpec]) -> None:

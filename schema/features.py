@@ -36,6 +36,8 @@ REPEAT_SCORE = "repeat_score"
 
 # Catalog item.
 ITEM_ID = "item_id"
+# Text of the item's id; absent where ids are integers. The index reads it, Transform does not.
+ITEM_TEXT = "item_text"
 ARTIST_ID = "artist_id"
 ALBUM_ID = "album_id"
 ITEM_LENGTH = "item_length"

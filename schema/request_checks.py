@@ -57,7 +57,7 @@ def _of_order(items: list[Any], times: list[Any]) -> Iterator[str]:
     known = [
         (place, time)
         for place, (item, time) in enumerate(zip(items, times, strict=True))
-        if _is_number(item) and _is_number(time) and item >= 0
+        if _is_number(time) and _is_item(item)
     ]
     for (_, before), (place, time) in itertools.pairwise(known):
         if time < before:
@@ -86,8 +86,8 @@ def _of_input(one: RequestInput, value: Any, request: Request) -> Iterator[str]:
     items = request.get(features.HISTORY_ITEM_ID)
     is_parallel = one.shape == PER_EVENT and isinstance(items, list) and len(items) == len(value)
     for place, part in enumerate(value):
-        # A negative item id is padding, and so are the values at its position.
-        is_padding = is_parallel and items is not None and _is_number(items[place]) and items[place] < 0
+        # A negative item id, or an empty text, is padding, and so are the values at its position.
+        is_padding = is_parallel and items is not None and _is_padding(items[place])
         if (complaint := _of_value(one, part)) and not is_padding:
             yield f"{one.name}[{place}] {complaint}"
 
@@ -116,6 +116,14 @@ def _of_value(one: RequestInput, value: Any) -> str:
         upper = f" to {greatest:,}" if math.isfinite(greatest) else ""
         return f"is {value}, where values from {least:,}{upper} are expected"
     return ""
+
+
+def _is_padding(item: Any) -> bool:
+    return item == "" or (_is_number(item) and item < 0)
+
+
+def _is_item(item: Any) -> bool:
+    return (isinstance(item, str) or _is_number(item)) and not _is_padding(item)
 
 
 def _is_number(value: Any) -> bool:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from two_tower.schema import features
+from two_tower.schema import features, text_ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ class RequestInput:
         special: special values with their meaning; the range does not apply to them.
         width: number of values of a list of fixed length; 0: any number.
         allowed: texts allowed beside ""; empty: any.
+        id_of: "user_id" or "item_id" if the values are ids; "": they are not.
     """
 
     name: str
@@ -66,6 +67,7 @@ class RequestInput:
     special: Mapping[Any, str] = dataclasses.field(default_factory=dict, hash=False)
     width: int = 0
     allowed: tuple[str, ...] = ()
+    id_of: str = ""
 
     @property
     def is_required(self) -> bool:
@@ -105,7 +107,9 @@ class RequestInput:
     @property
     def padding(self) -> Any:
         """Padding of a history."""
-        return features.PADDING if self.default is None else self.default
+        if self.default is None:
+            return "" if self.dtype == "string" else features.PADDING
+        return self.default
 
     @property
     def values(self) -> str:
@@ -114,6 +118,16 @@ class RequestInput:
         whole = " to ".join(limit for limit in (low or "", high) if limit) if high else f"{low} or more"
         in_range = [] if low is None and high is None else [whole]
         return "; ".join([*in_range, *(f"{_literal(one)}: {says}" for one, says in self.special.items())])
+
+    def as_text(self) -> RequestInput:
+        """Returns the input for data whose ids are texts; the empty text is padding."""
+        return dataclasses.replace(
+            self,
+            dtype="string",
+            default=None if self.default is None else "",
+            least=None,
+            special={"": "padding"} if self.special else {},
+        )
 
     def is_special(self, value: Any) -> bool:
         """Tells the default and special values, to which no range applies."""
@@ -132,7 +146,14 @@ _UNKNOWN = {features.UNKNOWN: "unknown"}
 
 # Inputs of a query in the signature's order. The users' columns follow them.
 QUERY_INPUTS = (
-    RequestInput(features.USER_ID, PER_QUERY, "int64", "user; may be unknown to the model", least=0),
+    RequestInput(
+        features.USER_ID,
+        PER_QUERY,
+        "int64",
+        "user; may be unknown to the model",
+        least=0,
+        id_of=features.USER_ID,
+    ),
     RequestInput(
         features.HISTORY_ITEM_ID,
         PER_EVENT,
@@ -140,6 +161,7 @@ QUERY_INPUTS = (
         "items of the history, oldest first. The last listen is the seed item. A history may be empty",
         least=0,
         special={features.PADDING: "padding, as any negative id"},
+        id_of=features.ITEM_ID,
     ),
     RequestInput(
         features.HISTORY_TIMESTAMP,
@@ -197,6 +219,7 @@ ANSWER_INPUTS = (
         "items that must not be returned",
         default=features.PADDING,
         special={features.PADDING: "padding, as any negative id"},
+        id_of=features.ITEM_ID,
     ),
     RequestInput(
         features.ALLOW_ITEM_ID,
@@ -205,6 +228,7 @@ ANSWER_INPUTS = (
         "the only items that may be returned, except excluded ones. Padding alone allows all items",
         default=features.PADDING,
         special={features.PADDING: "padding, as any negative id"},
+        id_of=features.ITEM_ID,
     ),
     RequestInput(
         features.K,
@@ -219,8 +243,45 @@ ANSWER_INPUTS = (
 # Inputs of a request by name, without the users' columns, which depend on the settings.
 REQUEST_INPUTS = {one.name: one for one in (*QUERY_INPUTS, *ANSWER_INPUTS)}
 
-ITEM = RequestInput(features.ITEM_ID, PER_ITEM, "int64", "items; an unknown item has unknown features")
+ITEM = RequestInput(
+    features.ITEM_ID, PER_ITEM, "int64", "items; an unknown item has unknown features", id_of=features.ITEM_ID
+)
 ROW = RequestInput("row", PER_ROW, "int32", "rows of the index, from 0")
+
+
+# Added to a signature's name in a model of text ids: the same signature by the ids' numbers, for evaluation.
+BY_NUMBER = "_by_number"
+
+
+@dataclasses.dataclass(frozen=True)
+class IdKinds:
+    """Kinds of a data set's ids, `text_ids.INTEGER` or `text_ids.TEXT`.
+
+    Attributes:
+        user_id: kind of the users' ids.
+        item_id: kind of the items' ids.
+    """
+
+    user_id: str = text_ids.INTEGER
+    item_id: str = text_ids.INTEGER
+
+    @classmethod
+    def of(cls, recorded: Mapping[str, Any]) -> IdKinds:
+        """Reads the kinds from a model's provenance, as `user_ids` and `item_ids`."""
+        return cls(recorded.get("user_ids", text_ids.INTEGER), recorded.get("item_ids", text_ids.INTEGER))
+
+    @property
+    def has_text(self) -> bool:
+        """True if users or items have text ids."""
+        return self != IdKinds()
+
+    def is_text(self, one: RequestInput) -> bool:
+        """Tells if an input's values are text ids."""
+        return bool(one.id_of) and getattr(self, one.id_of) != text_ids.INTEGER
+
+    def served(self, inputs: Iterable[RequestInput]) -> tuple[RequestInput, ...]:
+        """Returns the inputs as a model of these ids takes them."""
+        return tuple(one.as_text() if self.is_text(one) else one for one in inputs)
 
 
 @dataclasses.dataclass(frozen=True)

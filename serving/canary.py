@@ -41,13 +41,13 @@ def recorded(
 
     Args:
         inputs: the signature's inputs by name, each [Q, ...] or a scalar.
-        item_id: [Q, k], the answered items, best first, padded with -1.
+        item_id: [Q, k], the answered items, best first, padded with -1 or "".
         score: [Q, k], the items' scores.
     """
     return {
         "signature": SIGNATURE,
         "inputs": {name: _plain(np.asarray(value)) for name, value in inputs.items()},
-        "item_id": item_id[:, :ITEMS].tolist(),
+        "item_id": _plain(item_id[:, :ITEMS]),
         "score": [[float(s) if np.isfinite(s) else None for s in row[:ITEMS]] for row in score],
     }
 
@@ -89,19 +89,24 @@ def difference(record: Mapping[str, Any], item_id: npt.NDArray[Any], score: npt.
         item_id: [Q, k], the items answered now.
         score: [Q, k], their scores.
     """
-    expected = np.array(record["item_id"], np.int64)
+    expected = np.array(record["item_id"])
     expected_score = np.array(record["score"], np.float64)
-    items, scores = item_id[:, : expected.shape[1]], score[:, : expected.shape[1]].astype(np.float64)
+    items = np.array(_plain(item_id))[:, : expected.shape[1]]
+    scores = score[:, : expected.shape[1]].astype(np.float64)
     if items.shape != expected.shape:
         return f"The answer has the shape {list(items.shape)}; the recorded one has {list(expected.shape)}."
-    scores = np.where(items >= 0, scores, np.nan)
-    if ((expected >= 0) != (items >= 0)).any():
+    if items.dtype.kind != expected.dtype.kind:
+        return "The answer's ids are of another type than the recorded ones: texts, or numbers."
+    is_text = items.dtype.kind == "U"
+    is_item, was_item = (found != "" if is_text else found >= 0 for found in (items, expected))
+    scores = np.where(is_item, scores, np.nan)
+    if (was_item != is_item).any():
         return "The answer has another number of items than the recorded one."
-    if not np.isfinite(scores[items >= 0]).all():
+    if not np.isfinite(scores[is_item]).all():
         return "The answer has scores that are not finite numbers."
     largest = max(float(np.nanmax(np.abs(expected_score), initial=0.0)), 1e-6)
     close = np.abs(scores - expected_score) <= _TOLERANCE * largest
-    for query, place in np.argwhere((expected >= 0) & ~close):
+    for query, place in np.argwhere(was_item & ~close):
         return (
             f"Recorded query {query} has the score {scores[query, place]:.6g} at rank {place + 1}; the "
             f"evaluation recorded {expected_score[query, place]:.6g}."

@@ -15,6 +15,7 @@ from typing import Any
 from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
+from two_tower.schema.request_inputs import IdKinds
 
 # Within a served model's directory.
 PROVENANCE = os.path.join("assets.extra", "provenance.json")
@@ -46,6 +47,7 @@ class ModelIdentity:
             by time.
         protocol: the split's protocol, see SplitConfig.
         split_digest: digest of all settings of the split, see DataFacts.
+        ids: kinds of the ids.
     """
 
     digest: str
@@ -54,6 +56,7 @@ class ModelIdentity:
     train_newest_timestamp: int
     protocol: str
     split_digest: str
+    ids: IdKinds = IdKinds()
 
     @classmethod
     def from_provenance(cls, provenance: Mapping[str, Any], digest: str) -> ModelIdentity:
@@ -76,6 +79,8 @@ class ModelIdentity:
             # The first releases knew this protocol alone and did not record it.
             provenance.get("protocol", "next_event"),
             provenance.get("split_digest", ""),
+            # Earlier releases knew integers alone, and numbers of texts that another ingest gave to others.
+            IdKinds.of(provenance),
         )
 
     @classmethod
@@ -99,6 +104,8 @@ _COMPARED = {
     "train_newest_timestamp": int,
     "protocol": str,
     "split_digest": str,
+    "user_ids": str,
+    "item_ids": str,
     "max_k": int,
 }
 
@@ -313,6 +320,10 @@ def _may_have_seen_labels(candidate: ModelIdentity, blessed: ModelIdentity | Non
         return NO_BLESSED_MODEL
     if blessed.dataset != candidate.dataset:
         return f"The {who} comes from other data: {blessed.dataset}. This one comes from {candidate.dataset}."
+    for whose, one in (("users", "user_id"), ("items", "item_id")):
+        then, now = getattr(blessed.ids, one), getattr(candidate.ids, one)
+        if then != now:
+            return f"The {who} knows {whose} by other ids ({then}) than today's data ({now})."
     frozen = {blessed.protocol, candidate.protocol} <= set(FROZEN_PROTOCOLS)
     if blessed.protocol != candidate.protocol and not frozen:
         return (

@@ -16,10 +16,12 @@ from two_tower.base import console as terminal
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
-from two_tower.schema import features
+from two_tower.schema import features, text_ids
+from two_tower.schema.request_inputs import IdKinds
+from two_tower.serving.id_texts import IdTexts, texts_in
 from two_tower.serving.loaded_model import load_model
 from two_tower.serving.provenance import read_whole
-from two_tower.serving.request_tensors import request_tensors
+from two_tower.serving.request_tensors import request_tensors, signature_by_number
 from two_tower.serving.versions import find_model
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _LARGEST_ID = 2**63 - 1
 class Listen:
     """Listen of the history; `title` and `timestamp` (seconds) are None if unknown."""
 
-    item_id: int
+    item_id: int | str
     title: str | None
     timestamp: int | None
 
@@ -45,7 +47,7 @@ class Recommendation:
     """Recommended item with its rank, from 1."""
 
     rank: int
-    item_id: int
+    item_id: int | str
     title: str | None
     score: float
 
@@ -64,7 +66,7 @@ class Answer:
     """
 
     model: str
-    user: int | None
+    user: int | str | None
     user_columns: Mapping[str, Any]
     last_listens: tuple[Listen, ...]
     recommendations: tuple[Recommendation, ...]
@@ -89,19 +91,20 @@ class _History:
 
 def recommend(
     model_dir: str,
-    user: int | None,
-    history: Sequence[int] | None,
+    user: int | str | None,
+    history: Sequence[int | str] | None,
     k: int,
     data: str | None = None,
     *,
-    exclude: Sequence[int] = (),
-    allow: Sequence[int] = (),
+    exclude: Sequence[int | str] = (),
+    allow: Sequence[int | str] = (),
 ) -> Answer:
     """Recommends the k best items for a user of the data directory, or for a history of items.
 
     Args:
       model_dir: the model's directory, see `find_model`.
-      user: id of the user, whose events come from the data directory. An unknown user has an empty history.
+      user: id of the user in the data's own form, a number or a text. The events come from the data
+        directory. An unknown user has an empty history.
       history: item ids, oldest first, instead of a user's events; may be empty.
       k: number of items.
       data: the data directory; None: the one that the model was trained on.
@@ -110,12 +113,14 @@ def recommend(
       allow: the only items that may be recommended; empty: all.
 
     Raises:
-      UserError: no model, k out of the model's range, a negative id, no data directory for a user, or an
-        allow list for a model that takes none.
+      UserError: no model, k out of the model's range, an id that the data cannot have, no data directory for
+        a user or one of other ids, or an allow list for a model that takes none.
     """
     path = find_model(model_dir)
     provenance = read_whole(path)
-    _check(k, provenance["max_k"], [*(history or []), *([] if user is None else [user]), *exclude, *allow])
+    if not 1 <= k <= provenance["max_k"]:
+        raise UserError(f"-k {k}: this model answers with 1 to {provenance['max_k']} items (index.max_k).")
+    asked = _Asked.of(IdKinds.of(provenance), user, history, exclude, allow)
     data = data or provenance["data"]
     notes: list[str] = []
     specs = [FeatureSpec(**spec) for spec in provenance.get("features", {}).get("users", [])]
@@ -127,22 +132,36 @@ def recommend(
                 f"{data} is the model's data directory, and is no data directory now. "
                 "Pass --data DIR to look up the user, or --history with item ids."
             )
-        events = _events_of(data, user, provenance)
-        columns = _columns_of(data, user, specs, notes)
+        _check_ids_of_data(data, asked.kinds)
+        assert asked.user is not None
+        events = _events_of(data, asked.user, provenance)
+        columns = _columns_of(data, asked.user, specs, notes)
         if not events.item_id:
             lacking = "no listens" if events.seen else "no events"
             notes.append(f"User {user} has {lacking} in {data}. The history is empty, as for a new user.")
     else:
-        events = _events_given(history or (), data if has_data else None, provenance)
+        events = _events_given(asked.history, data if has_data else None, provenance)
         if not events.item_id:
             notes.append("The history is empty, as for a new user.")
     seen = [] if provenance["repeats_recommendable"] else events.seen
-    excluded, allowed = sorted({*seen, *exclude}), sorted(set(allow))
-    item_ids, scores, unknown = _ask(
-        path, user, events, excluded, allowed, k, provenance["history_length"], _as_requested(columns, specs)
+    excluded, allowed = sorted({*seen, *asked.exclude}), sorted(set(asked.allow))
+    item_ids, scores, unknown, texts = _ask(
+        path,
+        asked.user,
+        events,
+        excluded,
+        allowed,
+        k,
+        provenance["history_length"],
+        _as_requested(columns, specs),
     )
+    texts.items |= asked.texts
     if unknown:
-        listed = ", ".join(map(str, unknown[:5])) + (" and more" if len(unknown) > 5 else "")
+        if texts.kinds.item_id != text_ids.INTEGER and has_data:
+            texts.items |= texts_in(data, "items", unknown)
+        listed = ", ".join(str(texts.own_item(item)) for item in unknown[:5]) + (
+            " and more" if len(unknown) > 5 else ""
+        )
         notes.append(f"The model does not know these items of the history: {listed}.")
     past = zip(events.item_id, events.timestamp, events.event_type, strict=True)
     listens = [(item, time) for item, time, kind in past if not kind][-SHOWN_LISTENS:]
@@ -158,24 +177,77 @@ def recommend(
         if columns is None
         else {spec.column: columns[spec.column][0].as_py() for spec in specs},
         last_listens=tuple(
-            Listen(item, titles.get(item), None if user is None else time) for item, time in listens
+            Listen(texts.own_item(item), titles.get(item), None if user is None else time)
+            for item, time in listens
         ),
         recommendations=tuple(
-            Recommendation(rank, item, titles.get(item), score)
+            Recommendation(rank, texts.own_item(item), titles.get(item), score)
             for rank, (item, score) in enumerate(zip(item_ids, scores, strict=True), start=1)
         ),
         notes=tuple(notes),
     )
 
 
-def _check(k: int, max_k: int, ids: Sequence[int]) -> None:
-    """Raises UserError for a k outside the model's range, or an id outside int64's."""
-    if not 1 <= k <= max_k:
-        raise UserError(f"-k {k}: this model answers with 1 to {max_k} items (index.max_k).")
-    if negative := [number for number in ids if number < 0]:
-        raise UserError(f"{negative[0]} is no id: ids are not negative, because negative ids are padding.")
-    if too_large := [number for number in ids if number > _LARGEST_ID]:
-        raise UserError(f"{too_large[0]} is no id: the largest id is {_LARGEST_ID}.")
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """Ids of a question by number; `texts` holds the items' texts by number."""
+
+    kinds: IdKinds
+    user: int | None
+    history: list[int]
+    exclude: list[int]
+    allow: list[int]
+    texts: dict[int, str]
+
+    @classmethod
+    def of(
+        cls,
+        kinds: IdKinds,
+        user: int | str | None,
+        history: Sequence[int | str] | None,
+        exclude: Sequence[int | str],
+        allow: Sequence[int | str],
+    ) -> _Asked:
+        """Reads ids in the data's own form; raises UserError for one that the data cannot have."""
+        items = {one: _number(one, kinds.item_id) for one in {*(history or ()), *exclude, *allow}}
+        return cls(
+            kinds,
+            None if user is None else _number(user, kinds.user_id),
+            [items[one] for one in history or ()],
+            [items[one] for one in exclude],
+            [items[one] for one in allow],
+            {} if kinds.item_id == text_ids.INTEGER else {n: str(one) for one, n in items.items()},
+        )
+
+
+def _number(one: int | str, kind: str) -> int:
+    """Returns an id's number; raises UserError for an id that the data cannot have."""
+    if kind != text_ids.INTEGER:
+        if not one:
+            raise UserError("The empty text is no id, because it is padding.")
+        return text_ids.number_of(str(one))
+    try:
+        number = int(one)
+    except ValueError:
+        raise UserError(f"{one!r} is no id: the model's data has whole numbers as ids.") from None
+    if number < 0:
+        raise UserError(f"{number} is no id: ids are not negative, because negative ids are padding.")
+    if number > _LARGEST_ID:
+        raise UserError(f"{number} is no id: the largest id is {_LARGEST_ID}.")
+    return number
+
+
+def _check_ids_of_data(data: str, kinds: IdKinds) -> None:
+    """Raises UserError if a data directory has ids of other kinds than the model."""
+    from two_tower.data_directory.manifest import Manifest
+
+    manifest = Manifest.load(data)
+    if (found := IdKinds(manifest.user_ids, manifest.item_ids)) != kinds:
+        raise UserError(
+            f"{data}: its ids (users: {found.user_id}, items: {found.item_id}) are not those of the model "
+            f"(users: {kinds.user_id}, items: {kinds.item_id}). Pass --data DIR with the model's data, or "
+            "train a model on this data."
+        )
 
 
 def _events_given(history: Sequence[int], data: str | None, provenance: Mapping[str, Any]) -> _History:
@@ -356,12 +428,16 @@ def _ask(
     k: int,
     history_length: int,
     columns: Mapping[str, Any],
-) -> tuple[list[int], list[float], list[int]]:
-    """Asks the model: item ids and scores without padding, and unknown items of the history."""
+) -> tuple[list[int], list[float], list[int], IdTexts]:
+    """Asks the model by number.
+
+    Returns:
+        Items and scores without padding, unknown items of the history, and texts of ids.
+    """
     with terminal.hushed():
         model = load_model(path)
         recent = slice(-history_length, None)
-        serve = model.signatures["serving_default"]
+        serve = signature_by_number(model, "serving_default")
         if allow and features.ALLOW_ITEM_ID not in serve.structured_input_signature[1]:
             raise UserError(f"--allow: the model {path} takes no allow list. Build it again.")
         request = {
@@ -377,8 +453,9 @@ def _ask(
             **columns,
         }
         answer = serve(**request_tensors(serve, request))
-        known = set(model.catalog()["item_id"].numpy().tolist())
+        catalog = signature_by_number(model, "catalog")()["item_id"].numpy()
+        texts = IdTexts.of_model(model, catalog)
     found = zip(answer["item_id"].numpy()[0].tolist(), answer["score"].numpy()[0].tolist(), strict=True)
     pairs = [(item, score) for item, score in found if item >= 0]
-    unknown = sorted(set(events.item_id[recent]) - known)
-    return [item for item, _ in pairs], [score for _, score in pairs], unknown
+    unknown = sorted(set(events.item_id[recent]) - set(catalog.tolist()))
+    return [item for item, _ in pairs], [score for _, score in pairs], unknown, texts

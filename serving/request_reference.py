@@ -25,6 +25,10 @@ is one query, without its first dimension.
 A request may leave out an input with a default. A dimension of 1 stands for all places. TensorFlow Serving
 fills in defaults. In Python, call the method of the same name (`tf.saved_model.load(path).recommend`), or
 send all inputs. `two-tower validate --requests FILE` checks requests against this page, line by line.
+
+Where the data has text ids, the ids of users or items are strings in requests and answers, and "" is padding.
+Such a model has each signature once more as `<name>_by_number`, which takes and returns the
+[numbers of the texts](files.md#text-ids).
 """
 _COLUMNS = """\
 ## Users' columns

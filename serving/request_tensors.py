@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from two_tower.data_directory.column_kinds import absent_value
 from two_tower.schema import features
-from two_tower.schema.request_inputs import REQUEST_INPUTS
+from two_tower.schema.request_inputs import BY_NUMBER, REQUEST_INPUTS
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+
+def signature_by_number(model: Any, name: str) -> Any:
+    """Returns a signature of a loaded SavedModel that takes and returns ids by number, as windows hold them.
+
+    Args:
+        model: the loaded SavedModel.
+        name: the signature's name in the data's own ids, such as "serving_default".
+    """
+    return model.signatures.get(name + BY_NUMBER) or model.signatures[name]
 
 
 def request_tensors(signature: Any, values: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -37,7 +47,8 @@ def _not_given(name: str, spec: tf.TensorSpec) -> Any:
     import numpy as np
 
     if name in REQUEST_INPUTS:
-        return REQUEST_INPUTS[name].default_value
+        one = REQUEST_INPUTS[name]
+        return (one.as_text() if one.id_of and spec.dtype.name == "string" else one).default_value
     absent: str | float = features.PADDING
     if not spec.dtype.is_integer:
         has_width = spec.shape.rank == 2 and spec.shape[1] is not None

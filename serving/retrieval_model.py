@@ -1,28 +1,37 @@
 """Served model: raw ids in, recommended ids out, in one SavedModel.
 
+Towers and index know ids by number. Where the data has text ids, requests are hashed to the numbers of
+`schema.text_ids`, and answers are the texts of rows of the index. The same signatures by number stand beside
+them, for evaluation, whose windows hold numbers.
+
 Loading needs TensorFlow and, for a ScaNN index, `import scann` for the custom operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from two_tower.data_directory.feature_columns import FeatureSpec
-from two_tower.schema import features
+from two_tower.schema import features, text_ids
 from two_tower.schema.request_inputs import (
     ANSWER_INPUTS,
+    BY_NUMBER,
     ITEM,
     MOST_VALUES,
     MOST_VALUES_OF_BATCH,
     REQUEST_INPUTS,
     ROW,
+    IdKinds,
+    RequestInput,
 )
 from two_tower.serving.index import ExactIndex, Restriction, ScannIndex, exact_search
-from two_tower.trainer.model.signatures import Tensors, query_inputs, signature, tensor_spec
+from two_tower.trainer.model.signatures import Tensors, query_inputs, signature
 
 # ScaNN finds k items plus as many as a request excludes, but at most this many more. So a history of
 # thousands of items costs no more. Exact search answers queries that are left with fewer than k items.
@@ -40,6 +49,8 @@ class RetrievalModel(tf.Module):
         max_k: int,
         users: Iterable[FeatureSpec] = (),
         repeats_recommendable: bool = True,
+        ids: IdKinds = IdKinds(),
+        item_text: npt.NDArray[np.object_] | None = None,
     ) -> None:
         """Joins towers and index.
 
@@ -50,6 +61,8 @@ class RetrievalModel(tf.Module):
             max_k: largest k of a request.
             users: columns of users/ that the towers take.
             repeats_recommendable: whether items of a request's history may be returned.
+            ids: kinds of the ids in requests and answers.
+            item_text: UTF-8 [items], texts of `item_id`; None for integer ids.
         """
         super().__init__(name="retrieval_model")
         self.towers = towers
@@ -60,9 +73,52 @@ class RetrievalModel(tf.Module):
         self._row_of_ascending = tf.Variable(order, trainable=False, name="row_of_ascending_item_id")
         self._max_k = max_k
         self._repeats_recommendable = repeats_recommendable
+        self._ids = ids
+        self._item_text = None
+        if item_text is not None:
+            self._item_text = tf.Variable(
+                tf.constant(item_text, tf.string), trainable=False, name="item_text"
+            )
         inputs = query_inputs(users)
-        self.recommend = signature(self._recommend, (*inputs, *ANSWER_INPUTS))
-        self.query_embedding = signature(self._query_embedding, inputs)
+        # Name of a served signature → its function of numbers, and its inputs.
+        self._functions: dict[str, tuple[Callable[[Tensors], Tensors], tuple[RequestInput, ...]]] = {
+            "serving_default": (self._recommend, (*inputs, *ANSWER_INPUTS)),
+            "query_embedding": (self._query_embedding, inputs),
+            "candidate_embedding": (self._candidate_embedding, (ITEM,)),
+            "catalog": (self._catalog, ()),
+            "indexed_embedding": (self._indexed_embedding, (ROW,)),
+        }
+        self.recommend = self._served("serving_default")
+        self.query_embedding = self._served("query_embedding")
+        self.candidate_embedding = self._served("candidate_embedding")
+        self.catalog = self._served("catalog")
+        self.indexed_embedding = self._served("indexed_embedding")
+
+    def _served(self, name: str) -> Any:
+        """Returns a signature's tf.function in the data's own ids."""
+        function, inputs = self._functions[name]
+        if not self._ids.has_text:
+            return signature(function, inputs)
+
+        @functools.wraps(function)
+        def of_texts(request: Tensors) -> Tensors:
+            numbers = {
+                one.name: _numbers_of(request[one.name]) if self._ids.is_text(one) else request[one.name]
+                for one in inputs
+            }
+            return self._named(function(numbers))
+
+        return signature(of_texts, self._ids.served(inputs))
+
+    def _named(self, answer: Tensors) -> Tensors:
+        """Replaces items' numbers in an answer by their texts; padding becomes the empty text."""
+        if self._item_text is None:
+            return answer
+        named = dict(answer)
+        for name in {features.ITEM_ID, features.REPEAT_ITEM_ID} & answer.keys():
+            rows = self._rows_of(answer[name])
+            named[name] = tf.where(rows >= 0, tf.gather(self._item_text, tf.maximum(rows, 0)), "")
+        return named
 
     def _checked_k(self, k: tf.Tensor) -> tf.Tensor:
         """Returns k, on which all that follows depends, once it is known to be within bounds."""
@@ -165,22 +221,20 @@ class RetrievalModel(tf.Module):
         """
         return dict(self.towers.query_embedding(**_bounded(inputs)))
 
-    @tf.function(input_signature=[tensor_spec(ITEM)])
-    def candidate_embedding(self, item_id: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Embeds item ids by the candidate tower: `embedding` [items, embedding_dim]."""
-        return self.towers.candidate_embedding(item_id)
+    def _candidate_embedding(self, inputs: Tensors) -> Tensors:
+        """Embeds items by the candidate tower: `embedding` [items, embedding_dim]."""
+        return dict(self.towers.candidate_embedding(inputs[features.ITEM_ID]))
 
-    @tf.function(input_signature=[])
-    def catalog(self) -> dict[str, tf.Tensor]:
-        """Lists all items of the index in row order: `item_id` int64 [items]."""
+    def _catalog(self, inputs: Tensors) -> Tensors:
+        """Lists all items of the index in row order: `item_id` [items]."""
         return {features.ITEM_ID: self._item_id.read_value()}
 
-    @tf.function(input_signature=[tensor_spec(ROW)])
-    def indexed_embedding(self, row: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _indexed_embedding(self, inputs: Tensors) -> Tensors:
         """Reads rows of the index, from 0: `item_id` [rows] and `embedding` [rows, embedding_dim].
 
         The gate's index parity compares these embeddings with `candidate_embedding`.
         """
+        row = inputs[ROW.name]
         return {
             features.ITEM_ID: tf.gather(self._item_id, row),
             "embedding": tf.gather(self.index.embeddings, row),
@@ -188,9 +242,13 @@ class RetrievalModel(tf.Module):
 
     def save(self, path: str) -> None:
         """Writes the SavedModel, allowing ScaNN's custom ops in it."""
-        nothing = tf.zeros([1, 0], tf.int64)
+        by_number = {}
+        if self._ids.has_text:
+            by_number = {name + BY_NUMBER: signature(*of) for name, of in self._functions.items()}
         # One call traces ScaNN's handle into the SavedModel.
-        self.recommend(tf.constant([0], tf.int64), nothing, nothing, k=tf.constant(1))
+        recommend = by_number.get("serving_default" + BY_NUMBER, self.recommend)
+        nothing = tf.zeros([1, 0], tf.int64)
+        recommend(tf.constant([0], tf.int64), nothing, nothing, k=tf.constant(1))
         tf.saved_model.save(
             self,
             path,
@@ -200,9 +258,16 @@ class RetrievalModel(tf.Module):
                 "candidate_embedding": self.candidate_embedding,
                 "catalog": self.catalog,
                 "indexed_embedding": self.indexed_embedding,
+                **by_number,
             },
             options=tf.saved_model.SaveOptions(namespace_whitelist=["Scann"]),
         )
+
+
+def _numbers_of(texts: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers of text ids of any shape, int64; the empty text is padding."""
+    numbers = tf.strings.to_hash_bucket_strong(texts, text_ids.NUMBERS, list(text_ids.KEY))
+    return tf.where(texts == "", tf.cast(features.PADDING, tf.int64), numbers)
 
 
 def _bounded(inputs: Tensors) -> Tensors:

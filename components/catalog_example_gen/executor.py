@@ -27,7 +27,7 @@ from two_tower.data_directory.feature_columns import (
     joined,
 )
 from two_tower.data_directory.manifest import item_files
-from two_tower.schema import features
+from two_tower.schema import features, text_ids
 
 SPLIT = "catalog"
 _LISTS = (features.ARTIST_ID, features.ALBUM_ID)
@@ -83,7 +83,7 @@ def _encode_items(group: _RowGroup, specs: Sequence[FeatureSpec]) -> Iterator[by
         parquet = pq.ParquetFile(file)
         present = parquet.schema_arrow.names
         check_columns(present, specs, path)
-        wanted = [features.ITEM_ID, *_LISTS, features.ITEM_LENGTH, "available"]
+        wanted = [features.ITEM_ID, text_ids.ORIGINAL_ID, *_LISTS, features.ITEM_LENGTH, "available"]
         wanted += [spec.column for spec in specs if spec.column not in wanted]
         columns = [name for name in wanted if name in present]
         encoder = example_coder.RecordBatchToExamplesEncoder()
@@ -112,6 +112,8 @@ def _built_in(table: pa.Table) -> dict[str, pa.ListArray]:
         else pa.array([features.UNKNOWN] * rows, pa.float32())
     )
     columns[features.ITEM_LENGTH] = _lists_of_one(length)
+    if text_ids.ORIGINAL_ID in present:
+        columns[features.ITEM_TEXT] = _lists_of_one(table[text_ids.ORIGINAL_ID].cast(pa.binary()))
     return columns
 
 

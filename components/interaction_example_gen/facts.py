@@ -28,6 +28,8 @@ def facts_of(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0)
         manifest.label_event,
         manifest.repeats_recommendable,
         manifest.has_timestamps,
+        manifest.user_ids,
+        manifest.item_ids,
         config.protocol,
         "sha256:" + hashlib.sha256(settings.encode()).hexdigest(),
         *bounds,

@@ -25,6 +25,7 @@ class ScannIndexerSpec(types.ComponentSpec):
     }
     INPUTS = {
         "interactions": ChannelParameter(type=standard_artifacts.Examples),
+        "catalog": ChannelParameter(type=standard_artifacts.Examples),
         "towers": ChannelParameter(type=standard_artifacts.Model),
     }
     OUTPUTS = {
@@ -46,6 +47,7 @@ class ScannIndexer(base_component.BaseComponent):
     def __init__(
         self,
         interactions: types.BaseChannel,
+        catalog: types.BaseChannel,
         towers: types.BaseChannel,
         index: str,
         target_recall: float | RuntimeParameter,
@@ -58,6 +60,7 @@ class ScannIndexer(base_component.BaseComponent):
         """Args:
         interactions: the windows. The index is tuned on queries of eval, and the model records the windows'
             data facts.
+        catalog: the items, whose texts of ids the model returns.
         towers: the Trainer's model.
         index: IndexConfig as JSON.
         target_recall: share of exact search's items that the index is tuned to find: gate.min_ann_recall.
@@ -70,6 +73,7 @@ class ScannIndexer(base_component.BaseComponent):
         super().__init__(
             spec=ScannIndexerSpec(
                 interactions=interactions,
+                catalog=catalog,
                 towers=towers,
                 index=index,
                 target_recall=target_recall,

@@ -8,20 +8,27 @@ import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import path_utils
 
+from two_tower.base.errors import UserError
 from two_tower.base.import_closure import import_digest
 from two_tower.base.settings import from_plain
+from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.interaction_example_gen.facts import read_facts, write_facts
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.evaluation.tuning_queries import tuning_queries
+from two_tower.schema import features, text_ids
+from two_tower.schema.request_inputs import IdKinds
 from two_tower.serving.catalog_embeddings import check_embeddings, check_ids, embed_catalog
 from two_tower.serving.provenance import ITEMS, PROVENANCE, TOWERS, recorded, towers_digest
 from two_tower.serving.settings import IndexConfig
+
+_ITEMS_PER_BATCH = 16_384
 
 
 def _code_digest() -> str:
@@ -34,6 +41,35 @@ def _code_digest() -> str:
         "two_tower.trainer.model.signatures",
         "two_tower.serving.retrieval_model",
     )
+
+
+def _texts_of(item_id: npt.NDArray[np.int64], catalog: str) -> npt.NDArray[np.object_]:
+    """Reads the texts of ids from the catalog's Examples, UTF-8 [items].
+
+    Raises:
+        UserError: an item has none.
+    """
+    import tensorflow as tf
+
+    spec = {
+        features.ITEM_ID: tf.io.FixedLenFeature([], tf.int64),
+        features.ITEM_TEXT: tf.io.FixedLenFeature([], tf.string, default_value=""),
+    }
+    texts = np.full(len(item_id), b"", object)
+    order = np.argsort(item_id)
+    files = sorted(fileio.glob(os.path.join(catalog, "*.gz")))
+    for serialized in tf.data.TFRecordDataset(files, compression_type="GZIP").batch(_ITEMS_PER_BATCH):
+        parsed = tf.io.parse_example(serialized, spec)
+        found = parsed[features.ITEM_ID].numpy()
+        place = order[np.minimum(np.searchsorted(item_id, found, sorter=order), len(item_id) - 1)]
+        is_one = item_id[place] == found
+        texts[place[is_one]] = parsed[features.ITEM_TEXT].numpy()[is_one]
+    if lacking := int((texts == b"").sum()):
+        raise UserError(
+            f"{lacking:,} items have no text of their id, such as item {item_id[texts == b''][0]}. The model "
+            f"was trained on text ids: items/ needs the column '{text_ids.ORIGINAL_ID}'. Ingest the items."
+        )
+    return texts
 
 
 class Executor(base_executor.BaseExecutor):
@@ -65,6 +101,10 @@ class Executor(base_executor.BaseExecutor):
         towers = tf.saved_model.load(path_utils.serving_model_path(trained.uri))
         item_id = towers.catalog()["item_id"].numpy()
         check_ids(item_id)
+        ids = IdKinds.of(dataclasses.asdict(facts))
+        item_text = None
+        if ids.item_id != text_ids.INTEGER:
+            item_text = _texts_of(item_id, artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT))
         embeddings = embed_catalog(towers, item_id)
         check_embeddings(item_id, embeddings)
         queries, groups = np.zeros([0, embeddings.shape[1]], np.float32), np.zeros(0, np.int64)
@@ -95,6 +135,8 @@ class Executor(base_executor.BaseExecutor):
                 config.max_k,
                 resolved.users,
                 facts.repeats_recommendable,
+                ids,
+                item_text,
             ).save(path)
             provenance = {
                 **recorded(facts),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.evaluation.queries import Ints, Queries, Windows
-from two_tower.schema import features
+from two_tower.schema import features, text_ids
 
 # Beside evaluation.json.
 EXAMPLES_FILE = "examples.json"
@@ -27,11 +27,12 @@ _LISTEN = features.LISTEN.encode()
 
 @dataclasses.dataclass(frozen=True)
 class ItemNames:
-    """Titles, artists and tags of some items for readers, by item id; empty where unknown."""
+    """Titles, artists, tags and texts of ids of some items for readers, by item id; empty where unknown."""
 
     title: Mapping[int, str] = dataclasses.field(default_factory=dict)
     artist: Mapping[int, str] = dataclasses.field(default_factory=dict)
     tags: Mapping[int, Sequence[str]] = dataclasses.field(default_factory=dict)
+    original_id: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, data: str, item_ids: npt.ArrayLike) -> ItemNames:
@@ -54,7 +55,8 @@ class ItemNames:
             if not storage.is_file(storage.join(data, "manifest.json")):
                 return cls()
             items = open_dataset(item_files(data))
-            known = [name for name in ("title", "artist", "tags") if name in items.schema.names]
+            wanted_names = ("title", "artist", "tags", text_ids.ORIGINAL_ID)
+            known = [name for name in wanted_names if name in items.schema.names]
             rows = items.to_table(columns=["item_id", *known], filter=pads.field("item_id").isin(wanted))
         except (OSError, UserError, pa.ArrowInvalid):
             return cls()
@@ -68,10 +70,13 @@ class ItemNames:
         return cls(**named)
 
     def of(self, item_id: int) -> dict[str, Any]:
-        """Returns `item_id`, `title`, `artist` and `tags`, null where unknown, as in examples.json."""
+        """Returns `item_id`, `title`, `artist` and `tags`, null where unknown, as in examples.json.
+
+        `item_id` is the text of a text id.
+        """
         tags = self.tags.get(item_id)
         return {
-            "item_id": int(item_id),
+            "item_id": self.original_id.get(item_id, int(item_id)),
             "title": self.title.get(item_id),
             "artist": self.artist.get(item_id),
             "tags": [str(tag) for tag in tags if tag is not None] if tags else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -14,13 +14,14 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
-from two_tower.pipeline.runs.stored_runs import latest_outputs
-from two_tower.schema import request_checks
+from two_tower.pipeline.runs.stored_runs import latest_nodes, latest_outputs
+from two_tower.schema import features, request_checks, text_ids
 from two_tower.schema.request_checks import Request, shown
-from two_tower.schema.request_inputs import LIST, PER_QUERY, REQUEST_INPUTS, RequestInput
+from two_tower.schema.request_inputs import LIST, PER_QUERY, REQUEST_INPUTS, IdKinds, RequestInput
 
 ENVIRONMENT = "SERVING"
 APPROVED = "ApprovedStatistics"
+_WINDOWS = "InteractionExampleGen"
 # Largest number of listed complaints; the rest is counted.
 _TOLD = 20
 
@@ -37,10 +38,12 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
     Raises:
       UserError: the file or a line is invalid, or the requests' distributions differ from train's.
     """
-    inputs = request_inputs(_schema(output))
     complaints: list[str] = []
+    read = list(_read(path, complaints))
+    kinds = _kinds_of_requests([request for _, request in read]) if output is None else _kinds_of_run(output)
+    inputs = {one.name: one for one in kinds.served(request_inputs(_schema(output)).values())}
     requests: list[Request] = []
-    for place, request in _read(path, complaints):
+    for place, request in read:
         found = list(request_checks.complaints(request, inputs))
         complaints.extend(f"{place}: {complaint}" for complaint in found)
         if not found:
@@ -60,7 +63,42 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
         ]
     if not max_skew:
         return [*checked, "  Their distributions are not compared: validation.max_skew is 0."]
-    return [*checked, *_skew(requests, output, max_skew)]
+    by_number = [_by_number(request, inputs, kinds) for request in requests] if kinds.has_text else requests
+    return [*checked, *_skew(by_number, output, max_skew)]
+
+
+def _kinds_of_run(output: str) -> IdKinds:
+    """Returns the kinds of the ids of the latest run that passed the gate."""
+    nodes = latest_nodes(output, APPROVED)
+    examples = nodes.get(_WINDOWS, {}).get("outputs", {}).get("examples", [])
+    return IdKinds.of(examples[0]["properties"]) if examples else IdKinds()
+
+
+def _kinds_of_requests(requests: Sequence[Request]) -> IdKinds:
+    """Returns the kinds of the first ids: without a run, a request alone tells them."""
+
+    def kind(values: Iterable[Any]) -> str:
+        first = next((one for one in values if isinstance(one, str | int)), 0)
+        return text_ids.TEXT if isinstance(first, str) else text_ids.INTEGER
+
+    histories = (request.get(features.HISTORY_ITEM_ID) for request in requests)
+    return IdKinds(
+        kind(request.get(features.USER_ID) for request in requests),
+        kind(one for items in histories if isinstance(items, list) for one in items),
+    )
+
+
+def _by_number(request: Request, inputs: Mapping[str, RequestInput], kinds: IdKinds) -> Request:
+    """Returns a valid request with numbers for text ids, as train's windows have them."""
+    found = dict(request)
+    for name, value in request.items():
+        if kinds.is_text(inputs[name]):
+            numbers = [
+                text_ids.number_of(one) if one else features.PADDING
+                for one in (value if isinstance(value, list) else [value])
+            ]
+            found[name] = numbers if isinstance(value, list) else numbers[0]
+    return found
 
 
 def _schema(output: str | None) -> schema_pb2.Schema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
@@ -16,8 +17,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="--output of `two-tower run` or a job's root, for its newest model; or a model's directory",
     )
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--user", type=int, metavar="ID", help="user of the data; a new one gets an answer too")
-    who.add_argument("--history", metavar="ID,ID,...", help='item ids instead, oldest first; "" for none')
+    who.add_argument("--user", metavar="ID", help="user of the data; a new one gets an answer too")
+    who.add_argument(
+        "--history",
+        metavar="ID,ID,...",
+        help='item ids instead, oldest first; "" for none. Ids with commas need a JSON list, as in ["a,b"].',
+    )
     parser.add_argument(
         "--exclude", metavar="ITEMS", default="", help="items that must not be recommended, as in 4,5"
     )
@@ -53,14 +58,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ids(option: str, text: str) -> list[int]:
-    ids = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        try:
-            ids.append(int(part))
-        except ValueError:
-            raise UserError(f"{option} takes ids separated by commas, and '{part}' is no number.") from None
-    return ids
+def _ids(option: str, text: str) -> list[str]:
+    """Returns ids separated by commas, or of a JSON list."""
+    if not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [str(one) for one in json.loads(text)]
+    except ValueError as error:
+        raise UserError(f"{option} {text!r} is no JSON list of ids ({error}).") from error
 
 
 COMMAND = Command(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from two_tower.base import console, staged_folder, storage, temporary
 from two_tower.base.errors import UserError
@@ -23,6 +24,7 @@ from two_tower.serving.exports import faiss_index, parquet, vertex
 from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search
 from two_tower.serving.loaded_model import load_model
 from two_tower.serving.provenance import digest_of, read_whole
+from two_tower.serving.request_tensors import signature_by_number
 from two_tower.serving.versions import find_model
 
 FAISS, VERTEX, PARQUET = HOMES = ("faiss", "vertex", "parquet")
@@ -32,6 +34,7 @@ DEFAULT_RECALL, DEFAULT_K = 0.95, 100
 _FLAT_BELOW = 20_000
 _QUERIES, _SEED = 1_000, 17
 _PER_BATCH = 8_192
+_FACTS = ("dataset", "data_digest", "train_newest_timestamp", "user_ids", "item_ids")
 
 
 # Gives queries of a loaded model, from its path and provenance; None if none are available.
@@ -115,22 +118,25 @@ def read_model(path: str, queries_of: QueriesOf = no_queries) -> tuple[Vectors, 
     loaded = load_model(path)
     import tensorflow as tf
 
-    item_id = loaded.catalog()["item_id"].numpy()
+    own_id = loaded.signatures["catalog"]()["item_id"].numpy()
+    item_id = signature_by_number(loaded, "catalog")()["item_id"].numpy()
+    embed = signature_by_number(loaded, "candidate_embedding")
     embedding = np.zeros([0, 1], np.float32)
     if len(item_id):
         batches = [item_id[begin : begin + _PER_BATCH] for begin in range(0, len(item_id), _PER_BATCH)]
         embedding = np.concatenate(
-            [loaded.candidate_embedding(tf.constant(batch))["embedding"].numpy() for batch in batches]
+            [embed(item_id=tf.constant(batch))["embedding"].numpy() for batch in batches]
         )
     facts = {
         "path": path,
         "digest": digest_of(path),
-        **{name: provenance.get(name) for name in ("dataset", "data_digest", "train_newest_timestamp")},
+        **{name: provenance.get(name) for name in _FACTS},
         "index": provenance.get("index", {}),
         # True with the repeat head, whose scores no export holds.
         "repeat_scores": REPEAT_SCORE in loaded.signatures["query_embedding"].structured_outputs,
     }
-    vectors = Vectors(item_id, embedding, facts)
+    texts = None if own_id.dtype.kind == "i" else pa.array(own_id.tolist(), pa.binary()).cast(pa.string())
+    vectors = Vectors(item_id, embedding, facts, texts)
     vectors.check()
     queries = queries_of(loaded, path, provenance) or items_as_queries(vectors)
     return vectors, queries
@@ -185,8 +191,8 @@ def write_checked(
             else:
                 form = vertex if home == VERTEX else parquet
                 described["format"] = form.write(vectors, directory)
-                item_id, embedding = form.read(directory)
-                check_same(vectors, item_id, embedding, queries.embedding, exact)
+                own_id, embedding = form.read(directory)
+                check_same(vectors, vectors.by_number(own_id), embedding, queries.embedding, exact)
                 found, target = 1.0, 1.0
         except ValueError as error:
             raise ExportFailed(

@@ -102,10 +102,19 @@ def search(index: Any, queries: Floats, k: int) -> Ints:
 
 
 def write(built: Built, vectors: Vectors, directory: str) -> None:
-    """Writes the index, and the ids in row order as Parquet for other readers."""
+    """Writes the index, and the ids in row order as Parquet for other readers.
+
+    The index knows text ids by `number`.
+    """
     faiss.write_index(built.index, os.path.join(directory, INDEX_FILE))
     pq.write_table(
-        pa.table({"row": np.arange(len(vectors)), "item_id": vectors.item_id}),
+        pa.table(
+            {
+                "row": np.arange(len(vectors)),
+                "item_id": vectors.own_id,
+                **({} if vectors.text is None else {"number": vectors.item_id}),
+            }
+        ),
         os.path.join(directory, IDS_FILE),
     )
 
@@ -117,7 +126,7 @@ def check(directory: str, vectors: Vectors, queries: Queries, exact: Exact, targ
       ValueError: the recall is below `target`, or the ids are not the items' ids.
     """
     index = faiss.read_index(os.path.join(directory, INDEX_FILE))
-    ids = pq.read_table(os.path.join(directory, IDS_FILE))["item_id"].to_numpy()
+    ids = vectors.by_number(pq.read_table(os.path.join(directory, IDS_FILE))["item_id"])
     in_index = faiss.vector_to_array(index.id_map)
     if not (np.array_equal(ids, vectors.item_id) and np.array_equal(in_index, vectors.item_id)):
         raise ValueError(f"{INDEX_FILE} and {IDS_FILE} do not hold the written items")

@@ -1,4 +1,7 @@
-"""Parquet export: `item_id` int64 and `embedding`, a fixed-size list of float32, in files of some 128 MB."""
+"""Parquet export: `item_id` and `embedding`, a fixed-size list of float32, in files of some 128 MB.
+
+`item_id` is int64, or string where the data has text ids.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from two_tower.serving.exports.vectors import Floats, Ints, Vectors
+from two_tower.serving.exports.vectors import Floats, Vectors
 
 FOLDER = "embeddings"
 _BYTES_PER_FILE = 1 << 27
@@ -24,7 +27,7 @@ def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
         numbers = pa.array(np.ascontiguousarray(vectors.embedding[part]).reshape(-1))
         table = pa.table(
             {
-                "item_id": pa.array(vectors.item_id[part]),
+                "item_id": vectors.own_id[part],
                 "embedding": pa.FixedSizeListArray.from_arrays(numbers, vectors.dim),
             }
         )
@@ -32,13 +35,13 @@ def write(vectors: Vectors, directory: str, rows: int = 0) -> dict[str, object]:
     return {"dimensions": vectors.dim, "files": files}
 
 
-def read(directory: str) -> tuple[Ints, Floats]:
-    """Reads ids int64 [items] and embeddings float32 [items, embedding_dim], in file order."""
+def read(directory: str) -> tuple[pa.ChunkedArray, Floats]:
+    """Reads the data's own ids [items], and embeddings float32 [items, embedding_dim], in file order."""
     folder = os.path.join(directory, FOLDER)
     ids, embeddings = [], []
     for name in sorted(os.listdir(folder)):
         table = pq.read_table(os.path.join(folder, name))
-        ids.append(table["item_id"].to_numpy())
+        ids += table["item_id"].chunks
         embeddings += [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["embedding"].chunks]
-    item_id = np.concatenate(ids)
+    item_id = pa.chunked_array(ids)
     return item_id, np.concatenate(embeddings).reshape(len(item_id), -1)

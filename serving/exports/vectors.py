@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from two_tower.base.errors import UserError
+from two_tower.schema import text_ids
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -24,14 +26,27 @@ class Vectors:
     """Items and their embeddings, scored by inner product.
 
     Attributes:
-        item_id: int64 [items], distinct.
+        item_id: int64 [items], distinct; the numbers of text ids.
         embedding: float32 [items, embedding_dim].
         model: facts of the model, for `export.json`.
+        text: string [items], the ids' texts; None for integer ids.
     """
 
     item_id: Ints
     embedding: Floats
     model: dict[str, Any]
+    text: pa.Array | None = None
+
+    @property
+    def own_id(self) -> pa.Array:
+        """The data's own ids, int64 or string [items]."""
+        return pa.array(self.item_id) if self.text is None else self.text
+
+    def by_number(self, own_id: pa.Array | pa.ChunkedArray) -> Ints:
+        """Returns the data's own ids, as a file holds them, by number: int64 [items]."""
+        if self.text is None:
+            return np.asarray(own_id.cast(pa.int64()).to_numpy())
+        return text_ids.numbers_of(own_id.to_pylist())
 
     def __len__(self) -> int:
         return len(self.item_id)

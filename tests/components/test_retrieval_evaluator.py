@@ -62,7 +62,8 @@ FROZEN = FrozenSplit(SPLIT, gap_seconds=GAP, min_play_ratio=ENOUGH)
 CUTOFFS = (1, 10, 100)  # of 70 items
 FACTS = DataFacts(
     data="nowhere", data_digest="sha256:today", dataset="small", label_event="listen",
-    repeats_recommendable=True, has_timestamps=True, protocol="frozen", split_digest="sha256:split",
+    repeats_recommendable=True, has_timestamps=True, user_ids="integer", item_ids="integer",
+    protocol="frozen", split_digest="sha256:split",
     train_end=SPLIT.train_end, eval_from=SPLIT.eval[0], eval_to=SPLIT.eval[1],
     test_from=SPLIT.test[0], test_to=SPLIT.test[1],
 )  # fmt: skip

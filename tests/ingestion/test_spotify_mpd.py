@@ -13,6 +13,7 @@ from two_tower.data_directory import writer
 from two_tower.data_directory.manifest import Manifest, event_files, item_files, user_files
 from two_tower.data_directory.verification import verify
 from two_tower.ingestion import FORMATS
+from two_tower.schema.text_ids import number_of
 
 
 def track(pos: int, name: str, **changes: Any) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def rows_of(files: list[str]) -> list[dict[str, Any]]:
 
 def lists_of(out: pathlib.Path) -> dict[int, list[str]]:
     """Returns playlist → the names of its tracks in their order."""
-    uris = {row["item_id"]: row["uri"] for row in rows_of(item_files(str(out)))}
+    uris = {row["item_id"]: row["original_id"] for row in rows_of(item_files(str(out)))}
     found: dict[int, list[tuple[int, str]]] = {}
     for row in rows_of(event_files(str(out))):
         found.setdefault(row["user_id"], []).append((row["order"], uris[row["item_id"]].split(":")[2]))
@@ -98,11 +99,13 @@ def test_playlists_become_users_and_positions_the_order(source: pathlib.Path, tm
     assert manifest.label_event == "added"
     assert manifest.counts == {"events": 7, "label_events": 7, "users": 3, "items": 4, "user_rows": 3}
     assert lists_of(out) == {0: ["xa", "xb", "ya"], 7: ["ya"], 1000: ["ba", "xa", "xb"]}
-    items = {row["uri"]: row for row in rows_of(item_files(str(out)))}
-    # Slices are read in numerical order, 0-999 before 1000-1999, and ids count up in that order.
-    assert [items[f"spotify:track:{name}"]["item_id"] for name in ("xa", "xb", "ya", "ba")] == [0, 1, 2, 3]
-    assert items["spotify:track:xa"]["artist_id"] == items["spotify:track:xb"]["artist_id"] == [0]
-    assert items["spotify:track:ba"]["artist_id"] == items["spotify:track:ba"]["album_id"] == [2]
+    items = {row["original_id"]: row for row in rows_of(item_files(str(out)))}
+    # Slices are read in numerical order, 0-999 before 1000-1999.
+    assert list(items) == [f"spotify:track:{name}" for name in ("xa", "xb", "ya", "ba")]
+    assert all(row["item_id"] == number_of(uri) for uri, row in items.items())
+    of_x = [number_of("spotify:artist:x")]
+    assert items["spotify:track:xa"]["artist_id"] == items["spotify:track:xb"]["artist_id"] == of_x
+    assert items["spotify:track:ba"]["album_id"] == [number_of("spotify:album:b1")]
     assert items["spotify:track:xa"]["title"] == "xa — Artist x"
     assert [items[f"spotify:track:{name}"]["item_length"] for name in ("xa", "ya")] == [200.5, None]
     assert manifest.repaired == {"item_length_zero_to_unknown": 1}

@@ -17,8 +17,10 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import writer
 from two_tower.data_directory.manifest import Manifest, event_files, item_files, user_files
-from two_tower.data_directory.verification import verify
+from two_tower.data_directory.verification import _verify_texts_of_ids, verify
 from two_tower.ingestion import FORMATS, column_map, external_sort, table_files
+from two_tower.schema import text_ids
+from two_tower.schema.text_ids import INTEGER, TEXT, number_of
 
 MAP = """
 dataset: my-films
@@ -286,59 +288,112 @@ def text_source(folder: pathlib.Path) -> None:
     write(folder, "users.csv", "name,age\nadam,33\nbill,44\n")
 
 
-def test_text_ids_become_numbers_by_first_appearance(tmp_path: pathlib.Path) -> None:
+def by_text(rows: dict[int, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns rows by the text of their id, whose number is that of the text."""
+    assert all(number == number_of(row["original_id"]) for number, row in rows.items())
+    return {row["original_id"]: row for row in rows.values()}
+
+
+def test_text_ids_become_the_numbers_of_their_texts(tmp_path: pathlib.Path) -> None:
     text_source(tmp_path)
     manifest = ingest(tmp_path, TEXT_MAP)
     assert verify(str(tmp_path / "data")) == manifest
-    assert [(row["user_id"], row["item_id"]) for row in events_of(tmp_path)] == [(0, 0), (1, 1), (1, 0)]
-    items = items_of(tmp_path)
-    assert {number: row["original_id"] for number, row in items.items()} == {0: "b-2", 1: "a-1", 2: "c-3"}
-    assert (items[2]["title"], items[2]["artist_id"], items[2]["original_artist_id"]) == (
-        "Sea",
-        [0, 1],
-        ["X", "Y"],
-    )
-    assert (items[1]["artist_id"], items[1]["year"], items[2]["year"]) == ([1], None, 1999)
-    assert (items[0]["title"], items[0]["artist_id"]) == (None, [])
-    assert users_of(tmp_path) == {
-        0: {"user_id": 0, "original_id": "zoe", "age": None},
-        1: {"user_id": 1, "original_id": "adam", "age": 33},
-        2: {"user_id": 2, "original_id": "bill", "age": 44},
+    assert (manifest.user_ids, manifest.item_ids) == (TEXT, TEXT)
+    assert {(row["user_id"], row["item_id"]) for row in events_of(tmp_path)} == {
+        (number_of(user), number_of(item))
+        for user, item in (("zoe", "b-2"), ("adam", "a-1"), ("adam", "b-2"))
     }
+    items, users = by_text(items_of(tmp_path)), by_text(users_of(tmp_path))
+    assert items["c-3"]["title"] == "Sea"
+    assert items["c-3"]["artist_id"] == [number_of("X"), number_of("Y")]
+    assert items["c-3"]["original_artist_id"] == ["X", "Y"]
+    assert (items["a-1"]["artist_id"], items["a-1"]["year"], items["c-3"]["year"]) == (
+        [number_of("Y")],
+        None,
+        1999,
+    )
+    assert (items["b-2"]["title"], items["b-2"]["artist_id"]) == (None, [])
+    assert {text: row["age"] for text, row in users.items()} == {"zoe": None, "adam": 33, "bill": 44}
     assert manifest.repaired == {"items_added_to_catalog": 1}
     assert manifest.noted["users_not_described"] == 1
 
 
-def test_a_later_span_goes_on_numbering(tmp_path: pathlib.Path) -> None:
+def test_another_order_of_rows_gives_the_same_numbers(tmp_path: pathlib.Path) -> None:
+    text_source(tmp_path)
+    ingest(tmp_path, TEXT_MAP)
+    items, users = items_of(tmp_path), users_of(tmp_path)
+    write(tmp_path, "events.csv", "user,item,at\nadam,b-2,7\neve,d-4,9\nadam,a-1,6\nzoe,b-2,5\n")
+    ingest(tmp_path, TEXT_MAP)
+    assert items.items() <= items_of(tmp_path).items()
+    assert users.items() <= users_of(tmp_path).items()
+
+
+def test_a_later_span_keeps_the_numbers(tmp_path: pathlib.Path) -> None:
     text_source(tmp_path)
     ingest(tmp_path, TEXT_MAP, span=0)
     write(tmp_path, "events.csv", "user,item,at\neve,d-4,90000\nzoe,a-1,90001\n")
     write(tmp_path, "items.csv", "id,name,by,year\nd-4,Sky,Z/X,2020\n")
     write(tmp_path, "users.csv", "name,age\neve,55\n")
-    ingest(tmp_path, TEXT_MAP, span=1)
-    items, users = items_of(tmp_path), users_of(tmp_path)
-    assert {number: row["original_id"] for number, row in items.items()} == {
-        0: "b-2",
-        1: "a-1",
-        2: "c-3",
-        3: "d-4",
-    }
-    assert {number: row["original_id"] for number, row in users.items()} == {
-        0: "zoe", 1: "adam", 2: "bill", 3: "eve"
-    }  # fmt: skip
-    assert (items[1]["title"], items[3]["artist_id"]) == ("Land", [2, 0])
-    assert [(row["user_id"], row["item_id"]) for row in events_of(tmp_path)][-2:] == [(0, 1), (3, 3)]
+    manifest = ingest(tmp_path, TEXT_MAP, span=1)
+    assert verify(str(tmp_path / "data")) == manifest
+    items, users = by_text(items_of(tmp_path)), by_text(users_of(tmp_path))
+    assert set(items) == {"a-1", "b-2", "c-3", "d-4"}
+    assert set(users) == {"zoe", "adam", "bill", "eve"}
+    assert (items["a-1"]["title"], items["d-4"]["artist_id"]) == ("Land", [number_of("Z"), number_of("X")])
+
+
+def test_two_texts_of_one_number_are_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes a poor hash for the good one, of which no two equal numbers are known."""
+    text_source(tmp_path)
+    monkeypatch.setattr(text_ids, "numbers_of", lambda texts: np.array([len(text) for text in texts]))
+    said = refused(tmp_path, TEXT_MAP)
+    assert re.search(r"events.csv: column 'item': the ids 'b-2' and 'a-1' have the same number, 3", said), (
+        said
+    )
+    # A later span meets the texts of the earlier ones.
+    write(tmp_path, "events.csv", "user,item,at\nzoe,b-2,5\n")
+    write(tmp_path, "items.csv", "id,name,by,year\nb-2,Sea,X,1999\n")
+    write(tmp_path, "users.csv", "name,age\nzoe,33\n")
+    ingest(tmp_path, TEXT_MAP, span=0)
+    write(tmp_path, "events.csv", "user,item,at\nzoe,a-1,90000\n")
+    write(tmp_path, "items.csv", "id,name,by,year\na-1,Sea,X,1999\n")
+    with pytest.raises(UserError, match="the ids 'b-2' and 'a-1' have the same number"):
+        ingest(tmp_path, TEXT_MAP, span=1)
+
+
+def test_an_id_that_is_not_of_its_text_is_found(tmp_path: pathlib.Path) -> None:
+    text_source(tmp_path)
+    ingest(tmp_path, TEXT_MAP)
+    (path,) = item_files(str(tmp_path / "data"))
+    for texts, said in (
+        (["b-2", "x", "c-3"], "row [012]: x is not the text of item_id"),
+        (["b-2", None, "c-3"], "is no text of an id"),
+    ):
+        table = pq.read_table(path)
+        place = table.column_names.index("original_id")
+        rows = dict(zip(map(number_of, ("b-2", "a-1", "c-3")), texts, strict=True))
+        column = pa.array([rows[number] for number in table["item_id"].to_pylist()], pa.string())
+        pq.write_table(table.set_column(place, "original_id", column), path)
+        with pytest.raises(UserError, match=said):
+            _verify_texts_of_ids(path, "item_id")
+
+
+def test_an_empty_text_is_no_id(tmp_path: pathlib.Path) -> None:
+    """Requests know it as padding."""
+    write(tmp_path, "events/a.parquet", {**EVENTS, "film": ["a", "b", "", "d", "e"]})
+    assert "events/a.parquet: column 'film', row 2" in refused(tmp_path)
 
 
 def test_ids_can_be_declared_text(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "events/a.csv", "uid,film,at\n007,1,5\n7,x,6\n")
     mapping = MAP.replace("parquet", "csv").replace("  event_type: kind\n", "")
     ingest(tmp_path, mapping)
-    assert [row["original_id"] for row in users_of(tmp_path).values()] == ["007", "7"]
+    assert set(by_text(users_of(tmp_path))) == {"007", "7"}
     write(tmp_path, "events/a.csv", "uid,film,at\n8,1,5\n7,2,6\n")
-    ingest(tmp_path, mapping + "user_id_type: text\n")
-    assert {number: row["original_id"] for number, row in users_of(tmp_path).items()} == {0: "8", 1: "7"}
+    manifest = ingest(tmp_path, mapping + "user_id_type: text\n")
+    assert set(by_text(users_of(tmp_path))) == {"8", "7"}
     assert "original_id" not in items_of(tmp_path)[1]
+    assert (manifest.user_ids, manifest.item_ids) == (TEXT, INTEGER)
 
 
 # ── Items and users ─────────────────────────────────────────────────────────────────────────────────────

@@ -178,7 +178,7 @@ def test_days_are_ingested_one_after_the_other(tmp_path: Path, capsys: pytest.Ca
         (["run", "--data", "no-such-data", "--output", "o"], "no-such-data is not a data directory"),
         (["report", "--output", "no-such-run"], "no-such-run holds no run yet"),
         (["query", "--model", "no-such-model", "--user", "1"], "no-such-model holds no served model"),
-        (["query", "--model", "m", "--history", "1,b"], "'b' is no number"),
+        (["query", "--model", "m", "--history", "[1,"], "--history '[1,' is no JSON list of ids"),
         (["query", "--model", "m", "--history", "1", "--data", "gone"], "--data gone: there is no such"),
         (["run", "--data", "d", "--output", "o", "--preset", ""], "no preset ''"),
         (["demo", "--output", "/dev/null/x"], "/dev/null is a file; --output takes a directory"),

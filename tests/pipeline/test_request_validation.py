@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from two_tower.base.errors import UserError
-from two_tower.pipeline.checks.request_validation import validate_requests
+from two_tower.pipeline.checks.request_validation import _by_number, validate_requests
+from two_tower.schema.request_inputs import REQUEST_INPUTS, IdKinds
+from two_tower.schema.text_ids import INTEGER, TEXT, number_of
 
 GOOD: dict[str, Any] = {
     "user_id": 17,
@@ -37,6 +39,40 @@ def test_rows_and_whole_bodies_are_taken(tmp_path: Path) -> None:
         0.3,
     )
     assert "3 requests" in lines[0]
+
+
+TEXTS: dict[str, Any] = {
+    "user_id": "zoe",
+    "history_item_id": ["b-2", "a-1", ""],
+    "history_timestamp": [10, 30, -1],
+    "exclude_item_id": ["c-3"],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"user_id": 17}, "line 2: user_id is 17, where a text is expected"),
+        ({"history_item_id": ["b-2", 3, ""]}, "line 2: history_item_id[1] is 3, where a text is expected"),
+        ({"history_timestamp": [30, 10, -1]}, "line 2: history_timestamp[1] is 10, after 30"),
+        ({"history_timestamp": [10, -5, -1]}, "line 2: history_timestamp[1] is -5, where values from 0"),
+        ({"allow_item_id": [3]}, "line 2: allow_item_id[0] is 3, where a text is expected"),
+    ],
+)
+def test_requests_of_text_ids_are_told_by_the_first(
+    changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    assert "2 requests" in validate_requests(written(tmp_path, TEXTS, TEXTS), None, 0.3)[0]
+    with pytest.raises(UserError) as found:
+        validate_requests(written(tmp_path, TEXTS, {**TEXTS, **changes}), None, 0.3)
+    assert told in str(found.value)
+
+
+def test_text_ids_are_compared_with_train_by_number() -> None:
+    kinds = IdKinds(INTEGER, TEXT)
+    inputs = {one.name: one for one in kinds.served(REQUEST_INPUTS.values())}
+    request = {"user_id": 7, "history_item_id": ["b-2", ""], "history_timestamp": [1, 0]}
+    assert _by_number(request, inputs, kinds) == {**request, "history_item_id": [number_of("b-2"), -1]}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +153,7 @@ def test_a_field_that_is_given_twice_and_values_nested_without_end_are_named(tmp
 
 def test_many_complaints_are_counted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="and 30 more"):
-        validate_requests(written(tmp_path, *({**GOOD, "user_id": "x"} for _ in range(50))), None, 0.3)
+        validate_requests(written(tmp_path, *({**GOOD, "user_id": -5} for _ in range(50))), None, 0.3)
 
 
 @pytest.mark.parametrize(("lines", "told"), [((), "holds no request"), (("", " "), "holds no request")])

@@ -57,6 +57,26 @@ def test_another_answer_is_told(changes: dict[str, Any], reason: str) -> None:
     assert re.search(reason, found), found
 
 
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        (
+            [[b"x", b"b", b"c"], [b"d", b"e", b""]],
+            "query 0 has item x at rank 1; the evaluation recorded item a",
+        ),
+        ([[b"a", b"b", b"c"], [b"d", b"", b""]], "another number of items"),
+        ([[1, 2, 3], [4, 5, -1]], "another type than the recorded ones"),
+    ],
+)
+def test_answers_of_text_ids_are_compared(items: list[list[Any]], reason: str) -> None:
+    texts = np.array([[b"a", b"b", b"c"], [b"d", b"e", b""]], object)
+    record = json.loads(json.dumps(recorded({"user_id": np.array([b"u", b"v"], object)}, texts, SCORES)))
+    assert record["inputs"]["user_id"] == ["u", "v"]
+    assert difference(record, texts, SCORES) == ""
+    other = np.array(items, object if isinstance(items[0][0], bytes) else np.int64)
+    assert reason in difference(record, other, SCORES)
+
+
 def test_items_of_equal_score_may_trade_places() -> None:
     tied = recorded({}, np.array([[4, 7, 2, 5]]), np.array([[3.0, 2.0, 2.0, 1.0]]))
     scores = np.array([[3.0, 2.0, 2.0, 1.0]])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands import exit_status
 from two_tower.pipeline.commands.main import main
+from two_tower.schema import text_ids
 from two_tower.serving.exports import export, faiss_index, parquet, vertex
 from two_tower.serving.exports.export import ExportFailed, items_as_queries, write_checked
 from two_tower.serving.exports.vectors import Queries, Vectors, check_same, exact_search, recall_of
@@ -44,6 +46,25 @@ def queries() -> Queries:
 
 def described(directory: Path) -> dict[str, Any]:
     return dict(json.loads((directory / "export.json").read_text()))
+
+
+@pytest.mark.parametrize("home", ["faiss", "vertex", "parquet"])
+def test_text_ids_are_exported_as_texts(home: str, queries: Queries, tmp_path: Path) -> None:
+    texts = [f'SKU "{number}"\\é' for number in range(ITEMS - 1)] + ["2020-01-01"]
+    embedding = clustered().embedding
+    vectors = Vectors(text_ids.numbers_of(texts), embedding, {}, pa.array(texts))
+    found = write_checked(vectors, queries, home, str(tmp_path / "export"), k=K)
+    assert found["check"]["recall"] == 1
+    if home == "faiss":
+        table = pq.read_table(tmp_path / "export" / faiss_index.IDS_FILE)
+        assert table["item_id"].to_pylist() == texts
+        assert table["number"].to_pylist() == vectors.item_id.tolist()
+    elif home == "parquet":
+        (file,) = (tmp_path / "export" / "embeddings").iterdir()
+        assert pq.read_table(file)["item_id"].to_pylist() == texts
+    else:
+        (file,) = (tmp_path / "export" / "embeddings").iterdir()
+        assert [json.loads(line)["id"] for line in file.read_text().splitlines()] == texts
 
 
 # Exact search and recall against it.
@@ -102,7 +123,8 @@ def test_vectors_read_back_to_the_bit_from_several_files(vectors: Vectors, tmp_p
         directory = str(tmp_path / str(number))
         form.write(written, directory, 400)
         assert len(os.listdir(os.path.join(directory, "embeddings"))) == 4
-        item_id, embedding = form.read(directory)
+        own_id, embedding = form.read(directory)
+        item_id = written.by_number(own_id)
         assert (item_id == written.item_id).all() and item_id.dtype == np.int64
         assert (embedding == written.embedding).all() and embedding.dtype == np.float32
 
@@ -236,7 +258,7 @@ def test_what_fails_its_check_is_not_left_there(
     vectors: Vectors, queries: Queries, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str
 ) -> None:
     def damaged(directory: str) -> Any:
-        return vectors.item_id, vectors.embedding[::-1]
+        return vectors.own_id, vectors.embedding[::-1]
 
     monkeypatch.setattr(vertex, "read", damaged)
     monkeypatch.setattr(parquet, "read", damaged)

@@ -14,6 +14,8 @@ import pytest
 from tests.published_models import model
 from two_tower.base.errors import UserError
 from two_tower.data_directory.facts import FROZEN_PROTOCOLS
+from two_tower.schema.request_inputs import IdKinds
+from two_tower.schema.text_ids import TEXT
 from two_tower.serving import provenance
 from two_tower.serving.provenance import (
     ModelIdentity,
@@ -245,6 +247,8 @@ EARLIER = ModelIdentity("sha256:old", "simulated-7", "sha256:data-1", 1_900, "ne
         (None, False, "No model has been blessed yet"),
         (CANDIDATE, False, "this very model"),
         (dataclasses.replace(EARLIER, dataset="yambda"), False, "other data: yambda"),
+        (dataclasses.replace(EARLIER, ids=IdKinds(item_id=TEXT)), False, "knows items by other ids (text by"),
+        (dataclasses.replace(EARLIER, ids=IdKinds(user_id=TEXT)), False, "knows users by other ids (text by"),
         (dataclasses.replace(EARLIER, train_newest_timestamp=3_000), False, "today's test period"),
         (dataclasses.replace(EARLIER, train_newest_timestamp=2_999), True, "same data set"),
     ],

@@ -16,7 +16,9 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.data_directory.manifest import DatasetProperties
 from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.schema.request_inputs import IdKinds
 from two_tower.serving import query
+from two_tower.serving.id_texts import IdTexts
 
 LAST_TIME = 1_000
 
@@ -52,6 +54,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pq.write_table(pa.table(titles), items)
     monkeypatch.setattr("two_tower.data_directory.manifest.event_files", lambda _: paths)
     monkeypatch.setattr("two_tower.data_directory.manifest.item_files", lambda _: [items])
+    monkeypatch.setattr(query, "_check_ids_of_data", lambda data, kinds: None)
     return directory
 
 
@@ -73,7 +76,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked = {"path": path, "user": user, "events": events, "k": k, "columns": columns}
         asked |= {"exclude": exclude, "allow": allow}
         questions.append(asked)
-        return [99, 10][:k], [0.9, 0.8][:k], [item for item in events.item_id if item == 77]
+        unknown = [item for item in events.item_id if item == 77]
+        return [99, 10][:k], [0.9, 0.8][:k], unknown, IdTexts(IdKinds())
 
     monkeypatch.setattr(query, "_ask", ask)
     return questions

@@ -289,7 +289,8 @@ def test_what_an_earlier_release_left_is_an_error_that_says_what_to_run(
 
 FACTS = DataFacts(
     data="nowhere", data_digest="sha256:today", dataset="small", label_event="listen",
-    repeats_recommendable=True, has_timestamps=True, protocol="next_event", split_digest="sha256:split",
+    repeats_recommendable=True, has_timestamps=True, user_ids="integer", item_ids="integer",
+    protocol="next_event", split_digest="sha256:split",
     train_end=SPLIT.train_end, eval_from=SPLIT.eval[0], eval_to=SPLIT.eval[1],
     test_from=SPLIT.test[0], test_to=SPLIT.test[1],
 )  # fmt: skip
