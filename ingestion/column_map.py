@@ -5,7 +5,7 @@ dataset: my-films
 label_event: view               # the event type that is predicted
 repeats_recommendable: false    # true: items of a user's history may be recommended again
 events:
-  files: events/*.parquet       # Parquet or CSV, relative to the source
+  files: events/*.parquet       # Parquet, CSV or JSON lines, relative to the source
   user_id: uid                  # meaning: source column
   item_id: film
   timestamp: watched_at

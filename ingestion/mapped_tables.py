@@ -65,8 +65,8 @@ class MappedTable:
     ) -> dict[str, list[tuple[str, str | None]]]:
         """Returns the kind of each source column in each file, as pairs of path and kind.
 
-        The schema gives the kinds of a Parquet file. A CSV file is read once in full, and all its values
-        count.
+        The schema gives the kinds of a Parquet or JSON file. A CSV file is read once in full, and all its
+        values count.
 
         Args:
           separator: separator of list entries, which are inspected one by one.
@@ -75,7 +75,7 @@ class MappedTable:
         for file in self.files:
             file.require(columns)
             kinds: dict[str, str | None] = dict.fromkeys(columns)
-            if file.is_parquet:
+            if file.has_types:
                 kinds = {name: source_values.kind_of_type(file.schema.field(name).type) for name in columns}
             elif columns:
                 for _, batch in file.batches(columns):
@@ -137,14 +137,15 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
 def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> None:
     """Checks that a column has the same kind in all files.
 
-    Parquet columns are checked by type. In CSV files only times are inspected. Ids have a check of their own.
+    Parquet and JSON columns are checked by type. In CSV files only times are inspected. Ids have a check of
+    their own.
     """
     if meaning in ("user_id", "item_id"):
         return
     found: list[tuple[str, str | None]] = []
     for file in table.files:
         kind = source_values.kind_of_type(file.schema.field(column).type)
-        if not file.is_parquet:
+        if not file.has_types:
             if meaning != "timestamp":
                 continue
             first = next(iter(file.batches([column])), None)

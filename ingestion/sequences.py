@@ -17,12 +17,11 @@ from two_tower.base import storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.writer import Span
-from two_tower.ingestion import tabular
+from two_tower.ingestion import file_formats, tabular
 from two_tower.ingestion.column_map import ColumnMap, TableMap, TextFormat
 
 EVENT_TYPE = "interaction"
 
-_GZIP = b"\x1f\x8b"
 _FORM = "`user item` or `user item item ...`, all of them whole numbers of 0 or more"
 _LINE = re.compile(r"\d+([ \t,])\d+(\1\d+)*")
 # Number of lines that are inspected to detect the form.
@@ -93,7 +92,9 @@ def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:
     """
     try:
         with storage.open_file(path) as file:
-            is_compressed = file.read(2) == _GZIP
+            start = file.read(file_formats.FIRST_BYTES)
+            file_formats.refuse_others(path, start)
+            is_compressed = start.startswith(file_formats.GZIP)
             file.seek(0)
             for number, line in enumerate(gzip.GzipFile(fileobj=file) if is_compressed else file, 1):
                 text = line.decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""Streaming reader of a table's Parquet and CSV files, in batches of rows.
+"""Streaming reader of a table's Parquet, CSV and JSON-lines files, in batches of rows.
 
 All columns of a CSV file are read as text. `source_values` converts them and names the row of a wrong value;
 a type guessed from the first megabyte could not. Rows count from 0, without the header, whatever line ends
@@ -24,13 +24,13 @@ import pyarrow.csv
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
-from two_tower.ingestion import source_files
+from two_tower.ingestion import file_formats, json_lines, source_files
 from two_tower.ingestion.column_map import TextFormat
 
 # Bytes of a CSV file that are parsed at a time; a longer row is refused.
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
-_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+_PARQUET = b"PAR1"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
@@ -53,6 +53,13 @@ class TableFile:
     rows: int
     # Split of all its rows; None if the column map names none.
     split: str | None
+    # A text file of JSON lines, whose columns have types.
+    is_json: bool = False
+
+    @property
+    def has_types(self) -> bool:
+        """Returns whether the columns have types of their own, as those of a CSV file have not."""
+        return self.is_parquet or self.is_json
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that columns exist.
@@ -66,7 +73,7 @@ class TableFile:
                 nearest = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
                 remedy = f"the nearest is '{nearest[0]}' of" if nearest else "the file has"
                 remedy = f"{self.path}: column '{column}' is missing; {remedy} {', '.join(names)}."
-                if not self.is_parquet and len(names) == 1:
+                if not self.has_types and len(names) == 1:
                     remedy += " Check 'delimiter' in the column map."
                 raise UserError(remedy)
 
@@ -87,7 +94,12 @@ class TableFile:
             return
         first_row = 0
         with _csv_errors(self), _opened(self) as file:
-            for batch in _csv_reader(file, self, list(columns)):
+            wanted = pa.schema([self.schema.field(name) for name in columns])
+            for batch in (
+                json_lines.read_batches(self.path, file, wanted)
+                if self.is_json
+                else _csv_reader(file, self, list(columns))
+            ):
                 for start in range(0, batch.num_rows, rows):
                     yield first_row + start, batch.slice(start, rows)
                 first_row += batch.num_rows
@@ -143,30 +155,44 @@ def inspect_file(path: str, text: TextFormat, scratch: str, split: str | None = 
     """
     try:
         with storage.open_file(path) as file:
-            magic = file.read(4)
+            start = file.read(file_formats.FIRST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
-    if magic == _PARQUET or path.endswith(".parquet"):
+    if start.startswith(_PARQUET) or path.endswith(".parquet"):
         with checked_columns.opened_parquet(path) as parquet:
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
         found = TableFile(path, path, True, False, text, schema, rows, split)
     else:
-        if magic.startswith(_UTF16) and text.encoding == TextFormat.encoding:
+        file_formats.refuse_others(path, start)
+        if start.startswith(_UTF16) and text.encoding == TextFormat.encoding:
             raise UserError(
                 f"{path}: the file is in UTF-16: set 'encoding: utf-16' for its table in the column map."
             )
-        found = TableFile(path, "", False, magic.startswith(_GZIP), text, pa.schema([]), 0, split)
+        found = TableFile(path, "", False, start.startswith(file_formats.GZIP), text, pa.schema([]), 0, split)
         with _csv_errors(found):
             found = _on_disk(found, scratch)
-            found = dataclasses.replace(found, rows=_count_lines(found))
             with _opened(found) as opened:
-                names = _csv_reader(opened, found, None).schema.names
-        found = dataclasses.replace(found, schema=pa.schema([pa.field(name, pa.string()) for name in names]))
+                start = opened.read(file_formats.FIRST_BYTES)
+            file_formats.refuse_others(path, start)
+            found = _inspect_json(found) if file_formats.is_json(start) else _inspect_csv(found)
     names = found.schema.names
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{path}: two columns have the name '{twice}': rename one of them.")
     return found
+
+
+def _inspect_json(file: TableFile) -> TableFile:
+    with _opened(file) as opened:
+        schema, rows = json_lines.schema_of(file.path, opened)
+    return dataclasses.replace(file, schema=schema, rows=rows, is_json=True)
+
+
+def _inspect_csv(file: TableFile) -> TableFile:
+    file = dataclasses.replace(file, rows=_count_lines(file))
+    with _opened(file) as opened:
+        names = _csv_reader(opened, file, None).schema.names
+    return dataclasses.replace(file, schema=pa.schema([pa.field(name, pa.string()) for name in names]))
 
 
 def _on_disk(file: TableFile, scratch: str) -> TableFile:

@@ -1,4 +1,5 @@
-"""Reader of the format "table": any Parquet or CSV files, explained by a column map (`ingestion.column_map`).
+"""Reader of the format "table": any Parquet, CSV or JSON-lines files, explained by a column map
+(`ingestion.column_map`).
 
 Events are streamed; memory grows with users and items. Files that are not sorted by user pass through
 `external_sort`. Text ids become the numbers of `schema.text_ids`; the column `original_id` of items and users

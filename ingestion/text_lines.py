@@ -14,15 +14,14 @@ import pyarrow.csv
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.ingestion import file_formats
 
 _BLOCK_BYTES = 1 << 24
 # Longer lines are refused: the file is binary, or its lines have another ending.
 _LONGEST_LINE = 1 << 26
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# First bytes of files that are often mistaken for text → their format and the remedy.
+# First bytes of files that are often mistaken for text, beside those of `file_formats` → their remedy.
 _NOT_TEXT = {
-    b"\x1f\x8b": "compressed with gzip: unpack it first, for example with `gunzip`",
-    b"PK\x03\x04": "a ZIP archive: unpack it first",
+    file_formats.GZIP: "compressed with gzip: unpack it first, for example with `gunzip`",
     b"\xff\xfe": "UTF-16: convert it, for example with `iconv -f utf-16 -t utf-8`",
     b"\xfe\xff": "UTF-16: convert it, for example with `iconv -f utf-16 -t utf-8`",
     b"PAR1": "a Parquet file, but text is needed",
@@ -41,10 +40,11 @@ def read_blocks(path: str) -> Iterator[tuple[int, bytes]]:
     try:
         with storage.open_file(path) as file:
             start = file.read(_BLOCK_BYTES)
+            file_formats.refuse_others(path, start[: file_formats.FIRST_BYTES])
             for magic, what in _NOT_TEXT.items():
                 if start.startswith(magic):
                     raise UserError(f"{path}: the file is {what}.")
-            block = start.removeprefix(_BYTE_ORDER_MARK)
+            block = start.removeprefix(file_formats.BYTE_ORDER_MARK)
             while block:
                 end = block.rfind(b"\n") + 1
                 if end:

@@ -61,7 +61,7 @@ def test_urls_are_read_too() -> None:
         (b"a\nb\nCaf\xe9\n", r"lines\.txt:3: byte 3 \(0xe9\) is not UTF-8; convert"),
         ("a\nb\n".encode("utf-16"), r"lines\.txt: the file is UTF-16: .*iconv -f utf-16"),
         (b"\x1f\x8b\x08\x00", r"lines\.txt: the file is compressed with gzip"),
-        (b"PK\x03\x04", r"lines\.txt: the file is a ZIP archive"),
+        (b"PK\x03\x04", r"lines\.txt: the file is a zip archive"),
         (b"PAR1", r"lines\.txt: the file is a Parquet file"),
         (None, r"lines\.txt: there is no such file"),
     ],
