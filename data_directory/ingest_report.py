@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 from two_tower.data_directory.manifest import DAY, Manifest
 
@@ -51,9 +52,14 @@ def render(manifest: Manifest) -> str:
         ("Repaired", manifest.repaired),
         ("Noted", manifest.noted),
     ):
-        told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in found.items())
+        told = ", ".join(f"{count:,} {_in_words(name)}" for name, count in found.items())
         lines.append(f"{heading:<10} {told or 'nothing'}")
     return "\n".join(lines)
+
+
+def _in_words(name: str) -> str:
+    """Returns a count's name with blanks for underscores, but for those of a column's name in quotes."""
+    return re.sub(r"'[^']*'|_", lambda found: " " if found[0] == "_" else found[0], name)
 
 
 def protocol_settings(manifest: Manifest) -> list[str]:

@@ -44,6 +44,13 @@ class MappedTable:
 
     map: TableMap
     files: tuple[TableFile, ...]
+    # Tables that name other columns of the same files, if all its files are the events'.
+    beside: tuple[TableMap, ...] = ()
+
+    @property
+    def events(self) -> TableMap | None:
+        """Map of the events in whose rows the items or users stand; None if they have files of their own."""
+        return next((table for table in self.beside if table.table == "events"), None)
 
     def has(self, meaning: str) -> bool:
         """Returns whether the map names a column for a meaning."""
@@ -128,10 +135,21 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
         )
         for file in files:
             file.require(list(table.columns.values()))
-        tables[table.table] = MappedTable(table, files)
+        tables[table.table] = MappedTable(table, files, _tables_beside(table, files, tables))
         for meaning, column in table.columns.items():
             _check_kind_across_files(tables[table.table], meaning, column)
     return tables
+
+
+def _tables_beside(
+    table: TableMap, files: Sequence[TableFile], tables: Mapping[str, MappedTable]
+) -> tuple[TableMap, ...]:
+    """Returns the maps of the tables in whose files a table stands; () unless the events are one of them."""
+    if table.table not in ("items", "users"):
+        return ()
+    paths = {file.path for file in files}
+    found = tuple(other.map for other in tables.values() if paths <= {file.path for file in other.files})
+    return found if any(other.table == "events" for other in found) else ()
 
 
 def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> None:

@@ -14,8 +14,9 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import COLUMNS
 from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.ingestion import source_values
-from two_tower.ingestion.column_map import UNITS
+from two_tower.ingestion.column_map import UNITS, TableMap
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, require_one_kind
+from two_tower.ingestion.newest_rows import NewestRows
 from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory
 from two_tower.ingestion.source_values import Place
 
@@ -69,6 +70,9 @@ class TableRows:
         """Yields the rows of the source's files, the first row of each id, and adds the ids to `known`."""
         if self._source is None:
             return
+        if self._source.events is not None:
+            yield self._read_newest(self._source, self._source.events, known)
+            return
         columns = [self._key, *self._meanings]
         for batch in self._source.batches(columns, VECTOR_ROWS if self._width else None, list(self._kept)):
             ids = self._ids.encode(*batch.column(self._key))
@@ -76,6 +80,38 @@ class TableRows:
             self._writer.dropped[f"duplicate_{self._table}"] += int((~first).sum())
             found = pa.table(self._columns(batch, ids, first))
             yield found if first.all() else found.filter(pa.array(first))
+
+    def _read_newest(self, source: MappedTable, events: TableMap, known: SeenIds) -> pa.Table:
+        """Returns one row an id from the rows of events that name it, with the newest value of each column.
+
+        A column that `keep` does not list is a column of the event, and left out, if it differs between the
+        rows of one id.
+        """
+        clock = events.columns.get("timestamp")
+        newest = NewestRows()
+        kept = [*self._kept, *([clock] if clock else [])]
+        for batch in source.batches([self._key, *self._meanings], VECTOR_ROWS if self._width else None, kept):
+            ids = self._ids.encode(*batch.column(self._key))
+            known.add(ids)
+            times = batch.number + np.arange(len(ids))
+            if clock:
+                unit, place = events.units.get("timestamp"), batch.place(clock)
+                times = source_values.times(batch.rows[clock], unit, place).to_numpy()
+            newest.add(ids, times, pa.table(self._columns(batch, ids, np.zeros(len(ids), bool))))
+        rows, differing = newest.result()
+        if self._width:
+            vectors = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self._width)
+            self._writer.noted["items_without_embedding"] += int((~vectors.any(1)).sum())
+        for name, count in differing.items():
+            column = source.map.columns.get(name, name)
+            if name in self._kept and source.map.keep is None and count:
+                del self._kept[name]
+                rows = rows.drop([name])
+                self._writer.noted[f"{self._table}_whose_'{column}'_differs_(left_out)"] = count
+            else:
+                self._writer.noted[f"{self._table}_whose_'{column}'_differs_(newest_taken)"] = count
+        self.schema = self.blank(np.zeros(0, np.int64)).schema
+        return rows
 
     def blank(self, ids: np.ndarray, has_text: bool = True) -> pa.Table:
         """Returns rows with the id alone: all else is null, an empty list or a vector of zeros."""
@@ -147,6 +183,8 @@ class TableRows:
         wanted = source.map.keep
         if wanted is None:
             # Data frame libraries write row numbers as a column without a name.
+            for table in source.beside:
+                mapped |= {*table.columns.values(), *(table.keep or ())}
             wanted = {name: None for name in first.schema.names if name and name not in mapped}
         taken = {*COLUMNS[self._table], "original_id"}
         if self._table == "items":
