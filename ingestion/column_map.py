@@ -15,7 +15,8 @@ users: {files: users.csv, user_id: id, keep: [gender, age]}
 embeddings: {files: vectors.parquet, item_id: id, embedding: vector}
 ```
 
-`docs/how-to/bring-your-own-data.md` describes every key.
+`events` may also be a list of tables, each with files, columns and an event type of its own, such as
+`event_type: {constant: buy}`. `docs/how-to/bring-your-own-data.md` describes every key.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import codecs
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from two_tower.base import yaml_files
@@ -40,7 +41,7 @@ KINDS = ("integer", "text", "number", "boolean")
 
 _COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
 _FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", "encoding", "keep"
-_ID_KIND = "kind of id"
+_ID_KIND, _COLUMN_OR_CONSTANT = "kind of id", "column or constant"
 
 _FORMAT_KEYS = {"files": _FILES, "delimiter": _CHARACTER, "header": _HEADER, "encoding": _ENCODING}
 # Table → key → kind of its value.
@@ -53,7 +54,7 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "timestamp_unit": _UNIT,
         "order": _COLUMN,
         "order_of_rows": _FLAG,
-        "event_type": _COLUMN,
+        "event_type": _COLUMN_OR_CONSTANT,
         "play_ratio": _COLUMN,
         "play_ratio_whole": _SHARE,
         "is_organic": _COLUMN,
@@ -113,10 +114,14 @@ class TableMap:
 
     # "events", "items", "users" or "embeddings".
     table: str
+    # Key of the map, for messages: the table's name, or "events[1]" in a list.
+    key: str
     # File patterns, each with the split of its rows; None if the map names no split.
     files: tuple[tuple[str, str | None], ...]
     # Column of the data directory → column of the source.
     columns: Mapping[str, str]
+    # Column of the data directory → the value that all rows have in place of a column of the source.
+    constants: Mapping[str, str]
     # Column of the data directory → a key of UNITS; without an entry the unit is seconds.
     units: Mapping[str, str]
     text: TextFormat
@@ -141,7 +146,7 @@ class ColumnMap:
     # "integer" or "text"; None detects the type from the files.
     user_id_type: str | None
     item_id_type: str | None
-    events: TableMap
+    events: tuple[TableMap, ...]
     items: TableMap | None
     users: TableMap | None
     embeddings: TableMap | None
@@ -165,9 +170,10 @@ def read(path: str) -> ColumnMap:
         if key not in content:
             raise UserError(f"{path}: key '{key}' is missing.")
     top = {key: _value(path, key, content[key], kind) for key, kind in _TOP_KEYS.items() if key in content}
-    tables = {table: _table(path, table, content[table]) for table in _KEYS if content.get(table) is not None}
-    if "events" not in tables:
+    if not content["events"]:
         raise UserError(f"{path}: key 'events' is empty: name the files and columns of the events.")
+    others = [table for table in _KEYS if table != "events" and content.get(table) is not None]
+    tables = {table: _table(path, table, table, content[table]) for table in others}
     if "embeddings" in tables and "items" in tables and "embedding" in tables["items"].columns:
         raise UserError(
             f"{path}: keys 'items.embedding' and 'embeddings.embedding' both name content embeddings: "
@@ -180,56 +186,83 @@ def read(path: str) -> ColumnMap:
         top["repeats_recommendable"],
         top.get("user_id_type"),
         top.get("item_id_type"),
-        tables["events"],
+        _event_tables(path, content["events"]),
         tables.get("items"),
         tables.get("users"),
         tables.get("embeddings"),
     )
 
 
-def _table(path: str, table: str, content: Any) -> TableMap:
+def _event_tables(path: str, content: Any) -> tuple[TableMap, ...]:
+    """Returns the tables of events: one, or those of a list.
+
+    Raises:
+      UserError: two tables differ in how they tell order, event type or split; see also `_table`.
+    """
+    if not isinstance(content, list):
+        return (_table(path, "events", "events", content),)
+    tables = tuple(_table(path, "events", f"events[{at}]", table) for at, table in enumerate(content))
+    first = tables[0]
+    for table in tables:
+        if not table.files:
+            raise UserError(f"{path}: key '{table.key}.files' is missing.")
+        if table.order_of_rows and len(tables) > 1:
+            raise UserError(
+                f"{path}: key '{table.key}.order_of_rows' tells no order between the rows of several tables: "
+                "name a column of times in 'timestamp' or of ranks in 'order'."
+            )
+        for meaning in ("timestamp", "order", "event_type", "split"):
+            of_first, of_table = (_tells(one, meaning) for one in (first, table))
+            if of_first != of_table:
+                has, lacks = (first.key, table.key) if of_first else (table.key, first.key)
+                remedy = " ('event_type: {constant: NAME}' for all rows)" if meaning == "event_type" else ""
+                raise UserError(
+                    f"{path}: key '{lacks}.{meaning}' is missing, which '{has}' has: give it to all tables "
+                    f"of events or to none{remedy}."
+                )
+    return tables
+
+
+def _tells(table: TableMap, meaning: str) -> bool:
+    return (
+        meaning in table.columns
+        or meaning in table.constants
+        or (meaning == "split" and any(split for _, split in table.files))
+    )
+
+
+def _table(path: str, table: str, key: str, content: Any) -> TableMap:
     kinds = _KEYS[table]
     if not isinstance(content, dict):
-        raise UserError(f"{path}: key '{table}' needs keys and values, but is {content!r}.")
-    for key in content:
-        if key not in kinds:
-            raise _unknown_key(path, f"{table}.{key}", kinds)
-    for key in _REQUIRED[table]:
-        if key not in content:
-            raise UserError(f"{path}: key '{table}.{key}' is missing.")
-    values = {key: _value(path, f"{table}.{key}", value, kinds[key]) for key, value in content.items()}
-    columns = {key: value for key, value in values.items() if kinds[key] == _COLUMN}
-    units = {key.removesuffix("_unit"): value for key, value in values.items() if kinds[key] == _UNIT}
+        raise UserError(f"{path}: key '{key}' needs keys and values, but is {content!r}.")
+    for name in content:
+        if name not in kinds:
+            raise _unknown_key(path, f"{key}.{name}", kinds)
+    for name in _REQUIRED[table]:
+        if name not in content:
+            raise UserError(f"{path}: key '{key}.{name}' is missing.")
+    values = {name: _value(path, f"{key}.{name}", value, kinds[name]) for name, value in content.items()}
+    has_column = (_COLUMN, _COLUMN_OR_CONSTANT)
+    named = {name: value for name, value in values.items() if kinds[name] in has_column}
+    columns = {name: value for name, value in named.items() if isinstance(value, str)}
+    constants = {name: value["constant"] for name, value in named.items() if not isinstance(value, str)}
+    units = {name.removesuffix("_unit"): value for name, value in values.items() if kinds[name] == _UNIT}
     for column in units:
         if column not in columns:
             raise UserError(
-                f"{path}: key '{table}.{column}_unit' needs key '{table}.{column}', which is missing."
+                f"{path}: key '{key}.{column}_unit' needs key '{key}.{column}', which is missing."
             )
     files = values.get("files", ())
     if table == "events":
-        order = [key for key in ("timestamp", "order", "order_of_rows") if values.get(key)]
-        if len(order) != 1:
-            found = " and ".join(f"'events.{key}'" for key in order) or "none of them"
-            raise UserError(
-                f"{path}: exactly one key must give the order of events, but the map has {found}. Set "
-                "'events.timestamp', 'events.order' (a column of ranks) or 'events.order_of_rows: true'."
-            )
-        if "split" in columns and any(split for _, split in files):
-            raise UserError(
-                f"{path}: keys 'events.split' and 'events.files' both give the split: remove one."
-            )
-        if "play_ratio_whole" in values and "play_ratio" not in columns:
-            raise UserError(
-                f"{path}: key 'events.play_ratio_whole' needs key 'events.play_ratio', which is missing."
-            )
+        _check_events(path, key, values, files)
     elif any(split for _, split in files):
-        raise UserError(
-            f"{path}: key '{table}.files' holds splits, but only events have splits: remove them."
-        )
+        raise UserError(f"{path}: key '{key}.files' holds splits, but only events have splits: remove them.")
     return TableMap(
         table=table,
+        key=key,
         files=files,
         columns=columns,
+        constants=constants,
         units=units,
         text=TextFormat(
             values.get("delimiter"), values.get("header", ()), values.get("encoding", TextFormat.encoding)
@@ -241,15 +274,37 @@ def _table(path: str, table: str, content: Any) -> TableMap:
     )
 
 
+def _check_events(path: str, key: str, values: Mapping[str, Any], files: Sequence[tuple[str, Any]]) -> None:
+    """Raises UserError for keys of events that contradict or need each other."""
+    order = [name for name in ("timestamp", "order", "order_of_rows") if values.get(name)]
+    if len(order) != 1:
+        found = " and ".join(f"'{key}.{name}'" for name in order) or "none of them"
+        raise UserError(
+            f"{path}: exactly one key must give the order of events, but the map has {found}. Set "
+            f"'{key}.timestamp', '{key}.order' (a column of ranks) or '{key}.order_of_rows: true'."
+        )
+    if "split" in values and any(split for _, split in files):
+        raise UserError(f"{path}: keys '{key}.split' and '{key}.files' both give the split: remove one.")
+    if "play_ratio_whole" in values and "play_ratio" not in values:
+        raise UserError(
+            f"{path}: key '{key}.play_ratio_whole' needs key '{key}.play_ratio', which is missing."
+        )
+
+
 def _value(path: str, key: str, value: Any, kind: str) -> Any:
     """Checks a key's value and returns it in the form that `TableMap` and `ColumnMap` store."""
 
     def wrong(wanted: str) -> UserError:
         return UserError(f"{path}: key '{key}' takes {wanted}, but is {value!r}.")
 
-    if kind in (_TEXT, _COLUMN):
+    if kind == _COLUMN_OR_CONSTANT and isinstance(value, dict):
+        constant = value.get("constant")
+        if set(value) != {"constant"} or not isinstance(constant, str) or not constant:
+            raise wrong("the name of a column, or {constant: TEXT} for one value of all rows")
+        return value
+    if kind in (_TEXT, _COLUMN, _COLUMN_OR_CONSTANT):
         if not isinstance(value, str) or not value:
-            raise wrong("the name of a column (in quotes if it is a number)" if kind == _COLUMN else "a text")
+            raise wrong("the name of a column (in quotes if it is a number)" if kind != _TEXT else "a text")
         return value
     if kind == _FLAG:
         if not isinstance(value, bool):

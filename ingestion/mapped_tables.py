@@ -99,7 +99,7 @@ class MappedTable:
 
 
 def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, MappedTable]:
-    """Opens the tables of the map, by name, and checks that their files and columns exist.
+    """Opens the tables of the map, by their keys, and checks that their files and columns exist.
 
     Args:
       scratch: see `table_files.inspect_file`.
@@ -107,19 +107,19 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
     Raises:
       UserError: a file or column is missing, or a column has different types in two files.
     """
-    if not mapping.events.files:
+    if not mapping.events[0].files:
         if not storage.is_file(source):
             raise UserError(
                 f"{mapping.path}: key 'events.files' is missing, and {source} is not a single file: name the "
                 "files of the events."
             )
         folder, events = os.path.dirname(source), ((os.path.basename(source), None),)
-        mapping = dataclasses.replace(mapping, events=dataclasses.replace(mapping.events, files=events))
+        mapping = dataclasses.replace(mapping, events=(dataclasses.replace(mapping.events[0], files=events),))
         source = folder or "."
     elif not storage.is_directory(source):
         raise UserError(f"{source}: there is no such folder, but {mapping.path} names files in it.")
     tables: dict[str, MappedTable] = {}
-    for table in (mapping.events, mapping.items, mapping.users, mapping.embeddings):
+    for table in (*mapping.events, mapping.items, mapping.users, mapping.embeddings):
         if table is None:
             continue
         split_of: dict[str, str | None] = {}
@@ -127,7 +127,7 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
             for path in table_files.find_files(source, pattern):
                 if path in split_of:
                     raise UserError(
-                        f"{mapping.path}: key '{table.table}.files' names {path} twice: remove one pattern."
+                        f"{mapping.path}: key '{table.key}.files' names {path} twice: remove one pattern."
                     )
                 split_of[path] = split
         files = tuple(
@@ -135,9 +135,9 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
         )
         for file in files:
             file.require(list(table.columns.values()))
-        tables[table.table] = MappedTable(table, files, _tables_beside(table, files, tables))
+        tables[table.key] = MappedTable(table, files, _tables_beside(table, files, tables))
         for meaning, column in table.columns.items():
-            _check_kind_across_files(tables[table.table], meaning, column)
+            _check_kind_across_files(tables[table.key], meaning, column)
     return tables
 
 

@@ -72,8 +72,10 @@ def _events(source: str, delimiter: str) -> ColumnMap:
     """Returns the column map of lines `user item`."""
     events = TableMap(
         table="events",
+        key="events",
         files=(),
         columns={"user_id": "user", "item_id": "item"},
+        constants={},
         units={},
         text=TextFormat(delimiter, ("user", "item")),
         separator=None,
@@ -81,7 +83,9 @@ def _events(source: str, delimiter: str) -> ColumnMap:
         play_ratio_whole=1.0,
         order_of_rows=True,
     )
-    return ColumnMap(source, "sequences", EVENT_TYPE, False, "integer", "integer", events, None, None, None)
+    return ColumnMap(
+        source, "sequences", EVENT_TYPE, False, "integer", "integer", (events,), None, None, None
+    )
 
 
 def _lines(path: str) -> Iterator[tuple[int, str, list[str]]]:

@@ -297,7 +297,8 @@ def _csv_errors(file: TableFile) -> Iterator[None]:
             row, wanted, width, text = found.groups()
             raise UserError(
                 f"{file.path}: row {int(row) - 1 - header}: {width} fields, but there are {wanted} columns: "
-                f"{text!r:.80}. Put fields with the delimiter, a quote or a line end in double quotes."
+                f"{text!r:.80}. Put fields with the delimiter, a quote or a line end in double quotes. Files "
+                "with other columns are a table of their own in a list of tables, such as 'events'."
             ) from error
         if found := _NOT_UTF8.search(message):
             column = file.schema.names[int(found[1])] if file.schema.names else f"number {found[1]}"

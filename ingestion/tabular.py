@@ -9,7 +9,7 @@ keeps the text.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from two_tower.base import storage, temporary
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
-from two_tower.data_directory.manifest import DatasetProperties, Manifest
+from two_tower.data_directory.manifest import COLUMNS, DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
 from two_tower.ingestion import column_map, external_sort, source_values
 from two_tower.ingestion.column_map import ColumnMap
@@ -70,7 +70,7 @@ def _ingest(
     properties = DatasetProperties(
         name or mapping.dataset, mapping.label_event, mapping.repeats_recommendable
     )
-    if span is not None and mapping.events.order_of_rows:
+    if span is not None and mapping.events[0].order_of_rows:
         raise UserError(
             f"{mapping.path}: key 'events.order_of_rows' counts the rows of one ingest, so it would restart "
             "in every span. Name a column of ranks in 'events.order', or ingest without --span."
@@ -81,13 +81,14 @@ def _ingest(
         users = id_encoder("user_id", mapping.user_id_type, tables, previous)
         items = id_encoder("item_id", mapping.item_id_type, tables, previous)
         users_of_events, items_of_events, is_empty = KeyCounts(), KeyCounts(), True
-        for events in _read_events(tables["events"], users, items, writer):
+        event_tables = [table for table in tables.values() if table.map.table == "events"]
+        for events in _read_events(event_tables, users, items, writer):
             writer.write("events", events)
             users_of_events.add(events["user_id"].to_numpy())
             items_of_events.add(events["item_id"].to_numpy())
             is_empty = False
         if is_empty:
-            raise UserError(f"{tables['events'].files[0].path}: the file has no events. Name another file.")
+            raise UserError(f"{event_tables[0].files[0].path}: the file has no events. Name another file.")
         _write_items(tables, items, items_of_events.result()[0], previous, writer)
         _write_users(tables.get("users"), users, users_of_events.result()[0], writer)
     return writer.manifest
@@ -107,21 +108,36 @@ def _default_map(source: str) -> str:
 
 
 def _read_events(
-    table: MappedTable, users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
+    tables: Sequence[MappedTable], users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
 ) -> Iterator[pa.Table]:
-    """Yields the events sorted by user and time, without duplicates."""
-    order = "timestamp" if table.has("timestamp") else "order"
+    """Yields the events of all tables sorted by user and time, without duplicates."""
+    order = "timestamp" if tables[0].has("timestamp") else "order"
     by = ("user_id", order)
-    key_columns = [meaning for meaning in ("user_id", order) if table.has(meaning)]
-    keys = (pa.table(_user_and_time(batch, users)) for batch in table.batches(key_columns))
+    meanings = [meaning for meaning in ("user_id", order) if tables[0].has(meaning)]
+    keys = (pa.table(_user_and_time(batch, users)) for table in tables for batch in table.batches(meanings))
     is_sorted = external_sort.rows_are_sorted(keys, by)
-    writer.noted["event_files_not_in_order"] += 0 if is_sorted else len(table.files)
-    converted = (_convert(batch, users, items, writer) for batch in table.batches(list(table.map.columns)))
-    rows = sum(file.rows for file in table.files)
+    writer.noted["event_files_not_in_order"] += 0 if is_sorted else sum(len(table.files) for table in tables)
+    columns = _event_columns(tables)
+    converted = (
+        _convert(batch, columns, users, items, writer)
+        for table in tables
+        for batch in table.batches(list(table.map.columns))
+    )
+    rows = sum(file.rows for table in tables for file in table.files)
     for events in external_sort.sort_rows(converted, by, rows, is_sorted):
         events, dropped = external_sort.drop_duplicates(events, by)
         writer.dropped["duplicate_events"] += dropped
         yield events
+
+
+def _event_columns(tables: Sequence[MappedTable]) -> list[str]:
+    """Returns the columns of events that any table has, beside user, time and item."""
+    given = {name for table in tables for name in (*table.map.columns, *table.map.constants)}
+    if any(file.split is not None for table in tables for file in table.files):
+        given.add("split")
+    return [
+        name for name in COLUMNS["events"] if name in given - {"user_id", "item_id", "timestamp", "order"}
+    ]
 
 
 def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.Array]:
@@ -140,8 +156,10 @@ def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.
     return columns
 
 
-def _convert(batch: Batch, users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter) -> pa.Table:
-    """Converts a batch of events to the data directory's columns."""
+def _convert(
+    batch: Batch, wanted: Sequence[str], users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
+) -> pa.Table:
+    """Converts a batch of events to the data directory's columns: user, time, item and the wanted ones."""
     columns = _user_and_time(batch, users) | {"item_id": items.encode(*batch.column("item_id"))}
     readers: dict[str, Callable[[pa.Array, Place], pa.Array]] = {
         "event_type": source_values.plain_text,
@@ -152,15 +170,18 @@ def _convert(batch: Batch, users: IdEncoder, items: IdEncoder, writer: DataDirec
         ),
         "split": source_values.splits,
     }
-    columns |= {
-        meaning: read(*batch.column(meaning))
-        for meaning, read in readers.items()
-        if meaning in batch.map.columns
-    }
+    constants = dict(batch.map.constants)
     if batch.file.split is not None:
-        columns["split"] = pa.array([batch.file.split]).take(
-            pa.array(np.zeros(batch.rows.num_rows, np.int64))
-        )
+        constants["split"] = batch.file.split
+    rows = batch.rows.num_rows
+    for meaning in wanted:
+        if meaning in batch.map.columns:
+            columns[meaning] = readers[meaning](*batch.column(meaning))
+        elif meaning in constants:
+            columns[meaning] = pa.repeat(constants[meaning], rows)
+        else:
+            # Another table of events has the column.
+            columns[meaning] = pa.nulls(rows, COLUMNS["events"][meaning])
     return pa.table(columns)
 
 

@@ -36,15 +36,15 @@ def test_a_map_says_where_everything_is(tmp_path: pathlib.Path) -> None:
     found = read(tmp_path, WHOLE)
     assert (found.dataset, found.label_event, found.repeats_recommendable) == ("my-films", "view", False)
     assert found.user_id_type is None
-    assert found.events.files == (("a/*.parquet", None), ("b.csv", None))
-    assert found.events.columns == {
+    assert found.events[0].files == (("a/*.parquet", None), ("b.csv", None))
+    assert found.events[0].columns == {
         "user_id": "uid",
         "item_id": "film",
         "timestamp": "watched_at",
         "play_ratio": "percent",
     }
-    assert found.events.units == {"timestamp": "ms"}
-    assert found.events.play_ratio_whole == 100
+    assert found.events[0].units == {"timestamp": "ms"}
+    assert found.events[0].play_ratio_whole == 100
     assert found.items is not None and found.users is not None and found.embeddings is not None
     assert (found.items.separator, found.items.text.delimiter, found.items.keep) == ("|", ";", None)
     assert found.users.keep == {"zip": "text", "age": "integer"}
@@ -54,8 +54,8 @@ def test_a_map_says_where_everything_is(tmp_path: pathlib.Path) -> None:
 
 def test_files_may_be_listed_by_split(tmp_path: pathlib.Path) -> None:
     text = WHOLE.replace("[a/*.parquet, b.csv]", "{train: [a.csv, b.csv], test: c.csv}")
-    assert read(tmp_path, text).events.files == (("a.csv", "train"), ("b.csv", "train"), ("c.csv", "test"))
-    assert read(tmp_path, text.replace("test:", "val:")).events.files[-1] == ("c.csv", "eval")
+    assert read(tmp_path, text).events[0].files == (("a.csv", "train"), ("b.csv", "train"), ("c.csv", "test"))
+    assert read(tmp_path, text.replace("test:", "val:")).events[0].files[-1] == ("c.csv", "eval")
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_the_maps_of_the_documentation_are_maps(tmp_path: pathlib.Path) -> None:
     maps = [block for block in re.findall("```yaml\n(.*?)```", text, re.DOTALL) if "label_event" in block]
     assert maps
     for block in maps:
-        assert read(tmp_path, block).events.columns["user_id"]
+        assert read(tmp_path, block).events[0].columns["user_id"]
