@@ -41,7 +41,7 @@ KINDS = ("integer", "text", "number", "boolean")
 
 _COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
 _FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", "encoding", "keep"
-_ID_KIND, _COLUMN_OR_CONSTANT = "kind of id", "column or constant"
+_ID_KIND, _COLUMN_OR_CONSTANT, _COLUMNS = "kind of id", "column or constant", "columns"
 
 _FORMAT_KEYS = {"files": _FILES, "delimiter": _CHARACTER, "header": _HEADER, "encoding": _ENCODING}
 # Table → key → kind of its value.
@@ -61,6 +61,8 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "item_length": _COLUMN,
         "item_length_unit": _UNIT,
         "split": _COLUMN,
+        "unfold": _COLUMNS,
+        "separator": _TEXT,
     },
     "items": {
         **_FORMAT_KEYS,
@@ -133,6 +135,8 @@ class TableMap:
     play_ratio_whole: float
     # True for a source without times or ranks: the row order is the event order.
     order_of_rows: bool
+    # Source columns that hold lists, whose entries become rows.
+    unfold: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +275,7 @@ def _table(path: str, table: str, key: str, content: Any) -> TableMap:
         keep=values.get("keep"),
         play_ratio_whole=values.get("play_ratio_whole", 1.0),
         order_of_rows=values.get("order_of_rows", False),
+        unfold=values.get("unfold", ()),
     )
 
 
@@ -285,6 +290,16 @@ def _check_events(path: str, key: str, values: Mapping[str, Any], files: Sequenc
         )
     if "split" in values and any(split for _, split in files):
         raise UserError(f"{path}: keys '{key}.split' and '{key}.files' both give the split: remove one.")
+    for name in values.get("unfold", ()):
+        if name not in values.values():
+            raise UserError(
+                f"{path}: key '{key}.unfold' names the column '{name}', which no other key of '{key}' does: "
+                "name the columns of items, times and so on that hold lists."
+            )
+    if "separator" in values and "unfold" not in values:
+        raise UserError(
+            f"{path}: key '{key}.separator' needs key '{key}.unfold', the columns that hold lists."
+        )
     if "play_ratio_whole" in values and "play_ratio" not in values:
         raise UserError(
             f"{path}: key '{key}.play_ratio_whole' needs key '{key}.play_ratio', which is missing."
@@ -328,9 +343,9 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
             return codecs.lookup(str(value)).name
         except LookupError:
             raise wrong("the name of a text encoding, such as utf-8 or latin-1") from None
-    if kind == _HEADER:
+    if kind in (_HEADER, _COLUMNS):
         if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-            raise wrong("a list of all column names")
+            raise wrong("a list of all column names" if kind == _HEADER else "a list of column names")
         return tuple(value)
     if kind == _KEEP:
         return _keep_columns(path, key, value)

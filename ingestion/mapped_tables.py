@@ -6,15 +6,19 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.ingestion import source_values, table_files
+from two_tower.ingestion import source_values, table_files, unfolding
 from two_tower.ingestion.column_map import ColumnMap, TableMap
 from two_tower.ingestion.source_values import Place
 from two_tower.ingestion.table_files import TableFile
+
+# Rows with lists that are read at a time, and rows in a batch of what they unfold to.
+_FOLDED_ROWS, _UNFOLDED_ROWS = 1 << 10, 1 << 18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +31,12 @@ class Batch:
     first_row: int
     number: int
     rows: pa.RecordBatch
+    # Numbers of the file's rows, int64[n], if its lists are unfolded.
+    source_rows: np.ndarray | None = None
 
     def place(self, column: str) -> Place:
         """Returns the place of a source column's values, for error messages."""
-        return Place(self.file.path, column, self.first_row)
+        return Place(self.file.path, column, self.first_row, self.source_rows)
 
     def column(self, meaning: str) -> tuple[pa.Array, Place]:
         """Returns the values of the column with a meaning, and their place."""
@@ -59,13 +65,35 @@ class MappedTable:
     def batches(
         self, meanings: Sequence[str], rows: int | None = None, kept: Sequence[str] = ()
     ) -> Iterator[Batch]:
-        """Yields the rows of all files, with the columns of `meanings` and the source columns `kept`."""
-        columns = list(dict.fromkeys([*(self.map.columns[meaning] for meaning in meanings), *kept]))
+        """Yields the rows of all files, with the columns of `meanings` and the source columns `kept`.
+
+        Lists that the map unfolds are unfolded.
+        """
+        columns = [*(self.map.columns[meaning] for meaning in meanings), *kept, *self.map.unfold]
+        columns = list(dict.fromkeys(columns))
         number = 0
         for file in self.files:
-            for first_row, batch in file.batches(columns, rows):
-                yield Batch(self.map, file, first_row, number, batch)
-                number += batch.num_rows
+            for first_row, batch in file.batches(columns, _FOLDED_ROWS if self.map.unfold else rows):
+                if not self.map.unfold:
+                    yield Batch(self.map, file, first_row, number, batch)
+                    number += batch.num_rows
+                    continue
+                place = Place(file.path, "", first_row)
+                batch, of_row = unfolding.unfold(batch, self.map.unfold, self.map.separator, place)
+                for start in range(0, batch.num_rows, _UNFOLDED_ROWS):
+                    part = batch.slice(start, _UNFOLDED_ROWS)
+                    yield Batch(self.map, file, first_row, number, part, of_row[start:][:_UNFOLDED_ROWS])
+                    number += part.num_rows
+
+    def type_of(self, file: TableFile, column: str) -> pa.DataType:
+        """Returns the type of a column, or of the entries of a column that is unfolded."""
+        kind = file.schema.field(column).type
+        return kind.value_type if column in self.map.unfold and source_values.is_list(kind) else kind
+
+    def has_type(self, file: TableFile, column: str) -> bool:
+        """Returns whether the schema tells a column's kind; it does not for text that is unfolded."""
+        kind = file.schema.field(column).type
+        return file.has_types and not (column in self.map.unfold and source_values.is_text(kind))
 
     def kinds(
         self, columns: Sequence[str], separator: str | None = None
@@ -82,13 +110,17 @@ class MappedTable:
         for file in self.files:
             file.require(columns)
             kinds: dict[str, str | None] = dict.fromkeys(columns)
-            if file.has_types:
-                kinds = {name: source_values.kind_of_type(file.schema.field(name).type) for name in columns}
-            elif columns:
-                for _, batch in file.batches(columns):
-                    for name in columns:
+            typed = [name for name in columns if self.has_type(file, name)]
+            for name in typed:
+                kinds[name] = source_values.kind_of_type(self.type_of(file, name))
+            if untyped := [name for name in columns if name not in typed]:
+                for first_row, batch in file.batches(untyped):
+                    for name in untyped:
                         text = batch[name]
-                        if separator:
+                        if name in self.map.unfold:
+                            place = Place(file.path, name, first_row)
+                            text = unfolding.entries_of(text, self.map.separator, place)
+                        elif separator:
                             text = pc.split_pattern(text, separator).flatten()
                         both = source_values.common_kind(kinds[name], source_values.kind_of_text(text))
                         # A column of numbers and texts within one file is text.
@@ -162,12 +194,12 @@ def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> N
         return
     found: list[tuple[str, str | None]] = []
     for file in table.files:
-        kind = source_values.kind_of_type(file.schema.field(column).type)
-        if not file.has_types:
+        kind = source_values.kind_of_type(table.type_of(file, column))
+        if not table.has_type(file, column):
             if meaning != "timestamp":
                 continue
-            first = next(iter(file.batches([column])), None)
-            kind = source_values.kind_of_times(first[1][column]) if first else None
+            first = next(iter(dataclasses.replace(table, files=(file,)).batches([meaning])), None)
+            kind = source_values.kind_of_times(first.rows[column]) if first else None
         found.append((file.path, kind))
     require_one_kind(column, found, "convert it to one type")
 

@@ -31,10 +31,13 @@ class Place:
     path: str
     column: str
     first_row: int
+    # Numbers of the source's rows, int64[n], where lists were unfolded to values; None: they count on.
+    rows: np.ndarray | None = None
 
     def error(self, row: int, value: object, remedy: str) -> UserError:
         """Returns the error for one value; `row` counts within the array."""
-        return checked_columns.refuse(self.path, self.column, self.first_row + row, value, remedy)
+        number = self.first_row + row if self.rows is None else int(self.rows[row])
+        return checked_columns.refuse(self.path, self.column, number, value, remedy)
 
     def wrong_type(self, found: pa.DataType, wanted: str) -> UserError:
         """Returns the error for a column of the wrong type."""

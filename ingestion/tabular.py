@@ -141,7 +141,7 @@ def _event_columns(tables: Sequence[MappedTable]) -> list[str]:
 
 
 def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.Array]:
-    columns: dict[str, np.ndarray | pa.Array] = {"user_id": users.encode(*batch.column("user_id"))}
+    columns: dict[str, np.ndarray | pa.Array] = {"user_id": _ids(batch, "user_id", users)}
     if "timestamp" in batch.map.columns:
         values, place = batch.column("timestamp")
         columns["timestamp"] = source_values.times(values, batch.map.units.get("timestamp"), place)
@@ -160,7 +160,7 @@ def _convert(
     batch: Batch, wanted: Sequence[str], users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
 ) -> pa.Table:
     """Converts a batch of events to the data directory's columns: user, time, item and the wanted ones."""
-    columns = _user_and_time(batch, users) | {"item_id": items.encode(*batch.column("item_id"))}
+    columns = _user_and_time(batch, users) | {"item_id": _ids(batch, "item_id", items)}
     readers: dict[str, Callable[[pa.Array, Place], pa.Array]] = {
         "event_type": source_values.plain_text,
         "play_ratio": functools.partial(_shares, whole=batch.map.play_ratio_whole),
@@ -183,6 +183,17 @@ def _convert(
             # Another table of events has the column.
             columns[meaning] = pa.nulls(rows, COLUMNS["events"][meaning])
     return pa.table(columns)
+
+
+def _ids(batch: Batch, meaning: str, ids: IdEncoder) -> np.ndarray:
+    values, place = batch.column(meaning)
+    try:
+        return ids.encode(values, place)
+    except UserError:
+        # A second pass, id by id, finds the number of the row whose list holds the id.
+        for at, row in enumerate([] if place.rows is None else place.rows.tolist()):
+            ids.encode(values.slice(at, 1), Place(place.path, place.column, row))
+        raise
 
 
 def _shares(values: pa.Array, place: Place, whole: float) -> pa.Array:
