@@ -10,18 +10,19 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import COLUMNS, REQUIRED, check_splits
 
 
-def canonical(table: str, rows: pa.Table, first_row: int) -> pa.Table:
+def canonical(table: str, rows: pa.Table, first_row: int, has_order: bool = True) -> pa.Table:
     """Returns the rows with the known columns first, cast to their types, then the others in a plain type.
 
     Args:
       table: "events", "items" or "users".
       rows: columns in any order.
       first_row: the number of the first row among all rows of the table; errors name it.
+      has_order: events have a `timestamp` or an `order`, and not neither.
 
     Raises:
       UserError: a required column is missing, cannot be cast, or holds a forbidden value.
     """
-    known = _known_columns(table, rows)
+    known = _known_columns(table, rows, has_order)
     for name in rows.column_names:
         checked_columns.check_text(rows[name], f"The {table}", name, first_row)
     columns = []
@@ -45,7 +46,7 @@ def canonical(table: str, rows: pa.Table, first_row: int) -> pa.Table:
     return pa.table(columns, schema=pa.schema(fields))
 
 
-def _known_columns(table: str, rows: pa.Table) -> list[str]:
+def _known_columns(table: str, rows: pa.Table, has_order: bool) -> list[str]:
     """Returns the names of the known columns of a table; raises UserError for a set that is not allowed."""
     if table not in COLUMNS:
         raise UserError(f"There is no table '{table}': the tables are {', '.join(COLUMNS)}.")
@@ -53,11 +54,16 @@ def _known_columns(table: str, rows: pa.Table) -> list[str]:
         raise UserError(f"The {table} have two columns '{twice[0]}': rename one of them.")
     checked_columns.check_letters(rows.column_names, COLUMNS[table], f"The {table}")
     names = [name for name in COLUMNS[table] if name in rows.column_names]
-    required = [*REQUIRED[table], *(["timestamp"] if table == "events" and "order" not in names else [])]
+    clocks = {"timestamp", "order"} & set(names)
+    if clocks and not has_order:
+        raise UserError(
+            f"The events have a column '{min(clocks)}', and are said to have no order: leave out one of both."
+        )
+    required = [*REQUIRED[table], *(["timestamp"] if table == "events" and has_order and not clocks else [])]
     if missing := sorted(set(required) - set(names)):
         or_order = " or order" if "timestamp" in missing else ""
         raise UserError(f"The {table} have no column {', '.join(missing)}{or_order}, which is required.")
-    if "timestamp" in names and "order" in names:
+    if len(clocks) == 2:
         raise UserError("The events have both timestamp and order: keep order only for data without times.")
     return names
 

@@ -11,6 +11,7 @@ from two_tower.data_directory.column_values import MOST_VALUES, Column
 from two_tower.data_directory.description import PERCENTILES, Description
 from two_tower.data_directory.ingest_report import (
     day_name,
+    order_in_words,
     protocol_settings,
     span_name,
     tells_dates,
@@ -81,7 +82,7 @@ def _overview(description: Description) -> list[str]:
     if manifest.has_timestamps:
         lines += _line("Time", time_range(*manifest.time_range))
     else:
-        lines += _line("Time", "none: the events have an order within their user")
+        lines += _line("Time", order_in_words(manifest))
     if description.new_items is not None and description.new_users is not None:
         share = _share(description.new_users / max(1, description.events_per_user.count))
         of_new = _share(description.label_events_of_new_items or 0)

@@ -49,7 +49,7 @@ class EventTotals:
         has_times = "timestamp" in rows.column_names
         if has_times and self._counts_days:
             self.days.add(rows["timestamp"].to_numpy() // DAY)
-        times = rows["timestamp" if has_times else "order"]
+        times = rows["timestamp" if has_times else "user_id"]
         if "event_type" in rows.column_names:
             times = times.filter(pc.equal(rows["event_type"], self._properties.label_event))
             if not self.label_events and not len(times):

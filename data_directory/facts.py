@@ -6,6 +6,8 @@ import dataclasses
 
 # The protocols in which a user's state is frozen: yambda is frozen at the points in time of its authors.
 FROZEN_PROTOCOLS = ("frozen", "yambda")
+# The protocols in which a query is a user and has a set of labels.
+SET_PROTOCOLS = (*FROZEN_PROTOCOLS, "hold_out")
 
 
 @dataclasses.dataclass(frozen=True)

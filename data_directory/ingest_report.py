@@ -29,11 +29,7 @@ def render(manifest: Manifest) -> str:
         f"Items      {counts['items']:,}, {content}; an item may be recommended to a user "
         + ("again" if manifest.repeats_recommendable else "only once"),
         "Time       "
-        + (
-            time_range(*manifest.time_range)
-            if manifest.has_timestamps
-            else "none: the events have an order within their user"
-        ),
+        + (time_range(*manifest.time_range) if manifest.has_timestamps else order_in_words(manifest)),
     ]
     if counts["user_rows"]:
         columns = ", ".join(name for name in manifest.columns["users"] if name != "user_id")
@@ -57,6 +53,13 @@ def render(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
+def order_in_words(manifest: Manifest) -> str:
+    """Describes the order of events without times."""
+    if manifest.has_order:
+        return "none: the events have an order within their user"
+    return "none, and no order: each row is a pair of user and item"
+
+
 def _in_words(name: str) -> str:
     """Returns a count's name with blanks for underscores, but for those of a column's name in quotes."""
     return re.sub(r"'[^']*'|_", lambda found: " " if found[0] == "_" else found[0], name)
@@ -66,7 +69,9 @@ def protocol_settings(manifest: Manifest) -> list[str]:
     """Returns the settings that the data needs for a run; [] if it can be split by time."""
     if manifest.has_splits:
         return ["split.protocol=split_column"]
-    return [] if manifest.has_timestamps else ["split.protocol=leave_one_out"]
+    if manifest.has_timestamps:
+        return []
+    return [f"split.protocol={'leave_one_out' if manifest.has_order else 'hold_out'}"]
 
 
 def time_range(first: int, last: int) -> str:

@@ -56,7 +56,7 @@ COLUMNS: dict[str, dict[str, pa.DataType]] = {
     },
     "users": {"user_id": pa.int64()},
 }
-# Events also have a `timestamp` or an `order`.
+# Events also have a `timestamp` or an `order`, unless they are declared to have neither.
 REQUIRED = {"events": ("user_id", "item_id"), "items": ("item_id",), "users": ("user_id",)}
 SPLIT_NAMES = ("train", "eval", "test")
 # Keys of `Manifest.counts`, and of each span's counts.
@@ -106,7 +106,7 @@ class Manifest:
 
     Attributes:
       dataset, label_event, repeats_recommendable: see `DatasetProperties`.
-      has_timestamps: events have a `timestamp`; else they have an `order`, and there are no features of time.
+      has_timestamps: events have a `timestamp`; else there are no features of time.
       has_splits: events have a column `split`.
       user_ids, item_ids: `text_ids.INTEGER`, or `text_ids.TEXT` where `original_id` holds the ids' texts.
       time_range: first and last time of a label event, in seconds; (0, 0) without times.
@@ -136,6 +136,11 @@ class Manifest:
     dropped: dict[str, int]
     repaired: dict[str, int]
     noted: dict[str, int]
+
+    @property
+    def has_order(self) -> bool:
+        """True if the events of a user have an order: a `timestamp` or an `order`."""
+        return self.has_timestamps or "order" in self.columns.get("events", {})
 
     @property
     def digest(self) -> str:

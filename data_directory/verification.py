@@ -244,7 +244,7 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
     seen: list[np.ndarray] = []
     for path in paths:
         with checked_columns.opened_parquet(path) as file:
-            _verify_types(file, path, table, manifest.has_embedding)
+            _verify_types(file, path, table, manifest)
             if schema is None:
                 schema, first = file.schema_arrow, path
             if found := first_difference(column_types(schema), column_types(file.schema_arrow)):
@@ -292,14 +292,14 @@ def _verify_table(directory: str, table: str, manifest: Manifest) -> int:
     return rows
 
 
-def _verify_types(file: pq.ParquetFile, path: str, table: str, embedding_width: int) -> None:
+def _verify_types(file: pq.ParquetFile, path: str, table: str, manifest: Manifest) -> None:
     schema = file.schema_arrow
     known = dict(COLUMNS[table])
     required = set(REQUIRED[table])
-    if table == "events":
+    if table == "events" and manifest.has_order:
         required.add("order" if "order" in schema.names else "timestamp")
-    if table == "items" and embedding_width:
-        known["embedding"] = pa.list_(pa.float32(), embedding_width)
+    if table == "items" and manifest.has_embedding:
+        known["embedding"] = pa.list_(pa.float32(), manifest.has_embedding)
         required.add("embedding")
     checked_columns.check_letters(schema.names, known, path)
     for column, kind in known.items():

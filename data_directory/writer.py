@@ -65,6 +65,7 @@ class DataDirectoryWriter:
       properties: facts of the whole data set.
       span: the span's number, in days since 1970-01-01 of the data's own clock; "auto" for the day of the
         newest event; None for a directory without spans.
+      has_order: False for events without a `timestamp` or an `order`, such as play counts.
 
     Raises:
       UserError: `out` is no data directory, cannot be written or is being written; it holds spans and `span`
@@ -72,10 +73,13 @@ class DataDirectoryWriter:
         holds a forbidden value; or, at the end, there is no label event.
     """
 
-    def __init__(self, out: str, properties: DatasetProperties, span: Span = None) -> None:
+    def __init__(
+        self, out: str, properties: DatasetProperties, span: Span = None, has_order: bool = True
+    ) -> None:
         out = storage.absolute(out)
         self.out = os.path.realpath(out) if storage.is_local(out) else out
         self.properties = properties
+        self._has_order = has_order
         self.dropped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self.noted: Counter[str] = Counter()
@@ -142,7 +146,7 @@ class DataDirectoryWriter:
           UserError: see the class.
         """
         rows = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
-        rows = canonical(table, rows, self._rows[table])
+        rows = canonical(table, rows, self._rows[table], self._has_order)
         rows = self._in_one_schema(table, rows)
         if table == "events":
             self._totals.add(rows)

@@ -38,5 +38,5 @@ FORMAT_HELP: Mapping[str, str] = {
     "movietweetings": "ratings.dat and movies.dat of MovieTweetings",
     "sequences": "lines `user item` or `user item item ...`, in order",
     "spotify-mpd": "the Spotify Million Playlist Dataset, mpd.slice.*.json",
-    "table": "Parquet, CSV or JSON lines; a YAML column map explains their columns",
+    "table": "Parquet, CSV, JSON lines; a YAML column map explains them",
 }

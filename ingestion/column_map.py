@@ -54,6 +54,7 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "timestamp_unit": _UNIT,
         "order": _COLUMN,
         "order_of_rows": _FLAG,
+        "unordered": _FLAG,
         "event_type": _COLUMN_OR_CONSTANT,
         "play_ratio": _COLUMN,
         "play_ratio_whole": _SHARE,
@@ -135,6 +136,8 @@ class TableMap:
     play_ratio_whole: float
     # True for a source without times or ranks: the row order is the event order.
     order_of_rows: bool
+    # True for pairs of user and item that have no order, such as play counts.
+    unordered: bool = False
     # Source columns that hold lists, whose entries become rows.
     unfold: tuple[str, ...] = ()
 
@@ -183,6 +186,12 @@ def read(path: str) -> ColumnMap:
             f"{path}: keys 'items.embedding' and 'embeddings.embedding' both name content embeddings: "
             "remove one."
         )
+    events = _event_tables(path, content["events"])
+    if events[0].unordered and top["repeats_recommendable"]:
+        raise UserError(
+            f"{path}: key 'repeats_recommendable' is true, and the events are unordered: none is a repeat of "
+            "an earlier one, so no run could learn or test repeats. Set 'repeats_recommendable: false'."
+        )
     return ColumnMap(
         path,
         top["dataset"],
@@ -190,7 +199,7 @@ def read(path: str) -> ColumnMap:
         top["repeats_recommendable"],
         top.get("user_id_type"),
         top.get("item_id_type"),
-        _event_tables(path, content["events"]),
+        events,
         tables.get("items"),
         tables.get("users"),
         tables.get("embeddings"),
@@ -215,7 +224,7 @@ def _event_tables(path: str, content: Any) -> tuple[TableMap, ...]:
                 f"{path}: key '{table.key}.order_of_rows' tells no order between the rows of several tables: "
                 "name a column of times in 'timestamp' or of ranks in 'order'."
             )
-        for meaning in ("timestamp", "order", "event_type", "split"):
+        for meaning in ("timestamp", "order", "unordered", "event_type", "split"):
             of_first, of_table = (_tells(one, meaning) for one in (first, table))
             if of_first != of_table:
                 has, lacks = (first.key, table.key) if of_first else (table.key, first.key)
@@ -231,6 +240,7 @@ def _tells(table: TableMap, meaning: str) -> bool:
     return (
         meaning in table.columns
         or meaning in table.constants
+        or (meaning == "unordered" and table.unordered)
         or (meaning == "split" and any(split for _, split in table.files))
     )
 
@@ -275,18 +285,25 @@ def _table(path: str, table: str, key: str, content: Any) -> TableMap:
         keep=values.get("keep"),
         play_ratio_whole=values.get("play_ratio_whole", 1.0),
         order_of_rows=values.get("order_of_rows", False),
+        unordered=values.get("unordered", False),
         unfold=values.get("unfold", ()),
     )
 
 
 def _check_events(path: str, key: str, values: Mapping[str, Any], files: Sequence[tuple[str, Any]]) -> None:
     """Raises UserError for keys of events that contradict or need each other."""
-    order = [name for name in ("timestamp", "order", "order_of_rows") if values.get(name)]
+    order = [name for name in ("timestamp", "order", "order_of_rows", "unordered") if values.get(name)]
     if len(order) != 1:
         found = " and ".join(f"'{key}.{name}'" for name in order) or "none of them"
         raise UserError(
             f"{path}: exactly one key must give the order of events, but the map has {found}. Set "
-            f"'{key}.timestamp', '{key}.order' (a column of ranks) or '{key}.order_of_rows: true'."
+            f"'{key}.timestamp', '{key}.order' (a column of ranks) or '{key}.order_of_rows: true'. Pairs of "
+            f"user and item without any order, such as play counts, take '{key}.unordered: true'."
+        )
+    if values.get("unordered") and ("split" in values or any(split for _, split in files)):
+        raise UserError(
+            f"{path}: keys '{key}.unordered' and a split contradict each other: runs on events without an "
+            "order draw the items that they hold out. Remove the split."
         )
     if "split" in values and any(split for _, split in files):
         raise UserError(f"{path}: keys '{key}.split' and '{key}.files' both give the split: remove one.")

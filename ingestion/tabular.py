@@ -75,7 +75,7 @@ def _ingest(
             f"{mapping.path}: key 'events.order_of_rows' counts the rows of one ingest, so it would restart "
             "in every span. Name a column of ranks in 'events.order', or ingest without --span."
         )
-    with DataDirectoryWriter(out, properties, span) as writer:
+    with DataDirectoryWriter(out, properties, span, not mapping.events[0].unordered) as writer:
         # Within the writer, which keeps others from adding a span to the directory meanwhile.
         previous = PreviousDirectory(out) if span is not None else None
         users = id_encoder("user_id", mapping.user_id_type, tables, previous)
@@ -112,8 +112,8 @@ def _read_events(
 ) -> Iterator[pa.Table]:
     """Yields the events of all tables sorted by user and time, without duplicates."""
     order = "timestamp" if tables[0].has("timestamp") else "order"
-    by = ("user_id", order)
-    meanings = [meaning for meaning in ("user_id", order) if tables[0].has(meaning)]
+    by = ("user_id",) if tables[0].map.unordered else ("user_id", order)
+    meanings = [meaning for meaning in by if tables[0].has(meaning)]
     keys = (pa.table(_user_and_time(batch, users)) for table in tables for batch in table.batches(meanings))
     is_sorted = external_sort.rows_are_sorted(keys, by)
     writer.noted["event_files_not_in_order"] += 0 if is_sorted else sum(len(table.files) for table in tables)
@@ -151,7 +151,7 @@ def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.
         place.refuse_first(pc.is_null(order), values, "is no rank; drop or repair the row.")
         place.refuse_first(pc.less(order, 0), values, "is no rank: ranks must be 0 or more.")
         columns["order"] = order
-    else:
+    elif not batch.map.unordered:
         columns["order"] = batch.number + np.arange(batch.rows.num_rows)
     return columns
 

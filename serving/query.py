@@ -308,10 +308,11 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
 
     from two_tower.data_directory.checked_columns import open_dataset, rows_where
     from two_tower.data_directory.manifest import event_files
+    from two_tower.data_directory.shuffled_order import shuffled_order
 
     files = event_files(data)
     events = open_dataset(files)
-    time = "timestamp" if "timestamp" in events.schema.names else "order"
+    time = next((name for name in ("timestamp", "order") if name in events.schema.names), "")
     names = ("item_id", time, "event_type", "play_ratio", "is_organic")
     table = rows_where(
         files, [name for name in names if name in events.schema.names], pads.field("user_id") == user
@@ -324,7 +325,9 @@ def _events_of(data: str, user: int, provenance: Mapping[str, Any]) -> _History:
     kinds = ["" if kind == label_event else other.get(kind, kind) for kind in kinds]
     # The order of training's windows: by time, listens before reactions at equal times, then file order.
     # Overlapping spans repeat events; the first of equal time, item and type stays.
-    items, times = table["item_id"].to_numpy(), table[time].to_numpy()
+    items = table["item_id"].to_numpy()
+    # Events without an order come in a random one, as in training.
+    times = table[time].to_numpy() if time else shuffled_order(np.full(len(items), user), items, seed=0)
     first: dict[tuple[int, int, str], int] = {}
     for row in np.lexsort((np.array([kind != "" for kind in kinds], dtype=bool), times)).tolist():
         first.setdefault((int(times[row]), int(items[row]), kinds[row]), row)

@@ -64,8 +64,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         reader = shards.EventReader(
             count,
             manifest.label_event,
-            "timestamp" if manifest.has_timestamps else "order",
+            "timestamp" if manifest.has_timestamps else "order" if manifest.has_order else None,
             isinstance(split, splits.SplitColumn),
+            split_config.seed,
         )
         cutter = windows.WindowCutter(
             split=split,

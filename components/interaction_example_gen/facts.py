@@ -20,7 +20,11 @@ def facts_of(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0)
     split = event_split(data, manifest, config, spans)
     times = split.times if isinstance(split, FrozenSplit) else split
     bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5
-    settings = json.dumps({**dataclasses.asdict(config), "spans": spans}, sort_keys=True)
+    given = dataclasses.asdict(config)
+    if config.protocol != "hold_out":
+        # Settings of hold_out alone: the digests of models from before it stay.
+        given = {name: value for name, value in given.items() if name not in ("holdout_share", "seed")}
+    settings = json.dumps({**given, "spans": spans}, sort_keys=True)
     return DataFacts(
         data,
         manifest.digest,

@@ -7,7 +7,7 @@ import dataclasses
 from two_tower.base.durations import DAY
 from two_tower.base.settings import setting
 
-PROTOCOLS = ("next_event", "frozen", "yambda", "leave_one_out", "split_column")
+PROTOCOLS = ("next_event", "frozen", "yambda", "leave_one_out", "split_column", "hold_out")
 # Longest period, some 300 years.
 _LONGEST = 10**10
 # Protocols that take their points in time from the settings.
@@ -29,12 +29,15 @@ class SplitConfig:
     - leave_one_out: a user's last label event belongs to test, the one before it to eval. The protocol needs
       no times and does not split by time, so train has later events of other users.
     - split_column: the events' column `split` (train, eval, test).
+    - hold_out: for events without an order, such as play counts. Test and eval each hold out a share of a
+      user's items, drawn by a seed. A user is one query, and the held-out items are its set of labels.
     """
 
     protocol: str = setting(
         "next_event",
         help="Protocol of the split. next_event and frozen split by time, yambda at its authors' points in "
-        "time. leave_one_out splits by each user's last events, split_column by the events' column.",
+        "time. leave_one_out splits by each user's last events, split_column by the events' column. hold_out "
+        "draws items of each user, for events without an order.",
         choices=PROTOCOLS,
         shown=True,
     )
@@ -63,6 +66,22 @@ class SplitConfig:
         at_least=-1,
         at_most=10**12,
         applies={"split.protocol": _BY_TIME},
+    )
+
+    holdout_share: float = setting(
+        0.1,
+        help="Share of a user's items that test holds out, and eval likewise. Of three items or more each "
+        "holds out at least one.",
+        at_least=0.001,
+        at_most=0.45,
+        applies={"split.protocol": ("hold_out",)},
+    )
+    seed: int = setting(
+        0,
+        help="Seed of the draw. It is not the run's seed, so trainings of several seeds share test's labels.",
+        at_least=0,
+        at_most=2**31 - 1,
+        applies={"split.protocol": ("hold_out",)},
     )
 
 

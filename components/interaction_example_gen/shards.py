@@ -23,6 +23,7 @@ from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.histories import Events
 from two_tower.data_directory.feature_columns import FeatureSpec, encode_columns
 from two_tower.data_directory.manifest import DAY, Manifest, event_files, user_files
+from two_tower.data_directory.shuffled_order import shuffled_order
 from two_tower.schema import features
 
 # Events whose windows are cut at once, about 100 bytes each: it bounds a shard's memory.
@@ -99,14 +100,16 @@ class EventReader:
     Attributes:
         shards: number of shards.
         label_event: the data set's name of the event type that windows call "listen".
-        time_column: "timestamp", or "order" for data without times.
+        time_column: "timestamp", or "order" for data without times; None for events without an order.
         has_split: True reads the column `split`.
+        seed: of the random order of events without an order.
     """
 
     shards: int
     label_event: str
-    time_column: str
+    time_column: str | None
     has_split: bool
+    seed: int = 0
 
     def read(self, source: RowGroups) -> tuple[Iterator[tuple[int, bytes]], Counts]:
         """Returns (shard, its rows) for each shard, and counts: `late_events`, older than their span's day.
@@ -120,18 +123,21 @@ class EventReader:
             wanted = [
                 "user_id",
                 "item_id",
-                self.time_column,
+                *([self.time_column] if self.time_column else []),
                 *(name for name in _OPTIONAL if name in present),
             ]
             table = parquet.read_row_groups(list(source.groups), columns=wanted + ["split"] * self.has_split)
         rows = table.num_rows
-        time = _integers(table[self.time_column])
+        user, item = _integers(table["user_id"]), _integers(table["item_id"])
+        time = (
+            _integers(table[self.time_column]) if self.time_column else shuffled_order(user, item, self.seed)
+        )
         codes, names = _event_types(
             table["event_type"] if "event_type" in present else None, rows, self.label_event
         )
         columns = {
-            "user_id": _integers(table["user_id"]),
-            "item_id": _integers(table["item_id"]),
+            "user_id": user,
+            "item_id": item,
             "timestamp": time,
             "event_type": codes,
             "play_ratio": _filled(table, "play_ratio", np.float32),

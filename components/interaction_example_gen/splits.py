@@ -1,13 +1,13 @@
 """Split protocols: each event's label split, and the first split whose queries see the event.
 
 The protocols differ in these two numbers (`Placement`), and in the queries of eval and test: one per event,
-or in the frozen protocol one per user.
+or in the frozen protocol and for hold-outs one per user (`LabelSets`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeGuard
 
 import numpy as np
 
@@ -40,6 +40,10 @@ class Histories(Protocol):
     @property
     def timestamp(self) -> Array:
         """Times [n] in seconds, or ranks within the user for data without times."""
+
+    @property
+    def play_ratio(self) -> Array:
+        """Play ratios [n], -1 where unknown."""
 
     @property
     def is_listen(self) -> Array:
@@ -75,6 +79,19 @@ class EventSplit(Protocol):
 
     def where(self, split: str) -> str:
         """Describes, for messages, why a split may be empty, and the settings that change it."""
+
+
+class LabelSets(EventSplit, Protocol):
+    """Split protocol in which a query of eval or test is a user, with a set of labels."""
+
+    def state(self, events: Histories, placed: Placement, split: str) -> Array:
+        """Marks the events that queries of eval or test see, bool [n]: the first ones of each user."""
+
+    def makes_label(self, events: Histories) -> Array:
+        """Marks the events whose items can be labels, bool [n]."""
+
+    def request_time(self, split: str) -> int:
+        """Returns the time of the queries of eval or test, in seconds; 0 without times."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +172,19 @@ class FrozenSplit:
         """Places events by time, see `TimeSplit`."""
         return self.times.place(events)
 
+    def state(self, events: Histories, placed: Placement, split: str) -> Array:
+        """Marks the events before the freeze."""
+        return events.timestamp < self.frozen_at(split)
+
+    def makes_label(self, events: Histories) -> Array:
+        """Marks label events of the least play ratio or an unknown one."""
+        unknown = events.play_ratio < 0
+        return events.is_listen & (unknown | (events.play_ratio >= np.float32(self.min_play_ratio)))
+
+    def request_time(self, split: str) -> int:
+        """Returns the begin of the period."""
+        return self.times.bounds(split)[0]
+
     def frozen_at(self, split: str) -> int:
         """Returns the time before which queries of eval or test see events, in seconds."""
         return self.times.bounds(split)[0] - self.gap_seconds
@@ -179,21 +209,53 @@ class LeaveOneOut:
 
     def place(self, events: Histories) -> Placement:
         """Places events by the number of label events after them; reactions join the label event before."""
-        listens = np.flatnonzero(events.is_listen)
-        user = events.user[listens]
-        counts = np.bincount(user, minlength=1)
-        after = np.cumsum(counts)[user] - np.arange(len(listens)) - 1
-        by_listen = np.where(counts[user] < 3, TRAIN, np.choose(np.minimum(after, 2), [TEST, EVAL, TRAIN]))
-        # The last listen up to each event; before a user's first listen it is missing or another user's.
-        last = np.cumsum(events.is_listen) - 1
-        of_last = np.append(by_listen, TRAIN)[last].astype(np.int8)
-        owner = np.append(user, -1)[last]
-        visible_from = np.where(owner == events.user, of_last, TRAIN).astype(np.int8)
-        return Placement(visible_from, visible_from)
+        counts = np.bincount(events.user[events.is_listen], minlength=1)
+        held = (counts >= 3).astype(np.int64)
+        return _place_by_rank(events, held, held)
 
     def where(self, split: str) -> str:
         """Describes the number of label events that a user needs."""
         return "no user has three label events or more. Choose another split.protocol, or bring more data"
+
+
+@dataclasses.dataclass(frozen=True)
+class HoldOut:
+    """Split of events without an order: test and eval each hold out a share of a user's items.
+
+    The events come in a random order within their user (`data_directory.shuffled_order`); the last ones are
+    held out. Train sees none of them, eval sees train, and test sees train and eval.
+
+    Attributes:
+        share: the share that eval, and test, hold out; of three items or more at least one each.
+    """
+
+    share: float
+
+    next_event_splits: ClassVar[tuple[str, ...]] = ("train",)
+
+    def place(self, events: Histories) -> Placement:
+        """Places events by the number of label events after them; reactions join the label event before."""
+        counts = np.bincount(events.user[events.is_listen], minlength=1)
+        held = np.where(counts < 3, 0, np.maximum(1, np.floor(counts * self.share + 1e-9).astype(np.int64)))
+        return _place_by_rank(events, held, held)
+
+    def state(self, events: Histories, placed: Placement, split: str) -> Array:
+        """Marks the events of earlier splits."""
+        return placed.visible_from < features.SPLITS.index(split)
+
+    def makes_label(self, events: Histories) -> Array:
+        """Marks label events."""
+        return events.is_listen
+
+    def request_time(self, split: str) -> int:
+        """Returns 0: the events have no times."""
+        return 0
+
+    def where(self, split: str) -> str:
+        """Describes the number of items that a user needs."""
+        if split == "train":
+            return "no user has two items or more that are not held out. Lower split.holdout_share"
+        return "no user has three items or more. Bring more data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +279,27 @@ class SplitColumn:
         )
 
 
+def _place_by_rank(events: Histories, in_eval: Array, in_test: Array) -> Placement:
+    """Gives each user's last label events to test and those before to eval.
+
+    Args:
+        events: the events.
+        in_eval, in_test: int64 [users], numbers of label events.
+    """
+    listens = np.flatnonzero(events.is_listen)
+    user = events.user[listens]
+    counts = np.bincount(user, minlength=1)
+    after = np.cumsum(counts)[user] - np.arange(len(listens)) - 1
+    by_listen = np.where(after < (in_test + in_eval)[user], EVAL, TRAIN)
+    by_listen = np.where(after < in_test[user], TEST, by_listen)
+    # The last listen up to each event; before a user's first listen it is missing or another user's.
+    last = np.cumsum(events.is_listen) - 1
+    of_last = np.append(by_listen, TRAIN)[last].astype(np.int8)
+    owner = np.append(user, -1)[last]
+    visible_from = np.where(owner == events.user, of_last, TRAIN).astype(np.int8)
+    return Placement(visible_from, visible_from)
+
+
 def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> EventSplit:
     """Returns the split protocol of the settings for a data directory.
 
@@ -227,8 +310,22 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
       spans: the number of newest spans that are read; 0 for all events.
 
     Raises:
-      UserError: the protocol needs times or a column `split`, and the data has none.
+      UserError: the protocol needs times, an order or a column `split`, and the data has none; or it is for
+        data without an order, and the data has one.
     """
+    if (config.protocol == "hold_out") == manifest.has_order:
+        if manifest.has_order:
+            raise UserError(
+                f"split.protocol is hold_out, for events without an order, and the events of {data} have "
+                f"{'times' if manifest.has_timestamps else 'an order'}: a draw would test on the past. "
+                f"Choose {'next_event' if manifest.has_timestamps else 'leave_one_out'}."
+            )
+        raise UserError(
+            f"split.protocol is {config.protocol}, which needs an order of each user's events, and the "
+            f"events of {data} have none: choose hold_out."
+        )
+    if config.protocol == "hold_out":
+        return HoldOut(config.holdout_share)
     if config.protocol in BY_TIME and not manifest.has_timestamps:
         works = "leave_one_out or split_column" if manifest.has_splits else "leave_one_out"
         raise UserError(
@@ -257,6 +354,11 @@ def event_split(data: str, manifest: Manifest, config: SplitConfig, spans: int =
     return FrozenSplit(times, config.gap_seconds)
 
 
+def asks_for_sets(split: EventSplit) -> TypeGuard[LabelSets]:
+    """Tells whether queries of eval and test are users with sets of labels."""
+    return isinstance(split, FrozenSplit | HoldOut)
+
+
 def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
     """Raises UserError if a split has no label, or test has no user that train knows.
 
@@ -271,8 +373,8 @@ def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
         if not counts.get(f"{name}_labels"):
             raise UserError(f"The {name} split is empty: {split.where(name)}.")
     strangers = counts.get("test_users_unknown_to_train", 0)
-    # The frozen protocol leaves them out of its users; the check above covers it.
-    if strangers >= counts.get("test_users", 0) and strangers and not isinstance(split, FrozenSplit):
+    # Protocols with sets of labels leave them out of their users; the check above covers it.
+    if strangers >= counts.get("test_users", 0) and strangers and not asks_for_sets(split):
         raise UserError(
             f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
             "in train. Check that user ids are the same throughout the data. Or leave more data to train: "

@@ -6,8 +6,8 @@ label, because they weigh it. Every listen is a query (the seed item then playin
 is its label. An event is stored once however many queries see it, and each label is used by exactly one query
 of one split.
 
-In the frozen protocol an eval or test window is one query: it ends with the user's last listen before the
-freeze, and its labels are a set of items.
+In the frozen protocol and for hold-outs an eval or test window is one query: it ends with the last listen of
+the user's state, and its labels are a set of items.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from two_tower.components.interaction_example_gen.splits import (
     TEST,
     TRAIN,
     EventSplit,
-    FrozenSplit,
+    LabelSets,
     Placement,
+    asks_for_sets,
 )
 from two_tower.components.interaction_example_gen.window_columns import UserColumns, WindowPlaces, batches
 from two_tower.schema import features
@@ -75,10 +76,10 @@ class WindowCutter:
         Args:
           events: the events of whole users.
           counts: receives the counts. Per split: `<split>_labels`, `<split>_queries`, `<split>_users` with a
-            query, and `<split>_users_unknown_to_train`, users without a label event in train, whom only the
-            frozen protocol leaves out. In all: `duplicate_events`, and label events that become no label:
-            `listens_without_seed` (no earlier listen), `repeated_labels` (an item of the user's history) and
-            `gap_labels` (no split).
+            query, and `<split>_users_unknown_to_train`, users without a label event in train, whom only
+            protocols with sets of labels leave out. In all: `duplicate_events`, and label events that become
+            no label: `listens_without_seed` (no earlier listen), `repeated_labels` (an item of the user's
+            history) and `gap_labels` (no split).
           user_columns: returns the features of users that each window carries.
         """
         histories = Histories.of(events)
@@ -99,10 +100,10 @@ class WindowCutter:
                 counts[f"{name}_queries"] += len(asked.query)
                 for batch in batches(seen, asked, user_columns, self.has_timestamps):
                     yield name, batch
-        if isinstance(self.split, FrozenSplit):
+        if asks_for_sets(self.split):
             for name in features.SPLITS:
                 if name not in self.split.next_event_splits:
-                    asked = self._frozen_windows(histories, placed, self.split, name, known, counts)
+                    asked = self._set_windows(histories, placed, self.split, name, known, counts)
                     for batch in batches(histories, asked, user_columns, self.has_timestamps):
                         yield name, batch
 
@@ -167,32 +168,31 @@ class WindowCutter:
         stop = _after_reactions(seen, last, placed.visible_from) if name == "train" else last + 1
         return WindowPlaces(start, stop, opening, query, label, had)
 
-    def _frozen_windows(
+    def _set_windows(
         self,
         histories: Histories,
         placed: Placement,
-        split: FrozenSplit,
+        split: LabelSets,
         name: str,
         known: Array,
         counts: Counter[str],
     ) -> WindowPlaces:
-        """Returns one window per user with labels whom train knows: the frozen state and the label set."""
-        begin, frozen_at = split.times.bounds(name)[0], split.frozen_at(name)
-        label = np.flatnonzero((placed.label_split == _NUMBERS[name]) & _makes_label(histories, split))
+        """Returns one window per user with labels whom train knows: the user's state and the label set."""
+        label = np.flatnonzero((placed.label_split == _NUMBERS[name]) & split.makes_label(histories))
         counts[f"{name}_users_unknown_to_train"] += _distinct(histories.user[label], ~known)
         label = label[known[histories.user[label]]]
         # Each item once per user.
         label = label[order(histories.user[label], histories.item_id[label])]
         label = label[run_starts(histories.user[label], histories.item_id[label])]
-        # Each user's state ends before the first event at or after the freeze.
-        frozen = np.cumsum(np.append(0, histories.timestamp < frozen_at))[histories.starts]
-        frozen_end = histories.starts[:-1] + np.diff(frozen)
+        # Each user's state is their first events.
+        in_state = split.state(histories, placed, name)
+        frozen_end = histories.starts[:-1] + np.diff(np.cumsum(np.append(0, in_state))[histories.starts])
         if not self.repeats_recommendable:
             fresh = histories.first_of_item[label] >= frozen_end[histories.user[label]]
             counts["repeated_labels"] += int((~fresh).sum())
             label = label[fresh]
-        # Known users have a listen before train's end, and so before any freeze.
-        listens = np.flatnonzero(histories.is_listen & (histories.timestamp < frozen_at))
+        # Known users have a listen in train, and so in any state.
+        listens = np.flatnonzero(histories.is_listen & in_state)
         query_of_user = np.full(histories.users, -1)
         query_of_user[histories.user[listens]] = listens
 
@@ -215,7 +215,7 @@ class WindowCutter:
             query,
             None,
             had,
-            begin,
+            split.request_time(name),
             label,
             np.append(opens, len(label)),
         )
@@ -234,12 +234,6 @@ def _after_reactions(seen: Histories, listen: Array, visible_from: Array) -> Arr
     stop = listen + 1
     np.maximum.at(stop, listen_of_place[is_reaction], places[is_reaction] + 1)
     return stop
-
-
-def _makes_label(histories: Histories, split: FrozenSplit) -> Array:
-    """Marks the events whose items are labels of frozen queries, bool [n]."""
-    unknown = histories.play_ratio < 0
-    return histories.is_listen & (unknown | (histories.play_ratio >= np.float32(split.min_play_ratio)))
 
 
 def _distinct(users: Array, among: Array) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from two_tower.data_directory.facts import FROZEN_PROTOCOLS
+from two_tower.data_directory.facts import FROZEN_PROTOCOLS, SET_PROTOCOLS
 from two_tower.data_directory.ingest_report import tells_dates
 from two_tower.data_directory.manifest import DAY
 from two_tower.evaluation import slices
@@ -35,7 +35,7 @@ def cutoff_of(evaluation: Mapping[str, Any]) -> int:
 
 def asks_for_sets(evaluation: Mapping[str, Any]) -> bool:
     """Tells whether a query has a set of labels, and not one."""
-    return evaluation.get("protocol") in FROZEN_PROTOCOLS
+    return evaluation.get("protocol") in SET_PROTOCOLS
 
 
 def question(evaluation: Mapping[str, Any]) -> str:
@@ -56,6 +56,12 @@ def question(evaluation: Mapping[str, Any]) -> str:
         return (
             f"Protocol `leave_one_out`: each of {asked} asks for the last item that its user turned to. It "
             "knows all that the user did before. It is no split in time: train knows what others did later."
+        )
+    if protocol == "hold_out":
+        return (
+            f"Protocol `hold_out`: each user is one query, and each of {asked} asks for the set of items "
+            "that were drawn from the user's and held out. It knows the user's other items. The data has no "
+            f"order, so nothing here tells how a model does on later events.{_labels(queries)}"
         )
     if protocol == "split_column":
         return (

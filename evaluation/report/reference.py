@@ -48,7 +48,8 @@ def _metrics() -> str:
         "## Metrics\n\n"
         "`METRICS` of `evaluation/metric_table.py`. Averages are over queries; names with the prefix "
         f"`{OF_USERS}` are averages over users, of each user's mean over their queries. Under the protocol "
-        "`frozen` a query has a set of labels, under the others one label.\n\n" + _table(header, rows)
+        "`frozen` or `hold_out` a query has a set of labels, under the others one label.\n\n"
+        + _table(header, rows)
     )
 
 

@@ -74,6 +74,8 @@ def preset_suited_to(data: str, options: argparse.Namespace) -> str:
     if named is None and options.config:
         named = run_file.read_run_file(options.config).preset
     if named is None:
-        times = "" if manifest.has_timestamps else " without times"
+        times = (
+            "" if manifest.has_timestamps else " without times" if manifest.has_order else " without an order"
+        )
         tell(f"Preset '{suited}', for {events:,} events{times}; --preset names another")
     return suited if named is None else named

@@ -160,6 +160,30 @@ PRESETS: dict[str, PipelineConfig] = {
         evaluation=EvaluationConfig(max_queries=1_000_000),
         gate=GateConfig(cutoff=10),
     ),
+    # Pairs without an order: an encoder without positions, and any later item of a user's as a label. Not
+    # searched. On MovieTweetings' ratings without their times (4,692 users of five or more) Recall@10 is
+    # .190, and .180 for co-occurrence (one run).
+    "hold_out": PipelineConfig(
+        split=SplitConfig(protocol="hold_out"),
+        windows=WindowConfig(history_length=200, positions=200),
+        trainer=TrainerConfig(
+            softmax="auto",
+            embedding_dim=64,
+            # Any of a user's items may be held out, and not the next one alone.
+            label_horizon=200,
+            parts=_without(DEFAULT_PARTS, USER_ID, AGGREGATES),
+            query_hidden_units=(64,),
+            temperature=0.15,
+            dropout=Dropout(hidden=0.3, id=0.0, history=0.1),
+            item_initial="co_occurrence",
+            learning_rate=0.005,
+            schedule=Schedule("cosine", warmup=100),
+            windows_per_step=0,
+            epochs=10,
+            patience=4,
+        ),
+        gate=GateConfig(cutoff=10),
+    ),
     "smoke": PipelineConfig(
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
@@ -188,5 +212,6 @@ PRESET_HELP: dict[str, str] = {
     "small": "fewer than 300,000 events, over eight weeks or more; the holdout is two weeks instead of a day",
     "yambda": "Yambda's own protocol: the user's state freezes at the split; labels are a day's items",
     "next_item": "sequences without times; predicts each user's last item by causal self-attention and means",
+    "hold_out": "pairs of user and item without an order, such as play counts; predicts held-out items",
     "smoke": "seconds of training, to check that everything works",
 }

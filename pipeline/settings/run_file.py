@@ -74,7 +74,7 @@ _SMALL_BELOW = 300_000
 def suited_preset(manifest: Manifest) -> str:
     """Returns the default preset for a data directory."""
     if not manifest.has_timestamps:
-        return "next_item"
+        return "next_item" if manifest.has_order else "hold_out"
     first, last = manifest.time_range
     # Eval and test of `small` have to leave train at least half of the time.
     is_long = last - first >= 4 * PRESETS["small"].split.holdout_seconds

@@ -44,7 +44,7 @@ def test_yambdas_test_begins_where_its_authors_say() -> None:
     assert PRESETS["yambda"].split == SplitConfig("yambda")
 
     def times_of(newest: int) -> TimeSplit:
-        manifest: Any = SimpleNamespace(has_timestamps=True, spans=[], time_range=(0, newest))
+        manifest: Any = SimpleNamespace(has_timestamps=True, has_order=True, spans=[], time_range=(0, newest))
         split = event_split("data", manifest, SplitConfig("yambda"))
         assert isinstance(split, FrozenSplit)
         assert (split.gap_seconds, split.min_play_ratio) == (1_800, 0.5)
@@ -82,6 +82,7 @@ def manifest_of(has_timestamps: bool = True, has_splits: bool = False, **spans: 
     counts = {name[1:]: {"last": last, "label_events": labels} for name, (last, labels) in spans.items()}
     return SimpleNamespace(
         has_timestamps=has_timestamps,
+        has_order=True,
         has_splits=has_splits,
         spans=[int(name) for name in counts],
         span_counts=counts,

@@ -24,6 +24,8 @@ OTHERS: dict[str, Any] = {
     "split.holdout_seconds": 3_600,
     "split.gap_seconds": 60,
     "split.last_timestamp": 1_000,
+    "split.holdout_share": 0.2,
+    "split.seed": 4,
     "windows.history_length": 30,
     "windows.positions": 40,
     "windows.spans": 3,
@@ -89,6 +91,7 @@ OTHERS: dict[str, Any] = {
 }
 # Other settings that a setting needs.
 NEEDS: dict[str, dict[str, Any]] = {
+    **{f"split.{name}": {"split.protocol": "hold_out"} for name in ("holdout_share", "seed")},
     "trainer.frequency.estimate": {"trainer.negatives.deduplicate": True},
     **{
         f"trainer.frequency.{key}": {
@@ -112,11 +115,14 @@ SAMPLING = {
 }
 STREAMING = {f"trainer.frequency.{key}" for key in ("estimate", "hashes", "rate")}
 TIMES = {"split.holdout_seconds", "split.gap_seconds", "split.last_timestamp"}
+DRAWS = {"split.holdout_share", "split.seed"}
 # Meaningless settings by choice; all other pairs are allowed.
 MEANINGLESS: dict[tuple[str, str], set[str]] = {
-    ("split.protocol", "yambda"): TIMES,
-    ("split.protocol", "leave_one_out"): TIMES,
-    ("split.protocol", "split_column"): TIMES,
+    ("split.protocol", "frozen"): DRAWS,
+    ("split.protocol", "yambda"): TIMES | DRAWS,
+    ("split.protocol", "leave_one_out"): TIMES | DRAWS,
+    ("split.protocol", "split_column"): TIMES | DRAWS,
+    ("split.protocol", "hold_out"): TIMES,
     ("trainer.softmax", "full"): SAMPLING,
     # auto may be full.
     ("trainer.softmax", "auto"): SAMPLING - {"trainer.negatives.deduplicate"},

@@ -210,9 +210,14 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: d\n")
 
-    def suited(label_events: int, days: int = 200, has_timestamps: bool = True) -> str:
+    def suited(
+        label_events: int, days: int = 200, has_timestamps: bool = True, has_order: bool = True
+    ) -> str:
         manifest: Any = SimpleNamespace(
-            counts={"label_events": label_events}, time_range=(0, days * DAY), has_timestamps=has_timestamps
+            counts={"label_events": label_events},
+            time_range=(0, days * DAY),
+            has_timestamps=has_timestamps,
+            has_order=has_order,
         )
         return run_file.suited_preset(manifest)
 
@@ -222,6 +227,7 @@ def test_without_a_preset_the_size_of_the_data_chooses(tmp_path: Path) -> None:
     assert suited(100_000, days=20) == "default"
     for events in (100_000, 1_000_000):
         assert suited(events, has_timestamps=False) == "next_item"
+        assert suited(events, has_timestamps=False, has_order=False) == "hold_out"
     path.write_text("preset: smoke\n")
     assert load(None, str(path), fallback="small") == PRESETS["smoke"]
 
@@ -426,9 +432,9 @@ def test_recorded_settings_of_an_earlier_release_are_read_without_what_is_gone()
 # Declarations and their pages.
 
 
-def test_there_are_fifty_three_settings_of_which_sixteen_matter_first() -> None:
+def test_there_are_fifty_five_settings_of_which_sixteen_matter_first() -> None:
     declared = pipeline_config.types().values()
-    assert len({one.block or one.name for one in declared}) == 53
+    assert len({one.block or one.name for one in declared}) == 55
     assert sum(one.setting.shown for one in declared) == 16
     for one in declared:
         assert one.setting.help.endswith("."), one.name
