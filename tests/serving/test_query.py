@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from two_tower.base.errors import UserError
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.data_directory.manifest import DatasetProperties
+from two_tower.data_directory.shuffled_order import shuffled_order
 from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.schema.request_inputs import IdKinds
 from two_tower.serving import query
@@ -154,6 +156,20 @@ def test_without_times_the_order_tells_what_came_last(
     monkeypatch.setattr("two_tower.data_directory.manifest.event_files", lambda _: [path])
     query.recommend(str(_model(tmp_path / "m", data)), 1, None, 2)
     assert asked[0]["events"].item_id == [10, 20, 30]
+    assert asked[0]["events"].timestamp == [0, 0, 0]
+
+
+def test_without_an_order_the_history_is_the_drawn_one_of_training(
+    tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    directory = str(tmp_path / "data")
+    pairs = {"user_id": np.ones(9, np.int64), "item_id": np.arange(10, 19)}
+    with DataDirectoryWriter(directory, DatasetProperties("d", "listen", False), has_order=False) as writer:
+        writer.write("events", pa.table(pairs))
+        writer.write("items", pa.table({"item_id": pairs["item_id"]}))
+    query.recommend(str(_model(tmp_path / "m", directory, train_newest_timestamp=0)), 1, None, 2)
+    drawn = pairs["item_id"][np.argsort(shuffled_order(pairs["user_id"], pairs["item_id"], 0))].tolist()
+    assert asked[0]["events"].item_id == drawn[-3:] and drawn != sorted(drawn)
     assert asked[0]["events"].timestamp == [0, 0, 0]
 
 
