@@ -68,12 +68,12 @@ def test_tables_may_have_other_forms_and_units(tmp_path: pathlib.Path) -> None:
         - {files: loves.csv, delimiter: ";", user_id: user, item_id: track, timestamp: at, event_type: why}
         """,
     )
-    assert [(row["timestamp"], row["event_type"]) for row in events_of(tmp_path)] == [
+    assert sorted((row["timestamp"], row["event_type"]) for row in events_of(tmp_path)) == [
         (5, "listen"),
         (6, "listen"),
         (7, "nice"),
     ]
-    assert [row["original_id"] for row in items_of(tmp_path).values()] == ["x", "y", "z"]
+    assert {row["original_id"] for row in items_of(tmp_path).values()} == {"x", "y", "z"}
     assert manifest.counts["users"] == 2
 
 
