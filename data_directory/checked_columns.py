@@ -21,8 +21,42 @@ from two_tower.base.errors import UserError
 NEWEST_TIMESTAMP = 4_102_444_800
 # An item played ten thousand times over, and one of 30 years: larger values are faults.
 LARGEST = {"play_ratio": 10_000.0, "item_length": 1e9}
+
 # Extension type that `base.arrow_hotfix` forbids.
 _PYTHON_TYPE = "arrow.py_extension_type"
+
+
+class WrongRows(UserError):
+    """Error of rows whose values are not allowed; the text names the first one.
+
+    Args:
+      path, column: place of the values.
+      rows: positions of the wrong rows in the array that was checked, ascending and not empty.
+      first_row: number in the file of the array's first row.
+      shown: returns the value at a position in the form that errors show.
+      remedy: the rest of a sentence that begins with the value.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        column: str,
+        rows: np.ndarray | Sequence[int],
+        first_row: int,
+        shown: Callable[[int], object],
+        remedy: str,
+    ) -> None:
+        self.path, self.column, self.rows = path, column, np.asarray(rows, np.int64)
+        self._shown, self._remedy = shown, remedy
+        super().__init__(self.text(int(self.rows[0]), first_row + int(self.rows[0])))
+
+    def text(self, position: int, row: int) -> str:
+        """Returns the error's text for one of the rows, with its number in the file."""
+        return f"{self.path}: column '{self.column}', row {row}: {self._shown(position)} {self._remedy}"
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:
+        """Returns the text alone for pickling: Beam sends errors between processes."""
+        return UserError, (str(self),)
 
 
 def _holds_text(kind: pa.DataType) -> bool:
@@ -231,8 +265,9 @@ def integers(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.n
       UserError: a null, or a value beyond int64.
     """
     if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise refuse(path, name, first_row + row, "null", "is no value here; drop or repair the row.")
+        rows = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
+        remedy = "is no value here; drop or repair the row."
+        raise WrongRows(path, name, rows, first_row, lambda _: "null", remedy)
     return whole_numbers(column, path, name).to_numpy(zero_copy_only=False)
 
 
@@ -258,8 +293,9 @@ def ids(column: pa.Array, path: str, name: str, first_row: int = 0) -> np.ndarra
     """
     values = integers(column, path, name, first_row)
     if len(values) and values.min() < 0:
-        row = int(np.argmax(values < 0))
-        raise refuse(path, name, first_row + row, values[row], "is no id: ids are 0 or more.")
+        rows = np.flatnonzero(values < 0)
+        remedy = "is no id: ids are 0 or more."
+        raise WrongRows(path, name, rows, first_row, lambda row: values[row], remedy)
     return values
 
 

@@ -31,6 +31,7 @@ from typing import Any
 from two_tower.base import yaml_files
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import SPLIT_NAMES
+from two_tower.ingestion import bad_rows
 
 # Unit of time → ticks per second.
 UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -42,8 +43,17 @@ KINDS = ("integer", "text", "number", "boolean")
 _COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
 _FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", "encoding", "keep"
 _ID_KIND, _COLUMN_OR_CONSTANT, _COLUMNS = "kind of id", "column or constant", "columns"
+_ID_KIND, _QUOTE, _NULLS, _POLICY = "kind of id", "quote", "missing values", "policy"
 
-_FORMAT_KEYS = {"files": _FILES, "delimiter": _CHARACTER, "header": _HEADER, "encoding": _ENCODING}
+_FORMAT_KEYS = {
+    "files": _FILES,
+    "delimiter": _CHARACTER,
+    "quote": _QUOTE,
+    "escape": _CHARACTER,
+    "null_values": _NULLS,
+    "header": _HEADER,
+    "encoding": _ENCODING,
+}
 # Table → key → kind of its value.
 _KEYS: Mapping[str, Mapping[str, str]] = {
     "events": {
@@ -96,6 +106,7 @@ _TOP_KEYS: Mapping[str, str] = {
     "repeats_recommendable": _FLAG,
     "user_id_type": _ID_KIND,
     "item_id_type": _ID_KIND,
+    "on_bad_rows": _POLICY,
 }
 _TOP_REQUIRED = ("dataset", "label_event", "repeats_recommendable", "events")
 
@@ -106,6 +117,12 @@ class TextFormat:
 
     # None: a tab for file names that end in .tsv, else a comma.
     delimiter: str | None = None
+    # None: quotes are plain characters.
+    quote: str | None = '"'
+    # Character before which a delimiter, quote or line end is a plain character.
+    escape: str | None = None
+    # Texts that stand for a missing value, beside the empty one.
+    null_values: tuple[str, ...] = ("\\N",)
     # Column names for files without a header row.
     header: tuple[str, ...] = ()
     encoding: str = "utf-8"
@@ -157,6 +174,8 @@ class ColumnMap:
     items: TableMap | None
     users: TableMap | None
     embeddings: TableMap | None
+    # One of `bad_rows.POLICIES`.
+    on_bad_rows: str = bad_rows.STOP
 
 
 def read(path: str) -> ColumnMap:
@@ -203,6 +222,7 @@ def read(path: str) -> ColumnMap:
         tables.get("items"),
         tables.get("users"),
         tables.get("embeddings"),
+        top.get("on_bad_rows", bad_rows.STOP),
     )
 
 
@@ -278,9 +298,7 @@ def _table(path: str, table: str, key: str, content: Any) -> TableMap:
         columns=columns,
         constants=constants,
         units=units,
-        text=TextFormat(
-            values.get("delimiter"), values.get("header", ()), values.get("encoding", TextFormat.encoding)
-        ),
+        text=_text_format(path, key, values),
         separator=values.get("separator"),
         keep=values.get("keep"),
         play_ratio_whole=values.get("play_ratio_whole", 1.0),
@@ -323,6 +341,20 @@ def _check_events(path: str, key: str, values: Mapping[str, Any], files: Sequenc
         )
 
 
+def _text_format(path: str, table: str, values: Mapping[str, Any]) -> TextFormat:
+    keys = [field.name for field in dataclasses.fields(TextFormat)]
+    text = TextFormat(**{key: values[key] for key in keys if key in values})
+    marks = {"delimiter": text.delimiter, "quote": text.quote, "escape": text.escape}
+    given = [(key, mark) for key, mark in marks.items() if mark is not None]
+    for one, (key, mark) in enumerate(given):
+        for other, same in given[:one]:
+            if mark == same:
+                raise UserError(
+                    f"{path}: keys '{table}.{other}' and '{table}.{key}' are both {mark!r}: change one."
+                )
+    return text
+
+
 def _value(path: str, key: str, value: Any, kind: str) -> Any:
     """Checks a key's value and returns it in the form that `TableMap` and `ColumnMap` store."""
 
@@ -352,8 +384,21 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
             raise wrong("a number above 0: the value of the column that means the whole item")
         return float(value)
     if kind == _CHARACTER:
-        if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
-            raise wrong('one character, such as ";" or "\\t"')
+        if not isinstance(value, str) or len(value) != 1 or not value.isascii() or value in '"\r\n\0':
+            raise wrong('one ASCII character, such as ";" or "\\t"')
+        return value
+    if kind == _QUOTE:
+        is_mark = isinstance(value, str) and len(value) == 1 and value.isascii() and value not in "\r\n\0"
+        if not is_mark and value != "none":
+            raise wrong('none, or one ASCII character, such as "\'"')
+        return None if value == "none" else value
+    if kind == _NULLS:
+        if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+            raise wrong('a list of texts, such as ["NULL"]')
+        return tuple(value)
+    if kind == _POLICY:
+        if value not in bad_rows.POLICIES:
+            raise wrong("one of " + ", ".join(bad_rows.POLICIES))
         return value
     if kind == _ENCODING:
         try:

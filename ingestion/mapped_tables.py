@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +14,16 @@ import pyarrow.compute as pc
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
-from two_tower.ingestion import source_values, table_files, unfolding
+from two_tower.data_directory.writer import DataDirectoryWriter
+from two_tower.ingestion import csv_files, source_values, table_files, unfolding
+from two_tower.ingestion.bad_rows import BadRows
 from two_tower.ingestion.column_map import ColumnMap, TableMap
 from two_tower.ingestion.source_values import Place
 from two_tower.ingestion.table_files import TableFile
 
 # Rows with lists that are read at a time, and rows in a batch of what they unfold to.
 _FOLDED_ROWS, _UNFOLDED_ROWS = 1 << 10, 1 << 18
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +38,30 @@ class Batch:
     rows: pa.RecordBatch
     # Numbers of the file's rows, int64[n], if its lists are unfolded.
     source_rows: np.ndarray | None = None
+    # Places of the rows in the batch as it was read, int64[n]; None for all of them.
+    kept: np.ndarray | None = None
 
     def place(self, column: str) -> Place:
         """Returns the place of a source column's values, for error messages."""
         return Place(self.file.path, column, self.first_row, self.source_rows)
+
+    @property
+    def places(self) -> np.ndarray:
+        """Places of the rows in the batch as it was read, int64[n]."""
+        return np.arange(self.rows.num_rows) if self.kept is None else self.kept
+
+    def row_numbers(self, rows: np.ndarray) -> list[int]:
+        """Returns the numbers in the source's file of some rows, int64[k]."""
+        if self.source_rows is not None:
+            return self.source_rows[rows].tolist()
+        return [self.file.row_of(self.first_row + place) for place in self.places[rows].tolist()]
+
+    def without(self, rows: np.ndarray) -> Batch:
+        """Returns the batch without some rows, int64[k]."""
+        kept = np.delete(np.arange(self.rows.num_rows), rows)
+        taken = self.rows.take(pa.array(kept))
+        source_rows = None if self.source_rows is None else self.source_rows[kept]
+        return dataclasses.replace(self, rows=taken, kept=self.places[kept], source_rows=source_rows)
 
     def column(self, meaning: str) -> tuple[pa.Array, Place]:
         """Returns the values of the column with a meaning, and their place."""
@@ -50,6 +75,7 @@ class MappedTable:
 
     map: TableMap
     files: tuple[TableFile, ...]
+    bad: BadRows
     # Tables that name other columns of the same files, if all its files are the events'.
     beside: tuple[TableMap, ...] = ()
 
@@ -94,6 +120,37 @@ class MappedTable:
         """Returns whether the schema tells a column's kind; it does not for text that is unfolded."""
         kind = file.schema.field(column).type
         return file.has_types and not (column in self.map.unfold and source_values.is_text(kind))
+
+    def converted(
+        self,
+        batches: Iterable[Batch],
+        convert: Callable[[Batch], T],
+        writer: DataDirectoryWriter,
+    ) -> Iterator[T]:
+        """Yields the converted batches, all of the table's, without wrong rows.
+
+        The writer counts the wrong rows.
+
+        Args:
+          convert: function that raises WrongRows; it may be called several times for a batch.
+
+        Raises:
+          UserError: at the end, if wrong rows have to stop the ingest, or lines of a text file were read as
+            one field.
+        """
+        rows: Counter[str] = Counter()
+
+        def counted() -> Iterator[Batch]:
+            for batch in batches:
+                rows[batch.file.path] += batch.rows.num_rows
+                yield batch
+
+        yield from self.bad.converted(counted(), convert, (writer.repaired, writer.noted))
+        writer.dropped[f"wrong_rows_of_{self.map.table}"] += self.bad.count
+        for file in self.files:
+            if not file.has_types:
+                extra = csv_files.check_lines(file, rows[file.path])
+                writer.noted["lines_blank_or_within_quotes"] += extra
 
     def kinds(
         self, columns: Sequence[str], separator: str | None = None
@@ -155,6 +212,7 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
         if table is None:
             continue
         split_of: dict[str, str | None] = {}
+        bad = BadRows(table.table, mapping.on_bad_rows)
         for pattern, split in table.files:
             for path in table_files.find_files(source, pattern):
                 if path in split_of:
@@ -163,11 +221,12 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
                     )
                 split_of[path] = split
         files = tuple(
-            table_files.inspect_file(path, table.text, scratch, split) for path, split in split_of.items()
+            table_files.inspect_file(path, table.text, scratch, split, bad)
+            for path, split in split_of.items()
         )
         for file in files:
             file.require(list(table.columns.values()))
-        tables[table.key] = MappedTable(table, files, _tables_beside(table, files, tables))
+        tables[table.key] = MappedTable(table, files, bad, _tables_beside(table, files, tables))
         for meaning, column in table.columns.items():
             _check_kind_across_files(tables[table.key], meaning, column)
     return tables

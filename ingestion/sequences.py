@@ -77,7 +77,7 @@ def _events(source: str, delimiter: str) -> ColumnMap:
         columns={"user_id": "user", "item_id": "item"},
         constants={},
         units={},
-        text=TextFormat(delimiter, ("user", "item")),
+        text=TextFormat(delimiter, header=("user", "item")),
         separator=None,
         keep=None,
         play_ratio_whole=1.0,

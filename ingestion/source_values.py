@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.manifest import SPLIT_NAMES
 from two_tower.ingestion.column_map import SPLIT_OF, UNITS
 
@@ -34,20 +35,25 @@ class Place:
     # Numbers of the source's rows, int64[n], where lists were unfolded to values; None: they count on.
     rows: np.ndarray | None = None
 
-    def error(self, row: int, value: object, remedy: str) -> UserError:
+    def _first(self, row: int) -> int:
+        """Returns a first row from which `row` counts on to its number in the source."""
+        return self.first_row if self.rows is None else int(self.rows[row]) - row
+
+    def error(self, row: int, value: object, remedy: str) -> WrongRows:
         """Returns the error for one value; `row` counts within the array."""
-        number = self.first_row + row if self.rows is None else int(self.rows[row])
-        return checked_columns.refuse(self.path, self.column, number, value, remedy)
+        return WrongRows(self.path, self.column, [row], self._first(row), lambda _: value, remedy)
 
     def wrong_type(self, found: pa.DataType, wanted: str) -> UserError:
         """Returns the error for a column of the wrong type."""
         return UserError(f"{self.path}: column '{self.column}' has type {found}, but needs {wanted}.")
 
     def refuse_first(self, wrong: pa.Array, values: pa.Array, remedy: str) -> None:
-        """Raises the error for the first value that `wrong` marks (booleans; null counts as false)."""
+        """Raises the error for the values that `wrong` marks (booleans; null counts as false)."""
         at = np.flatnonzero(pc.fill_null(wrong, False).to_numpy(zero_copy_only=False))
         if len(at):
-            raise self.error(int(at[0]), shown(values, int(at[0])), remedy)
+            raise WrongRows(
+                self.path, self.column, at, self._first(int(at[0])), lambda row: shown(values, row), remedy
+            )
 
 
 def shown(values: pa.Array, row: int) -> str:
@@ -267,12 +273,16 @@ def vectors(
                 lists.filter(pa.array(there)), place.path, place.column, width
             )
         except UserError:
-            # A second pass, row by row, finds the number of the row in the file.
+            # A second pass, row by row, finds all wrong rows.
+            wrong = {}
             for row in rows.tolist():
-                checked_columns.embeddings(
-                    lists.slice(row, 1), place.path, place.column, width, place.first_row + row
-                )
-            raise
+                try:
+                    checked_columns.embeddings(lists.slice(row, 1), place.path, place.column, width, 0)
+                except UserError as error:
+                    wrong[row] = str(error).partition("row 0: ")[2]
+            raise WrongRows(
+                place.path, place.column, list(wrong), place.first_row, lambda row: wrong[row], ""
+            ) from None
     return found, there
 
 

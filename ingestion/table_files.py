@@ -13,28 +13,23 @@ import dataclasses
 import difflib
 import gzip
 import re
-import tempfile
-import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO
 
 import pyarrow as pa
-import pyarrow.csv
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
-from two_tower.ingestion import file_formats, json_lines, source_files
+from two_tower.ingestion import csv_files, file_formats, json_lines, source_files
+from two_tower.ingestion.bad_rows import STOP, BadRows
 from two_tower.ingestion.column_map import TextFormat
 
-# Bytes of a CSV file that are parsed at a time; a longer row is refused.
+# Bytes of a text file that are copied at a time.
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
 _PARQUET = b"PAR1"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-
-_WRONG_WIDTH = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
-_NOT_UTF8 = re.compile(r"In CSV column #(\d+): Row #(\d+): .*invalid UTF8", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +50,27 @@ class TableFile:
     split: str | None
     # A text file of JSON lines, whose columns have types.
     is_json: bool = False
+    # Numbers of the rows that were left out of the local copy, ascending.
+    dropped: tuple[int, ...] = ()
 
     @property
     def has_types(self) -> bool:
         """Returns whether the columns have types of their own, as those of a CSV file have not."""
         return self.is_parquet or self.is_json
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[pa.NativeFile]:
+        """Opens a text file's local copy for a `with` block, unpacked."""
+        with pa.OSFile(self.local) as plain:
+            yield pa.CompressedInputStream(plain, "gzip") if self.is_compressed else plain
+
+    def row_of(self, row: int) -> int:
+        """Returns the number in the source of a row of the local copy."""
+        for dropped in self.dropped:
+            if dropped > row:
+                break
+            row += 1
+        return row
 
     def require(self, columns: Sequence[str]) -> None:
         """Checks that columns exist.
@@ -93,12 +104,12 @@ class TableFile:
             yield from checked_columns.read_batches(self.path, list(columns), rows)
             return
         first_row = 0
-        with _csv_errors(self), _opened(self) as file:
+        with csv_files.errors(self), self.opened() as file:
             wanted = pa.schema([self.schema.field(name) for name in columns])
             for batch in (
                 json_lines.read_batches(self.path, file, wanted)
                 if self.is_json
-                else _csv_reader(file, self, list(columns))
+                else csv_files.reader(file, self, list(columns))
             ):
                 for start in range(0, batch.num_rows, rows):
                     yield first_row + start, batch.slice(start, rows)
@@ -143,15 +154,18 @@ def _expression(pattern: str) -> str:
     return "".join(forms.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*|\?)", pattern))
 
 
-def inspect_file(path: str, text: TextFormat, scratch: str, split: str | None = None) -> TableFile:
+def inspect_file(
+    path: str, text: TextFormat, scratch: str, split: str | None = None, bad: BadRows | None = None
+) -> TableFile:
     """Inspects a file's columns: the footer of a Parquet file, all of a text file once.
 
     Args:
-      scratch: folder for copies of text files that are not on the local disk or not in UTF-8.
+      scratch: folder for copies of text files that are not on the local disk or not in UTF-8, or have rows
+        to be dropped.
+      bad: receives the faulty rows of a CSV file; None stops at any.
 
     Raises:
-      UserError: the file cannot be read, is damaged or empty, has two columns of one name, or unpaired
-        quotes.
+      UserError: the file cannot be read, is damaged or empty, has two columns of one name, or faulty rows.
     """
     try:
         with storage.open_file(path) as file:
@@ -169,12 +183,16 @@ def inspect_file(path: str, text: TextFormat, scratch: str, split: str | None = 
                 f"{path}: the file is in UTF-16: set 'encoding: utf-16' for its table in the column map."
             )
         found = TableFile(path, "", False, start.startswith(file_formats.GZIP), text, pa.schema([]), 0, split)
-        with _csv_errors(found):
+        with csv_files.errors(found):
             found = _on_disk(found, scratch)
-            with _opened(found) as opened:
+        with csv_files.errors(found):
+            with found.opened() as opened:
                 start = opened.read(file_formats.FIRST_BYTES)
             file_formats.refuse_others(path, start)
-            found = _inspect_json(found) if file_formats.is_json(start) else _inspect_csv(found)
+            if file_formats.is_json(start):
+                found = _inspect_json(found)
+            else:
+                found = csv_files.inspect(found, scratch, bad or BadRows("", STOP))
     names = found.schema.names
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -183,16 +201,9 @@ def inspect_file(path: str, text: TextFormat, scratch: str, split: str | None = 
 
 
 def _inspect_json(file: TableFile) -> TableFile:
-    with _opened(file) as opened:
+    with file.opened() as opened:
         schema, rows = json_lines.schema_of(file.path, opened)
     return dataclasses.replace(file, schema=schema, rows=rows, is_json=True)
-
-
-def _inspect_csv(file: TableFile) -> TableFile:
-    file = dataclasses.replace(file, rows=_count_lines(file))
-    with _opened(file) as opened:
-        names = _csv_reader(opened, file, None).schema.names
-    return dataclasses.replace(file, schema=pa.schema([pa.field(name, pa.string()) for name in names]))
 
 
 def _on_disk(file: TableFile, scratch: str) -> TableFile:
@@ -204,112 +215,27 @@ def _on_disk(file: TableFile, scratch: str) -> TableFile:
     encoding = file.text.encoding
     if storage.is_local(file.path) and encoding == TextFormat.encoding:
         return dataclasses.replace(file, local=storage.absolute(file.path))
-    with contextlib.ExitStack() as opened:
-        with storage.writing(scratch, storage.OTHER_SCRATCH):
-            handle, local = tempfile.mkstemp(dir=scratch)
-            # Without a buffer, no error of writing is left for the closing.
-            copy = opened.enter_context(open(handle, "wb", buffering=0))
-        source = opened.enter_context(storage.open_file(file.path))
-
-        def write(block: bytes) -> None:
-            with storage.writing(scratch, storage.OTHER_SCRATCH):
-                while block:
-                    block = block[copy.write(block) :]
-
+    with storage.open_file(file.path) as source:
         if encoding == TextFormat.encoding:
-            while block := source.read(_BLOCK_BYTES):
-                write(block)
+            local = csv_files.copied(iter(lambda: source.read(_BLOCK_BYTES), b""), scratch)
             return dataclasses.replace(file, local=local)
-        plain = gzip.GzipFile(fileobj=source) if file.is_compressed else source
-        decoder, done = codecs.getincrementaldecoder(encoding)(), 0
-        while True:
-            block = plain.read(_BLOCK_BYTES)
-            try:
-                write(decoder.decode(block, final=not block).encode())
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "
-                    f"{encoding.upper()}, the encoding in the column map: correct one of them."
-                ) from error
-            if not block:
-                return dataclasses.replace(file, local=local, is_compressed=False)
-            done += len(block)
+        local = csv_files.copied(_in_utf8(file, source), scratch)
+        return dataclasses.replace(file, local=local, is_compressed=False)
 
 
-def _count_lines(file: TableFile) -> int:
-    """Counts the lines of a text file.
-
-    Raises:
-      UserError: its quotes are not paired. Arrow would read everything after an open quote as one field.
-    """
-    lines = quotes = 0
-    with _opened(file) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            lines += block.count(b"\n")
-            quotes += block.count(b'"')
-    if quotes % 2:
-        raise UserError(
-            f"{file.path}: its {quotes:,} quotes are not paired: close every quote, and double the quotes "
-            'within a field (""). Or the file is cut off: fetch it again.'
-        )
-    return lines
-
-
-@contextlib.contextmanager
-def _opened(file: TableFile) -> Iterator[pa.NativeFile]:
-    with pa.OSFile(file.local) as plain:
-        yield pa.CompressedInputStream(plain, "gzip") if file.is_compressed else plain
-
-
-def _csv_reader(opened: pa.NativeFile, file: TableFile, columns: list[str] | None) -> Any:
-    delimiter = file.text.delimiter or ("\t" if re.search(r"\.tsv(\.gz)?$", file.path) else ",")
-    return pyarrow.csv.open_csv(
-        opened,
-        # Only a serial reader knows the row number for its errors.
-        pyarrow.csv.ReadOptions(
-            use_threads=False,
-            block_size=_BLOCK_BYTES,
-            column_names=list(file.text.header) or None,
-        ),
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        pyarrow.csv.ConvertOptions(
-            column_types={name: pa.string() for name in columns or ()},
-            include_columns=columns,
-            strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-
-
-@contextlib.contextmanager
-def _csv_errors(file: TableFile) -> Iterator[None]:
-    """Converts Arrow's parse errors to UserErrors with the row."""
-    header = 0 if file.text.header else 1
-    remedy = "convert the file (`iconv -f latin1 -t utf-8`), or set its 'encoding' in the column map."
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise UserError(f"{file.path}: byte {byte:#04x} is not UTF-8: {remedy}") from error
-    except pa.ArrowInvalid as error:
-        message = str(error)
-        if found := _WRONG_WIDTH.search(message):
-            row, wanted, width, text = found.groups()
+def _in_utf8(file: TableFile, source: IO[bytes]) -> Iterator[bytes]:
+    encoding = file.text.encoding
+    plain = gzip.GzipFile(fileobj=source) if file.is_compressed else source
+    decoder, done = codecs.getincrementaldecoder(encoding)(), 0
+    while True:
+        block = plain.read(_BLOCK_BYTES)
+        try:
+            yield decoder.decode(block, final=not block).encode()
+        except UnicodeDecodeError as error:
             raise UserError(
-                f"{file.path}: row {int(row) - 1 - header}: {width} fields, but there are {wanted} columns: "
-                f"{text!r:.80}. Put fields with the delimiter, a quote or a line end in double quotes. Files "
-                "with other columns are a table of their own in a list of tables, such as 'events'."
+                f"{file.path}: byte {done + error.start:,} ({error.object[error.start]:#04x}) is not "
+                f"{encoding.upper()}, the encoding in the column map: correct one of them."
             ) from error
-        if found := _NOT_UTF8.search(message):
-            column = file.schema.names[int(found[1])] if file.schema.names else f"number {found[1]}"
-            row = int(found[2]) - 1 - header
-            raise UserError(f"{file.path}: column '{column}', row {row}: not UTF-8: {remedy}") from error
-        if "straddling" in message:
-            raise UserError(
-                f"{file.path}: a row has more than {_BLOCK_BYTES:,} bytes: close every quote."
-            ) from error
-        raise UserError(f"{file.path}: not readable as CSV ({message.splitlines()[0]}).") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{file.path}: cannot be read to its end ({error}). Fetch or write it again."
-        ) from error
+        if not block:
+            return
+        done += len(block)

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
+from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.manifest import COLUMNS
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.ingestion import source_values
+from two_tower.ingestion import bad_rows, source_values
 from two_tower.ingestion.column_map import UNITS, TableMap
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, require_one_kind
 from two_tower.ingestion.newest_rows import NewestRows
@@ -74,11 +75,11 @@ class TableRows:
             yield self._read_newest(self._source, self._source.events, known)
             return
         columns = [self._key, *self._meanings]
-        for batch in self._source.batches(columns, VECTOR_ROWS if self._width else None, list(self._kept)):
-            ids = self._ids.encode(*batch.column(self._key))
-            first = known.add(ids)
+        batches = self._source.batches(columns, VECTOR_ROWS if self._width else None, list(self._kept))
+        for found, has_vector in self._source.converted(batches, self._converted, self._writer):
+            first = known.add(found[self._key].to_numpy())
             self._writer.dropped[f"duplicate_{self._table}"] += int((~first).sum())
-            found = pa.table(self._columns(batch, ids, first))
+            self._writer.noted["items_without_embedding"] += int((first & ~has_vector).sum())
             yield found if first.all() else found.filter(pa.array(first))
 
     def _read_newest(self, source: MappedTable, events: TableMap, known: SeenIds) -> pa.Table:
@@ -90,14 +91,19 @@ class TableRows:
         clock = events.columns.get("timestamp")
         newest = NewestRows()
         kept = [*self._kept, *([clock] if clock else [])]
-        for batch in source.batches([self._key, *self._meanings], VECTOR_ROWS if self._width else None, kept):
-            ids = self._ids.encode(*batch.column(self._key))
-            known.add(ids)
-            times = batch.number + np.arange(len(ids))
+
+        def convert(batch: Batch) -> tuple[pa.Table, np.ndarray]:
+            times = batch.number + batch.places
             if clock:
                 unit, place = events.units.get("timestamp"), batch.place(clock)
                 times = source_values.times(batch.rows[clock], unit, place).to_numpy()
-            newest.add(ids, times, pa.table(self._columns(batch, ids, np.zeros(len(ids), bool))))
+            return self._converted(batch)[0], times
+
+        batches = source.batches([self._key, *self._meanings], VECTOR_ROWS if self._width else None, kept)
+        for found, times in source.converted(batches, convert, self._writer):
+            ids = found[self._key].to_numpy()
+            known.add(ids)
+            newest.add(ids, times, found)
         rows, differing = newest.result()
         if self._width:
             vectors = rows["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self._width)
@@ -129,7 +135,10 @@ class TableRows:
             columns | {name: _blank_column(len(ids), _arrow_type(kind)) for name, kind in self._kept.items()}
         )
 
-    def _columns(self, batch: Batch, ids: np.ndarray, first: np.ndarray) -> dict[str, pa.Array]:
+    def _converted(self, batch: Batch) -> tuple[pa.Table, np.ndarray]:
+        """Returns the columns of a batch, and bool[n]: false for an item that lacks its vector."""
+        ids = self._ids.encode(*batch.column(self._key))
+        has_vector = np.ones(len(ids), bool)
         separator, units = batch.map.separator, batch.map.units
         columns: dict[str, pa.Array] = {self._key: pa.array(ids)}
         if self._ids.is_text:
@@ -142,8 +151,7 @@ class TableRows:
                 if self._owners[meaning].is_text:
                     columns[f"original_{meaning}"] = texts
             elif meaning == "embedding":
-                found, there = source_values.vectors(values, separator, self._width, place)
-                self._writer.noted["items_without_embedding"] += int((first & ~there).sum())
+                found, has_vector = source_values.vectors(values, separator, self._width, place)
                 columns[meaning] = vector_column(found)
             elif meaning == "title":
                 columns[meaning] = source_values.plain_text(values, place)
@@ -157,18 +165,24 @@ class TableRows:
                 columns[meaning] = source_values.times(values, units.get(meaning), place, is_event=False)
         for name, kind in self._kept.items():
             columns[name] = _kept_values(batch.rows[name], kind, separator, batch.place(name))
-        return columns
+        return pa.table(columns), has_vector
 
     @staticmethod
     def _owner_lists(texts: pa.ListArray, ids: IdEncoder, place: Place) -> pa.Array:
         try:
             numbers = ids.encode(texts.flatten(), place)
         except UserError:
-            # A second pass, row by row, finds the number of the row.
-            for row in range(len(texts)):
-                for text in texts[row].as_py():
-                    ids.encode(pa.array([text]), dataclasses.replace(place, first_row=place.first_row + row))
-            raise
+            # A second pass, row by row, finds all wrong rows.
+            wrong = {}
+            for row, entries in enumerate(texts.to_pylist()):
+                for text in entries:
+                    try:
+                        ids.encode(pa.array([text]), dataclasses.replace(place, first_row=0))
+                    except UserError as error:
+                        wrong[row] = str(error).partition("row 0: ")[2]
+            raise WrongRows(
+                place.path, place.column, list(wrong), place.first_row, lambda row: wrong[row], ""
+            ) from None
         return pa.ListArray.from_arrays(texts.offsets, pa.array(numbers, pa.int64()))
 
     def _kinds_of_kept(self, source: MappedTable) -> dict[str, str]:
@@ -270,10 +284,13 @@ def most_common_width(table: MappedTable, meaning: str, separator: str | None) -
     Raises:
       UserError: no file holds a vector.
     """
-    for batch in table.batches([meaning], VECTOR_ROWS):
-        if width := source_values.most_common_width(
-            batch.column(meaning)[0], separator, batch.column(meaning)[1]
-        ):
+
+    def find(batch: Batch) -> int:
+        values, place = batch.column(meaning)
+        return source_values.most_common_width(values, separator, place)
+
+    for width in bad_rows.unchecked(table.batches([meaning], VECTOR_ROWS), find):
+        if width:
             return width
     raise UserError(f"{table.files[0].path}: column '{table.map.columns[meaning]}' has no embeddings.")
 

@@ -21,7 +21,7 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import COLUMNS, DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.ingestion import column_map, external_sort, source_values
+from two_tower.ingestion import bad_rows, column_map, external_sort, source_values
 from two_tower.ingestion.column_map import ColumnMap
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, open_tables
 from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory, id_encoder
@@ -114,14 +114,24 @@ def _read_events(
     order = "timestamp" if tables[0].has("timestamp") else "order"
     by = ("user_id",) if tables[0].map.unordered else ("user_id", order)
     meanings = [meaning for meaning in by if tables[0].has(meaning)]
-    keys = (pa.table(_user_and_time(batch, users)) for table in tables for batch in table.batches(meanings))
+    keys = (
+        keys
+        for table in tables
+        for keys in bad_rows.unchecked(
+            table.batches(meanings), lambda batch: pa.table(_user_and_time(batch, users))
+        )
+    )
     is_sorted = external_sort.rows_are_sorted(keys, by)
     writer.noted["event_files_not_in_order"] += 0 if is_sorted else sum(len(table.files) for table in tables)
     columns = _event_columns(tables)
     converted = (
-        _convert(batch, columns, users, items, writer)
+        events
         for table in tables
-        for batch in table.batches(list(table.map.columns))
+        for events in table.converted(
+            table.batches(list(table.map.columns)),
+            lambda batch: _convert(batch, columns, users, items, writer),
+            writer,
+        )
     )
     rows = sum(file.rows for table in tables for file in table.files)
     for events in external_sort.sort_rows(converted, by, rows, is_sorted):
@@ -141,7 +151,7 @@ def _event_columns(tables: Sequence[MappedTable]) -> list[str]:
 
 
 def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.Array]:
-    columns: dict[str, np.ndarray | pa.Array] = {"user_id": _ids(batch, "user_id", users)}
+    columns: dict[str, np.ndarray | pa.Array] = {"user_id": users.encode(*batch.column("user_id"))}
     if "timestamp" in batch.map.columns:
         values, place = batch.column("timestamp")
         columns["timestamp"] = source_values.times(values, batch.map.units.get("timestamp"), place)
@@ -152,7 +162,7 @@ def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.
         place.refuse_first(pc.less(order, 0), values, "is no rank: ranks must be 0 or more.")
         columns["order"] = order
     elif not batch.map.unordered:
-        columns["order"] = batch.number + np.arange(batch.rows.num_rows)
+        columns["order"] = batch.number + batch.places
     return columns
 
 
@@ -160,7 +170,7 @@ def _convert(
     batch: Batch, wanted: Sequence[str], users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
 ) -> pa.Table:
     """Converts a batch of events to the data directory's columns: user, time, item and the wanted ones."""
-    columns = _user_and_time(batch, users) | {"item_id": _ids(batch, "item_id", items)}
+    columns = _user_and_time(batch, users) | {"item_id": items.encode(*batch.column("item_id"))}
     readers: dict[str, Callable[[pa.Array, Place], pa.Array]] = {
         "event_type": source_values.plain_text,
         "play_ratio": functools.partial(_shares, whole=batch.map.play_ratio_whole),
@@ -183,17 +193,6 @@ def _convert(
             # Another table of events has the column.
             columns[meaning] = pa.nulls(rows, COLUMNS["events"][meaning])
     return pa.table(columns)
-
-
-def _ids(batch: Batch, meaning: str, ids: IdEncoder) -> np.ndarray:
-    values, place = batch.column(meaning)
-    try:
-        return ids.encode(values, place)
-    except UserError:
-        # A second pass, id by id, finds the number of the row whose list holds the id.
-        for at, row in enumerate([] if place.rows is None else place.rows.tolist()):
-            ids.encode(values.slice(at, 1), Place(place.path, place.column, row))
-        raise
 
 
 def _shares(values: pa.Array, place: Place, whole: float) -> pa.Array:
@@ -271,11 +270,16 @@ def _write_items_with_vectors(
     separator, column = vectors.map.separator, vectors.map.columns["embedding"]
     width = most_common_width(vectors, "embedding", separator)
     with_vector = SeenIds()
-    for batch in vectors.batches(["item_id", "embedding"], VECTOR_ROWS):
+
+    def convert(batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, np.ndarray]:
         values, place = batch.column("embedding")
         found, there = source_values.vectors(values, separator, width, place)
+        return batch, items.encode(*batch.column("item_id")), found, there
+
+    content_batches = vectors.batches(["item_id", "embedding"], VECTOR_ROWS)
+    for batch, all_ids, found, there in vectors.converted(content_batches, convert, writer):
+        ids, content = all_ids[there], found[there]
         ids_column, id_place = batch.column("item_id")
-        ids, content = items.encode(ids_column, id_place)[there], found[there]
         again = ~with_vector.add(ids)
         if again.any():
             row = int(np.flatnonzero(there)[np.argmax(again)])

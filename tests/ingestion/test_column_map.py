@@ -81,7 +81,7 @@ def test_files_may_be_listed_by_split(tmp_path: pathlib.Path) -> None:
         ("user_id: uid", "user_id: 3", "the name of a column .in quotes if it is a number., but is 3"),
         ("play_ratio_whole: 100", "play_ratio_whole: 0", "takes a number above 0"),
         ("play_ratio: percent", "", "needs key 'events.play_ratio'"),
-        ('delimiter: ";"', 'delimiter: "::"', "'items.delimiter' takes one character"),
+        ('delimiter: ";"', 'delimiter: "::"', "'items.delimiter' takes one ASCII character"),
         ("latin-1", "latin-77", "takes the name of a text encoding"),
         ("zip: text", "zip: words", "key 'users.keep.zip' takes one of integer, text, number, boolean"),
         ("[a/*.parquet, b.csv]", "{train: a.csv, dev: b.csv}", "train, eval, test., but has 'dev'"),

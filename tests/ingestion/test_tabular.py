@@ -616,7 +616,10 @@ def cut_gzip(folder: pathlib.Path) -> None:
         ),
         ("uid;film;at;kind\n1;1;1;view\n", "'uid' is missing.* Check 'delimiter' in the column map"),
         ("uid,film,at,kind,at\n1,1,1,view,2\n", "two columns have the name 'at'"),
-        ('uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n', "its 1 quotes are not paired"),
+        (
+            'uid,film,at,kind\n1,1,1,"view\n2,2,2,view\n3,3,3,view\n',
+            "row 0: the quote that opens field 4",
+        ),
         (b"uid,film,at,kind\n1,1,1,view\n2,2,2,vi\xebw\n", "column 'kind', row 1: not UTF-8: convert"),
         (b"uid,film,at,k\xefnd\n1,1,1,view\n", "byte 0xef is not UTF-8"),
         ("uid,film,at,kind\n1,1,1,view\n".encode("utf-16"), "the file is in UTF-16: set 'encoding: utf-16'"),
@@ -849,6 +852,6 @@ def test_a_text_file_is_read_from_disk_and_can_be_left(
 
 def test_an_open_quote_is_found_before_any_row_is_read(tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, "e.csv", 'a,b\n1,"x\n2,y\n')
-    with pytest.raises(UserError, match="its 1 quotes are not paired") as found:
+    with pytest.raises(UserError, match="row 0: the quote that opens field 2 does not close") as found:
         table_files.inspect_file(str(path), column_map.TextFormat(), str(tmp_path))
     assert str(path) in str(found.value)
