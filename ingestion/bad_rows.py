@@ -6,22 +6,20 @@ the batch is converted again, until it passes.
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from two_tower.base.errors import UserError
 from two_tower.data_directory.checked_columns import WrongRows
+from two_tower.ingestion import notices
 
 if TYPE_CHECKING:
     from two_tower.ingestion.mapped_tables import Batch
 
 # Values of the key `on_bad_rows` of a column map.
 STOP, DROP = POLICIES = ("stop", "drop")
-# Logger of what an ingest changes in the data; its records are lines for the user.
-NOTICES = logging.getLogger("two_tower.ingest")
-
 # Number of wrong rows that a message shows.
 SHOWN = 5
 # A larger share is no matter of single rows: the map is wrong.
@@ -101,21 +99,24 @@ class BadRows:
         rows = f"{self.count:,} of {self.rows:,} rows of the {self.table}"
         is_wrong = "is wrong" if self.count == 1 else "are wrong"
         if self.policy == STOP:
+            nulls = (
+                "" if self.table == "events" else "List values that stand for missing ones in 'null_values'. "
+            )
             raise UserError(
-                f"{told}\n{rows} {is_wrong}. Correct or remove wrong rows, or set 'on_bad_rows: drop' in "
-                "the column map, which leaves them out and counts them."
+                f"{told}\n{rows} {is_wrong}. {nulls}Correct or remove wrong rows, or set 'on_bad_rows: drop' "
+                "in the column map, which leaves them out and counts them."
             )
         if self.count > _LARGEST_SHARE * self.rows:
             raise UserError(
                 f"{told}\n{rows} {is_wrong}, too many to drop: correct the files or the column map."
             )
-        NOTICES.info("%s %s and dropped:\n  %s", rows, is_wrong, told)
+        notices.tell(f"{rows} {is_wrong} and dropped:\n  {told}")
 
 
 def unchecked(batches: Iterable[Batch], convert: Callable[[Batch], T]) -> Iterator[T]:
     """Yields the converted batches without their wrong rows, which another pass counts."""
     passed = BadRows("", DROP)
     for batch in batches:
-        found = passed._convert(batch, convert, ())
+        found = passed._convert(dataclasses.replace(batch, missing=Counter()), convert, ())
         if found is not None:
             yield found

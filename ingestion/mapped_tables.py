@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.ingestion import csv_files, source_values, table_files, unfolding
+from two_tower.ingestion import csv_files, notices, source_values, table_files, unfolding
 from two_tower.ingestion.bad_rows import BadRows
 from two_tower.ingestion.column_map import ColumnMap, TableMap
 from two_tower.ingestion.source_values import Place
 from two_tower.ingestion.table_files import TableFile
+from two_tower.ingestion.text_kinds import TextKind
 
 # Rows with lists that are read at a time, and rows in a batch of what they unfold to.
 _FOLDED_ROWS, _UNFOLDED_ROWS = 1 << 10, 1 << 18
@@ -40,10 +41,12 @@ class Batch:
     source_rows: np.ndarray | None = None
     # Places of the rows in the batch as it was read, int64[n]; None for all of them.
     kept: np.ndarray | None = None
+    # Words such as NULL that were read as missing, by column; see `Place`.
+    missing: Counter[str] = dataclasses.field(default_factory=Counter, compare=False)
 
     def place(self, column: str) -> Place:
         """Returns the place of a source column's values, for error messages."""
-        return Place(self.file.path, column, self.first_row, self.source_rows)
+        return Place(self.file.path, column, self.first_row, self.source_rows, self.missing)
 
     @property
     def places(self) -> np.ndarray:
@@ -143,9 +146,18 @@ class MappedTable:
         def counted() -> Iterator[Batch]:
             for batch in batches:
                 rows[batch.file.path] += batch.rows.num_rows
-                yield batch
+                yield dataclasses.replace(batch, missing=missing)
 
-        yield from self.bad.converted(counted(), convert, (writer.repaired, writer.noted))
+        missing: Counter[str] = Counter()
+        counters = (writer.repaired, writer.noted, missing)
+        yield from self.bad.converted(counted(), convert, counters)
+        for column, count in missing.items():
+            writer.repaired["words_read_as_missing_values"] += count
+            if count:
+                notices.tell(
+                    f"Column '{column}' of the {self.map.table}: {count:,} words such as NULL or NaN are "
+                    "read as missing values."
+                )
         writer.dropped[f"wrong_rows_of_{self.map.table}"] += self.bad.count
         for file in self.files:
             if not file.has_types:
@@ -171,20 +183,57 @@ class MappedTable:
             for name in typed:
                 kinds[name] = source_values.kind_of_type(self.type_of(file, name))
             if untyped := [name for name in columns if name not in typed]:
-                for first_row, batch in file.batches(untyped):
-                    for name in untyped:
-                        text = batch[name]
-                        if name in self.map.unfold:
-                            place = Place(file.path, name, first_row)
-                            text = unfolding.entries_of(text, self.map.separator, place)
-                        elif separator:
-                            text = pc.split_pattern(text, separator).flatten()
-                        both = source_values.common_kind(kinds[name], source_values.kind_of_text(text))
-                        # A column of numbers and texts within one file is text.
-                        kinds[name] = "text" if both == "" else both
+                kinds |= self._kinds_of_text(file, untyped, separator)
             for name in columns:
                 found[name].append((file.path, kinds[name]))
         return found
+
+    def _kinds_of_text(
+        self, file: TableFile, columns: Sequence[str], separator: str | None
+    ) -> dict[str, str | None]:
+        """Returns the kinds of text columns, by all values of a file.
+
+        Raises:
+          UserError: a column of ids, or one that is kept, would be text because of a few values.
+        """
+        found = {name: TextKind() for name in columns}
+        for first_row, batch in file.batches(columns):
+            for name in columns:
+                text = batch[name]
+                if name in self.map.unfold:
+                    text = unfolding.entries_of(text, self.map.separator, Place(file.path, name, first_row))
+                elif separator:
+                    text = pc.split_pattern(text, separator).flatten()
+                found[name].add(text, first_row)
+        meanings = {name: meaning for meaning, name in self.map.columns.items()}
+        for name, kind in found.items():
+            meaning = meanings.get(name)
+            if kind.is_doubtful and meaning in (None, "user_id", "item_id"):
+                raise self._doubtful(file, name, kind, meaning)
+            if kind.kind == "text" and kind.numbers > kind.others:
+                notices.tell(
+                    f"{file.path}: column '{name}' is read as text: {kind.others:,} of its {kind.values:,} "
+                    "values are no numbers, and others may have leading zeros or too many digits."
+                    if kind.codes
+                    else f"{file.path}: column '{name}' is read as text: {kind.others:,} of its "
+                    f"{kind.values:,} values are no numbers."
+                )
+        return {name: kind.kind for name, kind in found.items()}
+
+    def _doubtful(self, file: TableFile, name: str, kind: TextKind, meaning: str | None) -> UserError:
+        shown = ", ".join(f"{value!r:.40} in row {file.row_of(row)}" for row, value in kind.examples)
+        table = self.map.key
+        remedy = (
+            f"'{meaning}_type: text' in the column map. '{meaning}_type: integer' refuses such rows; with "
+            "'on_bad_rows: drop' leaves them out"
+            if meaning
+            else f"its type in '{table}.keep', as in {{{name}: text}}, beside the other columns to keep"
+        )
+        return UserError(
+            f"{file.path}: column '{name}' holds numbers, but for {kind.others:,} of its {kind.values:,} "
+            f"values: {shown}. If such values stand for missing ones, list them in '{table}.null_values'. "
+            f"If they are right, set {remedy}."
+        )
 
 
 def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, MappedTable]:

@@ -8,6 +8,7 @@ takes a column and its place. It raises an error for the first value that cannot
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -18,10 +19,9 @@ from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.manifest import SPLIT_NAMES
+from two_tower.ingestion import text_kinds
 from two_tower.ingestion.column_map import SPLIT_OF, UNITS
 
-_WHOLE_NUMBER = r"^-?(0|[1-9][0-9]{0,18})$"
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
@@ -34,6 +34,8 @@ class Place:
     first_row: int
     # Numbers of the source's rows, int64[n], where lists were unfolded to values; None: they count on.
     rows: np.ndarray | None = None
+    # Column → number of words such as NULL that were read as missing numbers; conversions add to it.
+    missing: Counter[str] = dataclasses.field(default_factory=Counter, compare=False)
 
     def _first(self, row: int) -> int:
         """Returns a first row from which `row` counts on to its number in the source."""
@@ -113,24 +115,6 @@ def kind_of_type(kind: pa.DataType) -> str | None:
     return next((name for name, holds in checks.items() if holds(kind)), "")
 
 
-def kind_of_text(values: pa.Array) -> str | None:
-    """Returns the kind of all values of a text column: "integer", "number", "boolean" or else "text"; None
-    without values.
-
-    Digits after a leading zero are text: the number 007 would become 7. Only "true" and "false" are booleans:
-    a column of 0 and 1 may hold larger counts in the next file.
-    """
-    values = pc.drop_null(values)
-    if not len(values):
-        return None
-    for kind, form in (("integer", _WHOLE_NUMBER), ("number", _NUMBER), ("boolean", "^(?i:true|false)$")):
-        if pc.all(pc.match_substring_regex(values, form)).as_py() and not (
-            kind == "number" and pc.any(pc.match_substring_regex(values, "^[+-]?0[0-9]")).as_py()
-        ):
-            return kind
-    return "text"
-
-
 def common_kind(one: str | None, other: str | None) -> str | None:
     """Returns the kind that covers both kinds; "" if there is none."""
     if one is None or other is None or one == other:
@@ -202,9 +186,13 @@ def booleans(values: pa.Array, place: Place) -> pa.Array:
         raise place.wrong_type(kind, "boolean")
     text = pc.utf8_lower(pc.utf8_trim_whitespace(values.cast(pa.string())))
     known = pc.is_in(text, value_set=pa.array(["true", "false", "1", "0", None]))
-    place.refuse_first(pc.invert(known), values, "is not one of true, false, 1 and 0.")
+    missing = pc.is_in(text, value_set=pa.array(text_kinds.MISSING))
+    place.refuse_first(pc.invert(pc.or_(known, missing)), values, "is not one of true, false, 1 and 0.")
+    place.missing[place.column] += pc.sum(missing).as_py() or 0
     return pc.if_else(
-        pc.is_valid(text), pc.is_in(text, value_set=pa.array(["true", "1"])), pa.scalar(None, pa.bool_())
+        pc.and_(pc.is_valid(text), pc.invert(missing)),
+        pc.is_in(text, value_set=pa.array(["true", "1"])),
+        pa.scalar(None, pa.bool_()),
     )
 
 
@@ -388,14 +376,14 @@ def kind_of_times(values: pa.Array) -> str | None:
     text = pc.drop_null(pc.utf8_trim_whitespace(values.cast(pa.string())))
     if not len(text):
         return None
-    return "text" if kind_of_text(text.slice(0, 1)) in ("text", "boolean") else "number"
+    return "text" if text_kinds.kind_of(text.slice(0, 1)) in ("text", "boolean") else "number"
 
 
 def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.Array:
     """Divides numbers by their unit, rounding down; whole numbers never pass through floats."""
     factor = UNITS[unit or "s"]
     is_whole = not (pa.types.is_floating(values.type) or pa.types.is_decimal(values.type))
-    if is_whole and not (is_text(values.type) and kind_of_text(values) != "integer"):
+    if is_whole and not (is_text(values.type) and text_kinds.kind_of(values) != "integer"):
         found = integers(values, place)
         there = found.is_valid().to_numpy(zero_copy_only=False)
         seconds = np.floor_divide(pc.fill_null(found, 0).to_numpy(), factor)
@@ -442,7 +430,12 @@ def _parse(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy:
     text = values
     if is_text(values.type):
         text = pc.utf8_trim_whitespace(plain_text(values, place))
-        place.refuse_first(pc.invert(pc.match_substring_regex(text, form)), values, remedy)
+        right = pc.match_substring_regex(text, form)
+        if not pc.all(right).as_py():
+            missing = pc.is_in(text, value_set=pa.array(text_kinds.MISSING))
+            place.missing[place.column] += pc.sum(missing).as_py()
+            place.refuse_first(pc.invert(pc.or_(right, missing)), values, remedy)
+            text = pc.if_else(missing, pa.scalar(None, pa.string()), text)
     return _cast(text, kind, values, place, remedy)
 
 

@@ -9,7 +9,7 @@ import difflib
 from typing import Any
 
 from two_tower.base.errors import UserError
-from two_tower.ingestion import FORMAT_HELP, FORMATS
+from two_tower.ingestion import FORMAT_HELP, FORMATS, notices
 from two_tower.pipeline.commands.command import Command
 from two_tower.pipeline.commands.messages import tell_progress
 
@@ -93,8 +93,11 @@ def _run(options: argparse.Namespace) -> int:
     staged_folder.recover(options.source)
     if not storage.exists(options.source):
         raise UserError(f"SRC does not exist: there is no file or directory {options.source}.")
-    manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
+    with notices.collected() as told:
+        manifest = FORMATS[options.format](options.source, options.out, options.name, **given)
     print(ingest_report.render(manifest))
+    for notice in told:
+        print(f"Notice     {notice}")
     needed = "".join(f" --set {setting}" for setting in ingest_report.protocol_settings(manifest))
     print(f"Next: two-tower run --data {options.out} --output DIR{needed}")
     return 0

@@ -139,7 +139,9 @@ def test_an_empty_list_and_a_list_of_texts_are_refused(tmp_path: pathlib.Path) -
 def test_files_of_other_columns_lead_to_a_list_of_tables(tmp_path: pathlib.Path) -> None:
     sources(tmp_path)
     mapping = MAP[: MAP.index("- files: buys")].replace("files: clicks.dat", "files: '*.dat'")
-    with pytest.raises(UserError, match=r"buys\.dat: row 0: 5 fields, but there are 4 columns(?s:.*) 'events'"):
+    with pytest.raises(
+        UserError, match=r"buys\.dat: row 0: 5 fields, but there are 4 columns(?s:.*) 'events'"
+    ):
         ingest(tmp_path, mapping)
 
 
