@@ -39,7 +39,7 @@ _CODE = r"^[+-]?(0[0-9].*|[0-9]{19,})$"
 
 @dataclasses.dataclass
 class TextKind:
-    """Counts of a text column's values by their form.
+    """Tally of a text column's values by their form.
 
     Attributes:
       values: number of values that are not null.
