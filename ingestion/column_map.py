@@ -31,7 +31,7 @@ from typing import Any
 from two_tower.base import yaml_files
 from two_tower.base.errors import UserError
 from two_tower.data_directory.manifest import SPLIT_NAMES
-from two_tower.ingestion import bad_rows
+from two_tower.ingestion import bad_rows, time_formats
 
 # Unit of time → ticks per second.
 UNITS: Mapping[str, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -43,6 +43,7 @@ KINDS = ("integer", "text", "number", "boolean")
 _COLUMN, _TEXT, _UNIT, _FLAG, _SHARE = "column", "text", "unit", "flag", "share"
 _FILES, _CHARACTER, _HEADER, _ENCODING, _KEEP = "files", "character", "header", "encoding", "keep"
 _ID_KIND, _COLUMN_OR_CONSTANT, _COLUMNS = "kind of id", "column or constant", "columns"
+_TIME_FORMAT = "time format"
 _ID_KIND, _QUOTE, _NULLS, _POLICY = "kind of id", "quote", "missing values", "policy"
 
 _FORMAT_KEYS = {
@@ -62,6 +63,7 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "item_id": _COLUMN,
         "timestamp": _COLUMN,
         "timestamp_unit": _UNIT,
+        "timestamp_format": _TIME_FORMAT,
         "order": _COLUMN,
         "order_of_rows": _FLAG,
         "unordered": _FLAG,
@@ -86,6 +88,7 @@ _KEYS: Mapping[str, Mapping[str, str]] = {
         "item_length_unit": _UNIT,
         "release_timestamp": _COLUMN,
         "release_timestamp_unit": _UNIT,
+        "release_timestamp_format": _TIME_FORMAT,
         "available": _COLUMN,
         "embedding": _COLUMN,
         "separator": _TEXT,
@@ -144,6 +147,8 @@ class TableMap:
     constants: Mapping[str, str]
     # Column of the data directory → a key of UNITS; without an entry the unit is seconds.
     units: Mapping[str, str]
+    # Column of the data directory → format of its times, see `time_formats`.
+    time_formats: Mapping[str, str]
     text: TextFormat
     # Separator between list entries in a text column.
     separator: str | None
@@ -286,6 +291,19 @@ def _table(path: str, table: str, key: str, content: Any) -> TableMap:
             raise UserError(
                 f"{path}: key '{key}.{column}_unit' needs key '{key}.{column}', which is missing."
             )
+    time_formats_of = {
+        name.removesuffix("_format"): value for name, value in values.items() if kinds[name] == _TIME_FORMAT
+    }
+    for column in time_formats_of:
+        if column not in columns:
+            raise UserError(
+                f"{path}: key '{key}.{column}_format' needs key '{key}.{column}', which is missing."
+            )
+        if column in units:
+            raise UserError(
+                f"{path}: keys '{key}.{column}_unit' and '{key}.{column}_format' contradict each other: "
+                "remove one. Numbers have a unit, and texts a format."
+            )
     files = values.get("files", ())
     if table == "events":
         _check_events(path, key, values, files)
@@ -298,6 +316,7 @@ def _table(path: str, table: str, key: str, content: Any) -> TableMap:
         columns=columns,
         constants=constants,
         units=units,
+        time_formats=time_formats_of,
         text=_text_format(path, key, values),
         separator=values.get("separator"),
         keep=values.get("keep"),
@@ -396,6 +415,11 @@ def _value(path: str, key: str, value: Any, kind: str) -> Any:
         if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
             raise wrong('a list of texts, such as ["NULL"]')
         return tuple(value)
+    if kind == _TIME_FORMAT:
+        fault = time_formats.complaint(value) if isinstance(value, str) else "it is no text"
+        if fault:
+            raise wrong(f'a format such as "%m/%d/%Y %H:%M:%S" ({fault})')
+        return value
     if kind == _POLICY:
         if value not in bad_rows.POLICIES:
             raise wrong("one of " + ", ".join(bad_rows.POLICIES))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.ingestion import csv_files, notices, source_values, table_files, unfolding
+from two_tower.ingestion import csv_files, notices, source_times, source_values, table_files, unfolding
 from two_tower.ingestion.bad_rows import BadRows
 from two_tower.ingestion.column_map import ColumnMap, TableMap
 from two_tower.ingestion.source_values import Place
@@ -275,7 +275,8 @@ def open_tables(source: str, mapping: ColumnMap, scratch: str) -> dict[str, Mapp
         )
         for file in files:
             file.require(list(table.columns.values()))
-        tables[table.key] = MappedTable(table, files, bad, _tables_beside(table, files, tables))
+        opened = MappedTable(table, files, bad, _tables_beside(table, files, tables))
+        tables[table.key] = _with_compact_times(opened)
         for meaning, column in table.columns.items():
             _check_kind_across_files(tables[table.key], meaning, column)
     return tables
@@ -292,23 +293,52 @@ def _tables_beside(
     return found if any(other.table == "events" for other in found) else ()
 
 
-def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> None:
-    """Checks that a column has the same kind in all files.
+def _with_compact_times(table: MappedTable) -> MappedTable:
+    """Returns the table with the formats of its columns of compact dates, such as 20200914.
 
-    Parquet and JSON columns are checked by type. In CSV files only times are inspected. Ids have a check of
-    their own.
+    Raises:
+      UserError: a column of times has different kinds in two files, or holds day numbers.
     """
-    if meaning in ("user_id", "item_id"):
-        return
-    found: list[tuple[str, str | None]] = []
-    for file in table.files:
-        kind = source_values.kind_of_type(table.type_of(file, column))
-        if not table.has_type(file, column):
-            if meaning != "timestamp":
-                continue
+    formats = dict(table.map.time_formats)
+    for meaning in ("timestamp", "release_timestamp"):
+        if not table.has(meaning):
+            continue
+        column, unit = table.map.columns[meaning], table.map.units.get(meaning)
+        found: list[tuple[str, str | None]] = []
+        forms: set[str | None] = set()
+        for file in table.files:
+            kind = source_values.kind_of_type(table.type_of(file, column))
             first = next(iter(dataclasses.replace(table, files=(file,)).batches([meaning])), None)
-            kind = source_values.kind_of_times(first.rows[column]) if first else None
-        found.append((file.path, kind))
+            if first is not None and meaning not in table.map.time_formats:
+                values = first.rows[column]
+                if not table.has_type(file, column):
+                    kind = source_times.kind_of_times(values)
+                form = source_times.compact_form(values, unit, first.place(column), meaning)
+                if kind is not None:
+                    forms.add(form)
+                if form is not None:
+                    kind = f"dates of the form {form}"
+            found.append((file.path, kind))
+        require_one_kind(column, found, "convert it to one type")
+        form = forms.pop() if len(forms) == 1 else None
+        if form is not None:
+            formats[meaning] = form
+            notices.tell(f"Column '{column}' of the {table.map.table} is read as dates of the form '{form}'.")
+    return dataclasses.replace(table, map=dataclasses.replace(table.map, time_formats=formats))
+
+
+def _check_kind_across_files(table: MappedTable, meaning: str, column: str) -> None:
+    """Checks that a column of Parquet or JSON files has the same kind in all of them.
+
+    Ids and times have checks of their own.
+    """
+    if meaning in ("user_id", "item_id", "timestamp", "release_timestamp"):
+        return
+    found = [
+        (file.path, source_values.kind_of_type(table.type_of(file, column)))
+        for file in table.files
+        if table.has_type(file, column)
+    ]
     require_one_kind(column, found, "convert it to one type")
 
 

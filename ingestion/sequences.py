@@ -77,6 +77,7 @@ def _events(source: str, delimiter: str) -> ColumnMap:
         columns={"user_id": "user", "item_id": "item"},
         constants={},
         units={},
+        time_formats={},
         text=TextFormat(delimiter, header=("user", "item")),
         separator=None,
         keep=None,

@@ -20,9 +20,7 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.manifest import SPLIT_NAMES
 from two_tower.ingestion import text_kinds
-from two_tower.ingestion.column_map import SPLIT_OF, UNITS
-
-_ZONE = r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"
+from two_tower.ingestion.column_map import SPLIT_OF
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,11 +78,13 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Returns whether a column of this type holds numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _is_time(kind: pa.DataType) -> bool:
+def is_time(kind: pa.DataType) -> bool:
+    """Returns whether a column of this type holds times or dates."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
@@ -100,17 +100,17 @@ def kind_of_type(kind: pa.DataType) -> str | None:
     """
     if pa.types.is_null(kind):
         return None
-    if pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type):
+    if pa.types.is_fixed_size_list(kind) and is_number(kind.value_type):
         return f"vector of {kind.list_size}"
     if is_list(kind):
         inner = kind_of_type(kind.value_type)
         return f"list of {inner}" if inner in ("integer", "number", "text") else ""
     checks: dict[str, Callable[[pa.DataType], bool]] = {
         "integer": pa.types.is_integer,
-        "number": _is_number,
+        "number": is_number,
         "boolean": pa.types.is_boolean,
         "text": is_text,
-        "time": _is_time,
+        "time": is_time,
     }
     return next((name for name, holds in checks.items() if holds(kind)), "")
 
@@ -140,6 +140,14 @@ def plain_text(values: pa.Array, place: Place) -> pa.Array:
     return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
 
 
+def texts_of_decimals(values: pa.Array) -> pa.Array:
+    """Converts decimals to string[n]; whole ones have no point, for Arrow has no such cast."""
+    encoded = values.dictionary_encode()
+    texts = [f"{value:f}" for value in encoded.dictionary.to_pylist()]
+    texts = [text.rstrip("0").rstrip(".") if "." in text else text for text in texts]
+    return pa.array(texts, pa.string()).take(encoded.indices)
+
+
 def integers(values: pa.Array, place: Place) -> pa.Array:
     """Converts values to int64[n]; nulls stay null.
 
@@ -162,7 +170,7 @@ def numbers(values: pa.Array, place: Place, largest: float | None) -> pa.Array:
       UserError: a value is no number, or out of bounds.
     """
     kind = values.type
-    if not (_is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
+    if not (is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
         raise place.wrong_type(kind, "number")
     form = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:nan|inf))$"
     found = _parse(values, pa.float64(), form, place, "is no number.")
@@ -283,7 +291,7 @@ def most_common_width(values: pa.Array, separator: str | None, place: Place) -> 
 
 def _number_lists(values: pa.Array, separator: str | None, place: Place) -> pa.Array:
     kind = values.type
-    if is_list(kind) and _is_number(kind.value_type):
+    if is_list(kind) and is_number(kind.value_type):
         return plain_lists(values)
     if pa.types.is_null(kind):
         return pa.nulls(len(values), pa.list_(pa.float32()))
@@ -324,102 +332,6 @@ def plain_lists(values: pa.Array) -> pa.Array:
     return values.cast(pa.list_(inner))
 
 
-# ── Times ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def times(values: pa.Array, unit: str | None, place: Place, is_event: bool = True) -> pa.Array:
-    """Converts times to seconds, int64[n].
-
-    Numbers are divided by their unit. Times and dates count from 1970 in UTC.
-
-    Args:
-      unit: a key of UNITS for a column of numbers; None means seconds.
-      is_event: true if a time is required, not negative, and not after the year 2100. The release time of an
-        item may be null or negative.
-
-    Raises:
-      UserError: a value is no time; the message gives the factor for milli-, micro- and nanoseconds.
-    """
-    kind = values.type
-    if _is_time(kind):
-        found = _seconds_of(values)
-    elif is_text(kind) and kind_of_times(values) == "text":
-        found = _seconds_of(_read_times(values, place))
-    elif is_text(kind) or _is_number(kind) or pa.types.is_null(kind):
-        found = _seconds_of_numbers(values, unit, place)
-    else:
-        raise place.wrong_type(kind, "time")
-    if not is_event:
-        too_new = pc.greater(found, checked_columns.NEWEST_TIMESTAMP)
-        place.refuse_first(too_new, values, "is after the year 2100: check the unit.")
-        return found
-    place.refuse_first(pc.is_null(found), values, "is no time; drop or repair the row.")
-    wrong = pc.or_(pc.less(found, 0), pc.greater(found, checked_columns.NEWEST_TIMESTAMP))
-    at = np.flatnonzero(wrong.to_numpy(zero_copy_only=False))
-    if len(at):
-        seconds = found[int(at[0])].as_py()
-        remedy = checked_columns.timestamp_remedy(seconds)
-        if seconds > 0 and kind_of_times(values) not in ("integer", "number"):
-            remedy = "is after the year 2100; drop or repair the row."
-        elif "looks like" in remedy and unit is None:
-            unit = next(name for name in ("ms", "us", "ns") if f"{UNITS[name]:,}." in remedy)
-            remedy = f"{remedy[:-1]}, or set 'timestamp_unit: {unit}' in the column map."
-        raise place.error(int(at[0]), shown(values, int(at[0])), remedy)
-    return found
-
-
-def kind_of_times(values: pa.Array) -> str | None:
-    """Returns "text" or "number" for the times of a text column, by its first value; None without values.
-
-    A later value of another kind is then refused as wrong.
-    """
-    text = pc.drop_null(pc.utf8_trim_whitespace(values.cast(pa.string())))
-    if not len(text):
-        return None
-    return "text" if text_kinds.kind_of(text.slice(0, 1)) in ("text", "boolean") else "number"
-
-
-def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.Array:
-    """Divides numbers by their unit, rounding down; whole numbers never pass through floats."""
-    factor = UNITS[unit or "s"]
-    is_whole = not (pa.types.is_floating(values.type) or pa.types.is_decimal(values.type))
-    if is_whole and not (is_text(values.type) and text_kinds.kind_of(values) != "integer"):
-        found = integers(values, place)
-        there = found.is_valid().to_numpy(zero_copy_only=False)
-        seconds = np.floor_divide(pc.fill_null(found, 0).to_numpy(), factor)
-        return pa.array(seconds, mask=~there)
-    found = numbers(values, place, None)
-    unusable = pc.invert(pc.and_(pc.is_finite(found), pc.less(pc.abs(found), 2.0**62)))
-    place.refuse_first(unusable, values, "is no time.")
-    return pc.floor(pc.divide(found, float(factor))).cast(pa.int64())
-
-
-def _seconds_of(values: pa.Array) -> pa.Array:
-    """Converts times and dates to whole seconds since 1970, rounding down."""
-    if pa.types.is_date(values.type):
-        values = values.cast(pa.timestamp("ms"))
-    factor = UNITS[values.type.unit]
-    there = values.is_valid().to_numpy(zero_copy_only=False)
-    ticks = pc.fill_null(values.cast(pa.int64()), 0).to_numpy()
-    return pa.array(np.floor_divide(ticks, factor), mask=~there)
-
-
-def _read_times(values: pa.Array, place: Place) -> pa.Array:
-    """Parses ISO 8601 times, such as "2021-03-04 05:06:07.5+02:00", to timestamp[us][n]; UTC if no zone."""
-    text = pc.utf8_trim_whitespace(plain_text(values, place))
-    zoned = pc.fill_null(pc.match_substring_regex(text, "[0-9]:[0-9.]+ ?" + _ZONE), False)
-    remedy = (
-        'is no time: use ISO 8601, such as "2021-03-04 05:06:07" or "2021-03-04T05:06:07+02:00", or seconds.'
-    )
-    nothing = pa.scalar(None, pa.string())
-    # Arrow has two types of times, with and without a zone, and parses only texts that match the type.
-    local = _cast(pc.if_else(zoned, nothing, text), pa.timestamp("us"), values, place, remedy)
-    if not pc.any(zoned).as_py():
-        return local
-    utc = _cast(pc.if_else(zoned, text, nothing), pa.timestamp("us", "UTC"), values, place, remedy)
-    return pc.if_else(zoned, utc.cast(pa.int64()), local.cast(pa.int64())).cast(pa.timestamp("us"))
-
-
 # ── Parsing ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -440,16 +352,28 @@ def _parse(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy:
 
 
 def _cast(converted: pa.Array, kind: pa.DataType, values: pa.Array, place: Place, remedy: str) -> pa.Array:
-    """Casts `converted` to `kind`; the error names the first value that fails, as `values` has it."""
+    """Casts `converted` to `kind`; the error names the values that fail, as `values` has them."""
     try:
         return converted.cast(kind)
     except pa.ArrowInvalid:
-        first, end = 0, len(converted)
-        while end - first > 1:
-            middle = (first + end) // 2
-            try:
-                converted.slice(first, middle - first).cast(kind)
-                first = middle
-            except pa.ArrowInvalid:
-                end = middle
-        raise place.error(first, shown(values, first), remedy) from None
+        place.refuse_first(failing(converted, lambda part: part.cast(kind)), values, remedy)
+        raise
+
+
+def failing(values: pa.Array, convert: Callable[[pa.Array], object]) -> pa.Array:
+    """Returns which values a conversion fails for, bool[n].
+
+    Args:
+      convert: raises ArrowInvalid if it fails for any value.
+    """
+    wrong = np.zeros(len(values), bool)
+    parts = [(0, len(values))]
+    while parts:
+        start, end = parts.pop()
+        try:
+            convert(values.slice(start, end - start))
+        except pa.ArrowInvalid:
+            middle = (start + end) // 2
+            wrong[start] = middle == start
+            parts += [(start, middle), (middle, end)] if middle > start else []
+    return pa.array(wrong)

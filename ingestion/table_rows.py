@@ -14,7 +14,7 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.manifest import COLUMNS
 from two_tower.data_directory.writer import DataDirectoryWriter
-from two_tower.ingestion import bad_rows, source_values
+from two_tower.ingestion import bad_rows, source_times, source_values
 from two_tower.ingestion.column_map import UNITS, TableMap
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, require_one_kind
 from two_tower.ingestion.newest_rows import NewestRows
@@ -95,8 +95,9 @@ class TableRows:
         def convert(batch: Batch) -> tuple[pa.Table, np.ndarray]:
             times = batch.number + batch.places
             if clock:
-                unit, place = events.units.get("timestamp"), batch.place(clock)
-                times = source_values.times(batch.rows[clock], unit, place).to_numpy()
+                unit, form = events.units.get("timestamp"), events.time_formats.get("timestamp")
+                place = batch.place(clock)
+                times = source_times.times(batch.rows[clock], unit, place, form=form).to_numpy()
             return self._converted(batch)[0], times
 
         batches = source.batches([self._key, *self._meanings], VECTOR_ROWS if self._width else None, kept)
@@ -162,7 +163,9 @@ class TableRows:
             elif meaning == "item_length":
                 columns[meaning] = lengths_in_seconds(values, place, units.get(meaning), self._writer)
             else:
-                columns[meaning] = source_values.times(values, units.get(meaning), place, is_event=False)
+                columns[meaning] = source_times.times(
+                    values, units.get(meaning), place, False, batch.map.time_formats.get(meaning)
+                )
         for name, kind in self._kept.items():
             columns[name] = _kept_values(batch.rows[name], kind, separator, batch.place(name))
         return pa.table(columns), has_vector
@@ -250,7 +253,7 @@ def _kept_values(values: pa.Array, kind: str, separator: str | None, place: Plac
     if kind.startswith("list of "):
         return source_values.plain_lists(values).cast(_arrow_type(kind))
     if kind == "time":
-        return source_values.times(values, None, place, is_event=False)
+        return source_times.times(values, None, place, is_event=False)
     if kind == "number":
         return source_values.numbers(values, place, None)
     if kind == "integer":

@@ -21,8 +21,9 @@ from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
 from two_tower.data_directory.manifest import COLUMNS, DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
-from two_tower.ingestion import bad_rows, column_map, external_sort, source_values
+from two_tower.ingestion import bad_rows, column_map, external_sort, source_times, source_values
 from two_tower.ingestion.column_map import ColumnMap
+from two_tower.ingestion.event_times import EventTimes
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, open_tables
 from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory, id_encoder
 from two_tower.ingestion.source_values import Place
@@ -81,12 +82,17 @@ def _ingest(
         users = id_encoder("user_id", mapping.user_id_type, tables, previous)
         items = id_encoder("item_id", mapping.item_id_type, tables, previous)
         users_of_events, items_of_events, is_empty = KeyCounts(), KeyCounts(), True
+        times = EventTimes()
         event_tables = [table for table in tables.values() if table.map.table == "events"]
         for events in _read_events(event_tables, users, items, writer):
             writer.write("events", events)
             users_of_events.add(events["user_id"].to_numpy())
             items_of_events.add(events["item_id"].to_numpy())
+            if "timestamp" in events.column_names:
+                times.add(events["timestamp"].to_numpy())
             is_empty = False
+        if span is None:
+            times.tell(writer)
         if is_empty:
             raise UserError(f"{event_tables[0].files[0].path}: the file has no events. Name another file.")
         _write_items(tables, items, items_of_events.result()[0], previous, writer)
@@ -154,7 +160,9 @@ def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.
     columns: dict[str, np.ndarray | pa.Array] = {"user_id": users.encode(*batch.column("user_id"))}
     if "timestamp" in batch.map.columns:
         values, place = batch.column("timestamp")
-        columns["timestamp"] = source_values.times(values, batch.map.units.get("timestamp"), place)
+        columns["timestamp"] = source_times.times(
+            values, batch.map.units.get("timestamp"), place, form=batch.map.time_formats.get("timestamp")
+        )
     elif "order" in batch.map.columns:
         values, place = batch.column("order")
         order = source_values.integers(values, place)

@@ -20,10 +20,15 @@ events: {files: e.csv, user_id: user, item_id: item, timestamp: time}
 users: {files: users.csv, user_id: user, EXTRA}
 """
 ROWS = 200
+TIMES = [3_600 * row for row in range(ROWS)]
 
 
 def sources(folder: pathlib.Path, users: dict[str, Any] | None = None, **events: Any) -> None:
-    columns = {"user": list(range(ROWS)), "item": [row % 9 for row in range(ROWS)], "time": [60] * ROWS}
+    columns = {
+        "user": list(range(ROWS)),
+        "item": [row % 9 for row in range(ROWS)],
+        "time": [3_600 * row for row in range(ROWS)],
+    }
     write(folder, "e.csv", csv(columns | events))
     write(folder, "users.csv", csv({"user": list(range(ROWS))} | (users or {})))
 
@@ -106,7 +111,11 @@ def test_a_kept_column_that_is_text_because_of_one_value_stops_ingest(tmp_path: 
 
 def test_wrong_rows_are_counted_once_over_all_batches_and_checks(tmp_path: pathlib.Path) -> None:
     """Writes rows that are wrong in a column, in another and in both."""
-    sources(tmp_path, item=but("", 1, 2), time=[-5 if row in (2, 3, 150) else 60 for row in range(ROWS)])
+    sources(
+        tmp_path,
+        item=but("", 1, 2),
+        time=[-5 if row in (2, 3, 150) else time for row, time in enumerate(TIMES)],
+    )
     message = refused(tmp_path, MAP.replace("EXTRA", ""))
     assert "4 of 200 rows of the events are wrong" in message
     assert message.count("is a negative time") == 3 and message.count("null is no value") == 1

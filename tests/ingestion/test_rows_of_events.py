@@ -61,6 +61,7 @@ def test_an_item_has_the_newest_values_of_its_events(
     assert not manifest.dropped
     assert manifest.noted == {
         "event_files_not_in_order": 2 if form == "two files" else 1,
+        "events_within_an_hour": 6,
         "items_whose_'brand'_differs_(newest_taken)": 1,
         "items_whose_'city'_differs_(left_out)": 2,
         "items_whose_'price'_differs_(left_out)": 1,

@@ -109,7 +109,11 @@ def test_events_are_sorted_and_told_once(tmp_path: pathlib.Path) -> None:
         (3, 10, 50, "view"),
     ]
     assert manifest.dropped == {"duplicate_events": 6}
-    assert manifest.noted == {"event_files_not_in_order": 2, "users_with_one_event": 2}
+    assert manifest.noted == {
+        "event_files_not_in_order": 2,
+        "events_within_an_hour": 4,
+        "users_with_one_event": 2,
+    }
     # Without a table of items, the catalog is the items of the events, and none counts as added.
     assert sorted(items_of(tmp_path)) == [10, 11, 12] and not manifest.repaired
     assert manifest.counts["user_rows"] == 0
