@@ -48,6 +48,8 @@ class WrongRows(UserError):
     ) -> None:
         self.path, self.column, self.rows = path, column, np.asarray(rows, np.int64)
         self._shown, self._remedy = shown, remedy
+        # A remedy for all of the rows, beside that of each.
+        self.hint = ""
         super().__init__(self.text(int(self.rows[0]), first_row + int(self.rows[0])))
 
     def text(self, position: int, row: int) -> str:

@@ -40,6 +40,7 @@ class BadRows:
         self.table, self.policy = table, policy
         self.count, self.rows = 0, 0
         self._texts: list[str] = []
+        self._hints: dict[str, None] = {}
 
     def add(self, texts: Iterable[str], count: int) -> None:
         """Adds wrong rows; the first few `texts` of all are shown."""
@@ -88,6 +89,7 @@ class BadRows:
                     for position, number in zip(error.rows.tolist(), numbers, strict=False)
                 )
                 self.add(texts, len(error.rows))
+                self._hints[error.hint] = None
                 batch = batch.without(error.rows)
         return None
 
@@ -99,11 +101,11 @@ class BadRows:
         rows = f"{self.count:,} of {self.rows:,} rows of the {self.table}"
         is_wrong = "is wrong" if self.count == 1 else "are wrong"
         if self.policy == STOP:
-            nulls = (
-                "" if self.table == "events" else "List values that stand for missing ones in 'null_values'. "
-            )
+            hints = "".join(self._hints)
+            if self.table != "events":
+                hints += "List values that stand for missing ones in 'null_values'. "
             raise UserError(
-                f"{told}\n{rows} {is_wrong}. {nulls}Correct or remove wrong rows, or set 'on_bad_rows: drop' "
+                f"{told}\n{rows} {is_wrong}. {hints}Correct or remove wrong rows, or set 'on_bad_rows: drop' "
                 "in the column map, which leaves them out and counts them."
             )
         if self.count > _LARGEST_SHARE * self.rows:

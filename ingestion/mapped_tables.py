@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from two_tower.base import storage
 from two_tower.base.errors import UserError
+from two_tower.data_directory.checked_columns import WrongRows
 from two_tower.data_directory.writer import DataDirectoryWriter
 from two_tower.ingestion import csv_files, notices, source_times, source_values, table_files, unfolding
 from two_tower.ingestion.bad_rows import BadRows
@@ -70,6 +71,20 @@ class Batch:
         """Returns the values of the column with a meaning, and their place."""
         name = self.map.columns[meaning]
         return self.rows[name], self.place(name)
+
+    def ids(self, meaning: str, encode: Callable[[pa.Array, Place], np.ndarray]) -> np.ndarray:
+        """Returns the encoded ids, int64[n], of the column with a meaning.
+
+        Raises:
+          WrongRows: a value is no id; the message says how it can be one.
+        """
+        values, place = self.column(meaning)
+        try:
+            return encode(values, place)
+        except WrongRows as error:
+            if not pa.types.is_floating(values.type) and values[int(error.rows[0])].is_valid:
+                error.hint = f"Such values are ids if you set '{meaning}_type: text' in the column map. "
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,11 +197,24 @@ class MappedTable:
             typed = [name for name in columns if self.has_type(file, name)]
             for name in typed:
                 kinds[name] = source_values.kind_of_type(self.type_of(file, name))
+                if kinds[name] == "number" and self._is_id(name) and self._is_whole(file, name):
+                    kinds[name] = "integer"
             if untyped := [name for name in columns if name not in typed]:
                 kinds |= self._kinds_of_text(file, untyped, separator)
             for name in columns:
                 found[name].append((file.path, kinds[name]))
         return found
+
+    def _is_id(self, column: str) -> bool:
+        return column in (self.map.columns.get("user_id"), self.map.columns.get("item_id"))
+
+    def _is_whole(self, file: TableFile, column: str) -> bool:
+        """Returns whether all floats or decimals of a column are whole; NaN is a missing value."""
+        for _, batch in file.batches([column]):
+            values = batch[column].flatten() if source_values.is_list(batch[column].type) else batch[column]
+            if not source_values.are_whole(values):
+                return False
+        return True
 
     def _kinds_of_text(
         self, file: TableFile, columns: Sequence[str], separator: str | None
@@ -208,6 +236,8 @@ class MappedTable:
         meanings = {name: meaning for meaning, name in self.map.columns.items()}
         for name, kind in found.items():
             meaning = meanings.get(name)
+            if self._is_id(name) and kind.kind == "number" and kind.whole == kind.numbers:
+                kind.integers = kind.whole
             if kind.is_doubtful and meaning in (None, "user_id", "item_id"):
                 raise self._doubtful(file, name, kind, meaning)
             if kind.kind == "text" and kind.numbers > kind.others:

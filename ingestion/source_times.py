@@ -168,7 +168,9 @@ def _read_form(values: pa.Array, form: str, place: Place) -> pa.Array:
 def _seconds_of_numbers(values: pa.Array, unit: str | None, place: Place) -> pa.Array:
     """Divides numbers by their unit, rounding down; whole numbers never pass through floats."""
     factor = UNITS[unit or "s"]
-    is_whole = not (pa.types.is_floating(values.type) or pa.types.is_decimal(values.type))
+    if pa.types.is_decimal(values.type):
+        values = pc.floor(values)
+    is_whole = not pa.types.is_floating(values.type)
     if is_whole and not (is_text(values.type) and text_kinds.kind_of(values) != "integer"):
         found = integers(values, place)
         there = found.is_valid().to_numpy(zero_copy_only=False)

@@ -22,6 +22,9 @@ from two_tower.data_directory.manifest import SPLIT_NAMES
 from two_tower.ingestion import text_kinds
 from two_tower.ingestion.column_map import SPLIT_OF
 
+# Whole numbers from here on have no exact double.
+LARGEST_EXACT = 2.0**53
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -106,7 +109,7 @@ def kind_of_type(kind: pa.DataType) -> str | None:
         inner = kind_of_type(kind.value_type)
         return f"list of {inner}" if inner in ("integer", "number", "text") else ""
     checks: dict[str, Callable[[pa.DataType], bool]] = {
-        "integer": pa.types.is_integer,
+        "integer": lambda kind: pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0),
         "number": is_number,
         "boolean": pa.types.is_boolean,
         "text": is_text,
@@ -126,7 +129,9 @@ def common_kind(one: str | None, other: str | None) -> str | None:
 
 
 def plain_text(values: pa.Array, place: Place) -> pa.Array:
-    """Converts text, whole numbers and booleans to string[n]; empty text becomes null.
+    """Converts text, numbers, booleans and times to string[n]; empty text and NaN become null.
+
+    Whole numbers have no point, whatever their type.
 
     Raises:
       UserError: the column has another type.
@@ -134,7 +139,11 @@ def plain_text(values: pa.Array, place: Place) -> pa.Array:
     kind = values.type
     if pa.types.is_null(kind):
         return pa.nulls(len(values), pa.string())
-    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if pa.types.is_decimal(kind):
+        return texts_of_decimals(values)
+    if pa.types.is_floating(kind):
+        return _texts_of_floats(values)
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or is_time(kind)):
         raise place.wrong_type(kind, "text")
     values = values.cast(pa.string())
     return pc.if_else(pc.equal(values, ""), pa.scalar(None, pa.string()), values)
@@ -148,16 +157,53 @@ def texts_of_decimals(values: pa.Array) -> pa.Array:
     return pa.array(texts, pa.string()).take(encoded.indices)
 
 
+def are_whole(values: pa.Array) -> bool:
+    """Returns whether all floats or decimals are whole numbers; NaN is a missing value."""
+    if pa.types.is_decimal(values.type):
+        try:
+            # Not by floats, in which a whole decimal may have a fraction.
+            values.cast(pa.decimal256(76, 0))
+        except pa.ArrowInvalid:
+            return False
+        return True
+    values = values.cast(pa.float64())
+    return bool(pc.all(pc.or_(pc.equal(pc.floor(values), values), pc.is_nan(values))).as_py())
+
+
+def _texts_of_floats(values: pa.Array) -> pa.Array:
+    values = values.cast(pa.float64()) if values.type == pa.float16() else values
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), LARGEST_EXACT))
+    digits = pc.if_else(whole, values, pa.scalar(0, values.type)).cast(pa.int64()).cast(pa.string())
+    text = pc.if_else(whole, digits, values.cast(pa.string()))
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), text)
+
+
 def integers(values: pa.Array, place: Place) -> pa.Array:
-    """Converts values to int64[n]; nulls stay null.
+    """Converts values to int64[n]; nulls and NaN become null.
+
+    Decimals, floats and texts with a point may be whole numbers.
 
     Raises:
-      UserError: a value is no whole number, or exceeds int64.
+      UserError: a value is no whole number, exceeds int64, or is a float that may have lost digits.
     """
     kind = values.type
-    if not (pa.types.is_integer(kind) or is_text(kind) or pa.types.is_null(kind)):
+    if pa.types.is_floating(kind):
+        values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
+        place.refuse_first(
+            pc.greater_equal(pc.abs(values), LARGEST_EXACT),
+            values,
+            "may have lost digits, for a float has 53 bits: write it as an integer or as text.",
+        )
+    elif not (is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
         raise place.wrong_type(kind, "integer")
-    return _parse(values, pa.int64(), "^-?[0-9]+$", place, "is no whole number of at most 64 bits.")
+    remedy = "is no whole number of at most 64 bits."
+    if pa.types.is_integer(kind):
+        remedy = "is no integer here: the largest is 2^63 - 1."
+    if is_text(kind):
+        point = pc.match_substring_regex(values.cast(pa.string()), r"^-?[0-9]+\.0*$")
+        if pc.any(point).as_py():
+            values = pc.replace_substring_regex(values.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
+    return _parse(values, pa.int64(), "^-?[0-9]+$", place, remedy)
 
 
 def numbers(values: pa.Array, place: Place, largest: float | None) -> pa.Array:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
-from two_tower.ingestion import csv_files, file_formats, json_lines, source_files
+from two_tower.ingestion import binary_columns, csv_files, file_formats, json_lines, source_files
 from two_tower.ingestion.bad_rows import STOP, BadRows
 from two_tower.ingestion.column_map import TextFormat
 
@@ -101,7 +101,8 @@ class TableFile:
         self.require(columns)
         rows = rows or _BATCH_ROWS
         if self.is_parquet:
-            yield from checked_columns.read_batches(self.path, list(columns), rows)
+            for first_row, batch in checked_columns.read_batches(self.path, list(columns), rows):
+                yield first_row, binary_columns.in_text(batch, self.path, first_row)
             return
         first_row = 0
         with csv_files.errors(self), self.opened() as file:
@@ -174,7 +175,7 @@ def inspect_file(
         raise UserError(f"{path}: cannot be read ({error}).") from error
     if start.startswith(_PARQUET) or path.endswith(".parquet"):
         with checked_columns.opened_parquet(path) as parquet:
-            schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
+            schema, rows = binary_columns.text_schema(parquet.schema_arrow), parquet.metadata.num_rows
         found = TableFile(path, path, True, False, text, schema, rows, split)
     else:
         file_formats.refuse_others(path, start)

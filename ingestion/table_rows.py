@@ -138,7 +138,7 @@ class TableRows:
 
     def _converted(self, batch: Batch) -> tuple[pa.Table, np.ndarray]:
         """Returns the columns of a batch, and bool[n]: false for an item that lacks its vector."""
-        ids = self._ids.encode(*batch.column(self._key))
+        ids = batch.ids(self._key, self._ids.encode)
         has_vector = np.ones(len(ids), bool)
         separator, units = batch.map.separator, batch.map.units
         columns: dict[str, pa.Array] = {self._key: pa.array(ids)}

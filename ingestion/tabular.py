@@ -157,7 +157,7 @@ def _event_columns(tables: Sequence[MappedTable]) -> list[str]:
 
 
 def _user_and_time(batch: Batch, users: IdEncoder) -> dict[str, np.ndarray | pa.Array]:
-    columns: dict[str, np.ndarray | pa.Array] = {"user_id": users.encode(*batch.column("user_id"))}
+    columns: dict[str, np.ndarray | pa.Array] = {"user_id": batch.ids("user_id", users.encode)}
     if "timestamp" in batch.map.columns:
         values, place = batch.column("timestamp")
         columns["timestamp"] = source_times.times(
@@ -178,7 +178,7 @@ def _convert(
     batch: Batch, wanted: Sequence[str], users: IdEncoder, items: IdEncoder, writer: DataDirectoryWriter
 ) -> pa.Table:
     """Converts a batch of events to the data directory's columns: user, time, item and the wanted ones."""
-    columns = _user_and_time(batch, users) | {"item_id": items.encode(*batch.column("item_id"))}
+    columns = _user_and_time(batch, users) | {"item_id": batch.ids("item_id", items.encode)}
     readers: dict[str, Callable[[pa.Array, Place], pa.Array]] = {
         "event_type": source_values.plain_text,
         "play_ratio": functools.partial(_shares, whole=batch.map.play_ratio_whole),
@@ -282,7 +282,7 @@ def _write_items_with_vectors(
     def convert(batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray, np.ndarray]:
         values, place = batch.column("embedding")
         found, there = source_values.vectors(values, separator, width, place)
-        return batch, items.encode(*batch.column("item_id")), found, there
+        return batch, batch.ids("item_id", items.encode), found, there
 
     content_batches = vectors.batches(["item_id", "embedding"], VECTOR_ROWS)
     for batch, all_ids, found, there in vectors.converted(content_batches, convert, writer):

@@ -44,6 +44,7 @@ class TextKind:
     Attributes:
       values: number of values that are not null.
       integers, numbers, booleans: of these forms; whole numbers are numbers too.
+      whole: integers, and those with a point and zeros, such as 1.0.
       codes: numbers in form that a number would change.
       missing: words for a missing value.
       examples: row and value of the first values of no such form.
@@ -51,6 +52,7 @@ class TextKind:
 
     values: int = 0
     integers: int = 0
+    whole: int = 0
     numbers: int = 0
     booleans: int = 0
     codes: int = 0
@@ -71,6 +73,7 @@ class TextKind:
         integers = pc.match_substring_regex(values, _WHOLE_NUMBER)
         found = _true(integers)
         self.integers += found
+        self.whole += found
         if found == count:
             self.numbers += count
             return
@@ -79,6 +82,7 @@ class TextKind:
         if found:
             codes = pc.and_(pc.match_substring_regex(values, _CODE), pc.invert(integers))
             self.codes += _true(codes)
+            self.whole += _true(pc.match_substring_regex(values, r"^-?(0|[1-9][0-9]{0,17})\.0*$"))
         missing = pc.is_in(values, value_set=pa.array(MISSING, values.type))
         self.numbers += found
         self.missing += _true(missing)

@@ -68,6 +68,16 @@ def test_compact_dates_are_never_seconds(
     assert any("'time' of the events is read as dates of the form" in text for text in told)
 
 
+@pytest.mark.parametrize(
+    ("unit", "factor", "scale"), [("s", 1, 9), ("s", 1, 3), ("ms", 1_000, 2), ("ns", 10**9, 1)]
+)
+def test_decimals_lose_no_second(unit: str, factor: int, scale: int, tmp_path: pathlib.Path) -> None:
+    times = [decimal.Decimal(second * factor) for second in SECONDS]
+    source(tmp_path, pa.array(times, pa.decimal128(38, scale)), "e.parquet")
+    ingest(tmp_path, PARQUET.replace("time}", f"time, timestamp_unit: {unit}}}"))
+    assert read(tmp_path) == SECONDS
+
+
 def test_a_unit_makes_compact_dates_numbers_and_files_have_one_form(tmp_path: pathlib.Path) -> None:
     source(tmp_path, ["20200914", "20200917", "20201231"])
     ingest(tmp_path, MAP.replace("time}", "time, timestamp_unit: s}"))

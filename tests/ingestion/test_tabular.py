@@ -556,12 +556,12 @@ def changed(**columns: Any) -> dict[str, Any]:
         (changed(uid=[1, None, 1, 1, 1]), "column 'uid', row 1: null is no value"),
         (changed(film=[1, 1, -4, 1, 1]), "column 'film', row 2: -4 is no id: ids are 0 or more"),
         (
-            changed(uid=[1.0, 2.0, 3.0, 4.0, 5.0]),
+            changed(uid=[1.0, 2.0, 3.5, 4.0, 5.0]),
             "column 'uid' holds numbers with decimal points .*, but ids must be whole",
         ),
         (
             changed(uid=pa.array([2**63] * 5, pa.uint64())),
-            "9223372036854775808 is no whole number of at most 64",
+            "9223372036854775808 is no integer here.* set 'user_id_type: text'",
         ),
         (changed(at=[1, None, 1, 1, 1]), "column 'at', row 1: null is no time"),
         (changed(at=[1, 1, 1, -5, 1]), "column 'at', row 3: -5 is a negative time"),
@@ -575,8 +575,8 @@ def changed(**columns: Any) -> dict[str, Any]:
         ),
         (changed(at=[1.0, float("nan"), 1.0, 1.0, 1.0]), "column 'at', row 1: nan is no time"),
         (changed(at=[[1]] * 5), "column 'at' has type list<item: int64>, but needs time"),
-        (changed(film=[b"x"] * 5), "column 'film' holds another type, but ids must be"),
-        (changed(kind=[1.5] * 5), "column 'kind' has type double, but needs text"),
+        (changed(film=[[1]] * 5), "column 'film' holds list of integer, but ids must be"),
+        (changed(kind=[[1]] * 5), "column 'kind' has type list<item: int64>, but needs text"),
         (
             changed(kind=["seen", None, "heard", "seen", "seen"]),
             "has no event of type 'view'.* its types are 'heard', 'seen'",
@@ -587,7 +587,7 @@ def changed(**columns: Any) -> dict[str, Any]:
 def test_bad_events_are_named(events: dict[str, Any], told: str, tmp_path: pathlib.Path) -> None:
     path = write(tmp_path, "events/a.parquet", events)
     message = refused(tmp_path)
-    assert re.search(told, message), message
+    assert re.search(told, message, re.DOTALL), message
     assert str(path) in message or "no event of type" in message
 
 
