@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
 from two_tower.base.errors import UserError
 from two_tower.base.settings import to_plain
+from two_tower.data_directory.facts import NEW_USERS
 from two_tower.evaluation import feature_values, index_parity
 from two_tower.evaluation.baselines.catalog import Catalog
 from two_tower.evaluation.baselines.fitting import Fitted, fit_baselines, needs_vectors
@@ -30,6 +32,7 @@ from two_tower.evaluation.train_counts import TrainCounts
 from two_tower.evaluation.uncertainty import RESAMPLES
 from two_tower.serving import provenance
 
+PERSONAL_HISTORY = "personal_history"
 _REINDEXED = (
     "The model was re-indexed: baselines, too, recommend none but its items, of those in the data of its "
     "training. The latest blessed model recommends its own items."
@@ -144,13 +147,26 @@ def evaluate_model(task: EvaluationTask) -> Evaluated:
     judged = judge.judge(measured, task.gate, results).to_dict()
     evaluation = {
         **judged,
-        "notes": [*judged["notes"], *baselines.notes.values(), *[_REINDEXED] * (offered is not None)],
+        "notes": [
+            *judged["notes"],
+            *baselines.notes.values(),
+            *[_REINDEXED] * (offered is not None),
+            *(notes_of_new_users(baselines) if task.facts.users_are_new else ()),
+        ],
         "unchanged": _is_unchanged(task),
         **measured,
     }
     evaluation["refusal"] = named(evaluation["refusal"], task.facts.data, bool(task.config.examples))
     canary = answers.facts["canary"]
     return Evaluated(evaluation, results, canary, task, questions, recommendations, answers)
+
+
+def notes_of_new_users(baselines: Collection[str]) -> list[str]:
+    """Explains figures that presume users known to train, for data that has none in test."""
+    notes = [NEW_USERS, "The slice new_users holds all queries, and the slices by activity hold none."]
+    if PERSONAL_HISTORY in baselines:
+        notes.append(f"{PERSONAL_HISTORY} knows the listens of the request's history alone.")
+    return notes
 
 
 def _assembled(

@@ -225,7 +225,8 @@ class TrainerConfig:
         "Without shared_tables history and seed read item tables of their own. item_bias adds a popularity "
         "term to each item's score, the last number of the item's embedding. A cold item gets the mean bias "
         "of train's labels. repeat_head gives the items of the history an extra score, where the data "
-        "recommends items again. On the command line -user_id,+repeat_head changes the preset's list.",
+        "recommends items again. user_id is left out where train knows no user of the test split. On the "
+        "command line -user_id,+repeat_head changes the preset's list.",
         choices=PARTS,
         may_be_empty=True,
     )

@@ -36,24 +36,23 @@ class Executor(base_executor.BaseExecutor):
         # TensorFlow is imported here, not when the pipeline is built.
         from two_tower.evaluation.queries import all_queries, read_windows
         from two_tower.trainer.loop import placement, warm_start
-        from two_tower.trainer.loss.resolved_settings import repeats_for
+        from two_tower.trainer.loss.resolved_settings import repeats_for, users_for
 
         trained = artifact_utils.get_single_instance(input_dict["towers"])
         state = warm_start.left_by(trained.uri)
         facts = read_facts(artifact_utils.get_single_instance(input_dict["interactions"]))
         catalog = artifact_utils.get_split_uri(input_dict["catalog"], CATALOG_SPLIT)
+        resolved = ResolvedFeatures.from_json(exec_properties["features"])
+        config = repeats_for(recorded(exec_properties["trainer"]), facts.repeats_recommendable)
         placed = placement.place(
             placement.Training(
                 towers=path_utils.serving_model_path(trained.uri),
                 state=state,
                 transform_graph=artifact_utils.get_single_uri(input_dict["transform_graph"]),
                 catalog_graph=artifact_utils.get_single_uri(input_dict["catalog_graph"]),
-                config=repeats_for(
-                    recorded(exec_properties["trainer"]),
-                    facts.repeats_recommendable,
-                ),
+                config=users_for(config, facts.users_are_new, has_columns=bool(resolved.users)),
                 history_length=exec_properties["history_length"],
-                resolved=ResolvedFeatures.from_json(exec_properties["features"]),
+                resolved=resolved,
             ),
             sorted(fileio.glob(os.path.join(catalog, "*.gz"))),
         )

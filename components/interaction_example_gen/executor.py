@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import uuid
@@ -115,7 +116,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         total = dict(_read_json_lines(counts_file))
         splits.check_not_empty(total, split)
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
-        write_facts(facts, examples)
+        users_are_new = splits.users_are_new(total)
+        write_facts(dataclasses.replace(facts, users_are_new=users_are_new), examples)
         for key, value in total.items():
             examples.set_int_custom_property(key, value)
 

@@ -16,7 +16,7 @@ from two_tower.data_directory.manifest import Manifest
 
 
 def facts_of(data: str, manifest: Manifest, config: SplitConfig, spans: int = 0) -> DataFacts:
-    """Derives the facts; arguments and errors are those of `splits.event_split`."""
+    """Derives the facts but `users_are_new`; arguments and errors are those of `splits.event_split`."""
     split = event_split(data, manifest, config, spans)
     times = split.times if isinstance(split, FrozenSplit) else split
     bounds = (times.train_end, *times.eval, *times.test) if isinstance(times, TimeSplit) else (0,) * 5

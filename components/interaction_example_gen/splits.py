@@ -360,23 +360,29 @@ def asks_for_sets(split: EventSplit) -> TypeGuard[LabelSets]:
 
 
 def check_not_empty(counts: dict[str, int], split: EventSplit) -> None:
-    """Raises UserError if a split has no label, or test has no user that train knows.
-
-    A run needs labels to train, tune and test on, and users unknown to train do not measure what a model
-    learnt. The check precedes training.
+    """Raises UserError if a split has no label: a run needs labels to train, tune and test on.
 
     Args:
       counts: totals of `WindowCutter.slices`.
       split: the protocol, for messages.
     """
     for name in features.SPLITS:
-        if not counts.get(f"{name}_labels"):
-            raise UserError(f"The {name} split is empty: {split.where(name)}.")
-    strangers = counts.get("test_users_unknown_to_train", 0)
-    # Protocols with sets of labels leave them out of their users; the check above covers it.
-    if strangers >= counts.get("test_users", 0) and strangers and not asks_for_sets(split):
-        raise UserError(
-            f"The test split has no user that train knows: none of its {strangers:,} users has a label event "
-            "in train. Check that user ids are the same throughout the data. Or leave more data to train: "
-            "shorten split.holdout_seconds, or choose another split.protocol."
+        if counts.get(f"{name}_labels"):
+            continue
+        strangers = counts.get(f"{name}_users_unknown_to_train", 0)
+        leaves_them_out = isinstance(split, FrozenSplit) and strangers > 0
+        hint = (
+            f". {strangers:,} users have labels there and no label event in train. Where users never return, "
+            "as in data of sessions, choose split.protocol=next_event"
         )
+        raise UserError(f"The {name} split is empty: {split.where(name)}{hint if leaves_them_out else ''}.")
+
+
+def users_are_new(counts: dict[str, int]) -> bool:
+    """Tells if train knows no user of the test split, as where each user is one session.
+
+    Args:
+      counts: totals of `WindowCutter.slices`.
+    """
+    users = counts.get("test_users", 0)
+    return users > 0 and counts.get("test_users_unknown_to_train", 0) == users

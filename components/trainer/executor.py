@@ -59,6 +59,7 @@ class Executor(base_executor.BaseExecutor):
             history_length=exec_properties["history_length"],
             repeats_recommendable=facts.repeats_recommendable,
             resolved=ResolvedFeatures.from_json(exec_properties["features"]),
+            users_are_new=facts.users_are_new,
         )
         config = from_plain(TrainerConfig, json.loads(exec_properties["trainer"]), "trainer")
         model = artifact_utils.get_single_instance(output_dict["model"])

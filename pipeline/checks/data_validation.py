@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from two_tower.base import temporary
 from two_tower.base.errors import UserError
 from two_tower.components.anomaly_gate import verdict
+from two_tower.data_directory.facts import NEW_USERS
 from two_tower.pipeline.local_runner import run_local
 from two_tower.pipeline.runs.report import newest_log
-from two_tower.pipeline.runs.stored_runs import latest_outputs
+from two_tower.pipeline.runs.stored_runs import latest_nodes, uris_of, users_are_new
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 GATE = "AnomalyGate"
@@ -36,8 +37,9 @@ def validate_data(data: str, output: str | None, config: PipelineConfig) -> list
     """
     with _place(output) as place:
         run_local(data, place, config, until=(GATE,))
-        (folder,) = latest_outputs(place, GATE, partial=True)[GATE]["report"]
-        return verdict.read(folder).lines()
+        nodes = latest_nodes(place, GATE, partial=True)
+        (folder,) = uris_of(nodes)[GATE]["report"]
+        return [*verdict.read(folder).lines(), *[NEW_USERS] * users_are_new(nodes)]
 
 
 @contextlib.contextmanager

@@ -171,7 +171,12 @@ def cancel(output: str, executions: Iterable[int]) -> None:
 def latest_outputs(
     output: str, component: str, partial: bool | None = None
 ) -> dict[str, dict[str, list[str]]]:
-    """Returns URIs by component and output of the newest run with outputs of `component`; {} without one.
+    """Returns URIs by component and output of the run of `latest_nodes`; {} without one."""
+    return uris_of(latest_nodes(output, component, partial))
+
+
+def latest_nodes(output: str, component: str, partial: bool | None = None) -> dict[str, dict[str, Any]]:
+    """Returns the nodes of the newest run with outputs of `component`, see `nodes_of`; {} without one.
 
     Args:
       output: the directory that was given to `two-tower run --output`.
@@ -193,6 +198,12 @@ def latest_nodes(output: str, component: str, partial: bool | None = None) -> di
         if nodes.get(component, {}).get("outputs"):
             return nodes
     return {}
+
+
+def users_are_new(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Tells if the windows of a run have new users alone in test, see DataFacts."""
+    (windows,) = nodes["InteractionExampleGen"]["outputs"]["examples"]
+    return bool(windows["properties"].get("users_are_new", 0))
 
 
 def pointers_of_earlier_release(output: str) -> dict[str, pointers.Pointer]:

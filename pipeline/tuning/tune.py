@@ -149,12 +149,13 @@ def _prepared(search: Search) -> TrainingData:
     from two_tower.data_directory.feature_columns import resolve
     from two_tower.data_directory.manifest import Manifest
     from two_tower.pipeline.local_runner import run_local
-    from two_tower.pipeline.runs.stored_runs import latest_outputs
+    from two_tower.pipeline.runs.stored_runs import latest_nodes, uris_of, users_are_new
     from two_tower.trainer.loop.training_data import TrainingData
 
     windows, catalog = "Transform", "CatalogTransform"
     run_local(search.data, search.output, search.base, until=(windows, catalog))
-    outputs = latest_outputs(search.output, catalog, partial=True)
+    nodes = latest_nodes(search.output, catalog, partial=True)
+    outputs = uris_of(nodes)
     manifest = Manifest.load(search.data)
 
     def files(component: str, split: str) -> list[str]:
@@ -170,6 +171,7 @@ def _prepared(search: Search) -> TrainingData:
         history_length=search.base.windows.history_length,
         repeats_recommendable=manifest.repeats_recommendable,
         resolved=resolve(search.base.features, manifest, AGGREGATES in search.base.trainer.parts),
+        users_are_new=users_are_new(nodes),
     )
 
 

@@ -157,11 +157,20 @@ def test_the_component_writes_the_same_windows_however_many_shards(tmp_path: Pat
     assert {name: artifact.get_int_custom_property(name) for name in counts} == dict(counts)
     facts = recorded_facts(artifact)
     assert (facts.dataset, facts.label_event, facts.repeats_recommendable) == ("small", "play", True)
-    assert (facts.protocol, facts.has_timestamps) == ("next_event", True)
+    assert (facts.protocol, facts.has_timestamps, facts.users_are_new) == ("next_event", True, False)
     organic = dict(enumerate(table["is_organic"].to_pylist()))
     test = windows_of(artifact)["test"]
     rows = test.play_ratio.astype(int)
     assert test.is_organic.tolist() == [{None: -1}.get(organic[row], organic[row]) for row in rows]
+
+
+def test_sessions_are_users_who_are_new_in_test(tmp_path: Path) -> None:
+    table = random_columns()
+    sessions = {**table, "user_id": table["user_id"] + 1_000 * (table["timestamp"] // DAY)}
+    artifact = run_component(data_directory(tmp_path / "data", sessions), tmp_path / "windows")
+    assert recorded_facts(artifact).users_are_new
+    counts = counts_of(artifact)
+    assert counts["test_users"] == counts["test_users_unknown_to_train"] > 0
 
 
 def test_a_shard_larger_than_planned_is_cut_in_parts_of_whole_users(tmp_path: Path) -> None:

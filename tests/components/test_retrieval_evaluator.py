@@ -36,9 +36,9 @@ from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.components.retrieval_evaluator.executor import Executor
-from two_tower.data_directory.facts import DataFacts
+from two_tower.data_directory.facts import NEW_USERS, DataFacts
 from two_tower.evaluation import measure
-from two_tower.evaluation.evaluate_model import parity_with_towers, recommended_by
+from two_tower.evaluation.evaluate_model import notes_of_new_users, parity_with_towers, recommended_by
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.evaluation.task import ServedModel
@@ -458,6 +458,16 @@ def test_leave_one_out_on_data_without_times(model: standard_artifacts.Model, tm
     assert "clipped_recall" not in report and "1970" not in report
     (items,) = (one for one in evaluation["thresholds"] if one["name"] == "catalog_items")
     assert (items["value"], items["limit"], items["ok"]) == (70, 101, False)
+
+
+def test_where_all_users_are_new_the_figures_that_presume_known_ones_are_explained(
+    windows: standard_artifacts.Examples, model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    sessions = examples(Path(windows.uri), dataclasses.replace(FACTS, users_are_new=True))
+    evaluation, report = evaluate(tmp_path, sessions, model, LENIENT)
+    assert {NEW_USERS, *notes_of_new_users(["personal_history"])} <= set(evaluation["notes"])
+    assert "training leaves user_id out of trainer.parts" in report.replace("\\_", "_")
+    assert len(notes_of_new_users(["most_popular"])) == len(notes_of_new_users(["personal_history"])) - 1
 
 
 def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:

@@ -17,6 +17,7 @@ from two_tower.components.interaction_example_gen.splits import (
     TimeSplit,
     check_not_empty,
     event_split,
+    users_are_new,
 )
 from two_tower.data_directory.manifest import DAY
 from two_tower.pipeline.settings.presets import PRESETS
@@ -67,14 +68,23 @@ def test_an_empty_split_is_named_with_the_settings_that_made_it(empty: str) -> N
     check_not_empty(counts | {f"{empty}_labels": 1}, SPLIT)
 
 
-def test_a_test_split_of_strangers_alone_is_an_error_before_anything_is_trained() -> None:
+def test_users_are_new_if_train_knows_none_of_tests() -> None:
+    assert not users_are_new({"test_users": 4, "test_users_unknown_to_train": 3})
+    assert users_are_new({"test_users": 4, "test_users_unknown_to_train": 4})
+    # The frozen protocol leaves strangers out of its users.
+    assert not users_are_new({"test_users": 3, "test_users_unknown_to_train": 4})
+    assert not users_are_new({"train_users": 4})
+
+
+def test_a_frozen_split_of_sessions_is_told_the_protocol_that_takes_them() -> None:
     counts = {"train_labels": 9, "eval_labels": 9, "test_labels": 9, "test_users": 4}
-    check_not_empty(counts | {"test_users_unknown_to_train": 3}, SPLIT)
-    with pytest.raises(UserError, match="no user that train knows: none of its 4 users"):
-        check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)
-    # A frozen split has no strangers among its users.
-    check_not_empty(counts | {"test_users_unknown_to_train": 4}, FrozenSplit(SPLIT, 7))
-    check_not_empty({**counts, "test_users": 0} | {"test_users_unknown_to_train": 0}, SPLIT)
+    check_not_empty(counts | {"test_users_unknown_to_train": 4}, SPLIT)
+    frozen = FrozenSplit(SPLIT, 7)
+    empty = counts | {"test_labels": 0, "test_users": 0, "test_users_unknown_to_train": 4}
+    with pytest.raises(UserError, match=r"test split is empty.* 4 users have labels.*protocol=next_event"):
+        check_not_empty(empty, frozen)
+    with pytest.raises(UserError, match=r"test split is empty(?!.*next_event)"):
+        check_not_empty(empty | {"test_users_unknown_to_train": 0}, frozen)
 
 
 def manifest_of(has_timestamps: bool = True, has_splits: bool = False, **spans: tuple[int, int]) -> Any:

@@ -45,6 +45,7 @@ from two_tower.trainer.loop.two_tower_model import TwoTowerModel
 from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.loop.warm_start import CarriedOver
 from two_tower.trainer.loss import resolved_settings
+from two_tower.trainer.loss.resolved_settings import users_for
 from two_tower.trainer.loss.sampling import Candidates, log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.randomness import drawing
@@ -117,6 +118,36 @@ def test_a_checkerboard_is_learnt_and_saved(
     best = tf.math.top_k(tf.matmul(query, candidates, transpose_b=True), k=10).indices.numpy()
     assert hit_rate_at_k(hits_of(best, queries.labels), 10).mean() > 0.8
     assert list((place / "logs").rglob("events.out.tfevents*"))
+
+
+def test_where_all_users_are_new_the_user_id_stays_out_of_the_model(
+    checkerboard: Transformed, learnt: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    """Asks for users of train: by data of returning users their answers differ."""
+    new = dataclasses.replace(checkerboard.training_data(8), users_are_new=True)
+    train(new, dataclasses.replace(LEARNING, epochs=1), str(tmp_path / "model"), str(tmp_path / "logs"))
+
+    def apart(model: Path) -> float:
+        towers = tf.saved_model.load(str(model))
+        query = towers.query_embedding(
+            user_id=tf.constant([0, 1], tf.int64),
+            history_item_id=tf.constant([[5, 3], [5, 3]], tf.int64),
+            history_timestamp=tf.constant([[0, 1_000], [0, 1_000]], tf.int64),
+        )["embedding"]
+        return float(tf.reduce_max(tf.abs(query[0] - query[1])))
+
+    assert apart(tmp_path / "model") == 0
+    assert apart(learnt[0] / "model") > 1e-3
+
+
+def test_the_user_id_is_left_out_unless_nothing_else_tells_queries_apart() -> None:
+    alone = TrainerConfig(parts=("user_id", "shared_tables"))
+    assert users_for(TrainerConfig(), users_are_new=False).parts == DEFAULT_PARTS
+    kept = tuple(part for part in DEFAULT_PARTS if part != "user_id")
+    assert users_for(TrainerConfig(), users_are_new=True).parts == kept
+    assert users_for(alone, users_are_new=True, has_columns=True).parts == ("shared_tables",)
+    with pytest.raises(UserError, match=r"user_id as the query tower's only input.*trainer\.parts=\+history"):
+        users_for(alone, users_are_new=True)
 
 
 def test_training_that_begins_from_an_earlier_model_is_at_once_where_that_one_ended(

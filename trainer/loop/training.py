@@ -31,7 +31,7 @@ from two_tower.trainer.loop.validation_recall import ValidationRecall
 from two_tower.trainer.loop.warm_start import RowNames, carry_over, row_names
 from two_tower.trainer.loop.warm_start import save as save_state
 from two_tower.trainer.loss.label_weights import event_type_hash, user_weight
-from two_tower.trainer.loss.resolved_settings import repeats_for, softmax_for
+from two_tower.trainer.loss.resolved_settings import repeats_for, softmax_for, users_for
 from two_tower.trainer.loss.sampling import log_sampling_probability
 from two_tower.trainer.model.catalog_table import CatalogArrays, CatalogTable
 from two_tower.trainer.model.column_embeddings import Form, names_of_form
@@ -228,6 +228,7 @@ class _Inputs:
         of_step = min(config.windows_per_step * labels / windows, config.positions_per_step)
         config = softmax_for(config, len(catalog.item_id), of_step)
         config = repeats_for(config, data.repeats_recommendable)
+        config = users_for(config, data.users_are_new, has_columns=bool(data.resolved.users))
         user_weights = None
         if config.label_weights.max_per_user:
             users = transform_output.vocabulary_size_by_name(features.USER_VOCABULARY)

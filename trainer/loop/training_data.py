@@ -25,7 +25,10 @@ _LEAST_WINDOWS = 8
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """Locations of the transformed Examples and of their Transform graphs; files are gzipped TFRecords."""
+    """Locations of the transformed Examples and of their Transform graphs; files are gzipped TFRecords.
+
+    `repeats_recommendable` and `users_are_new` are facts of the data, see DataFacts.
+    """
 
     train_files: list[str]
     eval_files: list[str]
@@ -35,6 +38,7 @@ class TrainingData:
     history_length: int
     repeats_recommendable: bool
     resolved: ResolvedFeatures
+    users_are_new: bool = False
 
 
 def window_batches(

@@ -1,12 +1,13 @@
-"""Settings of the loss resolved by the data: the loss of `trainer.softmax=auto`, and the repeat head."""
+"""Settings resolved by the data: the loss of `trainer.softmax=auto`, the repeat head and the user id."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 
+from two_tower.base.errors import UserError
 from two_tower.trainer.loss.loss_registry import AUTO, FULL, SAMPLED
-from two_tower.trainer.settings import REPEAT_HEAD, TrainerConfig
+from two_tower.trainer.settings import AGGREGATES, HISTORY, REPEAT_HEAD, SEED, USER_ID, TrainerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -37,3 +38,27 @@ def repeats_for(config: TrainerConfig, repeats_recommendable: bool) -> TrainerCo
         return config
     _log.info("trainer.parts: repeat_head is left out, as items that a user had are not recommended again.")
     return dataclasses.replace(config, parts=tuple(part for part in config.parts if part != REPEAT_HEAD))
+
+
+def users_for(config: TrainerConfig, users_are_new: bool, has_columns: bool = False) -> TrainerConfig:
+    """Removes the part user_id where all users are new at test time: their rows would be noise.
+
+    Args:
+      config: the settings.
+      users_are_new: see DataFacts.
+      has_columns: columns of users/ are features.
+
+    Raises:
+      UserError: nothing else tells queries apart.
+    """
+    if not users_are_new or USER_ID not in config.parts:
+        return config
+    parts = tuple(part for part in config.parts if part != USER_ID)
+    if not {HISTORY, SEED, AGGREGATES} & set(parts) and not has_columns:
+        raise UserError(
+            "trainer.parts has user_id as the query tower's only input, and train knows no user of the test "
+            "split: all its queries would be alike. Add history to trainer.parts, as in "
+            "--set trainer.parts=+history."
+        )
+    _log.info("trainer.parts: user_id is left out, as train knows no user of the test split.")
+    return dataclasses.replace(config, parts=parts)
