@@ -6,7 +6,7 @@ import difflib
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from two_tower.schema import features
@@ -24,26 +24,52 @@ def complaints(request: Request, inputs: Mapping[str, RequestInput]) -> Iterator
         request: values by name, as in a row of the "instances" of TensorFlow Serving's REST API.
         inputs: allowed inputs by name.
     """
-    for one in inputs.values():
-        if one.is_required and one.name not in request:
-            yield f"{one.name} is missing"
+    yield from complaints_of_names(request, inputs)
     for name, value in request.items():
         if name in inputs:
             yield from _of_input(inputs[name], value, request)
-        else:
-            nearest = difflib.get_close_matches(name, inputs, n=1, cutoff=0)[0]
-            yield f"there is no field {name}; the nearest is {nearest}"
     items = request.get(features.HISTORY_ITEM_ID)
     if not isinstance(items, list):
         return
     for name, value in request.items():
         is_parallel = name in inputs and inputs[name].shape == PER_EVENT and isinstance(value, list)
-        # A single value stands for all positions.
-        if is_parallel and len(value) not in (1, len(items)):
+        if is_parallel and len(value) != len(items) and not is_default(inputs[name], value):
             yield f"{name} has {len(value)} values, and {features.HISTORY_ITEM_ID} {len(items)}"
     times = request.get(features.HISTORY_TIMESTAMP)
     if isinstance(times, list) and len(items) == len(times):
         yield from _of_order(items, times)
+
+
+def complaints_of_names(names: Iterable[str], inputs: Mapping[str, RequestInput]) -> Iterator[str]:
+    """Yields each required input that is not among `names`, and each name that is no input."""
+    given = list(names)
+    for one in inputs.values():
+        if one.is_required and one.name not in given:
+            yield f"{one.name} is missing"
+    for name in given:
+        if name not in inputs:
+            nearest = difflib.get_close_matches(name, inputs, n=1, cutoff=0)[0]
+            yield f"there is no field {name}; the nearest is {nearest}"
+
+
+def is_default(one: RequestInput, value: Any) -> bool:
+    """Tells if a query's value is the input's default, which stands for all of its places."""
+    if one.is_required:
+        return False
+    if one.is_single:
+        return _is_same(value, one.default)
+    return (
+        isinstance(value, list)
+        and len(value) == (one.width or 1)
+        and all(_is_same(part, one.default) for part in value)
+    )
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    if isinstance(value, bool) or isinstance(value, str) != isinstance(default, str):
+        return False
+    is_nan = isinstance(default, float) and math.isnan(default)
+    return isinstance(value, float) and math.isnan(value) if is_nan else value == default
 
 
 def shown(value: Any) -> str:

@@ -141,14 +141,15 @@ class ScannIndex(tf.Module):
             reordered = tf.cast(tf.math.ceil(share * tf.cast(k, tf.float32)), tf.int32)
             reordered = tf.maximum(reordered, settings.reordering_candidates)
         searcher = scann_ops.searcher_from_module(self._state)
-        return tuple(
-            searcher.search_batched_parallel(
-                queries,
-                final_num_neighbors=k,
-                pre_reorder_num_neighbors=reordered,
-                leaves_to_search=settings.leaves_to_search,
-            )
+        size = tf.shape(queries)[0]
+        found = searcher.search_batched_parallel(
+            # ScaNN's answer to an empty batch has another number of rows.
+            tf.pad(queries, [[0, tf.maximum(1 - size, 0)], [0, 0]]),
+            final_num_neighbors=k,
+            pre_reorder_num_neighbors=reordered,
+            leaves_to_search=settings.leaves_to_search,
         )
+        return tuple(part[:size] for part in found)
 
 
 def exact_search(

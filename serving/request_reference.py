@@ -19,14 +19,24 @@ _OPENING = """\
 # Requests
 
 Inputs and outputs of the served model's signatures. Dimensions: *queries* of one call, *events* of the
-longest history, *values* of the longest list, *items* and *rows*. A row of TensorFlow Serving's `instances`
-is one query, without its first dimension.
+longest history, *values* of the longest list, *items* and *rows*.
 
-A request may leave out an input with a default. A dimension of 1 stands for all places. TensorFlow Serving
-fills in defaults. In Python, call the method of the same name (`tf.saved_model.load(path).recommend`), or
-send all inputs. `two-tower validate --requests FILE` checks requests against this page, line by line.
+**Sizes.** All inputs have the same number of queries, and all of a history's inputs the same number of
+events. An input of another size is an error that names both. Only a default may have dimensions of 1, which
+stand for all places. A batch without queries gets an answer without rows, [0, k].
 
-Where the data has text ids, the ids of users or items are strings in requests and answers, and "" is padding.
+**Defaults.** A request may leave out an input with a default. TensorFlow Serving fills in defaults. In
+Python, call the method of the same name (`tf.saved_model.load(path).recommend`), or send all inputs.
+
+**Padding.** Histories of a batch are padded to the longest one by negative item ids, such as -1, before or
+after the events. Values at their places are not read. Ids are 0 or more, so that 0 is an item and never
+padding. Lists of items are padded likewise.
+
+**Bodies.** A row of TensorFlow Serving's `instances` is one query, without its first dimension. `k` is one
+per call, and only the columns of `inputs` can give it: `{"inputs": {"user_id": [17], ..., "k": 10}}`.
+`two-tower validate --requests FILE` checks requests and bodies against this page, line by line.
+
+**Text ids.** Where the data has text ids, the ids of users or items are strings in requests and answers, and "" is padding.
 Such a model has each signature once more as `<name>_by_number`, which takes and returns the
 [numbers of the texts](files.md#text-ids).
 """

@@ -19,18 +19,9 @@ import tensorflow as tf
 
 from two_tower.data_directory.feature_columns import FeatureSpec
 from two_tower.schema import features, text_ids
-from two_tower.schema.request_inputs import (
-    ANSWER_INPUTS,
-    BY_NUMBER,
-    ITEM,
-    MOST_VALUES,
-    MOST_VALUES_OF_BATCH,
-    REQUEST_INPUTS,
-    ROW,
-    IdKinds,
-    RequestInput,
-)
+from two_tower.schema.request_inputs import ANSWER_INPUTS, BY_NUMBER, ITEM, ROW, IdKinds, RequestInput
 from two_tower.serving.index import ExactIndex, Restriction, ScannIndex, exact_search
+from two_tower.serving.request_sizes import checked
 from two_tower.trainer.model.signatures import Tensors, query_inputs, signature
 
 # ScaNN finds k items plus as many as a request excludes, but at most this many more. So a history of
@@ -79,11 +70,12 @@ class RetrievalModel(tf.Module):
             self._item_text = tf.Variable(
                 tf.constant(item_text, tf.string), trainable=False, name="item_text"
             )
-        inputs = query_inputs(users)
+        self._query_inputs = query_inputs(users)
+        self._inputs = (*self._query_inputs, *ANSWER_INPUTS)
         # Name of a served signature → its function of numbers, and its inputs.
         self._functions: dict[str, tuple[Callable[[Tensors], Tensors], tuple[RequestInput, ...]]] = {
-            "serving_default": (self._recommend, (*inputs, *ANSWER_INPUTS)),
-            "query_embedding": (self._query_embedding, inputs),
+            "serving_default": (self._recommend, self._inputs),
+            "query_embedding": (self._query_embedding, self._query_inputs),
             "candidate_embedding": (self._candidate_embedding, (ITEM,)),
             "catalog": (self._catalog, ()),
             "indexed_embedding": (self._indexed_embedding, (ROW,)),
@@ -120,27 +112,16 @@ class RetrievalModel(tf.Module):
             named[name] = tf.where(rows >= 0, tf.gather(self._item_text, tf.maximum(rows, 0)), "")
         return named
 
-    def _checked_k(self, k: tf.Tensor) -> tf.Tensor:
-        """Returns k, on which all that follows depends, once it is known to be within bounds."""
-        checks = (
-            tf.debugging.assert_positive(k, message="k is below 1"),
-            tf.debugging.assert_less_equal(
-                k, self._max_k, message="k exceeds the maximum of this model (index.max_k)"
-            ),
-        )
-        with tf.control_dependencies([check for check in checks if check is not None]):
-            return tf.identity(k)
-
     def _recommend(self, inputs: Tensors) -> Tensors:
         """Recommends the k best items for each history.
 
         Returns `item_id` int64 and `score` float32, [queries, k], best first, padded with -1 and -inf. Other
         items take the places of excluded ones. So fewer than k items are returned only if fewer are allowed.
         """
-        inputs = _bounded(inputs)
+        inputs = checked(inputs, self._inputs, self._max_k)
         of_answer = {one.name for one in ANSWER_INPUTS}
         query = {name: values for name, values in inputs.items() if name not in of_answer}
-        k = self._checked_k(inputs[features.K])
+        k = inputs[features.K]
         exclude, allow = inputs[features.EXCLUDE_ITEM_ID], inputs[features.ALLOW_ITEM_ID]
         history = query[features.HISTORY_ITEM_ID]
         asked = self.towers.query_embedding(**query)
@@ -192,6 +173,7 @@ class RetrievalModel(tf.Module):
         has_allowed = tf.reduce_any(allow >= 0, axis=1)
         # Room for excluded items, so that k are left.
         excluded = tf.reduce_max(tf.reduce_sum(tf.cast(exclude >= 0, tf.int32), axis=1))
+        excluded = tf.maximum(excluded, 0)  # of an empty batch it is the least integer
         beyond = tf.where(tf.reduce_any(has_allowed), _MOST_BEYOND_K, tf.minimum(excluded, _MOST_BEYOND_K))
         rows, scores = self.index.search(query, tf.minimum(k + beyond, tf.size(self._item_id)))
         item_id = tf.gather(self._item_id, tf.maximum(rows, 0))
@@ -219,7 +201,7 @@ class RetrievalModel(tf.Module):
 
         With the repeat head, also gives `repeat_item_id` and `repeat_score`, [queries, N].
         """
-        return dict(self.towers.query_embedding(**_bounded(inputs)))
+        return dict(self.towers.query_embedding(**checked(inputs, self._query_inputs, self._max_k)))
 
     def _candidate_embedding(self, inputs: Tensors) -> Tensors:
         """Embeds items by the candidate tower: `embedding` [items, embedding_dim]."""
@@ -268,28 +250,6 @@ def _numbers_of(texts: tf.Tensor) -> tf.Tensor:
     """Returns the numbers of text ids of any shape, int64; the empty text is padding."""
     numbers = tf.strings.to_hash_bucket_strong(texts, text_ids.NUMBERS, list(text_ids.KEY))
     return tf.where(texts == "", tf.cast(features.PADDING, tf.int64), numbers)
-
-
-def _bounded(inputs: Tensors) -> Tensors:
-    """Returns a request, on which all that follows depends, once the lists are known to be within bounds."""
-    lists = {one.name: one for one in REQUEST_INPUTS.values() if not one.is_single and one.name in inputs}
-    queries = tf.shape(inputs[features.HISTORY_ITEM_ID], tf.int64)[0]
-    widths = {name: tf.shape(inputs[name], tf.int64)[1] for name in lists}
-    checks = [
-        tf.debugging.assert_less_equal(
-            width, tf.constant(MOST_VALUES, tf.int64), message=f"{name} has more than {MOST_VALUES} values"
-        )
-        for name, width in widths.items()
-    ]
-    checks.append(
-        tf.debugging.assert_less_equal(
-            queries * tf.reduce_max(tf.stack(list(widths.values()))),
-            tf.constant(MOST_VALUES_OF_BATCH, tf.int64),
-            message=f"a batch has more than {MOST_VALUES_OF_BATCH} places of lists: send fewer queries",
-        )
-    )
-    with tf.control_dependencies([check for check in checks if check is not None]):
-        return {name: tf.identity(values) for name, values in inputs.items()}
 
 
 def _best(item_id: tf.Tensor, scores: tf.Tensor, k: tf.Tensor) -> Tensors:

@@ -14,8 +14,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.components.curated_schema import schemas
-from two_tower.pipeline.runs.stored_runs import latest_nodes, latest_outputs
-from two_tower.schema import features, request_checks, text_ids
+from two_tower.pipeline.runs.stored_runs import latest_nodes, latest_outputs, settings_of
+from two_tower.schema import features, request_bodies, request_checks, text_ids
 from two_tower.schema.request_checks import Request, shown
 from two_tower.schema.request_inputs import LIST, PER_QUERY, REQUEST_INPUTS, IdKinds, RequestInput
 
@@ -30,20 +30,23 @@ def validate_requests(path: str, output: str | None, max_skew: float) -> list[st
     """Checks requests and describes the results in words.
 
     Args:
-      path: JSON lines, each a row of the "instances" of TensorFlow Serving's REST API, or a whole body.
-      output: output directory of runs. The latest run that passed the gate gives schema and train statistics.
-        None: the curated schema alone.
+      path: JSON lines, each a row of the "instances" of TensorFlow Serving's REST API, or a whole body, with
+        "instances" or "inputs".
+      output: output directory of runs. The latest run that passed the gate gives schema, train statistics and
+        the largest k. None: the curated schema alone.
       max_skew: largest accepted distance from train's distributions; 0: any.
 
     Raises:
       UserError: the file or a line is invalid, or the requests' distributions differ from train's.
     """
     complaints: list[str] = []
-    read = list(_read(path, complaints))
-    kinds = _kinds_of_requests([request for _, request in read]) if output is None else _kinds_of_run(output)
+    lines = list(_read(path, complaints))
+    kinds = _kinds_of_lines([content for _, content in lines]) if output is None else _kinds_of_run(output)
     inputs = {one.name: one for one in kinds.served(request_inputs(_schema(output)).values())}
+    if output is not None:
+        inputs[features.K] = dataclasses.replace(inputs[features.K], greatest=_max_k(output))
     requests: list[Request] = []
-    for place, request in read:
+    for place, request in _requests(lines, inputs, complaints):
         found = list(request_checks.complaints(request, inputs))
         complaints.extend(f"{place}: {complaint}" for complaint in found)
         if not found:
@@ -74,18 +77,15 @@ def _kinds_of_run(output: str) -> IdKinds:
     return IdKinds.of(examples[0]["properties"]) if examples else IdKinds()
 
 
-def _kinds_of_requests(requests: Sequence[Request]) -> IdKinds:
+def _kinds_of_lines(contents: Sequence[Any]) -> IdKinds:
     """Returns the kinds of the first ids: without a run, a request alone tells them."""
 
-    def kind(values: Iterable[Any]) -> str:
+    def kind(name: str) -> str:
+        values = (one for content in contents for one in request_bodies.values_of(content, name))
         first = next((one for one in values if isinstance(one, str | int)), 0)
         return text_ids.TEXT if isinstance(first, str) else text_ids.INTEGER
 
-    histories = (request.get(features.HISTORY_ITEM_ID) for request in requests)
-    return IdKinds(
-        kind(request.get(features.USER_ID) for request in requests),
-        kind(one for items in histories if isinstance(items, list) for one in items),
-    )
+    return IdKinds(kind(features.USER_ID), kind(features.HISTORY_ITEM_ID))
 
 
 def _by_number(request: Request, inputs: Mapping[str, RequestInput], kinds: IdKinds) -> Request:
@@ -119,6 +119,12 @@ def _approved(output: str) -> dict[str, dict[str, list[str]]]:
             "pipeline first."
         )
     return found
+
+
+def _max_k(output: str) -> int | None:
+    """Returns the largest k of the models of the latest run that passed the gate; None if it built none."""
+    max_k = settings_of(latest_nodes(output, APPROVED)).get("index.max_k")
+    return None if max_k is None else int(max_k)
 
 
 def request_inputs(schema: schema_pb2.Schema) -> dict[str, RequestInput]:
@@ -159,8 +165,8 @@ def _column_of(feature: schema_pb2.Feature) -> RequestInput:
     )
 
 
-def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
-    """Yields (place, request); adds lines without a JSON object to `complaints`."""
+def _read(path: str, complaints: list[str]) -> Iterator[tuple[int, Any]]:
+    """Yields (line number, content) of lines that are JSON; adds the others to `complaints`."""
     try:
         with storage.open_file(path) as file:
             lines = file.read().decode().splitlines()
@@ -172,23 +178,29 @@ def _read(path: str, complaints: list[str]) -> Iterator[tuple[str, Request]]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line, object_pairs_hook=_object)
+            yield number, json.loads(line, object_pairs_hook=_object)
         except RecursionError:
             complaints.append(f"line {number}: values are nested too deeply; each line is one request")
-            continue
         except ValueError as error:
             complaints.append(f"line {number}: not JSON ({error}); each line is one request")
-            continue
-        rows: Sequence[Any] = [content]
-        is_body = isinstance(content, dict) and "instances" in content
-        if is_body:
-            rows = content["instances"] if isinstance(content["instances"], list) else [content["instances"]]
-        for place, row in enumerate(rows, start=1):
-            where = f"line {number}, instance {place}" if is_body else f"line {number}"
-            if isinstance(row, dict):
-                yield where, row
+
+
+def _requests(
+    lines: Iterable[tuple[int, Any]], inputs: Mapping[str, RequestInput], complaints: list[str]
+) -> Iterator[tuple[str, Request]]:
+    """Yields (place, request); adds faults of lines and of bodies as a whole to `complaints`."""
+    for number, content in lines:
+        parts: Iterable[request_bodies.Part] = [("", content)]
+        if request_bodies.is_body(content):
+            parts = request_bodies.requests_of(content, inputs)
+        elif not isinstance(content, dict):
+            parts = [("", f"{shown(content)}, where an object with named fields is expected")]
+        for place, part in parts:
+            where = ", ".join(filter(None, [f"line {number}", place]))
+            if isinstance(part, str):
+                complaints.append(f"{where}: {part}")
             else:
-                complaints.append(f"{where}: {shown(row)}, where an object with named fields is expected")
+                yield where, part
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--requests",
         metavar="FILE",
         help='requests as JSON lines: rows as in the "instances" of TensorFlow Serving\'s REST API, or whole '
-        "bodies. With --output they are compared with the training data of its latest run.",
+        'bodies, with "instances" or "inputs". With --output they are compared with the training data of its '
+        "latest run.",
     )
     add_settings(parser)
 

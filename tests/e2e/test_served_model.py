@@ -37,8 +37,8 @@ defaults = {
     for name, value in json.loads(sys.argv[3]).items()
 }
 many = serve(**defaults | dict(
-    user_id=ids([-1, -1]), history_item_id=ids(padded), history_timestamp=ids([[0]]),
-    exclude_item_id=ids([[history[0], -1]]), k=tf.constant(200),
+    user_id=ids([-1, -1]), history_item_id=ids(padded), history_timestamp=tf.zeros_like(ids(padded)),
+    exclude_item_id=ids([[history[0], -1]] * 2), k=tf.constant(200),
 ))
 print(json.dumps({
     "plain": plain["item_id"].numpy()[0].tolist(),
@@ -81,7 +81,7 @@ def test_a_program_without_tfx_loads_and_asks_it(model: str, catalog: list[int],
         assert set(items) <= set(catalog) - {history[0]}
         assert np.isfinite(values).all()
         assert (np.diff(values) <= 0).all()
-    # Padding changes nothing, and neither does one value broadcast over all events.
+    # Padding changes nothing, and neither do defaults that are sent.
     assert many[0].tolist() == answer["plain"]
 
 

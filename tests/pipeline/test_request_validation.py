@@ -33,11 +33,25 @@ def written(path: Path, *lines: Any) -> str:
 def test_rows_and_whole_bodies_are_taken(tmp_path: Path) -> None:
     least = {name: GOOD[name] for name in ("user_id", "history_item_id", "history_timestamp")}
     new_user = {"user_id": 1, "history_item_id": [], "history_timestamp": [], "request_timestamp": -1}
-    lines = validate_requests(
-        written(tmp_path, GOOD, "", {"signature_name": "serving_default", "instances": [least, new_user]}),
-        None,
-        0.3,
-    )
+    rows = {"signature_name": "serving_default", "instances": [least, {**least, "user_id": 18}]}
+    lines = validate_requests(written(tmp_path, GOOD, "", rows, {"instances": [new_user]}), None, 0.3)
+    assert "4 requests" in lines[0]
+
+
+COLUMNS: dict[str, Any] = {
+    "user_id": [17, 18],
+    "history_item_id": [[3, 1, 2], [4, -1, -1]],
+    "history_timestamp": [[10, 20, 30], [10, -1, -1]],
+    "history_play_ratio": [[-1]],
+    "exclude_item_id": [[5, 6], [-1, -1]],
+    "request_timestamp": [-1],
+    "k": 10,
+}
+
+
+def test_the_columns_of_a_body_are_taken(tmp_path: Path) -> None:
+    none: dict[str, list[Any]] = {name: [] for name in ("user_id", "history_item_id", "history_timestamp")}
+    lines = validate_requests(written(tmp_path, {"inputs": COLUMNS}, {"inputs": none}, GOOD), None, 0.3)
     assert "3 requests" in lines[0]
 
 
@@ -73,6 +87,58 @@ def test_text_ids_are_compared_with_train_by_number() -> None:
     inputs = {one.name: one for one in kinds.served(REQUEST_INPUTS.values())}
     request = {"user_id": 7, "history_item_id": ["b-2", ""], "history_timestamp": [1, 0]}
     assert _by_number(request, inputs, kinds) == {**request, "history_item_id": [number_of("b-2"), -1]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"user_id": [17]}, "user_id has 1 entries, and history_item_id 2: both have one for each query"),
+        ({"user_id": 17}, "user_id is 17, where a list with one entry for each query is expected"),
+        ({"user_id": [17, -1]}, "query 2: user_id is -1, where values from 0 are expected"),
+        ({"history_timestamp": [[10, 20, 30]]}, "history_timestamp has 1 entries, and history_item_id 2"),
+        ({"history_timestamp": [[10, 20], [1, 2]]}, "query 1: history_timestamp has 2 values, and history_"),
+        ({"history_play_ratio": [[0.5]]}, "history_play_ratio has 1 entries, and history_item_id 2"),
+        ({"history_play_ratio": [[0.5], [0.5]]}, "query 1: history_play_ratio has 1 values, and history_it"),
+        ({"exclude_item_id": [[5]]}, "exclude_item_id has 1 entries, and history_item_id 2"),
+        (
+            {"exclude_item_id": [[5, 6], [7]]},
+            "exclude_item_id has lists of 1 and of 2 values in one body: pad them to one length with -1",
+        ),
+        ({"k": [10]}, "query 1: k is a list, where one value is expected"),
+        ({"k": 0}, "query 1: k is 0, where values from 1 are expected"),
+        ({"mood": ["a", "b"]}, "line 1: there is no field mood; the nearest is "),
+        ({"history_item_id": None}, "history_item_id is null, where a list with one entry"),
+    ],
+)
+def test_columns_of_other_sizes_are_named(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        validate_requests(written(tmp_path, {"inputs": {**COLUMNS, **changes}}), None, 0.3)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"inputs": COLUMNS, "instances": [GOOD]}, "the body has both instances and inputs"),
+        ({"inputs": [3]}, "inputs is [3], where an object with named fields is expected"),
+        ({"inputs": {"user_id": [1]}}, "line 1: history_item_id is missing"),
+        ({"instances": []}, "instances is [], where a list of requests is expected"),
+        ({"instances": GOOD}, "instances is {"),
+        ({"instances": [GOOD]}, "k is one per call, and instances give one of each to a query"),
+        (
+            {"instances": [{**GOOD, "exclude_item_id": [1]}, GOOD]},
+            "exclude_item_id has lists of 1 and of 2 values in one body: pad them to one length with -1",
+        ),
+        (
+            {"instances": [GOOD, {**GOOD, "user_id": 2}, {name: GOOD[name] for name in list(GOOD)[:3]}]},
+            "request_timestamp is in 2 of 3 instances: all have the same fields",
+        ),
+    ],
+)
+def test_a_body_of_which_a_server_makes_no_batch_is_named(body: Any, told: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        validate_requests(written(tmp_path, body), None, 0.3)
+    assert told in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +190,9 @@ def test_what_no_model_takes_is_named_by_line_field_and_value(
 
 
 def test_a_missing_field_a_line_that_is_no_json_and_a_row_in_a_body_are_named(tmp_path: Path) -> None:
-    without = {name: value for name, value in GOOD.items() if name != "history_timestamp"}
-    path = written(tmp_path, "{", {"instances": [GOOD, without, 7]}, "[1]")
+    row = {name: value for name, value in GOOD.items() if name != "k"}
+    without = {name: value for name, value in row.items() if name != "history_timestamp"}
+    path = written(tmp_path, "{", {"instances": [row, without, 7]}, "[1]")
     with pytest.raises(UserError) as refused:
         validate_requests(path, None, 0.3)
     lines = str(refused.value).splitlines()

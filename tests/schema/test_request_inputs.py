@@ -70,4 +70,6 @@ def test_the_history_s_lists_are_as_long_as_its_items_whatever_they_are_called()
     assert list(complaints({**LEAST, "mood": ["a", "b", "c"]}, moods)) == [
         "mood has 3 values, and history_item_id 2"
     ]
-    assert not list(complaints({**LEAST, "mood": ["a"]}, moods))
+    # Only the default stands for all events.
+    assert not list(complaints({**LEAST, "mood": [""]}, moods))
+    assert list(complaints({**LEAST, "mood": ["a"]}, moods)) == ["mood has 1 values, and history_item_id 2"]

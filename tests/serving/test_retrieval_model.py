@@ -26,7 +26,14 @@ from two_tower.base.errors import UserError
 from two_tower.evaluation import measure
 from two_tower.evaluation.queries import all_queries
 from two_tower.schema import features
-from two_tower.schema.request_inputs import MOST_VALUES, REQUEST_INPUTS, SERVED_SIGNATURES
+from two_tower.schema.request_inputs import (
+    MOST_VALUES,
+    PER_CALL,
+    QUERY_INPUTS,
+    REQUEST_INPUTS,
+    SERVED_SIGNATURES,
+)
+from two_tower.serving import request_sizes
 from two_tower.serving.index import AH, ScannSettings
 from two_tower.serving.loaded_model import load_model
 from two_tower.serving.request_tensors import request_tensors
@@ -281,7 +288,8 @@ def test_requests_that_would_cost_too_much_are_refused_before_anything_is_comput
                 **request_tensors(exact.signatures["serving_default"], {**request(), "k": k})
             )
     for k in (0, -1, -(2**31)):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="k is below 1"):
+        told = rf"k is\] \[{k}\] \[and this model answers with 1 to {MAX_K} items \(index\.max_k\)"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=told):
             exact.recommend(**request(), k=tf.constant(k))
     long = np.zeros([1, MOST_VALUES + 1], np.int64)
     for name in ("exclude_item_id", "allow_item_id"):
@@ -289,15 +297,107 @@ def test_requests_that_would_cost_too_much_are_refused_before_anything_is_comput
             exact.recommend(**request(), k=tf.constant(K), **{name: tf.constant(long)})
     with pytest.raises(tf.errors.InvalidArgumentError, match="history_item_id has more than 100000 values"):
         exact.query_embedding(**request(history_item_id=long, history_timestamp=long))
-    # A list that is given once stands for all queries of the batch.
-    absent = ("history_play_ratio", "history_event_type", "history_is_organic", "request_timestamp")
-    column = np.zeros([1_000, 1])
-    many = request(
-        user_id=column[:, 0], history_item_id=column, history_timestamp=column, **dict.fromkeys(absent)
-    )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="send fewer queries"):
-        exact.recommend(**many, k=tf.constant(1), exclude_item_id=tf.constant(long[:, 1:]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
+
+
+def test_a_batch_of_many_long_lists_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_sizes, "MOST_VALUES_OF_BATCH", 30)
+
+    @tf.function
+    def serve(values: Any) -> Any:
+        return request_sizes.checked(values, QUERY_INPUTS[:3], MAX_K)
+
+    def batch(queries: int, events: int) -> dict[str, tf.Tensor]:
+        zeros = tf.zeros([queries, events], tf.int64)
+        return {"user_id": zeros[:, 0], "history_item_id": zeros, "history_timestamp": zeros}
+
+    assert serve(batch(6, 5))["history_item_id"].shape == (6, 5)
+    told = r"more than 30 places of lists: send fewer queries than\] \[7\] \[or shorter lists than\] \[5\]"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+        serve(batch(7, 5))
+
+
+TWO = {
+    "user_id": [3, 4],
+    "history_item_id": [[5, 6, 12]] * 2,
+    "history_timestamp": [[600, 700, 900]] * 2,
+    "history_play_ratio": None,
+    "history_event_type": None,
+    "history_is_organic": None,
+    "request_timestamp": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"user_id": [3]}, r"user_id has the sizes\] \[1\] \[and history_item_id\] \[2 3\]"),
+        ({"user_id": [3, 4, 5]}, r"user_id has the sizes\] \[3\] \[and history_item_id\] \[2 3\]"),
+        ({"history_item_id": [[5, 6, 12]]}, r"user_id has the sizes\] \[2\] \[and history_item_id\] \[1 3\]"),
+        ({"history_timestamp": [[9]] * 2}, r"history_timestamp has the sizes\] \[2 1\] .* \[2 3\]"),
+        ({"history_timestamp": [[6, 7, 9]]}, r"history_timestamp has the sizes\] \[1 3\] .* \[2 3\]"),
+        ({"history_timestamp": [[1, 2]] * 2}, r"history_timestamp has the sizes\] \[2 2\] .* \[2 3\]"),
+        ({"history_play_ratio": [[0.5]]}, r"history_play_ratio has the sizes\] \[1 1\] .* \[2 3\]"),
+        ({"history_play_ratio": [[-1], [0.5]]}, r"history_play_ratio has the sizes\] \[2 1\] .* \[2 3\]"),
+        ({"history_play_ratio": [[-1.0] * 3]}, r"history_play_ratio has the sizes\] \[1 3\] .* \[2 3\]"),
+        ({"history_event_type": [["like"]]}, r"history_event_type has the sizes\] \[1 1\] .* \[2 3\]"),
+        ({"request_timestamp": [900]}, r"request_timestamp has the sizes\] \[1\] .* \[2 3\]"),
+        ({"exclude_item_id": [[7]]}, r"exclude_item_id has the sizes\] \[1 1\] .* \[2 3\]"),
+        ({"exclude_item_id": [[-1, 7]]}, r"exclude_item_id has the sizes\] \[1 2\] .* \[2 3\]"),
+        ({"allow_item_id": [[-1]] * 3}, r"allow_item_id has the sizes\] \[3 1\] .* \[2 3\]"),
+    ],
+)
+def test_inputs_of_different_sizes_are_named_with_both_sizes(
+    exact: Any, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+        exact.recommend(**request(**(TWO | changes)), k=tf.constant(K))
+    if not {"exclude_item_id", "allow_item_id"} & changes.keys():
+        with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+            exact.query_embedding(**request(**(TWO | changes)))
+
+
+def test_a_default_stands_for_all_places(exact: Any) -> None:
+    expected = exact.recommend(**request(**TWO), k=tf.constant(K))
+    for once in (1, 2):
+        defaults = {
+            one.name: [one.default] * once if one.is_single else [[one.default]] * once
+            for one in REQUEST_INPUTS.values()
+            if not one.is_required and one.shape != PER_CALL
+        }
+        answer = exact.recommend(**request(**(TWO | defaults)), k=tf.constant(K))
+        for name, values in expected.items():
+            np.testing.assert_array_equal(answer[name], values)
+
+
+@pytest.mark.parametrize("events", [0, 3])
+def test_a_batch_without_queries_gets_no_rows(exact: Any, sparse: RetrievalModel, events: int) -> None:
+    none = tf.zeros([0, events], tf.int64)
+    for model in (exact, sparse):
+        empty = {"user_id": none[:, 0][:0] if events else tf.zeros([0], tf.int64)}
+        empty |= {"history_item_id": none, "history_timestamp": none}
+        answer = model.recommend(**empty, k=tf.constant(K))
+        assert (answer["item_id"].shape, answer["score"].shape) == ((0, K), (0, K))
+        assert model.query_embedding(**empty)["embedding"].shape[0] == 0
+        full = {**empty, "exclude_item_id": tf.zeros([0, 2], tf.int64)}
+        assert model.recommend(**full, k=tf.constant(K))["item_id"].shape == (0, K)
+
+
+def test_zero_is_an_item_and_no_padding(exact: Any) -> None:
+    """Sends item 0 in the history and in lists; -1 in its place changes nothing."""
+    none = {"history_play_ratio": None, "history_event_type": None, "history_is_organic": None}
+
+    def asked(items: list[int], **more: Any) -> Any:
+        times = list(range(0, 100 * len(items), 100))
+        sent = request(history_item_id=[items], history_timestamp=[times], **none, **more)
+        return exact.recommend(**sent, k=tf.constant(MAX_K))
+
+    padded, zero = asked([5, 12, -1])["score"].numpy(), asked([5, 12, 0])["score"].numpy()
+    np.testing.assert_allclose(padded, asked([5, 12])["score"].numpy(), atol=1e-5)
+    assert np.abs(zero - padded).max() > 1e-3
+    first = int(asked([5, 12], allow_item_id=[[0, -1]])["item_id"].numpy()[0, 0])
+    assert first == 0
+    assert 0 not in asked([5, 12], exclude_item_id=[[0, -1]])["item_id"].numpy()
 
 
 # Answers.
@@ -400,7 +500,7 @@ def test_lists_of_items_are_answered_as_by_exact_search_and_in_full(
         "rare ones allowed": (nothing, np.hstack([worst, worst[:, :1], np.full([30, 1], -1)])),
         "for some only": (mixed, mixed[::-1]),
         "allowed and excluded": (few, np.hstack([few[:, :4], worst])),
-        "one list for all": (most[:1, :30], worst[:1]),
+        "the same lists for all": (np.tile(most[:1, :30], [30, 1]), np.tile(worst[:1], [30, 1])),
         "an unknown item alone": (nothing, np.full([30, 1], 10**12)),
     }
     for name, (exclude, allow) in cases.items():
@@ -413,7 +513,7 @@ def test_lists_of_items_are_answered_as_by_exact_search_and_in_full(
             )
             check(answer, K)
             for row in range(30):
-                denied, own = set(exclude[row % len(exclude)]), set(allow[row % len(allow)]) - {-1}
+                denied, own = set(exclude[row]), set(allow[row]) - {-1}
                 eligible = [i for i in range(CATALOG_SIZE) if i not in denied and (i in own or not own)]
                 expected = sorted(eligible, key=lambda item: -scores[row, item])[:K]
                 got = [item for item in answer["item_id"].numpy()[row].tolist() if item >= 0]
@@ -462,10 +562,10 @@ def test_excluded_items_are_not_returned_and_others_take_their_place(
         left = [item for item in unrestricted["item_id"].numpy()[row] if item not in excluded[row]]
         assert answer["item_id"].numpy()[row].tolist() == left[:K]
     check(sparse.recommend(**batch, exclude_item_id=tf.constant(excluded), k=tf.constant(K)), K, excluded)
-    # One row for all queries, and rows of different lengths.
-    everything = np.arange(CATALOG_SIZE)[np.newaxis, 3:]
+    # Nearly all items, and rows of different lengths.
+    everything = np.tile(np.arange(CATALOG_SIZE)[3:], [30, 1])
     few = exact.recommend(**batch, exclude_item_id=tf.constant(everything), k=tf.constant(K))
-    assert (check(few, K, np.tile(everything, [30, 1])) == 3).all()
+    assert (check(few, K, everything) == 3).all()
     none = np.full([30, 2], -1)
     none[7, 0] = int(unrestricted["item_id"][7, 0])
     mixed = exact.recommend(**batch, exclude_item_id=tf.constant(none), k=tf.constant(K))

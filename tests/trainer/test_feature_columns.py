@@ -296,19 +296,20 @@ def test_absent_and_unknown_values_are_answered_alike(built: Built) -> None:
     assert not np.allclose(embedded(built, user_age=[0.0]), nobody, atol=1e-4)  # zero is not absent
 
 
-def test_one_value_is_broadcast_over_the_queries(built: Built) -> None:
+def test_a_default_stands_for_all_queries_and_another_value_does_not(built: Built) -> None:
     def three(**columns: Any) -> np.ndarray:
         ids = tf.constant([[3, 5]] * 3, tf.int64)
         user = tf.constant([1, 2, 777], tf.int64)
         return built.served.query_embedding(user, ids, ids, **columns)["embedding"].numpy()
 
-    one = three(user_gender=tf.constant(["f"]), user_tags=tf.constant([["a"]]), user_age=tf.constant([1.0]))
-    all_three = three(
-        user_gender=tf.constant(["f"] * 3),
-        user_tags=tf.constant([["a"]] * 3),
-        user_age=tf.constant([1.0] * 3),
+    one = three(
+        user_gender=tf.constant([""]), user_tags=tf.constant([[""]]), user_age=tf.constant([math.nan])
     )
-    np.testing.assert_allclose(one, all_three, atol=1e-6)
+    np.testing.assert_allclose(one, three(), atol=1e-6)
+    for name, value in (("user_gender", ["f"]), ("user_tags", [["a"]]), ("user_age", [1.0])):
+        told = rf"{name} has the sizes\] \[1.* \[and history_item_id\] \[3 2\]"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=told):
+            three(**{name: tf.constant(value)})
 
 
 def test_the_signature_has_the_columns_as_inputs_with_defaults(built: Built) -> None:

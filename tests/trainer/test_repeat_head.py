@@ -283,9 +283,9 @@ def test_excluded_items_and_items_that_are_not_allowed_stay_away(
     model = retrieval_model(tf.saved_model.load(built.towers_path), ITEMS, SPARSE) if sparse else served
     windows, queries, _ = asked(small_world, "eval")
     batch = requests(windows, queries)
-    denied = range(0, ITEMS, 3)
+    denied, size = range(0, ITEMS, 3), len(queries)
     answer = model.recommend(
-        **batch, exclude_item_id=tf.constant([sorted(denied)], tf.int64), k=tf.constant(K)
+        **batch, exclude_item_id=tf.constant([sorted(denied)] * size, tf.int64), k=tf.constant(K)
     )
     found = answer["item_id"].numpy()
     assert not np.isin(found, list(denied)).any() and (found >= 0).all()
@@ -298,7 +298,7 @@ def test_excluded_items_and_items_that_are_not_allowed_stay_away(
         assert len(set(row)) == K
         better = {int(item) for item in own if item >= 0 and expected[line, item] > worst[line] + 1e-4}
         assert better <= set(row.tolist())
-    allowed = np.array([[1, 2, 4, 5, 7]])
+    allowed = np.tile([1, 2, 4, 5, 7], [size, 1])
     answer = model.recommend(**batch, allow_item_id=tf.constant(allowed, tf.int64), k=tf.constant(K))
     ids = answer["item_id"].numpy()
     assert (np.sort(ids, axis=1)[:, -5:] == allowed).all() and (np.sort(ids, axis=1)[:, :-5] == -1).all()
@@ -364,3 +364,12 @@ def test_validation_ranks_by_the_same_scores(small_world: Transformed, built: Bu
     own = expected[np.arange(len(label)), np.minimum(label, ITEMS - 1)]
     rank = (expected > own[:, np.newaxis] + 1e-6).sum(axis=1)
     np.testing.assert_array_equal(validation.ranks(), np.where(label < ITEMS, rank, np.inf))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_batch_without_queries_gets_no_rows(built: Built, served: Any, sparse: bool) -> None:
+    model = retrieval_model(tf.saved_model.load(built.towers_path), ITEMS, SPARSE) if sparse else served
+    none = tf.zeros([0, 3], tf.int64)
+    empty = {"user_id": none[:, 0], "history_item_id": none, "history_timestamp": none}
+    answer = model.recommend(**empty, k=tf.constant(K))
+    assert (answer["item_id"].shape, answer["score"].shape) == ((0, K), (0, K))
