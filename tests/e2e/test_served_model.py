@@ -132,3 +132,18 @@ def test_an_unknown_item_does_not_drown_a_known_one(model: str, catalog: list[in
     nobody = [one["item_id"] for one in query(model, "--history", "")["recommendations"]]
     someone = [one["item_id"] for one in query(model, "--history", f"987654321,{known}")["recommendations"]]
     assert someone != nobody
+
+
+def test_requests_are_judged_by_the_run_s_own_limits(world: World, first: Run, tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    columns = {"user_id": [3], "history_item_id": [[5, 6]], "history_timestamp": [[0, 60]]}
+    most = first.report["settings"]["index.max_k"]
+
+    def validated(k: int) -> tuple[int, str, str]:
+        file.write_text(json.dumps({"inputs": {**columns, "k": k}}))
+        without_skew = ["--set", "validation.max_skew=0"]
+        return call(["validate", "--requests", str(file), "--output", str(world.output), *without_skew])
+
+    assert validated(most)[0] == 0, validated(most)
+    status, _, errors = validated(most + 1)
+    assert status == 2 and f"k is {most + 1}, where values from 1 to {most:,} are expected" in errors
