@@ -44,7 +44,7 @@ def requests_of(body: Mapping[str, Any], inputs: Mapping[str, RequestInput]) -> 
 
 
 def values_of(content: Any, name: str) -> Iterator[Any]:
-    """Yields the values of an input in a request or a body, single or in lists; nothing where it is absent."""
+    """Yields the values of an input in a request or a body, single or in lists."""
     if not isinstance(content, Mapping):
         return
     rows = content.get(INSTANCES, content.get(INPUTS, content))

@@ -36,8 +36,8 @@ padding. Lists of items are padded likewise.
 per call, and only the columns of `inputs` can give it: `{"inputs": {"user_id": [17], ..., "k": 10}}`.
 `two-tower validate --requests FILE` checks requests and bodies against this page, line by line.
 
-**Text ids.** Where the data has text ids, the ids of users or items are strings in requests and answers, and "" is padding.
-Such a model has each signature once more as `<name>_by_number`, which takes and returns the
+**Text ids.** Where the data has text ids, the ids of users or items are strings in requests and answers, and
+"" is padding. Such a model has each signature once more as `<name>_by_number`, which takes and returns the
 [numbers of the texts](files.md#text-ids).
 """
 _COLUMNS = """\

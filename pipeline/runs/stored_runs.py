@@ -186,14 +186,6 @@ def latest_nodes(output: str, component: str, partial: bool | None = None) -> di
     Raises:
       UserError: there is no run in `output`.
     """
-    return uris_of(latest_nodes(output, component, partial))
-
-
-def latest_nodes(output: str, component: str, partial: bool | None = None) -> dict[str, dict[str, Any]]:
-    """Returns the nodes of the newest run with outputs of `component`, see `nodes_of`; {} without one.
-
-    Arguments and errors are those of `latest_outputs`.
-    """
     for _, nodes in _runs(output, partial):
         if nodes.get(component, {}).get("outputs"):
             return nodes

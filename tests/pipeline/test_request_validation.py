@@ -82,6 +82,25 @@ def test_requests_of_text_ids_are_told_by_the_first(
     assert told in str(found.value)
 
 
+def test_columns_of_text_ids_are_told_by_the_first_and_padded_by_the_empty_text(tmp_path: Path) -> None:
+    columns = {
+        "user_id": ["zoe", "amy"],
+        "history_item_id": [["b-2", "a-1"], ["c-3", ""]],
+        "history_timestamp": [[10, 30], [10, -1]],
+        "exclude_item_id": [[""]],
+        "k": 3,
+    }
+    assert "2 requests" in validate_requests(written(tmp_path, {"inputs": columns}), None, 0.3)[0]
+    for changes, told in (
+        ({"exclude_item_id": [["b-2"]]}, "exclude_item_id has 1 entries, and history_item_id 2"),
+        ({"exclude_item_id": [["b-2"], ["a-1", "c-3"]]}, 'pad them to one length with ""'),
+        ({"user_id": ["zoe", 5]}, "query 2: user_id is 5, where a text is expected"),
+    ):
+        with pytest.raises(UserError) as found:
+            validate_requests(written(tmp_path, {"inputs": {**columns, **changes}}), None, 0.3)
+        assert told in str(found.value)
+
+
 def test_text_ids_are_compared_with_train_by_number() -> None:
     kinds = IdKinds(INTEGER, TEXT)
     inputs = {one.name: one for one in kinds.served(REQUEST_INPUTS.values())}

@@ -155,3 +155,16 @@ def test_users_and_items_have_kinds_of_their_own(
 def test_texts_of_numbers_that_nobody_knows_stay_apart() -> None:
     texts = texts_of(np.array([[5, -1], [6, 7]]), {5: "five"})
     assert texts.tolist() == [["five", ""], ["?6", "?7"]]
+
+
+def test_sizes_of_texts_agree_and_an_empty_batch_gets_no_rows(model: Any) -> None:
+    one = {"history_item_id": tf.constant([[TEXTS[0]]]), "history_timestamp": tf.constant([[5]], tf.int64)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"user_id has the sizes\] \[2\] .* \[1 1\]"):
+        model.recommend(user_id=tf.constant(["zoe", "amy"]), **one, k=tf.constant(K))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"exclude_item_id has the sizes\] \[2 1\]"):
+        excluded = tf.constant([[TEXTS[0]]] * 2)
+        model.recommend(user_id=tf.constant(["zoe"]), **one, exclude_item_id=excluded, k=tf.constant(K))
+    empty = {"user_id": tf.zeros([0], tf.string), "history_item_id": tf.zeros([0, 2], tf.string)}
+    answer = model.recommend(**empty, history_timestamp=tf.zeros([0, 2], tf.int64), k=tf.constant(K))
+    assert answer["item_id"].dtype == tf.string
+    assert (answer["item_id"].shape, answer["score"].shape) == ((0, K), (0, K))
