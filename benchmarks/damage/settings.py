@@ -369,6 +369,7 @@ def _requests(draw: random.Random) -> Iterator[Trial]:
                 may_pass |= name in ("-1", "10^18", "1e300", "NaN")
                 yield trial(kinds.VALUES, f"{key}: {name}, {where}", line.encode(), may_pass, key)
     body = {"instances": [_REQUEST, 7, None, "text"]}
+    columns = {name: value if name == "k" else [value] for name, value in _REQUEST.items()}
     for name, content in (
         ("instances of other types", body),
         ("instances that are a number", {"instances": 7}),
@@ -380,6 +381,10 @@ def _requests(draw: random.Random) -> Iterator[Trial]:
         ("lists of unequal length", {**_REQUEST, "history_timestamp": [30, 20]}),
         ("an unknown field", {**_REQUEST, "mood": 1}),
         ("a field without a name", {**_REQUEST, "": 1}),
+        ("inputs that are a list", {"inputs": [_REQUEST]}),
+        ("inputs of single values", {"inputs": _REQUEST}),
+        ("inputs of other sizes", {"inputs": {**columns, "user_id": [5, 6]}}),
+        ("inputs beside instances", {"inputs": columns, "instances": [columns]}),
     ):
         yield trial(kinds.SHAPE, name, json.dumps(content).encode(), False)
 
