@@ -24,7 +24,7 @@ FILE_NAME = "canary.json"
 # Numbers of recorded queries, and of recorded items per query. At deeper ranks, the rounding of another
 # machine may change the result of an approximate index.
 QUERIES, ITEMS = 16, 10
-# Scores that differ by less than this share of the largest score are equal; their items may trade places.
+# Scores that differ by at most this share of the largest score are equal; their items may trade places.
 _TOLERANCE = 1e-3
 SIGNATURE = "serving_default"
 _PROCESS = "two_tower.serving.canary_process"
@@ -99,7 +99,6 @@ def difference(record: Mapping[str, Any], item_id: npt.NDArray[Any], score: npt.
         return "The answer's ids are of another type than the recorded ones: texts, or numbers."
     is_text = items.dtype.kind == "U"
     is_item, was_item = (found != "" if is_text else found >= 0 for found in (items, expected))
-    scores = np.where(is_item, scores, np.nan)
     if (was_item != is_item).any():
         return "The answer has another number of items than the recorded one."
     if not np.isfinite(scores[is_item]).all():

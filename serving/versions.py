@@ -212,7 +212,7 @@ def _identity(push_directory: str, version: int) -> str:
 
 def _number(name: str) -> int | None:
     """Returns the number that servers read a name as, or None."""
-    is_number = name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _GREATEST
+    is_number = name.isascii() and name.isdigit() and int(name) <= _GREATEST
     return int(name) if is_number else None
 
 
@@ -222,14 +222,14 @@ def _next_number(push_directory: str) -> int:
     Raises:
         UserError: servers read no higher number.
     """
-    numbers = {name: _number(name) or 0 for name in storage.list_names(push_directory)}
-    highest = max(numbers, key=lambda name: numbers[name], default="")
-    if numbers.get(highest) == _GREATEST:
+    numbered = [(_number(name) or 0, name) for name in storage.list_names(push_directory)]
+    highest, name = max(numbered, default=(0, ""))
+    if highest == _GREATEST:
         raise UserError(
-            f"{push_directory}/{highest}: servers read no number above this one, so nothing can be "
+            f"{push_directory}/{name}: servers read no number above this one, so nothing can be "
             "published. Remove it, or rename it to a lower number."
         )
-    return numbers.get(highest, 0) + 1
+    return highest + 1
 
 
 def _copy(model_path: str, target_path: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.published_models import model
 from two_tower.base.errors import UserError
-from two_tower.data_directory.facts import FROZEN_PROTOCOLS
+from two_tower.data_directory.facts import FROZEN_PROTOCOLS, DataFacts
 from two_tower.schema.request_inputs import IdKinds
 from two_tower.schema.text_ids import TEXT
 from two_tower.serving import provenance
@@ -386,3 +386,24 @@ def test_frozen_protocols_are_one_family_and_split_by_time() -> None:
     theirs = dataclasses.replace(ours, protocol=other, digest="sha256:old", data_digest="d", split_digest="s")
     assert eligibility(ours, theirs, 3_000)[0]
     assert not eligibility(ours, dataclasses.replace(theirs, protocol="next_event"), 3_000)[0]
+
+
+@pytest.mark.parametrize(("train_end", "newest"), [(0, 0), (1, 0), (2, 1), (2_901, 2_900)])
+def test_a_model_records_the_facts_of_its_data_and_its_newest_training_event(
+    train_end: int, newest: int
+) -> None:
+    facts = DataFacts(
+        data="data", data_digest="sha256:d", dataset="log", label_event="listen", repeats_recommendable=True,
+        has_timestamps=True, user_ids="integer", item_ids=TEXT, protocol="frozen", split_digest="sha256:s",
+        train_end=train_end, eval_from=3_000, eval_to=3_100, test_from=3_200, test_to=3_300,
+    )  # fmt: skip
+    recorded = provenance.recorded(facts)
+    assert recorded == {
+        "data": "data", "data_digest": "sha256:d", "dataset": "log", "label_event": "listen",
+        "repeats_recommendable": True, "has_timestamps": True, "user_ids": "integer", "item_ids": TEXT,
+        "protocol": "frozen", "split_digest": "sha256:s", "train_end": train_end, "eval_from": 3_000,
+        "eval_to": 3_100, "test_from": 3_200, "test_to": 3_300, "train_newest_timestamp": newest,
+    }  # fmt: skip
+    assert ModelIdentity.to_be_trained(facts) == ModelIdentity(
+        "", "log", "sha256:d", newest, "frozen", "sha256:s", IdKinds.of(recorded)
+    )

@@ -45,6 +45,7 @@ def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path) -> None:
     ("name", "is_file", "next_number"),
     [
         ("007", False, 8),
+        ("0" * 60 + "7", False, 8),
         ("5", True, 6),
         ("²", False, 2),
         ("9" * 30, False, 2),
@@ -284,7 +285,7 @@ def test_a_rollback_that_was_killed_behind_its_publication_goes_no_further_back(
     tmp_path: Path, never_loaded: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, pushed = str(tmp_path), str(tmp_path / "pushed")
-    for weights in "abc":
+    for weights in "abcd":
         record = PushRecord(RECORD, model=model(tmp_path / weights, weights), towers=f"towers {weights}")
         versions_module.publish(record.model, pushed, record)
         pointers.point(root, pointers.BLESSED, Pointer(record.model, {"anchor": record.model}))
@@ -295,12 +296,12 @@ def test_a_rollback_that_was_killed_behind_its_publication_goes_no_further_back(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(pointers, "point", die)
         roll_back(pushed)
-    assert versions(pushed) == [1, 2, 3, 4]
+    assert versions(pushed) == [1, 2, 3, 4, 5]
     done = roll_back(pushed)
-    assert (done.left, done.again, done.path, done.was_asked) == (3, 2, f"{pushed}/4", True)
+    assert (done.left, done.again, done.path, done.was_asked) == (4, 3, f"{pushed}/5", True)
     pointer = pointers.from_text(pointers.latest(root, pointers.BLESSED))
-    assert pointer is not None and pointer.uri == str(tmp_path / "b")
-    assert roll_back(pushed).again == 1
+    assert pointer is not None and pointer.uri == str(tmp_path / "c")
+    assert roll_back(pushed).again == 2
 
 
 def test_records_of_versions_that_do_not_exist_go_with_the_next_push(tmp_path: Path) -> None:
@@ -340,11 +341,17 @@ def test_a_model_is_found_from_whatever_names_it(tmp_path: Path) -> None:
             find_model(str(nothing))
 
 
-def test_a_version_is_removed_with_its_record_unless_it_is_in_service(tmp_path: Path) -> None:
+def test_a_version_is_removed_with_its_record_unless_it_is_in_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed = tmp_path / "pushed"
     for weights in "abc":
         publish(model(tmp_path / weights, weights), str(pushed))
+    renamed, rename = list[tuple[str, str]](), storage.rename
+    monkeypatch.setattr(storage, "rename", lambda *paths: (renamed.append(paths), rename(*paths)))
     versions_module.remove_version(str(pushed), 2)
+    # It leaves all at once, and not by way of the folder that the caller stands in.
+    assert renamed == [(str(pushed / "2"), str(pushed / ".incoming-2-removed"))]
     assert shown(pushed) == ["1", "3"]
     assert [Path(push_record.path_of(str(pushed), version)).exists() for version in (1, 2, 3)] == [
         True, False, True
@@ -464,3 +471,6 @@ def test_a_version_from_before_queries_were_recorded_is_loaded_alone(
         model(tmp_path / version, version)
     done = roll_back(str(tmp_path))
     assert not done.was_asked and never_loaded == [(str(tmp_path / ".incoming-3"), None)]
+    # Its place stands for the artifact that nobody recorded.
+    record, place = push_record.read(str(tmp_path), 3), str(tmp_path / "1")
+    assert (record.model, record.anchor, record.copy_of) == (place, place, 1)
