@@ -50,14 +50,12 @@ class Answers:
     Attributes:
         recommended: [Q, K] item ids, best first, -1 where there are fewer than K.
         labels: labels of each query, at least one.
-        users: [Q] user ids.
         catalog_size: number of items that could be recommended.
         context: facts about the recommended items; without them the metrics that need them are left out.
     """
 
     recommended: Ints
     labels: LabelSets
-    users: Ints
     catalog_size: int
     context: ListContext | None = None
 
@@ -291,7 +289,7 @@ def summarize(
     largest = max(cutoffs)
     if recommended.shape[1] < largest:
         raise ValueError(f"{recommended.shape[1]} recommendations a query, fewer than k={largest}.")
-    answers = Answers(recommended, labels, users, catalog_size, context)
+    answers = Answers(recommended, labels, catalog_size, context)
     if not answers.counts.all():
         raise ValueError(f"{(answers.counts == 0).sum()} of {len(answers.counts)} queries have no label.")
     averages: dict[str, Average] = {

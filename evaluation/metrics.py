@@ -139,7 +139,7 @@ def mean(values: npt.NDArray[np.floating]) -> float:
 def user_mean(values: npt.NDArray[np.floating], users: Ints) -> float:
     """Averages each user's mean over their queries: values [Q], users [Q]."""
     _, user = np.unique(users, return_inverse=True)
-    return mean(np.bincount(user, values) / np.bincount(user)) if len(users) else float("nan")
+    return mean(np.bincount(user, values) / np.bincount(user))
 
 
 def ann_recall(served: Ints, exact: Ints) -> Floats:

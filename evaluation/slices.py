@@ -8,6 +8,7 @@ recommendations stay as they are.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -97,7 +98,7 @@ def item_slices(labels: LabelSets, train: TrainCounts, recent_from: int | None =
     by_popularity = np.lexsort((items, -counts))
     more_popular = np.empty(len(items))
     more_popular[by_popularity] = np.cumsum(counts[by_popularity]) - counts[by_popularity]
-    more_popular /= max(len(index), 1)
+    more_popular /= len(index)
     is_cold = ~train.knows_items(labels.item_id)
 
     def chosen(of_items: Bools) -> Bools:
@@ -126,7 +127,7 @@ def quantile_groups(counts: npt.NDArray[np.integer], groups: int) -> Ints:
     ordered = np.sort(counts)
     below = np.searchsorted(ordered, counts)
     middle = (below + np.searchsorted(ordered, counts, side="right") - 1) / 2
-    return np.asarray(middle * groups // max(len(counts), 1) + 1, np.int64)
+    return np.asarray(middle * groups // len(counts) + 1, np.int64)
 
 
 def popularity_slices(labels: LabelSets, train: TrainCounts) -> list[Slice]:
@@ -177,7 +178,7 @@ def history_lengths(queries: Queries, history_length: int) -> Ints:
 def history_slices(queries: Queries, history_length: int) -> list[Slice]:
     """Slices queries by the number of events they see: `history_1`, `history_2_5`, and so on."""
     length = history_lengths(queries, history_length)
-    bounds = [(low + 1, high) for low, high in zip((0, *HISTORY_LENGTHS), HISTORY_LENGTHS, strict=False)]
+    bounds = [(low + 1, high) for low, high in itertools.pairwise((0, *HISTORY_LENGTHS))]
     slices = [
         Slice.of_queries(
             f"history_{low}" if low == high else f"history_{low}_{high}",
@@ -233,7 +234,7 @@ def repeat_slices(queries: Queries, windows: Windows, train: TrainCounts, evalua
     is_repeat |= _first(place, played, queries.window[query] * len(items) + number) <= queries.event[query]
     # In an earlier window of a long history, where there are times: before the query was asked.
     if windows.timestamp.any():
-        by_time = played[np.argsort(windows.timestamp[played], kind="stable")]
+        by_time = played[np.argsort(windows.timestamp[played])]
         owner = windows.user_id[windows.window_of_event[by_time]]
         known = np.isin(owner, users)
         place = _numbered(users, owner[known]) * len(items) + _numbered(
@@ -270,7 +271,7 @@ def organic_slices(queries: Queries, windows: Windows) -> list[Slice]:
 
     The slices are `organic` and `recommended`. Labels that are sets have none.
     """
-    if not len(queries) or (queries.label_event < 0).any():
+    if (queries.label_event < 0).any():
         return []
     is_organic = windows.is_organic[queries.label_event]
     if (is_organic < 0).all():
@@ -301,7 +302,7 @@ def play_ratio_slices(queries: Queries, windows: Windows) -> list[Slice]:
     Absent where no play ratio is known, or the labels are sets, whose items may have been played several
     times.
     """
-    if not len(queries) or (queries.label_event < 0).any():
+    if (queries.label_event < 0).any():
         return []
     play_ratio = windows.play_ratio[queries.label_event]
     if (play_ratio < 0).all():

@@ -180,7 +180,7 @@ class UserSample:
 
     def _columns(self, values: Mapping[str, npt.ArrayLike]) -> Floats:
         """Stacks values by name: [Q, M]."""
-        columns = [np.asarray(column, np.float64) for column in values.values()]
+        columns = [np.asarray(column) for column in values.values()]
         return np.stack(columns, axis=1) if columns else np.empty([len(self.users), 0])
 
     @functools.cached_property
@@ -199,8 +199,8 @@ class UserSample:
         sums, counts = (np.empty([count, table.shape[1]]) for _ in range(2))
         for column, of_column in enumerate(table.T):
             absent = np.isnan(of_column)
-            sums[:, column] = np.bincount(number, np.where(absent, 0.0, of_column), minlength=count)
-            counts[:, column] = np.bincount(number, ~absent, minlength=count)
+            sums[:, column] = np.bincount(number, np.where(absent, 0.0, of_column))
+            counts[:, column] = np.bincount(number, ~absent)
         return sums, counts
 
     def _weights(self, resamples: int, seed: int) -> Iterator[tuple[int, Floats]]:
@@ -210,7 +210,7 @@ class UserSample:
         at_once = max(1, min(resamples, _WEIGHTS_AT_ONCE // max(users, 1)))
         for begin in range(0, resamples, at_once):
             rows = min(at_once, resamples - begin)
-            drawn = generator.integers(0, users, [rows, users]) if users else np.empty([rows, 0], np.int64)
+            drawn = generator.integers(0, users, [rows, users])
             drawn += np.arange(rows)[:, np.newaxis] * users
             counted = np.bincount(drawn.ravel(), minlength=rows * users)
             yield begin, counted.reshape(rows, users).astype(np.float64)

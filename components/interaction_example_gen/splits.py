@@ -209,7 +209,7 @@ class LeaveOneOut:
 
     def place(self, events: Histories) -> Placement:
         """Places events by the number of label events after them; reactions join the label event before."""
-        counts = np.bincount(events.user[events.is_listen], minlength=1)
+        counts = np.bincount(events.user[events.is_listen])
         held = (counts >= 3).astype(np.int64)
         return _place_by_rank(events, held, held)
 
@@ -235,7 +235,7 @@ class HoldOut:
 
     def place(self, events: Histories) -> Placement:
         """Places events by the number of label events after them; reactions join the label event before."""
-        counts = np.bincount(events.user[events.is_listen], minlength=1)
+        counts = np.bincount(events.user[events.is_listen])
         held = np.where(counts < 3, 0, np.maximum(1, np.floor(counts * self.share + 1e-9).astype(np.int64)))
         return _place_by_rank(events, held, held)
 
@@ -288,15 +288,15 @@ def _place_by_rank(events: Histories, in_eval: Array, in_test: Array) -> Placeme
     """
     listens = np.flatnonzero(events.is_listen)
     user = events.user[listens]
-    counts = np.bincount(user, minlength=1)
+    counts = np.bincount(user)
     after = np.cumsum(counts)[user] - np.arange(len(listens)) - 1
     by_listen = np.where(after < (in_test + in_eval)[user], EVAL, TRAIN)
     by_listen = np.where(after < in_test[user], TEST, by_listen)
     # The last listen up to each event; before a user's first listen it is missing or another user's.
     last = np.cumsum(events.is_listen) - 1
-    of_last = np.append(by_listen, TRAIN)[last].astype(np.int8)
+    of_last = np.append(by_listen, TRAIN)[last]
     owner = np.append(user, -1)[last]
-    visible_from = np.where(owner == events.user, of_last, TRAIN).astype(np.int8)
+    visible_from = np.where(owner == events.user, of_last, TRAIN)
     return Placement(visible_from, visible_from)
 
 

@@ -134,7 +134,7 @@ class Evidence:
         Returns:
             None where single queries are not known, NaN where they are too few.
         """
-        if self.results is None or self._sample is None:
+        if self.results is None:
             return None
         if other is not None and other not in self.results.ranks:
             return math.nan, math.nan
@@ -149,7 +149,7 @@ class Evidence:
 
     def slice_changes(self, other: str, min_users: int) -> list[SliceChange]:
         """Compares slices of the model with another recommender's; none where queries are not known."""
-        if self.results is None or self._sample is None or other not in self.results.ranks:
+        if self.results is None or other not in self.results.ranks:
             return []
         made = self.evaluation.get("bootstrap") or {}
         return slice_changes(
@@ -169,8 +169,10 @@ class Evidence:
         return self.slice_changes(BLESSED_MODEL, MIN_SLICE_USERS) if self.has_blessed else []
 
     @functools.cached_property
-    def _sample(self) -> UserSample | None:
-        return None if self.results is None else UserSample(self.results.user.astype(np.int64))
+    def _sample(self) -> UserSample:
+        """Users of the single queries, which must be known."""
+        assert self.results is not None
+        return UserSample(self.results.user.astype(np.int64))
 
 
 def best_baseline(baselines: Mapping[str, Mapping[str, Any]], metric: str) -> tuple[str, float]:

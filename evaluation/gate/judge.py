@@ -68,7 +68,7 @@ def check_slices(config: GateConfig, names: Iterable[str]) -> None:
     known = list(names)
     for name in slice_limits(config):
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            nearest = difflib.get_close_matches(name, known, cutoff=0)
             raise UserError(
                 f"gate.slices limits the slice {name!r}, which this evaluation does not have; "
                 + (f"the nearest is {nearest[0]!r} of {', '.join(known)}." if nearest else "it has none.")

@@ -48,8 +48,8 @@ def examples(
     lost = lost[np.lexsort((theirs[lost], ~of_slice[lost]))]
     lost = lost[np.sort(np.unique(user[lost], return_index=True)[1])]
     inside, outside = lost[of_slice[lost]], lost[~of_slice[lost]]
-    rest = EXAMPLES - _FROM_SLICE
-    chosen = np.concatenate([inside[:_FROM_SLICE], outside[:rest], inside[_FROM_SLICE:], outside[rest:]])
+    # Where the rest has too few, more are from the slice.
+    chosen = np.concatenate([inside[:_FROM_SLICE], outside, inside[_FROM_SLICE:]])
     return [
         {
             "query": int(results.labels.query[label]),

@@ -4,6 +4,7 @@ import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.listening_logs import SPLIT
@@ -11,7 +12,9 @@ from two_tower.base.errors import UserError
 from two_tower.components.interaction_example_gen.settings import SplitConfig
 from two_tower.components.interaction_example_gen.splits import (
     BY_TIME,
+    EventSplit,
     FrozenSplit,
+    HoldOut,
     LeaveOneOut,
     SplitColumn,
     TimeSplit,
@@ -128,6 +131,9 @@ def test_a_split_by_column_needs_the_column() -> None:
 
 def test_the_newest_label_of_the_spans_that_are_read_ends_the_test_period() -> None:
     manifest = manifest_of(_7=(50_000_000, 3), _8=(60_000_000, 2), _9=(70_000_000, 0))
+    every = event_split("data", manifest, SplitConfig())
+    assert every == event_split("data", manifest, SplitConfig(), 0)
+    assert every != event_split("data", manifest, SplitConfig(), 2)
     for spans, newest in ((0, 90_000_000), (1, 90_000_000), (2, 60_000_000), (3, 60_000_000)):
         split = event_split("data", manifest, SplitConfig(), spans)
         assert isinstance(split, TimeSplit) and split.test[1] == newest + 1, spans
@@ -153,4 +159,47 @@ def test_an_empty_split_says_where_its_labels_would_have_to_be() -> None:
     for split, period in (("eval", "from 2000 to 3000"), ("test", "from 4000 to 5000")):
         assert f"before 1000 (seconds) has a label {period}. A label has a play" in frozen.where(split)
         assert times.where(split) != frozen.where(split)
-    assert LeaveOneOut().where("test").startswith("no user has three label events or more. ")
+    assert LeaveOneOut().where("test") == (
+        "no user has three label events or more. Choose another split.protocol, or bring more data"
+    )
+
+
+def events_of(**columns: list[int] | None) -> Any:
+    """Returns columns of events; those that are not given are empty."""
+    dtypes = {"user": np.int64, "timestamp": np.int64, "is_listen": bool, "split": np.int8}
+    return SimpleNamespace(
+        **{name: None if (given := columns.get(name, [])) is None else np.array(given, dtype)
+           for name, dtype in dtypes.items()}
+    )  # fmt: skip
+
+
+def test_leave_one_out_places_a_user_s_last_label_events_and_what_follows_them() -> None:
+    # User 0 has four label events, user 1 two, user 2 three. Each has a reaction before the first and after.
+    user = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    is_listen = [0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 1, 1, 0]
+    placed = LeaveOneOut().place(events_of(user=user, is_listen=is_listen))
+    expected = [0, 0, 0, 1, 2, 2, 0, 0, 0, 0, 0, 0, 1, 2, 2]
+    for found in (placed.label_split, placed.visible_from):
+        assert found.tolist() == expected and found.dtype == np.int8
+
+
+@pytest.mark.parametrize("reactions", [0, 2])
+@pytest.mark.parametrize("split", [LeaveOneOut(), HoldOut(0.1)])
+def test_without_a_label_event_all_is_train(split: EventSplit, reactions: int) -> None:
+    placed = split.place(events_of(user=[3] * reactions, is_listen=[0] * reactions))
+    assert placed.label_split.tolist() == placed.visible_from.tolist() == [0] * reactions
+    assert placed.label_split.dtype == placed.visible_from.dtype == np.int8
+
+
+def test_the_column_places_labels_and_the_events_that_queries_see() -> None:
+    placed = SplitColumn().place(events_of(split=[0, 2, 1]))
+    assert placed.label_split.tolist() == placed.visible_from.tolist() == [0, 2, 1]
+    with pytest.raises(ValueError, match=r"^The column split was not read\.$"):
+        SplitColumn().place(events_of(split=None))
+
+
+def test_splits_that_overlap_are_told_with_their_times() -> None:
+    overlapping = TimeSplit(1_000, (900, 3_000), (4_000, 5_000))
+    with pytest.raises(ValueError) as raised:
+        overlapping.place(events_of(timestamp=[1]))
+    assert str(raised.value) == f"The splits overlap: {overlapping}."

@@ -13,6 +13,7 @@ from tests.judged_queries import CUTOFF, Asked, evaluation_of
 from two_tower.evaluation.gate.evidence import Evidence, best_baseline, number
 from two_tower.evaluation.gate.judge import Judgement, _explained, judge
 from two_tower.evaluation.gate.slice_changes import slice_changes
+from two_tower.evaluation.queries import LabelSets
 from two_tower.evaluation.query_results import QueryResults
 from two_tower.evaluation.settings import GateConfig
 from two_tower.evaluation.uncertainty import RESAMPLES, UserSample
@@ -84,6 +85,81 @@ def test_a_loss_in_a_slice_explains_a_loss_against_the_model_in_service(results:
         found = _explained([reason], evidence(results, results))
         assert found is not None and found["slice"] == "kind 3" and found["examples"]
         assert {one["found_by"] for one in found["examples"]} == {"blessed_model"}
+
+
+def test_only_slices_of_many_users_explain_a_loss_against_the_model_in_service(asked: Asked) -> None:
+    """Checks for a large slice that lost little, beside one of few users that lost everything."""
+    large = np.arange(len(asked)) % 3 > 0
+    few = asked.user < 12
+    worse = np.where(few | (large & (np.arange(len(asked)) % 2 > 0)), np.inf, 1).astype(np.float32)
+    results = dataclasses.replace(
+        asked.results(worse, blessed_model=np.ones(len(asked), np.float32)),
+        slices={"few": few, "large": large},
+    )
+    found = _explained(["min_change_against_blessed"], evidence(results, results))
+    assert found is not None and found["slice"] == "large"
+    # Without a slice of many users the others have to do.
+    of_few = dataclasses.replace(results, slices={"few": few})
+    found = _explained(["min_change_against_blessed"], evidence(of_few, of_few))
+    assert found is not None and found["slice"] == "few"
+
+
+def test_a_loss_against_the_anchor_is_explained_by_the_anchor_s_slices(asked: Asked) -> None:
+    every = np.ones(len(asked), np.float32)
+    worse = every.copy()
+    worse[asked.slices["group 1"] | asked.slices["kind 3"]] = np.inf
+    blessed = np.where(asked.slices["group 1"], worse, every)  # it found what is lost in kind 3 alone
+    anchor = np.where(asked.slices["kind 3"], worse, every)
+    slices = {name: asked.slices[name] for name in ("group 1", "kind 3")}
+    results = dataclasses.replace(
+        asked.results(worse, blessed_model=blessed, anchor_model=anchor), slices=slices
+    )
+    for reason, part in (("min_change_against_anchor", "group 1"), ("min_change_against_blessed", "kind 3")):
+        found = _explained([reason], evidence(results, results))
+        assert found is not None and found["slice"] == part
+
+
+def test_a_change_in_a_slice_is_over_its_own_labels_of_both() -> None:
+    users = 20
+    labels = LabelSets(np.arange(2 * users), np.arange(0, 2 * users + 1, 2))
+    first = np.arange(2 * users) % 2 == 0
+    ranks = {
+        "model": np.where(first, 1, np.inf).astype(np.float32),
+        "blessed_model": np.where(first, np.inf, 1).astype(np.float32),
+    }
+    results = QueryResults(np.arange(users, dtype=np.int32), labels, ranks, {"first": first})
+    found = Evidence({}, CONFIG, results)
+    assert found.interval("blessed_model", "first") == (1.0, 1.0)
+    assert found.interval("blessed_model") == (0.0, 0.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_that_differ_by_rounding_are_of_one_evaluation(
+    results: QueryResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("two_tower.evaluation.gate.evidence._ROUNDING", 0.25)
+    half = dataclasses.replace(
+        results,
+        user=results.user[:4],
+        labels=LabelSets.of_one(np.arange(4)),
+        ranks={name: np.array([1, 1, np.inf, np.inf], np.float32) for name in results.ranks},
+        slices={},
+    )
+    for recorded, fault in ((0.75, None), (0.25, None), (0.76, "one of 0.5000"), (0.24, "one of 0.5000")):
+        told = evidence(half, half, metrics={"test": {f"recall@{CUTOFF}": recorded}})
+        if fault is None:
+            told.check()
+        else:
+            with pytest.raises(ValueError, match=fault):
+                told.check()
+    # Nothing is known of no queries, and nothing contradicts it.
+    none = dataclasses.replace(
+        half,
+        user=half.user[:0],
+        labels=LabelSets.of_one(np.arange(0)),
+        ranks={name: ranks[:0] for name, ranks in half.ranks.items()},
+    )
+    evidence(none, half).check()
 
 
 def test_a_limited_slice_is_named_though_another_one_lost_more(results: QueryResults) -> None:

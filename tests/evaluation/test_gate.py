@@ -234,6 +234,9 @@ def of_history(value: float, low: float | None, high: float | None, queries: int
         # Of two that are surely below, the lower value decides, whatever its upper bound.
         ({"history_0": of_history(0.9, 0.8, 0.94), "history_1": of_history(0.91, 0.9, 0.92, 7_000)}, False,
          "worst slice: history_0, 200 queries"),
+        # The lower value decides, and not the lower bound of it.
+        ({"history_0": of_history(0.97, 0.8, 1), "history_1": of_history(0.96, 0.9, 0.99)}, True,
+         "worst slice: history_1, 200 queries"),
     ],
 )  # fmt: skip
 def test_the_index_must_serve_histories_of_every_length(

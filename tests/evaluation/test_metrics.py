@@ -87,6 +87,7 @@ def test_metrics_of_sets_of_labels() -> None:
         (1 + third + second) / (1 + second + 1 + second + third + 1)
     )
     assert reciprocal_rank(hits).tolist() == [1, 0.5, 0]
+    assert ideal_dcg_at_k(np.array([0, 1]), 3).tolist() == [0, 1]
 
 
 def test_what_finds_everything_first_is_perfect_at_every_cutoff_but_for_recall_below_the_labels() -> None:
@@ -102,6 +103,8 @@ def test_what_finds_everything_first_is_perfect_at_every_cutoff_but_for_recall_b
 def test_coverage_counts_distinct_items_within_the_cutoff() -> None:
     assert coverage_at_k(RECOMMENDED, 1, catalog_size=10) == 0.2
     assert coverage_at_k(RECOMMENDED, 4, catalog_size=10) == 0.5
+    # Zero is an id as any other.
+    assert coverage_at_k(np.array([[0, 1], [0, -1]]), 2, catalog_size=10) == 0.2
 
 
 def test_a_mean_over_users_weighs_users_and_a_mean_over_queries_weighs_queries() -> None:
@@ -134,8 +137,14 @@ def test_fewer_recommendations_than_the_cutoff_are_an_error_that_names_both() ->
 
 
 def test_lengths_that_differ_are_an_error() -> None:
-    with pytest.raises(ValueError, match="'labels': 3"):
-        summarize(RECOMMENDED, LabelSets.of_one(LABELS[:3]), LABELS, (1, 4), catalog_size=10)
+    of_four, of_three = (LabelSets.of_one(labels) for labels in (LABELS, LABELS[:3]))
+    for recommended, labels, users, named in (
+        (RECOMMENDED, of_three, LABELS, "'recommended': 4, 'labels': 3, 'users': 4"),
+        (RECOMMENDED[:3], of_four, LABELS, "'recommended': 3, 'labels': 4, 'users': 4"),
+        (RECOMMENDED, of_four, LABELS[:3], "'recommended': 4, 'labels': 4, 'users': 3"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            summarize(recommended, labels, users, (1, 4), catalog_size=10)
 
 
 def test_a_query_without_a_label_is_an_error() -> None:
@@ -149,6 +158,11 @@ def test_without_queries_nothing_is_measured() -> None:
     for name in ("recall@10", "user_recall@10", "ndcg@10", "pooled_ndcg@10", "user_pooled_ndcg@10"):
         assert math.isnan(summary[name])
     assert ann_recall(np.empty([0, 10], np.int64), np.empty([0, 10], np.int64)).shape == (0,)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_mean_of_nothing_is_no_number_and_warns_of_nothing() -> None:
+    assert math.isnan(mean(np.empty(0))) and math.isnan(user_mean(np.empty(0), np.empty(0, np.int64)))
 
 
 def test_ann_recall_is_a_share_of_sets() -> None:

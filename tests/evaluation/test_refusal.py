@@ -98,7 +98,8 @@ def test_recall_of_a_slice_is_over_its_own_labels() -> None:
     found = QueryResults(np.arange(3, dtype=np.int32), labels, {"model": ranks}, {})
     np.testing.assert_array_equal(recall_by_query(found, "model", 10), [0.5, 0, 1])
     chosen = np.array([False, True, False, False, True])
-    np.testing.assert_array_equal(recall_by_query(found, "model", 10, chosen), [0, np.nan, 1])
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(recall_by_query(found, "model", 10, chosen), [0, np.nan, 1])
 
 
 def test_a_slice_of_as_many_users_as_are_asked_for_is_compared_over_its_own_labels() -> None:

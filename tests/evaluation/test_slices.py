@@ -21,7 +21,7 @@ from two_tower.evaluation.feature_values import FeatureValues, of_items, of_user
 from two_tower.evaluation.label_events import LabelEvents
 from two_tower.evaluation.metric_table import summarize
 from two_tower.evaluation.metrics import hits_of, label_ranks, ranks_of
-from two_tower.evaluation.queries import LabelSets, Queries, all_queries
+from two_tower.evaluation.queries import LabelSets, Queries, Windows, all_queries
 from two_tower.evaluation.slices import (
     Slice,
     all_slices,
@@ -143,6 +143,10 @@ def test_popularity_is_cut_at_shares_of_trains_events() -> None:
     labels = sets([7, 8])
     found = in_slices(item_slices(labels, train_of(listens({7: [0]}), 7, 8)), labels)
     assert found == {"head": [7], "middle": [], "tail": [8], "cold": []}
+    # Train may hold no label event of any item that is asked for, nor any at all.
+    with np.errstate(all="raise"):
+        found = in_slices(item_slices(labels, train_of(listens({1: []}), 7)), labels)
+    assert found == {"head": [], "middle": [], "tail": [7], "cold": [8]}
 
 
 def test_trending_is_what_has_grown_since_with_enough_events() -> None:
@@ -169,7 +173,8 @@ def test_groups_are_of_equal_size_and_equals_stay_together() -> None:
     assert quantile_groups(np.arange(100), 10).tolist() == np.repeat(np.arange(1, 11), 10).tolist()
     # Three of four are equal: the middle one of them is in the second quarter.
     assert quantile_groups(np.array([1, 1, 1, 8]), 4).tolist() == [2, 2, 2, 4]
-    assert quantile_groups(np.empty(0, np.int64), 4).tolist() == []
+    with np.errstate(all="raise"):
+        assert quantile_groups(np.empty(0, np.int64), 4).tolist() == []
     assert quantile_groups(np.array([7]), 4).tolist() == [1]
     assert quantile_groups(np.array([1, 2, 3]), 2).tolist() == [1, 1, 2]
     assert quantile_groups(np.array([4, 4, 4]), 5).tolist() == [2, 2, 2]  # whose middle is at 5/3 + 1
@@ -198,6 +203,8 @@ def test_values_of_a_column_are_slices_the_most_frequent_alone() -> None:
     even = FeatureValues("letter", np.arange(40), np.array([chr(65 + one % 20) for one in range(40)]))
     assert [one.name for one in feature_slices(even, 40, 3)] == ["letter=A", "letter=B", "letter=C"]
     assert feature_slices(values, labels=6, most=0) == []
+    many = FeatureValues("number", np.arange(2_000), np.array([f"{one % 1_000:03}" for one in range(2_000)]))
+    assert [one.name for one in feature_slices(many, 2_000, 3)] == [f"number=00{one}" for one in range(3)]
 
 
 def test_a_users_columns_by_label() -> None:
@@ -369,6 +376,44 @@ def test_the_seed_is_a_repeat_of_itself(with_times: bool) -> None:
     assert discovery.labels.tolist() == [False, True, True, False]
 
 
+def windows_of(*windows: tuple[int, list[int], list[int]]) -> Windows:
+    """Makes windows of listens from each one's user, items and times."""
+    user, items, times = zip(*windows, strict=True)
+    item, time = (np.concatenate([np.array(part, np.int64) for part in each]) for each in (items, times))
+    offsets = np.cumsum([0, *map(len, items)])
+    none, nothing = np.zeros(len(windows) + 1, np.int64), np.empty(0, np.int64)
+    event_type, ratio = np.full(len(item), b"listen"), np.ones(len(item), np.float32)
+    return Windows(
+        np.array(user), offsets, item, time, event_type, ratio, np.full(len(item), -1), time,
+        np.zeros(len(item), np.int64), none, nothing, none, nothing,
+    )  # fmt: skip
+
+
+def test_an_earlier_window_of_a_long_history_makes_a_repeat_if_it_was_before_the_query() -> None:
+    test = windows_of(
+        (4, [7], [5]),  # a user without a query
+        (6, [1, 7], [70, 80]),  # events 1 and 2
+        (6, [7, 8], [10, 20]),  # events 3 and 4, of an earlier time
+        (5, [8, 2], [30, 40]),  # events 5 and 6
+    )
+    asked = [
+        # user, window, event, time of the request, label
+        (6, 1, 1, 75, 7, True),  # played at 10, and again after the query
+        (6, 1, 1, 75, 8, True),
+        (6, 1, 1, 10, 7, False),  # at that very time
+        (6, 1, 1, 20, 8, False),
+        (6, 1, 1, 21, 8, True),
+        (5, 3, 5, 75, 7, False),  # by other users alone
+        (5, 3, 5, 31, 8, True),
+        (6, 1, 1, 75, 9, False),
+    ]
+    user, window, event, time, item, expected = map(np.array, zip(*asked, strict=True))
+    queries = Queries(user, window, event * 0, event, event + 1, time, LabelSets.of_one(item))
+    train = train_of(listens({2: [0]}), 2)
+    repeat, discovery = repeat_slices(queries, test, train, windows_of((9, [7], [1])))
+    assert repeat.labels.tolist() == expected.tolist() == (~discovery.labels).tolist()
+
+
 def test_the_first_value_of_each_key() -> None:
     keys, values = np.array([5, 3, 5, 3]), np.array([10, 20, 30, 40])
     none = np.iinfo(np.int64).max
@@ -403,6 +448,7 @@ def test_what_was_heard_is_unknown_of_sets_and_without_play_ratios() -> None:
     nothing = all_queries(to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])).take(
         np.zeros(0, int)
     )
+    assert organic_slices(nothing, to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])) == []
     assert play_ratio_slices(nothing, to_windows(WindowCutter(SPLIT, True, 5, 7).cut(log)[0]["test"])) == []
     unheard = dataclasses.replace(log, play_ratio=np.zeros(size, np.float32))
     test = to_windows(WindowCutter(SPLIT, True, 5, 7).cut(unheard)[0]["test"])

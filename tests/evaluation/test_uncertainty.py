@@ -166,6 +166,47 @@ def test_memory_is_bounded_and_the_blocks_change_nothing(monkeypatch: pytest.Mon
     assert {len(weights) for _, weights in sample._weights(100, 2)} == {7, 2}
     np.testing.assert_allclose(sample.resampled_means(answered, 100, seed=2), whole)
     assert not np.allclose(sample.resampled_means(answered, 100, seed=3), whole)
+    # A resample of more users than that is a block by itself.
+    monkeypatch.setattr(uncertainty, "_WEIGHTS_AT_ONCE", 1)
+    assert {len(weights) for _, weights in sample._weights(5, 2)} == {1}
+    np.testing.assert_allclose(sample.resampled_means(answered, 100, seed=2), whole)
+    monkeypatch.setattr(uncertainty, "_WEIGHTS_AT_ONCE", 3)
+    alone = UserSample(np.array([4, 4]))
+    assert [(begin, len(weights)) for begin, weights in alone._weights(5, 2)] == [(0, 3), (3, 2)]
+
+
+def test_resamples_are_the_same_in_every_call() -> None:
+    users, answered = listeners(9)
+    sample = UserSample(users)
+    found = sample.resampled_means(answered, 20)
+    assert found.tolist() == sample.resampled_means(answered, 20, seed=0).tolist()
+    assert found.tolist() != sample.resampled_means(answered, 20, seed=1).tolist()
+
+
+def test_resamples_of_nothing_have_no_mean_and_warn_of_nothing() -> None:
+    with np.errstate(all="raise"):
+        none = UserSample(np.empty(0, np.int64)).resampled_means(np.empty([0, 2]), 3)
+        without = UserSample(np.arange(4)).resampled_means(np.full(4, np.nan), 3)
+    for found, shape in ((none, (3, 2)), (without, (3, 1))):
+        assert found.shape == shape and np.isnan(found).all()
+
+
+def test_the_noise_of_two_users_and_of_columns_beside_empty_ones() -> None:
+    users, nothing = np.array([0, 1]), np.full(2, np.nan)
+    columns = np.stack([nothing, [np.nan, 1.0], [0.0, 1.0]], axis=1)
+    found = UserSample(users).estimates(columns)
+    np.testing.assert_array_equal(found.value, [np.nan, 1.0, 0.5])
+    # Without either user the other's value is left: the error is half their distance.
+    np.testing.assert_array_equal(found.error, [np.nan, np.nan, 0.5])
+    np.testing.assert_array_equal(found.freedom, [np.nan, np.nan, 1.0])
+    assert found.users.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("freedom", "judged_by"), [(0.5, 1), (1.0, 1), (1.5, 1.5), (7.0, 7)])
+def test_bounds_have_one_degree_of_freedom_at_least(freedom: float, judged_by: float) -> None:
+    found = Estimates(*(np.array([part]) for part in (0.5, 0.1, freedom, 12))).bounds()
+    reach = 0.1 * stats.t.ppf(0.975, judged_by)
+    assert found[:, 0] == pytest.approx([0.5 - reach, 0.5 + reach])
 
 
 def test_a_difference_of_what_has_no_spread_or_no_freedom_warns_of_nothing() -> None:
@@ -194,7 +235,8 @@ def test_too_little_to_say_is_said() -> None:
 def test_a_share_of_nothing_has_no_interval() -> None:
     sample = UserSample(np.arange(20))
     part = np.linspace(0, 0.04, 20)
-    assert sample.share(part, np.zeros(20)) is None
+    with np.errstate(all="raise"):
+        assert sample.share(part, np.zeros(20)) is None
     assert sample.share(part, np.full(20, -0.1)) is None
     # A whole whose sum is below one is a whole.
     low, high = sample.share(part, np.full(20, 0.04)) or (math.nan, math.nan)

@@ -85,7 +85,7 @@ def test_another_answer_is_told(changes: dict[str, Any], reason: str) -> None:
 
 @pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
 def test_scores_are_compared_in_shares_of_the_largest(unit: float) -> None:
-    """Rounding grows with the scores, and a model of small scores is no other model's equal."""
+    """Checks models of small and of great scores: rounding grows with the scores."""
     record = recorded({}, ITEMS, SCORES * unit)
     assert difference(record, ITEMS, SCORES * unit * 1.0005) == ""
     found = difference(record, ITEMS, SCORES * unit * 1.002)

@@ -92,7 +92,7 @@ def test_an_only_version_has_none_before_it_whatever_its_record_holds(tmp_path: 
 
 
 def test_the_first_number_of_an_empty_directory_is_one(tmp_path: Path) -> None:
-    """Stands for an object store, whose directory holds no lock."""
+    """Checks the directory of an object store, which holds no lock."""
     assert versions._next_number(str(tmp_path)) == 1
 
 

@@ -348,7 +348,12 @@ def test_a_version_is_removed_with_its_record_unless_it_is_in_service(
     for weights in "abc":
         publish(model(tmp_path / weights, weights), str(pushed))
     renamed, rename = list[tuple[str, str]](), storage.rename
-    monkeypatch.setattr(storage, "rename", lambda *paths: (renamed.append(paths), rename(*paths)))
+
+    def noted(source: str, target: str) -> None:
+        renamed.append((source, target))
+        rename(source, target)
+
+    monkeypatch.setattr(storage, "rename", noted)
     versions_module.remove_version(str(pushed), 2)
     # It leaves all at once, and not by way of the folder that the caller stands in.
     assert renamed == [(str(pushed / "2"), str(pushed / ".incoming-2-removed"))]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from two_tower.trainer.loss import sampling
 from two_tower.trainer.loss.labelled_positions import draw_labels, draw_positions
 from two_tower.trainer.loss.losses import loss_of
 from two_tower.trainer.loss.resolved_settings import softmax_for
@@ -108,8 +109,8 @@ def test_labels_of_other_windows_are_expected_by_their_number() -> None:
 
 
 def test_uniform_draws_and_memory_are_negatives_with_their_share_of_the_expectation() -> None:
-    # Item 0 is drawn twice. One of four places in the memory is empty.
-    candidates = sampled(uniform=np.array([0, 0, 1]), remembered=np.array([3, 4, 2, -1]))
+    # Item 0 is drawn and remembered. One of four places in the memory is empty.
+    candidates = sampled(uniform=np.array([0, 3, 1]), remembered=np.array([0, 4, 2, -1]))
     drawn = [0, 0, 1, 2, 3, 4]
     labels = [[2], [2, 4], [1, 2], [1, 4, 4]]
     own = LABEL_ROWS
@@ -141,6 +142,36 @@ def test_once_an_item_counts_if_it_stands_outside_the_own_window() -> None:
     assert not copies(alone).any() and np.isfinite(alone.log_expected).all()
     alone = sampled(window=np.zeros(4, int))
     assert not copies(alone).any() and np.isfinite(alone.log_expected).all()
+
+
+def test_of_a_catalog_of_two_items_each_is_half_of_the_uniform_draws() -> None:
+    candidates = mixed(
+        tf.constant([0, 1]),
+        tf.constant([0, 1]),
+        lambda rows: tf.gather(tf.math.log([0.25, 0.75]), rows),
+        items=2,
+        uniform_rows=tf.constant([0]),
+        remembered=tf.zeros([0], tf.int32),
+        once=True,
+    )
+    # One label of the other window and one uniform draw.
+    expected = [1 - (1 - q) * (1 - 1 / 2) for q in (0.25, 0.75)]
+    assert np.exp(np.asarray(candidates.log_expected)) == pytest.approx(
+        np.array([expected, expected]), rel=1e-5
+    )
+
+
+def test_an_item_of_every_batch_has_finite_expectations_without_any_draw() -> None:
+    candidates = mixed(
+        tf.constant([3, 3]),
+        tf.constant([0, 0]),
+        lambda rows: tf.zeros(tf.shape(rows)),  # q = 1
+        items=ITEMS,
+        uniform_rows=tf.zeros([0], tf.int32),
+        remembered=tf.zeros([0], tf.int32),
+        once=True,
+    )
+    assert np.exp(np.asarray(candidates.log_expected)) == pytest.approx(np.array([[1e-30]]), rel=1e-4)
 
 
 @pytest.mark.parametrize("once", [False, True])
@@ -240,6 +271,13 @@ def test_uniform_draws_reach_every_item_equally_often() -> None:
     tf.random.set_seed(4)
     counts = np.bincount(draw_uniformly(50_000, ITEMS).numpy())
     assert counts / 50_000 == pytest.approx(np.full(ITEMS, 1 / ITEMS), rel=0.05)
+
+
+def test_all_replicas_draw_the_same_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(sampling, "uniform", lambda shape, **how: asked.append((shape, how)))
+    draw_uniformly(7, ITEMS)
+    assert asked == [([7], {"maxval": ITEMS, "dtype": tf.int32, "same_on_all_replicas": True})]
 
 
 def test_labels_are_drawn_among_the_next_ones_of_the_window_with_their_age() -> None:

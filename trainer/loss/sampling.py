@@ -216,10 +216,9 @@ class NegativesMemory(tf.Module):
     """
 
     def __init__(self, size: int) -> None:
-        super().__init__(name="negatives_memory")
+        super().__init__()
         self.rows = tf.Variable(
             tf.fill([size], -1),
-            trainable=False,
             name="rows",
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
