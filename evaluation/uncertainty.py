@@ -237,9 +237,8 @@ def _jackknife(sums: Floats, weights: Floats, counts: Floats) -> Estimates:
 
 def changes_of(names: list[str], changes: Estimates) -> dict[str, dict[str, float | None]]:
     """Names the columns of estimated changes: `change`, `low` and `high`, as in evaluation.json."""
-    low, high = changes.bounds()
-    columns = zip(changes.value.tolist(), low.tolist(), high.tolist(), strict=True)
+    rows = np.stack([changes.value, *changes.bounds()], axis=1).tolist()
     return {
         name: {key: value if np.isfinite(value) else None for key, value in zip(_CHANGE, one, strict=True)}
-        for name, one in zip(names, columns, strict=True)
+        for name, one in zip(names, rows, strict=True)
     }

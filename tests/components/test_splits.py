@@ -18,6 +18,7 @@ from two_tower.components.interaction_example_gen.splits import (
     LeaveOneOut,
     SplitColumn,
     TimeSplit,
+    asks_for_sets,
     check_not_empty,
     event_split,
     users_are_new,
@@ -203,3 +204,61 @@ def test_splits_that_overlap_are_told_with_their_times() -> None:
     with pytest.raises(ValueError) as raised:
         overlapping.place(events_of(timestamp=[1]))
     assert str(raised.value) == f"The splits overlap: {overlapping}."
+
+
+@pytest.mark.parametrize(
+    ("share", "listens", "held"),
+    [
+        (0.1, 2, 0),
+        # Of three items or more, at least one for each.
+        (0.1, 3, 1),
+        (0.1, 19, 1),
+        (0.1, 20, 2),
+        (0.3, 9, 2),
+        # 100 * .29 is less than 29 to a computer.
+        (0.29, 100, 29),
+    ],
+)
+def test_a_hold_out_takes_its_share_of_each_user_s_items_twice(share: float, listens: int, held: int) -> None:
+    # A user before and a user after hold out nothing, and a last event that is no label goes with the label.
+    user = [0, 0, *[1] * (listens + 1), 2]
+    placed = HoldOut(share).place(events_of(user=user, is_listen=[1, 1, *[1] * listens, 0, 1]))
+    last = 2 if held else 0
+    expected = [0, 0, *[0] * (listens - 2 * held), *[1] * held, *[2] * held, last, 0]
+    assert placed.label_split.tolist() == placed.visible_from.tolist() == expected
+    state = {split: HoldOut(share).state(events_of(), placed, split).tolist() for split in ("eval", "test")}
+    assert state == {"eval": [one < 1 for one in expected], "test": [one < 2 for one in expected]}
+
+
+def test_labels_of_a_hold_out_are_label_events_without_a_time() -> None:
+    split = HoldOut(0.1)
+    assert split.makes_label(events_of(is_listen=[0, 1, 1])).tolist() == [False, True, True]
+    assert split.request_time("test") == 0
+    assert asks_for_sets(split) and asks_for_sets(FrozenSplit(SPLIT, 7)) and not asks_for_sets(LeaveOneOut())
+    assert (
+        split.where("train")
+        == "no user has two items or more that are not held out. Lower split.holdout_share"
+    )
+    assert split.where("test") == split.where("eval") == "no user has three items or more. Bring more data"
+
+
+@pytest.mark.parametrize(
+    ("has_order", "has_timestamps", "protocol", "told"),
+    [
+        (True, True, "hold_out", "have times: a draw would test on the past. Choose next_event."),
+        (True, False, "hold_out", "have an order: a draw would test on the past. Choose leave_one_out."),
+        (False, False, "leave_one_out", "have none: choose hold_out."),
+    ],
+)
+def test_events_are_held_out_by_a_draw_only_where_they_have_no_order(
+    has_order: bool, has_timestamps: bool, protocol: str, told: str
+) -> None:
+    manifest = manifest_of(has_timestamps)
+    manifest.has_order = has_order
+    with pytest.raises(UserError) as raised:
+        event_split("my/data", manifest, SplitConfig(protocol, holdout_share=0.2))
+    assert str(raised.value).startswith(f"split.protocol is {protocol}, ")
+    assert str(raised.value).endswith(f" the events of my/data {told}")
+    if not has_order:
+        config = SplitConfig("hold_out", holdout_share=0.2)
+        assert event_split("my/data", manifest, config) == HoldOut(0.2)

@@ -36,8 +36,8 @@ def log_sampling_probability(catalog: CatalogArrays, label_counts: dict[int, int
     probability of half a label, which nothing reads.
     """
     counts = np.full(len(catalog.item_id) + 1, 0.5)
-    ids = np.fromiter(label_counts.keys(), np.int64, len(label_counts))
-    values = np.fromiter(label_counts.values(), np.float64, len(label_counts))
+    ids = np.fromiter(label_counts.keys(), np.int64)
+    values = np.fromiter(label_counts.values(), np.float64)
     rows = catalog.rows_of(ids)
     inside = rows < len(catalog.item_id)
     counts[rows[inside]] = values[inside]
