@@ -78,6 +78,8 @@ def test_users_are_new_if_train_knows_none_of_tests() -> None:
     # The frozen protocol leaves strangers out of its users.
     assert not users_are_new({"test_users": 3, "test_users_unknown_to_train": 4})
     assert not users_are_new({"train_users": 4})
+    assert users_are_new({"test_users": 1, "test_users_unknown_to_train": 1})
+    assert not users_are_new({"test_users": 1}) and not users_are_new({"test_users_unknown_to_train": 1})
 
 
 def test_a_frozen_split_of_sessions_is_told_the_protocol_that_takes_them() -> None:
@@ -89,6 +91,15 @@ def test_a_frozen_split_of_sessions_is_told_the_protocol_that_takes_them() -> No
         check_not_empty(empty, frozen)
     with pytest.raises(UserError, match=r"test split is empty(?!.*next_event)"):
         check_not_empty(empty | {"test_users_unknown_to_train": 0}, frozen)
+    hint = (
+        ". 1 users have labels there and no label event in train. Where users never return, as in data of "
+        "sessions, choose split.protocol=next_event"
+    )
+    for strangers, told in ((None, ""), (0, ""), (1, hint)):
+        known = {} if strangers is None else {"test_users_unknown_to_train": strangers}
+        with pytest.raises(UserError) as raised:
+            check_not_empty({"train_labels": 9, "eval_labels": 9, **known}, frozen)
+        assert str(raised.value) == f"The test split is empty: {frozen.where('test')}{told}."
 
 
 def manifest_of(has_timestamps: bool = True, has_splits: bool = False, **spans: tuple[int, int]) -> Any:
@@ -132,15 +143,14 @@ def test_a_split_by_column_needs_the_column() -> None:
 
 def test_the_newest_label_of_the_spans_that_are_read_ends_the_test_period() -> None:
     manifest = manifest_of(_7=(50_000_000, 3), _8=(60_000_000, 2), _9=(70_000_000, 0))
-    every = event_split("data", manifest, SplitConfig())
-    assert every == event_split("data", manifest, SplitConfig(), 0)
-    assert every != event_split("data", manifest, SplitConfig(), 2)
     for spans, newest in ((0, 90_000_000), (1, 90_000_000), (2, 60_000_000), (3, 60_000_000)):
         split = event_split("data", manifest, SplitConfig(), spans)
         assert isinstance(split, TimeSplit) and split.test[1] == newest + 1, spans
     older = manifest_of(_7=(50_000_000, 3), _8=(40_000_000, 1))
     found = event_split("data", older, SplitConfig(), 2)
     assert isinstance(found, TimeSplit) and found.test[1] == 50_000_001
+    every = event_split("data", older, SplitConfig())
+    assert isinstance(every, TimeSplit) and every.test[1] == 90_000_001
 
 
 def test_an_empty_split_says_where_its_labels_would_have_to_be() -> None:

@@ -396,13 +396,15 @@ def test_a_model_records_the_facts_of_its_data_and_its_newest_training_event(
         data="data", data_digest="sha256:d", dataset="log", label_event="listen", repeats_recommendable=True,
         has_timestamps=True, user_ids="integer", item_ids=TEXT, protocol="frozen", split_digest="sha256:s",
         train_end=train_end, eval_from=3_000, eval_to=3_100, test_from=3_200, test_to=3_300,
+        users_are_new=True,
     )  # fmt: skip
     recorded = provenance.recorded(facts)
     assert recorded == {
         "data": "data", "data_digest": "sha256:d", "dataset": "log", "label_event": "listen",
         "repeats_recommendable": True, "has_timestamps": True, "user_ids": "integer", "item_ids": TEXT,
         "protocol": "frozen", "split_digest": "sha256:s", "train_end": train_end, "eval_from": 3_000,
-        "eval_to": 3_100, "test_from": 3_200, "test_to": 3_300, "train_newest_timestamp": newest,
+        "eval_to": 3_100, "test_from": 3_200, "test_to": 3_300, "users_are_new": True,
+        "train_newest_timestamp": newest,
     }  # fmt: skip
     assert ModelIdentity.to_be_trained(facts) == ModelIdentity(
         "", "log", "sha256:d", newest, "frozen", "sha256:s", IdKinds.of(recorded)
