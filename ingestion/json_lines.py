@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
 
 from two_tower.base.errors import UserError
@@ -28,7 +29,7 @@ _ROW = re.compile(r"^(?:JSON parse error: )?(.*?)(?: in row (\d+))?$", re.DOTALL
 def schema_of(path: str, stream: pa.NativeFile) -> tuple[pa.Schema, int]:
     """Reads a file once and returns its columns with their types, and its number of rows.
 
-    A column of numbers and text is text, as in CSV.
+    A column of numbers and text is text, as in CSV, and so are whole numbers beyond 64 bits.
 
     Raises:
       UserError: the file is one JSON document, or a line is no JSON object.
@@ -117,7 +118,8 @@ def _types_of(path: str, block: bytes, rows: int) -> tuple[dict[str, pa.DataType
         if not _DIFFERENT_TYPES.search(str(error)):
             raise _wrong(path, error, rows) from error
     else:
-        return {field.name: _plain_type(field.type) for field in table.schema}, table.num_rows
+        if not any(_is_beyond_int64(column) for column in table.columns):
+            return {field.name: _plain_type(field.type) for field in table.schema}, table.num_rows
     types: dict[str, pa.DataType] = {}
     objects = _objects(path, block, rows)
     for found in objects:
@@ -125,6 +127,14 @@ def _types_of(path: str, block: bytes, rows: int) -> tuple[dict[str, pa.DataType
             kind = _type_of_value(value)
             types[name] = _common_type(types[name], kind) if name in types else kind
     return types, len(objects)
+
+
+def _is_beyond_int64(column: pa.ChunkedArray) -> bool:
+    """Returns whether a column may hold whole numbers beyond 64 bits, which Arrow rounds."""
+    if not pa.types.is_floating(column.type):
+        return False
+    largest = pc.max(pc.abs(column)).as_py()
+    return largest is not None and 2.0**63 <= largest < 2.0**80
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -154,7 +164,8 @@ def _type_of_value(value: Any) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
-        return pa.int64() if -(2**63) <= value < 2**63 else pa.float64()
+        # A number would lose digits, which an id needs.
+        return pa.int64() if -(2**63) <= value < 2**63 else pa.string()
     if isinstance(value, float):
         return pa.float64()
     return pa.null() if value is None else pa.string()

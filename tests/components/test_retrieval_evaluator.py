@@ -33,10 +33,11 @@ from two_tower.base.errors import UserError
 from two_tower.base.pointers import ANCHOR, NOTHING, Pointer
 from two_tower.base.settings import DEFAULT_SEED
 from two_tower.components.interaction_example_gen.facts import write_facts
-from two_tower.components.interaction_example_gen.splits import FrozenSplit, LeaveOneOut
+from two_tower.components.interaction_example_gen.splits import FrozenSplit, HoldOut, LeaveOneOut
 from two_tower.components.interaction_example_gen.windows import WindowCutter
 from two_tower.components.retrieval_evaluator.executor import Executor
 from two_tower.data_directory.facts import NEW_USERS, DataFacts
+from two_tower.data_directory.shuffled_order import shuffled_order
 from two_tower.evaluation import measure
 from two_tower.evaluation.evaluate_model import notes_of_new_users, parity_with_towers, recommended_by
 from two_tower.evaluation.query_results import QueryResults
@@ -468,6 +469,28 @@ def test_where_all_users_are_new_the_figures_that_presume_known_ones_are_explain
     assert {NEW_USERS, *notes_of_new_users(["personal_history"])} <= set(evaluation["notes"])
     assert "training leaves user_id out of trainer.parts" in report.replace("\\_", "_")
     assert len(notes_of_new_users(["most_popular"])) == len(notes_of_new_users(["personal_history"])) - 1
+
+
+def test_held_out_items_are_sets_of_labels_without_times(
+    model: standard_artifacts.Model, tmp_path: Path
+) -> None:
+    log = events()
+    drawn = shuffled_order(log.user_id, log.item_id, 0)
+    cutter = WindowCutter(HoldOut(0.2), False, HISTORY_LENGTH, 10, has_timestamps=False)
+    for split, batch in cutter.cut(dataclasses.replace(log, timestamp=drawn))[0].items():
+        write_examples(tmp_path / "windows" / f"Split-{split}" / "data_tfrecord-0.gz", [batch])
+    facts = dataclasses.replace(
+        FACTS, protocol="hold_out", has_timestamps=False, repeats_recommendable=False, train_end=0,
+        eval_from=0, eval_to=0, test_from=0, test_to=0,
+    )  # fmt: skip
+    evaluation, report = evaluate(
+        tmp_path, examples(tmp_path / "windows", facts), model, dataclasses.replace(LENIENT, cutoff=10)
+    )
+    queries = evaluation["queries"]
+    assert queries["test"] == queries["users"] > 20 and queries["labels"]["total"] > queries["test"]
+    assert set(evaluation["baselines"]) == {"most_popular", "co_occurrence", "ials", "bpr"}
+    # The metrics of sets are shown.
+    assert "Protocol `hold_out`" in report and "clipped_recall" in report and "1970" not in report
 
 
 def test_baselines_recommend_a_reindexed_model_s_items_alone() -> None:

@@ -23,7 +23,7 @@ import pyarrow.feather
 import pyarrow.orc
 import pytest
 
-from tests.ingestion.test_tabular import events_of, ingest, items_of, write
+from tests.ingestion.test_tabular import events_of, ingest, items_of, users_of, write
 from two_tower.base.errors import UserError
 from two_tower.data_directory.verification import verify
 from two_tower.ingestion import FORMATS, file_formats, json_lines
@@ -211,6 +211,17 @@ def test_columns_of_json_lines_have_their_types(
     assert (items["B3"]["ok"], items["B3"]["title"], items["B3"]["since"]) == (True, None, "soon")
     # `details` and `bought` have no value in any row.
     assert manifest.noted["columns_without_values"] == 2
+
+
+@pytest.mark.parametrize("block", [60, 1 << 24])
+def test_ids_beyond_64_bits_keep_their_digits(
+    block: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
+    large = [18_446_744_073_709_551_614, 18_446_744_073_709_551_615]
+    write(tmp_path, "events", lines([{"u": user, "i": 7, "t": 10} for user in (5, *large)]))
+    ingest(tmp_path, MAP)
+    assert {row["original_id"] for row in users_of(tmp_path).values()} == {"5", *map(str, large)}
 
 
 def test_objects_within_objects_are_no_columns(tmp_path: pathlib.Path) -> None:
