@@ -89,6 +89,95 @@ STEAM_GAMES = """\
 """
 
 FORMS: dict[str, Form] = {
+    "lastfm-1k": Form(
+        texts(
+            **{
+                "userid-timestamp-artid-artname-traid-traname.tsv": "user_000001\t2009-05-04T23:08:57Z\tm-1"
+                '\tDeep "Dish"\tt-1\tFuck Me I\'m Famous "live\n'
+                "user_000001\t2009-05-04T13:54:10Z\t\t坂本龍一\tt-2\tComposition 0919\n"
+                "user_000002\t2009-05-05T00:00:00Z\tm-1\tDeep \"Dish\"\tt-1\tFamous\n"
+                "user_000002\t2009-05-05T00:00:09Z\tm-1\tDeep \"Dish\"\t\tNo id\n"
+            },
+            userid_minus_profile__tsv="#id\tgender\tage\tcountry\tregistered\n"
+            "user_000001\tm\t\tJapan\tAug 13, 2006\nuser_000002\t\t22\tPeru\tFeb 24, 2006\n",
+        ),
+        [
+            ("user_000001", "t-1", 1241478537, "listen"),
+            ("user_000001", "t-2", 1241445250, "listen"),
+            ("user_000002", "t-1", 1241481600, "listen"),
+        ],
+        {"t-1": {"title": "Famous", "original_artist_id": ['Deep "Dish"']}},
+        {"user_000001": {"age": None, "country": "Japan"}, "user_000002": {"age": 22.0, "gender": None}},
+        {"wrong_rows_of_events": 1, "wrong_rows_of_items": 1},
+    ),
+    "lastfm-360k": Form(
+        texts(
+            usersha1_minus_artmbid_minus_artname_minus_plays__tsv="00000c28\tm-1\tbetty \"blowtorch\t2137\n"
+            "00000c28\t\tdie Ärzte\t1099\n00001411\t\tdie Ärzte\t3\n",
+            usersha1_minus_profile__tsv="00000c28\tf\t\tGermany\tFeb 1, 2007\n"
+            "00001411\tm\t23\tCanada\tDec 4, 2007\n",
+        ),
+        [
+            ("00000c28", 'betty "blowtorch', None, "listen"),
+            ("00000c28", "die Ärzte", None, "listen"),
+            ("00001411", "die Ärzte", None, "listen"),
+        ],
+        {"die Ärzte": {}},
+        {"00001411": {"gender": "m", "age": 23.0, "country": "Canada"}, "00000c28": {"age": None}},
+    ),
+    "lfm-1b": Form(
+        texts(
+            LFM_minus_1b_LEs__txt="31435741\t2\t4\t4\t1385212958\n31435741\t2\t4\t5\t1385212642\n"
+            "31435750\t7\t9\t4\t1385212325\n",
+            LFM_minus_1b_tracks__txt='4\t"Heroes"\t2\n5\tI\'m 12" long\t2\n',
+            LFM_minus_1b_users__txt="user_id\tcountry\tage\tgender\tplaycount\tregistered_unixtime\n"
+            "31435741\tUK\t31\tm\t24987\t1035849600\n31435750\t\t-1\tn\t9\t1035849600\n",
+        ),
+        [
+            (31435741, 4, 1385212958, "listen"),
+            (31435741, 5, 1385212642, "listen"),
+            (31435750, 4, 1385212325, "listen"),
+        ],
+        {4: {"title": '"Heroes"', "artist_id": [2]}, 5: {"title": "I'm 12\" long"}},
+        {31435741: {"country": "UK", "age": 31.0}, 31435750: {"country": None, "gender": "n"}},
+    ),
+    "goodreads": Form(
+        json_lines(
+            goodreads_interactions_dedup__json__gz=[
+                {"user_id": "8842281e", "book_id": "24375664", "review_id": "5cd4", "rating": 5,
+                 "date_added": "Fri Aug 25 13:55:02 -0700 2017", "read_at": "", "started_at": ""},
+                {"user_id": "8842281e", "book_id": "18245960", "is_read": False, "rating": 0,
+                 "date_added": "Sun Jul 30 07:44:10 +0100 2017"},
+            ],
+            goodreads_books__json__gz=[
+                {"book_id": "24375664", "title": "Seventeen, \"again\"", "authors": [{"author_id": "1"}],
+                 "popular_shelves": [{"count": "3", "name": "x"}], "average_rating": "4.00",
+                 "publisher": "", "language_code": "eng", "similar_books": [], "series": ["1"]},
+                {"book_id": "18245960", "title": "Body", "publisher": "Tor", "language_code": ""},
+            ],
+        ),
+        [("8842281e", "18245960", 1501397050, "shelf"), ("8842281e", "24375664", 1503694502, "shelf")],
+        {
+            "24375664": {"title": 'Seventeen, "again"', "publisher": None, "language_code": "eng"},
+            "18245960": {"publisher": "Tor", "language_code": None},
+        },
+    ),
+    "mind": Form(
+        prepared(
+            "MIND",
+            behaviors__tsv="1\tU13740\t11/11/2019 9:05:58 AM\tN55189 N42782\tN55689-1 N35729-0\n"
+            "2\tU91836\t11/12/2019 6:11:30 PM\t\tN20678-0 N55689-1 N35729-1\n",
+            news__tsv="N55689\tsports\tnfl\tTom \"T\" Brady\tAbstract\thttps://x\t"
+            '[{"Label": "NFL", "Type": "O"}]\t[]\n'
+            "N35729\tnews\tnewsus\tPorsche\t\thttps://y\t[]\t[]\n",
+        ),
+        [
+            ("U13740", "N55689", 1573463158, "click"),
+            ("U91836", "N35729", 1573582290, "click"),
+            ("U91836", "N55689", 1573582290, "click"),
+        ],
+        {"N55689": {"title": 'Tom "T" Brady', "category": "sports"}, "N35729": {"subcategory": "newsus"}},
+    ),
     "retailrocket": Form(
         texts(
             events__csv="timestamp,visitorid,event,itemid,transactionid\n"
