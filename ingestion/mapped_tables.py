@@ -42,6 +42,8 @@ class Batch:
     source_rows: np.ndarray | None = None
     # Places of the rows in the batch as it was read, int64[n]; None for all of them.
     kept: np.ndarray | None = None
+    # Sentences about the file's rows whose lists cannot be unfolded; they are no rows of the batch.
+    faults: tuple[str, ...] = ()
     # Words such as NULL that were read as missing, by column; see `Place`.
     missing: Counter[str] = dataclasses.field(default_factory=Counter, compare=False)
 
@@ -57,7 +59,7 @@ class Batch:
     def row_numbers(self, rows: np.ndarray) -> list[int]:
         """Returns the numbers in the source's file of some rows, int64[k]."""
         if self.source_rows is not None:
-            return self.source_rows[rows].tolist()
+            return [self.file.row_of(row) for row in self.source_rows[rows].tolist()]
         return [self.file.row_of(self.first_row + place) for place in self.places[rows].tolist()]
 
     def without(self, rows: np.ndarray) -> Batch:
@@ -123,11 +125,17 @@ class MappedTable:
                     number += batch.num_rows
                     continue
                 place = Place(file.path, "", first_row)
-                batch, of_row = unfolding.unfold(batch, self.map.unfold, self.map.separator, place)
-                for start in range(0, batch.num_rows, _UNFOLDED_ROWS):
+                batch, of_row, wrong = unfolding.unfold(batch, self.map.unfold, self.map.separator, place)
+                faults = tuple(
+                    f"{file.path}: row {file.row_of(first_row + row)}: {fault}"
+                    for row, fault in sorted(wrong.items())
+                )
+                for start in range(0, max(1, batch.num_rows), _UNFOLDED_ROWS):
                     part = batch.slice(start, _UNFOLDED_ROWS)
-                    yield Batch(self.map, file, first_row, number, part, of_row[start:][:_UNFOLDED_ROWS])
+                    rows_of_part = of_row[start:][:_UNFOLDED_ROWS]
+                    yield Batch(self.map, file, first_row, number, part, rows_of_part, faults=faults)
                     number += part.num_rows
+                    faults = ()
 
     def type_of(self, file: TableFile, column: str) -> pa.DataType:
         """Returns the type of a column, or of the entries of a column that is unfolded."""
@@ -161,6 +169,8 @@ class MappedTable:
         def counted() -> Iterator[Batch]:
             for batch in batches:
                 rows[batch.file.path] += batch.rows.num_rows
+                self.bad.add(batch.faults, len(batch.faults))
+                self.bad.rows += len(batch.faults)
                 yield dataclasses.replace(batch, missing=missing)
 
         missing: Counter[str] = Counter()

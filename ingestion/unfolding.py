@@ -52,7 +52,7 @@ def entries_of(values: pa.Array, separator: str | None, place: Place) -> pa.Arra
 
 def unfold(
     rows: pa.RecordBatch, columns: Sequence[str], separator: str | None, place: Place
-) -> tuple[pa.RecordBatch, np.ndarray]:
+) -> tuple[pa.RecordBatch, np.ndarray, dict[int, str]]:
     """Makes a row of each entry of the lists, and repeats the other columns.
 
     Args:
@@ -62,27 +62,34 @@ def unfold(
       place: of the rows; its column is not used.
 
     Returns:
-      The m rows, and the number of the source's row of each, int64[m].
+      The m rows; the number of the source's row of each, int64[m]; and by row, from 0 to n - 1, a sentence
+      about two lists of different lengths. Such a row is left out.
 
     Raises:
-      UserError: two lists of one row have different lengths; see also `lists_of`.
+      UserError: see `lists_of`.
     """
     lists, lengths = {}, np.zeros(0, np.int64)
+    wrong: dict[int, str] = {}
     for name in columns:
         at = Place(place.path, name, place.first_row)
         lists[name] = lists_of(rows[name], separator, at)
         found = pc.fill_null(pc.list_value_length(lists[name]), 0).to_numpy(zero_copy_only=False)
         if name == columns[0]:
             lengths = found
-        elif (found != lengths).any():
-            row = int(np.argmax(found != lengths))
-            raise UserError(
-                f"{place.path}: row {place.first_row + row}: column '{name}' has {found[row]} entries, and "
-                f"'{columns[0]}' has {lengths[row]}: one event is an entry of each. Repair the row."
-            )
+        else:
+            for row in np.flatnonzero(found != lengths).tolist():
+                wrong[row] = (
+                    f"column '{name}' has {found[row]} entries, and '{columns[0]}' has {lengths[row]}: one "
+                    "event is an entry of each."
+                )
+    if wrong:
+        equal = np.delete(np.arange(len(rows)), list(wrong))
+        right = rows.take(pa.array(equal))
+        unfolded, of_row, _ = unfold(right, columns, separator, place)
+        return unfolded, place.first_row + equal[of_row - place.first_row], wrong
     repeated = pa.array(np.repeat(np.arange(len(rows)), lengths))
     arrays = [
         lists[name].flatten() if name in lists else rows[name].take(repeated) for name in rows.schema.names
     ]
     unfolded = pa.RecordBatch.from_arrays(arrays, names=rows.schema.names)
-    return unfolded, place.first_row + repeated.to_numpy()
+    return unfolded, place.first_row + repeated.to_numpy(), wrong

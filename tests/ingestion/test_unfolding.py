@@ -117,6 +117,25 @@ def test_a_wrong_entry_is_named_by_the_row_of_its_list(
         ingest(tmp_path, mapping)
 
 
+def test_rows_of_unequal_lists_are_counted_and_can_be_dropped(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped_tables, "_FOLDED_ROWS", 2)
+    text = "user,items,times\n1,1|2|3,4|5|6\n2,1,4|5\n3,8,9\n4,8|9,1\n5,7|x|8,1|2|3\n"
+    write(tmp_path, "log", text)
+    mapping = MAP.replace("}", ', separator: "|"}') + "item_id_type: integer\n"
+    with pytest.raises(
+        UserError, match=r"row 1: .*has 2 entries.*\n.*row 3: .*\n.*row 4: .*\n3 of "
+    ) as error:
+        ingest(tmp_path, mapping)
+    assert "on_bad_rows: drop" in str(error.value)
+    manifest = ingest(tmp_path, mapping + "on_bad_rows: drop\n")
+    assert manifest.dropped == {"wrong_rows_of_events": 3}
+    found = [(row["user_id"], row["item_id"]) for row in events_of(tmp_path)]
+    assert found == [(1, 1), (1, 2), (1, 3), (3, 8), (5, 7), (5, 8)]
+    assert [row["timestamp"] for row in events_of(tmp_path)] == [4, 5, 6, 9, 1, 3]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
