@@ -43,7 +43,10 @@ _MAGIC: Mapping[bytes, tuple[str, str]] = {
 # A first name within a zip archive → the format that the archive is.
 _IN_ZIP: Mapping[bytes, tuple[str, str]] = {
     b"[Content_Types].xml": ("an Excel workbook", _PANDAS.format("read_excel")),
-    b"_rels/": ("an Excel workbook", _PANDAS.format("read_excel")),
+    **{
+        name: ("an Excel workbook", _PANDAS.format("read_excel"))
+        for name in (b"_rels/", b"docProps/", b"xl/")
+    },
     b"mimetypeapplication/vnd.oasis": ("an OpenDocument file", _PANDAS.format("read_excel")),
 }
 _PYTHON = (
@@ -59,11 +62,19 @@ def refuse_others(path: str, start: bytes) -> None:
 
     Args:
       path: the file, for the message.
-      start: its first FIRST_BYTES bytes, unpacked if gzip packed them.
+      start: its first FIRST_BYTES bytes.
     """
     if found := _format_of(start):
         name, remedy = found
         raise UserError(f"{path}: the file is {name}: {remedy}.")
+
+
+def refuse_others_within_gzip(path: str, start: bytes) -> None:
+    """Raises UserError for a format that gzip packed and that is no text; `start` is unpacked."""
+    for magic, what in ((b"PAR1", "a Parquet file"), (GZIP, "a file compressed with gzip")):
+        if start.startswith(magic):
+            raise UserError(f"{path}: gzip packs {what}: {_UNPACK.format('gunzip')}.")
+    refuse_others(path, start)
 
 
 def _format_of(start: bytes) -> tuple[str, str] | None:

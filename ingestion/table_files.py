@@ -189,7 +189,7 @@ def inspect_file(
         with csv_files.errors(found):
             with found.opened() as opened:
                 start = opened.read(file_formats.FIRST_BYTES)
-            file_formats.refuse_others(path, start)
+            file_formats.refuse_others_within_gzip(path, start)
             if file_formats.is_json(start):
                 found = _inspect_json(found)
             else:

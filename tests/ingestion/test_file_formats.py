@@ -84,6 +84,7 @@ OTHERS: dict[str, tuple[Callable[[pathlib.Path], bytes], str]] = {
     "zip": (lambda _: zipped("events.csv"), "a zip archive: unpack it first, for example with `unzip`"),
     "empty zip": (lambda _: written(lambda to: zipfile.ZipFile(to, "w").close()), "a zip archive without"),
     "xlsx": (lambda _: zipped("[Content_Types].xml"), "an Excel workbook: write it as Parquet first"),
+    "openpyxl": (lambda _: zipped("docProps/app.xml"), "an Excel workbook"),
     "xls": (lambda _: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel workbook"),
     "xz": (lambda _: lzma.compress(CSV), "compressed with xz: unpack it first, for example with `unxz`"),
     "bz2": (lambda _: bz2.compress(CSV), "compressed with bzip2: unpack it .* with `bunzip2`"),
@@ -114,6 +115,20 @@ def test_other_formats_are_named_with_what_to_do(form: str, tmp_path: pathlib.Pa
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: the file is {told}"):
         ingest(tmp_path, MAP)
     assert not (tmp_path / "data").exists()
+
+
+def test_formats_that_gzip_packs_are_named_too(tmp_path: pathlib.Path) -> None:
+    parquet = written(lambda to: FRAME.to_parquet(to))
+    for content, told in ((parquet, "a Parquet file"), (gzip.compress(CSV), "a file compressed with gzip")):
+        path = write(tmp_path, "events", gzip.compress(content))
+        with pytest.raises(
+            UserError, match=rf"^{re.escape(str(path))}: gzip packs {told}: unpack it first, "
+        ):
+            ingest(tmp_path, MAP)
+    # Parts that were compressed one by one and joined are one text.
+    write(tmp_path, "events", gzip.compress(CSV[:14]) + gzip.compress(CSV[14:]))
+    ingest(tmp_path, MAP)
+    assert len(events_of(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("reader", ["sequences", "movietweetings"])

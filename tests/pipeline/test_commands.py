@@ -294,6 +294,7 @@ def test_validate_repeats_its_settings_in_the_command_that_comes_next(
         ("order: t", " --set split.protocol=leave_one_out"),
         ("order: t, split: s", " --set split.protocol=split_column"),
         ("timestamp: t", ""),
+        ("unordered: true", " --set split.protocol=hold_out"),
     ],
 )
 def test_ingest_names_the_protocol_that_the_data_needs(
@@ -301,7 +302,7 @@ def test_ingest_names_the_protocol_that_the_data_needs(
 ) -> None:
     (tmp_path / "e.csv").write_text("u,i,t,s\n1,7,0,train\n1,8,1,test\n")
     (tmp_path / "columns.yaml").write_text(
-        "{dataset: d, label_event: view, repeats_recommendable: true,\n"
+        f"{{dataset: d, label_event: view, repeats_recommendable: {str(columns[0] != 'u').lower()},\n"
         f" events: {{files: e.csv, user_id: u, item_id: i, {columns}}}}}\n"
     )
     out = tmp_path / "data"
