@@ -44,13 +44,16 @@ ITEMS = {
 }
 
 
-@pytest.mark.parametrize("form", ["csv", "parquet", "two files", "small merges"])
+@pytest.mark.parametrize("form", ["csv", "parquet", "two files", "small merges", "times in UTC"])
 def test_an_item_has_the_newest_values_of_its_events(
     form: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if form == "two files":
         write(tmp_path, "log1.csv", csv({name: values[3:] for name, values in LOG.items()}))
         write(tmp_path, "log2.csv", csv({name: values[:3] for name, values in LOG.items()}))
+    elif form == "times in UTC":
+        times = [f"2019-10-01 00:00:{seconds - 1:02d} UTC" for seconds in LOG["event_time"]]
+        write(tmp_path, "log", csv(LOG | {"event_time": times}))
     else:
         write(tmp_path, "log", LOG if form == "parquet" else csv(LOG))
     if form == "small merges":
