@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -26,13 +26,18 @@ _DIFFERENT_TYPES = re.compile(r"Column\(/.*\) changed from|Failed of conversion"
 _ROW = re.compile(r"^(?:JSON parse error: )?(.*?)(?: in row (\d+))?$", re.DOTALL)
 
 
+class FaultyLineError(UserError):
+    """A line that is no JSON object, or not UTF-8."""
+
+
 def schema_of(path: str, stream: pa.NativeFile) -> tuple[pa.Schema, int]:
     """Reads a file once and returns its columns with their types, and its number of rows.
 
     A column of numbers and text is text, as in CSV, and so are whole numbers beyond 64 bits.
 
     Raises:
-      UserError: the file is one JSON document, or a line is no JSON object.
+      UserError: the file is one JSON document.
+      FaultyLineError: a line is no JSON object.
     """
     types: dict[str, pa.DataType] = {}
     rows = 0
@@ -61,6 +66,39 @@ def read_batches(path: str, stream: pa.NativeFile, schema: pa.Schema) -> Iterato
             table = _parse_in_python(path, block, schema, rows)
         yield from table.combine_chunks().to_batches()
         rows += table.num_rows
+
+
+def faults(path: str, stream: pa.NativeFile) -> Iterator[tuple[int, str]]:
+    """Yields the row of each line that is no JSON object, and a sentence about it."""
+    rows = 0
+    for block in _blocks(path, stream):
+        lines = [line for line in block.split(b"\n") if line.strip()]
+        if _is_faulty(path, block, rows):
+            for row, line in enumerate(lines, rows):
+                try:
+                    _check_utf8(path, line, row)
+                    _types_of(path, line, row)
+                except FaultyLineError as error:
+                    yield row, str(error)
+        rows += len(lines)
+
+
+def without(path: str, stream: pa.NativeFile, dropped: Collection[int]) -> Iterator[bytes]:
+    """Yields the lines of a file without some rows."""
+    rows = 0
+    for block in _blocks(path, stream):
+        lines = [line for line in block.split(b"\n") if line.strip()]
+        yield b"".join(line + b"\n" for row, line in enumerate(lines, rows) if row not in dropped)
+        rows += len(lines)
+
+
+def _is_faulty(path: str, block: bytes, rows: int) -> bool:
+    try:
+        _check_utf8(path, block, rows)
+        _types_of(path, block, rows)
+    except FaultyLineError:
+        return True
+    return False
 
 
 def _blocks(path: str, stream: pa.NativeFile) -> Iterator[bytes]:
@@ -193,9 +231,9 @@ def _objects(path: str, block: bytes, rows: int) -> list[dict[str, Any]]:
             value = json.loads(line)
         except ValueError as error:
             row = rows + len(found)
-            raise UserError(f"{path}: row {row}: not readable as JSON lines ({error}).") from error
+            raise FaultyLineError(f"{path}: row {row}: not readable as JSON lines ({error}).") from error
         if not isinstance(value, dict):
-            raise UserError(f"{path}: row {rows + len(found)}: {value!r:.60} is no JSON object.")
+            raise FaultyLineError(f"{path}: row {rows + len(found)}: {value!r:.60} is no JSON object.")
         found.append(value)
     return found
 
@@ -225,7 +263,7 @@ def _wrong(path: str, error: pa.ArrowInvalid, rows: int) -> UserError:
     found = _ROW.match(str(error).strip())
     assert found is not None
     row = f"row {rows + int(found[2])}: " if found[2] else ""
-    return UserError(f"{path}: {row}not readable as JSON lines ({found[1].rstrip('.')}). Repair the line.")
+    return FaultyLineError(f"{path}: {row}not readable as JSON lines ({found[1].rstrip('.')}).")
 
 
 def _check_utf8(path: str, block: bytes, rows: int) -> None:
@@ -234,7 +272,7 @@ def _check_utf8(path: str, block: bytes, rows: int) -> None:
         block.decode()
     except UnicodeDecodeError as error:
         row = rows + sum(bool(line.strip()) for line in block[: error.start].split(b"\n")[:-1])
-        raise UserError(
+        raise FaultyLineError(
             f"{path}: row {row}: byte {block[error.start]:#04x} is not UTF-8: convert the file "
             "(`iconv -f latin1 -t utf-8`), or set its 'encoding' in the column map."
         ) from error

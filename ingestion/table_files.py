@@ -22,7 +22,7 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.ingestion import binary_columns, csv_files, file_formats, json_lines, source_files
-from two_tower.ingestion.bad_rows import STOP, BadRows
+from two_tower.ingestion.bad_rows import SHOWN, STOP, BadRows
 from two_tower.ingestion.column_map import TextFormat
 
 # Bytes of a text file that are copied at a time.
@@ -191,7 +191,7 @@ def inspect_file(
                 start = opened.read(file_formats.FIRST_BYTES)
             file_formats.refuse_others_within_gzip(path, start)
             if file_formats.is_json(start):
-                found = _inspect_json(found)
+                found = _inspect_json(found, scratch, bad or BadRows("", STOP))
             else:
                 found = csv_files.inspect(found, scratch, bad or BadRows("", STOP))
     names = found.schema.names
@@ -201,9 +201,31 @@ def inspect_file(
     return found
 
 
-def _inspect_json(file: TableFile) -> TableFile:
-    with file.opened() as opened:
-        schema, rows = json_lines.schema_of(file.path, opened)
+def _inspect_json(file: TableFile, scratch: str, bad: BadRows) -> TableFile:
+    """Reads the columns of JSON lines.
+
+    Raises:
+      UserError: lines are faulty, and the policy of `bad` is to stop.
+    """
+    try:
+        with file.opened() as opened:
+            schema, rows = json_lines.schema_of(file.path, opened)
+    except json_lines.FaultyLineError:
+        with file.opened() as opened:
+            faults = dict(json_lines.faults(file.path, opened))
+        if bad.policy == STOP:
+            told = "\n  ".join([*list(faults.values())[:SHOWN], *(["..."] if len(faults) > SHOWN else [])])
+            raise UserError(
+                f"{told}\n{len(faults):,} lines are faulty. Repair them, fetch a file that was cut off "
+                "again, or set 'on_bad_rows: drop' in the column map, which leaves such rows out and counts them."
+            ) from None
+        bad.add(faults.values(), len(faults))
+        bad.rows += len(faults)
+        with file.opened() as opened:
+            local = csv_files.copied(json_lines.without(file.path, opened, faults), scratch)
+        file = dataclasses.replace(file, local=local, is_compressed=False, dropped=tuple(faults))
+        with file.opened() as opened:
+            schema, rows = json_lines.schema_of(file.path, opened)
     return dataclasses.replace(file, schema=schema, rows=rows, is_json=True)
 
 

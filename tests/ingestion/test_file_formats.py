@@ -26,7 +26,7 @@ import pytest
 from tests.ingestion.test_tabular import events_of, ingest, items_of, users_of, write
 from two_tower.base.errors import UserError
 from two_tower.data_directory.verification import verify
-from two_tower.ingestion import FORMATS, file_formats, json_lines
+from two_tower.ingestion import FORMATS, file_formats, json_lines, notices
 
 MAP = """
 dataset: d
@@ -270,6 +270,32 @@ def test_bad_json_lines_are_named_by_row(
     path = write(tmp_path, "events", lines(EVENTS[:2]) + line + lines(EVENTS[2:]))
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: .*{told}"):
         ingest(tmp_path, MAP)
+
+
+@pytest.mark.parametrize("block", [30, 1 << 24])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_faulty_json_lines_are_counted_and_can_be_dropped(
+    is_packed: bool, block: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_lines, "_BLOCK_BYTES", block)
+    many = [{"u": user, "i": 7, "t": 10} for user in range(20)]
+    good = lines(many).splitlines(keepends=True)
+    bad = [b"5\n", b'{"u": 1, "i"\n', b'{"u": 1, "i": 7, "t": "\xff"}\n']
+    content = b"".join([*good[:3], bad[0], *good[3:5], bad[1], *good[5:], bad[2], b'{"u": 1, "i'])
+    write(tmp_path, "events", gzip.compress(content) if is_packed else content)
+    with pytest.raises(UserError, match=r"row 3: .*\n.*row 6: .*\n.*row 22: byte.*\n.*row 23: .*\n4 lines"):
+        ingest(tmp_path, MAP)
+    manifest = ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert [row["user_id"] for row in events_of(tmp_path)] == list(range(20))
+    assert manifest.dropped == {"wrong_rows_of_events": 4}
+    # Rows are still counted as the file has them.
+    write(tmp_path, "events", content.replace(b'"u": 19,', b'"u": -1,'))
+    manifest = ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert manifest.dropped == {"wrong_rows_of_events": 5}
+    notes: list[str] = []
+    monkeypatch.setattr(notices, "tell", notes.append)
+    ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert "5 of 24 rows of the events are wrong" in notes[0] and "row 21: -1" in notes[0]
 
 
 def test_a_line_without_an_end_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
