@@ -217,7 +217,8 @@ def _inspect_json(file: TableFile, scratch: str, bad: BadRows) -> TableFile:
             told = "\n  ".join([*list(faults.values())[:SHOWN], *(["..."] if len(faults) > SHOWN else [])])
             raise UserError(
                 f"{told}\n{len(faults):,} lines are faulty. Repair them, fetch a file that was cut off "
-                "again, or set 'on_bad_rows: drop' in the column map, which leaves such rows out and counts them."
+                "again, or set 'on_bad_rows: drop' in the column map, which leaves such rows out and counts "
+                "them."
             ) from None
         bad.add(faults.values(), len(faults))
         bad.rows += len(faults)
