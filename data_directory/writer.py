@@ -78,6 +78,11 @@ class DataDirectoryWriter:
     ) -> None:
         out = storage.absolute(out)
         self.out = os.path.realpath(out) if storage.is_local(out) else out
+        if not has_order and properties.repeats_recommendable:
+            raise UserError(
+                f"{out}: events without an order hold no repeats to learn or test: set repeats_recommendable "
+                "to false."
+            )
         self.properties = properties
         self._has_order = has_order
         self.dropped: Counter[str] = Counter()

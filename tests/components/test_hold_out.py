@@ -192,6 +192,8 @@ def test_a_writer_is_told_that_events_have_no_order(tmp_path: Path) -> None:
     events = plays() | {"order": list(range(len(plays()["user_id"])))}
     with pytest.raises(UserError, match="column 'order', and are said to have no order"):
         data_directory(tmp_path / "data", events)
+    with pytest.raises(UserError, match="without an order hold no repeats"):
+        DataDirectoryWriter(str(tmp_path / "data"), DatasetProperties("d", "listen", True), has_order=False)
     manifest = Manifest.load(data_directory(tmp_path / "data", plays()))
     assert not manifest.has_order and not manifest.has_timestamps
     assert Manifest.load(data_directory(tmp_path / "ordered", events, has_order=True)).has_order
