@@ -163,14 +163,19 @@ def has_wrong_quotes(read: Callable[[int], bytes], dialect: Dialect) -> bool:
 def faults(read: Callable[[int], bytes], dialect: Dialect, width: int | None) -> Iterator[Fault]:
     """Yields the faulty rows of a file, about a million rows a second.
 
-    A row whose quote does not close right before a delimiter or a line end goes to its line's end. A row with
-    other fields than `width` is a fault, and a quoted field with lines that have the delimiters of a row.
+    A row whose quote does not close right before a delimiter or a line end goes to its line's end. So does a
+    row over several lines that has other fields than `width`: its quote closes in another row. A row of one
+    line with other fields is a fault, and a quoted field with lines that have the delimiters of a row.
 
     Args:
       width: number of columns; None takes that of the first row.
     """
     number = 0
-    for data, offset, spans in _rows(read, dialect):
+
+    def is_row(row: bytes) -> bool:
+        return width in (None, _bare(row, dialect).count(dialect.delimiter) + 1)
+
+    for data, offset, spans in _rows(read, dialect, is_row=is_row):
         for start, end, is_right in spans:
             if width is None:
                 width = len(_bare(data[start:end].rstrip(b"\r\n"), dialect).split(dialect.delimiter))
@@ -181,9 +186,16 @@ def faults(read: Callable[[int], bytes], dialect: Dialect, width: int | None) ->
 
 
 def _rows(
-    read: Callable[[int], bytes], dialect: Dialect, only_with_quotes: bool = False
+    read: Callable[[int], bytes],
+    dialect: Dialect,
+    only_with_quotes: bool = False,
+    is_row: Callable[[bytes], bool] = lambda _: True,
 ) -> Iterator[tuple[bytes, int, Iterator[tuple[int, int, bool]]]]:
-    """Yields blocks: bytes, their place in the file, and the limits of rows, with false for wrong quotes."""
+    """Yields blocks: bytes, their place in the file, and the limits of rows, with false for wrong quotes.
+
+    Args:
+      is_row: tells of a row over several lines whether it is one.
+    """
     data, offset, position, is_last = b"", 0, 0, False
 
     def spans(limit: int) -> Iterator[tuple[int, int, bool]]:
@@ -197,6 +209,10 @@ def _rows(
                 position = max(position, data.rfind(b"\n", position, at) + 1)
             found = dialect.row.match(data, position)
             start = position
+            if found and dialect.quote and data.find(dialect.quote, start, found.end()) >= 0:
+                row = found[0].rstrip(b"\r\n")
+                if (b"\n" in row or b"\r" in row) and not is_row(row):
+                    found = None
             if found is None:
                 ends = [at for at in (data.find(b"\n", start), data.find(b"\r", start)) if at >= 0]
                 position = min(ends) + 1 if ends else len(data)

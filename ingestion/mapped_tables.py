@@ -251,12 +251,13 @@ class MappedTable:
             if kind.is_doubtful and meaning in (None, "user_id", "item_id"):
                 raise self._doubtful(file, name, kind, meaning)
             if kind.kind == "text" and kind.numbers > kind.others:
+                reasons = {
+                    "are no numbers": kind.others,
+                    "would lose leading zeros or digits as numbers": kind.codes,
+                }
+                told = ", and ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
                 notices.tell(
-                    f"{file.path}: column '{name}' is read as text: {kind.others:,} of its {kind.values:,} "
-                    "values are no numbers, and others may have leading zeros or too many digits."
-                    if kind.codes
-                    else f"{file.path}: column '{name}' is read as text: {kind.others:,} of its "
-                    f"{kind.values:,} values are no numbers."
+                    f"{file.path}: column '{name}' is read as text: of its {kind.values:,} values {told}."
                 )
         return {name: kind.kind for name, kind in found.items()}
 

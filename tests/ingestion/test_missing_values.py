@@ -95,7 +95,7 @@ def test_ids_that_are_text_because_of_one_value_stop_ingest(tmp_path: pathlib.Pa
     sources(tmp_path, item=but("x7", 3, 4))
     with notices.collected() as told:
         ingest(tmp_path, mapping)
-    assert any("column 'item' is read as text: 2 of its 200 values are no numbers" in text for text in told)
+    assert any("column 'item' is read as text: of its 200 values 2 are no numbers." in text for text in told)
 
 
 def test_a_kept_column_that_is_text_because_of_one_value_stops_ingest(tmp_path: pathlib.Path) -> None:
