@@ -20,6 +20,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Bytes that are inspected at a time, so that they stay in the processor's cache.
 _CACHED_BYTES = 1 << 18
 _SHOWN = 60
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 # Delimiters that prose contains: a line of a text may have as many as a row.
 _OF_PROSE = b",; "
 
@@ -164,8 +165,8 @@ def faults(read: Callable[[int], bytes], dialect: Dialect, width: int | None) ->
     """Yields the faulty rows of a file, about a million rows a second.
 
     A row whose quote does not close right before a delimiter or a line end goes to its line's end. So does a
-    row over several lines that has other fields than `width`: its quote closes in another row. A row of one
-    line with other fields is a fault, and a quoted field with lines that have the delimiters of a row.
+    row over several lines that has other fields than `width`, if its second line is a row. Another row with
+    other fields is a fault, and so is a quoted field with lines that have the delimiters of a row.
 
     Args:
       width: number of columns; None takes that of the first row.
@@ -173,7 +174,7 @@ def faults(read: Callable[[int], bytes], dialect: Dialect, width: int | None) ->
     number = 0
 
     def is_row(row: bytes) -> bool:
-        return width in (None, _bare(row, dialect).count(dialect.delimiter) + 1)
+        return width in (None, _bare(row.rstrip(b"\r\n"), dialect).count(dialect.delimiter) + 1)
 
     for data, offset, spans in _rows(read, dialect, is_row=is_row):
         for start, end, is_right in spans:
@@ -209,16 +210,13 @@ def _rows(
                 position = max(position, data.rfind(b"\n", position, at) + 1)
             found = dialect.row.match(data, position)
             start = position
-            if found and dialect.quote and data.find(dialect.quote, start, found.end()) >= 0:
-                row = found[0].rstrip(b"\r\n")
-                if (b"\n" in row or b"\r" in row) and not is_row(row):
-                    found = None
-            if found is None:
-                ends = [at for at in (data.find(b"\n", start), data.find(b"\r", start)) if at >= 0]
-                position = min(ends) + 1 if ends else len(data)
-                if data[position - 1 : position + 1] == b"\r\n":
-                    position += 1
-            else:
+            if found is None or (dialect.quote and data.find(dialect.quote, start, found.end()) >= 0):
+                position = _line_end(data, start)
+                if found is not None and found.end() > position and not is_row(found[0]):
+                    # A quote that is open closes in a later row, and the next line is a row.
+                    after = dialect.row.match(data, position)
+                    found = None if after is not None and is_row(after[0]) else found
+            if found is not None:
                 position = found.end()
             if data[start:position].strip(b"\r\n"):
                 yield start, position, found is not None
@@ -232,6 +230,12 @@ def _rows(
             position = len(_BYTE_ORDER_MARK)
         # A row that reaches the end of the data may go on after it.
         yield data, offset, spans(len(data) if is_last else len(data) - BLOCK_BYTES)
+
+
+def _line_end(data: bytes, start: int) -> int:
+    """Returns the place after the line that begins at `start`."""
+    found = _LINE_END.search(data, start)
+    return found.end() if found else len(data)
 
 
 def _fault(
@@ -248,7 +252,7 @@ def _fault(
         )
     if dialect.quoted is not None and width > 1 and dialect.delimiter not in _OF_PROSE:
         for field in dialect.quoted.findall(row) if b"\n" in row or b"\r" in row else ():
-            lines = re.split(rb"\r\n|\r|\n", field)
+            lines = _LINE_END.split(field)
             alike = sum(line.count(dialect.delimiter) == width - 1 for line in lines[1:-1])
             if alike:
                 return "lines", f"a quoted field holds {alike:,} lines that look like rows: {_text(field)}"

@@ -61,6 +61,13 @@ def test_a_quote_that_closes_in_the_next_row_takes_no_row_with_it(tmp_path: path
     assert [row["item_id"] for row in events_of(tmp_path)] == [0, 2, 3]
 
 
+def test_a_row_over_several_lines_with_a_field_more_is_one_row(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "e.csv", rows("a", '"b,\nc\n\nd",e', "f"))
+    assert "row 1: 5 fields, but there are 4 columns" in refused(tmp_path, MAP)
+    assert ingest(tmp_path, MAP + "on_bad_rows: drop\n").dropped == {"wrong_rows_of_events": 1}
+    assert [row["item_id"] for row in events_of(tmp_path)] == [0, 2]
+
+
 def test_rows_after_dropped_ones_keep_their_numbers(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "e.csv", rows("a", '"b', "c", "d,e", "f") + "1,soon,5,g\n" * 5)
     message = refused(tmp_path, MAP + "on_bad_rows: drop\n")
