@@ -154,6 +154,7 @@ class Source:
             raise Loss(f"{rows} events in the source, {manifest.counts['events']} written, {told} dropped")
         for (table, column), count in held.items():
             found = sum(value is not None for value in written[table].get(column, []))
+            found += manifest.repaired.get("words_read_as_missing_values", 0)
             if (
                 column not in ("item_id", "user_id")
                 and found < count
