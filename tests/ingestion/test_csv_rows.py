@@ -133,6 +133,8 @@ def test_a_quoted_field_of_lines_that_look_like_rows_is_refused(tmp_path: pathli
     write(tmp_path, "e.tsv", text)
     message = refused(tmp_path, MAP.replace("e.csv", "e.tsv"))
     assert "row 0: a quoted field holds 2 lines that look like rows" in message and "'quote: none'" in message
+    mapping = MAP.replace("e.csv", "e.tsv").replace("{files", "{quote: none, files")
+    assert ingest(tmp_path, mapping).counts["events"] == 5
     # Prose has commas, so that such lines are counted only.
     write(tmp_path, "e.csv", text.replace("\t", ","))
     assert ingest(tmp_path, MAP).noted["lines_blank_or_within_quotes"] == 3

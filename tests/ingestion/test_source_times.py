@@ -78,6 +78,18 @@ def test_decimals_lose_no_second(unit: str, factor: int, scale: int, tmp_path: p
     assert read(tmp_path) == SECONDS
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+def test_ticks_are_refused_and_read_in_the_unit_that_the_error_names(
+    unit: str, factor: int, tmp_path: pathlib.Path
+) -> None:
+    source(tmp_path, [second * factor + factor // 2 for second in SECONDS])
+    message = refused(tmp_path, MAP)
+    remedy = re.search("set '(timestamp_unit: [a-z]+)'", message)
+    assert remedy is not None and remedy[1].endswith(unit) and "12 of 12 rows" in message
+    ingest(tmp_path, MAP.replace("time}", f"time, {remedy[1]}}}"))
+    assert read(tmp_path) == SECONDS
+
+
 def test_a_unit_makes_compact_dates_numbers_and_files_have_one_form(tmp_path: pathlib.Path) -> None:
     source(tmp_path, ["20200914", "20200917", "20201231"])
     ingest(tmp_path, MAP.replace("time}", "time, timestamp_unit: s}"))
