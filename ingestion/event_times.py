@@ -25,7 +25,10 @@ class EventTimes:
     def add(self, times: np.ndarray) -> None:
         """Adds times in seconds, int64[n]."""
         self._count += len(times)
-        for_old, for_new = np.append(self._oldest, times), np.append(self._newest, times)
+        old, new = times, times
+        if len(self._oldest) > _FEW:
+            old, new = times[times < self._oldest.max()], times[times > self._newest.min()]
+        for_old, for_new = np.append(self._oldest, old), np.append(self._newest, new)
         if len(for_old) > _FEW + 1:
             for_old = np.partition(for_old, _FEW)[: _FEW + 1]
         if len(for_new) > _FEW + 1:

@@ -199,11 +199,7 @@ def integers(values: pa.Array, place: Place) -> pa.Array:
     remedy = "is no whole number of at most 64 bits."
     if pa.types.is_integer(kind):
         remedy = "is no integer here: the largest is 2^63 - 1."
-    if is_text(kind):
-        point = pc.match_substring_regex(values.cast(pa.string()), r"^-?[0-9]+\.0*$")
-        if pc.any(point).as_py():
-            values = pc.replace_substring_regex(values.cast(pa.string()), r"^(-?[0-9]+)\.0*$", r"\1")
-    return _parse(values, pa.int64(), "^-?[0-9]+$", place, remedy)
+    return _parse(values, pa.int64(), "^-?[0-9]+$", place, remedy, (r"^(-?[0-9]+)\.0*$", r"\1"))
 
 
 def numbers(values: pa.Array, place: Place, largest: float | None) -> pa.Array:
@@ -381,14 +377,27 @@ def plain_lists(values: pa.Array) -> pa.Array:
 # ── Parsing ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _parse(values: pa.Array, kind: pa.DataType, form: str, place: Place, remedy: str) -> pa.Array:
+def _parse(
+    values: pa.Array,
+    kind: pa.DataType,
+    form: str,
+    place: Place,
+    remedy: str,
+    near: tuple[str, str] | None = None,
+) -> pa.Array:
     """Converts `values` to `kind`; text must match the regular expression `form`, since Arrow would accept
     "0x1F".
+
+    Args:
+      near: expression of texts that have another form, and its replacement.
     """
     text = values
     if is_text(values.type):
         text = pc.utf8_trim_whitespace(plain_text(values, place))
         right = pc.match_substring_regex(text, form)
+        if near is not None and not pc.all(right).as_py():
+            text = pc.replace_substring_regex(text, *near)
+            right = pc.match_substring_regex(text, form)
         if not pc.all(right).as_py():
             missing = pc.is_in(text, value_set=pa.array(text_kinds.MISSING))
             place.missing[place.column] += pc.sum(missing).as_py()
