@@ -165,8 +165,9 @@ def faults(read: Callable[[int], bytes], dialect: Dialect, width: int | None) ->
     """Yields the faulty rows of a file, about a million rows a second.
 
     A row whose quote does not close right before a delimiter or a line end goes to its line's end. So does a
-    row over several lines that has other fields than `width`, if its second line is a row. Another row with
-    other fields is a fault, and so is a quoted field with lines that have the delimiters of a row.
+    row over several lines if its second line is a row, and it has other fields than `width`, or a faulty row
+    after it. Another row with other fields is a fault, and so is a quoted field with lines that have the
+    delimiters of a row.
 
     Args:
       width: number of columns; None takes that of the first row.
@@ -199,6 +200,10 @@ def _rows(
     """
     data, offset, position, is_last = b"", 0, 0, False
 
+    def is_right(start: int) -> bool:
+        found = dialect.row.match(data, start)
+        return found is not None and is_row(found[0])
+
     def spans(limit: int) -> Iterator[tuple[int, int, bool]]:
         nonlocal position
         while position < limit:
@@ -212,10 +217,11 @@ def _rows(
             start = position
             if found is None or (dialect.quote and data.find(dialect.quote, start, found.end()) >= 0):
                 position = _line_end(data, start)
-                if found is not None and found.end() > position and not is_row(found[0]):
-                    # A quote that is open closes in a later row, and the next line is a row.
-                    after = dialect.row.match(data, position)
-                    found = None if after is not None and is_row(after[0]) else found
+                if found is not None and found.end() > position and is_right(position):
+                    # The second line is a row too. A quote that is open closes in a later row, and leaves
+                    # a fault in this row or in the next.
+                    ends = found.end() >= len(data) or is_right(found.end())
+                    found = found if is_row(found[0]) and ends else None
             if found is not None:
                 position = found.end()
             if data[start:position].strip(b"\r\n"):

@@ -42,11 +42,16 @@ def test_a_reader_that_loses_something_is_found(tmp_path: pathlib.Path) -> None:
     seeds = range(50)
     whole = next(one for one in map(dialects.trial, seeds) if one.damage is None)
     assert dialects.run(whole, tmp_path / "table") == (dialects.EQUAL, "")
-    for field in ("events", "items"):
-        rows = getattr(whole, field)
-        for changed in (rows[1:], [*rows[1:], rows[1]], [(*rows[0][:-1], "x"), *rows[1:]]):
-            answer, reason = dialects.run(dataclasses.replace(whole, **{field: changed}), tmp_path / "table")
-            assert answer == dialects.FAULT and reason.startswith(field)
+    for table, rows in (("events", whole.events), ("items", whole.items)):
+        for wrong in (rows[1:], [*rows[1:], rows[1]], [(*rows[0][:-1], "x"), *rows[1:]]):
+            is_events = table == "events"
+            changed = (
+                dataclasses.replace(whole, events=wrong)
+                if is_events
+                else dataclasses.replace(whole, items=wrong)
+            )
+            answer, reason = dialects.run(changed, tmp_path / "table")
+            assert answer == dialects.FAULT and reason.startswith(table)
     refused = next(one for one in map(dialects.trial, seeds) if one.damage and not one.drops)
     assert dialects.run(refused, tmp_path / "table") == (dialects.REFUSED, "")
     for changed_trial in (
