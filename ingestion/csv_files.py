@@ -109,7 +109,9 @@ def _is_of_one_width(file: TableFile) -> bool:
     """Returns whether Arrow finds no row of another width."""
     try:
         with file.opened() as stream:
-            for _ in reader(stream, file, None):
+            names = reader(stream, file, None).schema.names
+        with file.opened() as stream:
+            for _ in reader(stream, file, names[:1]):
                 pass
     except pa.ArrowInvalid as error:
         return not _WRONG_WIDTH.search(str(error))

@@ -84,6 +84,15 @@ def test_rows_of_another_width_are_all_counted(tmp_path: pathlib.Path) -> None:
     assert ingest(tmp_path, MAP + "on_bad_rows: drop\n").dropped == {"wrong_rows_of_events": 1}
 
 
+def test_a_row_of_another_width_is_dropped_wherever_it_stands(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_rows, "BLOCK_BYTES", 256)
+    write(tmp_path, "e.csv", rows(*["1"] * 100, *["text"] * 100, "a,b", "c"))
+    manifest = ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert manifest.dropped == {"wrong_rows_of_events": 1} and manifest.counts["events"] == 201
+
+
 def test_a_faulty_header_is_never_dropped(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "e.csv", 'user,time,track,"name\n' + rows("a", "b"))
     mapping = MAP.replace("header: [user, time, track, name], ", "") + "on_bad_rows: drop\n"
