@@ -53,7 +53,12 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
         )
     name = name or os.path.basename(source).split(".")[0]
     if widths == {2}:
-        return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
+        try:
+            return tabular.ingest_mapped(_events(source, first[0][1]), source, out, name)
+        except UserError:
+            # The reader of tables knows neither lines nor the form, and proposes keys of a column map.
+            _check_pairs(source, first[0][1])
+            raise
     with temporary.folder() as scratch:
         events = os.path.join(scratch, "events.txt")
         line_of: dict[str, int] = {}
@@ -66,6 +71,20 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
                     )
                 file.writelines(f"{user} {item}\n" for item in items)
         return tabular.ingest_mapped(_events(source, " "), events, out, name)
+
+
+def _check_pairs(path: str, delimiter: str) -> None:
+    """Raises UserError for the first line that is no pair, with the number of such lines."""
+    wrong, first = 0, ""
+    for number, line_delimiter, fields in _lines(path):
+        if len(fields) != 2 or line_delimiter != delimiter:
+            wrong += 1
+            first = first or f"{path}:{number}: {line_delimiter.join(fields)!r:.80}"
+    if wrong:
+        raise UserError(
+            f"{first} is no `user item` with {delimiter!r} between them, as the first line is. Correct or "
+            f"remove such lines, {wrong:,} in all."
+        )
 
 
 def _events(source: str, delimiter: str) -> ColumnMap:

@@ -68,7 +68,7 @@ def test_a_line_of_three_among_lines_of_two_is_refused_where_it_was_not_looked_f
 ) -> None:
     """Starts a file with a thousand lines `user item`; every later line must have this form too."""
     text = "".join(f"1 {item}\n" for item in range(1_500)) + "2 3 4\n"
-    with pytest.raises(UserError, match=r"toys.txt: row 1500: 3 fields, but there are 2 columns: '2 3 4'"):
+    with pytest.raises(UserError, match=r"toys.txt:1501: '2 3 4' is no `user item`"):
         ingested(tmp_path, text)
 
 
@@ -77,3 +77,20 @@ def test_sequences_have_no_spans(tmp_path: pathlib.Path) -> None:
         FORMATS["sequences"](str(tmp_path / "toys.txt"), str(tmp_path / "data"), span=3)
     with pytest.raises(UserError, match="there is no such file"):
         FORMATS["sequences"](str(tmp_path / "toys.txt"), str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("1 2 3", r"log\.txt:1005: '1 2 3' is no `user item` with ' ' between them.* such lines, 2 in all"),
+        ("1\t2", r"log\.txt:1005: '1\\t2' is no `user item`"),
+        ("1 x", r"log\.txt:1005: '1 x' does not have the form"),
+    ],
+)
+def test_a_later_line_of_another_form_is_named_by_its_line(
+    line: str, told: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "log.txt").write_text("1 2\n" * 1_004 + f"{line}\n" * 2)
+    with pytest.raises(UserError, match=told) as found:
+        FORMATS["sequences"](str(tmp_path / "log.txt"), str(tmp_path / "out"))
+    assert "column map" not in str(found.value)
