@@ -200,9 +200,21 @@ def _rows(
     """
     data, offset, position, is_last = b"", 0, 0, False
 
-    def is_right(start: int) -> bool:
+    def end_of_row(start: int) -> int:
         found = dialect.row.match(data, start)
-        return found is not None and is_row(found[0])
+        return found.end() if found is not None and is_row(found[0]) else -1
+
+    def is_open(found: re.Match[bytes], second_line: int) -> bool:
+        """Returns whether a row over several lines has a quote that closes in a later row by accident.
+
+        It does if rows begin at its second line, and it is none, or a fault after it is none of those rows.
+        """
+        end, has_fault = second_line, not is_row(found[0])
+        if not has_fault and (found.end() >= len(data) or end_of_row(found.end()) >= 0):
+            return False
+        while 0 <= end < found.end():
+            end = end_of_row(end)
+        return end > found.end() or (has_fault and end == found.end())
 
     def spans(limit: int) -> Iterator[tuple[int, int, bool]]:
         nonlocal position
@@ -217,11 +229,8 @@ def _rows(
             start = position
             if found is None or (dialect.quote and data.find(dialect.quote, start, found.end()) >= 0):
                 position = _line_end(data, start)
-                if found is not None and found.end() > position and is_right(position):
-                    # The second line is a row too. A quote that is open closes in a later row, and leaves
-                    # a fault in this row or in the next.
-                    ends = found.end() >= len(data) or is_right(found.end())
-                    found = found if is_row(found[0]) and ends else None
+                if found is not None and found.end() > position and is_open(found, position):
+                    found = None
             if found is not None:
                 position = found.end()
             if data[start:position].strip(b"\r\n"):
