@@ -222,9 +222,10 @@ def _rows(
             if only_with_quotes:
                 at = data.find(dialect.quote or b"", position)
                 if at < 0 or at >= limit:
-                    position = max(position, data.rfind(b"\n", position, limit) + 1)
+                    # A line longer than a block is refused later.
+                    position = _last_line(data, position, limit) or limit
                     return
-                position = max(position, data.rfind(b"\n", position, at) + 1)
+                position = _last_line(data, position, at) or position
             found = dialect.row.match(data, position)
             start = position
             if found is None or (dialect.quote and data.find(dialect.quote, start, found.end()) >= 0):
@@ -245,6 +246,11 @@ def _rows(
             position = len(_BYTE_ORDER_MARK)
         # A row that reaches the end of the data may go on after it.
         yield data, offset, spans(len(data) if is_last else len(data) - BLOCK_BYTES)
+
+
+def _last_line(data: bytes, start: int, end: int) -> int:
+    """Returns the place of the last line that begins after `start`, up to `end`; 0 if there is none."""
+    return max(data.rfind(b"\n", start, end), data.rfind(b"\r", start, end)) + 1
 
 
 def _line_end(data: bytes, start: int) -> int:

@@ -188,6 +188,14 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 1, seen
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_rows_without_quotes_are_passed_over_in_blocks(end: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "BLOCK_BYTES", 16)
+    text = end.join([b"a,b", *[b"1,2"] * 100, b'1,6"', *[b"3,4"] * 100, b"x" * 500])
+    assert not csv_rows.has_wrong_quotes(pieces(text, 16), Dialect(b","))
+    assert csv_rows.has_wrong_quotes(pieces(text + end + b'"x"y,1', 16), Dialect(b","))
+
+
 def pieces(text: bytes, size: int) -> Callable[[int], bytes]:
     """Returns a function that reads `size` bytes at a time."""
     stream = io.BytesIO(text)
