@@ -27,9 +27,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--requests",
         metavar="FILE",
-        help='requests as JSON lines: rows as in the "instances" of TensorFlow Serving\'s REST API, or whole '
-        'bodies, with "instances" or "inputs". With --output they are compared with the training data of its '
-        "latest run.",
+        help="requests as JSON lines: instances of TensorFlow Serving's REST API, or whole "
+        "bodies of instances or inputs. With --output they are compared with the training data of its latest "
+        "run.",
     )
     add_settings(parser)
 
