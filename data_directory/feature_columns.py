@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 
 # Columns with a kind that follows from their meaning, not from their type.
 _KNOWN_KINDS = {"title": TEXT.name, "release_timestamp": NUMERIC.name}
-# Features of every model.
-_BUILT_IN = ("item_id", "artist_id", "album_id", "item_length", "user_id")
+# Features of every model, and the texts of their ids.
+_BUILT_IN = (
+    *("item_id", "artist_id", "album_id", "item_length", "user_id"),
+    *("original_id", "original_artist_id", "original_album_id"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,8 @@ from two_tower.ingestion import file_formats
 
 # Bytes that are parsed at a time; a longer line is refused.
 _BLOCK_BYTES = 1 << 24
+# Up to here floats hold all whole numbers.
+_LARGEST_EXACT = 2**53
 # Type of columns that cannot be read: objects, arrays of objects, or objects and other values.
 _OBJECT = pa.struct([])
 _DIFFERENT_TYPES = re.compile(r"Column\(/.*\) changed from|Failed of conversion")
@@ -58,12 +60,15 @@ def read_batches(path: str, stream: pa.NativeFile, schema: pa.Schema) -> Iterato
     """
     rows = 0
     for block in _blocks(path, stream):
+        lines = _check_objects(path, block, rows)
         try:
             table = _parse(block, schema)
         except pa.ArrowInvalid as error:
             if not _DIFFERENT_TYPES.search(str(error)):
                 raise _wrong(path, error, rows) from error
             table = _parse_in_python(path, block, schema, rows)
+        if table.num_rows != lines:
+            _objects(path, block, rows)
         yield from table.combine_chunks().to_batches()
         rows += table.num_rows
 
@@ -77,6 +82,7 @@ def faults(path: str, stream: pa.NativeFile) -> Iterator[tuple[int, str]]:
             for row, line in enumerate(lines, rows):
                 try:
                     _check_utf8(path, line, row)
+                    _objects(path, line, row)
                     _types_of(path, line, row)
                 except FaultyLineError as error:
                     yield row, str(error)
@@ -138,7 +144,12 @@ def _check_form(path: str, block: bytes) -> None:
 
 
 def _parse(block: bytes, schema: pa.Schema | None) -> pa.Table:
-    return pyarrow.json.read_json(
+    """Parses a block by Arrow, which ends at a stray character behind an object and says nothing.
+
+    Fewer rows than lines tell so. The object that is added makes it hold of the last line too.
+    """
+    block += b"\n{}"
+    table = pyarrow.json.read_json(
         pa.BufferReader(block),
         # One block, so that rows in Arrow's errors count from its beginning.
         pyarrow.json.ReadOptions(use_threads=False, block_size=len(block)),
@@ -146,33 +157,54 @@ def _parse(block: bytes, schema: pa.Schema | None) -> pa.Table:
             explicit_schema=schema, unexpected_field_behavior="infer" if schema is None else "ignore"
         ),
     )
+    return table.slice(0, table.num_rows - 1)
 
 
 def _types_of(path: str, block: bytes, rows: int) -> tuple[dict[str, pa.DataType], int]:
     """Returns the types of a block's columns and its number of rows."""
+    lines = _check_objects(path, block, rows)
     try:
         table = _parse(block, None)
     except pa.ArrowInvalid as error:
         if not _DIFFERENT_TYPES.search(str(error)):
             raise _wrong(path, error, rows) from error
     else:
-        if not any(_is_beyond_int64(column) for column in table.columns):
+        if table.num_rows == lines and not any(map(_may_be_rounded, table.columns)):
             return {field.name: _plain_type(field.type) for field in table.schema}, table.num_rows
     types: dict[str, pa.DataType] = {}
+    would_be_rounded: set[str] = set()
     objects = _objects(path, block, rows)
     for found in objects:
         for name, value in found.items():
             kind = _type_of_value(value)
             types[name] = _common_type(types[name], kind) if name in types else kind
+            if type(value) is int and abs(value) > _LARGEST_EXACT:
+                would_be_rounded.add(name)
+    for name in would_be_rounded:
+        if pa.types.is_floating(types[name]):
+            types[name] = pa.string()
     return types, len(objects)
 
 
-def _is_beyond_int64(column: pa.ChunkedArray) -> bool:
-    """Returns whether a column may hold whole numbers beyond 64 bits, which Arrow rounds."""
+def _check_objects(path: str, block: bytes, rows: int) -> int:
+    """Returns the number of lines that are not blank.
+
+    Raises:
+      FaultyLineError: a line does not begin and end as an object. Arrow crashes at some such lines.
+    """
+    lines = [line for line in map(bytes.strip, block.split(b"\n")) if line]
+    for row, line in enumerate(lines, rows):
+        if line[:1] != b"{" or line[-1:] != b"}":
+            _objects(path, line, row)
+    return len(lines)
+
+
+def _may_be_rounded(column: pa.ChunkedArray) -> bool:
+    """Returns whether a column may hold whole numbers that Arrow rounds, beside others or beyond 64 bits."""
     if not pa.types.is_floating(column.type):
         return False
     largest = pc.max(pc.abs(column)).as_py()
-    return largest is not None and 2.0**63 <= largest < 2.0**80
+    return largest is not None and largest > _LARGEST_EXACT
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:

@@ -49,8 +49,10 @@ _DAY_NUMBERS = {
     "days since the year 1": 719_163.0,
     "Julian days": 2_440_587.5,
 }
-# Day numbers of 1995 to 2040 are recognised.
-_FIRST_DAY, _LAST_DAY = 9_131, 25_567
+# Day numbers of 1995 to 2040 are recognised, if nine in ten are such.
+_FIRST_DAY, _LAST_DAY, _MOST_DAYS = 9_131, 25_567, 0.9
+# Number of first values that tell numbers from texts, and the form of a number.
+_JUDGED, _NUMBER = 1_000, r"^[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?$"
 
 
 def times(
@@ -103,14 +105,18 @@ def times(
 
 
 def kind_of_times(values: pa.Array) -> str | None:
-    """Returns "text" or "number" for the times of a text column, by its first value; None without values.
+    """Returns "text" or "number" for the times of a text column, by most of its first values; None without.
 
-    A later value of another kind is then refused as wrong.
+    A value of another kind is then refused as wrong.
     """
     text = pc.drop_null(pc.utf8_trim_whitespace(values.cast(pa.string())))
+    text = pc.drop_null(pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)).slice(0, _JUDGED)
     if not len(text):
         return None
-    return "text" if text_kinds.kind_of(text.slice(0, 1)) in ("text", "boolean") else "number"
+    is_number = pc.match_substring_regex(text, _NUMBER).to_numpy(zero_copy_only=False)
+    share = is_number.mean()
+    # Of as many of both, the first decides.
+    return "number" if share > 0.5 or (share == 0.5 and is_number[0]) else "text"
 
 
 def compact_form(values: pa.Array, unit: str | None, place: Place, meaning: str) -> str | None:
@@ -126,17 +132,17 @@ def compact_form(values: pa.Array, unit: str | None, place: Place, meaning: str)
     if unit is not None or not (is_text(values.type) or is_number(values.type)):
         return None
     text = pc.drop_null(pc.utf8_trim_whitespace(_digits(values)))
+    known = len(text)
     text = text.filter(pc.match_substring_regex(text, r"^[0-9]+(\.[0-9]+)?$"))
-    if not len(text):
+    if not len(text) or 2 * len(text) < known:
         return None
     is_release = meaning == "release_timestamp"
     forms = (*time_formats.COMPACT, *time_formats.YEARS[:2]) if is_release else time_formats.COMPACT
     form = time_formats.form_of_numbers(text, forms)
     if form is None:
-        found = text.cast(pa.float64())
-        least, most = pc.min(found).as_py(), pc.max(found).as_py()
+        found = text.cast(pa.float64()).to_numpy()
         for name, origin in _DAY_NUMBERS.items():
-            if least - origin >= _FIRST_DAY and most - origin <= _LAST_DAY:
+            if ((found - origin >= _FIRST_DAY) & (found - origin <= _LAST_DAY)).mean() >= _MOST_DAYS:
                 raise UserError(
                     f"{place.path}: column '{place.column}' holds {name}, such as {text[0]}, and not "
                     f"seconds. Convert it, as in ({place.column} - {origin:.10g}) * 86400. Or, for seconds "

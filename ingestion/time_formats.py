@@ -34,8 +34,8 @@ _SAME = {"B": "b", "A": "a", "T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y"}
 _NUMERIC = frozenset("YymdHIMSf")
 # Formats of times that are whole numbers in form.
 COMPACT = ("%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H%M%S%f")
-# Share of a column's first values that have its format. Of numbers in the same range 4 in 100 are dates.
-_MOST = 0.9
+# Least share of a column's values that have its format. Of numbers in the same range 4 in 100 are dates.
+_MOST = 0.5
 # Formats of times that tell no day, which is the first then.
 YEARS = ("%Y", "%Y%m", "%Y-%m")
 # Formats to propose for a column that is not in ISO 8601: dates, and what may follow them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,12 +13,15 @@ from two_tower.base.errors import UserError
 from two_tower.ingestion import source_values
 from two_tower.ingestion.source_values import Place
 
+# An entry in quotes.
+_QUOTED = r"""^(?:"([^"]*)"|'([^']*)')$"""
+
 
 def lists_of(values: pa.Array, separator: str | None, place: Place) -> pa.Array:
     """Returns a column of lists as such, and a text column cut at the separator.
 
-    A blank as separator stands for one or more blanks. Brackets around a text, and quotes around its entries
-    within brackets, are left out. An empty text is an empty list.
+    A blank as separator stands for one or more blanks. Brackets around a text, and quotes around an entry
+    within them, are left out. An empty text is an empty list.
 
     Raises:
       UserError: the column holds neither lists nor text, or text without a separator.
@@ -34,13 +38,17 @@ def lists_of(values: pa.Array, separator: str | None, place: Place) -> pa.Array:
             "its entries in the column map."
         )
     text = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    has_brackets = pc.any(pc.starts_with(text, "[")).as_py()
-    text = pc.utf8_trim(text, characters="[]()") if has_brackets else text
+    # As Python writes lists and tuples; parentheses around one entry are its own.
+    inner = r"\s" if separator.isspace() else re.escape(separator)
+    brackets = rf"^(\[[^\[\]]*\]|\([^()]*{inner}[^()]*\))$"
+    has_brackets = pc.fill_null(pc.match_substring_regex(text, brackets), False)
+    text = pc.if_else(has_brackets, pc.utf8_trim(text, characters="[]()"), text)
     text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
     parts = pc.utf8_split_whitespace(text) if separator.isspace() else pc.split_pattern(text, separator)
     flat = pc.utf8_trim_whitespace(parts.flatten())
-    flat = pc.utf8_trim(flat, characters="'\"") if has_brackets else flat
     lengths = pc.fill_null(pc.list_value_length(parts), 0).to_numpy(zero_copy_only=False)
+    in_brackets = pa.array(np.repeat(has_brackets.to_numpy(zero_copy_only=False), lengths))
+    flat = pc.if_else(in_brackets, pc.replace_substring_regex(flat, _QUOTED, r"\1\2"), flat)
     offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int32())
     return pa.ListArray.from_arrays(offsets, pc.if_else(pc.equal(flat, ""), None, flat))
 

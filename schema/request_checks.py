@@ -123,6 +123,12 @@ def _of_value(one: RequestInput, value: Any) -> str:
     if one.dtype == "string":
         if not isinstance(value, str) and not (isinstance(value, dict) and set(value) == {"b64"}):
             return f"is {shown(value)}, where a {one.value_words} is expected"
+        if (
+            isinstance(value, str)
+            and not value.isascii()
+            and value.encode(errors="replace").decode() != value
+        ):
+            return f"is {shown(value)}, which is no text of UTF-8: it holds half of a character"
         if one.allowed and value and value not in one.allowed:
             nearest = difflib.get_close_matches(str(value), one.allowed, n=1, cutoff=0)[0]
             return f"is {value!r}; the nearest allowed value is {nearest!r}"

@@ -169,7 +169,8 @@ def _read(path: str, complaints: list[str]) -> Iterator[tuple[int, Any]]:
     """Yields (line number, content) of lines that are JSON; adds the others to `complaints`."""
     try:
         with storage.open_file(path) as file:
-            lines = file.read().decode().splitlines()
+            # Other line ends than this one may stand within JSON's texts.
+            lines = file.read().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{path}: the requests cannot be read ({error.strerror or error}).") from error
     except UnicodeDecodeError as error:

@@ -309,3 +309,41 @@ def test_braces_alone_are_no_json() -> None:
     assert not file_formats.is_json(b"{6fa459ea-ee8a},7,10\n")
     assert not file_formats.is_json(b"[0.1 0.2],7,10\n")
     assert file_formats.is_json(b'\xef\xbb\xbf {"u": 1}')
+
+
+GOOD_LINES = [b'{"u": 1, "i": 1, "t": 5}', b'{"u": 2, "i": 1, "t": 6}', b'{"u": 3, "i": 2, "t": 7}']
+
+
+@pytest.mark.parametrize(
+    ("wrong", "row"),
+    [
+        (b'{"u": 9, "i": 9, "t": 9},', 1),
+        (b'{"u": 9, "i": 9, "t": 9}}', 1),
+        (b'{"u": 9, "i": 9, "t": 9}]', 1),
+        (b"}", 1),
+        (b",", 1),
+        (b"null", 1),
+        (b"[1, 2]\nnull", 1),
+        (b'{"u": 1, \nnull', 1),
+        (b'{"u": 9, "i": 9, "t": 9}, {"u": 8, "i": 8, "t": 8}', 1),
+        (b'{"u": 9, "i": 9, "t": 9} {"u": 8, "i": 8, "t": 8}', 1),
+    ],
+)
+def test_a_stray_character_takes_no_line_with_it(wrong: bytes, row: int, tmp_path: pathlib.Path) -> None:
+    """Writes lines at which Arrow ends without an error, or crashes."""
+    content = b"\n".join([GOOD_LINES[0], wrong, *GOOD_LINES[1:]]) + b"\n"
+    write(tmp_path, "events", content)
+    with pytest.raises(UserError, match=f"events: row {row}: "):
+        ingest(tmp_path, MAP)
+    write(tmp_path, "events", b"\n".join([*GOOD_LINES * 3, wrong]) + b"\n")
+    manifest = ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert len(events_of(tmp_path)) == 3
+    assert manifest.dropped["wrong_rows_of_events"] == wrong.count(b"\n") + 1
+
+
+def test_large_whole_numbers_beside_others_keep_their_digits(tmp_path: pathlib.Path) -> None:
+    ids = [2**53 + 1, 2**53, 2**127 + 1, 2**127, 3]
+    content = [f'{{"u": {one}, "i": 1, "t": 5}}' for one in [*ids, 2.5]]
+    write(tmp_path, "events", "\n".join(content).encode())
+    ingest(tmp_path, MAP + "user_id_type: text\n")
+    assert sorted(row["original_id"] for row in users_of(tmp_path).values()) == sorted(map(str, [*ids, 2.5]))

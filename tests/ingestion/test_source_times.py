@@ -231,3 +231,30 @@ def test_formats_equal_pythons() -> None:
             for text in written
         ]  # fmt: skip
         assert time_formats.seconds(pa.array(written), form).to_pylist() == expected, form
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("20210301", "0"),
+        ("20210301", "20210231"),
+        ("2021-03-01 00:00:00", "20210304"),
+        ("2021-03-01 00:00:00", "44197"),
+        ("1614556800", "never"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_one_wrong_time_does_not_decide_what_the_others_are(
+    right: str, wrong: str, is_first: bool, tmp_path: pathlib.Path
+) -> None:
+    times = [right] * 3
+    source(tmp_path, [wrong, *times] if is_first else [*times, wrong])
+    message = refused(tmp_path, MAP)
+    assert f"row {0 if is_first else 3}: " in message and "1 of 4 rows of the events is wrong" in message
+    ingest(tmp_path, MAP + "on_bad_rows: drop\n")
+    assert read(tmp_path) == [1_614_556_800] * 3
+
+
+def test_day_numbers_are_told_by_most_of_them(tmp_path: pathlib.Path) -> None:
+    source(tmp_path, [*range(44_197, 44_220), 0])
+    assert "holds Excel's serial dates" in refused(tmp_path, MAP)

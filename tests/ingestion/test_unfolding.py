@@ -161,3 +161,14 @@ def test_text_without_a_separator_is_refused(tmp_path: pathlib.Path) -> None:
     write(tmp_path, "log", joined("|"))
     with pytest.raises(UserError, match="column 'items' is text, and 'unfold' names it: set the 'separator'"):
         ingest(tmp_path, MAP)
+
+
+def test_brackets_and_quotes_within_entries_are_their_own(tmp_path: pathlib.Path) -> None:
+    rows = (
+        "1,song (live)|b (x),5|6\n2,[live] c,7\n3,(live),8\n"
+        """4,"['it''s'|'d']",5|6\n5,'e',9\n6,(f|g),5|6\n"""
+    )
+    write(tmp_path, "log", "user,items,times\n" + rows)
+    ingest(tmp_path, MAP.replace("unfold: [items, times]", "unfold: [items, times], separator: '|'"))
+    texts = {row["original_id"] for row in items_of(tmp_path).values()}
+    assert texts == {"song (live)", "b (x)", "[live] c", "(live)", "'it''s'", "d", "'e'", "f", "g"}

@@ -101,6 +101,15 @@ def test_columns_of_text_ids_are_told_by_the_first_and_padded_by_the_empty_text(
         assert told in str(found.value)
 
 
+def test_texts_may_hold_other_line_ends_and_no_half_characters(tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    lines = [json.dumps({**TEXTS, "user_id": "a\u2028b\x85c"}, ensure_ascii=False)] * 2
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    assert "2 requests" in validate_requests(str(file), None, 0.3)[0]
+    with pytest.raises(UserError, match=r"line 1: user_id is .*, which is no text of UTF-8"):
+        validate_requests(written(tmp_path, {**TEXTS, "user_id": "\ud800"}), None, 0.3)
+
+
 def test_text_ids_are_compared_with_train_by_number() -> None:
     kinds = IdKinds(INTEGER, TEXT)
     inputs = {one.name: one for one in kinds.served(REQUEST_INPUTS.values())}
