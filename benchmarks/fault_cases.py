@@ -11,7 +11,7 @@ from pathlib import Path
 from two_tower.base import pointers
 from two_tower.pipeline.runs.report import collect
 from two_tower.serving import push_record
-from two_tower.serving.provenance import digest_of
+from two_tower.serving.provenance import digest_of, identity_of
 from two_tower.serving.versions import PUSHED, versions
 
 # A model of so little data is behind the baselines; the gate's work is not what is tried here.
@@ -84,6 +84,11 @@ def cases(work: Path) -> Iterator[Case]:
         check_pointer(output)
         return [(one, _digest(pushed / str(one))) for one in versions(str(pushed))]
 
+    def placed() -> object:
+        # Two graphs of one model differ in their bytes: Transform's holds paths of its run.
+        service()
+        return [(one, identity_of(str(pushed / str(one)))) for one in versions(str(pushed))]
+
     def served() -> None:
         for one in versions(str(pushed)):
             recorded = push_record.read(str(pushed), one)
@@ -128,6 +133,6 @@ def cases(work: Path) -> Iterator[Case]:
     compiled = ["compile", "--target", "vertex", "--image", "image:1", "-o", str(work / "job.json")]
     yield Case("compile", compiled, job, job_is_whole)
     items = ["reindex", "--model", str(output), "--items", str(work / "data")]
-    yield Case("reindex", [*items, "--set", "gate.min_change_against_blessed=-0.9"], service, served)
+    yield Case("reindex", [*items, "--set", "gate.min_change_against_blessed=-0.9"], placed, served)
     tune = ["tune", "--data", str(work / "whole"), "--output", str(output), "--trials", "2"]
     yield Case("tune", [*tune, *_SETTINGS], trials, served)
