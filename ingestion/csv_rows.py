@@ -23,6 +23,7 @@ _SHOWN = 60
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 # Delimiters that prose contains: a line of a text may have as many as a row.
 _OF_PROSE = b",; "
+_LINES_OF_PROSE = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class _QuoteCheck:
         self._rest, data = data[end:], data[:end]
         if not data:
             return
-        if self._dialect.escaped and self._dialect.escape in data:  # type: ignore[operator]
+        if self._dialect.escaped is not None:
             data = self._dialect.escaped.sub(b"\0\0", data)
         if quote in data:
             self._check(np.frombuffer(data, np.uint8), ord(quote))
@@ -271,11 +272,13 @@ def _fault(
             f"the quote that opens field {place} does not close right before a delimiter or a line end: "
             f"{_text(row[at:])}",
         )
-    if dialect.quoted is not None and width > 1 and dialect.delimiter not in _OF_PROSE:
+    if dialect.quoted is not None and width > 1:
+        # Prose may hold a line with as many commas as a row, and hardly several in a row.
+        least = _LINES_OF_PROSE if dialect.delimiter in _OF_PROSE else 1
         for field in dialect.quoted.findall(row) if b"\n" in row or b"\r" in row else ():
-            lines = _LINE_END.split(field)
-            alike = sum(line.count(dialect.delimiter) == width - 1 for line in lines[1:-1])
-            if alike:
+            inner = _LINE_END.split(field)[1:-1]
+            alike = sum(line.count(dialect.delimiter) == width - 1 for line in inner)
+            if alike >= least and (least == 1 or alike == len(inner)):
                 return "lines", f"a quoted field holds {alike:,} lines that look like rows: {_text(field)}"
     found = _bare(row, dialect).count(dialect.delimiter) + 1
     if found != width:
@@ -287,7 +290,7 @@ def _bare(row: bytes, dialect: Dialect) -> bytes:
     """Returns a row without quoted fields and escaped bytes."""
     if dialect.escaped is not None:
         row = dialect.escaped.sub(b"", row)
-    if dialect.quoted is not None and dialect.quote in row:  # type: ignore[operator]
+    if dialect.quoted is not None:
         row = dialect.quoted.sub(b"", row)
     return row
 

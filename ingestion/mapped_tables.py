@@ -44,6 +44,9 @@ class Batch:
     kept: np.ndarray | None = None
     # Sentences about the file's rows whose lists cannot be unfolded; they are no rows of the batch.
     faults: tuple[str, ...] = ()
+    # Number of the file's rows, if lists are unfolded, and of those whose lists are empty.
+    folded: int | None = None
+    empty: int = 0
     # Words such as NULL that were read as missing, by column; see `Place`.
     missing: Counter[str] = dataclasses.field(default_factory=Counter, compare=False)
 
@@ -119,23 +122,28 @@ class MappedTable:
         columns = list(dict.fromkeys(columns))
         number = 0
         for file in self.files:
-            for first_row, batch in file.batches(columns, _FOLDED_ROWS if self.map.unfold else rows):
+            for first_row, folded in file.batches(columns, _FOLDED_ROWS if self.map.unfold else rows):
                 if not self.map.unfold:
-                    yield Batch(self.map, file, first_row, number, batch)
-                    number += batch.num_rows
+                    yield Batch(self.map, file, first_row, number, folded)
+                    number += folded.num_rows
                     continue
                 place = Place(file.path, "", first_row)
-                batch, of_row, wrong = unfolding.unfold(batch, self.map.unfold, self.map.separator, place)
+                batch, of_row, wrong = unfolding.unfold(folded, self.map.unfold, self.map.separator, place)
                 faults = tuple(
                     f"{file.path}: row {file.row_of(first_row + row)}: {fault}"
                     for row, fault in sorted(wrong.items())
                 )
+                empty = folded.num_rows - len(np.unique(of_row)) - len(faults)
+                whole = Batch(self.map, file, first_row, number, batch, faults=faults, empty=empty)
+                count = folded.num_rows
                 for start in range(0, max(1, batch.num_rows), _UNFOLDED_ROWS):
                     part = batch.slice(start, _UNFOLDED_ROWS)
-                    rows_of_part = of_row[start:][:_UNFOLDED_ROWS]
-                    yield Batch(self.map, file, first_row, number, part, rows_of_part, faults=faults)
+                    of_part = of_row[start:][:_UNFOLDED_ROWS]
+                    yield dataclasses.replace(
+                        whole, number=number, rows=part, source_rows=of_part, folded=count
+                    )
                     number += part.num_rows
-                    faults = ()
+                    whole, count = dataclasses.replace(whole, faults=(), empty=0), 0
 
     def type_of(self, file: TableFile, column: str) -> pa.DataType:
         """Returns the type of a column, or of the entries of a column that is unfolded."""
@@ -168,7 +176,8 @@ class MappedTable:
 
         def counted() -> Iterator[Batch]:
             for batch in batches:
-                rows[batch.file.path] += batch.rows.num_rows
+                rows[batch.file.path] += batch.rows.num_rows if batch.folded is None else batch.folded
+                writer.noted[f"rows_of_{self.map.table}_with_empty_lists"] += batch.empty
                 self.bad.add(batch.faults, len(batch.faults))
                 self.bad.rows += len(batch.faults)
                 yield dataclasses.replace(batch, missing=missing)

@@ -84,6 +84,7 @@ class IdEncoder:
         if not self.is_text:
             numbers = source_values.integers(values, place)
             return checked_columns.ids(numbers, place.path, place.column, place.first_row)
+        source_values.refuse_rounded(values, place)
         texts = source_values.plain_text(values, place)
         lacking = pc.or_kleene(pc.is_null(texts), pc.equal(texts, ""))
         place.refuse_first(lacking, texts, "is no id; drop or repair the row.")
@@ -112,24 +113,30 @@ def id_encoder(
     """
     table = "users" if column == "user_id" else "items"
     has_texts = previous is not None and previous.has(table, text_ids.ORIGINAL_ID)
-    kind = declared
+    kind = "text" if declared is None and has_texts else declared
     if kind is None:
         found: list[tuple[str, str | None]] = []
         if previous is not None and previous.exists:
-            found.append((previous.out, "text" if has_texts else "integer"))
+            found.append((previous.out, "integer"))
         names = {path: column for path, _ in found}
         for source in (source for source in tables.values() if source.has(column)):
             name = source.map.columns[column]
             for path, kind in source.kinds([name])[name]:
                 if kind not in ("integer", "text", None):
+                    remedy = f"Convert them, or set '{column}_type: text' in the column map if they are text."
+                    if kind == "" or kind.startswith(("list", "vector")):
+                        remedy = "Name another column, or convert this one."
                     raise UserError(
                         f"{path}: column '{name}' holds {_NO_IDS.get(kind, kind)}, but ids must be whole "
-                        "numbers or text. Convert them, or set "
-                        f"'{column}_type: text' in the column map if they are text."
+                        f"numbers or text. {remedy}"
                     )
                 found.append((path, kind))
                 names[path] = name
         remedy = f"convert them to one type, or set '{column}_type: text' in the column map if they are text"
+        if previous is not None and previous.exists:
+            remedy = (
+                f"convert them to integers, or ingest all spans into another place with '{column}_type: text'"
+            )
         kind = require_one_kind(names, found, remedy)
     ids = IdEncoder(kind == "text")
     if ids.is_text and previous is not None:

@@ -178,6 +178,16 @@ def _texts_of_floats(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), text)
 
 
+def refuse_rounded(values: pa.Array, place: Place) -> None:
+    """Raises WrongRows for floats that may have lost digits; other types have lost none."""
+    if pa.types.is_floating(values.type):
+        place.refuse_first(
+            pc.greater_equal(pc.abs(values), LARGEST_EXACT),
+            values,
+            "may have lost digits, for a float has 53 bits: write it as an integer or as text.",
+        )
+
+
 def integers(values: pa.Array, place: Place) -> pa.Array:
     """Converts values to int64[n]; nulls and NaN become null.
 
@@ -189,11 +199,7 @@ def integers(values: pa.Array, place: Place) -> pa.Array:
     kind = values.type
     if pa.types.is_floating(kind):
         values = pc.if_else(pc.is_nan(values), pa.scalar(None, kind), values)
-        place.refuse_first(
-            pc.greater_equal(pc.abs(values), LARGEST_EXACT),
-            values,
-            "may have lost digits, for a float has 53 bits: write it as an integer or as text.",
-        )
+        refuse_rounded(values, place)
     elif not (is_number(kind) or is_text(kind) or pa.types.is_null(kind)):
         raise place.wrong_type(kind, "integer")
     remedy = "is no whole number of at most 64 bits."

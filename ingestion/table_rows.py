@@ -174,14 +174,14 @@ class TableRows:
     def _owner_lists(texts: pa.ListArray, ids: IdEncoder, place: Place) -> pa.Array:
         try:
             numbers = ids.encode(texts.flatten(), place)
-        except UserError:
+        except WrongRows:
             # A second pass, row by row, finds all wrong rows.
             wrong = {}
             for row, entries in enumerate(texts.to_pylist()):
                 for text in entries:
                     try:
                         ids.encode(pa.array([text]), dataclasses.replace(place, first_row=0))
-                    except UserError as error:
+                    except WrongRows as error:
                         wrong[row] = str(error).partition("row 0: ")[2]
             raise WrongRows(
                 place.path, place.column, list(wrong), place.first_row, lambda row: wrong[row], ""

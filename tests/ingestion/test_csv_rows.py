@@ -52,6 +52,19 @@ def test_faulty_rows_are_dropped_and_counted_if_the_map_says_so(tmp_path: pathli
         assert manifest.noted == {"lines_blank_or_within_quotes": 1}
 
 
+@pytest.mark.parametrize("unfold", [False, True])
+def test_two_open_quotes_of_a_comma_file_swallow_no_lines(unfold: bool, tmp_path: pathlib.Path) -> None:
+    """Writes a valid field of several lines, each with as many commas as a row."""
+    names = ["a", '"b', *"cdefg", 'h"', "i"]
+    mapping = MAP.replace("{files", "{unfold: [track], separator: '|', files") if unfold else MAP
+    text = rows(*names)
+    write(tmp_path, "e.csv", text.replace(",0,a", ",0|10|20|30|40|50|60|70|80,a") if unfold else text)
+    assert "row 1: a quoted field holds 5 lines that look like rows" in refused(tmp_path, mapping)
+    # Prose of several lines is none.
+    write(tmp_path, "e.csv", rows("a", '"b, c, d, e\nf, g, h, i\nj"', "k"))
+    assert ingest(tmp_path, mapping).noted["lines_blank_or_within_quotes"] == 2
+
+
 def test_a_quote_that_closes_in_the_next_row_takes_no_row_with_it(tmp_path: pathlib.Path) -> None:
     """Writes a name with an open quote before a name that begins with a delimiter, in quotes."""
     write(tmp_path, "e.csv", rows("a", '"b', '",c"', "d"))

@@ -142,3 +142,17 @@ def test_binary_columns_of_other_bytes_are_named_by_row(tmp_path: pathlib.Path) 
     assert "column 'image', row 1: byte 0xff is not UTF-8" in message and "'keep'" in message
     ingest(tmp_path, mapping.replace("EXTRA", "keep: [name]"))
     assert items_of(tmp_path)[2] == {"item_id": 2, "name": "b"}
+
+
+def test_floats_that_may_have_lost_digits_are_no_texts_either(tmp_path: pathlib.Path) -> None:
+    source(tmp_path, [3.0, 2.5, 1e16, 7.0])
+    mapping = MAP + "user_id_type: text\n"
+    assert "column 'user', row 2: 1e+16 may have lost digits" in refused(tmp_path, mapping)
+    ingest(tmp_path, mapping + "on_bad_rows: drop\n")
+    assert {row["original_id"] for row in users_of(tmp_path).values()} == {"3", "2.5", "7"}
+
+
+def test_columns_that_hold_no_ids_get_no_remedy_that_fails(tmp_path: pathlib.Path) -> None:
+    source(tmp_path, [["a"], ["b"], ["c"], ["d"]])
+    message = refused(tmp_path, MAP)
+    assert "Name another column, or convert this one" in message and "user_id_type" not in message

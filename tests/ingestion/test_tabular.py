@@ -365,6 +365,31 @@ def test_two_texts_of_one_number_are_refused(tmp_path: pathlib.Path, monkeypatch
         ingest(tmp_path, TEXT_MAP, span=1)
 
 
+def test_two_artists_of_one_number_are_refused_and_no_wrong_row(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "events.csv", "user,item,at\n1,1,5\n1,22,6\n")
+    write(tmp_path, "items.csv", "id,name,by\n1,Sea,XY/Z\n22,Land,YX\n")
+    monkeypatch.setattr(text_ids, "numbers_of", lambda texts: np.array([len(text) for text in texts]))
+    mapping = TEXT_MAP.split("users:")[0] + "on_bad_rows: drop\n"
+    assert "items.csv: column 'by': the ids 'XY' and 'YX' have the same number" in refused(tmp_path, mapping)
+
+
+def test_a_later_span_keeps_the_kind_of_ids(tmp_path: pathlib.Path) -> None:
+    text_source(tmp_path)
+    ingest(tmp_path, TEXT_MAP, span=0)
+    write(tmp_path, "events.csv", "user,item,at\n7,8,90000\n")
+    write(tmp_path, "items.csv", "id,name,by,year\n8,Sky,Z/X,2020\n")
+    write(tmp_path, "users.csv", "name,age\n7,55\n")
+    ingest(tmp_path, TEXT_MAP, span=1)
+    assert {"7", "zoe"} <= set(by_text(users_of(tmp_path))) and "8" in by_text(items_of(tmp_path))
+    shutil.rmtree(tmp_path / "data")
+    ingest(tmp_path, TEXT_MAP, span=0)
+    text_source(tmp_path)
+    with pytest.raises(UserError, match="or ingest all spans into another place with 'user_id_type: text'"):
+        ingest(tmp_path, TEXT_MAP, span=1)
+
+
 def test_an_id_that_is_not_of_its_text_is_found(tmp_path: pathlib.Path) -> None:
     text_source(tmp_path)
     ingest(tmp_path, TEXT_MAP)

@@ -62,6 +62,8 @@ def test_an_entry_of_the_lists_is_an_event(
     assert [tuple(row.values()) for row in events_of(tmp_path)] == EVENTS
     # The user without an entry has no event, and no row unless `users` names it.
     assert manifest.counts["users"] == 3
+    assert manifest.noted["rows_of_events_with_empty_lists"] == 1
+    assert "lines_blank_or_within_quotes" not in manifest.noted
     assert set(items_of(tmp_path)) == {7, 8, 9}
 
 
