@@ -94,7 +94,7 @@ def main() -> int:
     }
     tried |= {
         "full disk": partial(_limit_run, work, "full disk", resource.RLIMIT_FSIZE, 0, components),
-        "memory": partial(_limit_run, work, "memory", resource.RLIMIT_AS, 1 << 25, components),
+        "memory": partial(_limit_run, work, "memory", resource.RLIMIT_AS, 1 << 20, components),
         "run": partial(_kill_run, work, [float(share) for share in options.shares.split(",")], components),
     }
     rows = [row() for name, row in tried.items() if not wanted or name in wanted]
@@ -315,7 +315,7 @@ def _noting(row: Row, where: str) -> Iterator[None]:
 
 
 def _limited(name: str, kind: int, room: int) -> Kill:
-    """Returns a limit from a component's executor on: bytes of a file, or of memory beyond today's."""
+    """Returns a limit during a component's executor: bytes of a file, or of memory beyond today's."""
 
     def arm() -> None:
         from tfx.orchestration.portable.launcher import Launcher
@@ -323,12 +323,17 @@ def _limited(name: str, kind: int, room: int) -> Kill:
         run = Launcher._run_executor
 
         def running_executor(self: Any, *given: Any, **named: Any) -> Any:
-            if self._pipeline_node.node_info.id == name:
-                most = room
-                if kind == resource.RLIMIT_AS:
-                    most += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-                resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
-            return run(self, *given, **named)
+            if self._pipeline_node.node_info.id != name:
+                return run(self, *given, **named)
+            most, limits = room, resource.getrlimit(kind)
+            if kind == resource.RLIMIT_AS:
+                most += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(kind, (most, limits[1]))
+            try:
+                return run(self, *given, **named)
+            finally:
+                if kind == resource.RLIMIT_AS:  # a disk stays full
+                    resource.setrlimit(kind, limits)
 
         Launcher._run_executor = running_executor
 
@@ -347,6 +352,10 @@ def _limit_run(work: Path, fault: str, kind: int, room: int, components: set[str
         said = [line for line in ended.shown.splitlines() if line.strip()][-2:]
         print(f"run, {fault} in {name}: status {ended.status}: {' / '.join(said)}", flush=True)
         with _noting(row, name):
+            if ended.status == 0 and kind == resource.RLIMIT_AS:
+                row.moments -= 1  # memory that the process had already was enough
+                _restore(work, "one")
+                continue
             assert ended.status != 0 or name == "Pusher", "the run does not notice"
             assert ended.status < 0 or name in " ".join(said), f"nothing names the component: {said}"
             assert ended.status >= 0 or "Traceback" not in ended.shown, "a stack trace"
