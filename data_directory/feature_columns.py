@@ -113,7 +113,8 @@ def resolve(
       config: the names.
       manifest: the data's manifest; None if it cannot be read, as when a job is compiled elsewhere. Names
         must then include kinds and vectors' widths.
-      with_aggregates: True for all history aggregates that the data allows, False for none.
+      with_aggregates: True for all history aggregates that the data allows, False for none. Events without an
+        order allow none.
 
     Raises:
       UserError: an unknown column or kind, a kind that the column's type does not allow, a column named
@@ -121,10 +122,11 @@ def resolve(
     """
     columns = None if manifest is None else manifest.columns
     has_timestamps = manifest is None or manifest.has_timestamps
+    has_order = manifest is None or manifest.has_order
     return ResolvedFeatures(
         users=_of_table("users", config.users, columns),
         items=_of_table("items", config.items, columns),
-        history=features.available_aggregates(has_timestamps) if with_aggregates else (),
+        history=features.available_aggregates(has_timestamps) if with_aggregates and has_order else (),
         has_timestamps=has_timestamps,
     )
 

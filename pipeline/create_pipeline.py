@@ -20,6 +20,8 @@ from two_tower.base.import_closure import import_digest
 from two_tower.base.settings import to_plain
 from two_tower.components.anomaly_gate.component import AnomalyGate
 from two_tower.components.approved_statistics.component import ApprovedStatistics
+from two_tower.components.auto_settings.component import AutoSettings
+from two_tower.components.auto_settings.settled import Sections
 from two_tower.components.catalog_example_gen.component import CatalogExampleGen
 from two_tower.components.catalog_example_gen.executor import SPLIT as CATALOG_SPLIT
 from two_tower.components.comparable_statistics.component import ComparableStatistics
@@ -46,8 +48,10 @@ from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 
 PIPELINE_NAME = "two-tower"
 
+AUTO_SETTINGS = "AutoSettings"
 # Component descriptions that a run prints. Jobs have two more, see `compiled_job`.
 DESCRIPTIONS = {
+    AUTO_SETTINGS: "settles the settings that follow from the data",
     "InteractionExampleGen": "cuts events into windows of train, eval and test",
     "CatalogExampleGen": "encodes the items as Examples",
     "StatisticsGen": "computes statistics of the windows",
@@ -123,12 +127,23 @@ def create_pipeline(
       resolved: the features of `config.features`, by `feature_columns.resolve`.
       metadata_connection_config: the metadata store, for runners that need one.
     """
-    history_length = config.windows.history_length
+    auto = AutoSettings(
+        inputs.data,
+        inputs.data_digest,
+        Sections.of(config).to_json(),
+        json.dumps(config.automatic),
+        resolved.to_json(),
+        import_digest("two_tower.trainer.model.preprocessing"),
+        executor_digest(AutoSettings),
+        inputs.latest_blessed if config.trainer.warm_start else None,
+        inputs.submitted_of("windows"),
+    )
+    settled = auto.handed_on()
     interactions = InteractionExampleGen(
         inputs.data,
         inputs.data_digest,
-        _json(config.split),
-        _json(config.windows),
+        settled["split"],
+        settled["windows"],
         executor_digest(InteractionExampleGen),
         # Users' features alone: a new column of items or aggregate does not run the windows again.
         ResolvedFeatures(users=resolved.users).to_json(),
@@ -139,20 +154,20 @@ def create_pipeline(
     described = _describe(examples, catalog.outputs["examples"], resolved)
     for schema in (described.interaction_schema, described.catalog_schema):
         schema.add_upstream_nodes(inputs.first)
-    validation = _validate(examples, described, inputs, config, resolved)
+    validation = _validate(examples, described, inputs, config, settled["made_with"], resolved)
     transform, catalog_transform = _transform(
-        examples, catalog.outputs["examples"], described, history_length, resolved
+        examples, catalog.outputs["examples"], described, settled["preprocessing"], resolved
     )
     for after_gate in (validation.approved, transform, catalog_transform):
         after_gate.add_upstream_node(validation.anomaly_gate)
-    trainer = _train(examples, transform, catalog_transform, inputs.latest_blessed, config, resolved)
+    trainer = _train(examples, transform, catalog_transform, inputs.latest_blessed, config, settled, resolved)
     served = from_towers_on(
         examples,
         catalog.outputs["examples"],
         trainer.outputs["model"],
         inputs,
         config,
-        history_length,
+        settled,
         resolved,
         trainer.outputs["model_run"],
     )
@@ -161,6 +176,7 @@ def create_pipeline(
         pipeline_root=pipeline_root,
         components=[
             *inputs.first,
+            auto,
             interactions,
             catalog,
             *described.nodes(),
@@ -234,11 +250,11 @@ def _validate(
     described: _Described,
     inputs: RunInputs,
     config: PipelineConfig,
+    made_with: Any,
     resolved: ResolvedFeatures,
 ) -> _Validation:
     """Returns the nodes that compare distributions and stop the run on anomalies."""
     statistics = described.statistics.outputs["statistics"]
-    made_with = _made_with(config, resolved)
     features = resolved.to_json()
     comparable = ComparableStatistics(
         examples=examples,
@@ -285,28 +301,14 @@ def _validate(
     return _Validation(comparable, drift, skew, anomaly_gate, approved)
 
 
-def _made_with(config: PipelineConfig, resolved: ResolvedFeatures) -> str:
-    """Returns the settings that must agree before statistics are compared; then only the data differs."""
-    return json.dumps(
-        {
-            "split.protocol": config.split.protocol,
-            "windows.history_length": config.windows.history_length,
-            "windows.positions": config.windows.positions,
-            "features.users": [f"{spec.column}:{spec.kind}" for spec in resolved.users],
-        },
-        sort_keys=True,
-    )
-
-
 def _transform(
     examples: BaseChannel,
     catalog: BaseChannel,
     described: _Described,
-    history_length: int,
+    settled_preprocessing: Any,
     resolved: ResolvedFeatures,
 ) -> tuple[Transform, Transform]:
     """Returns the Transforms of the windows and of the catalog."""
-    preprocessing = import_digest("two_tower.trainer.model.preprocessing")
     # The served model transforms the test windows itself in evaluation.
     transform = Transform(
         examples=examples,
@@ -315,14 +317,10 @@ def _transform(
         splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
         # StatisticsGen covers the inputs; statistics of the outputs would double the time.
         disable_statistics=True,
-        custom_config={
-            "history_length": history_length,
-            "aggregates": list(resolved.history),
-            "has_timestamps": resolved.has_timestamps,
-            "users": [dataclasses.asdict(spec) for spec in resolved.users],
-            "source_digest": preprocessing,
-        },
+        custom_config={},
     )
+    # Transform takes a mapping alone, and this text is known when the job runs.
+    transform.spec.exec_properties["custom_config"] = settled_preprocessing
     catalog_transform = Transform(
         examples=catalog,
         schema=described.catalog_schema.outputs["schema"],
@@ -331,7 +329,7 @@ def _transform(
         disable_statistics=True,
         custom_config={
             "items": [dataclasses.asdict(spec) for spec in resolved.items],
-            "source_digest": preprocessing,
+            "source_digest": import_digest("two_tower.trainer.model.preprocessing"),
         },
     ).with_id("CatalogTransform")
     return transform, catalog_transform
@@ -343,6 +341,7 @@ def _train(
     catalog_transform: Transform,
     latest_blessed: Any,
     config: PipelineConfig,
+    settled: Mapping[str, Any],
     resolved: ResolvedFeatures,
 ) -> Trainer:
     """Returns the Trainer; the latest blessed model is its initial model with `trainer.warm_start`."""
@@ -352,11 +351,11 @@ def _train(
         transform_graph=transform.outputs["transform_graph"],
         catalog=catalog_transform.outputs["transformed_examples"],
         catalog_graph=catalog_transform.outputs["transform_graph"],
-        trainer=_json(config.trainer),
-        history_length=config.windows.history_length,
+        trainer=settled["trainer"],
+        history_length=settled["history_length"],
         seed=config.seed,
         features=resolved.to_json(),
-        cutoff=config.gate.cutoff,
+        cutoff=settled["cutoff"],
         source_digest=executor_digest(Trainer),
         latest_blessed=latest_blessed if config.trainer.warm_start else None,
     )
@@ -386,7 +385,7 @@ def from_towers_on(
     towers: BaseChannel,
     inputs: RunInputs,
     config: PipelineConfig,
-    history_length: int,
+    settled: Mapping[str, Any],
     resolved: ResolvedFeatures,
     training: BaseChannel | None = None,
 ) -> list[BaseComponent]:
@@ -398,7 +397,7 @@ def from_towers_on(
       towers: a model in Trainer's output format.
       inputs: what the run begins from.
       config: settings of the index, the evaluation and the gate.
-      history_length: the most events that a query sees.
+      settled: `evaluation` and `gate` as JSON, `history_length` and `cutoff`, see `AutoSettings.handed_on`.
       resolved: the features of the towers.
       training: the Trainer's `model_run`, if this run trained the towers.
 
@@ -412,9 +411,9 @@ def from_towers_on(
         towers=towers,
         index=_json(config.index),
         target_recall=inputs.submitted.get("gate_min_ann_recall", config.gate.min_ann_recall),
-        cutoff=config.gate.cutoff,
+        cutoff=settled["cutoff"],
         seed=config.seed,
-        history_length=history_length,
+        history_length=settled["history_length"],
         features=resolved.to_json(),
         source_digest=executor_digest(ScannIndexer),
     )
@@ -422,9 +421,9 @@ def from_towers_on(
         examples=interactions,
         model=indexer.outputs["model"],
         training=training,
-        evaluation_config=_json(config.evaluation),
-        gate_config=_json(config.gate),
-        history_length=history_length,
+        evaluation_config=settled["evaluation"],
+        gate_config=settled["gate"],
+        history_length=settled["history_length"],
         seed=config.seed,
         features=resolved.to_json(),
         source_digest=executor_digest(RetrievalEvaluator),
@@ -440,6 +439,16 @@ def from_towers_on(
         source_digest=executor_digest(Pusher),
     )
     return [indexer, evaluator, pusher]
+
+
+def settled_before(config: PipelineConfig, history_length: int) -> dict[str, Any]:
+    """Returns settings that are known as the DAG is drawn, in the form of `AutoSettings.handed_on`."""
+    return {
+        "evaluation": _json(config.evaluation),
+        "gate": _json(config.gate),
+        "history_length": history_length,
+        "cutoff": config.gate.cutoff,
+    }
 
 
 def _json(config: Any) -> str:

@@ -12,15 +12,16 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from two_tower.base import console, foreign_output, pointers, storage
 from two_tower.base.errors import UserError, in_words, root_cause
 from two_tower.data_directory.feature_columns import resolve
 from two_tower.data_directory.manifest import Manifest
 from two_tower.data_directory.verification import verify
-from two_tower.pipeline.checks.settings_for_data import check_settings, check_verdict
+from two_tower.pipeline.checks.settings_for_data import check_settings, check_verdict, settled_for
 from two_tower.pipeline.peak_memory import PeakMemory
 from two_tower.pipeline.runs.ownership import owned
 from two_tower.pipeline.runs.page import collect_with_page
@@ -49,6 +50,7 @@ with console.hushed():
 
     from two_tower.pipeline import beam_options
     from two_tower.pipeline.create_pipeline import (
+        AUTO_SETTINGS,
         DESCRIPTIONS,
         PIPELINE_NAME,
         REINDEXING,
@@ -70,9 +72,23 @@ class ComponentFailed(Exception):
 class LocalRunner(local_dag_runner.LocalDagRunner):
     """LocalDagRunner of TFX that shows the current component and can run a part of the DAG."""
 
-    def __init__(self, progress: console.Progress, until: tuple[str, ...], name: str) -> None:
-        """Limits the run to the components `until` and their upstream nodes; empty: all."""
+    def __init__(
+        self,
+        progress: console.Progress,
+        until: tuple[str, ...],
+        name: str,
+        told: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Limits the run to the components `until` and their upstream nodes; empty: all.
+
+        Args:
+          progress: display of the components.
+          until: last components to run.
+          name: name of the run.
+          told: lines to show after a component, by its id.
+        """
         super().__init__()
+        self._told = told
         self._name = name
         self._progress = progress
         self._until = until
@@ -93,7 +109,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
             self._progress.start(name, {**DESCRIPTIONS, **REINDEXING}[name])
             began = time.monotonic()
             try:
-                with PeakMemory() as memory:
+                with PeakMemory() as memory, _cached_by_values():
                     execution = launcher.Launcher(
                         pipeline_node=node.pipeline_node,
                         mlmd_connection=store,
@@ -113,6 +129,32 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
                 raise ComponentFailed(name, root) from error
             seconds = time.monotonic() - began
             self._progress.finish(name, seconds, _record(store, execution, memory.bytes))
+            for line in self._told.get(name, ()):
+                self._progress.conclude(f"  {line}", style="dim")
+
+
+@contextlib.contextmanager
+def _cached_by_values() -> Iterator[None]:
+    """Limits TFX's cache keys to the values that AutoSettings hands on, without the artifacts that carry them.
+
+    TFX keys on both. The artifacts are new whenever any setting changes; then all nodes would run again.
+    """
+    of_tfx = launcher.cache_utils.get_cache_context
+
+    def by_values(*given: Any, input_artifacts: Any = None, **named: Any) -> Any:
+        # TFX's key of an artifact that is read as a parameter: _<component>.<output>.
+        kept = {
+            key: artifacts
+            for key, artifacts in (input_artifacts or {}).items()
+            if not key.startswith(f"_{AUTO_SETTINGS}.")
+        }
+        return of_tfx(*given, input_artifacts=kept, **named)
+
+    launcher.cache_utils.get_cache_context = by_values
+    try:
+        yield
+    finally:
+        launcher.cache_utils.get_cache_context = of_tfx
 
 
 def _needed_for(
@@ -176,20 +218,23 @@ def run_local(data: str, output: str, config: PipelineConfig, until: tuple[str, 
     data, output = storage.absolute(data), os.path.abspath(output)
     beam_options.check(config.beam_args, places=(data, output))
     manifest = verify(data)
-    check_settings(data, config, manifest)
+    inputs = inputs_here(data, output, manifest.digest)
+    settled, choices = settled_for(data, config, manifest, inputs.latest_blessed)
+    check_settings(data, settled, manifest)
     if not until:
-        check_verdict(data, config, manifest)
+        check_verdict(data, settled, manifest)
     resolved = resolve(config.features, manifest, AGGREGATES in config.trainer.parts)
     return launch(
         output,
         lambda connection: create_pipeline(
-            inputs_here(data, output, manifest.digest),
+            inputs,
             os.path.join(output, "artifacts"),
             config,
             resolved,
             connection,
         ),
         until,
+        {AUTO_SETTINGS: choices},
     )
 
 
@@ -213,6 +258,7 @@ def launch(
     output: str,
     draw: Callable[[metadata_store_pb2.ConnectionConfig], tfx_pipeline.Pipeline],
     until: tuple[str, ...] = (),
+    told: Mapping[str, Sequence[str]] | None = None,
 ) -> bool:
     """Runs a DAG in an output directory, with a log there; see `run_local`.
 
@@ -220,13 +266,14 @@ def launch(
       output: absolute path of the output directory, see `run_local`.
       draw: builds the DAG for the metadata store in `output`.
       until: see `run_local`.
+      told: lines to show after a component, by its id.
     """
     began = datetime.datetime.now()
     log = Path(output, "logs", log_name(began))
     log.parent.mkdir(parents=True, exist_ok=True)
     with console.quiet(str(log)) as progress:
         store = metadata.sqlite_metadata_connection_config(os.path.join(output, "metadata.sqlite"))
-        runner = LocalRunner(progress, until, began.isoformat())
+        runner = LocalRunner(progress, until, began.isoformat(), told or {})
         runner.run(draw(store))
     if not runner.launched:
         log.unlink()

@@ -114,7 +114,7 @@ class Reindexing:
             placer.outputs["model"],
             inputs_here(self._items, self.output, self._digest),
             self.config,
-            self.lineage.history_length,
+            dag.settled_before(self.config, self.lineage.history_length),
             self.resolved,
         )
         return tfx_pipeline.Pipeline(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from two_tower.base.errors import UserError
+from two_tower.components.auto_settings.settled import Sections, kept_by_warm_start, lines, settle
 from two_tower.components.interaction_example_gen.splits import FrozenSplit, TimeSplit, event_split
 from two_tower.data_directory.manifest import Manifest, event_files
 from two_tower.evaluation.baselines.definition import REPEATS, TIMES, VECTORS
@@ -12,6 +14,29 @@ from two_tower.evaluation.baselines.registry import definition
 from two_tower.evaluation.settings import MIN_USERS
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
 from two_tower.serving.settings import IndexConfig
+
+
+def settled_for(
+    data: str, config: PipelineConfig, manifest: Manifest, latest_blessed: str | None = None
+) -> tuple[PipelineConfig, list[str]]:
+    """Decides the automatic settings, as the first step of the DAG does.
+
+    Args:
+      data: the data directory.
+      config: the settings as given.
+      manifest: the directory's manifest.
+      latest_blessed: text of the pointer to the latest blessed model, for a warm start.
+
+    Returns:
+      The settings, none of them automatic, and a line for readers about each choice.
+
+    Raises:
+      UserError: a file of the data cannot be read, or a given setting contradicts a settled one.
+    """
+    kept = kept_by_warm_start(config.trainer, manifest, latest_blessed)
+    sections, choices = settle(data, manifest, Sections.of(config), config.automatic, kept)
+    settled = {field.name: getattr(sections, field.name) for field in dataclasses.fields(Sections)}
+    return dataclasses.replace(config, **settled, automatic=()), lines(choices)
 
 
 def check_settings(data: str, config: PipelineConfig, manifest: Manifest) -> None:

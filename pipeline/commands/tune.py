@@ -7,6 +7,7 @@ import os
 
 from two_tower.base.errors import UserError
 from two_tower.pipeline.commands.command import Command
+from two_tower.pipeline.commands.messages import tell
 from two_tower.pipeline.commands.pipeline_run import run_pipeline, working_in
 from two_tower.pipeline.commands.settings_options import (
     add_settings,
@@ -65,16 +66,20 @@ def _run(options: argparse.Namespace) -> int:
 
     given = SearchSpace.read(options.space) if options.space else None
     preset = preset_suited_to(data, options)
-    base = config_of(options, preset)
     from two_tower.base import storage
     from two_tower.data_directory.manifest import Manifest
+    from two_tower.pipeline.checks.settings_for_data import settled_for
     from two_tower.pipeline.tuning import tune as tuning
     from two_tower.pipeline.tuning import tuning_report
     from two_tower.pipeline.tuning.search import FOLDER
 
+    manifest = Manifest.load(data)
+    base, choices = settled_for(data, config_of(options, preset), manifest)
+    for line in choices:
+        tell(line)
     search = tuning.Search(
         storage.absolute(data),
-        Manifest.load(data).digest,
+        manifest.digest,
         os.path.abspath(output),
         preset,
         base,

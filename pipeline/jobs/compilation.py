@@ -225,7 +225,8 @@ def _mend(
 
     TFX appends "_task" to the producer of an output parameter, and no task has such a name. It moves all
     steps into a DAG below the exit handler, and does not hand the job's parameters down to it. It knows no
-    defaults of runtime parameters. It caches all steps or none. It takes the final status for a text.
+    defaults of runtime parameters. It caches all steps or none. It takes for texts the final status, and
+    numbers that a step hands on.
     """
     spec = job["pipelineSpec"]
     parameters = spec["root"]["inputDefinitions"]["parameters"]
@@ -243,14 +244,35 @@ def _mend(
         for given in task.get("inputs", {}).get("parameters", {}).values():
             if output := given.get("taskOutputParameter"):
                 output["producerTask"] = output["producerTask"].removesuffix("_task")
+        _type_numbers(spec, name, task)
         if name in NEVER_CACHED:
             task["cachingOptions"] = {}
     handler = spec["components"]["OutcomeReporter"]["inputDefinitions"]
     handler["parameters"]["final_status"] = {"parameterType": "TASK_FINAL_STATUS", "isOptional": True}
-    arguments = spec["deploymentSpec"]["executors"]["OutcomeReporter_executor"]["container"]["args"]
-    arguments[arguments.index("--json_serialized_inputs_spec_args") + 1] = json.dumps(handler, sort_keys=True)
+    _tell_inputs(spec, "OutcomeReporter")
     for name, needed in resources.items():
         spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]["resources"] = dict(needed)
+
+
+def _type_numbers(spec: dict[str, Any], name: str, task: Mapping[str, Any]) -> None:
+    """Gives a step's parameters the types of the outputs that they take; TFX takes all of them for texts."""
+    changed = False
+    for parameter, given in task.get("inputs", {}).get("parameters", {}).items():
+        if output := given.get("taskOutputParameter"):
+            producer = spec["components"][output["producerTask"]]["outputDefinitions"]["parameters"]
+            kind = producer[output["outputParameterKey"]]["parameterType"]
+            declared = spec["components"][name]["inputDefinitions"]["parameters"][parameter]
+            changed |= declared["parameterType"] != kind
+            declared["parameterType"] = kind
+    if changed:
+        _tell_inputs(spec, name)
+
+
+def _tell_inputs(spec: dict[str, Any], name: str) -> None:
+    """Writes a step's inputs into its container's arguments, by which TFX reads the parameters."""
+    arguments = spec["deploymentSpec"]["executors"][f"{name}_executor"]["container"]["args"]
+    inputs = spec["components"][name]["inputDefinitions"]
+    arguments[arguments.index("--json_serialized_inputs_spec_args") + 1] = json.dumps(inputs, sort_keys=True)
 
 
 def _yaml(spec: Mapping[str, Any]) -> str:

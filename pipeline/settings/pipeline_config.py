@@ -28,6 +28,7 @@ from two_tower.base.settings import (
     values_of,
 )
 from two_tower.components.anomaly_gate.settings import ValidationConfig
+from two_tower.components.auto_settings.rules import AUTOMATIC
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
 from two_tower.data_directory.settings import FeaturesConfig
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig, slice_limits
@@ -62,6 +63,13 @@ class PipelineConfig:
         ResourcesConfig(),
         help="CPUs, memory and accelerators of single steps in a compiled job. Runs on this machine take "
         "what there is.",
+    )
+    automatic: tuple[str, ...] = setting(
+        (),
+        help="Settings that follow from the data, by the rules of the preset auto. A setting that is given "
+        "follows no rule.",
+        choices=AUTOMATIC,
+        may_be_empty=True,
     )
     beam_args: tuple[str, ...] = setting(
         (),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from two_tower.base.durations import DAY
+from two_tower.components.auto_settings.rules import AUTOMATIC
 from two_tower.components.interaction_example_gen.settings import SplitConfig, WindowConfig
 from two_tower.evaluation.settings import EvaluationConfig, GateConfig
 from two_tower.pipeline.settings.pipeline_config import PipelineConfig
@@ -184,6 +185,10 @@ PRESETS: dict[str, PipelineConfig] = {
         ),
         gate=GateConfig(cutoff=10),
     ),
+    # Not yet the default: its rules are to be measured on more data (docs/decisions/0024-auto.md).
+    "auto": PipelineConfig(
+        trainer=TrainerConfig(parts=(*DEFAULT_PARTS, ITEM_BIAS, REPEAT_HEAD)), automatic=AUTOMATIC
+    ),
     "smoke": PipelineConfig(
         windows=WindowConfig(history_length=20, positions=50),
         trainer=TrainerConfig(
@@ -213,5 +218,6 @@ PRESET_HELP: dict[str, str] = {
     "yambda": "Yambda's own protocol: the user's state freezes at the split; labels are a day's items",
     "next_item": "sequences without times; predicts each user's last item by causal self-attention and means",
     "hold_out": "pairs of user and item without an order, such as play counts; predicts held-out items",
+    "auto": "settings follow from the data by rules, which `run` tells; not yet the default",
     "smoke": "seconds of training, to check that everything works",
 }

@@ -89,7 +89,8 @@ def load(
 ) -> PipelineConfig:
     """Returns a preset's settings, overridden by a config file and by `key=value` overrides.
 
-    If a given setting makes a preset's value meaningless, the value returns to its default.
+    If a given setting makes a preset's value meaningless, the value returns to its default. A given
+    setting is no longer automatic.
 
     Args:
       preset: a name in PRESETS; None: the file's `preset`, or else `fallback`.
@@ -173,6 +174,7 @@ def settled(
 
 def _built(values: dict[str, Any], given: Set[str]) -> PipelineConfig:
     """Builds the settings as `settled` does, with untried remedies; meaningless values change in place."""
+    values["automatic"] = [name for name in values["automatic"] if name not in given]
     while True:
         try:
             config = PipelineConfig.from_dict(values)

@@ -77,7 +77,7 @@ def test_both_targets_hold_the_same_steps_and_the_settings(job: dict[str, Any], 
     for spec in (job["pipelineSpec"], other):
         assert set(steps(spec)) == set(DESCRIPTIONS) | {"InputVerifier", "LatestPointers"}
         assert spec["schemaVersion"] == "2.1.0"
-        trainer = json.loads(constants(spec, "Trainer")["trainer"])
+        trainer = json.loads(constants(spec, "AutoSettings")["settings"])["trainer"]
         assert (trainer["epochs"], trainer["embedding_dim"]) == (7, 16)
         # No resolver, importer or driver: every step is an ordinary container.
         assert {one["image"] for one in containers(spec).values()} == {IMAGE}

@@ -20,7 +20,7 @@ from two_tower.serving.provenance import digest_of
 pytestmark = pytest.mark.e2e
 
 COMPONENTS = {
-    "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
+    "AutoSettings", "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen", "CatalogStatisticsGen",
     "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator",
     "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate",
     "ApprovedStatistics",
@@ -120,7 +120,8 @@ def test_a_model_that_learned_nothing_is_refused_and_the_one_before_it_stays(
 
 
 def test_a_setting_runs_only_what_depends_on_it(refused: Run) -> None:
-    assert refused.ran == {"Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
+    # AutoSettings reads all settings; the values that it hands on decide what else runs.
+    assert refused.ran == {"AutoSettings", "Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher"}
 
 
 def test_a_refusal_is_no_failure_unless_one_asks_for_it(refused_again: Run) -> None:

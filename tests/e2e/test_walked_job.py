@@ -30,7 +30,8 @@ IMAGE = "registry/two-tower:1"
 # What takes time and changes nothing here.
 QUICK = ["--preset", "smoke", "--set", "trainer.epochs=1", "--set", "evaluation.baselines=most_popular"]
 STEPS = {
-    "InputVerifier", "LatestPointers", "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen",
+    "InputVerifier", "LatestPointers", "AutoSettings",
+    "InteractionExampleGen", "CatalogExampleGen", "StatisticsGen",
     "CatalogStatisticsGen", "InteractionSchema", "CatalogSchema", "ExampleValidator", "CatalogValidator",
     "ComparableStatistics", "DriftValidator", "SkewValidator", "AnomalyGate", "ApprovedStatistics",
     "Transform", "CatalogTransform", "Trainer", "ScannIndexer", "RetrievalEvaluator", "Pusher",

@@ -26,6 +26,7 @@ OTHERS: dict[str, Any] = {
     "split.last_timestamp": 1_000,
     "split.holdout_share": 0.2,
     "split.seed": 4,
+    "automatic": ("trainer.epochs",),
     "windows.history_length": 30,
     "windows.positions": 40,
     "windows.spans": 3,

@@ -27,6 +27,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from two_tower.base.errors import UserError
+from two_tower.base.settings import to_plain
 from two_tower.data_directory.feature_columns import ResolvedFeatures
 from two_tower.schema import features
 from two_tower.trainer.loop.two_tower_model import TwoTowerModel
@@ -42,6 +43,9 @@ _FILE = "state"
 # Names in the file.
 _SETTINGS, _ROWS, _WEIGHTS = "settings", "rows", "weights"
 _PARTS = "trainer.parts"
+_SHAPES = "shapes"
+# Settings of the trainer that shape its layers and tables.
+_SHAPING = ("embedding_dim", "item_embedding_dim", "encoder", "parts", "query_hidden_units")
 _FREQUENCY = tuple(f"frequency/{name}" for name in ("step", "labels", "last_seen", "gap", "gaps"))
 # Names of the out-of-vocabulary row, which no id and no value has.
 _UNKNOWN_ID, _UNKNOWN_VALUE = -1, b""
@@ -154,6 +158,16 @@ def left_by(trained: str) -> str:
             "they were removed. Train again with `two-tower run`."
         )
     return directory
+
+
+def shapes_of(directory: str) -> dict[str, Any]:
+    """Reads the settings that shaped a saved training, by dotted name; {} if an earlier release saved it."""
+    file = tf.train.load_checkpoint(os.path.join(directory, _FILE))
+    shapes = json.loads(file.get_tensor(_SETTINGS)).get(_SHAPES, {})
+    return {
+        f"trainer.{name}": tuple(value) if isinstance(value, list) else value
+        for name, value in shapes.items()
+    }
 
 
 def carry_over(
@@ -371,6 +385,7 @@ def _settings(config: TrainerConfig, resolved: ResolvedFeatures) -> dict[str, An
     """Returns the settings that must be the same for weights to be carried over, as JSON holds them."""
     settings = {
         "embedding_dim": config.embedding_dim,
+        _SHAPES: {name: to_plain(getattr(config, name)) for name in _SHAPING},
         # Settings that change the meaning of a layer's numbers, though perhaps not their shape. The repeat
         # head's layers affect no other layer.
         "meaning": {

@@ -1,0 +1,1 @@
+"""Component that settles the settings which follow from the data."""
