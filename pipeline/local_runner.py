@@ -135,7 +135,7 @@ class LocalRunner(local_dag_runner.LocalDagRunner):
 
 @contextlib.contextmanager
 def _cached_by_values() -> Iterator[None]:
-    """Limits TFX's cache keys to the values that AutoSettings hands on, without the artifacts that carry them.
+    """Limits TFX's cache keys to the values that AutoSettings hands on, without the artifacts that hold them.
 
     TFX keys on both. The artifacts are new whenever any setting changes; then all nodes would run again.
     """
