@@ -138,8 +138,15 @@ def _check_form(path: str, block: bytes) -> None:
     try:
         json.loads(first)
     except ValueError:
-        # A first line that is an object's opening alone, as in JSON that is written to be read.
-        if end and re.fullmatch(rb'\{\s*("[^"]*"\s*:\s*[\[{]?.*)?', first.rstrip()) and b"}" not in first:
+        # A first line that is an object's opening alone, as in JSON that is written to be read. Such a line
+        # ends where a value or a name may follow; a line of JSON lines that was cut off ends anywhere.
+        goes_on = first.rstrip()[-1:] in (b"{", b"[", b",")
+        if (
+            end
+            and goes_on
+            and re.fullmatch(rb'\{\s*("[^"]*"\s*:\s*[\[{]?.*)?', first.rstrip())
+            and b"}" not in first
+        ):
             raise UserError(f"{path}: the file is one JSON document over several lines, {remedy}") from None
 
 

@@ -23,7 +23,8 @@ from two_tower.schema import text_ids
 # Kinds of columns that cannot be ids, in words.
 _NO_IDS = {
     "": "another type",
-    "number": "numbers with decimal points (some tools write 1 as 1.0 if a value is missing)",
+    "number": "numbers with decimal points or exponents or signs (some tools write 1 as 1.0 if a value is "
+    "missing)",
 }
 
 

@@ -143,9 +143,10 @@ def compact_form(values: pa.Array, unit: str | None, place: Place, meaning: str)
         found = text.cast(pa.float64()).to_numpy()
         for name, origin in _DAY_NUMBERS.items():
             if ((found - origin >= _FIRST_DAY) & (found - origin <= _LAST_DAY)).mean() >= _MOST_DAYS:
+                days = f"({place.column} - {origin:.10g})" if origin else place.column
                 raise UserError(
                     f"{place.path}: column '{place.column}' holds {name}, such as {text[0]}, and not "
-                    f"seconds. Convert it, as in ({place.column} - {origin:.10g}) * 86400. Or, for seconds "
+                    f"seconds. Convert it, as in {days} * 86400. Or, for seconds "
                     f"of the data's own clock, set '{meaning}_unit: s' in the column map."
                 )
     return form

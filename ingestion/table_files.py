@@ -215,8 +215,13 @@ def _inspect_json(file: TableFile, scratch: str, bad: BadRows) -> TableFile:
             faults = dict(json_lines.faults(file.path, opened))
         if bad.policy == STOP:
             told = "\n  ".join([*list(faults.values())[:SHOWN], *(["..."] if len(faults) > SHOWN else [])])
+            count = (
+                "1 line is faulty. Repair it"
+                if len(faults) == 1
+                else f"{len(faults):,} lines are faulty. Repair them"
+            )
             raise UserError(
-                f"{told}\n{len(faults):,} lines are faulty. Repair them, fetch a file that was cut off "
+                f"{told}\n{count}, fetch a file that was cut off "
                 "again, or set 'on_bad_rows: drop' in the column map, which leaves such rows out and counts "
                 "them."
             ) from None

@@ -28,7 +28,7 @@ _FORMS = {
     "p": r"(?i:[ap]\.?m\.?)",
     "b": "(?i:" + "|".join(_MONTHS) + r")[a-zA-Z]*\.?",
     "a": r"[a-zA-Z]{2,9}\.?",
-    "z": "(?:Z|UTC|GMT|[+-][0-9]{2}:?[0-9]{2})",
+    "z": "(?:Z|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)",
 }
 _SAME = {"B": "b", "A": "a", "T": "%H:%M:%S", "F": "%Y-%m-%d", "D": "%m/%d/%y"}
 _NUMERIC = frozenset("YymdHIMSf")
@@ -40,9 +40,10 @@ _MOST = 0.5
 YEARS = ("%Y", "%Y%m", "%Y-%m")
 # Formats to propose for a column that is not in ISO 8601: dates, and what may follow them.
 _DATES = ("%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%Y", "%m-%d-%Y", "%d-%m-%Y", "%d-%b-%Y",
-          "%b %d, %Y", "%d %b %Y", "%a, %d %b %Y", "%a %b %d", "%Y.%m.%d", "%Y-%m-%d", "%Y%m%d")  # fmt: skip
+          "%d/%b/%Y", "%b %d, %Y", "%d %b %Y", "%a, %d %b %Y", "%a %b %d", "%Y.%m.%d", "%Y-%m-%d",
+          "%Y%m%d")  # fmt: skip
 _CLOCKS = ("", "%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p", "%H:%M:%S.%f", "%H:%M:%S %z", "%H:%M:%S %Y",
-           "%H:%M:%S %z %Y")  # fmt: skip
+           "%H:%M:%S %z %Y", "%H%M%S", "%H%M%S%z")  # fmt: skip
 _JOINTS = (" ", "T", ", ", ":", "")
 
 
@@ -180,8 +181,8 @@ def _expression(form: str) -> str:
 def _zone_offsets(zones: pa.Array) -> np.ndarray:
     """Returns the seconds of zones such as +02:00, int64[n]; 0 for names of UTC."""
     digits = pc.replace_substring_regex(zones, "[^0-9]", "")
-    is_named = pc.equal(pc.binary_length(digits), 4)
-    digits = pc.if_else(is_named, digits, pa.scalar("0000"))
+    # Hours alone, such as +02, have no minutes; names have neither.
+    digits = pc.utf8_slice_codeunits(pc.binary_join_element_wise(digits, "0000", ""), 0, 4)
     hours, minutes = (
         pc.utf8_slice_codeunits(digits, *limits).cast(pa.int64()).to_numpy() for limits in ((0, 2), (2, 4))
     )

@@ -117,6 +117,19 @@ def test_other_formats_are_named_with_what_to_do(form: str, tmp_path: pathlib.Pa
     assert not (tmp_path / "data").exists()
 
 
+def test_a_first_line_that_was_cut_off_is_a_faulty_line_and_no_document(tmp_path: pathlib.Path) -> None:
+    lines = [json.dumps(one).encode() for one in EVENTS]
+    path = write(tmp_path, "events", b"\n".join([lines[0][:-4], *lines[1:]]))
+    with pytest.raises(
+        UserError, match=rf"{re.escape(str(path))}.*\n1 line is faulty\. Repair it, "
+    ) as refused:
+        ingest(tmp_path, MAP)
+    assert "one JSON document" not in str(refused.value)
+    write(tmp_path, "events", b"\n".join([lines[0][:-4], lines[1][:-4], *lines[2:]]))
+    with pytest.raises(UserError, match=r"\n2 lines are faulty\. Repair them, "):
+        ingest(tmp_path, MAP)
+
+
 def test_formats_that_gzip_packs_are_named_too(tmp_path: pathlib.Path) -> None:
     parquet = written(lambda to: FRAME.to_parquet(to))
     for content, told in ((parquet, "a Parquet file"), (gzip.compress(CSV), "a file compressed with gzip")):

@@ -116,9 +116,11 @@ def test_day_numbers_are_refused_with_what_to_do(origin: float, name: str, tmp_p
     source(tmp_path, days)
     message = refused(tmp_path, MAP)
     assert f"column 'time' holds {name}" in message
-    remedy = re.search(r"as in \(time - ([0-9.]+)\) \* 86400", message)
+    remedy = re.search(r"as in (?:\(time - ([0-9.]+)\)|time) \* 86400", message)
     assert remedy is not None
-    source(tmp_path, [round((day - float(remedy[1])) * 86_400) for day in days])
+    subtracted = float(remedy[1] or 0)
+    assert subtracted == origin
+    source(tmp_path, [round((day - subtracted) * 86_400) for day in days])
     ingest(tmp_path, MAP)
     assert read(tmp_path) == SECONDS
     source(tmp_path, days)
@@ -154,8 +156,15 @@ def test_a_zone_after_a_blank_counts(tmp_path: pathlib.Path) -> None:
     assert read(tmp_path) == [SECONDS[0], SECONDS[0] + 1]
 
 
+def test_a_zone_of_hours_alone_counts(tmp_path: pathlib.Path) -> None:
+    source(tmp_path, ["14.09.2020 02:00:00 +02", "13.09.2020 19:30:01 -0430", "14.09.2020 00:00:02 Z"])
+    ingest(tmp_path, MAP.replace("time}", 'time, timestamp_format: "%d.%m.%Y %H:%M:%S %z"}'))
+    assert read(tmp_path) == [SECONDS[0], SECONDS[0] + 1, SECONDS[0] + 2]
+
+
 @pytest.mark.parametrize(
-    "form", ["%m/%d/%Y %I:%M:%S %p", "%d.%m.%Y %H:%M", "%b %d, %Y", "%a %b %d %H:%M:%S %Y"]
+    "form",
+    ["%m/%d/%Y %I:%M:%S %p", "%d.%m.%Y %H:%M", "%b %d, %Y", "%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S"],
 )
 def test_other_forms_are_read_by_the_format_that_the_error_names(form: str, tmp_path: pathlib.Path) -> None:
     source(tmp_path, texts(form))
@@ -164,6 +173,17 @@ def test_other_forms_are_read_by_the_format_that_the_error_names(form: str, tmp_
     assert f"'{form}'" in message and "12 of 12 rows" in message
     ingest(tmp_path, MAP.replace("time}", f'time, timestamp_format: "{form}"}}'))
     assert read(tmp_path) == (DATES if "%H" not in form and "%I" not in form else SECONDS)
+
+
+@pytest.mark.parametrize("form", ["%d/%b/%Y:%H:%M:%S %z", "%Y%m%dT%H%M%S%z"])
+def test_times_of_web_servers_and_compact_ones_with_a_zone_get_a_proposal(
+    form: str, tmp_path: pathlib.Path
+) -> None:
+    zoned = [day.replace(tzinfo=datetime.timezone.utc).strftime(form) for day in DAYS]
+    source(tmp_path, zoned)
+    assert f"'{form}'" in refused(tmp_path, MAP)
+    ingest(tmp_path, MAP.replace("time}", f'time, timestamp_format: "{form}"}}'))
+    assert read(tmp_path) == SECONDS
 
 
 def test_a_date_that_is_us_or_european_gets_both_proposals(tmp_path: pathlib.Path) -> None:
