@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from two_tower.base.durations import DAY
 from two_tower.base.settings import Declaration
 from two_tower.components.interaction_example_gen.settings import SplitConfig
+from two_tower.trainer.model.encoder_registry import ATTENTION_HEADS
 from two_tower.trainer.settings import (
     AGGREGATES,
     DEFAULT_PARTS,
@@ -210,6 +211,8 @@ def _encoder(of: Settling) -> None:
         of.settle("trainer.encoder", "mean", "what describes items generalises from means")
     elif of.train_labels < 200_000:
         of.settle("trainer.encoder", "mean", f"{of.train_labels:,} labels are few for attention")
+    elif of["trainer.embedding_dim"] % ATTENTION_HEADS:
+        of.settle("trainer.encoder", "mean", f"{ATTENTION_HEADS} heads do not divide trainer.embedding_dim")
     else:
         of.settle("trainer.encoder", "attention+mean", "the order of items tells most, as nothing else does")
 
@@ -222,14 +225,11 @@ def _parts(of: Settling) -> None:
         parts.remove(part)
         why.append(f"no {part} ({reason})")
 
-    if of.holds_back:
-        new, returning = of.shape.users.new_share(of.test_from), "next_event"
-        if new > 0.5:
-            leave_out(USER_ID, f"{new:.0%} of test's users are new")
-    else:
-        returning = ""
+    new = of.shape.users.new_share(of.test_from) if of.holds_back else 0.0
     labels_a_user = of.train_labels / max(1, len(of.shape.users))
-    if USER_ID in parts and (labels_a_user < 50 or not returning):
+    if new > 0.5:
+        leave_out(USER_ID, f"{new:.0%} of test's users are new")
+    elif labels_a_user < 50 or not of.holds_back:
         leave_out(USER_ID, f"{labels_a_user:.0f} labels a user, whom the history describes")
     repeats = of.shape.repeat_share
     if not of.manifest.repeats_recommendable:
@@ -292,7 +292,9 @@ def _regularisation(of: Settling) -> None:
 
 
 def _verdict(of: Settling) -> None:
-    cutoff = 100 if of.manifest.counts["items"] >= 1_000 and of.holds_back else 10
+    most = 100 if of.manifest.counts["items"] >= 1_000 and of.holds_back else 10
+    measured = of["evaluation.cutoffs"]
+    cutoff = max((one for one in measured if one <= most), default=min(measured))
     of.settle("gate.cutoff", cutoff, f"{of.manifest.counts['items']:,} items")
     if of.holds_back and of.shape.labels_in_last(of["split.holdout_seconds"]) < 2 * _TEST_LABELS:
         why = "test is small, and its noise is"

@@ -173,6 +173,9 @@ def test_the_gate_judges_few_items_by_fewer_and_small_tests_with_a_margin() -> N
 def test_given_settings_stay_and_later_rules_go_by_them() -> None:
     values = chosen(shape(users=5_000), trainer__encoder="mean")
     assert "trainer.encoder" not in values and values["trainer.learning_rate"] == 0.01
+    assert chosen(shape(users=5_000), trainer__embedding_dim=65)["trainer.encoder"] == "mean"
+    assert chosen(shape(), evaluation__cutoffs=(5, 20, 200))["gate.cutoff"] == 20
+    assert chosen(shape(), evaluation__cutoffs=(150, 200))["gate.cutoff"] == 150
     # What another setting makes meaningless is not settled.
     assert "trainer.negatives.deduplicate" not in chosen(shape(), trainer__softmax="full")
     assert "trainer.dropout.history" not in chosen(shape(), trainer__parts=("user_id", "shared_tables"))
