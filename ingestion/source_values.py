@@ -8,6 +8,7 @@ takes a column and its place. It raises an error for the first value that cannot
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections import Counter
 from collections.abc import Callable
 
@@ -67,6 +68,8 @@ def shown(values: pa.Array, row: int) -> str:
         # A time or date that Python has no type for, such as the year 10,000.
         ticks = pa.int32() if pa.types.is_date32(values.type) else pa.int64()
         value = values.slice(row, 1).cast(ticks)[0].as_py()
+    if isinstance(value, datetime.date):  # a time with or without a zone too
+        return value.isoformat(*[" "] * isinstance(value, datetime.datetime))
     return "null" if value is None else f"{value!r:.60}"
 
 

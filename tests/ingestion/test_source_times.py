@@ -208,6 +208,14 @@ def test_many_dates_that_do_not_exist_are_counted_at_once(tmp_path: pathlib.Path
     assert "6,667 of 20,000 rows" in refused(tmp_path, MAP)
 
 
+def test_times_of_parquet_are_shown_as_people_write_them(tmp_path: pathlib.Path) -> None:
+    old = datetime.datetime(1969, 12, 31, 23, 0, 5)
+    source(tmp_path, pa.array([*DAYS[1:], old], pa.timestamp("us")), "e.parquet")
+    assert "row 11: 1969-12-31 23:00:05 is a negative time" in refused(tmp_path, PARQUET)
+    source(tmp_path, pa.array([*DAYS[1:], old.date()], pa.date32()), "e.parquet")
+    assert "row 11: 1969-12-31 is a negative time" in refused(tmp_path, PARQUET)
+
+
 def test_years_of_release_are_dates(tmp_path: pathlib.Path) -> None:
     source(tmp_path, SECONDS)
     write(tmp_path, "i.csv", "id,year\n0,1994\n1,2001\n2,\n")
