@@ -29,6 +29,8 @@ from two_tower.ingestion.column_map import TextFormat
 _BLOCK_BYTES = 1 << 24
 _BATCH_ROWS = 1 << 18
 _PARQUET = b"PAR1"
+# Numbers and times, which name no column.
+_NO_NAME = r"[+-]?[0-9][0-9.,:/ TZ+-]*"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -86,6 +88,11 @@ class TableFile:
                 remedy = f"{self.path}: column '{column}' is missing; {remedy} {', '.join(names)}."
                 if not self.has_types and len(names) == 1:
                     remedy += " Check 'delimiter' in the column map."
+                elif not self.has_types and any(re.fullmatch(_NO_NAME, name) for name in names):
+                    remedy += (
+                        " The first row reads like data: where a file has no row of names, 'header' in the "
+                        "column map gives them."
+                    )
                 raise UserError(remedy)
 
     def batches(

@@ -94,6 +94,15 @@ def refused(folder: pathlib.Path, mapping: str = MAP) -> str:
     return str(found.value)
 
 
+def test_a_file_without_a_row_of_names_gets_the_hint_of_header(tmp_path: pathlib.Path) -> None:
+    mapping = "dataset: d\nlabel_event: view\nrepeats_recommendable: false\n"
+    mapping += "events: {files: e.csv, user_id: u, item_id: i, timestamp: t}\n"
+    write(tmp_path, "e.csv", "1,7,2020-09-14 10:00:00\n2,8,2020-09-14 11:00:00\n")
+    assert "'header' in the column map gives them" in refused(tmp_path, mapping)
+    write(tmp_path, "e.csv", "user,item,t\n1,7,10\n")
+    assert "'header'" not in refused(tmp_path, mapping)
+
+
 # ── Events ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
