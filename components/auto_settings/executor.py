@@ -51,16 +51,7 @@ class Executor(base_executor.BaseExecutor):
                 for name in ("split", "windows", "trainer", "evaluation", "gate")
             },
             "made_with": _made_with(sections, resolved),
-            "preprocessing": json.dumps(
-                {
-                    "history_length": sections.windows.history_length,
-                    "aggregates": list(resolved.history),
-                    "has_timestamps": resolved.has_timestamps,
-                    "users": [dataclasses.asdict(spec) for spec in resolved.users],
-                    "source_digest": exec_properties["preprocessing_digest"],
-                },
-                sort_keys=True,
-            ),
+            "preprocessing": preprocessing(sections, resolved, exec_properties["preprocessing_digest"]),
             "choices": json.dumps([dataclasses.asdict(choice) for choice in choices]),
             "history_length": sections.windows.history_length,
             "cutoff": sections.gate.cutoff,
@@ -82,6 +73,26 @@ def _made_with(sections: settled.Sections, resolved: ResolvedFeatures) -> str:
             "windows.history_length": sections.windows.history_length,
             "windows.positions": sections.windows.positions,
             "features.users": [f"{spec.column}:{spec.kind}" for spec in resolved.users],
+        },
+        sort_keys=True,
+    )
+
+
+def preprocessing(sections: settled.Sections, resolved: ResolvedFeatures, source_digest: str) -> str:
+    """Returns the `custom_config` of the windows' Transform, as JSON; see `preprocessing.preprocessing_fn`.
+
+    Args:
+      sections: the settled settings.
+      resolved: the features.
+      source_digest: digest of the preprocessing's sources, so that edited code runs again.
+    """
+    return json.dumps(
+        {
+            "history_length": sections.windows.history_length,
+            "aggregates": list(resolved.history),
+            "has_timestamps": resolved.has_timestamps,
+            "users": [dataclasses.asdict(spec) for spec in resolved.users],
+            "source_digest": source_digest,
         },
         sort_keys=True,
     )

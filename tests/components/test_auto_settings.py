@@ -257,6 +257,26 @@ def test_every_setting_of_a_section_is_handed_on(tmp_path: pathlib.Path) -> None
         assert (before["cutoff"] != after["cutoff"]) == (name == "gate.cutoff")
 
 
+@pytest.mark.slow
+def test_preprocessing_depends_on_aggregates_and_users_and_on_no_column_of_items(
+    tmp_path: pathlib.Path,
+) -> None:
+    from two_tower.components.auto_settings.executor import preprocessing
+    from two_tower.data_directory.feature_columns import FeatureSpec, ResolvedFeatures
+
+    sections, tags = Sections.of(AUTO), (FeatureSpec("tags", "tags", "multi_valued"),)
+    plain = preprocessing(sections, ResolvedFeatures(), "digest")
+    assert preprocessing(sections, ResolvedFeatures(items=tags), "digest") == plain
+    longer = with_values(sections, {"windows.history_length": 7})
+    others = (
+        preprocessing(sections, ResolvedFeatures(users=tags), "digest"),
+        preprocessing(sections, ResolvedFeatures(history=("repeat_rate",)), "digest"),
+        preprocessing(sections, ResolvedFeatures(), "edited"),
+        preprocessing(longer, ResolvedFeatures(), "digest"),
+    )
+    assert len({plain, *others}) == 5
+
+
 def small_data(tmp_path: pathlib.Path) -> str:
     draw = np.random.default_rng(3)
     columns = {

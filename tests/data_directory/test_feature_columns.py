@@ -50,7 +50,7 @@ COLUMNS = {
 def resolved(
     users: tuple[str, ...] = (), items: tuple[str, ...] = (), with_aggregates: bool = True, **data: Any
 ) -> ResolvedFeatures:
-    manifest: Any = SimpleNamespace(**{"columns": COLUMNS, "has_timestamps": True} | data)
+    manifest: Any = SimpleNamespace(**{"columns": COLUMNS, "has_timestamps": True, "has_order": True} | data)
     return resolve(FeaturesConfig(users, items), manifest, with_aggregates)
 
 
@@ -264,3 +264,7 @@ def test_encoding_keeps_numpys_memory_in_single_precision() -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(2_000, np.float32)), 4)
     encoded = encode(column, spec("vector", 4))
     assert encoded.nbytes < 2 * column.nbytes
+
+
+def test_events_without_an_order_have_no_aggregates() -> None:
+    assert resolved(has_timestamps=False, has_order=False).history == ()
