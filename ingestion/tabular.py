@@ -25,6 +25,7 @@ from two_tower.ingestion import bad_rows, column_map, external_sort, source_time
 from two_tower.ingestion.column_map import ColumnMap
 from two_tower.ingestion.event_times import EventTimes
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, open_tables
+from two_tower.ingestion.oracle_files import copy_oracle
 from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory, id_encoder
 from two_tower.ingestion.source_values import Place
 from two_tower.ingestion.table_rows import (
@@ -62,11 +63,11 @@ def ingest_mapped(
     reader.
     """
     with temporary.folder() as scratch:
-        return _ingest(mapping, open_tables(source, mapping, scratch), out, name, span)
+        return _ingest(mapping, open_tables(source, mapping, scratch), source, out, name, span)
 
 
 def _ingest(
-    mapping: ColumnMap, tables: Mapping[str, MappedTable], out: str, name: str | None, span: Span
+    mapping: ColumnMap, tables: Mapping[str, MappedTable], source: str, out: str, name: str | None, span: Span
 ) -> Manifest:
     properties = DatasetProperties(
         name or mapping.dataset, mapping.label_event, mapping.repeats_recommendable
@@ -97,6 +98,7 @@ def _ingest(
             raise UserError(f"{event_tables[0].files[0].path}: the file has no events. Name another file.")
         _write_items(tables, items, items_of_events.result()[0], previous, writer)
         _write_users(tables.get("users"), users, users_of_events.result()[0], writer)
+        copy_oracle(source, writer)
     return writer.manifest
 
 

@@ -25,9 +25,10 @@ from two_tower.base import json_text, storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.key_counts import KeyCounts
-from two_tower.data_directory.manifest import ORACLE, DatasetProperties, Manifest
+from two_tower.data_directory.manifest import DatasetProperties, Manifest
 from two_tower.data_directory.writer import DataDirectoryWriter, Span
 from two_tower.ingestion import external_sort, source_files, yambda_items
+from two_tower.ingestion.oracle_files import copy_oracle
 
 _MULTI_EVENT = "multi_event.parquet"
 _EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
@@ -64,9 +65,7 @@ def ingest(source: str, out: str, name: str | None = None, span: Span = None) ->
                 "it again."
             )
         yambda_items.write_items(source, items_of_events.result()[0], writer)
-        oracle = storage.join(source, ORACLE)
-        for file in storage.list_files(oracle) if storage.is_directory(oracle) else []:
-            writer.copy(storage.join(oracle, file), f"{ORACLE}/{file}")
+        copy_oracle(source, writer)
     return writer.manifest
 
 

@@ -10,7 +10,6 @@ parameters. `oracle/` holds the recall of the simulator's own predictions at the
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -20,8 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from two_tower.base import staged_folder, storage
-from two_tower.base.errors import UserError
+from two_tower.simulator import output_folder
 from two_tower.simulator.listening import ListeningLog, listen, make_listeners
 from two_tower.simulator.names import artist_names, track_titles
 from two_tower.simulator.oracle import OracleAnswers, OracleSummary, evaluate_oracles
@@ -30,7 +28,6 @@ from two_tower.simulator.world import Bools, Groups, Ints, SimulationParameters,
 __all__ = ["SimulationParameters", "SimulationSummary", "simulate", "write_simulation"]
 
 EVENT_TYPES = ("listen", "like", "dislike", "unlike", "undislike")
-_MARK = "simulation.json"
 # Share of likes and dislikes that are taken back, and the mean number of days until then.
 _REGRET_SHARE, _REGRET_DAYS = 0.08, 4.0
 
@@ -61,11 +58,7 @@ def simulate(
     Raises:
         UserError: `out` holds something else, cannot be written, or is being written.
     """
-    place = os.path.realpath(out)
-    with contextlib.ExitStack() as held:
-        with storage.writing(out):
-            held.enter_context(staged_folder.alone(place))
-        _check_replaceable(out)
+    with output_folder.alone(out):
         tell = progress or (lambda line: None)
         tell(f"catalog of {parameters.tracks:,} tracks")
         world = make_world(parameters)
@@ -74,21 +67,7 @@ def simulate(
         tell(f"oracle: {parameters.oracle_queries:,} queries")
         answers = evaluate_oracles(world, listeners, log, progress)
         tell("writing")
-        with storage.writing(out):
-            os.mkdir(staged_folder.staged(place))
-            summary = write_simulation(staged_folder.staged(place), world, log, answers)
-            staged_folder.replace(place)
-    return summary
-
-
-def _check_replaceable(out: str) -> None:
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f"{out}: this is a file; name a directory for the simulation.")
-    if os.path.isdir(out) and os.listdir(out) and not os.path.isfile(os.path.join(out, _MARK)):
-        raise UserError(
-            f"{out}: the directory is not empty and holds no {_MARK}, so it is no earlier simulation; "
-            "name another directory."
-        )
+        return output_folder.put(out, lambda folder: write_simulation(folder, world, log, answers))
 
 
 def write_simulation(
@@ -116,7 +95,7 @@ def write_simulation(
     _write(folder, "oracle/queries.parquet", _oracle_queries(world, log, answers))
     _write_json(folder, "oracle/summary.json", dataclasses.asdict(summary.oracle))
     # Written last, since this file marks a directory as a complete simulation.
-    _write_json(folder, _MARK, {"name": summary.name, "parameters": dataclasses.asdict(p)})
+    _write_json(folder, output_folder.MARK, {"name": summary.name, "parameters": dataclasses.asdict(p)})
     return summary
 
 
