@@ -75,13 +75,12 @@ def _write_world(world: str, out: str, given: dict[str, Any]) -> int:
     sizes = {field.name for field in dataclasses.fields(kind)}
     for name in given:
         if name not in sizes:
-            instead = "; pass --items" if name == "tracks" else ", which has no time" * (name == "days")
-            raise UserError(f"--{name} has no meaning in the world {world}{instead}.")
+            raise UserError(f"--{name} has no meaning in the world {world}; pass --items.")
     summary = write_world(world, out, kind(**given), tell)
     recalls = ", ".join(f"{name} {value:.3f}" for name, value in summary.oracle["observed"].items())
     print(
         f"{out} holds '{summary.name}': {summary.events:,} events '{summary.event}'\n"
-        f"of {summary.users:,} users; {summary.items:,} items, {summary.unseen_items:,} of them in no event.\n"
+        f"of {summary.users:,} users; {summary.items:,} items, {summary.unseen_items:,} in no event.\n"
         f"Oracle without the hidden state: {recalls}.\n"
         f"Next: two-tower ingest table {out} DIR"
     )
@@ -94,7 +93,7 @@ COMMAND = Command(
     description=(
         "Writes the history of simulated users. The same options write the same files. The simulator's own "
         "prediction of the next choice is in oracle/ beside them. No model predicts better. The world "
-        "'listening' writes listens, likes, artists and albums in the file layout of the Yambda data set. The "
+        "'listening' writes listens, likes, artists and albums in the layout of the Yambda data set. The "
         "others write Parquet files and their column map."
     ),
     add_arguments=_add_arguments,

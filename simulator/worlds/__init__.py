@@ -9,8 +9,4 @@ from __future__ import annotations
 WORLDS = {
     "repeats": "groceries: baskets, items that return with periods of their own, complements",
     "sessions": "short sessions of anonymous visitors, with transitions between items and no content",
-    "sets": "pairs of user and item without order or time, of mixed tastes",
-    "ratings": "films with genres, rated in bursts, each once",
-    "news": "articles that live two days, and readers with topics",
-    "catalog": "a million items, most of them never seen, with content vectors that explain choice",
 }

@@ -34,7 +34,7 @@ _HAD_ENOUGH = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What a user's history says of the next choice.
+    """The next choice, as far as a user's history decides it.
 
     Attributes:
         items: [n] items that the history suggests; an item may stand there twice.
@@ -184,7 +184,9 @@ def answer(world: SequentialWorld, log: Log, about: int, progress: Callable[[str
     order = np.random.default_rng([world.seed, 102]).permutation(len(users))
     enough = int(np.searchsorted(number[order].cumsum(), about)) + 1
     chosen = np.sort(users[order[:enough]])
-    labels, hidden, observed = [], [], []
+    labels: list[int] = []
+    hidden: list[int] = []
+    observed: list[int] = []
     for count, user in enumerate(chosen.tolist()):
         history = world.history(int(start[user + 1] - start[user]))
         known = np.eye(world.tastes.types)[world.user_type[user]]
@@ -202,9 +204,9 @@ def answer(world: SequentialWorld, log: Log, about: int, progress: Callable[[str
             history.add(item, time)
         if (count + 1) * 4 // len(chosen) > count * 4 // len(chosen):
             progress(f"oracle: {len(labels):,} queries")
-    at = np.array(labels, np.int64)
+    asked = np.array(labels, np.int64)
     return OracleAnswers(
-        log.user[at], log.time[at], log.item[at], np.array(hidden, np.int64), np.array(observed, np.int64)
+        log.user[asked], log.time[asked], log.item[asked], np.array(hidden), np.array(observed)
     )
 
 

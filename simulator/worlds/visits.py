@@ -24,7 +24,7 @@ def spread(
     users: int,
     end: int,
 ) -> tuple[Ints, Ints, Bools]:
-    """Spreads visits into choices with pauses between them.
+    """Divides visits into choices with pauses between them.
 
     Args:
         user, begin, size: [visits] user, time since the log's begin, and number of choices of each visit.
