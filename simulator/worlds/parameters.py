@@ -13,7 +13,7 @@ _LARGEST = 10**8
 
 @dataclasses.dataclass(frozen=True)
 class WorldParameters:
-    """Parameters of a world; docs/decisions/0025-worlds.md explains the worlds.
+    """Parameters of a world; the module of each world explains it.
 
     Integers are at least 1, numbers are above 0, and a field `*_share` is at least 0 and below 1.
 
