@@ -40,7 +40,7 @@ class Parameters(WorldParameters):
     days_between: float = 5.0
     basket_items: float = 8.0
     activity_sigma: float = 0.4
-    # Instacart's shoppers reorder .59 of a basket; items of the same type add to the share here.
+    # Items of the same type add to the share of what was bought before.
     repeat_share: float = 0.55
     complement_share: float = 0.15
     # Median period of an item in days, its log-deviation over items, and the width of `due` in log-time.
