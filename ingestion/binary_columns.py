@@ -55,7 +55,7 @@ def _cast(values: pa.Array, field: pa.Field, path: str, first_row: int) -> pa.Ar
                     byte = f"byte {fault.object[fault.start]:#04x}"
                     remedy = (
                         "is not UTF-8: the column is binary, and is read as text. Write it as text, bytes as "
-                        "hexadecimal digits, or leave the column out of the column map."
+                        "hexadecimal digits, or leave the column out of the column map and of its 'keep'."
                     )
                     raise checked_columns.refuse(path, field.name, first_row + row, byte, remedy) from error
         raise
