@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import Manifest, event_files
-from two_tower.data_directory.repeats import repeat_share
+from two_tower.data_directory.repeats import label_events, repeat_share
 
 # Most buckets of the histogram of times, and most keys that are held before they are merged.
 _BUCKETS = 200_000
@@ -100,7 +97,9 @@ def event_shape(data: str, manifest: Manifest, spans: int = 0) -> EventShape:
     bucket = max(60, -(-(newest - oldest) // _BUCKETS))
     by_age = np.zeros((newest - oldest) // bucket + 1, np.int64)
     users, items = _Merged(), _Merged()
-    for user, item, time in _label_events(files, manifest):
+    times = ["timestamp"] if manifest.has_timestamps else []
+    for user, item, *given in label_events(files, manifest, ["user_id", "item_id", *times]):
+        time = given[0] if given else np.zeros(len(user), np.int64)
         users.add(user, time)
         items.add(item, time)
         age = np.clip((newest - time) // bucket, 0, len(by_age) - 1)
@@ -139,23 +138,3 @@ def _by_key(rows: pa.Table) -> pa.Table:
     grouped = rows.group_by("key").aggregate([("count", "sum"), ("first", "min"), ("last", "max")])
     names = {"key": "key", "count": "count_sum", "first": "first_min", "last": "last_max"}
     return pa.table({name: grouped[source] for name, source in names.items()})
-
-
-def _label_events(
-    files: Sequence[str], manifest: Manifest
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields users, items and times of label events; zeros stand for times that are missing."""
-    has_types = "event_type" in manifest.columns["events"]
-    columns = ["user_id", "item_id", *(["timestamp"] if manifest.has_timestamps else [])]
-    for path in files:
-        for _, batch in checked_columns.read_batches(
-            path, [*columns, *(["event_type"] if has_types else [])]
-        ):
-            values = [batch[name].to_numpy() for name in columns]
-            if not manifest.has_timestamps:
-                values.append(np.zeros(batch.num_rows, np.int64))
-            if has_types:
-                is_label = pc.fill_null(pc.equal(batch["event_type"], manifest.label_event), False)
-                wanted = is_label.to_numpy(zero_copy_only=False)
-                values = [value[wanted] for value in values]
-            yield values[0], values[1], values[2]

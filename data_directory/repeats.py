@@ -35,7 +35,7 @@ def repeat_share(
     looked_at = pairs = 0
     for part in range(min(parts, MOST_PARTS)):
         keys = [np.zeros(0, np.int64)]
-        for user, item in _label_events(files, manifest):
+        for user, item in label_events(files, manifest):
             if parts > 1:
                 # Knuth's multiplicative hash spreads ids that count up, even in steps.
                 part_of_user = (user.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
@@ -49,17 +49,25 @@ def repeat_share(
     return (looked_at - pairs) / max(1, looked_at), looked_at / max(1, total)
 
 
-def _label_events(files: Iterable[str], manifest: Manifest) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    has_types = "event_type" in manifest.columns["events"]
-    columns = ["user_id", "item_id", *(["event_type"] if has_types else [])]
+def label_events(
+    files: Iterable[str], manifest: Manifest, columns: Sequence[str] = ("user_id", "item_id")
+) -> Iterator[list[np.ndarray]]:
+    """Yields columns of label events in batches, as arrays [n] in the order of `columns`.
+
+    Args:
+      files: the event files.
+      manifest: the manifest of their directory.
+      columns: names of columns of numbers without nulls.
+    """
+    types = ["event_type"] if "event_type" in manifest.columns["events"] else []
     for path in files:
-        for _, batch in checked_columns.read_batches(path, columns):
-            user, item = batch["user_id"].to_numpy(), batch["item_id"].to_numpy()
-            if has_types:
+        for _, batch in checked_columns.read_batches(path, [*columns, *types]):
+            values = [batch[name].to_numpy() for name in columns]
+            if types:
                 is_label = pc.fill_null(pc.equal(batch["event_type"], manifest.label_event), False)
                 wanted = is_label.to_numpy(zero_copy_only=False)
-                user, item = user[wanted], item[wanted]
-            yield user, item
+                values = [value[wanted] for value in values]
+            yield values
 
 
 def _pair_keys(user: np.ndarray, item: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -262,7 +262,7 @@ def _loss(of: Settling) -> None:
 def _steps(of: Settling) -> None:
     labels = of.train_labels
     of.settle("trainer.windows_per_step", 0, f"some {_STEPS_PER_EPOCH} steps an epoch")
-    of.settle("trainer.positions_per_step", 2 * _MOST_LABELS_PER_STEP, "all labels of a step's windows")
+    of.settle("trainer.positions_per_step", _MOST_LABELS_PER_STEP, "what a step's cost allows")
     per_step = min(labels / _STEPS_PER_EPOCH, _MOST_LABELS_PER_STEP)
     epochs = round(_STEPS * per_step / max(1, labels))
     epochs = min(max(epochs, _FEWEST_EPOCHS), _MOST_EPOCHS)

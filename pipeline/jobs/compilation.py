@@ -112,7 +112,8 @@ def compile_job(
 
     Args:
       image: container image of the steps, the Dockerfile's `train`, with a digest or a fixed tag.
-      config: settings of the job. Those of PER_RUN are the defaults of runtime parameters.
+      config: settings of the job. Those of PER_RUN are the defaults of runtime parameters, unless they are
+        automatic.
       target: VERTEX or KUBEFLOW.
       data: the data directory as the steps see it, the default of the parameter `data`. None: the submission
         must give it.
@@ -174,7 +175,7 @@ def _inputs(config: PipelineConfig, resolved: ResolvedFeatures) -> RunInputs:
     data, root = RuntimeParameter(name=DATA, ptype=str), RuntimeParameter(name=ROOT, ptype=str)
     submitted = {
         parameter_name(name): RuntimeParameter(name=parameter_name(name), ptype=parameter_type(name))
-        for name in PER_RUN
+        for name in _per_run(config)
     }
     values = config.to_dict()
     # They decide where a result is computed, not what it is.
@@ -215,7 +216,12 @@ def _code_digest() -> str:
 
 def _defaults(config: PipelineConfig) -> dict[str, int | float | str]:
     values = settings(config)
-    return {parameter_name(name): parameter_value(name, values[name]) for name in PER_RUN}
+    return {parameter_name(name): parameter_value(name, values[name]) for name in _per_run(config)}
+
+
+def _per_run(config: PipelineConfig) -> list[str]:
+    """Returns the settings that become runtime parameters: a default would overrule an automatic one."""
+    return [name for name in PER_RUN if name not in config.automatic]
 
 
 def _mend(

@@ -174,7 +174,8 @@ def settled(
 
 def _built(values: dict[str, Any], given: Set[str]) -> PipelineConfig:
     """Builds the settings as `settled` does, with untried remedies; meaningless values change in place."""
-    values["automatic"] = [name for name in values["automatic"] if name not in given]
+    if isinstance(values["automatic"], list):  # else the construction refuses it
+        values["automatic"] = [name for name in values["automatic"] if str(name) not in given]
     while True:
         try:
             config = PipelineConfig.from_dict(values)

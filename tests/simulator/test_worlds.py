@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,14 @@ from two_tower.simulator.worlds.next_choice import SequentialWorld, by_type, pro
 from two_tower.simulator.worlds.parameters import WorldParameters
 from two_tower.simulator.worlds.simulated import write_world
 
-TINY: dict[str, WorldParameters] = {
-    "repeats": repeats.Parameters(
-        users=60, items=80, days=20, departments=5, types=3, oracle_queries=200, complements=3
-    ),
-    "sessions": sessions.Parameters(users=600, items=80, days=4, topics=5, successors=4, oracle_queries=200),
-}
-WORLD = {
-    "repeats": lambda p: repeats.make_world(p),
-    "sessions": lambda p: sessions.make_world(p),
+GROCERIES = repeats.Parameters(
+    users=60, items=80, days=20, departments=5, types=3, oracle_queries=200, complements=3
+)
+VISITS = sessions.Parameters(users=600, items=80, days=4, topics=5, successors=4, oracle_queries=200)
+TINY: dict[str, WorldParameters] = {"repeats": GROCERIES, "sessions": VISITS}
+MADE: dict[str, Callable[[], SequentialWorld]] = {
+    "repeats": lambda: repeats.make_world(GROCERIES),
+    "sessions": lambda: sessions.make_world(VISITS),
 }
 
 
@@ -50,7 +50,7 @@ def test_the_same_seed_writes_the_same_bytes(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_choices_are_drawn_with_the_probability_that_the_oracle_ranks_by(name: str) -> None:
-    world: SequentialWorld = WORLD[name](TINY[name])
+    world = MADE[name]()
     log = next_choice.walk(world, quiet)
     random = np.random.default_rng(0)
     looked_at = 0
@@ -78,7 +78,7 @@ def test_choices_are_drawn_with_the_probability_that_the_oracle_ranks_by(name: s
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_oracle_knows_more_than_popularity(name: str) -> None:
-    world: SequentialWorld = WORLD[name](TINY[name])
+    world = MADE[name]()
     log = next_choice.walk(world, quiet)
     answers = next_choice.answer(world, log, 10**6, quiet)
     last_day = log.time > log.time.max() - 86_400
@@ -89,7 +89,7 @@ def test_the_oracle_knows_more_than_popularity(name: str) -> None:
 
 
 def test_groceries_come_again() -> None:
-    log = next_choice.walk(repeats.make_world(TINY["repeats"]), quiet)  # type: ignore[arg-type]
+    log = next_choice.walk(repeats.make_world(GROCERIES), quiet)
     _, pairs = np.unique(np.stack([log.user, log.item]), axis=1, return_counts=True)
     assert 1 - len(pairs) / len(log.item) > 0.5
     # Nothing is twice in a basket.
