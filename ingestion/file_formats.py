@@ -100,7 +100,9 @@ def _format_of(start: bytes) -> tuple[str, str] | None:
     return None
 
 
-def is_json(start: bytes) -> bool:
-    """Returns whether a text begins as JSON: with an object, or with an array of objects or arrays."""
+def is_json(start: bytes, path: str = "") -> bool:
+    """Returns whether a text is JSON: by its name, or by an object or an array of them at its beginning."""
+    if re.search(r"\.(jsonl|ndjson|json)(\.gz)?$", path, re.IGNORECASE) and start.strip():
+        return True
     text = start.removeprefix(BYTE_ORDER_MARK).lstrip()
     return re.match(rb'\{\s*("|\}|$)|\[\s*(\{|\[|$)', text) is not None

@@ -25,6 +25,7 @@ _LARGEST_EXACT = 2**53
 # Type of columns that cannot be read: objects, arrays of objects, or objects and other values.
 _OBJECT = pa.struct([])
 _DIFFERENT_TYPES = re.compile(r"Column\(/.*\) changed from|Failed of conversion")
+_TWICE = re.compile(r"Column\(/(.*)\) was specified twice")
 _ROW = re.compile(r"^(?:JSON parse error: )?(.*?)(?: in row (\d+))?$", re.DOTALL)
 
 
@@ -138,16 +139,21 @@ def _check_form(path: str, block: bytes) -> None:
     try:
         json.loads(first)
     except ValueError:
-        # A first line that is an object's opening alone, as in JSON that is written to be read. Such a line
-        # ends where a value or a name may follow; a line of JSON lines that was cut off ends anywhere.
-        goes_on = first.rstrip()[-1:] in (b"{", b"[", b",")
-        if (
-            end
-            and goes_on
-            and re.fullmatch(rb'\{\s*("[^"]*"\s*:\s*[\[{]?.*)?', first.rstrip())
-            and b"}" not in first
-        ):
+        # A first line that is an object's opening alone, as in JSON that is written to be read. A line of
+        # JSON lines that was cut off may end so too; a whole object follows it.
+        opens = re.fullmatch(rb'\{\s*("[^"]*"\s*:\s*[\[{]?.*)?', first.rstrip()) and b"}" not in first
+        goes_on = first.rstrip()[-1:] in (b"{", b"[") or (
+            first.rstrip()[-1:] == b"," and not _is_object(block[len(first) :].lstrip().partition(b"\n")[0])
+        )
+        if end and opens and goes_on:
             raise UserError(f"{path}: the file is one JSON document over several lines, {remedy}") from None
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _parse(block: bytes, schema: pa.Schema | None) -> pa.Table:
@@ -302,6 +308,8 @@ def _wrong(path: str, error: pa.ArrowInvalid, rows: int) -> UserError:
     found = _ROW.match(str(error).strip())
     assert found is not None
     row = f"row {rows + int(found[2])}: " if found[2] else ""
+    if twice := _TWICE.fullmatch(found[1]):
+        return FaultyLineError(f"{path}: {row}the key '{twice[1]}' stands twice in one object: keep one.")
     return FaultyLineError(f"{path}: {row}not readable as JSON lines ({found[1].rstrip('.')}).")
 
 

@@ -5,6 +5,7 @@ The column `original_id` of items and users keeps the text of each number.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,11 +16,13 @@ from two_tower.base import storage
 from two_tower.base.errors import UserError
 from two_tower.data_directory import checked_columns
 from two_tower.data_directory.manifest import MANIFEST, Manifest, item_files, user_files
-from two_tower.ingestion import source_values
+from two_tower.ingestion import notices, source_values
 from two_tower.ingestion.mapped_tables import MappedTable, require_one_kind
 from two_tower.ingestion.source_values import Place
 from two_tower.schema import text_ids
 
+# Ids whose spellings are compared.
+_COMPARED = 1_000_000
 # Kinds of columns that cannot be ids, in words.
 _NO_IDS = {
     "": "another type",
@@ -133,7 +136,10 @@ def id_encoder(
                     )
                 found.append((path, kind))
                 names[path] = name
-        remedy = f"convert them to one type, or set '{column}_type: text' in the column map if they are text"
+        remedy = (
+            f"convert them to one type, or set '{column}_type: text' in the column map if they are text, by "
+            "which '007' and '7' are two ids"
+        )
         if previous is not None and previous.exists:
             remedy = (
                 f"convert them to integers, or ingest all spans into another place with '{column}_type: text'"
@@ -144,3 +150,32 @@ def id_encoder(
         for texts, place in previous.texts(table, text_ids.ORIGINAL_ID):
             ids.add(texts, place)
     return ids
+
+
+def tell_other_spellings(table: str, ids: IdEncoder, unlisted: np.ndarray, listed: np.ndarray) -> None:
+    """Tells of ids of events that a table lists in another spelling, by which they do not join.
+
+    Spellings differ in capitals, blanks, leading zeros, or a decimal point with zeros.
+
+    Args:
+      table: name of the table, for the notice.
+      ids: encoder of its ids.
+      unlisted, listed: int64, ids of the events without a row in the table, and ids of its rows. At most
+        `_COMPARED` of each are compared.
+    """
+    if not ids.is_text or not len(unlisted) or not len(listed):
+        return
+    wanted = {_spelt(text): text for text in ids.decode(unlisted[:_COMPARED]).to_pylist()}
+    texts = (text for text in ids.decode(listed[:_COMPARED]).to_pylist() if _spelt(text) in wanted)
+    first = next(texts, None)
+    if first is None:
+        return
+    count = 1 + sum(1 for _ in texts)
+    notices.tell(
+        f"The events spell {count:,} of the ids of {table} otherwise, such as {wanted[_spelt(first)]!r} for "
+        f"{first!r}. Ids are compared letter by letter, so these do not join: spell them alike."
+    )
+
+
+def _spelt(text: str) -> str:
+    return re.sub(r"^0+|\.0*$", "", text.strip().casefold())

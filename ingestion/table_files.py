@@ -197,7 +197,7 @@ def inspect_file(
             with found.opened() as opened:
                 start = opened.read(file_formats.FIRST_BYTES)
             file_formats.refuse_others_within_gzip(path, start)
-            if file_formats.is_json(start):
+            if file_formats.is_json(start, path):
                 found = _inspect_json(found, scratch, bad or BadRows("", STOP))
             else:
                 found = csv_files.inspect(found, scratch, bad or BadRows("", STOP))

@@ -26,7 +26,7 @@ from two_tower.ingestion.column_map import ColumnMap
 from two_tower.ingestion.event_times import EventTimes
 from two_tower.ingestion.mapped_tables import Batch, MappedTable, open_tables
 from two_tower.ingestion.oracle_files import copy_oracle
-from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory, id_encoder
+from two_tower.ingestion.source_ids import IdEncoder, PreviousDirectory, id_encoder, tell_other_spellings
 from two_tower.ingestion.source_values import Place
 from two_tower.ingestion.table_rows import (
     VECTOR_ROWS,
@@ -236,6 +236,7 @@ def _write_items(
         rest = np.setdiff1d(items_of_events, known.ids)
         if listed is not None:
             writer.repaired["items_added_to_catalog"] += len(rest)
+            tell_other_spellings("items", items, rest, known.ids)
         writer.write("items", rows.blank(rest))
         if "embedding" in rows.schema.names:
             writer.noted["items_without_embedding"] += len(rest)
@@ -262,7 +263,9 @@ def _write_items_with_vectors(
     listed = np.concatenate([np.zeros(0, np.int64), *(batch["item_id"].to_numpy() for batch in batches)])
     by_id = np.argsort(listed, kind="stable")
     if has_list:
-        writer.repaired["items_added_to_catalog"] += len(np.setdiff1d(items_of_events, listed))
+        rest = np.setdiff1d(items_of_events, listed)
+        writer.repaired["items_added_to_catalog"] += len(rest)
+        tell_other_spellings("items", items, rest, listed)
 
     def joined(ids: np.ndarray, content: np.ndarray) -> pa.Table:
         found = np.searchsorted(listed, ids, sorter=by_id)
@@ -320,5 +323,6 @@ def _write_users(
     rest = np.setdiff1d(items_of_events, known.ids)
     if table is not None:
         writer.noted["users_not_described"] += len(rest)
+        tell_other_spellings("users", users, rest, known.ids)
     if users.is_text:
         writer.write("users", rows.blank(rest))

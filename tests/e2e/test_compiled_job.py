@@ -106,6 +106,16 @@ def test_what_changes_from_run_to_run_is_a_parameter_with_its_type_and_default(j
         assert found[step]["inputs"]["parameters"][name] == {"componentInputParameter": parameter}
 
 
+def test_automatic_thresholds_are_no_parameters_whose_default_would_overrule_them(tmp_path: Path) -> None:
+    given = ["--preset", "auto", "--set", "gate.min_slice_change=-0.1"]
+    job, _ = compiled(tmp_path, "vertex", *given)
+    parameters = job["pipelineSpec"]["root"]["inputDefinitions"]["parameters"]
+    assert "gate_min_lift_over_best_baseline" not in parameters
+    assert "gate_min_change_against_blessed" not in parameters
+    assert parameters["gate_min_slice_change"]["defaultValue"] == -0.1
+    assert parameters["gate_min_recall"]["defaultValue"] == 0.01
+
+
 def test_only_the_first_step_and_the_exit_handler_are_never_cached(job: dict[str, Any]) -> None:
     spec = job["pipelineSpec"]
     uncached = {name for name, task in steps(spec).items() if not task["cachingOptions"].get("enableCache")}

@@ -243,6 +243,32 @@ def test_commands_read_the_job_s_root(backend: Backend, first: Walk, grown: Walk
     assert answer["model"] == f"{root}/pushed/{backend.pushed()[-1]}"
 
 
+@pytest.mark.long
+def test_a_job_settles_what_its_data_says_and_keeps_the_shapes_of_a_warm_start(
+    backend: Backend, grown: Walk
+) -> None:
+    settings = ["--preset", "auto", "--set", "trainer.warm_start=true"]
+    walk = backend.walk(compiled(backend.place, backend.target, "--data", str(backend.data), *settings))
+    assert walk.failed is None, walk.log
+    settled = walk.parameters["AutoSettings"]
+    told = Path(walk.outputs["AutoSettings"]["choices"]["uri"])
+    choices = {one["name"]: one for one in json.loads(told.read_text())}
+    # The model before is that of the preset smoke.
+    kept = {name: one["value"] for name, one in choices.items() if one["subject"] == "warm start"}
+    assert (kept["trainer.embedding_dim"], kept["windows.history_length"]) == (16, 20)
+    assert kept["trainer.query_hidden_units"] == [32] and kept["trainer.encoder"] == "mean"
+    assert settled["history_length"] == 20
+    assert walk.properties("Trainer", "model")["warm_start_afresh"] == 0
+    # The others follow from the data, but for what was given; the gate judges by them.
+    assert "trainer.epochs" not in choices and json.loads(settled["trainer"])["epochs"] == 1
+    period = choices["split.holdout_seconds"]["value"]
+    assert 0 < period < DAYS * DAY // 5
+    windows = walk.properties("InteractionExampleGen", "examples")
+    assert windows["test_to"] - windows["test_from"] == period
+    limits = {one["name"]: one["limit"] for one in backend.evaluation(walk)["thresholds"]}
+    assert limits["min_lift_over_best_baseline"] == choices["gate.min_lift_over_best_baseline"]["value"] < 0
+
+
 def test_edited_data_is_refused_by_name_before_anything_is_computed(backend: Backend, grown: Walk) -> None:
     copy = backend.place / "edited"
     shutil.copytree(backend.data, copy)

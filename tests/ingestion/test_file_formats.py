@@ -130,6 +130,36 @@ def test_a_first_line_that_was_cut_off_is_a_faulty_line_and_no_document(tmp_path
         ingest(tmp_path, MAP)
 
 
+def test_a_first_line_that_was_cut_after_a_comma_is_a_faulty_line_where_whole_objects_follow(
+    tmp_path: pathlib.Path,
+) -> None:
+    lines = ['{"u": 1,', *map(json.dumps, EVENTS)]
+    write(tmp_path, "events", "\n".join(lines))
+    with pytest.raises(UserError, match=r"\n1 line is faulty\."):
+        ingest(tmp_path, MAP)
+    write(tmp_path, "events", json.dumps(EVENTS[0]).replace(", ", ",\n"))
+    with pytest.raises(UserError, match="one JSON document over several lines"):
+        ingest(tmp_path, MAP)
+
+
+@pytest.mark.parametrize("line", ["null", "7", '"text"', "true"])
+def test_a_first_line_that_is_no_object_is_a_faulty_line_of_a_file_that_is_json_by_name(
+    line: str, tmp_path: pathlib.Path
+) -> None:
+    mapping = MAP.replace("files: events", "files: events.jsonl")
+    path = write(tmp_path, "events.jsonl", "\n".join([line, *map(json.dumps, EVENTS)]))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: row 0: .*\n1 line is faulty\."):
+        ingest(tmp_path, mapping)
+    assert ingest(tmp_path, mapping + "on_bad_rows: drop\n").counts["events"] == len(EVENTS)
+
+
+def test_a_key_twice_is_named(tmp_path: pathlib.Path) -> None:
+    lines = [json.dumps(EVENTS[0]), '{"u": 1, "u": 2, "i": 7, "t": 9}']
+    write(tmp_path, "events", "\n".join(lines))
+    with pytest.raises(UserError, match="row 1: the key 'u' stands twice in one object: keep one"):
+        ingest(tmp_path, MAP)
+
+
 def test_formats_that_gzip_packs_are_named_too(tmp_path: pathlib.Path) -> None:
     parquet = written(lambda to: FRAME.to_parquet(to))
     for content, told in ((parquet, "a Parquet file"), (gzip.compress(CSV), "a file compressed with gzip")):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.ingestion.test_tabular import csv, events_of, ingest, items_of, refused, users_of, write
 from two_tower.data_directory.verification import verify
+from two_tower.ingestion import notices
 
 MAP = """
 dataset: d
@@ -156,3 +157,51 @@ def test_columns_that_hold_no_ids_get_no_remedy_that_fails(tmp_path: pathlib.Pat
     source(tmp_path, [["a"], ["b"], ["c"], ["d"]])
     message = refused(tmp_path, MAP)
     assert "Name another column, or convert this one" in message and "user_id_type" not in message
+
+
+@pytest.mark.parametrize(
+    ("of_events", "of_items", "told"),
+    [
+        (
+            ["000", "001", "x"],
+            ["0", "1", "x"],
+            "spell 2 of the ids of items otherwise, such as '000' for '0'",
+        ),
+        (["abc", "DEF"], ["ABC", "DEF"], "spell 1 of the ids of items otherwise, such as 'abc' for 'ABC'"),
+        (["7.0", "x"], ["7", "x"], "such as '7.0' for '7'"),
+        (["a", "b"], ["c", "d"], None),
+        (["a", "b"], ["a", "b", "A"], None),
+    ],
+)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_ids_of_another_spelling_are_told_with_both(
+    of_events: list[str], of_items: list[str], told: str | None, vectors: bool, tmp_path: pathlib.Path
+) -> None:
+    number = len(of_events)
+    events = {"user": list(range(number)), "item": of_events, "time": TIMES[:number]}
+    write(tmp_path, "e.parquet", events)
+    write(tmp_path, "i.parquet", {"id": of_items, "name": of_items})
+    mapping = MAP + "items: {files: i.parquet, item_id: id, title: name}\nitem_id_type: text\n"
+    if vectors:
+        write(tmp_path, "v.parquet", {"id": of_items, "v": [[1.0, 2.0]] * len(of_items)})
+        mapping += "embeddings: {files: v.parquet, item_id: id, embedding: v}\n"
+    with notices.collected() as lines:
+        ingest(tmp_path, mapping)
+    found = [line for line in lines if "letter by letter" in line]
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
+
+
+def test_users_of_another_spelling_are_told_too(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "e.parquet", {"user": ["U1", "u2"], "item": [1, 2], "time": TIMES[:2]})
+    write(tmp_path, "u.parquet", {"id": ["u1", "u2"], "age": [3, 4]})
+    with notices.collected() as lines:
+        ingest(tmp_path, MAP + "users: {files: u.parquet, user_id: id, keep: [age]}\n")
+    assert any("1 of the ids of users otherwise, such as 'U1' for 'u1'" in line for line in lines)
+
+
+def test_the_remedy_for_texts_beside_numbers_says_what_it_means(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, "e.parquet", {"user": [1, 2], "item": ["000", "x"], "time": TIMES[:2]})
+    write(tmp_path, "i.parquet", {"id": [0, 1]})
+    message = refused(tmp_path, MAP + "items: {files: i.parquet, item_id: id}\n")
+    assert "'item_id_type: text'" in message and "by which '007' and '7' are two ids" in message

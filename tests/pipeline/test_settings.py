@@ -429,6 +429,14 @@ def test_recorded_settings_of_an_earlier_release_are_read_without_what_is_gone()
         from_plain(TrainerConfig, {"leave_out": ["seed"]}, "trainer")
 
 
+@pytest.mark.parametrize("value", ["5", "trainer.epochs", "[[1]]", "{a: 1}", "[trainer.epoch]"])
+def test_malformed_names_of_automatic_settings_are_refused(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"preset: auto\nautomatic: {value}\n")
+    with pytest.raises(UserError, match="automatic"):
+        load(None, str(path))
+
+
 # Declarations and their pages.
 
 
