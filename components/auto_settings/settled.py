@@ -122,9 +122,12 @@ def kept_by_warm_start(
 
     state = storage.join(blessed.properties.get(provenance.TOWERS, ""), warm_start.DIRECTORY)
     recorded = provenance.read(path_utils.serving_model_path(blessed.uri))
-    if recorded is None or recorded["dataset"] != manifest.dataset or not warm_start.exists(state):
+    if recorded is None or recorded.get("dataset") != manifest.dataset or not warm_start.exists(state):
         return {}
-    return {**warm_start.shapes_of(state), "windows.history_length": recorded["history_length"]}
+    kept = warm_start.shapes_of(state)
+    if "history_length" in recorded:
+        kept["windows.history_length"] = recorded["history_length"]
+    return kept
 
 
 @functools.lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ import tensorflow_transform as tft
 from tfx.types import artifact_utils, standard_artifacts
 
 from tests.small_world import CONFIG, HISTORY_LENGTH, SPLIT, Transformed, catalog_items
+from two_tower.base import pointers
 from two_tower.base.errors import UserError
 from two_tower.base.pointers import Pointer
 from two_tower.base.settings import to_plain
+from two_tower.components.auto_settings import settled
 from two_tower.components.interaction_example_gen.facts import write_facts
 from two_tower.components.trainer.executor import WARM_START, Executor, starting_point
 from two_tower.data_directory.facts import DataFacts
@@ -327,6 +330,34 @@ def test_a_first_run_and_a_model_that_may_not_be_begun_from_are_told(
         assert reason.startswith(scratch) and expected in reason
     gone = dataclasses.replace(model, uri=str(tmp_path / "nowhere"))
     assert "files of the latest blessed model are gone" in starting_point(gone, FACTS)[1]
+
+
+def test_rules_keep_what_shaped_the_model_of_a_warm_start(
+    attention: tuple[Made, Made, str, CarriedOver], tmp_path: Path
+) -> None:
+    towers = tmp_path / "towers"
+    shutil.copytree(attention[2], towers / warm_start.DIRECTORY)
+    on, off = TrainerConfig(warm_start=True), TrainerConfig()
+    manifest: Any = SimpleNamespace(dataset="small")
+
+    def kept(trainer: TrainerConfig, pointer: Pointer | None) -> dict[str, Any]:
+        text = pointers.NOTHING if pointer is None else pointer.to_text()
+        return settled.kept_by_warm_start(trainer, manifest, text)
+
+    model = blessed(tmp_path / "1", str(towers), history_length=HISTORY_LENGTH)
+    assert kept(on, model) == {
+        "trainer.embedding_dim": ATTENTION.embedding_dim,
+        "trainer.item_embedding_dim": ATTENTION.item_embedding_dim,
+        "trainer.encoder": ATTENTION.encoder,
+        "trainer.parts": ATTENTION.parts,
+        "trainer.query_hidden_units": ATTENTION.query_hidden_units,
+        "windows.history_length": HISTORY_LENGTH,
+    }
+    assert kept(off, model) == kept(on, None) == {}
+    assert "windows.history_length" not in kept(on, blessed(tmp_path / "2", str(towers)))
+    assert kept(on, blessed(tmp_path / "3", str(towers), dataset="other")) == {}
+    assert kept(on, blessed(tmp_path / "4", str(tmp_path / "gone"))) == {}
+    assert kept(on, dataclasses.replace(model, uri=str(tmp_path / "nowhere"))) == {}
 
 
 @pytest.mark.parametrize("is_on", [True, False])
